@@ -1,0 +1,224 @@
+"""The batch equation, in exact integers: whatever is left out is solved, nothing is ever floored.
+
+    capacity_samples = micro_batch_size x grad_accum_steps x dp_degree  >=  global_batch_size
+
+`global_batch_size` is what the optimizer sees and is kept to the sample. The capacity is what DeepSpeed is handed (it
+asserts train_batch_size = micro batch x accumulation x world). Where the two differ, some slots hold one sample fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crossfoot.arithmetic.impossible import Impossible, alternatives
+
+MICRO = "batch.micro_batch_size"
+ACCUM = "batch.grad_accum_steps"
+GLOBAL = "batch.global_batch_size"
+
+
+class BatchImpossible(Impossible):
+    """The batch numbers contradict each other, are too few, or are not positive."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The smallest integer q with q x b >= a, for b > 0, in exact integers."""
+    quotient, rest = divmod(a, b)
+    return quotient + (rest > 0)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Where a run is computed: GPUs (one rank each) on every node, and nodes. Not positive: BatchImpossible."""
+
+    gpus_per_node: int
+    num_nodes: int
+
+    def __post_init__(self) -> None:
+        for key, count in (("cluster.gpus_per_node", self.gpus_per_node), ("cluster.num_nodes", self.num_nodes)):
+            if count < 1:
+                raise BatchImpossible(f"{key} is {count}, and a run needs at least 1", (key,), helps=(f"set {key} to 1",))
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run, one per GPU."""
+        return self.gpus_per_node * self.num_nodes
+
+    @property
+    def dp_degree(self) -> int:
+        """Ranks that hold different samples. Equal to world_size while there is no tensor or sequence parallelism."""
+        return self.world_size
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Samples per optimizer step, and the slots that hold them. A batch above the capacity is a ValueError (ours).
+
+    micro_batch_size: samples per GPU per forward, at most. grad_accum_steps: forwards per optimizer step and rank.
+    global_batch_size: samples per optimizer step over all ranks, exact. solved: which of the three was left out and
+    computed ("micro_batch_size", "grad_accum_steps" or "global_batch_size"), None when all three were given.
+    """
+
+    micro_batch_size: int
+    grad_accum_steps: int
+    global_batch_size: int
+    topology: Topology
+    solved: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.micro_batch_size, self.grad_accum_steps, self.global_batch_size) < 1:
+            raise ValueError(f"a batch plan of {self} is not positive")
+        if self.global_batch_size > self.capacity_samples:
+            raise ValueError(f"{self.global_batch_size} samples do not fit in {self.capacity_samples}")
+
+    @property
+    def capacity_samples(self) -> int:
+        """Samples that one optimizer step can hold, over all ranks; what DeepSpeed calls train_batch_size."""
+        return self.micro_batch_size * self.slots_per_step
+
+    @property
+    def slots_per_step(self) -> int:
+        """Pairs of (rank, forward) in one optimizer step, over all ranks."""
+        return self.topology.dp_degree * self.grad_accum_steps
+
+    @property
+    def is_uneven(self) -> bool:
+        """True when slots are left unfilled in a full step, so that the capacity is not the batch."""
+        return self.global_batch_size != self.capacity_samples
+
+    def fold(self) -> BatchPlan:
+        """The same steps and slots for one process: the ranks become forwards (grad_accum_steps x dp_degree)."""
+        return BatchPlan(
+            self.micro_batch_size, self.slots_per_step, self.global_batch_size, Topology(1, 1), self.solved
+        )
+
+
+def solve_batch(
+    topology: Topology,
+    *,
+    micro_batch_size: int | None = None,
+    grad_accum_steps: int | None = None,
+    global_batch_size: int | None = None,
+) -> BatchPlan:
+    """The plan for any two of the three numbers; the third is the smallest integer that holds the batch.
+
+    All three are checked: a batch above the capacity is refused; one below it is accepted only if one accumulation
+    step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises BatchImpossible.
+    Source: DESIGN section 1; the equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
+    """
+    given = {
+        key: value
+        for key, value in ((MICRO, micro_batch_size), (ACCUM, grad_accum_steps), (GLOBAL, global_batch_size))
+        if value is not None
+    }
+    if any(value < 1 for value in given.values()):
+        raise _not_positive(topology, given)
+    if len(given) < 2:
+        raise _too_few(topology, given)
+    whole = _complete(topology, given)
+    if len(given) == 3 and not _accepts(topology, whole):
+        raise _contradiction(topology, whole)
+    solved = next((key.removeprefix("batch.") for key in (MICRO, ACCUM, GLOBAL) if key not in given), None)
+    return BatchPlan(whole[MICRO], whole[ACCUM], whole[GLOBAL], topology, solved)
+
+
+def _complete(topology: Topology, given: Mapping[str, int]) -> dict[str, int]:
+    """All three numbers from at least two positive ones."""
+    dp = topology.dp_degree
+    whole = dict(given)
+    if GLOBAL not in given:
+        whole[GLOBAL] = given[MICRO] * given[ACCUM] * dp
+    elif ACCUM not in given:
+        whole[ACCUM] = ceil_div(given[GLOBAL], given[MICRO] * dp)
+    elif MICRO not in given:
+        whole[MICRO] = ceil_div(given[GLOBAL], given[ACCUM] * dp)
+    return whole
+
+
+def _accepts(topology: Topology, whole: Mapping[str, int]) -> bool:
+    """Whether three given numbers agree: the capacity holds the batch, and no accumulation step is spare."""
+    per_forward = whole[MICRO] * topology.dp_degree
+    holds = whole[GLOBAL] <= per_forward * whole[ACCUM]
+    # With one accumulation step the capacity of "one fewer" is 0, which holds no batch.
+    return holds and whole[GLOBAL] > per_forward * (whole[ACCUM] - 1)
+
+
+def _equation(topology: Topology, whole: Mapping[str, int]) -> str:
+    """`4 x 4 x 16 = 256`, and `4 x 7 x 16 = 448 holds 440` when the batch is uneven."""
+    capacity = whole[MICRO] * whole[ACCUM] * topology.dp_degree
+    text = f"{whole[MICRO]} x {whole[ACCUM]} x {topology.dp_degree} = {capacity}"
+    return text if capacity == whole[GLOBAL] else f"{text} holds {whole[GLOBAL]}"
+
+
+def _single_changes(topology: Topology, given: Mapping[str, int], keys: tuple[str, ...]) -> list[str]:
+    """For each key: setting it alone to what the other two ask for, where that resolves everything."""
+    changes = []
+    for key in keys:
+        others = {other: value for other, value in given.items() if other != key}
+        if len(others) < 2 or min(others.values()) < 1:
+            continue
+        whole = _complete(topology, others)
+        if _accepts(topology, whole):
+            changes.append(f"set {key} to {whole[key]}: {_equation(topology, whole)}")
+    return changes
+
+
+def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossible:
+    """Three numbers of which one is wrong: the batch does not fit, or accumulation steps are spare."""
+    capacity = whole[MICRO] * whole[ACCUM] * topology.dp_degree
+    equation = (
+        f"{whole[MICRO]} samples x {whole[ACCUM]} forwards x {topology.gpus_per_node} GPUs "
+        f"x {topology.num_nodes} nodes = {capacity} samples"
+    )
+    changes = _single_changes(topology, whole, (ACCUM, MICRO, GLOBAL))
+    if whole[GLOBAL] > capacity:
+        title = f"global_batch_size is {whole[GLOBAL]}, but a step holds only {capacity} samples"
+        return BatchImpossible(title, (GLOBAL, MICRO, ACCUM), notes=(equation,), helps=alternatives(changes))
+    needed = ceil_div(whole[GLOBAL], whole[MICRO] * topology.dp_degree)
+    title = f"global_batch_size is {whole[GLOBAL]}, but the other batch numbers make {capacity}"
+    note = f"{needed} of the {whole[ACCUM]} forwards already hold {whole[GLOBAL]} samples"
+    return BatchImpossible(title, (GLOBAL, MICRO, ACCUM), notes=(equation, note), helps=alternatives(changes))
+
+
+def _not_positive(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
+    """At least one number below 1."""
+    bad = [key for key, value in given.items() if value < 1]
+    title = " and ".join(f"{key} is {given[key]}" for key in bad)
+    if len(bad) == 1:
+        changes = _single_changes(topology, given, (bad[0],))
+        if changes:
+            changes.append(f"leave {bad[0]} out, and it is solved to the same {changes[0].split()[3].rstrip(':')}")
+            return BatchImpossible(f"{title}, and must be at least 1", bad, helps=alternatives(changes))
+    good = {key: value for key, value in given.items() if value >= 1}
+    return BatchImpossible(f"{title}, and must be at least 1", bad, helps=(_fill(topology, good, list(bad)),))
+
+
+def _too_few(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
+    """None or one of the three numbers."""
+    missing = [key for key in (MICRO, ACCUM, GLOBAL) if key not in given]
+    if given:
+        ((key, value),) = given.items()
+        title = f"only {key} is given ({value}), and a batch needs two of its three numbers"
+    else:
+        title = "none of the three batch numbers is given, and a batch needs two"
+    note = "the third is solved: samples per GPU per forward, forwards per step, samples per step"
+    return BatchImpossible(title, missing, notes=(note,), helps=(_fill(topology, given, []),))
+
+
+def _fill(topology: Topology, good: Mapping[str, int], replace: list[str]) -> str:
+    """One change that makes a plan out of `good`: every key of `replace` is set, and others until two are."""
+    chosen: dict[str, int] = {}
+    for key in (*replace, MICRO, ACCUM, GLOBAL):
+        if key in good or key in chosen or (key not in replace and len(good) + len(chosen) >= 2):
+            continue
+        chosen[key] = 1
+    if GLOBAL in chosen:  # a step of one sample is no proposal: take what the other numbers hold
+        del chosen[GLOBAL]
+        rest = {key: good.get(key, chosen.get(key, 1)) for key in (MICRO, ACCUM)}
+        chosen[GLOBAL] = rest[MICRO] * rest[ACCUM] * topology.dp_degree
+    whole = _complete(topology, {**good, **chosen})
+    words = " and ".join(f"{key} to {value}" for key, value in chosen.items())
+    return f"set {words}: {_equation(topology, whole)}"
+
+

@@ -1,0 +1,66 @@
+"""What crossfoot says to a person about a mistake: a finding, its place, and the exception that carries it.
+
+A user's mistake is a `Finding`, raised (many at once) inside `Refused`; a broken promise of ours is any other exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is written: 1-based `line` and `column` in `file`; `width` characters wide.
+
+    `line` 0 means the file as a whole. `file` is shown as it was given by the user (relative stays relative).
+    """
+
+    file: str
+    line: int = 0
+    column: int = 0
+    width: int = 1
+
+    def __str__(self) -> str:
+        parts = [self.file]
+        if self.line:
+            parts.append(str(self.line))
+            if self.column:
+                parts.append(str(self.column))
+        return ":".join(parts)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    code: `CF` + family digit + two digits. title: the fact, lower case, no full stop. place: where the caret goes.
+    label: the words beside the caret. others: further places, each with its label. notes: everything that is no change
+    to make; helps: changes to make. unreadable: the input could not be read at all (exit code 2 instead of 1).
+    """
+
+    code: str
+    title: str
+    severity: Severity = "error"
+    place: Place | None = None
+    label: str = ""
+    others: tuple[tuple[Place, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+    unreadable: bool = False
+
+
+class Refused(Exception):
+    """The run is refused for these findings; the command line renders them and exits with `exit_code`."""
+
+    def __init__(self, findings: Iterable[Finding] | Finding) -> None:
+        self.findings: tuple[Finding, ...] = (findings,) if isinstance(findings, Finding) else tuple(findings)
+        super().__init__("; ".join(f"{f.code}: {f.title}" for f in self.findings))
+
+    @property
+    def exit_code(self) -> int:
+        """2 when something could not be read, else 1."""
+        return 2 if any(f.unreadable for f in self.findings) else 1

@@ -1,0 +1,1 @@
+"""Data, tokenised once into a content-addressed index."""

@@ -1,0 +1,1 @@
+"""What really happened, step by step, and whether it foots."""

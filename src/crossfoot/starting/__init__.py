@@ -1,0 +1,1 @@
+"""What the launchers say about ranks, nodes and GPUs."""

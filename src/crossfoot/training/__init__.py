@@ -1,0 +1,1 @@
+"""Below the wall: the only package that imports torch."""

@@ -1,0 +1,174 @@
+"""The engine seam: what the loop needs of DeepSpeed or accelerate, and nothing else. Two makers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from crossfoot.training.batches import Batch
+
+
+class Engine(Protocol):
+    """One rank's engine. `loss` is this forward's summed loss; `weight` is what a summed loss is multiplied with so
+    that after the engine's own averaging over `dp_degree` ranks every trained token of the step counts the same."""
+
+    kind: str
+    dp_degree: int
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    """The torch optimizer that really updates weights, below every wrapper."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Summed loss of one forward, on this rank."""
+
+    def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
+        """Add this forward's gradients; `last`: the step's last forward, gradients are reduced now."""
+
+    def step(self) -> Callable[[], float]:
+        """Clip and update. Returns a reader of the global gradient norm before clipping (all ranks)."""
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next update, all parameter groups."""
+
+    def read_back(self) -> dict[str, Any]:
+        """What the engine itself believes, for comparison with the plan."""
+
+    def evaluating(self, on: bool) -> None:
+        """Switch dropout off or on."""
+
+
+def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed used directly, for ZeRO 0-3. It owns clipping; batch numbers and precision are written into `config`."""
+
+    kind = "deepspeed"
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> None:
+        import deepspeed
+
+        self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._scheduler = scheduler
+        self.optimizer = optimizer
+        self.dp_degree = self._engine.dp_world_size
+        self.device = self._engine.device
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._stage = self._engine.zero_optimization_stage()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Summed loss of one forward, on this rank."""
+        moved = batch.to(self.device)
+        return self._engine(
+            input_ids=moved.input_ids,
+            labels=moved.labels,
+            predicting=moved.predicting,
+            segments=moved.segments,
+        )
+
+    def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
+        """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and 3)."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * weight, scale_wrt_gas=False)
+        if not last:
+            self._engine.step()
+
+    def step(self) -> Callable[[], float]:
+        """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, so it is taken here."""
+        before = None
+        if self._stage == 0 and not (self._engine.bfloat16_enabled() or self._engine.fp16_enabled()):
+            before = _norm_of_gradients(self._trained)
+        self._engine.step()
+        norm = before if before is not None else self._engine.get_global_grad_norm()
+        return lambda: math.nan if norm is None else float(norm)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next update, all parameter groups."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def read_back(self) -> dict[str, Any]:
+        """What DeepSpeed believes after initialisation."""
+        engine = self._engine
+        return {
+            "train_batch_size": engine.train_batch_size(),
+            "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
+            "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
+            "gradient_clipping": float(engine.gradient_clipping()),
+            "zero_optimization.stage": self._stage,
+            "bf16.enabled": bool(engine.bfloat16_enabled()),
+            "fp16.enabled": bool(engine.fp16_enabled()),
+            "lr_scheduler": type(self._scheduler).__name__ if self._scheduler is not None else None,
+            "data_parallel_degree": self.dp_degree,
+        }
+
+    def evaluating(self, on: bool) -> None:
+        """Switch dropout off or on."""
+        self._engine.train(not on)
+
+
+class AccelerateEngine:
+    """accelerate on exactly one process: the dry run, and the single-GPU run. The ranks of the plan are folded."""
+
+    kind = "accelerate"
+    dp_degree = 1
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, dtype: str, max_grad_norm: float
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import GradientAccumulationPlugin
+
+        precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[dtype]
+        self._accelerator = Accelerator(
+            mixed_precision=precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+        )
+        self._model, self._wrapped = self._accelerator.prepare(model, optimizer)
+        self.optimizer = optimizer
+        self.device = self._accelerator.device
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._max_grad_norm = max_grad_norm
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Summed loss of one forward."""
+        moved = batch.to(self.device)
+        return self._model(
+            input_ids=moved.input_ids,
+            labels=moved.labels,
+            predicting=moved.predicting,
+            segments=moved.segments,
+        )
+
+    def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
+        """Gradients add up in place; there is nobody to reduce with."""
+        self._accelerator.backward(loss * weight)
+
+    def step(self) -> Callable[[], float]:
+        """Clip, update, clear."""
+        norm = self._accelerator.clip_grad_norm_(self._trained, self._max_grad_norm or math.inf)
+        self._wrapped.step()
+        self._wrapped.zero_grad()
+        return lambda: float(norm)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next update, all parameter groups."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def read_back(self) -> dict[str, Any]:
+        """What accelerate believes: an environment variable of its launcher overrules its own arguments."""
+        return {
+            "processes": self._accelerator.num_processes,
+            "gradient_accumulation_steps": self._accelerator.gradient_accumulation_steps,
+            "mixed_precision": self._accelerator.mixed_precision,
+            "distributed_type": str(self._accelerator.distributed_type.value),
+        }
+
+    def evaluating(self, on: bool) -> None:
+        """Switch dropout off or on."""
+        self._model.train(not on)

@@ -1,0 +1,1 @@
+"""What people wrote, with file:line:column for every value."""

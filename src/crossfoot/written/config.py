@@ -1,0 +1,201 @@
+"""The run config: every key, its type and its one default. Frozen, strict, nothing that mutates.
+
+The layout is DESIGN section 4. Optional numbers are None when left out; who fills them is said in each docstring.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class RunSection(Section):
+    """Who this run is and where it lives."""
+
+    name: Text
+    """Shown in the plan and the receipt."""
+    dir: Text | None = None
+    """Folder of the run, on storage that every node sees. Default: runs/NAME."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Decides the order of every epoch, fresh LoRA weights and dropout draws."""
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    path: Text
+    """A local Hugging Face folder, a hub id, or builtin:tiny (a two-layer Llama made on the spot)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention kernel; auto lets transformers choose."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward: less memory, about a third slower."""
+
+
+class TokenizerSection(Section):
+    """The tokenizer, when it is not the model's own."""
+
+    path: Text
+    """A local Hugging Face folder, a hub id, or builtin:tiny."""
+
+
+class DataSection(Section):
+    """What is trained on. Paths are relative to the working directory."""
+
+    train: Annotated[list[Text], Field(min_length=1)]
+    """JSON, JSONL, Parquet (sft and pretrain) or plain text files (pretrain: one line is one document)."""
+    validation: list[Text] = []
+    """Files for the validation loss; none: no validation."""
+    task: Literal["sft", "pretrain"] = "sft"
+    """sft: instruction -> output, prompt masked. pretrain: documents joined and cut into blocks."""
+    template: Literal["alpaca2"] = "alpaca2"
+    """Prompt template of sft."""
+    max_seq_len: Annotated[int, Field(ge=2)] = 512
+    """Tokens of the longest sample; longer ones are cut and the lost targets counted."""
+    layout: Literal["padded"] = "padded"
+    """Where samples sit in a forward. padded: one row a sample."""
+    last_step: Literal["short", "drop", "carry"] = "short"
+    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first step."""
+    bad_samples: Literal["stop", "skip"] = "stop"
+    """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count it."""
+    index_dir: Text | None = None
+    """Where token indexes are kept, on storage that every node sees. Default: .index beside the run folder."""
+
+
+class BatchSection(Section):
+    """Any two; the third is solved. Three are checked."""
+
+    micro_batch_size: Count | None = None
+    """Samples per GPU per forward."""
+    grad_accum_steps: Count | None = None
+    """Forwards per optimizer step."""
+    global_batch_size: Count | None = None
+    """Samples per optimizer step, over all GPUs."""
+
+
+class ClusterSection(Section):
+    """Nodes and GPUs; left out, they come from the running world."""
+
+    num_nodes: Count | None = None
+    """Machines."""
+    gpus_per_node: Count | None = None
+    """GPUs (ranks) on each machine."""
+
+
+class LrSection(Section):
+    """The learning rate: a reference, and how it follows the batch."""
+
+    reference: Positive
+    """Rate that was right at reference_batch."""
+    reference_batch: Count | None = None
+    """Samples per optimizer step that reference belongs to; needed by linear and sqrt."""
+    rule: Literal["none", "linear", "sqrt"] = "none"
+    """peak = reference x f(global_batch_size / reference_batch): f is 1, the ratio, or its square root."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    min_ratio: Fraction = 0.0
+    """Floor of the schedule, as a share of the peak."""
+    warmup_steps: Index | None = None
+    """Warm-up in optimizer steps. At most one of the three warmup keys; none: no warm-up."""
+    warmup_fraction: Fraction | None = None
+    """Warm-up as a share of all steps, rounded up."""
+    warmup_samples: Index | None = None
+    """Warm-up in samples, rounded up to steps."""
+
+
+class OptimizerSection(Section):
+    """The optimizer. crossfoot owns it; an optimizer block in the DeepSpeed file is refused."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """adamw (torch, fused) or sgd (no momentum; for proofs: it does not hide a wrong gradient scale)."""
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: Positive = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay (adamw) of matrices; vectors (norms, biases) are not decayed."""
+    max_grad_norm: NotNegative = 1.0
+    """Gradients are clipped to this global norm; 0 switches clipping off."""
+
+
+class LoraSection(Section):
+    """LoRA (Hu et al. 2021) by peft. Absent: full fine-tuning."""
+
+    r: Count = 64
+    """Rank."""
+    alpha: Positive = 128.0
+    """Scale is alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Dropout before A. Draws differ between topologies, so 0 is the default."""
+    target_modules: Annotated[list[Text], Field(min_length=1)] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    """Modules that get an adapter."""
+    modules_to_save: list[Text] = []
+    """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
+
+
+class TrainSection(Section):
+    """How long. Exactly one of the two."""
+
+    epochs: Count | None = None
+    """Passes over the data."""
+    max_steps: Count | None = None
+    """Optimizer steps; this is the horizon of the rate's schedule too."""
+
+
+class ValidationSection(Section):
+    """When the validation loss is taken; it always is at the end when data.validation is given."""
+
+    every_steps: Count | None = None
+    """Also every so many optimizer steps."""
+
+
+class TrackingSection(Section):
+    """Mirrors of the ledger elsewhere."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases; the ledger's fields, nothing else."""
+    project: Text = "crossfoot"
+    """Its project."""
+
+
+class Config(Section):
+    """A whole run config."""
+
+    run: RunSection
+    model: ModelSection
+    tokenizer: TokenizerSection | None = None
+    data: DataSection
+    batch: BatchSection
+    cluster: ClusterSection = ClusterSection()
+    lr: LrSection
+    optimizer: OptimizerSection = OptimizerSection()
+    lora: LoraSection | None = None
+    deepspeed: Text | None = None
+    """Path of a DeepSpeed JSON file; absent: the accelerate engine, one process."""
+    train: TrainSection
+    validation: ValidationSection = ValidationSection()
+    tracking: TrackingSection = TrackingSection()
