@@ -2,13 +2,14 @@
 
     capacity_samples = micro_batch_size x grad_accum_steps x dp_degree  >=  global_batch_size
 
-`global_batch_size` is what the optimizer sees and is kept to the sample. The capacity is what DeepSpeed is handed (it
-asserts train_batch_size = micro batch x accumulation x world). Where the two differ, some slots hold one sample fewer.
+`global_batch_size` is what the optimizer sees and is kept to the sample. The capacity is what DeepSpeed is
+handed (it asserts train_batch_size = micro batch x accumulation x world). Where the two differ, some slots
+hold one sample fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crossfoot.arithmetic.impossible import Impossible, alternatives
@@ -30,15 +31,20 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class Topology:
-    """Where a run is computed: GPUs (one rank each) on every node, and nodes. Not positive: BatchImpossible."""
+    """Where a run is computed: GPUs (one rank each) per node, and nodes. Not positive: BatchImpossible."""
 
     gpus_per_node: int
     num_nodes: int
 
     def __post_init__(self) -> None:
-        for key, count in (("cluster.gpus_per_node", self.gpus_per_node), ("cluster.num_nodes", self.num_nodes)):
+        for key, count in (
+            ("cluster.gpus_per_node", self.gpus_per_node),
+            ("cluster.num_nodes", self.num_nodes),
+        ):
             if count < 1:
-                raise BatchImpossible(f"{key} is {count}, and a run needs at least 1", (key,), helps=(f"set {key} to 1",))
+                raise BatchImpossible(
+                    f"{key} is {count}, and a run needs at least 1", (key,), helps=(f"set {key} to 1",)
+                )
 
     @property
     def world_size(self) -> int:
@@ -47,17 +53,18 @@ class Topology:
 
     @property
     def dp_degree(self) -> int:
-        """Ranks that hold different samples. Equal to world_size while there is no tensor or sequence parallelism."""
+        """Ranks that hold different samples: world_size, as there is no tensor or sequence parallelism."""
         return self.world_size
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Samples per optimizer step, and the slots that hold them. A batch above the capacity is a ValueError (ours).
+    """Samples per optimizer step, and the slots that hold them. A batch above the capacity: ValueError.
 
-    micro_batch_size: samples per GPU per forward, at most. grad_accum_steps: forwards per optimizer step and rank.
-    global_batch_size: samples per optimizer step over all ranks, exact. solved: which of the three was left out and
-    computed ("micro_batch_size", "grad_accum_steps" or "global_batch_size"), None when all three were given.
+    micro_batch_size: samples per GPU per forward, at most. grad_accum_steps: forwards per optimizer step and
+    rank. global_batch_size: samples per optimizer step over all ranks, exact. solved: which of the three was
+    left out and computed ("micro_batch_size", "grad_accum_steps" or "global_batch_size"), None when all three
+    were given.
     """
 
     micro_batch_size: int
@@ -88,7 +95,7 @@ class BatchPlan:
         return self.global_batch_size != self.capacity_samples
 
     def fold(self) -> BatchPlan:
-        """The same steps and slots for one process: the ranks become forwards (grad_accum_steps x dp_degree)."""
+        """The same steps and slots for one process: ranks become forwards (grad_accum_steps x dp_degree)."""
         return BatchPlan(
             self.micro_batch_size, self.slots_per_step, self.global_batch_size, Topology(1, 1), self.solved
         )
@@ -103,9 +110,10 @@ def solve_batch(
 ) -> BatchPlan:
     """The plan for any two of the three numbers; the third is the smallest integer that holds the batch.
 
-    All three are checked: a batch above the capacity is refused; one below it is accepted only if one accumulation
-    step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises BatchImpossible.
-    Source: DESIGN section 1; the equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
+    All three are checked: a batch above the capacity is refused; one below it is accepted only if one
+    accumulation step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises
+    BatchImpossible. Source: DESIGN section 1; the equation is DeepSpeed's (its docs, "Batch Size Related
+    Parameters").
     """
     given = {
         key: value
@@ -184,41 +192,40 @@ def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossi
 def _not_positive(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
     """At least one number below 1."""
     bad = [key for key, value in given.items() if value < 1]
-    title = " and ".join(f"{key} is {given[key]}" for key in bad)
-    if len(bad) == 1:
-        changes = _single_changes(topology, given, (bad[0],))
-        if changes:
-            changes.append(f"leave {bad[0]} out, and it is solved to the same {changes[0].split()[3].rstrip(':')}")
-            return BatchImpossible(f"{title}, and must be at least 1", bad, helps=alternatives(changes))
     good = {key: value for key, value in given.items() if value >= 1}
-    return BatchImpossible(f"{title}, and must be at least 1", bad, helps=(_fill(topology, good, list(bad)),))
+    changes = _single_changes(topology, given, tuple(bad)) or [_nearest(topology, good, bad)]
+    if len(good) == 2:
+        changes.append(f"leave {bad[0]} out: it is solved to {_complete(topology, good)[bad[0]]}")
+    title = (
+        " and ".join(f"{key.removeprefix('batch.')} is {given[key]}" for key in bad)
+        + ", and must be at least 1"
+    )
+    return BatchImpossible(title, bad, helps=alternatives(changes))
 
 
 def _too_few(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
     """None or one of the three numbers."""
     missing = [key for key in (MICRO, ACCUM, GLOBAL) if key not in given]
-    if given:
-        ((key, value),) = given.items()
-        title = f"only {key} is given ({value}), and a batch needs two of its three numbers"
-    else:
-        title = "none of the three batch numbers is given, and a batch needs two"
+    title = "none of the three batch numbers is given, and a batch needs two"
+    for key, value in given.items():
+        title = f"{key.removeprefix('batch.')} {value} is the only batch number given, and a batch needs two"
     note = "the third is solved: samples per GPU per forward, forwards per step, samples per step"
-    return BatchImpossible(title, missing, notes=(note,), helps=(_fill(topology, given, []),))
+    return BatchImpossible(title, missing, notes=(note,), helps=(_nearest(topology, given, []),))
 
 
-def _fill(topology: Topology, good: Mapping[str, int], replace: list[str]) -> str:
-    """One change that makes a plan out of `good`: every key of `replace` is set, and others until two are."""
-    chosen: dict[str, int] = {}
-    for key in (*replace, MICRO, ACCUM, GLOBAL):
-        if key in good or key in chosen or (key not in replace and len(good) + len(chosen) >= 2):
-            continue
-        chosen[key] = 1
-    if GLOBAL in chosen:  # a step of one sample is no proposal: take what the other numbers hold
-        del chosen[GLOBAL]
-        rest = {key: good.get(key, chosen.get(key, 1)) for key in (MICRO, ACCUM)}
-        chosen[GLOBAL] = rest[MICRO] * rest[ACCUM] * topology.dp_degree
-    whole = _complete(topology, {**good, **chosen})
-    words = " and ".join(f"{key} to {value}" for key, value in chosen.items())
+def _nearest(topology: Topology, good: Mapping[str, int], bad: Sequence[str]) -> str:
+    """One change that makes a plan and keeps `good` where it can: `bad` is set, and more until two are.
+
+    A free micro batch becomes 1, which takes the least memory; free accumulation follows from the batch.
+    """
+    order = (MICRO, ACCUM, GLOBAL)
+    whole = {MICRO: good.get(MICRO, 1), ACCUM: good.get(ACCUM, 1)}
+    whole[GLOBAL] = good.get(GLOBAL, whole[MICRO] * whole[ACCUM] * topology.dp_degree)
+    if not _accepts(topology, whole):
+        whole[ACCUM] = ceil_div(whole[GLOBAL], whole[MICRO] * topology.dp_degree)
+    changed = [key for key in order if key in bad or (key in good and whole[key] != good[key])]
+    for key in order:
+        if len({*good, *changed}) < 2 and key not in {*good, *changed}:
+            changed.append(key)
+    words = " and ".join(f"{key} to {whole[key]}" for key in changed)
     return f"set {words}: {_equation(topology, whole)}"
-
-

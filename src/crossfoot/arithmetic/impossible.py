@@ -1,4 +1,4 @@
-"""What the arithmetic says when numbers cannot be met: facts and changes, no places (the checks add those)."""
+"""What the arithmetic says when numbers cannot be met: facts and changes; the checks add the places."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 class Impossible(ValueError):
     """Numbers that a person wrote and that no run can have.
 
-    title: the fact, lower case, no full stop. keys: config keys involved, the one to point at first. notes: what is no
-    change to make. helps: changes to make, each with its numbers; following any one of them resolves this mistake.
+    title: the fact, lower case, no full stop. keys: config keys involved, the one to point at first. notes:
+    what is no change to make. helps: changes to make, each with its numbers; following any one of them
+    resolves this mistake.
     """
 
     def __init__(

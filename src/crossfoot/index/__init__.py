@@ -1,1 +1,1 @@
-"""Data, tokenised once into a content-addressed index."""
+"""The data index: what the run trains on, tokenised and counted once, found again by content."""

@@ -19,6 +19,8 @@ class Engine(Protocol):
     kind: str
     dp_degree: int
     device: torch.device
+    module: nn.Module
+    """What was wrapped: its hooks see what the engine hands on."""
     optimizer: torch.optim.Optimizer
     """The torch optimizer that really updates weights, below every wrapper."""
 
@@ -55,6 +57,7 @@ class DeepSpeedEngine:
 
         self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._scheduler = scheduler
+        self.module = model
         self.optimizer = optimizer
         self.dp_degree = self._engine.dp_world_size
         self.device = self._engine.device
@@ -128,6 +131,7 @@ class AccelerateEngine:
         self._accelerator = Accelerator(
             mixed_precision=precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
         )
+        self.module = model
         self._model, self._wrapped = self._accelerator.prepare(model, optimizer)
         self.optimizer = optimizer
         self.device = self._accelerator.device

@@ -62,7 +62,7 @@ class _Forward:
 
 
 @dataclass
-class _Step:
+class ClosedStep:
     """Everything seen between two `end_step` calls on this rank."""
 
     forwards: list[_Forward]
@@ -80,7 +80,7 @@ class Meter:
     def __init__(self, model: nn.Module, embedding: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> None:
         self.rank = rank
         self._pending: _Forward | None = None
-        self._now = _Step([], [], time.monotonic())
+        self._now = ClosedStep([], [], time.monotonic())
         model.register_forward_pre_hook(self._see_batch, with_kwargs=True)
         model.register_forward_hook(self._see_loss)
         embedding.register_forward_pre_hook(self._see_ids)
@@ -116,9 +116,9 @@ class Meter:
     def _see_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._now.rates.extend(float(group["lr"]) for group in optimizer.param_groups)
 
-    def end_step(self, step: int, grad_norm: Callable[[], float], loss_scale: float = 1.0) -> _Step:
+    def end_step(self, step: int, grad_norm: Callable[[], float], loss_scale: float = 1.0) -> ClosedStep:
         """Close the step on this rank. `grad_norm` is read later; `loss_scale` is fp16's, 1 otherwise."""
-        done, self._now = self._now, _Step([], [], time.monotonic())
+        done, self._now = self._now, ClosedStep([], [], time.monotonic())
         done.step, done.grad_norm, done.loss_scale = step, grad_norm, loss_scale
         done.seconds = self._now.started - done.started
         self._forwards_begun = 0
@@ -128,7 +128,7 @@ class Meter:
         """Time spent outside of steps (validation, saving) is not the next step's."""
         self._now.started = time.monotonic()
 
-    def witness(self, done: _Step, stop: int = 0) -> StepWitness:
+    def witness(self, done: ClosedStep, stop: int = 0) -> StepWitness:
         """What this rank did in a step, in CPU numbers. `stop`: this rank's wish to end the run (0: none)."""
         forwards = tuple(_testify(forward, done.loss_scale) for forward in done.forwards)
         loss_sum = sum(forward.loss.number() for forward in done.forwards if forward.loss is not None)
@@ -137,7 +137,7 @@ class Meter:
             rank=self.rank,
             step=done.step,
             forwards=forwards,
-            lr=max(done.rates, default=math.nan),
+            lr=_odd_one(done.rates),
             applied=bool(done.rates),
             loss_sum=float(loss_sum),
             grad_norm=grad_norm,
@@ -145,6 +145,11 @@ class Meter:
             nonfinite=not (math.isfinite(loss_sum) and math.isfinite(grad_norm)),
             stop=stop,
         )
+
+
+def _odd_one(rates: list[float]) -> float:
+    """The rate that the optimizer stepped at; where its groups differ, the rarest, so that no group hides it."""
+    return min(set(rates), key=lambda rate: (rates.count(rate), rate), default=math.nan)
 
 
 def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:

@@ -9,26 +9,28 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+# The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Index = Annotated[int, Field(ge=0, le=10**12)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$")]
 
 
 class Section(BaseModel):
     """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class RunSection(Section):
     """Who this run is and where it lives."""
 
-    name: Text
-    """Shown in the plan and the receipt."""
+    name: Name
+    """Shown in the plan and the receipt. No slash, and no dot in front: it names the default folder."""
     dir: Text | None = None
     """Folder of the run, on storage that every node sees. Default: runs/NAME."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42

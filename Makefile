@@ -1,0 +1,49 @@
+# Two commands for a stranger: make demo, make test. Both make .venv here once and use it again.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BIN := .venv/bin
+
+# A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
+$(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
+
+.PHONY: demo test check real-data clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       plan a small run, train it on 2 ranks, print its receipt (under 3 minutes once installed)"
+	@echo "make test       the tests; PYTEST_ARGS='-m slow' for the long ones"
+	@echo "make check      formatting, lint and types"
+	@echo "make real-data  real weights (SmolLM2-135M) and real Chinese reviews, into real/"
+	@echo "make clean      remove .venv, caches and runs/demo; other runs and real/ stay"
+
+demo: .venv/.installed
+	@tools/demo.sh
+
+test: .venv/.installed-test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+real-data: .venv/.installed-real
+	@$(BIN)/python tools/real_data.py
+
+# A stamp is written last, so a killed installation leaves none; a changed list of packages makes it old.
+.venv/.installed: pyproject.toml constraints.txt tools/install.sh
+	@PYTHON="$(PYTHON)" tools/install.sh ''
+	@echo "$(CURDIR)" > $@
+
+.venv/.installed-test: pyproject.toml constraints.txt tools/install.sh
+	@PYTHON="$(PYTHON)" tools/install.sh '[test]'
+	@echo "$(CURDIR)" > .venv/.installed
+	@echo "$(CURDIR)" > $@
+
+.venv/.installed-real: tools/real_data.txt .venv/.installed
+	@PYTHON="$(PYTHON)" tools/install.sh real
+	@echo "$(CURDIR)" > $@
+
+clean:
+	rm -rf .venv runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

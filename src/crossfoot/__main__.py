@@ -1,0 +1,7 @@
+"""`python -m crossfoot` is `crossfoot`."""
+
+import sys
+
+from crossfoot.cli import main
+
+sys.exit(main())

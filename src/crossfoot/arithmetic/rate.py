@@ -1,0 +1,237 @@
+"""The learning rate of every optimizer step, known before the run starts.
+
+- Peak: reference x f(global_batch_size / reference_batch), f being 1 (none), the ratio
+  (linear) or its root (sqrt).
+- Warm-up, step k < warmup_steps: peak x (k + 1) / warmup_steps, so that the first step already moves.
+- After it, p = (k - warmup_steps) / (total_steps - warmup_steps), in [0, 1): cosine, linear or constant
+  from the peak towards min_ratio x peak, which would be reached one step after the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.impossible import Impossible, alternatives
+
+Rule = Literal["none", "linear", "sqrt"]
+Shape = Literal["cosine", "linear", "constant"]
+
+REFERENCE = "lr.reference"
+REFERENCE_BATCH = "lr.reference_batch"
+WARMUP_STEPS = "lr.warmup_steps"
+WARMUP_FRACTION = "lr.warmup_fraction"
+WARMUP_SAMPLES = "lr.warmup_samples"
+
+
+class RateImpossible(Impossible):
+    """No rate follows from the reference, the rule, the warm-up and the length of the run."""
+
+
+@dataclass(frozen=True)
+class RatePlan:
+    """The rate of every step, equal on all ranks and topologies.
+
+    reference: the rate that was right at reference_batch samples per step. rule: how it follows the batch.
+    peak: the rate after the warm-up. schedule: the shape after it. min_ratio: its floor as a share of the
+    peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps.
+    """
+
+    reference: float
+    reference_batch: int | None
+    rule: Rule
+    peak: float
+    schedule: Shape
+    min_ratio: float
+    warmup_steps: int
+    total_steps: int
+
+    def at(self, step: int) -> float:
+        """The rate set in the optimizer for this step, counted from 0. Outside the run: IndexError."""
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step {step} is not one of the run's {self.total_steps} steps")
+        if step < self.warmup_steps:
+            return self.peak * ((step + 1) / self.warmup_steps)
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        if self.schedule == "cosine":
+            left = (1.0 + math.cos(math.pi * progress)) / 2.0
+        elif self.schedule == "linear":
+            left = 1.0 - progress
+        else:
+            return self.peak
+        # As a share of the peak, so that the first step after the warm-up is the peak to the last bit.
+        return self.peak * (self.min_ratio + (1.0 - self.min_ratio) * left)
+
+    def every(self) -> NDArray[np.float64]:
+        """The rates of all steps, float64[total_steps]; bit for bit those of `at`."""
+        return np.fromiter((self.at(step) for step in range(self.total_steps)), np.float64, self.total_steps)
+
+
+def plan_rate(
+    *,
+    reference: float,
+    reference_batch: int | None,
+    rule: Rule,
+    global_batch_size: int,
+    schedule: Shape,
+    min_ratio: float,
+    total_steps: int,
+    warmup_steps: int | None = None,
+    warmup_fraction: float | None = None,
+    warmup_samples: int | None = None,
+) -> RatePlan:
+    """The rate of a run of total_steps steps of global_batch_size samples.
+
+    At most one of the warm-up numbers; none of them: no warm-up. A fraction of the steps and a number of
+    samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). Raises RateImpossible.
+    """
+    _refuse_unusable(reference, reference_batch, rule, global_batch_size, schedule, min_ratio, total_steps)
+    given: dict[str, int | float] = {
+        key: value
+        for key, value in (
+            (WARMUP_STEPS, warmup_steps),
+            (WARMUP_FRACTION, warmup_fraction),
+            (WARMUP_SAMPLES, warmup_samples),
+        )
+        if value is not None
+    }
+    return RatePlan(
+        reference=float(reference),
+        reference_batch=reference_batch,
+        rule=rule,
+        peak=_peak(reference, reference_batch, rule, global_batch_size),
+        schedule=schedule,
+        min_ratio=float(min_ratio),
+        warmup_steps=_warmup(given, global_batch_size, total_steps),
+        total_steps=total_steps,
+    )
+
+
+def _written(value: float) -> Fraction:
+    """The number as a person wrote it: 0.07 is 7/100, not the binary fraction beside it."""
+    return Fraction(repr(float(value)))
+
+
+def _peak(reference: float, reference_batch: int | None, rule: Rule, global_batch_size: int) -> float:
+    """The rate after the warm-up. Linear: Goyal et al. 2017; sqrt: Malladi et al. 2022 (for Adam)."""
+    if rule == "none" or reference_batch is None:
+        return float(reference)
+    if rule == "linear":
+        return float(_written(reference) * Fraction(global_batch_size, reference_batch))
+    return float(reference) * math.sqrt(global_batch_size / reference_batch)
+
+
+def _refuse_unusable(
+    reference: float,
+    reference_batch: int | None,
+    rule: Rule,
+    global_batch_size: int,
+    schedule: Shape,
+    min_ratio: float,
+    total_steps: int,
+) -> None:
+    """Raise RateImpossible for a number or word from which no rate follows."""
+    if not (math.isfinite(reference) and reference > 0):
+        raise RateImpossible(
+            f"reference is {reference}, and a rate must be above 0",
+            (REFERENCE,),
+            helps=(f"set {REFERENCE} to 1e-4: Chinese-LLaMA-Alpaca-2 fine-tunes at it, 8 samples a step",),
+        )
+    if not 0 <= min_ratio <= 1:
+        raise RateImpossible(
+            f"min_ratio is {min_ratio}, and a share of the peak is between 0 and 1",
+            ("lr.min_ratio",),
+            helps=("set lr.min_ratio to 0.1: the rate ends at a tenth of the peak",),
+        )
+    for key, word, known in (("lr.rule", rule, get_args(Rule)), ("lr.schedule", schedule, get_args(Shape))):
+        if word not in known:
+            raise RateImpossible(
+                f"{key} {word!r} is unknown", (key,), helps=(f"set {key} to {' or '.join(known)}",)
+            )
+    for key, count in (
+        (REFERENCE_BATCH, reference_batch),
+        ("batch.global_batch_size", global_batch_size),
+        ("train.max_steps", total_steps),
+    ):
+        if count is not None and count < 1:
+            raise RateImpossible(
+                f"{key} is {count}, and must be at least 1", (key,), helps=(f"set {key} to 1",)
+            )
+    if rule != "none" and reference_batch is None:
+        raise RateImpossible(
+            f"rule {rule} follows the batch, but reference_batch is not given",
+            (REFERENCE_BATCH, "lr.rule"),
+            notes=(f"the peak is {reference} x f({global_batch_size} / reference_batch)",),
+            helps=alternatives(
+                (
+                    f"set {REFERENCE_BATCH} to the samples per step that {reference} was right for; "
+                    f"{global_batch_size}, this run's batch, keeps {reference}",
+                    f"set lr.rule to none: the peak is {reference} whatever the batch",
+                )
+            ),
+        )
+
+
+def _warmup(given: Mapping[str, int | float], global_batch_size: int, total_steps: int) -> int:
+    """Warm-up in steps from at most one of the three keys."""
+    for key, value in given.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise RateImpossible(
+                f"{key} is {value}, and must be at least 0", (key,), helps=(f"set {key} to 0: no warm-up",)
+            )
+    in_steps = {key: _in_steps(key, value, global_batch_size, total_steps) for key, value in given.items()}
+    if len(given) > 1:
+        raise RateImpossible(
+            f"the warm-up is given {len(given)} times: "
+            + " and ".join(f"{key.removeprefix('lr.')} {value}" for key, value in given.items()),
+            tuple(given),
+            helps=alternatives(
+                [
+                    f"keep {key} {value} ({in_steps[key]} of {total_steps} steps) and delete "
+                    + " and ".join(other for other in given if other != key)
+                    for key, value in given.items()
+                ]
+            ),
+        )
+    for key, steps in in_steps.items():
+        if steps > total_steps:
+            raise _longer_than_run(key, given[key], steps, global_batch_size, total_steps)
+        return steps
+    return 0
+
+
+def _in_steps(key: str, value: int | float, global_batch_size: int, total_steps: int) -> int:
+    """One warm-up number as steps, rounded up. Samples are counted in full steps of global_batch_size."""
+    if key == WARMUP_FRACTION:
+        return math.ceil(_written(value) * total_steps)
+    if key == WARMUP_SAMPLES:
+        return ceil_div(int(value), global_batch_size)
+    return int(value)
+
+
+def _longer_than_run(
+    key: str, value: int | float, steps: int, global_batch_size: int, total_steps: int
+) -> RateImpossible:
+    """A warm-up that does not end; the changes shorten it (3 % is the usual) or lengthen the run."""
+    three_percent = math.ceil(Fraction(3, 100) * total_steps)
+    most, usual = {
+        WARMUP_STEPS: (total_steps, f"{three_percent}"),
+        WARMUP_FRACTION: (1, "0.03"),
+        WARMUP_SAMPLES: (total_steps * global_batch_size, f"{three_percent * global_batch_size}"),
+    }[key]
+    changes = [f"set {key} to {usual}: {three_percent} of {total_steps} steps, the usual 3 % rounded up"]
+    if key != WARMUP_FRACTION:  # a share of the run grows with it
+        changes.append(f"set train.max_steps to {steps} or more, in the place of train.epochs")
+    return RateImpossible(
+        f"{key.removeprefix('lr.')} {value} is a warm-up of {steps} steps, but the run has {total_steps}",
+        (key,),
+        notes=(f"{most} is the most that {key} can be in this run",),
+        helps=alternatives(changes),
+    )

@@ -1,0 +1,346 @@
+"""The exact schedule: which samples are step k, and in which (rank, forward) each of them sits.
+
+    samples --(seed, epoch)--> order of the epoch --global_batch_size, last_step--> steps : sets of sample ids
+    step --dp_degree x grad_accum_steps--> slots : (rank, forward) -> sample ids
+
+The steps know nothing of ranks, nodes or accumulation; step k is a function of k alone, so nothing is skipped
+on resume. A sample id is its row in the data index, from 0. All arrays are int64 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.impossible import Impossible, alternatives
+
+Ids = NDArray[np.int64]
+Lengths = NDArray[np.integer]
+LastStep = Literal["short", "drop", "carry"]
+Piece = tuple[int, int, int]
+
+BLOCK_SAMPLES = 1 << 20
+"""Samples in one block of steps, about: bounds the memory of everything that walks the whole schedule."""
+
+
+class ScheduleImpossible(Impossible):
+    """No schedule follows from these samples, this batch, last-step policy and length of the run."""
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> Ids:
+    """The order in which one epoch visits the samples: a permutation of 0 .. num_samples-1.
+
+    The stable argsort (ties by id) of raw 64-bit words of Philox-4x64-10 keyed (seed, epoch). numpy promises
+    the words of a bit generator for good (NEP 19), not the result of `permutation`. 0 <= seed, epoch < 2**64.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_samples)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every optimizer step of a run, as sets of samples. Equal on all ranks and all topologies.
+
+    num_samples: samples of the data. global_batch_size: samples per optimizer step over all ranks. last_step:
+    what becomes of the rest of an epoch: a smaller step (short), not trained in that epoch (drop), or the
+    beginning of the next epoch's first step (carry). Exactly one of epochs and max_steps is given; with
+    max_steps and carry, every step is full. Raises ScheduleImpossible.
+    """
+
+    num_samples: int
+    global_batch_size: int
+    seed: int
+    last_step: LastStep
+    epochs: int | None = None
+    max_steps: int | None = None
+    _orders: dict[int, Ids] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _refuse_impossible(self)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which the first epoch is over; with carry, later epochs may need one step fewer."""
+        whole, rest = divmod(self.num_samples, self.global_batch_size)
+        return whole + (rest > 0 and self.last_step != "drop")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run; the horizon of the rate."""
+        if self.max_steps is not None:
+            return self.max_steps
+        epochs = self._given_epochs
+        if self.last_step == "carry":
+            return ceil_div(epochs * self.num_samples, self.global_batch_size)
+        return epochs * self.steps_per_epoch
+
+    @property
+    def last_step_samples(self) -> int:
+        """Samples of the run's very last step."""
+        return self.step_size(self.total_steps - 1)
+
+    @property
+    def scheduled_samples(self) -> int:
+        """Sum of the sizes of all steps."""
+        if self.last_step == "carry":
+            every = self.total_steps * self.global_batch_size
+            return every if self.epochs is None else min(every, self.epochs * self.num_samples)
+        full_epochs, more_steps = divmod(self.total_steps, self.steps_per_epoch)
+        return full_epochs * self._samples_per_epoch + more_steps * self.global_batch_size
+
+    @property
+    def distinct_samples(self) -> int:
+        """Different samples over the whole run. With drop and several epochs this looks at their orders."""
+        if self.last_step != "drop":
+            return min(self.scheduled_samples, self.num_samples)
+        full_epochs, more_steps = divmod(self.total_steps, self.steps_per_epoch)
+        if full_epochs == 0 or self._samples_per_epoch == self.num_samples:
+            return min(self.scheduled_samples, self.num_samples)
+        ends = [self._samples_per_epoch] * full_epochs
+        if more_steps:
+            ends.append(more_steps * self.global_batch_size)
+        never = self._order(0)[ends[0] :]
+        for epoch, end in enumerate(ends[1:], start=1):
+            if never.size == 0:
+                break
+            never = np.intersect1d(never, self._order(epoch)[end:], assume_unique=True)
+        return self.num_samples - int(never.size)
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples that finished epochs left out because of drop, summed over these epochs."""
+        if self.last_step != "drop":
+            return 0
+        finished, _unfinished_steps = divmod(self.total_steps, self.steps_per_epoch)
+        return finished * (self.num_samples - self._samples_per_epoch)
+
+    def step_size(self, k: int) -> int:
+        """Samples of step k, over all ranks; k counts from 0."""
+        return sum(hi - lo for _epoch, lo, hi in self.pieces(k))
+
+    def pieces(self, k: int) -> tuple[Piece, ...]:
+        """Step k as (epoch, lo, hi): positions lo .. hi-1 of that epoch's order. Several only with carry."""
+        if not 0 <= k < self.total_steps:
+            raise IndexError(f"step {k} is not one of the run's {self.total_steps} steps")
+        if self.last_step != "carry":
+            epoch, step = divmod(k, self.steps_per_epoch)
+            lo = step * self.global_batch_size
+            return ((epoch, lo, min(lo + self.global_batch_size, self.num_samples)),)
+        pieces: list[Piece] = []
+        epoch, lo = divmod(k * self.global_batch_size, self.num_samples)
+        missing = self.global_batch_size
+        while missing and epoch != self.epochs:
+            hi = min(lo + missing, self.num_samples)
+            pieces.append((epoch, lo, hi))
+            missing -= hi - lo
+            epoch, lo = epoch + 1, 0
+        return tuple(pieces)
+
+    def samples(self, k: int) -> Ids:
+        """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps the orders of at most two epochs."""
+        return np.concatenate([self._order(epoch)[lo:hi] for epoch, lo, hi in self.pieces(k)])
+
+    def epochs_of(self, k: int) -> Ids:
+        """The epoch of each sample of step k, int64[step_size(k)]. Seen in two epochs is not seen twice."""
+        pieces = self.pieces(k)
+        return np.repeat(
+            np.array([epoch for epoch, _lo, _hi in pieces], dtype=np.int64),
+            [hi - lo for _epoch, lo, hi in pieces],
+        )
+
+    def blocks(self) -> Iterator[tuple[int, Ids]]:
+        """The whole run as (first step, ids int64[n_steps, size]), steps of one size; row j is step first+j.
+
+        About BLOCK_SAMPLES ids at a time. The arrays may be read-only views; copy before changing them.
+        """
+        k, total_steps = 0, self.total_steps
+        while k < total_steps:
+            (epoch, lo, hi), *more = self.pieces(k)
+            size = hi - lo
+            if more:
+                yield k, self.samples(k)[np.newaxis, :]
+                k += 1
+                continue
+            # The steps of this size that are left in the epoch; what does not fill one is the epoch's rest.
+            n_steps, _rest = divmod(self.num_samples - lo, size)
+            bound, _rest = divmod(BLOCK_SAMPLES, size)
+            n_steps = min(n_steps, total_steps - k, max(1, bound))
+            yield k, self._order(epoch)[lo : lo + n_steps * size].reshape(n_steps, size)
+            k += n_steps
+
+    @property
+    def _given_epochs(self) -> int:
+        if self.epochs is None:
+            raise ValueError("a schedule by max_steps has no number of epochs")
+        return self.epochs
+
+    @property
+    def _samples_per_epoch(self) -> int:
+        """Samples that a finished epoch trains (short and drop)."""
+        return min(self.steps_per_epoch * self.global_batch_size, self.num_samples)
+
+    def _order(self, epoch: int) -> Ids:
+        """The order of an epoch, read-only; two epochs are kept because a carried step looks at two."""
+        order = self._orders.get(epoch)
+        if order is None:
+            while len(self._orders) > 1:
+                self._orders.pop(next(iter(self._orders)))
+            order = epoch_order(self.num_samples, self.seed, epoch)
+            order.flags.writeable = False
+            self._orders[epoch] = order
+        return order
+
+
+def _refuse_impossible(schedule: Schedule) -> None:
+    """Raise ScheduleImpossible for numbers from which no schedule follows."""
+    samples, batch = schedule.num_samples, schedule.global_batch_size
+    if samples < 1:
+        raise ScheduleImpossible(
+            f"the data has {samples} samples to train on, and a step needs at least 1",
+            ("data.train",),
+            helps=("add files to data.train that hold at least 1 sample",),
+        )
+    least = (
+        ("batch.global_batch_size", batch, 1),
+        ("run.seed", schedule.seed, 0),
+        ("train.epochs", schedule.epochs, 1),
+        ("train.max_steps", schedule.max_steps, 1),
+    )
+    for key, value, smallest in least:
+        if value is not None and value < smallest:
+            raise ScheduleImpossible(
+                f"{key} is {value}, and must be at least {smallest}",
+                (key,),
+                helps=(f"set {key} to {smallest}",),
+            )
+    if schedule.last_step not in ("short", "drop", "carry"):
+        raise ScheduleImpossible(
+            f"last_step {schedule.last_step!r} is unknown",
+            ("data.last_step",),
+            helps=("set data.last_step to short, drop or carry",),
+        )
+    if (schedule.epochs is None) == (schedule.max_steps is None):
+        raise _length_not_given_once(schedule)
+    if schedule.last_step == "drop" and samples < batch:
+        raise ScheduleImpossible(
+            f"last_step drop leaves no step: {samples} samples, and a step takes {batch}",
+            ("data.last_step", "batch.global_batch_size"),
+            helps=alternatives(
+                (
+                    f"set data.last_step to short: 1 step of {samples} samples per epoch",
+                    "set data.last_step to carry: the epochs follow one another without a gap",
+                    f"set batch.global_batch_size to {samples} or less",
+                )
+            ),
+        )
+
+
+def _length_not_given_once(schedule: Schedule) -> ScheduleImpossible:
+    """Neither or both of epochs and max_steps."""
+    keys = ("train.epochs", "train.max_steps")
+    steps = ceil_div(schedule.num_samples, schedule.global_batch_size)
+    if schedule.epochs is None:
+        changes = [
+            f"set train.epochs to 1: {schedule.num_samples} samples",
+            f"set train.max_steps to {steps}",
+        ]
+        title = "the run has no length: neither epochs nor max_steps is given"
+    else:
+        title = f"the run has two lengths: epochs {schedule.epochs} and max_steps {schedule.max_steps}"
+        changes = [
+            f"delete train.max_steps to train {schedule.epochs} epochs",
+            f"delete train.epochs to train {schedule.max_steps} steps",
+        ]
+    return ScheduleImpossible(title, keys, helps=alternatives(changes))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples of a step sit: slots (rank, forward) of at most micro_batch_size samples, padded.
+
+    The ids of a step are sorted by length, longest first (equal lengths keep their order), cut into dp_degree
+    x grad_accum_steps contiguous runs as even as possible (the first ones one longer), and run f x dp_degree
+    + r goes to forward f of rank r: ranks that wait for each other hold similar lengths. A slot may be empty.
+    """
+
+    dp_degree: int
+    grad_accum_steps: int
+    micro_batch_size: int
+
+    @property
+    def slots_per_step(self) -> int:
+        """Pairs of (rank, forward) in one optimizer step, over all ranks."""
+        return self.dp_degree * self.grad_accum_steps
+
+    def run_sizes(self, size: int) -> Ids:
+        """Samples of each run of a step of `size`, int64[slots_per_step]. Above the capacity: ValueError."""
+        if size > self.slots_per_step * self.micro_batch_size:
+            raise ValueError(
+                f"{size} samples do not fit in {self.slots_per_step} slots of {self.micro_batch_size}"
+            )
+        each, rest = divmod(size, self.slots_per_step)
+        sizes = np.full(self.slots_per_step, each, dtype=np.int64)
+        sizes[:rest] += 1
+        return sizes
+
+    def slots(self, ids: Ids, lengths_of_ids: Lengths) -> list[list[Ids]]:
+        """The slots of one step: `slots[rank][forward]` is an int64 array of ids, perhaps empty.
+
+        ids: the step's samples in schedule order; lengths_of_ids: tokens of each of them.
+        """
+        placed = _longest_first(ids[np.newaxis, :], lengths_of_ids[np.newaxis, :])[0]
+        bounds = np.concatenate(([0], np.cumsum(self.run_sizes(ids.size)))).tolist()
+        runs = [placed[lo:hi] for lo, hi in pairwise(bounds)]
+        return [runs[rank :: self.dp_degree] for rank in range(self.dp_degree)]
+
+
+def _longest_first(ids: Ids, lengths: Lengths) -> Ids:
+    """Each row of ids[n_steps, size] stably sorted by lengths[n_steps, size], longest first."""
+    # Length and column in one integer: numpy sorts plain integers much faster than it argsorts stably.
+    columns = np.arange(ids.shape[1], dtype=np.int64)
+    keys = (-lengths.astype(np.int64) << 32) | columns
+    keys.sort(axis=1)
+    return np.take_along_axis(ids, keys & 0xFFFFFFFF, axis=1)
+
+
+def batches_sha256(schedule: Schedule) -> str:
+    """Digest of the step sets: every step's size and its ids in ascending order, little-endian int64. Hex.
+
+    Equal on all topologies, and for schedules that differ only in the order within a step.
+    """
+    digest = hashlib.sha256(f"crossfoot batches 1 {schedule.total_steps}\n".encode())
+    for _first, ids in schedule.blocks():
+        digest.update(_with_size(np.sort(ids, axis=1)))
+    return digest.hexdigest()
+
+
+def layout_sha256(schedule: Schedule, layout: Layout, lengths: Lengths) -> str:
+    """Digest of the slots: every step's ids in run order, and where a step of each size is cut. Hex.
+
+    lengths: tokens of every sample of the data, [num_samples].
+    """
+    head = f"crossfoot layout padded 1 {layout.dp_degree} {layout.grad_accum_steps} {schedule.total_steps}\n"
+    digest = hashlib.sha256(head.encode())
+    sizes: set[int] = set()
+    for _first, ids in schedule.blocks():
+        sizes.add(ids.shape[1])
+        digest.update(_with_size(_longest_first(ids, lengths[ids])))
+    for size in sorted(sizes):
+        digest.update(np.concatenate(([size], layout.run_sizes(size))).astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _with_size(ids: Ids) -> bytes:
+    """ids[n_steps, size] with each row's size before it, as little-endian int64."""
+    rows = np.empty((ids.shape[0], ids.shape[1] + 1), dtype="<i8")
+    rows[:, 0] = ids.shape[1]
+    rows[:, 1:] = ids
+    return rows.tobytes()

@@ -1,0 +1,311 @@
+"""Building the index: read, tokenise, write beside, rename. A crash at any moment leaves nothing that looks like an index."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.index.bad_data import (
+    NAMED_RECORDS,
+    SKIP_HELP,
+    Problem,
+    builder_silent,
+    data_changed,
+    index_unwritable,
+    more_bad_records,
+    no_samples,
+    tokenizer_unusable,
+)
+from crossfoot.index.locate import (
+    SourceState,
+    address_of,
+    count_records,
+    place_of,
+    refuse_unopenable,
+    source_states,
+    tokenizer_place,
+)
+from crossfoot.index.records import Task, read_records
+from crossfoot.index.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
+from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
+from crossfoot.index.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
+from crossfoot.index.waiting import PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
+from crossfoot.index.writer import IndexWriter, fsync_folder
+
+if TYPE_CHECKING:
+    from crossfoot.written.run_file import RunFile
+
+Progress = Callable[[int, int | None], None]
+"""Called with (records done, records in all or None) after each batch."""
+BATCH_RECORDS = 1000
+BATCH_CHARACTERS = 4_000_000
+
+
+def ensure_index(
+    run: RunFile,
+    files: list[str],
+    *,
+    is_builder: bool,
+    progress: Progress | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> DataIndex:
+    """The index of these files: opened when it is there, else built (builder) or waited for (every other process).
+
+    Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good index.
+    patience_seconds: how long the others wait without a sign of life. The builder imports transformers, and so torch.
+    Raises Refused: CF50x and CF51x (data), CF52x (tokenizer), CF53x (index).
+    """
+    refuse_unopenable(files, run.config.data.task, run)
+    path = tokenizer_path(run.config)
+    try:
+        os.makedirs(run.index_dir, exist_ok=True)
+    except OSError as error:
+        raise Refused(index_unwritable(Place(run.index_dir), str(error.strerror))) from error
+    try:
+        folder = local_folder(path, run.index_dir, may_fetch=True)
+        mark = fingerprint(path, folder or path)
+    except (OSError, ValueError) as error:
+        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+    states = source_states(files, run.index_dir)
+    address = address_of(run, states, mark)
+    final = os.path.join(run.index_dir, address)
+    if (index := _open_whole(final, files)) is not None:
+        return index
+    if not is_builder:
+        why = wait_while_building(run.index_dir, address, lambda: _is_whole(final, files), patience_seconds)
+        if why is not None:
+            raise Refused(builder_silent(Place(run.index_dir), why))
+        return open_index(final, files)
+    try:
+        _build(run, states, address, progress)
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename or run.index_dir}"
+        raise Refused(index_unwritable(Place(run.index_dir), reason)) from error
+    return open_index(final, files)
+
+
+def _open_whole(folder: str, files: Sequence[str]) -> DataIndex | None:
+    try:
+        return open_index(folder, files)
+    except IndexDamaged:
+        return None
+
+
+def _is_whole(folder: str, files: Sequence[str]) -> bool:
+    return _open_whole(folder, files) is not None
+
+
+def _build(run: RunFile, states: Sequence[SourceState], address: str, progress: Progress | None) -> None:
+    """Build into a temporary folder and rename it to the address; the temporary folder is gone afterwards either way."""
+    temporary = make_building_folder(run.index_dir)
+    try:
+        with Pulse(run.index_dir, address, temporary):
+            _write(run, states, address, temporary, progress)
+            _publish(temporary, os.path.join(run.index_dir, address), [state.path for state in states])
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
+    """Rename the finished folder into place. If another builder was first, its index is as good: keep that one."""
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if _is_whole(final, files):
+            return
+        # A damaged index stands there: move it into our own temporary name, which is removed afterwards.
+        if not os.path.isdir(final):
+            raise
+        os.rename(final, os.path.join(temporary, "damaged"))
+        os.rename(os.path.join(temporary, "damaged"), f"{temporary}-damaged")
+        os.rename(temporary, final)
+        shutil.rmtree(f"{temporary}-damaged", ignore_errors=True)
+    fsync_folder(os.path.dirname(final))
+
+
+class _Problems:
+    """The bad records met so far: the first are named, the rest counted. Fatal ones refuse the data in any case."""
+
+    def __init__(self, run: RunFile, files: Sequence[str]) -> None:
+        self._run = run
+        self._files = files
+        self._stops = run.config.data.bad_samples == "stop"
+        self._named: list[Finding] = []
+        self._more = 0
+        self._has_skippable = False
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the data is refused already."""
+        return bool(self._named)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more records will be named."""
+        return len(self._named) >= NAMED_RECORDS
+
+    def note(self, file_id: int, problem: Problem) -> bool:
+        """Take a problem in; True when it is only to be left out (data.bad_samples: skip)."""
+        if not problem.fatal and not self._stops:
+            return True
+        self._has_skippable |= not problem.fatal
+        if self.is_full:
+            self._more += 1
+        else:
+            self._named.append(problem.finding(self._files[file_id]))
+        return False
+
+    def refuse(self, *, cut_short: bool) -> None:
+        """Raise Refused with all that was noted, if anything was. cut_short: later records were not all examined."""
+        findings = list(self._named)
+        if not findings:
+            return
+        if self._more:
+            at_least = "at least " if cut_short else ""
+            findings.append(
+                more_bad_records(Place(self._files[0]), f"{at_least}{self._more} more, not named here")
+            )
+        if self._has_skippable:
+            last = findings[-1]
+            findings[-1] = _with_help(last, SKIP_HELP if last.helps else SKIP_HELP.removeprefix("or "))
+        raise Refused(findings)
+
+
+def _with_help(finding: Finding, text: str) -> Finding:
+    return replace(finding, helps=(*finding.helps, text))
+
+
+@dataclass
+class _Reading:
+    """How far the reading is; the only thing here that changes."""
+
+    records: list[int]
+    cut_short: bool = False
+
+
+def _write(
+    run: RunFile, states: Sequence[SourceState], address: str, folder: str, progress: Progress | None
+) -> None:
+    """Read, tokenise and write everything into `folder`, header last. Raises Refused for bad data."""
+    data = run.config.data
+    files = [state.path for state in states]
+    path = tokenizer_path(run.config)
+    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run))
+    cutter = BlockCutter(encoder, data.max_seq_len)
+    problems = _Problems(run, files)
+    reading = _Reading([0] * len(files))
+    expected = _expected(files, cast(Task, data.task)) if progress else None
+    with IndexWriter(folder) as writer:
+        for batch in _batches(run, files, problems, writer, reading):
+            if problems.is_full:
+                reading.cut_short = (
+                    True  # refused anyway: what is left is read for broken lines, not tokenised
+                )
+            else:
+                made = _samples(batch, encoder, cutter, run)
+                writer.append(list(_sift(made, problems, writer)))
+            if progress:
+                progress(sum(reading.records), expected)
+        if data.task == "pretrain":
+            writer.append(list(cutter.last_block()))
+        problems.refuse(cut_short=reading.cut_short)
+        _refuse_changed(run, states)
+        counts = writer.counts
+        if not counts["num_samples"]:
+            raise Refused(no_samples(place_of(run, files[0]), _why_empty(files, reading, counts)))
+        sources = tuple(
+            Source(state.path, state.bytes, state.sha256, records)
+            for state, records in zip(states, reading.records, strict=True)
+        )
+        header = IndexHeader(
+            format_version=FORMAT_VERSION,
+            address=address,
+            task=data.task,
+            template=data.template if data.task == "sft" else None,
+            max_seq_len=data.max_seq_len,
+            bad_samples=data.bad_samples,
+            sources=sources,
+            tokenizer=encoder.facts,
+            duplicate_samples=writer.duplicate_samples(),
+            left_out_tokens=cutter.left_out_tokens,
+            **counts,
+        )
+        writer.finish(header)
+
+
+def _expected(files: Sequence[str], task: Task) -> int | None:
+    """The records to come, for the progress display; None when they cannot be counted (the reading says why)."""
+    try:
+        return count_records(files, task)
+    except Refused:
+        return None
+
+
+def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) -> str:
+    names = ", ".join(files)
+    if sum(reading.records):
+        return f"{names}: all {counts['rejected_records']} records were left out (data.bad_samples: skip)"
+    return f"{names}: no record"
+
+
+def _batches(
+    run: RunFile, files: Sequence[str], problems: _Problems, writer: IndexWriter, reading: _Reading
+) -> Iterator[list[Texts]]:
+    """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or rejects."""
+    task = cast(Task, run.config.data.task)
+    batch: list[Texts] = []
+    characters = 0
+    for file_id, file in enumerate(files):
+        for record in read_records(file, task):
+            if isinstance(record, Problem):
+                problems.note(file_id, record)
+                continue
+            reading.records[file_id] += 1
+            texts = texts_of(record, file_id, task, run.config.data.template)
+            if isinstance(texts, Problem):
+                if problems.note(file_id, texts):
+                    writer.reject(file_id, texts)
+                continue
+            batch.append(texts)
+            characters += texts.characters
+            if len(batch) >= BATCH_RECORDS or characters >= BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+        if not reading.records[file_id] and not problems.refuses:
+            problems.note(file_id, Problem("CF505", 0, f"{file}: no record", fatal=True))
+    if batch:
+        yield batch
+
+
+def _samples(
+    batch: Sequence[Texts], encoder: Encoder, cutter: BlockCutter, run: RunFile
+) -> Iterator[Sample | tuple[int, Problem]]:
+    if run.config.data.task == "pretrain":
+        return cutter.blocks(batch)
+    return sft_samples(batch, encoder, run.config.data.max_seq_len)
+
+
+def _sift(
+    made: Iterator[Sample | tuple[int, Problem]], problems: _Problems, writer: IndexWriter
+) -> Iterator[Sample]:
+    """The samples; records that turned out bad once they were tokenised go to problems or rejects."""
+    for sample in made:
+        if isinstance(sample, Sample):
+            yield sample
+        elif problems.note(*sample):
+            writer.reject(*sample)
+
+
+def _refuse_changed(run: RunFile, states: Sequence[SourceState]) -> None:
+    """Raise Refused when a file is not what it was when its hash was taken."""
+    findings = []
+    for state in states:
+        now = os.stat(state.path)
+        if (now.st_size, now.st_mtime_ns) != (state.bytes, state.mtime_ns):
+            findings.append(data_changed(place_of(run, state.path), f"{state.path} was written to meanwhile"))
+    if findings:
+        raise Refused(findings)

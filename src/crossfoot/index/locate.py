@@ -1,0 +1,214 @@
+"""Finding an index by content, and counting records without one. Light: no torch, no transformers, no datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from crossfoot.finding import Place, Refused
+from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
+from crossfoot.index.records import Task, file_problem, kind_of, read_records
+from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, open_index
+from crossfoot.index.tokenizer import fingerprint, local_folder, tokenizer_path
+
+if TYPE_CHECKING:
+    from crossfoot.written.run_file import RunFile
+
+SOURCES = "sources.json"
+EXACT_BYTES = 64 << 20
+"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much."""
+BYTES_PER_TOKEN = 3.5
+"""Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4)."""
+SETTLED_SECONDS = 2.0
+
+
+def place_of(run: RunFile, file: str) -> Place:
+    """Where the config names this data file; the file itself when it does not."""
+    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation)):
+        if file in names:
+            return run.place("data", key, names.index(file))
+    return Place(file)
+
+
+def tokenizer_place(run: RunFile) -> Place:
+    """Where the config names the tokenizer."""
+    return run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
+
+
+def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
+    """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not read."""
+    findings = []
+    for file in files:
+        if problem := file_problem(file, task):
+            place = Place(file) if run is None else place_of(run, file)
+            findings.append(MISTAKES[problem.code](place, problem.reason))
+    if findings:
+        raise Refused(findings)
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """A data file's bytes at one moment."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ...]:
+    """Size, time and sha256 of each file. Known (path, size, time) are not read again: they lie in index_dir/sources.json.
+
+    A file younger than two seconds is not remembered: a write in the same clock tick would go unseen.
+    """
+    cache = os.path.join(index_dir, SOURCES)
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError), open(cache, encoding="utf-8") as stream:
+        loaded = json.load(stream)
+        known = loaded if isinstance(loaded, dict) else {}
+    states, learned = [], {}
+    for file in files:
+        status = os.stat(file)
+        stamp = [status.st_size, status.st_mtime_ns]
+        entry = known.get(os.path.abspath(file))
+        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
+            digest = str(entry[2])
+        else:
+            digest = _sha256(file)
+            if time.time() - status.st_mtime > SETTLED_SECONDS:
+                learned[os.path.abspath(file)] = [*stamp, digest]
+        states.append(SourceState(file, status.st_size, status.st_mtime_ns, digest))
+    if learned and os.path.isdir(index_dir):
+        with contextlib.suppress(
+            OSError
+        ):  # a cache: an index_dir that cannot be written is met when an index is
+            handle, temporary = tempfile.mkstemp(dir=index_dir, prefix=f".{SOURCES}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(known | learned, stream, indent=0)
+            os.replace(temporary, cache)
+    return tuple(states)
+
+
+def _sha256(file: str) -> str:
+    whole = sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
+    """The address of the index of these sources: 16 hex digits over everything that decides its content.
+
+    A file's name is not in it, its kind is: the same bytes read as .txt and as .jsonl are other records.
+    """
+    data = run.config.data
+    content = {
+        "format": FORMAT_VERSION,
+        "task": data.task,
+        "template": data.template if data.task == "sft" else None,
+        "max_seq_len": data.max_seq_len,
+        "bad_samples": data.bad_samples,
+        "tokenizer": tokenizer_fingerprint,
+        "sources": [[kind_of(source.path), source.sha256] for source in sources],
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_index(run: RunFile, files: list[str]) -> DataIndex | None:
+    """The index of these files under this config, or None when it is still to be built.
+
+    Raises Refused when a data file or the tokenizer is missing.
+    """
+    refuse_unopenable(files, run.config.data.task, run)
+    path = tokenizer_path(run.config)
+    try:
+        folder = local_folder(path, run.index_dir, may_fetch=False)
+        mark = fingerprint(path, folder) if folder is not None else None
+    except (OSError, ValueError) as error:
+        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+    if mark is None or not _has_any_index(run.index_dir):
+        return None  # nothing to compare with: large files need not be read for a hash
+    address = address_of(run, source_states(files, run.index_dir), mark)
+    try:
+        return open_index(os.path.join(run.index_dir, address), files)
+    except IndexDamaged:
+        return None
+
+
+def _has_any_index(index_dir: str) -> bool:
+    try:
+        return any(re.fullmatch("[0-9a-f]{16}", name) for name in os.listdir(index_dir))
+    except OSError:
+        return False
+
+
+def count_records(files: Sequence[str], task: Task) -> int:
+    """Records in the files (documents for pretrain), without tokenising; large files are estimated from their beginning.
+
+    Raises Refused for files that cannot be opened, a JSON list that is broken, or no record at all.
+    """
+    refuse_unopenable(files, task)
+    records = sum(_count_file(file, task) for file in files)
+    if not records:
+        raise Refused(no_samples(Place(files[0]), f"{', '.join(files)}: no record"))
+    return records
+
+
+def estimate_samples(files: Sequence[str], task: Task, max_seq_len: int) -> int:
+    """Samples that the index will have, about: the records (sft), or the blocks (pretrain, from the size of the text)."""
+    records = count_records(files, task)
+    if task == "sft":
+        return records
+    text_bytes = sum(os.path.getsize(file) for file in files)
+    tokens = int(text_bytes / BYTES_PER_TOKEN) + records
+    return -(-tokens // max_seq_len)
+
+
+def _count_file(file: str, task: Task) -> int:
+    if kind_of(file) == ".parquet":
+        return _count_parquet(file)
+    with open(file, "rb") as stream:
+        beginning = stream.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if kind_of(file) == ".json" and beginning.startswith(b"["):
+        return _count_array(file, task)
+    size, seen_bytes, records = os.path.getsize(file), 0, 0
+    with open(file, "rb") as stream:
+        for line in stream:
+            records += bool(line.strip())
+            seen_bytes += len(line)
+            if seen_bytes >= EXACT_BYTES:
+                break
+    return _scaled(records, seen_bytes, size)
+
+
+def _count_array(file: str, task: Task) -> int:
+    """Records of a JSON list. All of it is parsed: braces inside texts make anything less unsafe."""
+    records = 0
+    for record in read_records(file, task):
+        if isinstance(record, Problem):
+            raise Refused(record.finding(file))
+        records += 1
+    return records
+
+
+def _scaled(records: int, seen_bytes: int, size: int) -> int:
+    return records if seen_bytes >= size or not seen_bytes else round(records * size / seen_bytes)
+
+
+def _count_parquet(file: str) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise Refused(Problem("CF513", 0, str(error).splitlines()[0], fatal=True).finding(file)) from error

@@ -1,0 +1,307 @@
+"""Reading data files record by record, each with its line, in bounded memory.
+
+JSON and JSONL are read with the json module and not with `datasets`, because its JSON builder (5.2) changes text: with or
+without declared features "2024-01-01" comes back as a timestamp, numbers become text, a column with a number in it turns
+every text beside it into a JSON literal with its quotes, an extra field ends the load, and a broken line has no line
+number (tests/unit/test_records.py holds each). Parquet carries its types and plain text has none: there `datasets` is
+used, streaming, so that nothing is copied into a cache.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TextIO
+
+from crossfoot.index.bad_data import Problem
+
+Task = Literal["sft", "pretrain"]
+FIELDS: dict[str, tuple[str, ...]] = {"sft": ("instruction", "input", "output"), "pretrain": ("text",)}
+KINDS: dict[str, tuple[str, ...]] = {
+    "sft": (".json", ".jsonl", ".parquet"),
+    "pretrain": (".json", ".jsonl", ".parquet", ".txt"),
+}
+READ_CHARACTERS = 1 << 20
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. line is 1-based."""
+
+    line: int
+    value: Any
+
+
+def kind_of(path: str) -> str:
+    """The ending that decides how a file is read, in small letters with its dot."""
+    return os.path.splitext(path)[1].lower()
+
+
+def file_problem(path: str, task: Task) -> Problem | None:
+    """Why a file cannot even be opened for this task, else None. Reads at most one byte."""
+    kind = kind_of(path)
+    if kind not in KINDS[task]:
+        if kind == ".txt":
+            return Problem(
+                "CF502", 0, "plain text has no instructions; it is read by data.task: pretrain", fatal=True
+            )
+        return Problem("CF502", 0, f"{task} reads {', '.join(KINDS[task])}", fatal=True)
+    if os.path.isdir(path):
+        return Problem("CF501", 0, f"{path} is a folder", fatal=True)
+    try:
+        with open(path, "rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        return Problem("CF501", 0, f"{path}: {error.strerror}", fatal=True)
+    return None
+
+
+def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
+    """The records of one file, in order; what cannot be read comes as a fatal Problem in its place."""
+    kind = kind_of(path)
+    if kind == ".parquet":
+        return _parquet(path, FIELDS[task])
+    if kind == ".txt":
+        return _text(path)
+    if kind == ".json" and _first_character(path) == b"[":
+        return _array(path)
+    return _lines(path, may_be_one_object=kind == ".json")
+
+
+def _first_character(path: str) -> bytes:
+    """The first byte of a file that is neither a byte-order mark nor white space; b"" when there is none."""
+    with open(path, "rb") as stream:
+        block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
+        while block:
+            if stripped := block.lstrip(b" \t\r\n"):
+                return stripped[:1]
+            block = stream.read(1 << 16)
+    return b""
+
+
+def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
+    """One JSON value a line. Only a line feed ends a line, as in the JSONL format; blank lines are skipped."""
+    with open(path, "rb") as stream:
+        for line, raw in enumerate(stream, start=1):
+            bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
+            if not bare.strip():
+                continue
+            try:
+                text = bare.decode("utf-8")
+            except UnicodeDecodeError as error:
+                yield _undecodable(line, error)
+                continue
+            try:
+                yield Record(line, json.loads(text))
+            except (ValueError, RecursionError) as error:
+                if line == 1 and may_be_one_object and _is_one_object(path):
+                    yield Problem(
+                        "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
+                    )
+                    return
+                yield _unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
+
+
+def _is_one_object(path: str) -> bool:
+    """Whether a whole file of moderate size is a single JSON object over several lines (only asked after an error)."""
+    if os.path.getsize(path) > 64 << 20:
+        return False
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            return isinstance(json.load(stream), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _undecodable(line: int, error: UnicodeDecodeError) -> Problem:
+    byte = error.object[error.start]
+    return Problem("CF504", line, f"byte 0x{byte:02x} does not belong to UTF-8 text", fatal=True)
+
+
+def _unparsable(error: Exception, line: int, column: int, *, may_be_array: bool = False) -> Problem:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    if may_be_array:
+        reason += "; a list of records belongs into a file named .json"
+    return Problem("CF503", line, reason[:1].lower() + reason[1:], column, fatal=True)
+
+
+class _ArrayText:
+    """A JSON list read through a sliding window: at most a few records are in memory. Knows line and column."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._position = 0
+        self._decoder = json.JSONDecoder()
+        self._at_end = False
+        self.line = 1
+        self.column = 1
+
+    def _fill(self) -> bool:
+        """Read on, doubling what is held; False at the end of the file."""
+        held = self._text[self._position :]
+        more = self._stream.read(max(READ_CHARACTERS, len(held)))
+        self._at_end = not more
+        self._text, self._position = held + more, 0
+        return bool(more)
+
+    def _advance(self, position: int) -> None:
+        passed = self._text[self._position : position]
+        newlines = passed.count("\n")
+        self.line += newlines
+        self.column = len(passed) - passed.rfind("\n") if newlines else self.column + len(passed)
+        self._position = position
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            position = self._position
+            while position < len(self._text) and self._text[position] in " \t\r\n":
+                position += 1
+            self._advance(position)
+            if position < len(self._text):
+                return self._text[position]
+            if not self._fill():
+                return ""
+
+    def skip_character(self) -> None:
+        """Pass the character that peek showed."""
+        self._advance(self._position + 1)
+
+    def value(self) -> Any:
+        """The JSON value that starts here. Raises ValueError with line and column at the spot that is wrong."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                # The window may end inside the record: only an error well before its end is certain.
+                cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if cut and not self._at_end:
+                    self._fill()
+                    continue
+                self._advance(error.pos)
+                raise
+            if end == len(self._text) and not self._at_end:
+                self._fill()
+                continue
+            self._advance(end)
+            return value
+
+
+def _array(path: str) -> Iterator[Record | Problem]:
+    """The records of a JSON list, each with the line on which it starts. Reading stops at the first broken spot."""
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        text = _ArrayText(stream)
+        try:
+            yield from _array_values(text)
+        except UnicodeDecodeError:
+            yield _find_undecodable(path)
+        except (ValueError, RecursionError) as error:
+            yield _unparsable(error, text.line, text.column)
+
+
+def _array_values(text: _ArrayText) -> Iterator[Record | Problem]:
+    text.peek()
+    text.skip_character()
+    if text.peek() == "]":
+        text.skip_character()
+    else:
+        while True:
+            text.peek()
+            line = text.line
+            yield Record(line, text.value())
+            after = text.peek()
+            if after not in (",", "]"):
+                reason = "expected a comma or ]" if after else "the file ends before its list is closed"
+                yield Problem("CF503", text.line, reason, text.column, fatal=True)
+                return
+            text.skip_character()
+            if after == "]":
+                break
+    if text.peek():
+        yield Problem("CF503", text.line, "text after the end of the list", text.column, fatal=True)
+
+
+def _find_undecodable(path: str) -> Problem:
+    """The line of the first byte that is not UTF-8, after a reader has met one. A lone carriage return ends a line too."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, last = 1, ""
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            try:
+                text = decoder.decode(block)
+            except UnicodeDecodeError as error:
+                text = error.object[: error.start].decode("utf-8", errors="ignore")
+                return _undecodable(line + _line_ends(last, text), error)
+            line += _line_ends(last, text)
+            last = text[-1:] or last
+    return Problem("CF504", line, "the file ends inside a character", fatal=True)
+
+
+def _line_ends(last: str, text: str) -> int:
+    """Line ends in text: \\n, \\r\\n or \\r; `last` is the character before it (a \\r\\n may be cut in two)."""
+    halves = text.count("\r\n") + (last == "\r" and text.startswith("\n"))
+    return text.count("\n") + text.count("\r") - halves
+
+
+def _text(path: str) -> Iterator[Record | Problem]:
+    """One document a line; blank lines are skipped. Through `datasets` (imported here: it brings torch with it)."""
+    import datasets
+
+    lines = datasets.load_dataset(
+        "text",
+        data_files=glob.escape(os.path.abspath(path)),
+        split="train",
+        streaming=True,
+        encoding="utf-8-sig",
+    )
+    line = 0
+    try:
+        for rows in lines.iter(batch_size=ROWS_AT_ONCE):
+            for text in rows["text"]:
+                line += 1
+                if text.strip():
+                    yield Record(line, {"text": text})
+    except UnicodeDecodeError:
+        yield _find_undecodable(path)
+
+
+def _parquet(path: str, fields: Sequence[str]) -> Iterator[Record | Problem]:
+    """One record a row, of the task's columns only. Through `datasets` (imported here: it brings torch with it)."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    datasets.disable_progress_bars()
+    try:
+        names = pyarrow.parquet.read_schema(path).names
+    except (pyarrow.ArrowException, OSError) as error:
+        yield Problem("CF513", 0, str(error).splitlines()[0], fatal=True)
+        return
+    missing = [name for name in fields if name not in names and name != "input"]
+    if missing:
+        found = ", ".join(names[:8])
+        yield Problem("CF513", 0, f"no column {' and no column '.join(missing)}; it has: {found}", fatal=True)
+        return
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files=glob.escape(os.path.abspath(path)),
+        split="train",
+        streaming=True,
+        columns=[name for name in fields if name in names],
+    )
+    line = 0
+    try:
+        for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+            for value in table.to_pylist():
+                line += 1
+                yield Record(line, value)
+    except (pyarrow.ArrowException, OSError) as error:
+        yield Problem("CF513", line, str(error).splitlines()[0], fatal=True)

@@ -1,0 +1,185 @@
+"""From records to samples: what a record must have, how sft masks its prompt, how pretrain cuts documents into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from crossfoot.index.bad_data import Problem
+from crossfoot.index.records import Record, Task
+from crossfoot.index.store import TokenizerFacts
+from crossfoot.index.templates import TEMPLATES
+
+
+class Encoder(Protocol):
+    """Text to ids, without special tokens added; facts names the tokens that go around."""
+
+    facts: TokenizerFacts
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it goes into the index. ids, trained [L]; lost_tokens: trained tokens cut off; line: where it starts."""
+
+    ids: npt.NDArray[np.int32]
+    trained: npt.NDArray[np.uint8]
+    lost_tokens: int
+    file_id: int
+    line: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain."""
+
+    file_id: int
+    line: int
+    parts: tuple[str, ...]
+
+    @property
+    def characters(self) -> int:
+        """Length of all parts together."""
+        return sum(map(len, self.parts))
+
+
+def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts | Problem:
+    """The texts of a record, or why it cannot be trained on."""
+    value = record.value
+    if not isinstance(value, dict):
+        return Problem("CF506", record.line, f"it is {_kind(value)}")
+    if task == "pretrain":
+        if problem := _missing(value, "text", "CF510", record.line):
+            return problem
+        parts: tuple[str, ...] = (value["text"],)
+    else:
+        for field, code in (("output", "CF507"), ("instruction", "CF508")):
+            if problem := _missing(value, field, code, record.line):
+                return problem
+        extra = value.get("input")
+        if extra is not None and not isinstance(extra, str):
+            return Problem("CF508", record.line, f'"input" is {_kind(extra)}, not text')
+        parts = (TEMPLATES[template](value["instruction"], extra or ""), value["output"])
+    for part in parts:
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(part[error.start]):04x}"
+            return Problem("CF511", record.line, f"it holds {half}, half of a character")
+    return Texts(file_id, record.line, parts)
+
+
+def _missing(value: dict[str, Any], field: str, code: str, line: int) -> Problem | None:
+    if field not in value:
+        found = ", ".join(list(value)[:8]) or "nothing"
+        return Problem(code, line, f'no "{field}"; it has: {found}')
+    text = value[field]
+    if not isinstance(text, str):
+        return Problem(code, line, f'"{field}" is {_kind(text)}, not text')
+    if not text.strip():
+        return Problem(code, line, f'"{field}" is empty')
+    return None
+
+
+def _kind(value: object) -> str:
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+
+
+def sft_samples(
+    batch: Sequence[Texts], encoder: Encoder, max_seq_len: int
+) -> Iterator[Sample | tuple[int, Problem]]:
+    """A sample (or a file id and its Problem) for each record: begin token and prompt masked, answer and end token trained.
+
+    Prompt and answer are tokenised separately. Cut at max_seq_len tokens; what is cut off is always answer, because a
+    prompt that leaves no room for one trained token is a Problem.
+    """
+    facts = encoder.facts
+    prompts = encoder.encode([texts.parts[0] for texts in batch])
+    answers = encoder.encode([texts.parts[1] for texts in batch])
+    for texts, prompt, answer in zip(batch, prompts, answers, strict=True):
+        masked = len(facts.bos_ids) + len(prompt)
+        if masked >= max_seq_len:
+            reason = f"the prompt has {masked} tokens, data.max_seq_len is {max_seq_len}"
+            yield texts.file_id, Problem("CF509", texts.line, reason)
+            continue
+        whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
+        if problem := _outside_table(whole, facts, texts.line):
+            yield texts.file_id, problem
+            continue
+        ids = np.array(whole[:max_seq_len], dtype=np.int32)
+        trained = np.ones(len(ids), dtype=np.uint8)
+        trained[:masked] = 0
+        yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.line)
+
+
+def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Problem | None:
+    """A token that the model's table has no row for: the text spells out the tokenizer's added padding token."""
+    highest = max(ids)
+    if highest < facts.vocabulary:
+        return None
+    reason = (
+        f"it spells out a special token with id {highest}, but the model's table has {facts.vocabulary} rows"
+    )
+    return Problem("CF511", line, reason)
+
+
+class BlockCutter:
+    """Joins documents in order, each with its begin token (if the tokenizer has one) and end token, and cuts blocks.
+
+    Holds less than one block between calls. A last block of one token is left out: it has no target.
+    """
+
+    def __init__(self, encoder: Encoder, max_seq_len: int) -> None:
+        self._encoder = encoder
+        self._block_tokens = max_seq_len
+        self._rest = np.empty(0, dtype=np.int32)
+        self._rest_origin = (0, 0)
+        self.left_out_tokens = 0
+
+    def blocks(self, batch: Sequence[Texts]) -> Iterator[Sample | tuple[int, Problem]]:
+        """The blocks that become full with these documents, and a Problem for each that cannot be used."""
+        facts = self._encoder.facts
+        parts, starts, origins = [self._rest], [0], [self._rest_origin]
+        tokens = len(self._rest)
+        for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
+            whole = [*facts.bos_ids, *body, facts.eos_id]
+            if problem := _outside_table(whole, facts, texts.line):
+                yield texts.file_id, problem
+                continue
+            starts.append(tokens)
+            origins.append((texts.file_id, texts.line))
+            parts.append(np.array(whole, dtype=np.int32))
+            tokens += len(whole)
+        joined = np.concatenate(parts)
+        full, rest = divmod(tokens, self._block_tokens)
+        cuts = np.arange(full + 1, dtype=np.int64) * self._block_tokens
+        owners = np.searchsorted(np.array(starts), cuts, side="right") - 1
+        for cut, owner in zip(cuts[:full], owners[:full], strict=True):
+            yield self._block(joined[cut : cut + self._block_tokens], origins[owner])
+        self._rest = joined[tokens - rest :].copy()
+        self._rest_origin = origins[owners[full]]
+
+    def last_block(self) -> Iterator[Sample]:
+        """The last, short block, if it has a target."""
+        if len(self._rest) >= 2:
+            yield self._block(self._rest, self._rest_origin)
+        else:
+            self.left_out_tokens = len(self._rest)
+
+    @staticmethod
+    def _block(ids: npt.NDArray[np.int32], origin: tuple[int, int]) -> Sample:
+        return Sample(ids, np.ones(len(ids), dtype=np.uint8), 0, *origin)

@@ -1,0 +1,223 @@
+"""The index on disk: its header, its arrays (memory-mapped), and the digests that witness a sample's identity.
+
+A folder named by its address holds header.json, rejects.jsonl and one little-endian array a file. Pure numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_VERSION = 1
+HEADER = "header.json"
+REJECTS = "rejects.jsonl"
+TOKEN_ARRAYS: dict[str, str] = {"tokens": "<i4", "trained": "|u1"}
+"""Arrays with one entry a token."""
+SAMPLE_ARRAYS: dict[str, str] = {
+    "lengths": "<i4",
+    "trained_tokens": "<i4",
+    "token_digests": "<u8",
+    "digests": "<u8",
+    "lost_tokens": "<i4",
+    "file_ids": "<i4",
+    "lines": "<i8",
+}
+"""Arrays with one entry a sample; offsets has one more."""
+
+
+class IndexDamaged(ValueError):
+    """A folder that is not a whole index of this format: it is built anew, never repaired."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file as it was read: its size in bytes, the sha256 of its bytes, and how many records it held."""
+
+    path: str
+    bytes: int
+    sha256: str
+    records: int
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What made the tokens. vocabulary: rows the model's table needs (an added pad token does not count).
+
+    bos_ids: the tokens put before every sample (empty, or one). library: what turned text into ids, with its version.
+    """
+
+    path: str
+    fingerprint: str
+    vocabulary: int
+    eos_id: int
+    bos_ids: tuple[int, ...]
+    library: str
+
+
+@dataclass(frozen=True)
+class IndexHeader:
+    """Counts over the whole index.
+
+    real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift. truncated_samples, lost_tokens:
+    samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples: samples equal to an earlier
+    one. empty_samples: samples without a trained token (none is ever written; counted, not assumed).
+    rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's last block, when it is a single
+    token (after the causal shift it has no target).
+    """
+
+    format_version: int
+    address: str
+    task: str
+    template: str | None
+    max_seq_len: int
+    bad_samples: str
+    sources: tuple[Source, ...]
+    tokenizer: TokenizerFacts
+    num_samples: int
+    real_tokens: int
+    trained_tokens: int
+    truncated_samples: int
+    lost_tokens: int
+    duplicate_samples: int
+    empty_samples: int
+    rejected_records: int
+    left_out_tokens: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that was left out (data.bad_samples: skip), with its code and why."""
+
+    file: str
+    line: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataIndex:
+    """A whole index, memory-mapped and read-only. i below is a sample id, 0 to num_samples - 1, in file order.
+
+    tokens and trained hold all samples one after the other; sample i is offsets[i]:offsets[i+1]. trained is 1 where
+    the token is a label as written (position 0 included); trained_tokens counts after the causal shift.
+    files: the data files by the names they have now (the content decides the address, not the name).
+    """
+
+    address: str
+    folder: str
+    header: IndexHeader
+    files: tuple[str, ...]
+    offsets: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int32]
+    trained: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int32]
+    trained_tokens: npt.NDArray[np.int32]
+    token_digests: npt.NDArray[np.uint64]
+    digests: npt.NDArray[np.uint64]
+    lost_tokens: npt.NDArray[np.int32]
+    file_ids: npt.NDArray[np.int32]
+    lines: npt.NDArray[np.int64]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the index."""
+        return self.header.num_samples
+
+    def sample(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Token ids and label mask of sample i, both [length]. Raises IndexError outside the index."""
+        if not 0 <= i < self.num_samples:
+            raise IndexError(f"sample {i} of {self.num_samples}")
+        part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return self.tokens[part], self.trained[part].astype(np.bool_)
+
+    def origin(self, i: int) -> str:
+        """Where sample i is written: "file:line"; for a pretrain block, where it starts."""
+        return f"{self.files[int(self.file_ids[i])]}:{int(self.lines[i])}"
+
+    @cached_property
+    def rejects(self) -> tuple[Reject, ...]:
+        """The records that were left out, in file order."""
+        with open(os.path.join(self.folder, REJECTS), encoding="utf-8") as stream:
+            rows = [json.loads(line) for line in stream]
+        return tuple(
+            Reject(self.files[row["file_id"]], row["line"], row["code"], row["reason"]) for row in rows
+        )
+
+
+def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:
+    """The identity of one sample: (digest of its token ids, digest of ids and label mask), unsigned 64-bit blake2b.
+
+    ids [L] as little-endian int32. trained [L]: true where the token is a label; entry 0 is taken as false, because
+    after the causal shift the first token is never a target. Used when the index is built and when a batch is met.
+    """
+    id_bytes = np.ascontiguousarray(ids, dtype="<i4").tobytes()
+    mask = np.array(trained, dtype=np.bool_)
+    if len(id_bytes) != 4 * mask.size:
+        raise ValueError(f"{len(id_bytes) // 4} ids but {mask.size} mask entries")
+    mask[:1] = False
+    token_digest = blake2b(id_bytes, digest_size=8)
+    digest = token_digest.copy()
+    digest.update(mask.tobytes())
+    return int.from_bytes(token_digest.digest(), "little"), int.from_bytes(digest.digest(), "little")
+
+
+def array_path(folder: str, name: str) -> str:
+    """The file of one array."""
+    return os.path.join(folder, f"{name}.bin")
+
+
+def read_header(folder: str) -> IndexHeader:
+    """The header alone. Raises IndexDamaged when the folder holds no whole header of this format."""
+    try:
+        with open(os.path.join(folder, HEADER), encoding="utf-8") as stream:
+            values: dict[str, Any] = json.load(stream)
+        if values["format_version"] != FORMAT_VERSION:
+            raise IndexDamaged(f"{folder}: format {values['format_version']}, not {FORMAT_VERSION}")
+        values["sources"] = tuple(Source(**source) for source in values["sources"])
+        values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
+        values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
+        return IndexHeader(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexDamaged(f"{folder}: {error}") from error
+
+
+def header_text(header: IndexHeader) -> str:
+    """The header as it is written to header.json."""
+    return json.dumps(asdict(header), ensure_ascii=False, indent=1) + "\n"
+
+
+def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
+    """Memory-map an index. files: today's names of the sources, same order (default: the names it was built from).
+
+    Raises IndexDamaged when an array is missing or has not the length that the header says.
+    """
+    header = read_header(folder)
+    names = tuple(source.path for source in header.sources) if files is None else tuple(files)
+    if len(names) != len(header.sources):
+        raise ValueError(f"{len(names)} names for {len(header.sources)} sources")
+    lengths = {name: (dtype, header.real_tokens) for name, dtype in TOKEN_ARRAYS.items()}
+    lengths |= {name: (dtype, header.num_samples) for name, dtype in SAMPLE_ARRAYS.items()}
+    lengths["offsets"] = ("<i8", header.num_samples + 1)
+    arrays = {name: _map(folder, name, dtype, length) for name, (dtype, length) in lengths.items()}
+    if not os.path.exists(os.path.join(folder, REJECTS)):
+        raise IndexDamaged(f"{folder}: {REJECTS} is missing")
+    return DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
+
+
+def _map(folder: str, name: str, dtype: str, length: int) -> npt.NDArray[Any]:
+    path = array_path(folder, name)
+    try:
+        size = os.path.getsize(path)
+        if size != length * np.dtype(dtype).itemsize:
+            raise IndexDamaged(f"{path}: {size} bytes, not {length} entries of {dtype}")
+        return np.memmap(path, dtype=dtype, mode="r", shape=(length,))
+    except OSError as error:
+        raise IndexDamaged(f"{path}: {error}") from error

@@ -1,0 +1,59 @@
+"""The tokenizer of builtin:tiny: bytes. 260 pieces, no merges: <unk> <s> </s> <pad>, then the 256 bytes.
+
+It is written once as an ordinary Hugging Face folder, so that nothing after it knows that it was built in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from hashlib import sha256
+
+BUILTIN_TINY = "builtin:tiny"
+SPECIALS = ("<unk>", "<s>", "</s>", "<pad>")
+VOCABULARY = len(SPECIALS) + 256
+FINGERPRINT = sha256(b"crossfoot builtin:tiny tokenizer 1").hexdigest()
+"""Stands for the files below; its number goes up when they change."""
+
+
+def tiny_folder(index_dir: str) -> str:
+    """Where builtin:tiny lies once it is written; model files go into the same folder."""
+    return os.path.join(index_dir, "builtin-tiny")
+
+
+def write_tiny_tokenizer(index_dir: str) -> str:
+    """Write the tokenizer files unless they are there; returns the folder. Several processes may do so at once."""
+    folder = tiny_folder(index_dir)
+    names = ("tokenizer.json", "tokenizer_config.json")
+    if not all(os.path.exists(os.path.join(folder, name)) for name in names):
+        os.makedirs(folder, exist_ok=True)
+        for name, text in zip(names, (_tokenizer_json(), _config_json()), strict=True):
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, os.path.join(folder, name))
+    return folder
+
+
+def _tokenizer_json() -> str:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    pieces = list(SPECIALS) + sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=SPECIALS[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in SPECIALS])
+    begin = SPECIALS[1]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, vocabulary[begin])]
+    )
+    return str(tokenizer.to_str(pretty=True))
+
+
+def _config_json() -> str:
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIALS, strict=True))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
+    return json.dumps(config, indent=1) + "\n"

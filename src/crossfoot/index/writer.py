@@ -1,0 +1,115 @@
+"""Writing an index as a stream: samples in, arrays out, nothing kept but the current batch. Pure numpy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from crossfoot.index.bad_data import Problem
+from crossfoot.index.samples import Sample
+from crossfoot.index.store import (
+    HEADER,
+    REJECTS,
+    SAMPLE_ARRAYS,
+    TOKEN_ARRAYS,
+    IndexHeader,
+    array_path,
+    header_text,
+    segment_digests,
+)
+
+
+class IndexWriter:
+    """Appends to the arrays of one index folder. The folder is not an index before finish has written its header.
+
+    Close it (it is a context manager) whether or not it was finished.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._streams: dict[str, IO[bytes]] = {
+            name: open(array_path(folder, name), "wb")  # noqa: SIM115
+            for name in (*TOKEN_ARRAYS, *SAMPLE_ARRAYS)
+        }
+        self._rejects = open(os.path.join(folder, REJECTS), "w", encoding="utf-8")  # noqa: SIM115
+        self.counts = dict.fromkeys(
+            ("num_samples", "real_tokens", "trained_tokens", "truncated_samples", "lost_tokens"), 0
+        ) | {"empty_samples": 0, "rejected_records": 0}
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (*self._streams.values(), self._rejects):
+            stream.close()
+
+    def reject(self, file_id: int, problem: Problem) -> None:
+        """Book a record that is left out."""
+        row = {"file_id": file_id, "line": problem.line, "code": problem.code, "reason": problem.reason}
+        self._rejects.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.counts["rejected_records"] += 1
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Write these samples after the earlier ones."""
+        if not samples:
+            return
+        digests = [segment_digests(sample.ids, sample.trained) for sample in samples]
+        columns: dict[str, Any] = {
+            "tokens": np.concatenate([sample.ids for sample in samples]),
+            "trained": np.concatenate([sample.trained for sample in samples]),
+            "lengths": [len(sample.ids) for sample in samples],
+            "trained_tokens": [int(sample.trained[1:].sum()) for sample in samples],
+            "token_digests": np.array([token_digest for token_digest, _ in digests], dtype=np.uint64),
+            "digests": np.array([digest for _, digest in digests], dtype=np.uint64),
+            "lost_tokens": [sample.lost_tokens for sample in samples],
+            "file_ids": [sample.file_id for sample in samples],
+            "lines": [sample.line for sample in samples],
+        }
+        for name, dtype in (TOKEN_ARRAYS | SAMPLE_ARRAYS).items():
+            self._streams[name].write(np.asarray(columns[name], dtype=dtype).tobytes())
+        counts = self.counts
+        counts["num_samples"] += len(samples)
+        counts["real_tokens"] += len(columns["tokens"])
+        counts["trained_tokens"] += sum(columns["trained_tokens"])
+        counts["truncated_samples"] += sum(lost > 0 for lost in columns["lost_tokens"])
+        counts["lost_tokens"] += sum(columns["lost_tokens"])
+        counts["empty_samples"] += sum(trained == 0 for trained in columns["trained_tokens"])
+
+    def finish(self, header: IndexHeader) -> None:
+        """Write what needs all samples (offsets), then the header, and put all of it on the disk."""
+        for stream in (*self._streams.values(), self._rejects):
+            stream.flush()
+            os.fsync(stream.fileno())
+        lengths = np.fromfile(array_path(self._folder, "lengths"), dtype=SAMPLE_ARRAYS["lengths"])
+        offsets = np.zeros(len(lengths) + 1, dtype="<i8")
+        np.cumsum(lengths, out=offsets[1:])
+        _write_durably(Path(array_path(self._folder, "offsets")), offsets.tobytes())
+        _write_durably(Path(self._folder, HEADER), header_text(header).encode("utf-8"))
+        fsync_folder(self._folder)
+
+    def duplicate_samples(self) -> int:
+        """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in memory."""
+        self._streams["digests"].flush()
+        digests = np.fromfile(array_path(self._folder, "digests"), dtype=SAMPLE_ARRAYS["digests"])
+        return len(digests) - len(np.unique(digests))
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def fsync_folder(folder: str) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,185 @@
+"""The append-only book: one line per optimizer step, written whole or not at all.
+
+One process writes (rank 0). A line counts once its newline is there: a crash can only tear the last one,
+which readers leave out and say so. `append` hands the line to the operating system; only `fsync` makes it
+survive a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.ledger.entry import StepEntry, entry_of
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class BookLines(list[StepEntry]):
+    """The lines of a ledger in file order. torn: says so when an unfinished last line was left out, else
+    None.
+    """
+
+    def __init__(self, entries: Iterable[StepEntry] = (), torn: Finding | None = None) -> None:
+        super().__init__(entries)
+        self.torn = torn
+
+
+class LedgerBook:
+    """The ledger of one run, open for appending. Opening cuts off a torn last line that a crash has left.
+
+    Raises Refused (CF701: disk full; CF702: any other reason why it cannot be written).
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.last_step: int | None = None
+        """The last step this object has written, None before the first."""
+        self.last_durable_step: int | None = None
+        """The last step this object has fsynced."""
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._good_bytes = _end_of_last_line(self._descriptor)
+            if os.fstat(self._descriptor).st_size > self._good_bytes:
+                os.ftruncate(self._descriptor, self._good_bytes)
+        except OSError as error:
+            self._drop_descriptor()
+            raise self._refusal(error, "be opened") from error
+        self._is_torn = False
+        self._is_folder_synced = False
+
+    def append(self, entry: StepEntry) -> None:
+        """Write the step's line: one write, nothing buffered here.
+
+        When the disk is full or fails, what was written of the line is cut off again and Refused says what is
+        safe.
+        """
+        line = memoryview(entry.to_line().encode("utf-8"))
+        try:
+            if (
+                self._is_torn
+            ):  # the last failure could not be cleaned up then; without it now no line may follow
+                os.ftruncate(self._descriptor, self._good_bytes)
+                self._is_torn = False
+            written = 0
+            while written < len(line):  # more than once only when the disk is nearly full
+                written += os.write(self._descriptor, line[written:])
+        except OSError as error:
+            self._cut_off()
+            raise self._refusal(error, f"take the line of step {entry.step}") from error
+        self._good_bytes += len(line)
+        self.last_step = entry.step
+
+    def fsync(self) -> None:
+        """Make every appended line survive a power cut, the file's name too. Raises Refused."""
+        try:
+            os.fsync(self._descriptor)
+            if not self._is_folder_synced:
+                sync_folder(os.path.dirname(self.path) or ".")
+                self._is_folder_synced = True
+        except OSError as error:
+            raise self._refusal(error, "be made durable") from error
+        self.last_durable_step = self.last_step
+
+    def close(self) -> None:
+        """Fsync and close; a second call does nothing."""
+        if self._descriptor < 0:
+            return
+        try:
+            self.fsync()
+        finally:
+            self._drop_descriptor()
+
+    def _drop_descriptor(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _cut_off(self) -> None:
+        """Take back what was written of an unfinished line, if the file lets us."""
+        try:
+            os.ftruncate(self._descriptor, self._good_bytes)
+        except OSError:
+            self._is_torn = True
+
+    def _refusal(self, error: OSError, deed: str) -> Refused:
+        is_full = error.errno in _FULL
+        written = "no step" if self.last_step is None else f"every step to {self.last_step}"
+        durable = "none of them" if self.last_durable_step is None else f"to step {self.last_durable_step}"
+        notes = [f"the system says: {error.strerror or error}"]
+        if self._descriptor >= 0 or self.last_step is not None:
+            notes.append(
+                f"since this run opened it, {written} is in the ledger; safe against a power cut: {durable}"
+            )
+        helps = ["free space there (or raise the quota), then continue the run"] if is_full else []
+        title = f"the disk is full: the ledger cannot {deed}" if is_full else f"the ledger cannot {deed}"
+        code = "CF701" if is_full else "CF702"
+        return Refused(Finding(code, title, place=Place(self.path), notes=tuple(notes), helps=tuple(helps)))
+
+
+def read_book(path: str) -> BookLines:
+    """The ledger's lines in file order, a list; `.torn` reports an unfinished last line, which is left out.
+
+    Raises Refused, unreadable: CF703 there is no ledger, CF704 lines that cannot be read, each named.
+    """
+    try:
+        with open(path, "rb") as file:
+            *lines, rest = file.read().split(b"\n")
+    except OSError as error:
+        title = (
+            "there is no ledger here" if isinstance(error, FileNotFoundError) else "the ledger cannot be read"
+        )
+        notes = (f"the system says: {error.strerror or error}",)
+        raise Refused(Finding("CF703", title, place=Place(path), notes=notes, unreadable=True)) from error
+    entries, findings = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(entry_of(line.decode("utf-8")))
+        except ValueError as error:  # JSON and UTF-8 errors are ValueErrors
+            damage = (f"line {number}: {error}", "only a crash's unfinished last line can be left out")
+            place = Place(path, number)
+            findings.append(
+                Finding(
+                    "CF704",
+                    f"line {number} of the ledger is damaged",
+                    place=place,
+                    notes=damage,
+                    unreadable=True,
+                )
+            )
+    if findings:
+        raise Refused(findings)
+    return BookLines(entries, _torn_finding(path, len(lines) + 1, rest) if rest else None)
+
+
+def sync_folder(folder: str) -> None:
+    """Make a file's name in its folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _torn_finding(path: str, number: int, rest: bytes) -> Finding:
+    title = f"the ledger's last line is unfinished and was left out ({len(rest):,} bytes)"
+    notes = ("the run was cut off while it wrote that line; the lines before it are whole",)
+    return Finding("CF705", title, severity="note", place=Place(path, number), notes=notes)
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    """Bytes up to and with the last newline, 0 when there is none."""
+    block_bytes = 1 << 16
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - block_bytes)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -1,0 +1,167 @@
+"""How a run ended, written beside the ledger when it does: the ledger alone cannot tell a stop on purpose
+from a kill.
+
+Also the lock's promise that a receipt is held against, and the two small ways to read and write such files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.ledger.book import sync_folder
+from crossfoot.ledger.entry import strict
+
+ENDING_FORMAT = 1
+REASONS = ("finished", "stop_after", "signal", "interrupt", "fault")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a run's last attempt.
+
+    reason: one of REASONS. step: optimizer steps done, over all attempts. exit_code: the run's.
+    planned_steps: how many it was asked for: N with --stop-after N, else the plan's total. validation_loss:
+    mean over the trained tokens of the validation data, None when there are none. adapter_path: where the
+    trained weights were saved, as it is shown.
+    """
+
+    reason: str
+    step: int
+    exit_code: int
+    planned_steps: int
+    validation_loss: float | None = None
+    adapter_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason not in REASONS:
+            raise ValueError(f"{self.reason!r} is no reason for an ending: {', '.join(REASONS)}")
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What the lock promises, under its key `expects`, for the whole run over all ranks.
+
+    name: the run's. sha: of the lock, hex. forwards: empty ones included.
+    """
+
+    name: str
+    sha: str
+    total_steps: int
+    samples: int
+    distinct_samples: int
+    real_tokens: int
+    trained_tokens: int
+    forwards: int
+
+
+def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects:
+    """The promise in a lock document. Raises Refused (CF706, unreadable) naming what is missing or of a
+    wrong type.
+    """
+    found = lock.get("expects")
+    if not isinstance(found, Mapping):
+        raise _unreadable("CF706", "the plan's lock has no `expects`", path)
+    wrong = []
+    for name in Expects.__dataclass_fields__:
+        wanted = str if name in ("name", "sha") else int
+        if type(found.get(name)) is not wanted:
+            wrong.append(
+                f"expects.{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}"
+            )
+    if wrong:
+        raise _unreadable("CF706", "the plan's lock cannot be read", path, *wrong)
+    return Expects(**{name: found[name] for name in Expects.__dataclass_fields__})
+
+
+def read_lock(path: str) -> Mapping[str, Any]:
+    """The lock document. Raises Refused (CF706, unreadable)."""
+    return read_document(path, "CF706", "the plan's lock")
+
+
+def write_ending(path: str, ending: Ending) -> None:
+    """Write `ending.json` atomically. Raises Refused when the disk does not take it."""
+    write_document(path, {"format": ENDING_FORMAT, **asdict(ending)})
+
+
+def read_ending(path: str) -> Ending | None:
+    """The ending, or None when the run has not written one (it is still running, or was killed).
+
+    Raises Refused (CF707, unreadable) when there is one that cannot be read.
+    """
+    if not os.path.exists(path):
+        return None
+    document = read_document(path, "CF707", "the run's ending")
+    if document.get("format") != ENDING_FORMAT:
+        note = f"its format is {document.get('format')!r}, this reads {ENDING_FORMAT}"
+        raise _unreadable("CF707", "the run's ending cannot be read", path, note)
+    try:
+        ending = Ending(**{name: document[name] for name in Ending.__dataclass_fields__})
+    except (KeyError, ValueError) as error:
+        raise _unreadable("CF707", "the run's ending cannot be read", path, str(error)) from error
+    loss: Any = document["validation_loss"]
+    numbers = (ending.step, ending.exit_code, ending.planned_steps)
+    is_loss_good = loss is None or type(loss) in (int, float) or loss in ("nan", "inf", "-inf")
+    if any(type(number) is not int for number in numbers) or not is_loss_good:
+        note = "step, exit_code and planned_steps are integers, validation_loss is a number or null"
+        raise _unreadable("CF707", "the run's ending cannot be read", path, note)
+    return Ending(ending.reason, *numbers, None if loss is None else float(loss), ending.adapter_path)
+
+
+def read_document(path: str, code: str, what: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises Refused with this code, unreadable, in the words "`what` ..."."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError as error:
+        raise _unreadable(code, f"{what} is not here", path) from error
+    except OSError as error:
+        note = f"the system says: {error.strerror or error}"
+        raise _unreadable(code, f"{what} cannot be read", path, note) from error
+    except json.JSONDecodeError as error:
+        place = Place(path, error.lineno, error.colno)
+        raise Refused(
+            Finding(code, f"{what} is not JSON: {error.msg}", place=place, unreadable=True)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(code, f"{what} is not UTF-8 text", path) from error
+    if not isinstance(document, dict):
+        raise _unreadable(code, f"{what} is not a JSON object", path)
+    return document
+
+
+def write_document(path: str, document: Mapping[str, Any]) -> None:
+    """Write strict JSON atomically: whole under its name, or not at all. Raises Refused (CF708)."""
+    text = json.dumps(_strict(document), indent=1, allow_nan=False) + "\n"
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        notes = (f"the system says: {error.strerror or error}", "what stood there before is untouched")
+        title = f"{os.path.basename(path)} cannot be written"
+        raise Refused(Finding("CF708", title, place=Place(path), notes=notes)) from error
+
+
+def _strict(value: Any) -> Any:
+    """A document that JSON can say: NaN and infinities become "nan", "inf" and "-inf", as in the ledger."""
+    if isinstance(value, Mapping):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return strict(value)
+
+
+def _unreadable(code: str, title: str, path: str, *notes: str) -> Refused:
+    return Refused(Finding(code, title, place=Place(path), notes=notes, unreadable=True))

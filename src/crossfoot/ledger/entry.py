@@ -1,0 +1,258 @@
+"""One line of the ledger: what a step was planned to be, what it was, and why the two differ.
+
+A line is strict JSON (RFC 8259) without spaces. Floats are written with the fewest digits that read back to
+the same bits; those that JSON has no word for are the strings "nan", "inf" and "-inf", so a reader never
+meets a bare NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NoReturn
+
+LEDGER_FORMAT = 1
+MOST_CAUSES_OF_A_KIND = 8
+
+Value = int | float | str | None
+
+CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
+    "missing sample": (
+        "CF710",
+        "a planned sample was not trained: its slot was dropped or its backward never ran",
+    ),
+    "missing forward": (
+        "CF711",
+        "a planned forward was never differentiated, though no sample is missing for it",
+    ),
+    "extra forward": (
+        "CF712",
+        "a rank differentiated a forward that the plan does not have, or one forward twice",
+    ),
+    "trained twice": ("CF713", "a sample was trained more often in one step than the step planned"),
+    "already trained": ("CF714", "a sample was trained again within one epoch's order"),
+    "not planned": ("CF715", "a sample of the data was trained in a step that did not plan it"),
+    "other slot": ("CF716", "a sample was trained on another rank or in another forward than planned"),
+    "label mask differs": (
+        "CF717",
+        "a sample's tokens are its own, but other tokens than planned were targets",
+    ),
+    "tokens altered": ("CF718", "content was trained that is in no sample of the data"),
+    "rate differs": ("CF719", "the optimizer stepped at another learning rate than planned"),
+    "token weight differs": (
+        "CF720",
+        "a token's loss was not divided by the trained tokens of the whole step",
+    ),
+    "ranks disagree": ("CF721", "ranks stepped at different learning rates"),
+    "update not applied": ("CF722", "the optimizer did not update the weights in this step"),
+    "not finite": ("CF723", "the loss or the gradient norm is infinite or not a number"),
+    "count differs": ("CF724", "a sample is the planned one, but its tokens were counted differently"),
+    "missing witness": ("CF725", "a rank gave no account of a step"),
+    "wrong witness": ("CF726", "a rank's account is of another step, of an unknown rank, or was given twice"),
+    "witness cut": ("CF727", "a rank did more than its account has room for"),
+    "step missing": ("CF730", "the ledger has no line for a step"),
+    "step twice": ("CF731", "the ledger has two lines for one step"),
+    "step out of order": ("CF732", "a step's line stands after that of a later step"),
+    "step not planned": ("CF733", "the ledger has a line for a step beyond the plan"),
+    "does not add up": ("CF734", "a ledger line contradicts itself: its ranks do not add up to its totals"),
+    "unexplained difference": ("CF735", "planned and real differ in a ledger line that names no cause"),
+}
+"""kind -> (code, what it means)."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a step does not foot. rank None: all ranks, or none in particular; forward None: the whole step.
+
+    kind: a key of CAUSE_KINDS. message: plain words. sample: its id in the data index; origin: its
+    "file:line". planned and real: the two values that differ, as far as they are numbers or words.
+    """
+
+    step: int
+    rank: int | None
+    forward: int | None
+    kind: str
+    message: str
+    sample: int | None = None
+    origin: str | None = None
+    planned: Value = None
+    real: Value = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in CAUSE_KINDS:
+            raise ValueError(f"{self.kind!r} is not a kind of cause")
+
+    @property
+    def code(self) -> str:
+        """The finding's code, for `crossfoot explain`."""
+        return CAUSE_KINDS[self.kind][0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The cause as a JSON object, its code with it."""
+        return {"code": self.code, **{name: strict(value) for name, value in asdict(self).items()}}
+
+
+@dataclass(frozen=True)
+class RankCounts:
+    """What one rank did in one step."""
+
+    rank: int
+    samples: int
+    real_tokens: int
+    trained_tokens: int
+    token_slots: int
+    forwards: int
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """One optimizer step over all ranks. planned_: from the plan. The others were measured.
+
+    epoch: of the step's first sample, as planned. lr: of the lowest rank whose rate is not the planned one,
+    else of all. real_samples: segments differentiated, known or not. distinct_samples: different samples of
+    the data among them; repeated_samples: those already trained in the same epoch's order;
+    first_seen_samples: those never trained before in the run. forwards: over all ranks. loss: sum over all
+    ranks / planned trained tokens (NaN when there are none). grad_norm: of the lowest rank. applied: on every
+    rank. seconds: of the slowest rank. samples_sha256: first 16 hex digits of the sha256 over the sorted
+    little-endian 64-bit digests. wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan.
+    causes: at most MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    planned_lr: float
+    planned_samples: int
+    real_samples: int
+    distinct_samples: int
+    repeated_samples: int
+    planned_first_seen_samples: int
+    first_seen_samples: int
+    planned_real_tokens: int
+    real_tokens: int
+    planned_trained_tokens: int
+    trained_tokens: int
+    token_slots: int
+    planned_forwards: int
+    real_forwards: int
+    loss: float
+    grad_norm: float
+    applied: bool
+    seconds: float
+    planned_samples_sha256: str
+    samples_sha256: str
+    wrong_rate_ranks: int
+    wrong_weight_forwards: int
+    cause_count: int
+    causes: tuple[Cause, ...]
+    per_rank: tuple[RankCounts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as a strict JSON object, headed by its format's version."""
+        document: dict[str, Any] = {"format": LEDGER_FORMAT}
+        for field in fields(self):
+            document[field.name] = strict(getattr(self, field.name))
+        document["causes"] = [cause.to_json() for cause in self.causes]
+        document["per_rank"] = [asdict(counts) for counts in self.per_rank]
+        return document
+
+    def to_line(self) -> str:
+        """The entry as one compact JSON line, newline included."""
+        document = json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False)
+        return document + "\n"
+
+
+def entry_of(line: str) -> StepEntry:
+    """The entry in one ledger line. Raises ValueError, saying what is wrong with it."""
+    document = json.loads(line, parse_constant=_no_constant)
+    if not isinstance(document, dict):
+        raise ValueError("the line is not a JSON object")
+    if document.get("format") != LEDGER_FORMAT:
+        raise ValueError(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
+    values = _values(StepEntry, document)
+    values["causes"] = tuple(_cause(cause) for cause in _list(document, "causes"))
+    values["per_rank"] = tuple(
+        RankCounts(**_values(RankCounts, counts)) for counts in _list(document, "per_rank")
+    )
+    return StepEntry(**values)
+
+
+def strict(value: Any) -> Any:
+    """A value that JSON can say: floats that it has no word for become "nan", "inf" or "-inf"."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cause(document: object) -> Cause:
+    """One cause of a line."""
+    return Cause(**_values(Cause, document))
+
+
+def _values(kind: type, document: object) -> dict[str, Any]:
+    """The dataclass's fields from a JSON object, each of its declared type; unknown keys are left alone."""
+    if not isinstance(document, dict):
+        raise ValueError(f"a {kind.__name__} is not a JSON object")
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.type not in _READERS:
+            continue
+        if field.name not in document:
+            raise ValueError(f"{field.name} is missing")
+        try:
+            values[field.name] = _READERS[field.type](document[field.name])
+        except TypeError:
+            raise ValueError(f"{field.name} is {document[field.name]!r}, not of type {field.type}") from None
+    return values
+
+
+def _read_int(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _read_float(value: object) -> float:
+    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):
+        return float(value)  # type: ignore[arg-type]
+    raise TypeError
+
+
+def _read_bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def _read_text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _read_value(value: object) -> Value:
+    if value is not None and type(value) not in (int, float, str):
+        raise TypeError
+    return value  # type: ignore[return-value]
+
+
+_READERS: dict[Any, Any] = {  # by annotation; lists are read by their own
+    "int": _read_int,
+    "float": _read_float,
+    "bool": _read_bool,
+    "str": _read_text,
+    "int | None": lambda value: None if value is None else _read_int(value),
+    "str | None": lambda value: None if value is None else _read_text(value),
+    "Value": _read_value,
+}
+
+
+def _list(document: dict[str, Any], name: str) -> list[Any]:
+    value = document.get(name)
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {value!r}, not a list")
+    return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")

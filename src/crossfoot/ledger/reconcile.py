@@ -1,0 +1,220 @@
+"""A step's plan against what all ranks saw themselves do: the ledger line, with every difference named."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from crossfoot.ledger.attendance import Attendance
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, RankCounts, StepEntry
+from crossfoot.ledger.matching import (
+    Content,
+    DigestLookup,
+    Int64Array,
+    PlannedSample,
+    PlannedStep,
+    RealSegment,
+    StepMatch,
+    Uint64Array,
+    match_step,
+    planned_samples,
+)
+from crossfoot.ledger.naming import (
+    Scene,
+    name_content,
+    name_forwards,
+    name_rates,
+    name_samples,
+    name_updates,
+    name_weights,
+    name_witness_faults,
+    unplanned_id,
+)
+from crossfoot.ledger.witness import StepWitness
+
+__all__ = ["PlannedStep", "Reconciler"]
+
+
+class Reconciler:
+    """Turns planned steps and witnesses into ledger entries, and remembers which samples were trained.
+
+    digests, token_digests: uint64[N]; lengths, trained_tokens: int32[N], all of the data index (memory-mapped
+    ones stay so). dp_degree: data-parallel ranks. origin: sample id -> "file:line". Steps are handed in
+    ascending order. Holds up to four bytes a sample, and 8 or 16 more once content had to be looked up that
+    was not planned.
+    """
+
+    def __init__(
+        self,
+        digests: Uint64Array,
+        token_digests: Uint64Array,
+        lengths: npt.NDArray[np.int32],
+        trained_tokens: npt.NDArray[np.int32],
+        *,
+        dp_degree: int,
+        num_samples: int | None = None,
+        origin: Callable[[int], str] | None = None,
+    ) -> None:
+        expected = len(digests) if num_samples is None else num_samples
+        if {len(digests), len(token_digests), len(lengths), len(trained_tokens)} != {expected}:
+            raise ValueError(f"the index arrays are not all of {expected} samples")
+        self._content = Content(
+            digests,
+            token_digests,
+            lengths,
+            trained_tokens,
+            DigestLookup(digests),
+            DigestLookup(token_digests),
+        )
+        self._dp_degree = dp_degree
+        self._origin = origin
+        self._real = Attendance(expected)
+        self._planned_in_run = np.zeros(expected, dtype=np.bool_)
+
+    def mark_trained(self, planned: PlannedStep) -> None:
+        """Take over a step of an earlier attempt, trained as planned (its ledger line has no causes)."""
+        ids, epochs = _arrays(planned_samples(planned))
+        self._real.record(ids, epochs)
+        self._planned_in_run[ids] = True
+
+    def step(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> StepEntry:
+        """The step's ledger line. witnesses: one for each rank, in any order.
+
+        Raises ValueError when the plan contradicts itself or the index.
+        """
+        if len(planned.slots) != self._dp_degree:
+            raise ValueError(
+                f"step {planned.step} is planned for {len(planned.slots)} ranks, not {self._dp_degree}"
+            )
+        samples = planned_samples(planned)
+        ids, _ = _arrays(samples)
+        trained_tokens = int(self._content.trained_tokens[ids].sum(dtype=np.int64))
+        if trained_tokens != planned.trained_tokens:
+            raise ValueError(
+                f"step {planned.step} is planned with {planned.trained_tokens} trained tokens, "
+                f"but its samples have {trained_tokens}"
+            )
+        witnesses = sorted(witnesses, key=lambda witness: witness.rank)
+        real = [
+            RealSegment(witness.rank, forward.forward, segment)
+            for witness in witnesses
+            for forward in witness.forwards
+            for segment in forward.segments
+        ]
+        match = match_step(samples, real, self._content)
+        scene = Scene(planned, witnesses, self._content, self._real, self._origin)
+        rate_causes, wrong_rates = name_rates(scene)
+        weight_causes = name_weights(scene)
+        causes = name_witness_faults(scene) + name_forwards(scene, match) + name_samples(scene, match)
+        causes += name_content(scene, match) + rate_causes + name_updates(scene) + weight_causes
+        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes))
+
+    def _entry(
+        self,
+        scene: Scene,
+        match: StepMatch,
+        ids: Int64Array,
+        causes: list[Cause],
+        wrong_rates: Sequence[StepWitness],
+        wrong_weight_forwards: int,
+    ) -> StepEntry:
+        planned, witnesses = scene.planned, scene.witnesses
+        per_rank = tuple(_counts(witness) for witness in witnesses)
+        trained_ids, trained_epochs = _trained(scene, match)
+        repeated, first_seen = self._real.record(trained_ids, trained_epochs)
+        planned_first_seen = int(np.count_nonzero(~self._planned_in_run[np.unique(ids)]))
+        self._planned_in_run[ids] = True
+        seen = [s.digest for w in witnesses for f in w.forwards for s in f.segments]
+        told = [*wrong_rates, *witnesses]
+        loss_sum = _sum(witness.loss_sum for witness in witnesses)
+        return StepEntry(
+            step=planned.step,
+            epoch=planned.epoch,
+            lr=told[0].lr if told else math.nan,
+            planned_lr=planned.lr,
+            planned_samples=len(ids),
+            real_samples=sum(counts.samples for counts in per_rank),
+            distinct_samples=len(np.unique(trained_ids)),
+            repeated_samples=repeated,
+            planned_first_seen_samples=planned_first_seen,
+            first_seen_samples=first_seen,
+            planned_real_tokens=int(self._content.lengths[ids].sum(dtype=np.int64)),
+            real_tokens=sum(counts.real_tokens for counts in per_rank),
+            planned_trained_tokens=planned.trained_tokens,
+            trained_tokens=sum(counts.trained_tokens for counts in per_rank),
+            token_slots=sum(counts.token_slots for counts in per_rank),
+            planned_forwards=planned.forwards,
+            real_forwards=sum(counts.forwards for counts in per_rank),
+            loss=loss_sum / planned.trained_tokens if planned.trained_tokens else math.nan,
+            grad_norm=witnesses[0].grad_norm if witnesses else math.nan,
+            applied=bool(witnesses) and all(witness.applied for witness in witnesses),
+            seconds=max((witness.seconds for witness in witnesses), default=0.0),
+            planned_samples_sha256=samples_sha256(self._content.digests[ids]),
+            samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
+            wrong_rate_ranks=len(wrong_rates),
+            wrong_weight_forwards=wrong_weight_forwards,
+            cause_count=len(causes),
+            causes=_first_of_each_kind(causes),
+            per_rank=per_rank,
+        )
+
+
+def samples_sha256(digests: Uint64Array) -> str:
+    """First 16 hex digits of the sha256 over the sorted digests, little-endian: a step's set of samples by
+    content.
+    """
+    return hashlib.sha256(np.sort(digests).astype("<u8").tobytes()).hexdigest()[:16]
+
+
+def _trained(scene: Scene, match: StepMatch) -> tuple[Int64Array, Int64Array]:
+    """Ids and epochs of the data's samples that were really trained in this step; altered content is none
+    of them.
+    """
+    samples = [p for p, _ in [*match.as_planned, *match.moved, *match.again]]
+    pairs = [(p.sample, p.epoch) for p in samples]
+    pairs += [(unplanned_id(scene, ids.tolist()), scene.planned.epoch) for ids, _ in match.unplanned]
+    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _arrays(samples: Sequence[PlannedSample]) -> tuple[Int64Array, Int64Array]:
+    """Ids and epochs, in slot order."""
+    ids = np.array([sample.sample for sample in samples], dtype=np.int64)
+    return ids, np.array([sample.epoch for sample in samples], dtype=np.int64)
+
+
+def _counts(witness: StepWitness) -> RankCounts:
+    """One rank's sums, with what its account had no room to list."""
+    lost = witness.lost
+    return RankCounts(
+        rank=witness.rank,
+        samples=sum(len(forward.segments) for forward in witness.forwards) + lost.segments,
+        real_tokens=sum(forward.real_tokens for forward in witness.forwards) + lost.real_tokens,
+        trained_tokens=sum(forward.trained_tokens for forward in witness.forwards) + lost.trained_tokens,
+        token_slots=sum(forward.token_slots for forward in witness.forwards) + lost.token_slots,
+        forwards=len(witness.forwards) + lost.forwards,
+    )
+
+
+def _sum(losses: Iterable[float]) -> float:
+    """The exactly rounded sum, so that it does not depend on the order of the ranks; inf or NaN where one
+    is.
+    """
+    values = list(losses)
+    return math.fsum(values) if all(math.isfinite(value) for value in values) else sum(values)
+
+
+def _first_of_each_kind(causes: Sequence[Cause]) -> tuple[Cause, ...]:
+    """The first causes of every kind: a wholly wrong step must not make a line of megabytes."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for cause in causes:
+        seen[cause.kind] += 1
+        if seen[cause.kind] <= MOST_CAUSES_OF_A_KIND:
+            kept.append(cause)
+    return tuple(kept)

@@ -1,0 +1,200 @@
+"""What one rank saw itself do in one optimizer step, and its form as a row of 64-bit integers for the
+all-gather.
+
+A witness holds content and counts, never the plan: `reconcile` compares the two. Floats travel as their bit
+patterns, so a value that arrives is the value that was measured.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+WITNESS_FORMAT = 0x43465701  # "CFW", version 1
+_HEADER, _FORWARD, _SEGMENT = 15, 4, 4  # int64 words
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class SegmentWitness:
+    """One sample as the model was given it.
+
+    token_digest, digest: unsigned 64-bit, of the token ids, and of the token ids with the label mask.
+    real_tokens: tokens that are not padding. trained_tokens: labels that are not -100, after the causal
+    shift.
+    """
+
+    token_digest: int
+    digest: int
+    real_tokens: int
+    trained_tokens: int
+
+
+@dataclass(frozen=True)
+class ForwardWitness:
+    """One forward whose backward ran on this rank.
+
+    forward: its number within the step, from 0. token_slots: tokens computed, padding in. token_weight: what
+    the summed loss of its tokens was multiplied with. segments: empty for an empty slot.
+    """
+
+    forward: int
+    token_slots: int
+    token_weight: float
+    segments: tuple[SegmentWitness, ...]
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are not padding, of all segments."""
+        return sum(segment.real_tokens for segment in self.segments)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Trained tokens of all segments."""
+        return sum(segment.trained_tokens for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What happened but found no room in the packed row: counted, not listed. All 0 in an honest run."""
+
+    forwards: int = 0
+    segments: int = 0
+    real_tokens: int = 0
+    trained_tokens: int = 0
+    token_slots: int = 0
+
+    def __bool__(self) -> bool:
+        return self != Lost()
+
+
+@dataclass(frozen=True)
+class StepWitness:
+    """One rank's account of one optimizer step; only forwards whose backward ran are in it.
+
+    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the optimizer updated.
+    loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the whole model.
+    seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: this rank's wish to end the
+    run, 0 for none.
+    """
+
+    rank: int
+    step: int
+    forwards: tuple[ForwardWitness, ...]
+    lr: float
+    applied: bool
+    loss_sum: float
+    grad_norm: float
+    seconds: float
+    nonfinite: bool
+    stop: int
+    lost: Lost = Lost()
+
+
+def packed_width(grad_accum_steps: int, micro_batch_size: int) -> int:
+    """Words that hold a rank's step of `grad_accum_steps` forwards with up to `micro_batch_size` samples
+    each.
+
+    There is room for two forwards and a micro batch of samples (at least 8) more than planned, so that a
+    sample trained twice is named and not only counted.
+    """
+    forwards = grad_accum_steps + 2
+    segments = grad_accum_steps * micro_batch_size + max(8, micro_batch_size)
+    return _HEADER + forwards * _FORWARD + segments * _SEGMENT
+
+
+def pack(witness: StepWitness, width: int) -> Int64Array:
+    """The witness as int64[width], zero-filled. What finds no room is counted in `lost` and left out.
+
+    Raises ValueError when `width` does not even hold the head.
+    """
+    if width < _HEADER:
+        raise ValueError(f"a witness needs at least {_HEADER} words, not {width}")
+    body: list[int] = []
+    lost = [witness.lost.forwards, witness.lost.segments, witness.lost.real_tokens]
+    lost += [witness.lost.trained_tokens, witness.lost.token_slots]
+    stored = 0
+    for forward in witness.forwards:
+        room = width - _HEADER - len(body) - _FORWARD
+        if room < 0:
+            _lose(lost, forward.segments)
+            lost[0] += 1
+            lost[4] += forward.token_slots
+            continue
+        fits, _ = divmod(room, _SEGMENT)
+        kept, cut = forward.segments[:fits], forward.segments[fits:]
+        body += [forward.forward, forward.token_slots, _bits(forward.token_weight), len(kept)]
+        for segment in kept:
+            body += [_signed(segment.token_digest), _signed(segment.digest)]
+            body += [segment.real_tokens, segment.trained_tokens]
+        _lose(lost, cut)
+        stored += 1
+    flags = int(witness.applied) | int(witness.nonfinite) << 1
+    head = [WITNESS_FORMAT, witness.rank, witness.step, flags, witness.stop, _bits(witness.lr)]
+    head += [_bits(witness.loss_sum), _bits(witness.grad_norm), _bits(witness.seconds), stored, *lost]
+    row = np.zeros(width, dtype=np.int64)
+    row[: len(head)] = head
+    row[_HEADER : _HEADER + len(body)] = body
+    return row
+
+
+def unpack(array: npt.ArrayLike) -> StepWitness:
+    """The witness in a packed row. Raises ValueError when the row was not made by `pack`."""
+    words: list[int] = np.asarray(array, dtype=np.int64).tolist()
+    if len(words) < _HEADER or words[0] != WITNESS_FORMAT:
+        raise ValueError("these words are not a packed witness")
+    at = _HEADER
+    forwards = []
+    for _ in range(words[9]):
+        if at + _FORWARD > len(words):
+            raise ValueError("a packed witness ends before its last forward")
+        number, token_slots, weight, count = words[at : at + _FORWARD]
+        at += _FORWARD
+        if count < 0 or at + count * _SEGMENT > len(words):
+            raise ValueError("a packed witness ends before its last segment")
+        segments = []
+        for start in range(at, at + count * _SEGMENT, _SEGMENT):
+            token_digest, digest, real_tokens, trained_tokens = words[start : start + _SEGMENT]
+            segments.append(SegmentWitness(token_digest & _MASK, digest & _MASK, real_tokens, trained_tokens))
+        at += count * _SEGMENT
+        forwards.append(ForwardWitness(number, token_slots, _float(weight), tuple(segments)))
+    return StepWitness(
+        rank=words[1],
+        step=words[2],
+        forwards=tuple(forwards),
+        lr=_float(words[5]),
+        applied=bool(words[3] & 1),
+        loss_sum=_float(words[6]),
+        grad_norm=_float(words[7]),
+        seconds=_float(words[8]),
+        nonfinite=bool(words[3] & 2),
+        stop=words[4],
+        lost=Lost(*words[10:15]),
+    )
+
+
+def _lose(lost: list[int], segments: tuple[SegmentWitness, ...]) -> None:
+    """Add segments that found no room to the counts [forwards, segments, real, trained, slots]."""
+    lost[1] += len(segments)
+    lost[2] += sum(segment.real_tokens for segment in segments)
+    lost[3] += sum(segment.trained_tokens for segment in segments)
+
+
+def _bits(value: float) -> int:
+    """A float's 64 bits as a signed integer."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def _float(bits: int) -> float:
+    """The float of these 64 bits."""
+    return float(struct.unpack("<d", struct.pack("<q", bits))[0])
+
+
+def _signed(digest: int) -> int:
+    """An unsigned 64-bit number as the signed one of the same bits."""
+    return digest - (1 << 64) if digest >> 63 else digest

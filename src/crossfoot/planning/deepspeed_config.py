@@ -1,0 +1,64 @@
+"""The DeepSpeed config that is really handed over: the user's file, with every number that crossfoot owns written in.
+
+Foreign key names are DeepSpeed's own (its `docs/_pages/config-json.md`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.written.config import Config
+
+
+def zero_stage(values: Mapping[str, Any]) -> int:
+    """ZeRO stage of a DeepSpeed file; 0 when it says nothing."""
+    block = values.get("zero_optimization")
+    stage = block.get("stage", 0) if isinstance(block, Mapping) else 0
+    return stage if isinstance(stage, int) else 0
+
+
+def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
+    """What DeepSpeed must believe, by the names under which its engine can be asked (`DeepSpeedEngine.read_back`)."""
+    return {
+        "train_batch_size": batch.capacity_samples,
+        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
+        "gradient_accumulation_steps": batch.grad_accum_steps,
+        "gradient_clipping": float(config.optimizer.max_grad_norm),
+        "bf16.enabled": config.model.dtype == "bfloat16",
+        "fp16.enabled": config.model.dtype == "float16",
+        "lr_scheduler": None,
+        "data_parallel_degree": batch.topology.dp_degree,
+    }
+
+
+def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPlan) -> dict[str, Any]:
+    """The config for `deepspeed.initialize`: one owner per number, nothing left on "auto".
+
+    An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default holds.
+    """
+    resolved = _without_auto(values)
+    owned = owned_numbers(config, batch)
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        resolved[key] = owned[key]
+    resolved["gradient_clipping"] = owned["gradient_clipping"]
+    for block in ("bf16", "fp16"):
+        resolved[block] = {**resolved.get(block, {}), "enabled": owned[f"{block}.enabled"]}
+    if owned["bf16.enabled"]:
+        # Otherwise bf16 gradients are added up in bf16 and the result depends on the accumulation.
+        resolved.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    resolved["zero_allow_untested_optimizer"] = True
+    resolved.setdefault("steps_per_print", 2**31 - 1)
+    return resolved
+
+
+def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            kept[key] = _without_auto(value)
+        elif value != "auto":
+            kept[key] = copy.deepcopy(value)
+    return kept

@@ -1,0 +1,52 @@
+"""plan.lock.json: the plan as every rank must hold it. Its sha256 is compared on all ranks before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crossfoot.planning.plan import RunPlan
+
+LOCK_VERSION = 1
+LOCK_NAME = "plan.lock.json"
+
+
+def make_lock(plan: RunPlan) -> dict[str, Any]:
+    """The lock of a plan that has an index. `sha256` covers everything else in it, as canonical JSON."""
+    if plan.index is None or plan.expects is None:
+        raise ValueError("a plan without an index cannot be locked")
+    header = plan.index.header
+    body: dict[str, Any] = {
+        "version": LOCK_VERSION,
+        "name": plan.run.config.run.name,
+        "config": plan.run.config.model_dump(mode="json"),
+        "plan": plan.numbers(),
+        "index": {
+            "address": plan.index.address,
+            "sources": [{"path": s.path, "sha256": s.sha256} for s in header.sources],
+            "rejects": len(plan.index.rejects),
+            "truncated_samples": header.truncated_samples,
+            "lost_tokens": header.lost_tokens,
+        },
+        "expects": plan.expects,
+    }
+    return {**body, "sha256": lock_sha256(body)}
+
+
+def lock_sha256(lock: Mapping[str, Any]) -> str:
+    """sha256 of a lock without its own `sha256`."""
+    body = {key: value for key, value in lock.items() if key != "sha256"}
+    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_lock(lock: Mapping[str, Any], run_dir: str) -> None:
+    """Write the lock into a run folder, atomically."""
+    target = Path(run_dir) / LOCK_NAME
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(lock, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, target)

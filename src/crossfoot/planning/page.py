@@ -1,0 +1,114 @@
+"""The plan as a page: every number with its origin (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crossfoot.planning.plan import RunPlan
+
+_LABEL = 40
+_NUMBER = 12
+
+
+def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
+    """The page that `plan` prints and every run begins with."""
+    rows = [_title(plan, lock_sha256), *_batch(plan), "", *_steps(plan), *_rate(plan), *_data(plan)]
+    return "\n".join(rows)
+
+
+def _row(sign: str, label: str, number: int | str, origin: str) -> str:
+    shown = f"{number:,}" if isinstance(number, int) else number
+    return f"  {sign} {label:<{_LABEL - 4}}{shown:>{_NUMBER}}   {origin}".rstrip()
+
+
+def _title(plan: RunPlan, lock_sha256: str | None) -> str:
+    config, topology = plan.run.config, plan.batch.topology
+    facts = [
+        f"{_count(topology.num_nodes, 'node')} x {_count(topology.gpus_per_node, 'GPU')}",
+        "accelerate" if plan.zero_stage is None else f"ZeRO-{plan.zero_stage}",
+        config.model.dtype,
+        "full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
+    ]
+    lock = f"lock {lock_sha256[:7]}" if lock_sha256 else "estimated: no index yet"
+    return f"{config.run.name}   {', '.join(facts)}   {lock}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _batch(plan: RunPlan) -> Iterator[str]:
+    batch = plan.batch
+    yield _row(" ", "samples per GPU per forward", batch.micro_batch_size, _batch_origin(plan, "micro_batch_size"))
+    yield _row("x", "forwards per step", batch.grad_accum_steps, _batch_origin(plan, "grad_accum_steps"))
+    yield _row("x", "GPUs per node", batch.topology.gpus_per_node, plan.sourced.gpus_origin)
+    yield _row("x", "nodes", batch.topology.num_nodes, plan.sourced.nodes_origin)
+    if batch.is_uneven:
+        yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
+        low, more = divmod(batch.global_batch_size, batch.slots_per_step)
+        slots = f"{_count(batch.slots_per_step - more, 'slot')} of {low}"
+        slots = f"{_count(more, 'slot')} of {low + 1}, {slots}" if more else slots
+        origin = f"{_batch_origin(plan, 'global_batch_size')}; {slots}"
+        yield _row("!", "samples per optimizer step", batch.global_batch_size, origin)
+    else:
+        origin = plan.run.origin("batch", "global_batch_size")
+        both = [] if origin == "default" else [f"batch.global_batch_size   {origin}"]
+        both += [_deepspeed_origin(plan)] if plan.deepspeed else []
+        yield _row("=", "samples per optimizer step", batch.global_batch_size, ", ".join(both))
+
+
+def _batch_origin(plan: RunPlan, key: str) -> str:
+    if plan.batch.solved == key:
+        return "solved: the smallest that holds the batch"
+    return f"batch.{key}   {plan.run.origin('batch', key)}"
+
+
+def _deepspeed_origin(plan: RunPlan) -> str:
+    if plan.deepspeed is None:
+        return ""
+    written = plan.deepspeed.values.get("train_batch_size", "nothing")
+    said = f'"{written}"' if isinstance(written, str) and written != "nothing" else str(written)
+    return f"DeepSpeed file: {said} -> {plan.batch.capacity_samples:,}"
+
+
+def _steps(plan: RunPlan) -> Iterator[str]:
+    schedule, config = plan.schedule, plan.run.config
+    source = f"index {plan.index.address[:8]}" if plan.index else "estimated: records counted, nothing tokenised"
+    yield _row(" ", "samples per epoch", schedule.num_samples, source)
+    if config.train.epochs is not None:
+        length = f"{_count(config.train.epochs, 'epoch')}   {plan.run.origin('train', 'epochs')}"
+    else:
+        length = f"train.max_steps   {plan.run.origin('train', 'max_steps')}"
+    yield _row(" ", "optimizer steps", schedule.total_steps, length)
+    yield _row(" ", "steps per epoch", schedule.steps_per_epoch, f"data.last_step {config.data.last_step}")
+    if schedule.last_step_samples != plan.batch.global_batch_size:
+        yield _row(" ", "samples in the very last step", schedule.last_step_samples, "")
+    if schedule.dropped_samples:
+        yield _row(" ", "samples dropped", schedule.dropped_samples, "the tail of each epoch is not trained")
+
+
+def _rate(plan: RunPlan) -> Iterator[str]:
+    rate, run = plan.rate, plan.run
+    origin = f"lr.reference {rate.reference:g}   {run.origin('lr', 'reference')}"
+    if rate.rule != "none" and rate.reference_batch is not None:
+        origin += f"; {rate.rule} from {rate.reference_batch:,} samples: x {rate.peak / rate.reference:.4g}"
+    yield _row(" ", "peak learning rate", f"{rate.peak:.6g}", origin)
+    shape = rate.schedule if rate.schedule == "constant" else f"{rate.schedule} to {rate.peak * rate.min_ratio:g}"
+    yield _row(" ", "warm-up steps", rate.warmup_steps, f"then {shape}")
+
+
+def _data(plan: RunPlan) -> Iterator[str]:
+    index, expects = plan.index, plan.expects
+    if index is None or expects is None:
+        return
+    yield _row(" ", "trained tokens", expects["trained_tokens"], f"of {expects['real_tokens']:,} read")
+    header = index.header
+    if header.truncated_samples:
+        lost = f"{header.lost_tokens:,} trained tokens lost beyond data.max_seq_len {header.max_seq_len:,}"
+        yield _row(" ", "samples cut short", header.truncated_samples, lost)
+    if index.rejects:
+        yield _row(" ", "samples left out", len(index.rejects), "data.bad_samples skip")
+    if header.duplicate_samples:
+        yield _row(" ", "samples that repeat another", header.duplicate_samples, "")
+    batches, layout = plan.batches_sha256 or "", plan.layout_sha256 or ""
+    yield f"    batches {batches[:12]}   layout {layout[:12]}"

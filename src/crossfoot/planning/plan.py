@@ -1,0 +1,204 @@
+"""From a run config, and the index when there is one, to everything that is known before the first forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch
+from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
+from crossfoot.arithmetic.schedule import (
+    Layout,
+    Schedule,
+    ScheduleImpossible,
+    batches_sha256,
+    layout_sha256,
+)
+from crossfoot.checks.impossible import impossible_finding
+from crossfoot.finding import Finding, Refused
+from crossfoot.index.store import DataIndex
+from crossfoot.planning.deepspeed_config import zero_stage
+from crossfoot.starting.world import World
+from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.run_file import RunFile
+
+
+@dataclass(frozen=True)
+class SourcedTopology:
+    """Nodes and GPUs, and who said so."""
+
+    topology: Topology
+    gpus_origin: str
+    nodes_origin: str
+
+
+def topology_of(run: RunFile, world: World | None = None) -> SourcedTopology:
+    """`cluster` owns nodes and GPUs; what it leaves out comes from the running world, or is one."""
+    cluster = run.config.cluster
+    gpus, gpus_origin = cluster.gpus_per_node, run.origin("cluster", "gpus_per_node")
+    nodes, nodes_origin = cluster.num_nodes, run.origin("cluster", "num_nodes")
+    if gpus is None and world is not None:
+        gpus, gpus_origin = world.local_world_size, f"{world.launcher} launcher"
+    if nodes is None and world is not None:
+        nodes, nodes_origin = world.num_nodes, f"{world.launcher} launcher"
+    if gpus is None:
+        gpus, gpus_origin = 1, "assumed: cluster.gpus_per_node is not given"
+    if nodes is None:
+        nodes, nodes_origin = 1, "assumed: cluster.num_nodes is not given"
+    return SourcedTopology(Topology(gpus_per_node=gpus, num_nodes=nodes), gpus_origin, nodes_origin)
+
+
+def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:
+    """The batch of this config on this topology; Refused with the config's places when there is none."""
+    written = run.config.batch
+    try:
+        return solve_batch(
+            topology,
+            micro_batch_size=written.micro_batch_size,
+            grad_accum_steps=written.grad_accum_steps,
+            global_batch_size=written.global_batch_size,
+        )
+    except BatchImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes."""
+
+    run: RunFile
+    sourced: SourcedTopology
+    batch: BatchPlan
+    schedule: Schedule
+    rate: RatePlan
+    deepspeed: DeepSpeedFile | None
+    index: DataIndex | None
+
+    @property
+    def estimated(self) -> bool:
+        """True when the number of samples is a count of records, not of tokenised samples."""
+        return self.index is None
+
+    @property
+    def zero_stage(self) -> int | None:
+        """ZeRO stage, None without a DeepSpeed file."""
+        return None if self.deepspeed is None else zero_stage(self.deepspeed.values)
+
+    def layout(self, *, folded: bool = False) -> Layout:
+        """Where samples sit: on the plan's ranks, or all on one process."""
+        batch = self.batch.fold() if folded else self.batch
+        return Layout(
+            dp_degree=batch.topology.dp_degree,
+            grad_accum_steps=batch.grad_accum_steps,
+            micro_batch_size=batch.micro_batch_size,
+        )
+
+    @cached_property
+    def batches_sha256(self) -> str | None:
+        """Hash of the step sets; the same on every topology."""
+        return None if self.index is None else batches_sha256(self.schedule)
+
+    @cached_property
+    def layout_sha256(self) -> str | None:
+        """Hash of the slots."""
+        if self.index is None:
+            return None
+        return layout_sha256(self.schedule, self.layout(), self.index.lengths)
+
+    @cached_property
+    def expects(self) -> dict[str, int] | None:
+        """What the receipt will hold the run against: sums over all planned steps and all ranks."""
+        if self.index is None:
+            return None
+        sums = {"samples": 0, "real_tokens": 0, "trained_tokens": 0}
+        for _, ids in self.schedule.blocks():
+            sums["samples"] += int(ids.size)
+            sums["real_tokens"] += int(self.index.lengths[ids].sum(dtype=np.int64))
+            sums["trained_tokens"] += int(self.index.trained_tokens[ids].sum(dtype=np.int64))
+        steps = self.schedule.total_steps
+        return {
+            "total_steps": steps,
+            "distinct_samples": self.schedule.distinct_samples,
+            "forwards": steps * self.batch.slots_per_step,
+            **sums,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """The contract of `plan --json` (DESIGN section 4): what, not where from."""
+        batch, schedule, rate = self.batch, self.schedule, self.rate
+        return {
+            "micro_batch_size": batch.micro_batch_size,
+            "grad_accum_steps": batch.grad_accum_steps,
+            "gpus_per_node": batch.topology.gpus_per_node,
+            "num_nodes": batch.topology.num_nodes,
+            "world_size": batch.topology.world_size,
+            "dp_degree": batch.topology.dp_degree,
+            "global_batch_size": batch.global_batch_size,
+            "capacity_samples": batch.capacity_samples,
+            "samples_per_epoch": schedule.num_samples,
+            "steps_per_epoch": schedule.steps_per_epoch,
+            "total_steps": schedule.total_steps,
+            "last_step_samples": schedule.last_step_samples,
+            "dropped_samples": schedule.dropped_samples,
+            "learning_rate": {
+                "reference": rate.reference,
+                "reference_batch": rate.reference_batch,
+                "rule": rate.rule,
+                "peak": rate.peak,
+                "schedule": rate.schedule,
+                "min_ratio": rate.min_ratio,
+            },
+            "warmup_steps": rate.warmup_steps,
+            "zero_stage": self.zero_stage,
+            "estimated": self.estimated,
+            "batches_sha256": self.batches_sha256,
+            "layout_sha256": self.layout_sha256,
+        }
+
+
+def make_plan(
+    run: RunFile,
+    *,
+    sourced: SourcedTopology,
+    batch: BatchPlan,
+    deepspeed: DeepSpeedFile | None,
+    index: DataIndex | None,
+    num_samples: int,
+) -> RunPlan:
+    """Schedule and rate on top of a solved batch; Refused with every finding when they are impossible."""
+    config = run.config
+    findings: list[Finding] = []
+    try:
+        schedule = Schedule(
+            num_samples=num_samples,
+            global_batch_size=batch.global_batch_size,
+            seed=config.run.seed,
+            last_step=config.data.last_step,
+            epochs=config.train.epochs,
+            max_steps=config.train.max_steps,
+        )
+        total_steps = schedule.total_steps
+    except ScheduleImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+    lr = config.lr
+    try:
+        rate = plan_rate(
+            reference=lr.reference,
+            reference_batch=lr.reference_batch,
+            rule=lr.rule,
+            global_batch_size=batch.global_batch_size,
+            schedule=lr.schedule,
+            min_ratio=lr.min_ratio,
+            total_steps=total_steps,
+            warmup_steps=lr.warmup_steps,
+            warmup_fraction=lr.warmup_fraction,
+            warmup_samples=lr.warmup_samples,
+        )
+    except RateImpossible as error:
+        findings.append(impossible_finding(error, run))
+    if findings:
+        raise Refused(findings)
+    return RunPlan(run, sourced, batch, schedule, rate, deepspeed, index)

@@ -1,0 +1,206 @@
+"""What can be wrong with the way a run was started: one function, one code, and its docstring is the manual
+page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from crossfoot.finding import Finding
+
+ONE_LAUNCHER = (
+    "start with one launcher: deepspeed --num_gpus N train.py CONFIG, "
+    "torchrun --nproc-per-node N train.py CONFIG, or srun python train.py CONFIG"
+)
+DRY_RUN = (
+    "for a dry run on one GPU, which folds the plan: accelerate launch --num_processes 1 train.py CONFIG"
+)
+
+
+def number_unreadable(name: str, value: str) -> Finding:
+    """CF410: a launcher's variable holds something that is not a whole number, 0 or more.
+
+    Ranks and world sizes are read from the environment. A script that exports one of them, or a template
+    whose placeholder was not filled in, leaves text there.
+    """
+    return Finding(
+        "CF410",
+        f"{name} is {value!r}, not a whole number",
+        helps=(f"remove {name} from the environment", ONE_LAUNCHER),
+    )
+
+
+def ranks_half_told(present: Mapping[str, int], missing: Sequence[str]) -> Finding:
+    """CF411: some of the rank variables are set, and others that belong to them are not.
+
+    RANK and WORLD_SIZE come together from every launcher. One alone is left over from another shell, or was
+    exported by hand; guessing the other would train on the wrong share of the data.
+    """
+    told = " and ".join(f"{name}={value}" for name, value in present.items())
+    return Finding(
+        "CF411",
+        f"{told} without {' and '.join(missing)}",
+        notes=("a process that knows only half of its place would train on the wrong share of each batch",),
+        helps=(f"unset {' '.join(present)}", ONE_LAUNCHER),
+    )
+
+
+def numbers_impossible(what: str, names: Sequence[str]) -> Finding:
+    """CF412: the rank variables contradict one another.
+
+    A rank must be below its world size, a local rank below the ranks of its machine, and the machines
+    together must hold the world. Something that breaks this was not written by one launcher.
+    """
+    return Finding("CF412", what, notes=(f"read from {', '.join(names)}",), helps=(ONE_LAUNCHER,))
+
+
+def witnesses_disagree(first: tuple[str, int], second: tuple[str, int]) -> Finding:
+    """CF413: two variables that say the same thing say different numbers.
+
+    For example WORLD_SIZE, exported in a batch script, against the tasks that srun really started; or the
+    variables of the deepspeed launcher against those of torchrun, when one was started inside the other.
+    """
+    return Finding(
+        "CF413",
+        f"{first[0]} says {first[1]}, but {second[0]} says {second[1]}",
+        helps=(f"unset {first[0]} if it is left over", ONE_LAUNCHER),
+    )
+
+
+def tasks_without_ranks(tasks: int, witness: str, why: str) -> Finding:
+    """CF414: SLURM has several tasks for this job, but this process has no rank.
+
+    The shell of a batch script, salloc and `srun --pty` run one process beside the tasks that were asked for.
+    Training there would use one GPU out of many, and in a step of several tasks it would wait for peers that
+    never come.
+    """
+    return Finding(
+        "CF414",
+        f"SLURM counts {tasks} tasks, but this process is none of them",
+        notes=(f"{witness} says {tasks}; {why}",),
+        helps=(
+            "start the ranks: srun python train.py CONFIG",
+            "or start a launcher: deepspeed --num_gpus N train.py CONFIG",
+            "for a dry run in one process ask for one task: srun --ntasks=1 python train.py CONFIG",
+        ),
+    )
+
+
+def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) -> Finding:
+    """CF415: srun started several launchers that do not know of each other.
+
+    Each of them starts a whole world of its own: the same run several times, all writing to one folder. Under
+    srun a launcher must be told of the other nodes, or started once.
+    """
+    nodes = "1 node" if num_nodes == 1 else f"{num_nodes} nodes"
+    return Finding(
+        "CF415",
+        f"srun started {tasks} copies of the {launcher} launcher, "
+        f"each with a world of {world_size} on {nodes}",
+        notes=("every copy would run the whole plan, and all of them in one folder",),
+        helps=(
+            "start the ranks directly: srun python train.py CONFIG",
+            "or tell them of each other: srun torchrun --nnodes $SLURM_NNODES --rdzv-backend c10d "
+            "--rdzv-endpoint HOST:PORT ..., or deepspeed --no_ssh --node_rank $SLURM_NODEID "
+            "--master_addr HOST --hostfile FILE ...",
+            "or start one launcher: srun --ntasks=1",
+        ),
+    )
+
+
+def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Finding:
+    """CF416: a rank is known, but not how many ranks share its machine.
+
+    The local rank chooses the GPU. Without it two ranks would meet on one GPU.
+    """
+    return Finding(
+        "CF416",
+        f"this is rank {rank} of {world_size}, but nothing says how the ranks are spread over machines",
+        notes=(f"not set: {', '.join(missing)}",),
+        helps=(ONE_LAUNCHER, "or export LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK and GROUP_WORLD_SIZE too"),
+    )
+
+
+def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
+    """CF417: the ranks do not know where to meet.
+
+    torch.distributed needs the address and a port of rank 0. Launchers export MASTER_ADDR and MASTER_PORT;
+    under srun they are made from the step's node list and the job id.
+    """
+    names = " and ".join(missing)
+    return Finding(
+        "CF417",
+        f"{names} {'are' if len(missing) > 1 else 'is'} not known",
+        notes=(why,),
+        helps=(f"export {names}, the same on every node", ONE_LAUNCHER),
+    )
+
+
+def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Finding:
+    """CF420: another number of ranks is running than the plan is for.
+
+    DeepSpeed's batch is micro x accumulation x ranks: with another number of ranks the plan's batch would not
+    be the one that is trained. The plan is therefore refused, not stretched.
+    """
+    return Finding(
+        "CF420",
+        f"the plan is for {plan_world_size} ranks, but {started_by} started {world_size}",
+        helps=(
+            f"start {plan_world_size} ranks in all, with --num_gpus, --nproc-per-node or --ntasks-per-node",
+            f"or plan for {world_size}: set cluster.num_nodes and cluster.gpus_per_node, "
+            f"whose product must be {world_size}",
+            DRY_RUN,
+        ),
+    )
+
+
+def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
+    """CF421: several processes were started, and the config names no DeepSpeed file.
+
+    The accelerate engine folds a plan into one process. Several ranks are DeepSpeed's work, and it needs its
+    file.
+    """
+    return Finding(
+        "CF421",
+        f"{started_by} started {world_size} processes, but the config names no DeepSpeed file",
+        helps=(
+            "name one in the config: deepspeed: ds_configs/zero2.json",
+            "or start one process, which folds the plan: accelerate launch --num_processes 1 train.py CONFIG",
+        ),
+    )
+
+
+def not_alone(tasks: int, witness: str) -> Finding:
+    """CF422: this process has no peers, but something says that more than one task was asked for.
+
+    One process folds the whole plan into itself. Were the other tasks to do the same, the run would be
+    trained several times, in one folder. `accelerate launch --num_processes 2` on a machine without GPUs is
+    such a case: it starts one process only.
+    """
+    return Finding(
+        "CF422",
+        f"this process is alone, but {tasks} tasks are claimed by {witness}",
+        notes=("alone, it would fold the whole plan into itself, and so would each of the others",),
+        helps=(
+            "start one task only: accelerate launch --num_processes 1 train.py CONFIG, or srun --ntasks=1",
+            f"or, if nothing else runs, unset {witness}",
+            "for several ranks: deepspeed --num_gpus N train.py CONFIG, and a DeepSpeed file in the config",
+        ),
+    )
+
+
+def foreign_engine(name: str, value: str) -> Finding:
+    """CF423: accelerate was told to bring an engine of its own (DeepSpeed, FSDP or Megatron-LM).
+
+    crossfoot drives DeepSpeed directly. With accelerate in between, two layers would each believe in a batch
+    size.
+    """
+    return Finding(
+        "CF423",
+        f"accelerate is set to drive an engine of its own ({name}={value})",
+        notes=("crossfoot drives DeepSpeed directly, so that nobody else decides on the batch",),
+        helps=(
+            "start with the deepspeed launcher: deepspeed --num_gpus N train.py CONFIG",
+            "or, for one process: accelerate launch --num_processes 1 --num_machines 1 train.py CONFIG, "
+            "with use_deepspeed and use_fsdp off in accelerate's config",
+        ),
+    )

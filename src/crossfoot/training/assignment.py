@@ -1,0 +1,108 @@
+"""What a rank is to do: everything that is decided, refused and shown before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.index.build import ensure_index
+from crossfoot.index.store import DataIndex
+from crossfoot.planning.lock import make_lock, write_lock
+from crossfoot.planning.page import render_plan
+from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.prepare import Static, plan_static, read_static
+from crossfoot.planning.run_folder import make_folder, refuse_used_folder
+from crossfoot.starting.world import World, engine_for
+from crossfoot.training.tracking import refuse_missing_tracker
+from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings, read_model_facts
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: how many to train, from the first.
+
+    validation is None without validation data. engine_kind: deepspeed or accelerate.
+    """
+
+    plan: RunPlan
+    index: DataIndex
+    validation: DataIndex | None
+    world: World
+    engine_kind: str
+    warnings: tuple[Finding, ...]
+    lock: dict[str, Any]
+    steps: int
+
+    @property
+    def folded(self) -> bool:
+        """True when the plan's ranks, one or many, run in one process."""
+        return self.engine_kind == "accelerate"
+
+    @property
+    def model_path(self) -> str:
+        """Folder or hub id of the base model; builtin:tiny lies beside the indexes once it is made."""
+        path = self.plan.run.config.model.path
+        return str(Path(self.plan.run.index_dir) / "builtin-tiny") if path == BUILTIN_TINY else path
+
+
+def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | None) -> Assignment:
+    """Read, check, index, plan. What can be refused without torch is refused here; tokenising comes last."""
+    static = read_static(path, overrides, world)
+    static.refuse()
+    config = static.run.config
+    engine_kind = engine_for(
+        world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
+    )
+    if world.rank == 0:
+        refuse_used_folder(static.run)
+        refuse_missing_tracker(static.run)
+    builds = world.rank == 0
+    index = ensure_index(static.run, config.data.train, is_builder=builds)
+    validation = None
+    if config.data.validation:
+        validation = ensure_index(static.run, config.data.validation, is_builder=builds)
+    _refuse_untrained_rows(static, index)
+    plan = plan_static(static, index)
+    total = plan.schedule.total_steps
+    return Assignment(
+        plan=plan,
+        index=index,
+        validation=validation,
+        world=world,
+        engine_kind=engine_kind,
+        warnings=static.findings,
+        lock=make_lock(plan),
+        steps=total if stop_after is None else min(stop_after, total),
+    )
+
+
+def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
+    facts = read_model_facts(static.run.config.model.path)
+    if facts is None:
+        return
+    vocabulary = index.header.tokenizer.vocabulary
+    finding = needs_trained_embeddings(static.run.config, facts.vocab_size, vocabulary, facts.tied)
+    if finding is not None:
+        raise Refused(finding)
+
+
+def announce(work: Assignment) -> None:
+    """Rank 0 claims the run folder, writes the lock and shows the plan."""
+    if work.world.rank != 0:
+        return
+    make_folder(work.plan.run)
+    write_lock(work.lock, work.plan.run.run_dir)
+    print(render_plan(work.plan, work.lock["sha256"]), flush=True)
+    planned = work.plan.batch
+    if work.folded and planned.topology.world_size > 1:
+        print(
+            f"\nFOLDED: this one process stands in for {planned.topology.world_size} ranks: "
+            f"{planned.fold().grad_accum_steps} forwards per step instead of {planned.grad_accum_steps}; "
+            "same samples, same rates, same losses",
+            flush=True,
+        )
+    print(flush=True)

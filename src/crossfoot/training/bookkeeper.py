@@ -1,0 +1,119 @@
+"""Between the meter and the ledger: every step's witnesses are gathered, one step late, and written down by rank 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from crossfoot.arithmetic.schedule import Layout
+from crossfoot.finding import Finding, Refused
+from crossfoot.index.store import DataIndex
+from crossfoot.ledger.book import LedgerBook
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.reconcile import PlannedStep, Reconciler
+from crossfoot.ledger.witness import StepWitness, pack, packed_width, unpack
+from crossfoot.planning.plan import RunPlan
+from crossfoot.training.meter import ClosedStep, Meter
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.stopping import Stop, StopRequest
+
+
+class StepPlanner:
+    """What each step is planned to be, from the schedule and the index; the same on every rank."""
+
+    def __init__(self, plan: RunPlan, index: DataIndex, layout: Layout) -> None:
+        self._plan = plan
+        self._index = index
+        self._layout = layout
+
+    def step(self, step: int) -> PlannedStep:
+        """The slots, the rate and the trained tokens of a step, all ranks."""
+        schedule = self._plan.schedule
+        ids = schedule.samples(step)
+        epochs = schedule.epochs_of(step)
+        return PlannedStep(
+            step=step,
+            epoch=int(epochs[0]),
+            lr=self._plan.rate.at(step),
+            trained_tokens=int(self._index.trained_tokens[ids].sum(dtype=np.int64)),
+            slots=self._layout.slots(ids, self._index.lengths[ids]),
+            samples=ids,
+            sample_epochs=epochs,
+        )
+
+
+class Bookkeeper:
+    """One per rank. `settle` hands in this rank's closed step and returns what all ranks agree on: go on, or stop."""
+
+    def __init__(
+        self,
+        *,
+        plan: RunPlan,
+        index: DataIndex,
+        layout: Layout,
+        ranks: Ranks,
+        meter: Meter,
+        stop: StopRequest,
+        book: LedgerBook | None,
+        listeners: Sequence[Callable[[StepEntry], None]] = (),
+    ) -> None:
+        self._ranks, self._meter, self._stop, self._book = ranks, meter, stop, book
+        self._listeners = listeners
+        self._width = packed_width(layout.grad_accum_steps, layout.micro_batch_size)
+        self._waiting: tuple[ClosedStep, PlannedStep] | None = None
+        self._reconciler = _reconciler(index, layout) if book is not None else None
+        self.finding: Finding | None = None
+
+    def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
+        """Hand in a step; book the one before it. A wish to stop, of any rank, is every rank's answer."""
+        waiting, self._waiting = self._waiting, (closed, planned)
+        return Stop.NO if waiting is None else self._book_step(*waiting)
+
+    def close(self) -> Stop:
+        """Book the last step and make the ledger durable."""
+        waiting, self._waiting = self._waiting, None
+        stop = Stop.NO if waiting is None else self._book_step(*waiting)
+        if self._book is not None:
+            try:
+                self._book.fsync()
+                self._book.close()
+            except Refused as refused:
+                self._not_writable(refused)
+        return max(stop, self._stop.reason)
+
+    def _book_step(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
+        mine = self._meter.witness(closed, stop=int(self._stop.reason))
+        rows = self._ranks.gather_row(pack(mine, self._width))
+        witnesses = [unpack(row) for row in rows]
+        self._write(planned, witnesses)
+        if any(witness.nonfinite for witness in witnesses):
+            return Stop.NOT_FINITE
+        return Stop(max(witness.stop for witness in witnesses))
+
+    def _write(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> None:
+        if self._book is None or self._reconciler is None or self.finding is not None:
+            return
+        entry = self._reconciler.step(planned, witnesses)
+        try:
+            self._book.append(entry)
+        except Refused as refused:
+            self._not_writable(refused)
+            return
+        for listener in self._listeners:
+            listener(entry)
+
+    def _not_writable(self, refused: Refused) -> None:
+        self.finding = refused.findings[0]
+        self._stop.ask(Stop.NOT_WRITABLE)
+
+
+def _reconciler(index: DataIndex, layout: Layout) -> Reconciler:
+    return Reconciler(
+        index.digests,
+        index.token_digests,
+        index.lengths,
+        index.trained_tokens,
+        dp_degree=layout.dp_degree,
+        origin=index.origin,
+    )

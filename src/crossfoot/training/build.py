@@ -1,0 +1,159 @@
+"""Model, LoRA, optimizer, engine, meter and books of one rank; what the engine then believes is read back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.ledger.book import LedgerBook
+from crossfoot.planning.deepspeed_config import owned_numbers, resolve_deepspeed
+from crossfoot.planning.run_folder import ATTEMPT_NAME, LEDGER_NAME
+from crossfoot.training.assignment import Assignment
+from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
+from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
+from crossfoot.training.loop import Training
+from crossfoot.training.lora import prepare_training, trained_summary
+from crossfoot.training.loss import SummedLoss
+from crossfoot.training.meter import Meter
+from crossfoot.training.model import LoadedModel, build_optimizer, load_model
+from crossfoot.training.progress import ProgressLine
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.stopping import StopRequest
+from crossfoot.training.tiny_model import write_tiny_model
+from crossfoot.training.tracking import WandbMirror
+from crossfoot.training.validation import validation_loss
+from crossfoot.written.model_facts import BUILTIN_TINY
+
+@dataclass(frozen=True)
+class Built:
+    """What closing needs besides the loop's own."""
+
+    training: Training
+    loaded: LoadedModel
+    model: nn.Module
+    progress: ProgressLine | None
+    mirror: WandbMirror | None
+
+
+def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
+    """Everything of one rank, ready for the first step. All ranks call it together."""
+    config, plan = work.plan.run.config, work.plan
+
+    def report(line: str) -> None:
+        if ranks.is_first:
+            print(line, file=sys.stderr, flush=True)
+
+    deepspeed_config = None
+    if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
+        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
+    loaded = _load(work, ranks, deepspeed_config, report)
+    model = prepare_training(config, loaded, report, trained_dtype=None if deepspeed_config else "float32")
+    for line in trained_summary(model)[2]:
+        report(line)
+    dropout = config.lora.dropout if config.lora else 0.0
+    if dropout:
+        report(f"lora.dropout {dropout:g}: its draws are repeatable on this topology, and others on another")
+    optimizer = build_optimizer(model, config.optimizer)
+    engine = _engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
+    meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
+    layout = plan.layout(folded=work.folded)
+    progress = ProgressLine(work.steps) if ranks.is_first else None
+    mirror = WandbMirror(plan, work.lock) if ranks.is_first and config.tracking.wandb != "off" else None
+    keeper = Bookkeeper(
+        plan=plan,
+        index=work.index,
+        layout=layout,
+        ranks=ranks,
+        meter=meter,
+        stop=stop,
+        book=LedgerBook(str(Path(plan.run.run_dir) / LEDGER_NAME)) if ranks.is_first else None,
+        listeners=[listener for listener in (progress, mirror) if listener is not None],
+    )
+    training = Training(
+        engine=engine,
+        index=work.index,
+        planner=StepPlanner(plan, work.index, layout),
+        meter=meter,
+        keeper=keeper,
+        ranks=ranks,
+        dropout_seed=config.run.seed if dropout else None,
+        after_step=_validator(work, engine, ranks, report),
+    )
+    return Built(training, loaded, model, progress, mirror)
+
+
+def _load(
+    work: Assignment, ranks: Ranks, deepspeed_config: dict[str, Any] | None, report: Callable[[str], None]
+) -> LoadedModel:
+    config = work.plan.run.config
+    if config.model.path == BUILTIN_TINY:
+        if ranks.is_first:
+            write_tiny_model(work.model_path)
+        ranks.gather(None)  # the others load it when it is there
+    return load_model(
+        config,
+        work.model_path,
+        vocabulary=work.index.header.tokenizer.vocabulary,
+        zero_stage=(work.plan.zero_stage or 0) if deepspeed_config else 0,
+        deepspeed_config=deepspeed_config,
+        report=report,
+    )
+
+
+def _validator(
+    work: Assignment, engine: Engine, ranks: Ranks, report: Callable[[str], None]
+) -> Callable[[int], bool]:
+    """What the loop calls after a step: the validation loss every so many steps (the last one is closing's)."""
+    every = work.plan.run.config.validation.every_steps
+    index = work.validation
+
+    def after_step(step: int) -> bool:
+        if index is None or every is None or step + 1 == work.steps or (step + 1) % every:
+            return False
+        loss = validation_loss(engine, index, ranks, work.plan.batch.micro_batch_size)
+        report(f"step {step + 1}   validation loss {loss:.4f}")
+        return True
+
+    return after_step
+
+
+def _engine(
+    work: Assignment, module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any] | None, ranks: Ranks
+) -> Engine:
+    config = work.plan.run.config
+    engine: Engine
+    if deepspeed_config is None:
+        engine = AccelerateEngine(module, optimizer, config.model.dtype, config.optimizer.max_grad_norm)
+        expected: dict[str, Any] = {"processes": 1, "gradient_accumulation_steps": 1, "distributed_type": "NO"}
+    else:
+        if ranks.is_first:
+            handed = Path(work.plan.run.run_dir) / ATTEMPT_NAME / "deepspeed.json"
+            handed.write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
+        engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
+        expected = owned_numbers(config, work.plan.batch)
+        expected["zero_optimization.stage"] = work.plan.zero_stage
+    _compare(expected, engine.read_back(), engine.kind)
+    return engine
+
+
+def _compare(expected: dict[str, Any], believed: dict[str, Any], kind: str) -> None:
+    """Read-back: what the engine believes must be what was planned, number for number."""
+    findings = [
+        Finding(
+            "CF430",
+            f"{kind} believes {name} is {believed.get(name)!r}, the plan says {value!r}",
+            notes=("read back from the engine after its initialisation, before the first forward",),
+            helps=("look for an environment variable or a plugin that overrules the engine's arguments",),
+        )
+        for name, value in expected.items()
+        if believed.get(name) != value
+    ]
+    if findings:
+        raise Refused(findings)

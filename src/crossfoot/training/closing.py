@@ -1,0 +1,121 @@
+"""The end of a run: validation loss, the adapter, the receipt, what to do next, the exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from crossfoot.checks.render import render
+from crossfoot.finding import Finding, Refused
+from crossfoot.index.tokenizer import load_tokenizer
+from crossfoot.ledger.ending import Ending, write_ending
+from crossfoot.ledger.receipt import (
+    ENDING_FILE,
+    RECEIPT_FILE,
+    Receipt,
+    receipt_of,
+    render_receipt,
+    write_receipt,
+)
+from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
+from crossfoot.training.assignment import Assignment
+from crossfoot.training.build import Built
+from crossfoot.training.lora import save_adapter
+from crossfoot.training.stopping import Stop
+from crossfoot.training.validation import validation_loss
+
+_REASONS = {
+    Stop.NO: ("finished", 0),
+    Stop.TERMINATED: ("signal", 130),
+    Stop.INTERRUPTED: ("interrupt", 130),
+    Stop.NOT_WRITABLE: ("fault", 1),
+    Stop.NOT_FINITE: ("fault", 1),
+}
+
+
+def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
+    """Close the run on all ranks together; rank 0 writes and speaks. Returns the same exit code everywhere."""
+    ranks, run = built.training.ranks, work.plan.run
+    is_stopped_early = stop is not Stop.NO and steps_done < work.steps
+    reason, exit_code = _REASONS[stop] if is_stopped_early or stop > Stop.INTERRUPTED else _REASONS[Stop.NO]
+    if reason == "finished" and work.steps < work.plan.schedule.total_steps:
+        reason = "stop_after"
+    if built.progress is not None:
+        built.progress.close()
+    loss = None
+    if work.validation is not None and exit_code == 0:
+        micro = work.plan.batch.micro_batch_size
+        loss = validation_loss(built.training.engine, work.validation, ranks, micro)
+    finding = built.training.keeper.finding
+    saved = None
+    if stop is not Stop.NOT_WRITABLE:
+        saved = str(Path(run.run_dir) / (ADAPTER_NAME if run.config.lora else MODEL_NAME))
+        problem = _save(work, built, saved)
+        finding = finding or problem
+        failed = ranks.gather(problem is not None)[0]
+        exit_code, saved = (1, None) if failed else (exit_code, saved)
+    if ranks.is_first:
+        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
+        exit_code = _write_receipt(work, built, ending, stop, finding)
+    return int(ranks.gather(exit_code)[0])
+
+
+def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
+    """Save what was trained, all ranks together; the finding when rank 0 could not write it."""
+    config = work.plan.run.config
+    tokenizer = None
+    if built.training.ranks.is_first:
+        tokenizer = load_tokenizer(work.tokenizer_path)
+    try:
+        save_adapter(
+            built.model, folder, gather=built.loaded.zero_stage == 3, loaded=built.loaded, tokenizer=tokenizer
+        )
+    except OSError as error:
+        what = "adapter" if config.lora else "model"
+        return Finding("CF740", f"the {what} could not be written to {folder}: {error.strerror or error}")
+    return None
+
+
+def _write_receipt(
+    work: Assignment, built: Built, ending: Ending, stop: Stop, finding: Finding | None
+) -> int:
+    """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code."""
+    folder = Path(work.plan.run.run_dir)
+    if stop is Stop.NOT_FINITE and finding is None:
+        finding = Finding(
+            "CF741",
+            f"the loss or the gradient is not finite near step {ending.step}: the run was stopped",
+            notes=(f"the ledger names the step: {folder / 'ledger.jsonl'}",),
+            helps=("lower lr.reference, or look at the samples of that step",),
+        )
+    exit_code = ending.exit_code
+    receipt: Receipt | None = None
+    try:
+        write_ending(str(folder / ENDING_FILE), ending)
+        receipt = receipt_of(str(folder))
+        write_receipt(str(folder / RECEIPT_FILE), receipt)
+    except Refused as refused:
+        finding = finding or refused.findings[0]
+        exit_code = exit_code or 1
+    if built.mirror is not None and receipt is not None:
+        built.mirror.close(receipt.to_json())
+    if receipt is not None:
+        print(f"\n{render_receipt(receipt)}", flush=True)
+        exit_code = exit_code or receipt.exit_code
+    if finding is not None:
+        print(render([finding], colour=sys.stdout.isatty()), flush=True)
+    _say_next(work, ending, exit_code)
+    return exit_code
+
+
+def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
+    run = work.plan.run
+    if exit_code == 130:
+        print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {run.run_dir}/ledger.jsonl", end="")
+        print(f" and {ending.adapter_path}" if ending.adapter_path else "")
+    if exit_code == 0:
+        print("next:")
+        print(f"  crossfoot receipt {run.run_dir}        the same receipt again, from the run's files")
+        print(f"  crossfoot plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
+        print("                                         another batch or cluster: what would train")
+    sys.stdout.flush()

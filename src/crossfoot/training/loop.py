@@ -1,0 +1,65 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from crossfoot.index.store import DataIndex
+from crossfoot.training.batches import collate
+from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
+from crossfoot.training.engine import Engine
+from crossfoot.training.meter import Meter
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that one rank needs to train steps."""
+
+    engine: Engine
+    index: DataIndex
+    planner: StepPlanner
+    meter: Meter
+    keeper: Bookkeeper
+    ranks: Ranks
+    dropout_seed: int | None
+    """Seed of the dropout draws; None when nothing is drawn."""
+    after_step: Callable[[int], bool]
+    """Called with every finished step; true when it took time that is no step's (a validation)."""
+
+
+def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
+    """Train steps [first, end). Returns the number of steps done and why it stopped, the same on every rank."""
+    engine, meter, rank = training.engine, training.meter, training.ranks.rank
+    done, stop = first, Stop.NO
+    meter.restart_clock()
+    for step in range(first, end):
+        planned = training.planner.step(step)
+        # A summed loss times this, averaged over the ranks, is the mean over the whole step's trained tokens.
+        weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
+        engine.set_rate(planned.lr)
+        slots = planned.slots[rank]
+        for forward, sample_ids in enumerate(slots):
+            if training.dropout_seed is not None:
+                torch.manual_seed(forward_seed(training.dropout_seed, step, rank, forward))
+            loss = engine.forward(collate(training.index, sample_ids))
+            engine.backward(loss, weight, last=forward == len(slots) - 1)
+        closed = meter.end_step(step, engine.step())
+        done += 1
+        stop = training.keeper.settle(closed, planned)
+        if stop is not Stop.NO:
+            break
+        if training.after_step(step):
+            meter.restart_clock()
+    return done - first, max(stop, training.keeper.close())
+
+
+def forward_seed(seed: int, step: int, rank: int, forward: int) -> int:
+    """63 bits from (seed, step, rank, forward), by numpy's SeedSequence."""
+    state = np.random.SeedSequence([seed, step, rank, forward]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))

@@ -1,0 +1,390 @@
+"""What is trained and how it is saved: LoRA adapters and fully trained modules by peft, or the whole model.
+
+Seen with peft 0.21.2 on a tied model (embed_tokens and lm_head one tensor): `ensure_weight_tying=True` with
+either name or both in modules_to_save makes one trained copy that both use, one parameter to the optimizer,
+under ZeRO 0-3; the file has both names (equal tensors), and PeftModel.from_pretrained ties them again.
+Without it peft unties them with a warning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.training.model import (
+    DTYPES,
+    LoadedModel,
+    Report,
+    is_partitioned,
+    is_tied,
+    numel_of,
+    partition,
+    rows_of,
+    whole,
+)
+from crossfoot.written.config import Config, LoraSection
+
+ADAPTER = "default"
+"""peft's name of the one adapter."""
+
+
+def prepare_training(
+    config: Config, loaded: LoadedModel, report: Report, trained_dtype: str | None = None
+) -> PreTrainedModel | PeftModel:
+    """Freeze and unfreeze, and add the adapters; returns the model to train. All ranks call it and get the
+    same weights.
+
+    Fresh LoRA matrices are drawn on the CPU from `config.run.seed` alone, so every rank, ZeRO stage and world
+    begins bitwise equal; the caller's random state is left as it was. Under ZeRO-3 what peft adds is
+    partitioned here.
+
+    trained_dtype: of the trained tensors; None: `config.model.dtype`. The DeepSpeed engine wants None: it
+    holds trained bfloat16 tensors with a float32 master of its own (made from the bfloat16 values). The
+    accelerate engine wants "float32": trained tensors are their own master, and the forward runs under
+    autocast. With model.dtype float32 both are the same.
+
+    Raises Refused: names in lora.target_modules or lora.modules_to_save that match nothing, a module in both,
+    LoRA matrices on one side of a tied table.
+    """
+    base = loaded.model
+    dtype = DTYPES[trained_dtype or config.model.dtype]
+    if config.lora is None:
+        return _train_all(base, dtype)
+    findings = [
+        *_unmatched(base, config.lora),
+        *_in_both(base, config.lora),
+        *_half_tied(base, loaded, config.lora),
+    ]
+    if findings:
+        raise Refused(findings)
+
+    shared = loaded.tied and bool(_tables_in(base, config.lora.modules_to_save))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        model = get_peft_model(base, _peft_config(config.lora, shared), autocast_adapter_dtype=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    if shared:
+        if not is_tied(base):
+            raise Refused(_cannot_tie(loaded))
+        report("embed_tokens and lm_head are one tensor: trained as one")
+    elif loaded.tied:
+        report("embed_tokens and lm_head are one tensor: not trained")
+    if config.model.gradient_checkpointing and not getattr(base, "_require_grads_hooks", None):
+        base.enable_input_require_grads()
+    if loaded.zero_stage == 3:
+        partition(model, loaded.deepspeed_handle.config)
+    model.train()
+    return model
+
+
+def trained_summary(model: nn.Module) -> tuple[int, int, tuple[str, ...]]:
+    """(trained parameters, all parameters, lines to print); a shared tensor counts once, ZeRO-3 counts whole
+    tensors.
+
+    With modules_to_save, "all" has the frozen original and the trained copy.
+    """
+    groups: dict[str, tuple[int, int]] = {}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    trained = everything = 0
+    for parameter in model.parameters():
+        elements = numel_of(parameter)
+        everything += elements
+        if parameter.requires_grad:
+            trained += elements
+            label = _label(names[id(parameter)])
+            tensors, counted = groups.get(label, (0, 0))
+            groups[label] = (tensors + 1, counted + elements)
+    share = 100 * trained / everything if everything else 0.0
+    lines = [f"trained parameters: {trained:,} of {everything:,} ({share:.2f} %)"]
+    lines += [
+        f"  {label}: {counted:,} in {tensors:,} tensor{'s' if tensors > 1 else ''}"
+        for label, (tensors, counted) in groups.items()
+    ]
+    return trained, everything, tuple(lines)
+
+
+def save_adapter(
+    model: PreTrainedModel | PeftModel,
+    folder: str | os.PathLike[str],
+    *,
+    gather: bool,
+    loaded: LoadedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Save what was trained, atomically: a PEFT folder for LoRA, the whole model (safetensors) for full
+    fine-tuning.
+
+    All ranks call it; rank 0 writes, the others return when they have given their parts (perhaps before the
+    folder is there). gather: ZeRO-3 - the tensors are in parts, and made whole one at a time; rank 0 keeps
+    the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
+    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced. loaded: lets
+    the README in the folder say how many rows to grow the base to. tokenizer: saved alongside.
+    """
+    if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
+        raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
+    is_lora = isinstance(model, PeftModel)
+    is_writer = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    wanted = [
+        (name, parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad or not is_lora
+    ]
+    tensors = _on_cpu(wanted, is_writer)
+    if not is_writer:
+        return
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        if is_lora:
+            _write_adapter(model, temporary, tensors, loaded)
+        else:
+            _write_whole(model, temporary, tensors, loaded)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        os.chmod(temporary, 0o777 & ~_umask())
+        _put_in_place(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_adapter(
+    base: str | os.PathLike[str], folder: str | os.PathLike[str], dtype: str = "float32"
+) -> PeftModel:
+    """The trained model from a base (folder or hub id) and a folder of `save_adapter`, in evaluation mode,
+    one process.
+
+    A base whose table has fewer rows than the saved embed_tokens is grown first: PeftModel.from_pretrained
+    alone stops on the size mismatch. The grown rows' values do not matter, the saved tables replace them.
+    """
+    from safetensors import safe_open
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
+    saved = {f"base_model.model.{name}.weight" for name in _table_names(model)}
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        rows = [file.get_slice(key).get_shape()[0] for key in saved & set(file.keys())]
+    if max(rows, default=0) > rows_of(model.get_input_embeddings()):
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+    return PeftModel.from_pretrained(model, folder).eval()
+
+
+def _train_all(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Full fine-tuning: every parameter is trained."""
+    for parameter in model.parameters():
+        if parameter.dtype != dtype:
+            if is_partitioned(parameter):
+                raise ValueError(
+                    f"ZeRO-3 holds {parameter.dtype}; the DeepSpeed config decides, not trained_dtype {dtype}"
+                )
+            parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(True)
+    return model.train()
+
+
+def _peft_config(lora: LoraSection, shared: bool) -> LoraConfig:
+    """Our section in peft's words. alpha stays whole where it is written whole."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=shared,
+    )
+
+
+def _matches(module_name: str, written: str) -> bool:
+    """peft's rule: the whole name, or its end after a dot."""
+    return module_name == written or module_name.endswith("." + written)
+
+
+def _named(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
+    return [name for name, module in model.named_modules() if name and isinstance(module, kinds)]
+
+
+def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
+    """CF546, CF547: a written name that no module of this model has; peft itself skips it when another one
+    matches.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    adaptable = _named(model, (nn.Linear, nn.Embedding, Conv1D))
+    anything = _named(model, (nn.Module,))
+    findings = []
+    for code, key, written, there in (
+        ("CF546", "lora.target_modules", lora.target_modules, adaptable),
+        ("CF547", "lora.modules_to_save", lora.modules_to_save, anything),
+    ):
+        lacking = [name for name in written if not any(_matches(module, name) for module in there)]
+        short = _last_words(adaptable)
+        near = [match for name in lacking for match in difflib.get_close_matches(name, short, n=1)]
+        if lacking:
+            findings.append(
+                Finding(
+                    code,
+                    f"{key} names no module of this model: {', '.join(lacking)}",
+                    notes=(f"its linear and embedding modules are {', '.join(short)}",),
+                    helps=(f"write {', '.join(near)}" if near else "write names from that list",),
+                )
+            )
+    return findings
+
+
+def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
+    """CF548: a module cannot be trained in full and have an adapter too."""
+    modules = _named(model, (nn.Module,))
+    both = [
+        name
+        for name in modules
+        if any(_matches(name, written) for written in lora.target_modules)
+        and any(_matches(name, written) for written in lora.modules_to_save)
+    ]
+    if not both:
+        return []
+    return [
+        Finding(
+            "CF548",
+            f"{', '.join(_last_words(both))} is in lora.target_modules and in lora.modules_to_save",
+            helps=("keep it in modules_to_save to train it in full, or in target_modules for an adapter",),
+        )
+    ]
+
+
+def _table_names(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that are the input table and the output head."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name for name, module in model.named_modules() if any(module is table for table in tables)]
+
+
+def _tables_in(model: PreTrainedModel, written: Iterable[str]) -> list[str]:
+    """Which of the input table and the output head these names match."""
+    return [name for name in _table_names(model) if any(_matches(name, one) for one in written)]
+
+
+def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -> list[Finding]:
+    """CF549: an adapter on one use of a tied table would untie the two."""
+    tables = _tables_in(model, lora.target_modules) if loaded.tied else []
+    if not tables:
+        return []
+    return [
+        Finding(
+            "CF549",
+            f"an adapter on {', '.join(_last_words(tables))} would untie embed_tokens and lm_head",
+            notes=("config.json says tie_word_embeddings: the two are one tensor",),
+            helps=(
+                "take it out of lora.target_modules; to train it, put embed_tokens into lora.modules_to_save",
+            ),
+        )
+    ]
+
+
+def _cannot_tie(loaded: LoadedModel) -> Finding:
+    return Finding(
+        "CF549",
+        f"peft cannot keep the tied tables of this {loaded.model.config.model_type} model one tensor",
+        notes=("its input table is not named embed_tokens and its head not lm_head",),
+        helps=("take them out of lora.modules_to_save, or remove lora to train the whole model",),
+    )
+
+
+def _last_words(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+
+
+def _label(names: list[str]) -> str:
+    """The line of the summary a trained parameter (with all its names) belongs to."""
+    if any(".lora_" in name for name in names):
+        return "LoRA"
+    saved = [
+        name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in names if ".modules_to_save." in name
+    ]
+    if saved:
+        return " and ".join(dict.fromkeys(saved)) + (", one tensor" if len(saved) > 1 else ", in full")
+    return "whole model"
+
+
+def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, torch.Tensor]:
+    """CPU copies by name where `keep`; one parameter is whole at a time, a shared one is copied once."""
+    copies: dict[int, torch.Tensor] = {}
+    for _, parameter in wanted:
+        if id(parameter) in copies:
+            continue
+        with whole([parameter]):
+            copies[id(parameter)] = parameter.detach().to("cpu", copy=True) if keep else torch.empty(0)
+    return {name: copies[id(parameter)] for name, parameter in wanted} if keep else {}
+
+
+def _write_adapter(
+    model: PeftModel, folder: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel | None
+) -> None:
+    model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(values.get("target_modules"), list):
+        values["target_modules"].sort()  # a set to peft: its order would differ from process to process
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    base = values.get("base_model_name_or_path") or "the base model"
+    grow = ""
+    if loaded is not None and loaded.grown_rows:
+        grow = f"base.resize_token_embeddings({loaded.vocabulary}, mean_resizing=False)  # it was grown\n"
+    (folder / "README.md").write_text(
+        f"A LoRA adapter trained with crossfoot on {base}. To load it:\n\n```python\n"
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n{grow}"
+        "model = PeftModel.from_pretrained(base, FOLDER)  # this folder\n```\n",
+        encoding="utf-8",
+    )
+
+
+def _write_whole(
+    model: PreTrainedModel, folder: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel | None
+) -> None:
+    training_value = model.config.use_cache
+    model.config.use_cache = loaded.use_cache if loaded is not None else True
+    try:
+        buffers = {
+            name: buffer.detach().cpu()
+            for name, buffer in model.named_buffers()
+            if name in model.state_dict()
+        }
+        model.save_pretrained(str(folder), state_dict={**tensors, **buffers})
+    finally:
+        model.config.use_cache = training_value
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename; a folder that is there already is moved aside first (a folder cannot be renamed over a full
+    one).
+    """
+    if not target.exists():
+        os.replace(temporary, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, aside / target.name)
+    os.replace(temporary, target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The process's umask (mkdtemp makes folders that only we can read); reading it means setting it for a
+    moment.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,68 @@
+"""What a person sees while it trains: one line that moves on a terminal, plain lines elsewhere. Rank 0, stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from crossfoot.ledger.entry import StepEntry
+
+_PLAIN_LINE_SECONDS = 2.0
+_SPEED_WINDOW_STEPS = 20
+
+
+class ProgressLine:
+    """Fed with ledger entries; says step, loss, rate, samples, real tokens per second over all ranks, time left."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._total = total_steps
+        self._samples = 0
+        self._spoke = 0.0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_WINDOW_STEPS)
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"))
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("starting", total=total_steps)
+            self._bar.start()
+
+    def __call__(self, entry: StepEntry) -> None:
+        """Show one step."""
+        self._samples += entry.real_samples
+        self._recent.append((entry.real_tokens, entry.seconds))
+        line = self._line(entry)
+        if entry.causes and not self._bar:
+            print(f"step {entry.step} does not foot: {entry.causes[0].message}", file=sys.stderr, flush=True)
+        if self._bar:
+            if entry.causes:
+                self._bar.console.print(f"step {entry.step} does not foot: {entry.causes[0].message}", style="red")
+            self._bar.update(self._task, completed=entry.step + 1, description=line)
+            return
+        last = entry.step + 1 >= self._total
+        if last or not self._spoke or time.monotonic() - self._spoke >= _PLAIN_LINE_SECONDS:
+            self._spoke = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    def _line(self, entry: StepEntry) -> str:
+        tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
+        left = (self._total - entry.step - 1) * seconds / len(self._recent)
+        speed = tokens / seconds if seconds else 0.0
+        return (
+            f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}   lr {entry.lr:.3e}"
+            f"   samples {self._samples:,}   {speed:,.0f} real tokens/s   {_clock(left)} left"
+        )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,155 @@
+"""All ranks together: join the process group, agree on the plan, exchange small things on the CPU."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.starting.world import World, rendezvous
+
+_NONCE_WAIT_SECONDS = 10.0
+
+
+class Ranks:
+    """This rank among `world_size`. Everything here is on the CPU over gloo, so nothing waits for a GPU."""
+
+    def __init__(self, rank: int, world_size: int, group: dist.ProcessGroup | None) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._group = group
+
+    @property
+    def is_first(self) -> bool:
+        """True on rank 0, which writes and speaks."""
+        return self.rank == 0
+
+    def gather(self, thing: Any) -> list[Any]:
+        """One object per rank, on every rank, in rank order. For start and end only: it pickles."""
+        if self._group is None:
+            return [thing]
+        things: list[Any] = [None] * self.world_size
+        dist.all_gather_object(things, thing, group=self._group)
+        return things
+
+    def gather_row(self, row: np.ndarray) -> np.ndarray:
+        """int64 [width] of every rank -> int64 [world_size, width]. For every step: no pickle."""
+        if self._group is None:
+            return row[None, :]
+        mine = torch.from_numpy(row)
+        rows = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(rows, mine, group=self._group)
+        return torch.stack(rows).numpy()
+
+    def total(self, *numbers: float) -> list[float]:
+        """Sums over all ranks, in float64."""
+        together = torch.tensor(numbers, dtype=torch.float64)
+        if self._group is not None:
+            dist.all_reduce(together, group=self._group)
+        return [float(number) for number in together]
+
+    def leave(self) -> None:
+        """Wait for all, then take the process group down."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
+            dist.destroy_process_group()
+
+
+def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
+    """Join DeepSpeed's process group, with a gloo group beside it; a single accelerate process joins nothing."""
+    if engine_kind == "accelerate":
+        return Ranks(0, 1, None)
+    os.environ.update(rendezvous(world, environ))
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    # Only an optimisation of CPU collectives, and one that compiles C++ for minutes at the first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = get_accelerator()
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(world.local_rank)
+    backend = accelerator.communication_backend_name()
+    backend = "gloo" if accelerator.device_name() == "cpu" else backend
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), group)
+
+
+def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
+    """Every rank holds the same plan and sees the same run folder, or nobody starts.
+
+    Rank 0 writes a nonce into the run folder and every rank reads it there. Raises the same Refused on all ranks.
+    """
+    nonce = ranks.gather(secrets.token_hex(8) if ranks.is_first else None)[0]
+    witness = Path(run_dir) / f".nonce-{nonce}"
+    if ranks.is_first:
+        witness.write_text(nonce, encoding="utf-8")
+    ranks.gather(None)  # nobody looks before it is written
+    mine = {
+        "rank": ranks.rank,
+        "host": socket.gethostname(),
+        "claims": (world.rank, world.world_size),
+        "sha256": plan_sha256,
+        "sees": _reads(witness, nonce),
+    }
+    everyone = ranks.gather(mine)
+    if ranks.is_first:
+        witness.unlink(missing_ok=True)
+    findings = list(_disagreements(everyone, ranks.world_size, run_dir))
+    if findings:
+        raise Refused(findings)
+
+
+def _reads(path: Path, expected: str) -> bool:
+    deadline = time.monotonic() + _NONCE_WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if path.read_text(encoding="utf-8") == expected:
+                return True
+        except OSError:
+            pass
+        time.sleep(0.05)
+    return False
+
+
+def _disagreements(everyone: list[dict[str, Any]], world_size: int, run_dir: str) -> list[Finding]:
+    findings = []
+    first = everyone[0]
+    for seen in everyone:
+        who = f"rank {seen['rank']} on {seen['host']}"
+        if seen["sha256"] != first["sha256"]:
+            findings.append(
+                Finding(
+                    "CF420",
+                    f"{who} holds plan {seen['sha256'][:7]}, rank 0 on {first['host']} holds {first['sha256'][:7]}",
+                    notes=("the config, the data or the overrides differ between nodes",),
+                    helps=("start every node from the same checkout, with the same words on the command line",),
+                )
+            )
+        if not seen["sees"]:
+            findings.append(
+                Finding(
+                    "CF421",
+                    f"{who} does not see the run folder {run_dir} that rank 0 on {first['host']} writes",
+                    helps=("set run.dir to a folder on storage that every node mounts",),
+                )
+            )
+        if seen["claims"] != (seen["rank"], world_size):
+            rank, size = seen["claims"]
+            findings.append(
+                Finding(
+                    "CF422",
+                    f"{who} was started as rank {rank} of {size}, torch.distributed says {seen['rank']} of {world_size}",
+                    helps=("start all ranks with one launcher, and unset RANK and WORLD_SIZE before it",),
+                )
+            )
+    return findings

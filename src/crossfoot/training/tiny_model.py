@@ -1,0 +1,58 @@
+"""The model part of builtin:tiny: a two-layer Llama made on the spot, saved as an ordinary Hugging Face
+folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from crossfoot.written.model_facts import TINY_MAX_POSITIONS, TINY_VOCABULARY
+
+LAST_FILE = "config.json"
+"""Renamed into place after all other files: where it is, the model is whole."""
+
+
+def write_tiny_model(
+    folder: str | os.PathLike[str], vocabulary: int = TINY_VOCABULARY, seed: int = 0
+) -> Path:
+    """Write the tiny model into `folder`, which may hold other files (a tokenizer's) already or later.
+
+    Two layers, hidden size 64, 4 heads, float32, embed_tokens and lm_head not tied; about 115,000 parameters.
+    The same (vocabulary, seed) gives the same bytes, so several processes may write at once: each saves into
+    its own temporary folder beside `folder` and renames file by file, config.json last. A folder that has a
+    whole model is left alone.
+    """
+    target = Path(folder)
+    if (target / LAST_FILE).exists():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=TINY_MAX_POSITIONS,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).float()
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        model.save_pretrained(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda path: path.name == LAST_FILE):
+            os.replace(file, target / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

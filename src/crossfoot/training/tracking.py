@@ -1,0 +1,51 @@
+"""A mirror of the ledger at Weights & Biases, when the config asks for one. Rank 0 only."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.planning.plan import RunPlan
+from crossfoot.written.run_file import RunFile
+
+
+def refuse_missing_tracker(run: RunFile) -> None:
+    """Refused when wandb is asked for and not installed: found before anything slow starts."""
+    if run.config.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
+        raise Refused(
+            Finding(
+                "CF013",
+                f"tracking.wandb is {run.config.tracking.wandb}, but wandb is not installed",
+                place=run.place("tracking", "wandb"),
+                helps=("install it: pip install 'crossfoot[tracking]'", "or set tracking.wandb to off"),
+            )
+        )
+
+
+class WandbMirror:
+    """One wandb run with the ledger's numbers under the ledger's names."""
+
+    def __init__(self, plan: RunPlan, lock: Mapping[str, Any]) -> None:
+        import wandb
+
+        config = plan.run.config
+        self._run = wandb.init(
+            project=config.tracking.project,
+            name=config.run.name,
+            dir=plan.run.run_dir,
+            mode=config.tracking.wandb,
+            config=dict(lock),
+        )
+
+    def __call__(self, entry: StepEntry) -> None:
+        """Mirror one ledger line: its numbers; causes and per-rank rows stay in the ledger."""
+        numbers = {key: value for key, value in entry.to_json().items() if isinstance(value, (int, float))}
+        self._run.log(numbers, step=entry.step)
+
+    def close(self, receipt: Mapping[str, Any]) -> None:
+        """Write the receipt's verdict into the summary and finish."""
+        self._run.summary["foots"] = receipt["foots"]
+        self._run.finish()

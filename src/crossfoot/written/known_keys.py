@@ -1,0 +1,116 @@
+"""The keys that a run config may have, and the nearest one to a key that it may not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import get_args
+
+from crossfoot.written.config import Config, Section
+
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "per_device_train_batch_size": "batch.micro_batch_size",
+        "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+        "gradient_accumulation_steps": "batch.grad_accum_steps",
+        "train_batch_size": "batch.global_batch_size",
+        "batch_size": "batch.micro_batch_size",
+        "learning_rate": "lr.reference",
+        "lr_scheduler_type": "lr.schedule",
+        "warmup_ratio": "lr.warmup_fraction",
+        "num_train_epochs": "train.epochs",
+        "gradient_clipping": "optimizer.max_grad_norm",
+        "model_name_or_path": "model.path",
+        "tokenizer_name_or_path": "tokenizer.path",
+        "torch_dtype": "model.dtype",
+        "output_dir": "run.dir",
+        "lora_rank": "lora.r",
+        "lora_alpha": "lora.alpha",
+        "lora_dropout": "lora.dropout",
+        "trainable": "lora.target_modules",
+        "block_size": "data.max_seq_len",
+        "cutoff_len": "data.max_seq_len",
+        "nnodes": "cluster.num_nodes",
+        "nproc_per_node": "cluster.gpus_per_node",
+    }
+)
+"""What Hugging Face, DeepSpeed and Chinese-LLaMA-Alpaca-2 call our keys (DESIGN section 2)."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """`path`: the key that was probably meant, dotted; `help`: the change to make."""
+
+    path: str
+    help: str
+
+
+def section_type(annotation: object) -> type[Section] | None:
+    """The section class inside `X` or `X | None`; None for a plain value."""
+    for choice in (annotation, *get_args(annotation)):
+        if isinstance(choice, type) and issubclass(choice, Section):
+            return choice
+    return None
+
+
+@cache
+def sections() -> Mapping[str, tuple[str, ...]]:
+    """Every top-level key with the keys inside it; a plain value (`deepspeed`) has none."""
+    found = {}
+    for name, info in Config.model_fields.items():
+        inside = section_type(info.annotation)
+        found[name] = tuple(inside.model_fields) if inside else ()
+    return MappingProxyType(found)
+
+
+def is_known(path: tuple[str, ...]) -> bool:
+    """Whether `path` names a section, or a key in it."""
+    if len(path) == 1:
+        return path[0] in sections()
+    return len(path) == 2 and path[1] in sections().get(path[0], ())
+
+
+def suggest(path: tuple[str, ...], taken: Iterable[str] = ()) -> Suggestion | None:
+    """The key most likely meant by an unknown `path`; keys of `taken` (already written in that place) come last."""
+    section, name = path[0], path[-1]
+    if len(path) == 1:
+        return _nearest_section(name, taken) or _elsewhere(name, None)
+    if section not in sections():
+        nearest = _nearest_section(section, ())
+        if nearest is None:
+            return _elsewhere(name, None)
+        if is_known((nearest.path, *path[1:])):
+            dotted = ".".join((nearest.path, *path[1:]))
+            return Suggestion(dotted, f"write {dotted}")
+        return nearest
+    inside = sections()[section]
+    close = [key for key in difflib.get_close_matches(name, inside, n=3, cutoff=0.7) if key not in set(taken)]
+    exact = _elsewhere(name, section)
+    if exact and exact.path.endswith(f".{name}"):
+        return exact
+    if close:
+        return Suggestion(f"{section}.{close[0]}", f"the nearest key of {section} is {close[0]}")
+    return exact
+
+
+def _nearest_section(name: str, taken: Iterable[str]) -> Suggestion | None:
+    close = [key for key in difflib.get_close_matches(name, sections(), n=3, cutoff=0.7) if key not in set(taken)]
+    return Suggestion(close[0], f"the nearest section is {close[0]}") if close else None
+
+
+def _elsewhere(name: str, section: str | None) -> Suggestion | None:
+    """`name` in another section: the same word, then another framework's word, then a similar one."""
+    exact = [f"{other}.{name}" for other, keys in sections().items() if name in keys and other != section]
+    if exact:
+        return Suggestion(exact[0], f"{name} belongs to {exact[0].split('.')[0]}: write {' or '.join(exact)}")
+    if name in ELSEWHERE:
+        return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}")
+    everywhere = {key: other for other, keys in sections().items() for key in keys if other != section}
+    close = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
+    if not close:
+        return None
+    dotted = f"{everywhere[close[0]]}.{close[0]}"
+    return Suggestion(dotted, f"the nearest key is {dotted}")

@@ -1,0 +1,207 @@
+"""The mistakes that can stand in a run config: one function, one code, one page of the manual each (CF001 to CF009,
+CF105, CF201).
+"""
+
+from __future__ import annotations
+
+from crossfoot.finding import Finding, Place
+from crossfoot.manual import page
+from crossfoot.written.known_keys import Suggestion
+from crossfoot.written.shown import listed, shown
+from crossfoot.written.source import UnreadableText
+from crossfoot.written.yaml_tree import BrokenYaml
+
+COMMAND_LINE = "command line"
+
+
+@page("CF001")
+def unreadable_config(error: UnreadableText) -> Finding:
+    """CF001: the run config cannot be read as text.
+
+    The file is absent, a folder, not an ordinary file, larger than 1 MiB, not UTF-8, or begins with a byte order mark
+    (some editors write one; it is an invisible character in front of the first key). Nothing else can be checked
+    before this is repaired, so it stands alone and the exit code is 2.
+    """
+    return Finding("CF001", error.title, place=error.place, helps=error.helps, unreadable=True)
+
+
+@page("CF002")
+def broken_yaml(error: BrokenYaml) -> Finding:
+    """CF002: the run config is not YAML.
+
+    Configs are YAML 1.2: `no` and `on` are words, `1e-4` is a number, and `:` followed by a space inside a value needs
+    quotes. Tags (`!x`), merge keys (`<<`), a second document and aliases that contain themselves are refused.
+    """
+    return Finding(
+        "CF002", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
+    )
+
+
+@page("CF003")
+def not_a_config(path: str, place: Place, value: object) -> Finding:
+    """CF003: the run config holds no keys.
+
+    It is empty, or has only comments, or is a list or a single value. A config is a mapping of sections:
+
+        run:
+          name: demo
+    """
+    what = "is empty" if value is None else f"is {'a list' if isinstance(value, list) else 'a single value'}"
+    return Finding(
+        "CF003",
+        f"{path} {what}, and a run config is a mapping of sections",
+        place=place,
+        helps=("begin with run: and, indented below it, name: NAME",),
+        unreadable=True,
+    )
+
+
+@page("CF004")
+def unknown_key(path: str, place: Place, suggestion: Suggestion | None, siblings: tuple[str, ...]) -> Finding:
+    """CF004: a key that no run config has.
+
+    A key that is not understood would be a wish that is silently not granted, so it is an error. The help names the
+    nearest key: in the same section, in another one, or what the word of another framework is called here.
+    """
+    notes = () if suggestion or not siblings else (f"known here: {', '.join(siblings)}",)
+    helps = (suggestion.help,) if suggestion else (f"remove {path}",)
+    return Finding("CF004", f"{path} is not a key of a run config", place=place, notes=notes, helps=helps)
+
+
+@page("CF005")
+def duplicate_key(path: str, first: Place, second: Place) -> Finding:
+    """CF005: the same key twice in one section.
+
+    Most readers keep the last value without a word, so a person who edits the first one changes nothing.
+    """
+    return Finding(
+        "CF005",
+        f"{path} is written twice",
+        place=second,
+        label="again here",
+        others=((first, "first here"),),
+        helps=("remove one of the two",),
+    )
+
+
+@page("CF006")
+def missing_key(path: str, place: Place) -> Finding:
+    """CF006: a key or section without which no run can be planned.
+
+    The place is the section that should hold it, or the file when a whole section is absent.
+    """
+    section, _, key = path.partition(".")
+    if not key:
+        return Finding(
+            "CF006",
+            f"the section {path} is missing",
+            place=place,
+            helps=(f"add {path}: with its keys below",),
+        )
+    return Finding("CF006", f"{path} is missing", place=place, helps=(f"add {key}: below {section}:",))
+
+
+@page("CF007")
+def wrong_value(
+    path: str, value: object, wanted: str, place: Place, helps: tuple[str, ...] = (), label: str = ""
+) -> Finding:
+    """CF007: a value of the wrong kind, or outside what is possible.
+
+    Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word (YAML 1.2).
+    Counts begin at 1.
+    """
+    title = f"{path} must be {wanted}, and is {shown(value)}"
+    return Finding("CF007", title, place=place, helps=helps, label=label)
+
+
+@page("CF008")
+def bad_override(word: str, fact: str, helps: tuple[str, ...] = ()) -> Finding:
+    """CF008: a word after the config that is no override.
+
+    An override is `path=value`: the path as in the config with dots, the value as in YAML. Examples:
+    `batch.micro_batch_size=4`, `data.train=[a.json]`, `lora=null`, `batch.global_batch_size=null`. Quote the word for
+    the shell when it has brackets or spaces. The last of two overrides of one path holds.
+    """
+    return Finding(
+        "CF008",
+        f"the override {shown(word)} {fact}",
+        place=Place(COMMAND_LINE),
+        label=word,
+        helps=helps,
+        unreadable=True,
+    )
+
+
+@page("CF009")
+def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
+    """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
+
+    With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the run.
+    `places`: (place, key, value) of those that are given.
+    """
+    if not places:
+        return Finding(
+            "CF009",
+            "the run has no length: neither train.epochs nor train.max_steps is given",
+            place=section,
+            helps=("set train.epochs to the number of passes over the data", "or set train.max_steps to steps"),
+        )
+    (first, key, value), (second, other, other_value) = places[:2]
+    return Finding(
+        "CF009",
+        f"the run has two lengths: {key} {shown(value)} and {other} {shown(other_value)}",
+        place=first,
+        others=((second, "and here"),),
+        helps=(f"remove train.{other} to train {shown(value)} {_unit(key)}", f"or remove train.{key}"),
+    )
+
+
+def _unit(key: str) -> str:
+    return "steps" if key == "max_steps" else "epochs"
+
+
+@page("CF105")
+def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
+    """CF105: a batch needs two of its three numbers.
+
+    `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on a given
+    number of GPUs, and the third is solved. Without a second one a default would have to be invented, and that is
+    how a run ends up with another batch than its author believes. Given: DESIGN section 1.
+    """
+    note = "the third is solved from the two and the number of GPUs"
+    if not given:
+        return Finding(
+            "CF105",
+            "none of the three batch numbers is given, and a batch needs two",
+            place=section,
+            notes=(note,),
+            helps=("set batch.global_batch_size (samples per step) and batch.micro_batch_size (per GPU)",),
+        )
+    place, key, value = given[0]
+    other = "micro_batch_size" if key == "global_batch_size" else "global_batch_size"
+    meaning = "samples per GPU per forward" if other == "micro_batch_size" else "samples per optimizer step"
+    return Finding(
+        "CF105",
+        f"only {key} is given ({shown(value)}), and a batch needs two of its three numbers",
+        place=place,
+        notes=(note,),
+        helps=(f"also set batch.{other}: {meaning}",),
+    )
+
+
+@page("CF201")
+def warmup_given_twice(given: tuple[tuple[Place, str, object], ...]) -> Finding:
+    """CF201: at most one of lr.warmup_steps, lr.warmup_fraction and lr.warmup_samples.
+
+    They say the same thing in three units; two of them contradict each other as soon as the data or the batch changes.
+    """
+    first = given[0]
+    keys = [key for _, key, _ in given]
+    return Finding(
+        "CF201",
+        f"the warm-up is given {'twice' if len(given) == 2 else 'three times'}: "
+        + listed([f"{key} {shown(value)}" for _, key, value in given]),
+        place=first[0],
+        others=tuple((place, "and here") for place, _, _ in given[1:]),
+        helps=(f"keep one of {listed([f'lr.{key}' for key in keys])} and remove the rest",),
+    )

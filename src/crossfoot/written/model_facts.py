@@ -1,0 +1,136 @@
+"""What a model's config.json says, read without torch, and the rule that hangs on it: no untrained rows in
+the vocabulary.
+
+The written file alone is read here; weights are never opened, nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossfoot.finding import Finding
+from crossfoot.written.config import Config
+
+BUILTIN_TINY = "builtin:tiny"
+TINY_VOCABULARY = 260
+TINY_MAX_POSITIONS = 2048
+INPUT_TABLE_NAMES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
+OUTPUT_TABLE_NAMES = ("lm_head", "embed_out", "output_layer")
+UNTIED_FAMILIES = frozenset(
+    "llama mistral mixtral qwen2 qwen3 phi3 phi gpt_neox olmo olmo2 deepseek_v3".split()
+)
+"""Families whose configuration class says `tie_word_embeddings: bool = False` (transformers 5.23)."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of a model. vocab_size: rows of its embedding table. tied: embed_tokens and lm_head are one
+    tensor.
+
+    max_position_embeddings: tokens of the longest sequence it was made for; None when config.json does not
+    say.
+    """
+
+    vocab_size: int
+    tied: bool
+    max_position_embeddings: int | None
+    model_type: str
+
+
+def read_model_facts(path: str) -> ModelFacts | None:
+    """The facts of the model at `path`: a local folder, builtin:tiny, or a hub id that is already in the
+    local cache.
+
+    None when there is nothing to read without the network, or when it is not the config of a language model:
+    loading the model says then what is wrong.
+    """
+    if path == BUILTIN_TINY:
+        return ModelFacts(TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama")
+    file = Path(path) / "config.json" if os.path.isdir(path) else _cached_config(path)
+    if file is None:
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _facts_of(values)
+
+
+def needs_trained_embeddings(
+    config: Config, model_vocab_rows: int, tokenizer_vocabulary: int, tied: bool
+) -> Finding | None:
+    """CF540: the tokenizer has more pieces than the model's table has rows, and the new rows would not be
+    trained.
+
+    With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
+    start at the mean of the old ones; unless both tables are trained, all new pieces stay the same piece to
+    the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
+
+    model_vocab_rows: rows of the table before it grows. tokenizer_vocabulary: rows the data's token ids need;
+    padding does not count.
+    """
+    if config.lora is None or tokenizer_vocabulary <= model_vocab_rows:
+        return None
+    saved = {name.rsplit(".", 1)[-1] for name in config.lora.modules_to_save}
+    has_input, has_output = bool(saved & set(INPUT_TABLE_NAMES)), bool(saved & set(OUTPUT_TABLE_NAMES))
+    if (has_input and has_output) or (tied and (has_input or has_output)):
+        return None
+    lacking = [name for name, has in (("embed_tokens", has_input), ("lm_head", has_output)) if not has]
+    return Finding(
+        code="CF540",
+        title=(
+            f"the tokenizer has {tokenizer_vocabulary:,} pieces, the model {model_vocab_rows:,} rows, "
+            f"and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not trained"
+        ),
+        notes=(
+            f"{tokenizer_vocabulary - model_vocab_rows:,} new rows would stay as they were made up: "
+            "the mean of the old rows",
+        ),
+        helps=(
+            "set lora.modules_to_save to [embed_tokens, lm_head]",
+            "or use the model's own tokenizer: leave tokenizer.path out",
+        ),
+    )
+
+
+def _facts_of(values: Any) -> ModelFacts | None:
+    """The facts in the values of a config.json, of the text part when the model has several; None if it has
+    no table.
+    """
+    if not isinstance(values, dict):
+        return None
+    text = values.get("text_config")
+    text = text if isinstance(text, dict) else values
+    rows = text.get("vocab_size")
+    if not isinstance(rows, int) or isinstance(rows, bool):
+        return None
+    positions = text.get("max_position_embeddings", text.get("n_positions"))
+    tied = text.get("tie_word_embeddings", values.get("tie_word_embeddings"))
+    model_type = str(values.get("model_type", ""))
+    return ModelFacts(
+        vocab_size=rows,
+        tied=_tied_by_default(model_type) if tied is None else bool(tied),
+        max_position_embeddings=positions if isinstance(positions, int) else None,
+        model_type=model_type,
+    )
+
+
+def _tied_by_default(model_type: str) -> bool:
+    """What a config.json that does not name tie_word_embeddings means: True, but for the families above."""
+    return model_type not in UNTIED_FAMILIES
+
+
+def _cached_config(path: str) -> Path | None:
+    """The config.json of a hub id in the local cache, or None. Never asks the network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None

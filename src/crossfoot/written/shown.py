@@ -1,0 +1,29 @@
+"""How a value that somebody wrote is shown inside a message: on one line, short, unmistakable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+LONGEST = 60
+
+
+def shown(value: object) -> str:
+    """`8`, `"8"`, `true`, `nothing`, `[1, 2]`, `a section`: as in JSON, cut at 60 characters."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section" if value else "an empty section"
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # an integer of more digits than Python turns into text
+        return "a number of thousands of digits"
+    text = "".join(ch if ch.isprintable() else f"\\u{ord(ch):04x}" for ch in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

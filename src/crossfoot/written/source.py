@@ -1,0 +1,123 @@
+"""A text file that a person wrote, with its positions: what stands at which line and column."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import os
+import re
+import stat
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+from crossfoot.finding import Place
+
+LINE_BREAK = re.compile("\r\n|\n|\r")
+"""What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not count)."""
+
+LARGEST_BYTES = 1 << 20
+"""A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take minutes."""
+
+_OTHER_BOMS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+class UnreadableText(Exception):
+    """A file that is no readable text: title (the fact), place, helps. The loader gives it a code."""
+
+    def __init__(self, title: str, place: Place, *helps: str) -> None:
+        self.title = title
+        self.place = place
+        self.helps = helps
+        super().__init__(title)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of `path`; offsets into it are in characters."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *(match.end() for match in LINE_BREAK.finditer(self.text))]
+
+    def place(self, start: int, end: int | None = None) -> Place:
+        """The place of text[start:end], cut at the end of its first line; one character wide without `end`."""
+        line = bisect_right(self._line_starts, start)
+        first = self._line_starts[line - 1]
+        break_ = LINE_BREAK.search(self.text, start)
+        line_end = break_.start() if break_ else len(self.text)
+        width = max(1, min(start + 1 if end is None else end, line_end) - start)
+        return Place(self.path, line, start - first + 1, width)
+
+
+def read_source(path: str) -> Source:
+    """The UTF-8 text of a regular file. Raises UnreadableText: absent, a folder, a pipe, too large, a BOM, no UTF-8."""
+    raw = _read_bytes(path)
+    for mark, name in _OTHER_BOMS:
+        if raw.startswith(mark):
+            raise UnreadableText(f"{path} is {name} text, and must be UTF-8", Place(path), "save it as UTF-8")
+    if raw.startswith(codecs.BOM_UTF8):
+        raise UnreadableText(
+            f"{path} begins with a byte order mark", Place(path, 1, 1), 'save it as "UTF-8" without BOM'
+        )
+    try:
+        return Source(path, raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        before = Source(path, raw[: error.start].decode("utf-8"))
+        byte = raw[error.start]
+        title = f"{path} is not UTF-8 text: byte 0x{byte:02x} at offset {error.start}"
+        raise UnreadableText(title, before.place(len(before.text)), "save it as UTF-8") from error
+
+
+def _read_bytes(path: str) -> bytes:
+    where = Place(path)
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnreadableText(f"{path} is a folder, and a file is needed", where, *_inside(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableText(f"{path} is not an ordinary file", where)
+        if status.st_size > LARGEST_BYTES:
+            title = f"{path} has {status.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read"
+            raise UnreadableText(title, where, "give the file that a person wrote, not data")
+        with open(path, "rb") as file:
+            return file.read(LARGEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UnreadableText(f"{path} does not exist", where, *_near(path)) from error
+    except PermissionError as error:
+        raise UnreadableText(f"{path} may not be read by this user", where) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnreadableText(f"{path} cannot be read: {reason.lower()}", where) from error
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder or "."))
+    except OSError:
+        return []
+
+
+def _near(path: str) -> tuple[str, ...]:
+    """Files beside an absent one with a similar name."""
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder or "."):
+        return (f"the folder {folder} does not exist either; paths are relative to {os.path.basename(os.getcwd())}/",)
+    found = difflib.get_close_matches(name, _names(folder), n=1)
+    return (f"the nearest name there is {os.path.join(folder, found[0])}",) if found else ()
+
+
+def _inside(folder: str) -> tuple[str, ...]:
+    """Files of a folder that was given in place of a file."""
+    endings = (".yaml", ".yml", ".json")
+    files = [os.path.join(folder, name) for name in _names(folder) if name.endswith(endings)]
+    more = ", ..." if len(files) > 3 else ""
+    return (f"give one of its files: {', '.join(files[:3])}{more}",) if files else ()

@@ -1,0 +1,96 @@
+"""For any numbers: the solved third is the smallest that holds, and every help keeps its promise."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch
+
+counts = st.integers(1, 40)
+batches = st.one_of(st.integers(1, 2_000), st.integers(1, 10**12))
+topologies = st.builds(Topology, gpus_per_node=st.integers(1, 9), num_nodes=st.integers(1, 9))
+any_number = st.one_of(st.none(), st.integers(-2, 60))
+
+
+@settings(max_examples=150, deadline=None)
+@given(topologies, counts, batches)
+def test_accumulation_and_micro_batch_are_the_smallest_that_hold(
+    topology: Topology, given_count: int, batch: int
+) -> None:
+    by_micro = solve_batch(topology, micro_batch_size=given_count, global_batch_size=batch)
+    by_accum = solve_batch(topology, grad_accum_steps=given_count, global_batch_size=batch)
+    for plan, third in ((by_micro, by_micro.grad_accum_steps), (by_accum, by_accum.micro_batch_size)):
+        assert plan.global_batch_size == batch
+        assert third >= 1
+        assert (
+            given_count * third * topology.world_size
+            >= batch
+            > given_count * (third - 1) * topology.world_size
+        )
+        assert plan.is_uneven == (plan.capacity_samples != batch)
+    assert (by_micro.solved, by_accum.solved) == ("grad_accum_steps", "micro_batch_size")
+
+
+@settings(max_examples=150, deadline=None)
+@given(topologies, counts, counts, batches)
+def test_three_numbers_are_accepted_exactly_when_no_forward_is_spare(
+    topology: Topology, micro: int, accum: int, batch: int
+) -> None:
+    per_forward = micro * topology.dp_degree
+    holds = per_forward * accum >= batch
+    one_fewer_holds = accum > 1 and per_forward * (accum - 1) >= batch
+    try:
+        plan = solve_batch(topology, micro_batch_size=micro, grad_accum_steps=accum, global_batch_size=batch)
+    except BatchImpossible:
+        assert not holds or one_fewer_holds
+    else:
+        assert holds and not one_fewer_holds
+        assert plan == BatchPlan(micro, accum, batch, topology, None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(topologies, any_number, any_number, any_number)
+def test_following_any_help_makes_the_plan_that_it_promises(
+    topology: Topology, micro: int | None, accum: int | None, batch: int | None
+) -> None:
+    written = {"micro_batch_size": micro, "grad_accum_steps": accum, "global_batch_size": batch}
+    try:
+        solve_batch(topology, **written)
+    except BatchImpossible as impossible:
+        caught = impossible
+    else:
+        assume(False)
+    assert caught.helps
+    for text in caught.helps:
+        changed = dict(written)
+        changed |= {key: int(value) for key, value in re.findall(r"batch\.(\w+) to (\d+)", text)}
+        changed |= dict.fromkeys(re.findall(r"leave batch\.(\w+) out", text))
+        assert changed != written
+        plan = solve_batch(topology, **changed)
+        promise = re.search(r": (\d+) x (\d+) x (\d+) = (\d+)(?: holds (\d+))?$", text)
+        if promise:
+            numbers = [int(number) for number in promise.groups(default=promise[4])]
+            assert numbers == [
+                plan.micro_batch_size,
+                plan.grad_accum_steps,
+                topology.dp_degree,
+                plan.capacity_samples,
+                plan.global_batch_size,
+            ]
+        else:
+            key, value = re.findall(r"leave batch\.(\w+) out: it is solved to (\d+)$", text)[0]
+            assert (plan.solved, getattr(plan, key)) == (key, int(value))
+
+
+@settings(max_examples=100, deadline=None)
+@given(topologies, counts, batches)
+def test_folding_changes_no_slot(topology: Topology, micro: int, batch: int) -> None:
+    plan = solve_batch(topology, micro_batch_size=micro, global_batch_size=batch)
+    folded = plan.fold()
+    assert folded.topology == Topology(1, 1)
+    assert folded.fold() == folded
+    for name in ("micro_batch_size", "global_batch_size", "capacity_samples", "slots_per_step", "is_uneven"):
+        assert getattr(folded, name) == getattr(plan, name)

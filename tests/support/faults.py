@@ -1,0 +1,188 @@
+"""Faults put around crossfoot's parts from outside; each is a context manager of the rank it runs on.
+
+All of them strike rank 1 at step 2 (the third), in its first forward that holds a sample, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+
+from crossfoot.training import batches, loop
+from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine
+
+STEP, RANK = 2, 1
+Fault = Callable[[int], contextlib.AbstractContextManager[None]]
+
+
+class _Clock:
+    """Knows the step by watching the rates being set, and whether the fault has struck in it."""
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.struck = False
+
+    def strikes(self) -> bool:
+        """True once, in the fault's step."""
+        if self.step != STEP or self.struck:
+            return False
+        self.struck = True
+        return True
+
+
+@contextlib.contextmanager
+def _clock() -> Iterator[_Clock]:
+    clock = _Clock()
+    with contextlib.ExitStack() as stack:
+        for engine in (DeepSpeedEngine, AccelerateEngine):
+            real = engine.set_rate
+
+            def set_rate(self, rate, real=real):
+                clock.step += 1
+                real(self, rate)
+
+            stack.enter_context(mock.patch.object(engine, "set_rate", set_rate))
+        yield clock
+
+
+def _collator_fault(change: Callable[[batches.Batch, object], batches.Batch]) -> Fault:
+    """A fault in what the collator returns for a slot that holds a sample."""
+
+    @contextlib.contextmanager
+    def fault(rank: int) -> Iterator[None]:
+        with _clock() as clock:
+            real = loop.collate
+
+            def collate(index, ids):
+                batch = real(index, ids)
+                if rank == RANK and len(ids) and clock.strikes():
+                    return change(batch, lambda other: real(index, other))
+                return batch
+
+            with mock.patch.object(loop, "collate", collate):
+                yield
+
+    return fault
+
+
+def _altered(batch: batches.Batch, collate: object) -> batches.Batch:
+    row, start, end = batch.segments[0]
+    batch.input_ids[row, end - 2] = (batch.input_ids[row, end - 2] + 1) % 200 + 4
+    return batch
+
+
+def _unmasked(batch: batches.Batch, collate: object) -> batches.Batch:
+    row, start, end = batch.segments[0]
+    labels = batch.labels.clone()
+    labels[row, start + 1 : end] = batch.input_ids[row, start + 1 : end]
+    columns = torch.arange(batch.input_ids.shape[1] - 1)
+    return batches.Batch(batch.input_ids, labels, columns, batch.segments)
+
+
+@contextlib.contextmanager
+def slot_dropped(rank: int) -> Iterator[None]:
+    """The collator gives an empty batch where samples belong."""
+    with _clock() as clock:
+        real = loop.collate
+
+        def collate(index, ids):
+            return real(index, [] if rank == RANK and len(ids) and clock.strikes() else ids)
+
+        with mock.patch.object(loop, "collate", collate):
+            yield
+
+
+@contextlib.contextmanager
+def sample_twice(rank: int) -> Iterator[None]:
+    """A slot holds its first sample a second time."""
+    with _clock() as clock:
+        real = loop.collate
+
+        def collate(index, ids):
+            again = rank == RANK and len(ids) and clock.strikes()
+            return real(index, [*ids, ids[0]] if again else ids)
+
+        with mock.patch.object(loop, "collate", collate):
+            yield
+
+
+@contextlib.contextmanager
+def backward_skipped(rank: int) -> Iterator[None]:
+    """A forward's loss never reaches the engine: another, already seen one of zeros goes in its place."""
+    with _clock() as clock, contextlib.ExitStack() as stack:
+        for engine in (DeepSpeedEngine, AccelerateEngine):
+            real = engine.backward
+
+            def backward(self, loss, weight, last, real=real):
+                if rank == RANK and not last and float(loss.detach()) and clock.strikes():
+                    zeros = sum((p.sum() for p in self.module.parameters() if p.requires_grad), torch.zeros(()))
+                    loss, weight = zeros * 0.0, 1.0
+                real(self, loss, weight, last)
+
+            stack.enter_context(mock.patch.object(engine, "backward", backward))
+        yield
+
+
+@contextlib.contextmanager
+def rate_changed(rank: int) -> Iterator[None]:
+    """The optimizer of every rank steps 1 % faster than told, in one step."""
+    with _clock() as clock, contextlib.ExitStack() as stack:
+        for engine in (DeepSpeedEngine, AccelerateEngine):
+            real = engine.step
+
+            def step(self, real=real):
+                if clock.strikes():
+                    for group in self.optimizer.param_groups:
+                        group["lr"] *= 1.01
+                return real(self)
+
+            stack.enter_context(mock.patch.object(engine, "step", step))
+        yield
+
+
+@contextlib.contextmanager
+def loss_weight_wrong(rank: int) -> Iterator[None]:
+    """A forward's loss is divided as if the accumulation were one longer."""
+    with _clock() as clock, contextlib.ExitStack() as stack:
+        for engine in (DeepSpeedEngine, AccelerateEngine):
+            real = engine.backward
+
+            def backward(self, loss, weight, last, real=real):
+                wrong = rank == RANK and float(loss.detach()) and clock.strikes()
+                real(self, loss, weight * (0.75 if wrong else 1.0), last)
+
+            stack.enter_context(mock.patch.object(engine, "backward", backward))
+        yield
+
+
+@contextlib.contextmanager
+def token_altered_in_model(rank: int) -> Iterator[None]:
+    """A token changes on its way from the batch to the embedding, inside the model: the collator is innocent."""
+    from transformers import LlamaForCausalLM
+
+    with _clock() as clock:
+        real = LlamaForCausalLM.forward
+
+        def forward(self, input_ids=None, **rest):
+            if rank == RANK and torch.is_grad_enabled() and input_ids.shape[1] > 2 and clock.strikes():
+                input_ids = input_ids.clone()
+                input_ids[0, 1] = (input_ids[0, 1] + 1) % 200 + 4
+            return real(self, input_ids=input_ids, **rest)
+
+        with mock.patch.object(LlamaForCausalLM, "forward", forward):
+            yield
+
+
+FAULTS: dict[str, Fault] = {
+    "slot dropped": slot_dropped,
+    "sample twice": sample_twice,
+    "backward skipped": backward_skipped,
+    "rate changed": rate_changed,
+    "label mask lost": _collator_fault(_unmasked),
+    "token altered": _collator_fault(_altered),
+    "token altered in model": token_altered_in_model,
+    "loss weight wrong": loss_weight_wrong,
+}

@@ -1,0 +1,118 @@
+"""Start crossfoot as a user does: through the real launchers, from a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sys.executable).parent
+TIMEOUT_SECONDS = 600
+
+WORDS = "red blue green seven eight nine river stone 山 水 月 花 鸟 天 地 人".split()
+
+
+def write_samples(path: Path, count: int, seed: int = 0, longest: int = 12) -> Path:
+    """A small instruction set with varied lengths, no two samples alike."""
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            question = " ".join(draw.choices(WORDS, k=draw.randint(1, longest // 2)))
+            answer = " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
+            line = {"instruction": f"{number} {question}", "input": "", "output": answer}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return path
+
+
+def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Path:
+    """A run config for tests (JSON is YAML); a section given as None is left out."""
+    data = folder / "data.jsonl"
+    if not data.exists():
+        write_samples(data, 40)
+    config: dict[str, Any] = {
+        "run": {"name": "small", "dir": str(folder / "run"), "seed": 7},
+        "model": {"path": "builtin:tiny", "dtype": "float32"},
+        "data": {"train": [str(data)], "max_seq_len": 256, "index_dir": str(folder / "index")},
+        "batch": {"micro_batch_size": 2, "global_batch_size": 7},
+        "lr": {"reference": 1e-3, "warmup_steps": 2},
+        "lora": {"r": 4, "alpha": 8, "modules_to_save": ["embed_tokens", "lm_head"]},
+        "deepspeed": str(ROOT / "ds_configs" / "zero2.json"),
+        "train": {"max_steps": 4},
+    }
+    for name, section in sections.items():
+        if section is None:
+            config.pop(name, None)
+        elif isinstance(section, Mapping):
+            config[name] = {**config.get(name, {}), **section}
+        else:
+            config[name] = section
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A launcher's surroundings: CPU, one thread a rank, this interpreter's scripts first, no ranks left over."""
+    leftovers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in leftovers}
+    kept.update(
+        PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+        PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
+        DS_ACCELERATOR="cpu",
+        OMP_NUM_THREADS="1",
+        ACCELERATE_USE_CPU="true",
+        CUDA_VISIBLE_DEVICES="",
+        HF_HUB_OFFLINE="1",
+        NO_COLOR="1",
+        **more,
+    )
+    return kept
+
+
+def free_port() -> int:
+    """A TCP port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(command: Sequence[str | Path], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command from the repository's root and wait for it."""
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
+def deepspeed(ranks: int, script: str | Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """`deepspeed --num_gpus RANKS SCRIPT WORDS`."""
+    launcher = [SCRIPTS / "deepspeed", "--num_gpus", str(ranks), "--master_port", str(free_port())]
+    return start([*launcher, script, *words], **more)
+
+
+def plain(script: str | Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT WORDS`."""
+    return start([sys.executable, script, *words], **more)
+
+
+def ledger(run_dir: Path) -> list[dict[str, Any]]:
+    """The ledger's lines."""
+    return [json.loads(line) for line in (run_dir / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def receipt(run_dir: Path) -> dict[str, Any]:
+    """The receipt's document."""
+    document: dict[str, Any] = json.loads((run_dir / "receipt.json").read_text(encoding="utf-8"))
+    return document

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The demo: shows the plan, then runs it on 2 ranks with the real deepspeed launcher.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+config=configs/demo.yaml
+
+if [ -e runs/demo ]; then
+  echo "removing runs/demo, the folder of an earlier demo"
+  rm -rf runs/demo
+fi
+
+crossfoot plan "$config"
+
+# Two ranks need two GPUs (NCCL refuses two ranks on one); with fewer the demo runs on the CPU.
+if [ -z "${DS_ACCELERATOR-}" ]; then
+  gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+  if [ "$gpus" -lt 2 ]; then export DS_ACCELERATOR=cpu; fi
+fi
+if [ "${DS_ACCELERATOR-}" = cpu ] && [ -z "${OMP_NUM_THREADS-}" ]; then
+  cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+  export OMP_NUM_THREADS=$((cores < 4 ? 1 : cores / 2))
+fi
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+
+echo
+echo "deepspeed --num_gpus 2 train.py $config   on ${DS_ACCELERATOR:-GPUs}"
+exec deepspeed --quiet --num_gpus 2 --master_port "$port" train.py "$config"
