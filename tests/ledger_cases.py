@@ -1,4 +1,6 @@
-"""Small data sets, plans and obedient ranks for the ledger's tests. Digests are made from content, as in the index."""
+"""Small data sets, plans and obedient ranks for the ledger's tests. Digests are made from content, as in
+the index.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Data:
 
     def segment(self, sample: int) -> SegmentWitness:
         content, length, trained = self.contents[sample], self.lengths[sample], self.trained[sample]
-        return SegmentWitness(digest_of(content, length), digest_of(content, length, trained), length, trained)
+        return SegmentWitness(
+            digest_of(content, length), digest_of(content, length, trained), length, trained
+        )
 
     def reconciler(self, dp_degree: int) -> Reconciler:
         segments = [self.segment(sample) for sample in range(len(self.contents))]
@@ -41,7 +45,9 @@ class Data:
             origin=lambda sample: f"data.json:{sample + 1}",
         )
 
-    def plan(self, step: int, slots: Sequence[Sequence[Sequence[int]]], lr: float = 2e-5, epoch: int = 0) -> PlannedStep:
+    def plan(
+        self, step: int, slots: Sequence[Sequence[Sequence[int]]], lr: float = 2e-5, epoch: int = 0
+    ) -> PlannedStep:
         trained_tokens = sum(self.trained[i] for forwards in slots for ids in forwards for i in ids)
         arrays = [[np.array(ids, dtype=np.int64) for ids in forwards] for forwards in slots]
         return PlannedStep(step, epoch, lr, trained_tokens, arrays)
@@ -59,7 +65,9 @@ class Data:
                 forwards.append(ForwardWitness(number, slots_computed, weight if segments else 0.0, segments))
             loss_sum = 2.0 * sum(forward.trained_tokens for forward in forwards)
             witnesses.append(
-                StepWitness(rank, planned.step, tuple(forwards), planned.lr, True, loss_sum, 1.5, 0.25, False, 0)
+                StepWitness(
+                    rank, planned.step, tuple(forwards), planned.lr, True, loss_sum, 1.5, 0.25, False, 0
+                )
             )
         return witnesses
 

@@ -19,7 +19,7 @@ fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
   say "crossfoot needs Python 3.10 or newer; $python is $("$python" -V 2>&1)."
   for other in python3.14 python3.13 python3.12 python3.11 python3.10; do
-    if command -v "$other" >/dev/null; then say "There is a newer one: make PYTHON=$other demo" && exit 2; fi
+    if "$other" -c '' >/dev/null 2>&1; then say "There is a newer one: make PYTHON=$other demo" && exit 2; fi
   done
   say "Install a newer one and name it: make PYTHON=/path/to/python3.11 demo"
   exit 2

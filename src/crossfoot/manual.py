@@ -1,4 +1,6 @@
-"""The manual: one page per finding code, written as the docstring of the one function that makes that finding."""
+"""The manual: one page per finding code, written as the docstring of the one function that makes that
+finding.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _pages: dict[str, Callable[..., object]] = {}
 
 
 def page(code: str) -> Callable[[F], F]:
-    """Decorator: the function's docstring is the manual page of `code`. Two functions for one code: RuntimeError."""
+    """Decorator: the function's docstring is the manual page of `code`. Two functions for one code:
+    RuntimeError.
+    """
 
     def register(function: F) -> F:
         known = _pages.get(code)
@@ -20,7 +24,9 @@ def page(code: str) -> Callable[[F], F]:
             function.__module__,
             function.__qualname__,
         ):
-            raise RuntimeError(f"{code} has two manual pages: {known.__qualname__} and {function.__qualname__}")
+            raise RuntimeError(
+                f"{code} has two manual pages: {known.__qualname__} and {function.__qualname__}"
+            )
         if not function.__doc__:
             raise RuntimeError(f"{code} has no manual page: {function.__qualname__} needs a docstring")
         _pages[code] = function

@@ -1,6 +1,6 @@
-"""One rank of the model tests: started by torchrun with a JSON list of cases; leaves one JSON file per rank.
+"""One rank of the model tests: torchrun starts it with a JSON list of cases, it leaves one JSON file per rank.
 
-Not a test file. Cases run one after another in the same processes, because starting them is what takes the time.
+Not a test file. Cases run one after another in the same processes, because starting is what takes the time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from crossfoot.written.config import Config
 torch.set_num_threads(1)
 
 
-class LiveElements(TorchDispatchMode):
-    """Counts elements of every storage that torch operations make on this rank, and the most alive at one time.
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of every storage that torch operations make on this rank, and the most alive at one time.
 
-    Weight files mapped into memory do not count: rank 0 reads them page by page, the pages are the kernel's to drop.
+    Weight files mapped into memory do not count: rank 0 reads them page by page, and the kernel drops the pages.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,16 @@ class LiveElements(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
-                storage = leaf.untyped_storage()
-                key = storage._cdata
-                if key not in self.alive and not (leaf.numel() > 1000 and in_weight_file(storage.data_ptr())):
-                    self.alive[key] = storage.nbytes() // max(leaf.element_size(), 1)
-                    weakref.finalize(storage, self.alive.pop, key, None)
-                    self.most = max(self.most, sum(self.alive.values()))
+                self._book(leaf.untyped_storage())
         return result
+
+    def _book(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.alive or (size > 4096 and in_weight_file(storage.data_ptr())):
+            return
+        self.alive[key] = size
+        weakref.finalize(storage, self.alive.pop, key, None)
+        self.most = max(self.most, sum(self.alive.values()))
 
 
 def in_weight_file(address: int) -> bool:
@@ -110,7 +113,9 @@ def hashes(model: torch.nn.Module) -> dict[str, str]:
         if parameter.requires_grad:
             with whole([parameter]):
                 values = parameter.detach().float().contiguous()
-                found[name] = hashlib.sha256(values.numpy().tobytes() + str(values.shape).encode()).hexdigest()
+                found[name] = hashlib.sha256(
+                    values.numpy().tobytes() + str(values.shape).encode()
+                ).hexdigest()
     return found
 
 
@@ -135,13 +140,17 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "summary": trained_summary(model),
         "rows": [rows_of(base.get_input_embeddings()), rows_of(base.get_output_embeddings())],
         "vocab_size": base.config.vocab_size,
-        "parted": sorted({name.rsplit(".", 1)[-1] for name, p in model.named_parameters() if hasattr(p, "ds_id")}),
+        "parted": sorted(
+            {name.rsplit(".", 1)[-1] for name, p in model.named_parameters() if hasattr(p, "ds_id")}
+        ),
         "unparted": [name for name, p in model.named_parameters() if not hasattr(p, "ds_id")],
     }
     with whole(base.get_input_embeddings().parameters()):
         table = base.get_input_embeddings().weight.detach()
         seen["new_rows_are_mean"] = bool(
-            torch.allclose(table[loaded.vocabulary_before :], table[: loaded.vocabulary_before].mean(0), atol=1e-6)
+            torch.allclose(
+                table[loaded.vocabulary_before :], table[: loaded.vocabulary_before].mean(0), atol=1e-6
+            )
         )
     optimizer = build_optimizer(model, config.optimizer)
     seen["groups"] = [
@@ -168,10 +177,10 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
-    """`run` with every live element of this rank counted."""
-    with LiveElements() as counter:
+    """`run` with this rank's memory counted."""
+    with LiveBytes() as counter:
         seen = run(case)
-    return {"most": counter.most, "all": seen["summary"][1], "losses": seen["losses"]}
+    return {"most_bytes": counter.most, "model_bytes": 4 * seen["summary"][1], "losses": seen["losses"]}
 
 
 def main(cases_file: str, out: str) -> None:

@@ -1,4 +1,4 @@
-"""For any number of samples, batch, policy and topology: every sample once an epoch, the same steps everywhere."""
+"""For any samples, batch, policy and topology: every sample once an epoch, the same steps everywhere."""
 
 from __future__ import annotations
 

@@ -77,10 +77,6 @@ def test_warmup_is_rounded_up_exactly(given: dict[str, float], total_steps: int,
     assert rate(total_steps=total_steps, **given).warmup_steps == steps
 
 
-def test_the_example_of_a_fraction_is_one_that_floats_get_wrong() -> None:
-    assert math.ceil(0.07 * 100) == 8
-
-
 def test_cosine_by_hand() -> None:
     plan = rate(reference=1.0, warmup_steps=2, total_steps=6, min_ratio=0.2)
     half = math.sqrt(0.5)

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from crossfoot.ledger.entry import CAUSE_KINDS, MOST_CAUSES_OF_A_KIND, Cause, StepEntry, entry_of
+from crossfoot.ledger.matching import DigestLookup
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.witness import Lost, SegmentWitness, StepWitness
 from ledger_cases import Data, digest_of, six_samples, with_segments, without_forward
@@ -100,7 +102,9 @@ def test_twins_are_matched_as_often_as_they_are_planned() -> None:
 
 def test_a_sample_of_another_step() -> None:
     other = six_samples().segment(4)
-    entry = run(on(0, lambda w: with_segments(w, 0, lambda s: (s[0], other))), slots=[[[0, 1], [2]], [[3], []]])
+    entry = run(
+        on(0, lambda w: with_segments(w, 0, lambda s: (s[0], other))), slots=[[[0, 1], [2]], [[3], []]]
+    )
     assert {(c.kind, c.rank, c.forward, c.sample) for c in entry.causes} == {
         ("not planned", 0, 0, 4),
         ("missing sample", 0, 0, 1),
@@ -146,6 +150,16 @@ def test_a_carried_step_may_hold_one_sample_under_two_epochs() -> None:
         reconciler.step(replace(carried, samples=np.array([1, 0, 3, 2])), data.obey(carried))
 
 
+def test_the_last_two_epochs_are_remembered() -> None:
+    data = six_samples()
+    reconciler = data.reconciler(1)
+    told = []
+    for step, (sample, epoch) in enumerate([(0, 0), (0, 1), (0, 2), (1, 1), (0, 1), (0, 2)]):
+        planned = data.plan(step, [[[sample]]], epoch=epoch)
+        told.append(reconciler.step(planned, data.obey(planned)).repeated_samples)
+    assert told == [0, 0, 0, 0, 1, 1]
+
+
 def test_steps_of_an_earlier_attempt_count() -> None:
     data = six_samples()
     reconciler = data.reconciler(1)
@@ -183,7 +197,9 @@ def test_a_lost_label_mask() -> None:
 
 def test_a_lost_label_mask_on_a_sample_of_another_step() -> None:
     stranger = replace(six_samples().segment(5), digest=1, trained_tokens=0)
-    causes = run(on(1, lambda w: with_segments(w, 0, lambda s: (stranger,))), slots=[[[0], [1]], [[3], [4]]]).causes
+    causes = run(
+        on(1, lambda w: with_segments(w, 0, lambda s: (stranger,))), slots=[[[0], [1]], [[3], [4]]]
+    ).causes
     assert {(c.kind, c.sample) for c in causes} == {("label mask differs", 2), ("missing sample", 3)}
 
 
@@ -232,7 +248,11 @@ def test_a_wrong_token_weight() -> None:
     cause = only(entry := run(on(1, mean_of_means)))
     assert (cause.kind, cause.rank, cause.forward) == ("token weight differs", 1, 0)
     assert cause.planned == 2 / 35 and "2 times" in cause.message and entry.wrong_weight_forwards == 1
-    nan = run(lambda t: [replace(w, forwards=tuple(replace(f, token_weight=math.nan) for f in w.forwards)) for w in t])
+    nan = run(
+        lambda t: [
+            replace(w, forwards=tuple(replace(f, token_weight=math.nan) for f in w.forwards)) for w in t
+        ]
+    )
     assert nan.wrong_weight_forwards == 4
 
 
@@ -314,12 +334,10 @@ def test_codes_are_unique_and_of_the_run_time_family() -> None:
         Cause(0, None, None, "gremlins", "")
 
 
-def test_ten_thousand_steps_of_looking_up_do_not_need_a_dictionary() -> None:
+def test_a_digest_leads_to_all_its_samples() -> None:
     rng = np.random.default_rng(0)
     digests = rng.integers(0, 2**63, 50_000, dtype=np.uint64)
     digests[[7, 4_000, 49_999]] = np.uint64(2**64 - 1)
-    from crossfoot.ledger.matching import DigestLookup
-
     lookup = DigestLookup(digests)
     assert lookup.ids(2**64 - 1).tolist() == [7, 4_000, 49_999]
     assert lookup.ids(int(digests[123])).tolist() == [123]

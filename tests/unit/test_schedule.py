@@ -106,6 +106,14 @@ def test_max_steps_is_the_horizon(
         assert schedule.distinct_samples == distinct
 
 
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 4, 5])
+def test_distinct_samples_of_drop_are_counted_over_its_epochs(max_steps: int) -> None:
+    for seed in range(20):  # what one epoch drops, a part of the next one may train
+        schedule = Schedule(10, 4, seed, "drop", max_steps=max_steps)
+        trained = {i for k in range(max_steps) for i in schedule.samples(k).tolist()}
+        assert schedule.distinct_samples == len(trained)
+
+
 def test_drop_that_ends_inside_an_epoch_has_dropped_nothing_of_it() -> None:
     assert Schedule(10, 4, 7, "drop", max_steps=1).dropped_samples == 0
     assert Schedule(10, 4, 7, "drop", max_steps=2).dropped_samples == 2

@@ -1,4 +1,6 @@
-"""What can be wrong with training data and its tokenizer: one mistake, one code, one docstring (the manual page)."""
+"""What can be wrong with training data and its tokenizer: one mistake, one code, one docstring (the manual
+page).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ SKIP_HELP = (
 class Problem:
     """One record, or one whole file, that cannot be used.
 
-    line and column are 1-based (line 0: the file as a whole; a Parquet line is a row number). fatal: refused whatever
-    data.bad_samples says, because nobody can tell what the file was meant to hold.
+    line and column are 1-based (line 0: the file as a whole; a Parquet line is a row number). fatal: refused
+    whatever data.bad_samples says, because nobody can tell what the file was meant to hold.
     """
 
     code: str
@@ -52,8 +54,8 @@ def file_missing(place: Place, reason: str) -> Finding:
 def file_ending(place: Place, reason: str) -> Finding:
     """The name of a data file ends in something that crossfoot does not read for this task.
 
-    .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document a line)
-    serves pretrain only, because a line of plain text has no instruction.
+    .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document
+    a line) serves pretrain only, because a line of plain text has no instruction.
     """
     return Finding(
         "CF502",
@@ -92,7 +94,9 @@ def not_utf8(place: Place, reason: str) -> Finding:
 
 
 def no_samples(place: Place, reason: str) -> Finding:
-    """The data set has no sample that can be trained: an empty file, an empty list, or nothing left after skipping."""
+    """The data set has no sample that can be trained: an empty file, an empty list, or nothing left after
+    skipping.
+    """
     return Finding(
         "CF505",
         "the data has no sample to train on",
@@ -130,7 +134,9 @@ def no_output(place: Place, reason: str) -> Finding:
 
 
 def no_instruction(place: Place, reason: str) -> Finding:
-    """An sft record asks nothing: "instruction" is missing, empty or not text, or "input" is there and is not text."""
+    """An sft record asks nothing: "instruction" is missing, empty or not text, or "input" is there and is not
+    text.
+    """
     return Finding(
         "CF508",
         "this record has no instruction",
@@ -141,7 +147,8 @@ def no_instruction(place: Place, reason: str) -> Finding:
 
 
 def prompt_fills_window(place: Place, reason: str) -> Finding:
-    """The prompt of an sft record is as long as data.max_seq_len or longer, so no token of its answer would be trained.
+    """The prompt of an sft record is as long as data.max_seq_len or longer, so no token of its answer would
+    be trained.
 
     Training frameworks cut such a sample silently and train it on 0 tokens.
     """
@@ -168,8 +175,9 @@ def no_text(place: Place, reason: str) -> Finding:
 def untokenisable(place: Place, reason: str) -> Finding:
     """A text cannot be turned into token ids that the model has.
 
-    Either it holds half a surrogate pair (an escape such as backslash-u-d83d alone, left by a cut in mid-character), which
-    is no character; or it spells out a token that the tokenizer has and the model's table has no row for (padding).
+    Either it holds half a surrogate pair (an escape such as backslash-u-d83d alone, left by a cut in
+    mid-character), which is no character; or it spells out a token that the tokenizer has and the model's
+    table has no row for (padding).
     """
     return Finding(
         "CF511",
@@ -225,8 +233,8 @@ def no_end_token(place: Place, reason: str) -> Finding:
 def builder_silent(place: Place, reason: str) -> Finding:
     """One process builds the data index and the others wait for it; it refused the data, or it stopped.
 
-    What it refused is in its own output. If that output shows nothing, it was killed, or index_dir is not the same
-    storage for all processes.
+    What it refused is in its own output. If that output shows nothing, it was killed, or index_dir is not the
+    same storage for all processes.
     """
     return Finding(
         "CF530",
@@ -234,7 +242,8 @@ def builder_silent(place: Place, reason: str) -> Finding:
         place=place,
         label=reason,
         helps=(
-            "build it beforehand: crossfoot index CONFIG; data.index_dir must be storage that every node sees",
+            "build it beforehand with crossfoot index CONFIG",
+            "or set data.index_dir to storage that every node sees",
         ),
     )
 

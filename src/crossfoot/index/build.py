@@ -1,12 +1,15 @@
-"""Building the index: read, tokenise, write beside, rename. A crash at any moment leaves nothing that looks like an index."""
+"""Building the index: read, tokenise, write beside, rename. A crash at any moment leaves nothing that looks
+like an index.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.index.bad_data import (
@@ -33,7 +36,7 @@ from crossfoot.index.records import Task, read_records
 from crossfoot.index.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
 from crossfoot.index.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
-from crossfoot.index.waiting import PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
+from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.writer import IndexWriter, fsync_folder
 
 if TYPE_CHECKING:
@@ -53,11 +56,12 @@ def ensure_index(
     progress: Progress | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> DataIndex:
-    """The index of these files: opened when it is there, else built (builder) or waited for (every other process).
+    """The index of these files: opened when it is there, else built (builder) or waited for (every other
+    process).
 
-    Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good index.
-    patience_seconds: how long the others wait without a sign of life. The builder imports transformers, and so torch.
-    Raises Refused: CF50x and CF51x (data), CF52x (tokenizer), CF53x (index).
+    Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good
+    index. patience_seconds: how long the others wait without a sign of life. The builder imports
+    transformers, and so torch. Raises Refused: CF50x and CF51x (data), CF52x (tokenizer), CF53x (index).
     """
     refuse_unopenable(files, run.config.data.task, run)
     path = tokenizer_path(run.config)
@@ -100,7 +104,9 @@ def _is_whole(folder: str, files: Sequence[str]) -> bool:
 
 
 def _build(run: RunFile, states: Sequence[SourceState], address: str, progress: Progress | None) -> None:
-    """Build into a temporary folder and rename it to the address; the temporary folder is gone afterwards either way."""
+    """Build into a temporary folder and rename it to the address; the temporary folder is gone afterwards
+    either way.
+    """
     temporary = make_building_folder(run.index_dir)
     try:
         with Pulse(run.index_dir, address, temporary):
@@ -111,24 +117,34 @@ def _build(run: RunFile, states: Sequence[SourceState], address: str, progress: 
 
 
 def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
-    """Rename the finished folder into place. If another builder was first, its index is as good: keep that one."""
+    """Rename the finished folder into place. If another builder was first, its index is as good: keep it.
+
+    A damaged index in the way is moved aside and removed.
+    """
+    aside = f"{temporary}-damaged"
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(temporary, ALIVE))
     try:
-        os.rename(temporary, final)
-    except OSError:
-        if _is_whole(final, files):
-            return
-        # A damaged index stands there: move it into our own temporary name, which is removed afterwards.
-        if not os.path.isdir(final):
-            raise
-        os.rename(final, os.path.join(temporary, "damaged"))
-        os.rename(os.path.join(temporary, "damaged"), f"{temporary}-damaged")
-        os.rename(temporary, final)
-        shutil.rmtree(f"{temporary}-damaged", ignore_errors=True)
+        for attempt in range(5):
+            try:
+                os.rename(temporary, final)
+                break
+            except OSError:
+                if _is_whole(final, files):
+                    return
+                if attempt == 4 or not os.path.isdir(temporary):
+                    raise
+                with contextlib.suppress(OSError):  # another builder may have moved it meanwhile
+                    os.rename(final, aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     fsync_folder(os.path.dirname(final))
 
 
 class _Problems:
-    """The bad records met so far: the first are named, the rest counted. Fatal ones refuse the data in any case."""
+    """The bad records met so far: the first are named, the rest counted. Fatal ones refuse the data in any
+    case.
+    """
 
     def __init__(self, run: RunFile, files: Sequence[str]) -> None:
         self._run = run
@@ -160,7 +176,9 @@ class _Problems:
         return False
 
     def refuse(self, *, cut_short: bool) -> None:
-        """Raise Refused with all that was noted, if anything was. cut_short: later records were not all examined."""
+        """Raise Refused with all that was noted, if anything was. cut_short: later records were not all
+        examined.
+        """
         findings = list(self._named)
         if not findings:
             return
@@ -198,7 +216,7 @@ def _write(
     cutter = BlockCutter(encoder, data.max_seq_len)
     problems = _Problems(run, files)
     reading = _Reading([0] * len(files))
-    expected = _expected(files, cast(Task, data.task)) if progress else None
+    expected = _expected(files, data.task) if progress else None
     with IndexWriter(folder) as writer:
         for batch in _batches(run, files, problems, writer, reading):
             if problems.is_full:
@@ -238,7 +256,9 @@ def _write(
 
 
 def _expected(files: Sequence[str], task: Task) -> int | None:
-    """The records to come, for the progress display; None when they cannot be counted (the reading says why)."""
+    """The records to come, for the progress display; None when they cannot be counted (the reading says
+    why).
+    """
     try:
         return count_records(files, task)
     except Refused:
@@ -255,8 +275,10 @@ def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) 
 def _batches(
     run: RunFile, files: Sequence[str], problems: _Problems, writer: IndexWriter, reading: _Reading
 ) -> Iterator[list[Texts]]:
-    """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or rejects."""
-    task = cast(Task, run.config.data.task)
+    """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or
+    rejects.
+    """
+    task = run.config.data.task
     batch: list[Texts] = []
     characters = 0
     for file_id, file in enumerate(files):

@@ -1,4 +1,6 @@
-"""Finding an index by content, and counting records without one. Light: no torch, no transformers, no datasets."""
+"""Finding an index by content, and counting records without one. Light: no torch, no transformers, no
+datasets.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 SOURCES = "sources.json"
 EXACT_BYTES = 64 << 20
-"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much."""
+"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
+"""
 BYTES_PER_TOKEN = 3.5
-"""Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4)."""
+"""Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
+"""
 SETTLED_SECONDS = 2.0
 
 
@@ -44,7 +48,9 @@ def tokenizer_place(run: RunFile) -> Place:
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
-    """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not read."""
+    """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not
+    read.
+    """
     findings = []
     for file in files:
         if problem := file_problem(file, task):
@@ -65,7 +71,8 @@ class SourceState:
 
 
 def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ...]:
-    """Size, time and sha256 of each file. Known (path, size, time) are not read again: they lie in index_dir/sources.json.
+    """Size, time and sha256 of each file. Known (path, size, time) are not read again: they lie in
+    index_dir/sources.json.
 
     A file younger than two seconds is not remembered: a write in the same clock tick would go unseen.
     """
@@ -152,7 +159,8 @@ def _has_any_index(index_dir: str) -> bool:
 
 
 def count_records(files: Sequence[str], task: Task) -> int:
-    """Records in the files (documents for pretrain), without tokenising; large files are estimated from their beginning.
+    """Records in the files (documents for pretrain), without tokenising; large files are estimated from their
+    beginning.
 
     Raises Refused for files that cannot be opened, a JSON list that is broken, or no record at all.
     """
@@ -164,7 +172,9 @@ def count_records(files: Sequence[str], task: Task) -> int:
 
 
 def estimate_samples(files: Sequence[str], task: Task, max_seq_len: int) -> int:
-    """Samples that the index will have, about: the records (sft), or the blocks (pretrain, from the size of the text)."""
+    """Samples that the index will have, about: the records (sft), or the blocks (pretrain, from the size of
+    the text).
+    """
     records = count_records(files, task)
     if task == "sft":
         return records

@@ -1,10 +1,10 @@
 """Reading data files record by record, each with its line, in bounded memory.
 
-JSON and JSONL are read with the json module and not with `datasets`, because its JSON builder (5.2) changes text: with or
-without declared features "2024-01-01" comes back as a timestamp, numbers become text, a column with a number in it turns
-every text beside it into a JSON literal with its quotes, an extra field ends the load, and a broken line has no line
-number (tests/unit/test_records.py holds each). Parquet carries its types and plain text has none: there `datasets` is
-used, streaming, so that nothing is copied into a cache.
+JSON and JSONL are read with the json module and not with `datasets`, because its JSON builder (5.2) changes
+text: with or without declared features "2024-01-01" comes back as a timestamp, numbers become text, a column
+with a number in it turns every text beside it into a JSON literal with its quotes, an extra field ends the
+load, and a broken line has no line number (tests/unit/test_records.py holds each). Parquet carries its types
+and plain text has none: there `datasets` is used, streaming, so that nothing is copied into a cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Record:
-    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. line is 1-based."""
+    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. line is
+    1-based.
+    """
 
     line: int
     value: Any
@@ -85,7 +87,9 @@ def _first_character(path: str) -> bytes:
 
 
 def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
-    """One JSON value a line. Only a line feed ends a line, as in the JSONL format; blank lines are skipped."""
+    """One JSON value a line. Only a line feed ends a line, as in the JSONL format; blank lines are
+    skipped.
+    """
     with open(path, "rb") as stream:
         for line, raw in enumerate(stream, start=1):
             bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
@@ -97,7 +101,7 @@ def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
                 yield _undecodable(line, error)
                 continue
             try:
-                yield Record(line, json.loads(text))
+                yield Record(line, json.loads(text.rstrip()))
             except (ValueError, RecursionError) as error:
                 if line == 1 and may_be_one_object and _is_one_object(path):
                     yield Problem(
@@ -108,7 +112,9 @@ def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
 
 
 def _is_one_object(path: str) -> bool:
-    """Whether a whole file of moderate size is a single JSON object over several lines (only asked after an error)."""
+    """Whether a whole file of moderate size is a single JSON object over several lines (only asked after an
+    error).
+    """
     if os.path.getsize(path) > 64 << 20:
         return False
     try:
@@ -133,7 +139,9 @@ def _unparsable(error: Exception, line: int, column: int, *, may_be_array: bool 
 
 
 class _ArrayText:
-    """A JSON list read through a sliding window: at most a few records are in memory. Knows line and column."""
+    """A JSON list read through a sliding window: at most a few records are in memory. Knows line and
+    column.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -176,7 +184,9 @@ class _ArrayText:
         self._advance(self._position + 1)
 
     def value(self) -> Any:
-        """The JSON value that starts here. Raises ValueError with line and column at the spot that is wrong."""
+        """The JSON value that starts here. Raises ValueError with line and column at the spot that is
+        wrong.
+        """
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
@@ -196,7 +206,9 @@ class _ArrayText:
 
 
 def _array(path: str) -> Iterator[Record | Problem]:
-    """The records of a JSON list, each with the line on which it starts. Reading stops at the first broken spot."""
+    """The records of a JSON list, each with the line on which it starts. Reading stops at the first broken
+    spot.
+    """
     with open(path, encoding="utf-8-sig", newline="") as stream:
         text = _ArrayText(stream)
         try:
@@ -230,7 +242,9 @@ def _array_values(text: _ArrayText) -> Iterator[Record | Problem]:
 
 
 def _find_undecodable(path: str) -> Problem:
-    """The line of the first byte that is not UTF-8, after a reader has met one. A lone carriage return ends a line too."""
+    """The line of the first byte that is not UTF-8, after a reader has met one. A lone carriage return ends a
+    line too.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, last = 1, ""
     with open(path, "rb") as stream:
@@ -246,13 +260,17 @@ def _find_undecodable(path: str) -> Problem:
 
 
 def _line_ends(last: str, text: str) -> int:
-    """Line ends in text: \\n, \\r\\n or \\r; `last` is the character before it (a \\r\\n may be cut in two)."""
+    """Line ends in text: \\n, \\r\\n or \\r; `last` is the character before it (a \\r\\n may be cut in
+    two).
+    """
     halves = text.count("\r\n") + (last == "\r" and text.startswith("\n"))
     return text.count("\n") + text.count("\r") - halves
 
 
 def _text(path: str) -> Iterator[Record | Problem]:
-    """One document a line; blank lines are skipped. Through `datasets` (imported here: it brings torch with it)."""
+    """One document a line; blank lines are skipped. Through `datasets` (imported here: it brings torch with
+    it).
+    """
     import datasets
 
     lines = datasets.load_dataset(
@@ -274,7 +292,9 @@ def _text(path: str) -> Iterator[Record | Problem]:
 
 
 def _parquet(path: str, fields: Sequence[str]) -> Iterator[Record | Problem]:
-    """One record a row, of the task's columns only. Through `datasets` (imported here: it brings torch with it)."""
+    """One record a row, of the task's columns only. Through `datasets` (imported here: it brings torch with
+    it).
+    """
     import datasets
     import pyarrow
     import pyarrow.parquet

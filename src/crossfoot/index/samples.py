@@ -1,4 +1,6 @@
-"""From records to samples: what a record must have, how sft masks its prompt, how pretrain cuts documents into blocks."""
+"""From records to samples: what a record must have, how sft masks its prompt, how pretrain cuts documents
+into blocks.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it goes into the index. ids, trained [L]; lost_tokens: trained tokens cut off; line: where it starts."""
+    """One sample as it goes into the index. ids, trained [L]; lost_tokens: trained tokens cut off; line:
+    where it starts.
+    """
 
     ids: npt.NDArray[np.int32]
     trained: npt.NDArray[np.uint8]
@@ -102,10 +106,11 @@ def _kind(value: object) -> str:
 def sft_samples(
     batch: Sequence[Texts], encoder: Encoder, max_seq_len: int
 ) -> Iterator[Sample | tuple[int, Problem]]:
-    """A sample (or a file id and its Problem) for each record: begin token and prompt masked, answer and end token trained.
+    """A sample (or a file id and its Problem) for each record: begin token and prompt masked, answer and end
+    token trained.
 
-    Prompt and answer are tokenised separately. Cut at max_seq_len tokens; what is cut off is always answer, because a
-    prompt that leaves no room for one trained token is a Problem.
+    Prompt and answer are tokenised separately. Cut at max_seq_len tokens; what is cut off is always answer,
+    because a prompt that leaves no room for one trained token is a Problem.
     """
     facts = encoder.facts
     prompts = encoder.encode([texts.parts[0] for texts in batch])
@@ -127,7 +132,9 @@ def sft_samples(
 
 
 def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Problem | None:
-    """A token that the model's table has no row for: the text spells out the tokenizer's added padding token."""
+    """A token that the model's table has no row for: the text spells out the tokenizer's added padding
+    token.
+    """
     highest = max(ids)
     if highest < facts.vocabulary:
         return None
@@ -138,7 +145,8 @@ def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Prob
 
 
 class BlockCutter:
-    """Joins documents in order, each with its begin token (if the tokenizer has one) and end token, and cuts blocks.
+    """Joins documents in order, each with its begin token (if the tokenizer has one) and end token, and cuts
+    blocks.
 
     Holds less than one block between calls. A last block of one token is left out: it has no target.
     """

@@ -1,4 +1,5 @@
-"""The index on disk: its header, its arrays (memory-mapped), and the digests that witness a sample's identity.
+"""The index on disk: its header, its arrays (memory-mapped), and the digests that witness a sample's
+identity.
 
 A folder named by its address holds header.json, rejects.jsonl and one little-endian array a file. Pure numpy.
 """
@@ -39,7 +40,9 @@ class IndexDamaged(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One data file as it was read: its size in bytes, the sha256 of its bytes, and how many records it held."""
+    """One data file as it was read: its size in bytes, the sha256 of its bytes, and how many records it
+    held.
+    """
 
     path: str
     bytes: int
@@ -51,7 +54,8 @@ class Source:
 class TokenizerFacts:
     """What made the tokens. vocabulary: rows the model's table needs (an added pad token does not count).
 
-    bos_ids: the tokens put before every sample (empty, or one). library: what turned text into ids, with its version.
+    bos_ids: the tokens put before every sample (empty, or one). library: what turned text into ids, with its
+    version.
     """
 
     path: str
@@ -66,11 +70,11 @@ class TokenizerFacts:
 class IndexHeader:
     """Counts over the whole index.
 
-    real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift. truncated_samples, lost_tokens:
-    samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples: samples equal to an earlier
-    one. empty_samples: samples without a trained token (none is ever written; counted, not assumed).
-    rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's last block, when it is a single
-    token (after the causal shift it has no target).
+    real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift. truncated_samples,
+    lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
+    samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
+    counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
+    last block, when it is a single token (after the causal shift it has no target).
     """
 
     format_version: int
@@ -104,10 +108,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class DataIndex:
-    """A whole index, memory-mapped and read-only. i below is a sample id, 0 to num_samples - 1, in file order.
+    """A whole index, memory-mapped and read-only. i below is a sample id, 0 to num_samples - 1, in file
+    order.
 
-    tokens and trained hold all samples one after the other; sample i is offsets[i]:offsets[i+1]. trained is 1 where
-    the token is a label as written (position 0 included); trained_tokens counts after the causal shift.
+    tokens and trained hold all samples one after the other; sample i is offsets[i]:offsets[i+1]. trained is 1
+    where the token is a label as written (position 0 included); trained_tokens counts after the causal shift.
     files: the data files by the names they have now (the content decides the address, not the name).
     """
 
@@ -153,10 +158,12 @@ class DataIndex:
 
 
 def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:
-    """The identity of one sample: (digest of its token ids, digest of ids and label mask), unsigned 64-bit blake2b.
+    """The identity of one sample: (digest of its token ids, digest of ids and label mask), unsigned 64-bit
+    blake2b.
 
-    ids [L] as little-endian int32. trained [L]: true where the token is a label; entry 0 is taken as false, because
-    after the causal shift the first token is never a target. Used when the index is built and when a batch is met.
+    ids [L] as little-endian int32. trained [L]: true where the token is a label; entry 0 is taken as false,
+    because after the causal shift the first token is never a target. Used when the index is built and when a
+    batch is met.
     """
     id_bytes = np.ascontiguousarray(ids, dtype="<i4").tobytes()
     mask = np.array(trained, dtype=np.bool_)
@@ -195,7 +202,8 @@ def header_text(header: IndexHeader) -> str:
 
 
 def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
-    """Memory-map an index. files: today's names of the sources, same order (default: the names it was built from).
+    """Memory-map an index. files: today's names of the sources, same order (default: the names it was built
+    from).
 
     Raises IndexDamaged when an array is missing or has not the length that the header says.
     """

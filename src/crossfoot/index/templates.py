@@ -8,7 +8,8 @@ ALPACA2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手
 
 
 def alpaca2(instruction: str, extra_input: str) -> str:
-    """The prompt of Chinese-Alpaca-2: Llama-2's [INST] block, the input on a line of its own when there is one.
+    """The prompt of Chinese-Alpaca-2: Llama-2's [INST] block, the input on a line of its own when there is
+    one.
 
     Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca-2.
     """

@@ -23,7 +23,9 @@ def tiny_folder(index_dir: str) -> str:
 
 
 def write_tiny_tokenizer(index_dir: str) -> str:
-    """Write the tokenizer files unless they are there; returns the folder. Several processes may do so at once."""
+    """Write the tokenizer files unless they are there; returns the folder. Several processes may do so at
+    once.
+    """
     folder = tiny_folder(index_dir)
     names = ("tokenizer.json", "tokenizer_config.json")
     if not all(os.path.exists(os.path.join(folder, name)) for name in names):

@@ -1,9 +1,9 @@
 """Finding, loading and using the tokenizer.
 
-A folder that has tokenizer.model and no tokenizer.json is tokenised by sentencepiece itself. transformers 5 would convert
-it into a list of ranked merges, which cannot say that two pieces rank equally; a merged vocabulary such as
-Chinese-LLaMA-2's gives 23,000 Chinese pieces the same score, and more than a third of real texts come out as other
-tokens than the model was trained on (tests/unit/test_index.py compares both).
+A folder that has tokenizer.model and no tokenizer.json is tokenised by sentencepiece itself. transformers 5
+would convert it into a list of ranked merges, which cannot say that two pieces rank equally; a merged
+vocabulary such as Chinese-LLaMA-2's gives 23,000 Chinese pieces the same score, and more than a third of real
+texts come out as other tokens than the model was trained on (tests/unit/test_index.py compares both).
 
 Only load_tokenizer and load_encoder import transformers, and so torch; the rest is light.
 """
@@ -41,9 +41,11 @@ def tokenizer_path(config: Config) -> str:
 
 
 def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
-    """The folder of a tokenizer: given, built in, or a hub id's snapshot. None: a hub id that is not on this machine.
+    """The folder of a tokenizer: given, built in, or a hub id's snapshot. None: a hub id that is not on this
+    machine.
 
-    may_fetch: builtin:tiny is written and a hub id downloaded if need be. Raises OSError or ValueError when that fails.
+    may_fetch: builtin:tiny is written and a hub id downloaded if need be. Raises OSError or ValueError when
+    that fails.
     """
     if path == BUILTIN_TINY:
         return write_tiny_tokenizer(index_dir) if may_fetch else tiny_folder(index_dir)
@@ -64,7 +66,9 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
 
 
 def fingerprint(path: str, folder: str) -> str:
-    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError when the folder has none."""
+    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError when the folder has
+    none.
+    """
     if path == BUILTIN_TINY:
         return FINGERPRINT
     whole = sha256()
@@ -87,15 +91,16 @@ def uses_sentencepiece(folder: str) -> bool:
 def load_tokenizer(path: str, index_dir: str, *, place: Place | None = None) -> Any:
     """The transformers tokenizer of a folder, hub id or builtin:tiny. Imports transformers, and so torch.
 
-    A sentencepiece folder gives transformers' SentencePieceBackend (its ids are sentencepiece's; it never adds the begin
-    token by itself), all else AutoTokenizer's choice. Raises Refused (CF520) when there is none.
+    A sentencepiece folder gives transformers' SentencePieceBackend (its ids are sentencepiece's; it never
+    adds the begin token by itself), all else AutoTokenizer's choice. Raises Refused (CF520) when there is
+    none.
     """
     try:
         folder = local_folder(path, index_dir, may_fetch=True)
         if folder is not None and uses_sentencepiece(folder):
             from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
-            # legacy: sentencepiece puts its own blank before a text, which is what these vocabularies were trained with.
+            # legacy: sentencepiece puts its own blank before a text; these vocabularies were trained so.
             return SentencePieceBackend.from_pretrained(folder, legacy=True)
         from transformers import AutoTokenizer
 
@@ -106,7 +111,9 @@ def load_tokenizer(path: str, index_dir: str, *, place: Place | None = None) -> 
 
 
 class _SentencePieceEncoder:
-    """sentencepiece on whole batches; a text that spells out a special token takes the slow way, which splits there."""
+    """sentencepiece on whole batches; a text that spells out a special token takes the slow way, which splits
+    there.
+    """
 
     def __init__(self, tokenizer: Any, facts: TokenizerFacts) -> None:
         self.facts = facts
@@ -176,8 +183,8 @@ def load_encoder(
 def vocabulary_rows(tokenizer: Any) -> int:
     """Rows that the model's table needs: the highest id that text can give, plus one.
 
-    A pad token that was added beyond the real vocabulary is no row: padding is masked, never looked up for a target,
-    and must not grow the table.
+    A pad token that was added beyond the real vocabulary is no row: padding is masked, never looked up for a
+    target, and must not grow the table.
     """
     if hasattr(tokenizer, "sp_model"):
         real = int(tokenizer.sp_model.get_piece_size())
@@ -186,4 +193,4 @@ def vocabulary_rows(tokenizer: Any) -> int:
     pad = tokenizer.pad_token_id
     others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
     ids = tokenizer.get_vocab().values()
-    return 1 + max(i for i in ids if not (i == pad and i >= real and i not in others))
+    return 1 + max(int(i) for i in ids if not (i == pad and i >= real and i not in others))

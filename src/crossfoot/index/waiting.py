@@ -1,4 +1,5 @@
-"""One process builds, the others wait: the builder's pulse, what the others make of it, and what a dead builder left.
+"""One process builds, the others wait: the builder's pulse, what the others make of it, and what a dead
+builder left.
 
 No process group exists yet, so all of it goes through files beside the index.
 """
@@ -54,7 +55,10 @@ class Pulse:
         self._done.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            self._beat("refused" if kind else "done")
+            if kind:
+                self._beat("refused")
+            else:
+                os.unlink(self._path)
 
     def _run(self) -> None:
         while not self._done.wait(PULSE_SECONDS):
@@ -94,8 +98,9 @@ def wait_while_building(
 ) -> str | None:
     """Wait until the index is there: None. Else why it will not come, in words.
 
-    Every change of the pulse renews the patience, measured by this process's own clock, so that clocks of nodes need not
-    agree. "refused" counts only if it appeared while waiting: an older one is another attempt's.
+    Every change of the pulse renews the patience, measured by this process's own clock, so that clocks of
+    nodes need not agree. "refused" counts only if it appeared while waiting: an older one is another
+    attempt's.
     """
     first = last = _read_pulse(index_dir, address)
     deadline = time.monotonic() + patience_seconds
@@ -107,7 +112,7 @@ def wait_while_building(
         sign = json.loads(now) if now else {}
         builder = f"process {sign.get('pid')} on {sign.get('host')}"
         if sign.get("state") == "refused" and now != first:
-            return f"{builder} refused the data; its findings are in its output"
+            return f"{builder} gave up; its output says why"
         if time.monotonic() > deadline:
             heard = f"no sign from {builder}" if sign else f"no builder has begun {address}"
             return f"{heard} for {patience_seconds:.0f} seconds"

@@ -25,7 +25,8 @@ from crossfoot.index.store import (
 
 
 class IndexWriter:
-    """Appends to the arrays of one index folder. The folder is not an index before finish has written its header.
+    """Appends to the arrays of one index folder. The folder is not an index before finish has written its
+    header.
 
     Close it (it is a context manager) whether or not it was finished.
     """
@@ -37,6 +38,7 @@ class IndexWriter:
             for name in (*TOKEN_ARRAYS, *SAMPLE_ARRAYS)
         }
         self._rejects = open(os.path.join(folder, REJECTS), "w", encoding="utf-8")  # noqa: SIM115
+        self._all: list[IO[Any]] = [*self._streams.values(), self._rejects]
         self.counts = dict.fromkeys(
             ("num_samples", "real_tokens", "trained_tokens", "truncated_samples", "lost_tokens"), 0
         ) | {"empty_samples": 0, "rejected_records": 0}
@@ -45,7 +47,7 @@ class IndexWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for stream in (*self._streams.values(), self._rejects):
+        for stream in self._all:
             stream.close()
 
     def reject(self, file_id: int, problem: Problem) -> None:
@@ -82,7 +84,7 @@ class IndexWriter:
 
     def finish(self, header: IndexHeader) -> None:
         """Write what needs all samples (offsets), then the header, and put all of it on the disk."""
-        for stream in (*self._streams.values(), self._rejects):
+        for stream in self._all:
             stream.flush()
             os.fsync(stream.fileno())
         lengths = np.fromfile(array_path(self._folder, "lengths"), dtype=SAMPLE_ARRAYS["lengths"])
@@ -93,7 +95,9 @@ class IndexWriter:
         fsync_folder(self._folder)
 
     def duplicate_samples(self) -> int:
-        """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in memory."""
+        """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in
+        memory.
+        """
         self._streams["digests"].flush()
         digests = np.fromfile(array_path(self._folder, "digests"), dtype=SAMPLE_ARRAYS["digests"])
         return len(digests) - len(np.unique(digests))

@@ -80,8 +80,10 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
 
 
 def read_lock(path: str) -> Mapping[str, Any]:
-    """The lock document. Raises Refused (CF706, unreadable)."""
-    return read_document(path, "CF706", "the plan's lock")
+    """The lock document, its promise looked at. Raises Refused (CF706, unreadable)."""
+    lock = read_document(path, "CF706", "the plan's lock")
+    expects_of(lock, path)
+    return lock
 
 
 def write_ending(path: str, ending: Ending) -> None:

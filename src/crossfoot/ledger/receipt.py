@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from crossfoot.finding import Finding, Place
+from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.audit import audit
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import (
@@ -30,6 +30,7 @@ LOCK_FILE, LEDGER_FILE = "plan.lock.json", "ledger.jsonl"
 ENDING_FILE, RECEIPT_FILE = "ending.json", "receipt.json"
 RECEIPT_FORMAT = 1
 MOST_CAUSES_WRITTEN, MOST_CAUSES_SHOWN = 1000, 10
+Found = TypeVar("Found")
 _LABEL_COLUMNS, _LEAST_COLUMN = 46, 10
 
 
@@ -137,9 +138,20 @@ def receipt_of(run_dir: str) -> Receipt:
 
     Raises Refused when one of them is missing or damaged; all that can be said about them at once.
     """
-    lock = read_lock(os.path.join(run_dir, LOCK_FILE))
-    lines = read_book(os.path.join(run_dir, LEDGER_FILE))
-    ending = read_ending(os.path.join(run_dir, ENDING_FILE))
+    findings: list[Finding] = []
+
+    def tried(read: Callable[[str], Found], name: str) -> Found | None:
+        try:
+            return read(os.path.join(run_dir, name))
+        except Refused as refused:
+            findings.extend(refused.findings)
+            return None
+
+    lock = tried(read_lock, LOCK_FILE)
+    lines = tried(read_book, LEDGER_FILE)
+    ending = tried(read_ending, ENDING_FILE)
+    if findings or lock is None or lines is None:
+        raise Refused(findings)
     return make_receipt(lock, lines, ending, lines.torn)
 
 

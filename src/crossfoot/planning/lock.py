@@ -34,7 +34,9 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         },
         "expects": plan.expects,
     }
-    return {**body, "sha256": lock_sha256(body)}
+    sha256 = lock_sha256(body)
+    body["expects"] = {**plan.expects, "name": body["name"], "sha": sha256}
+    return {**body, "sha256": sha256}
 
 
 def lock_sha256(lock: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from crossfoot.arithmetic.batch import BatchPlan
 from crossfoot.checks.rules import Facts, check_static
 from crossfoot.finding import Finding, Refused
-from crossfoot.index.locate import count_records
+from crossfoot.index.locate import count_records, estimate_samples
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import RunPlan, SourcedTopology, make_plan, solve_run_batch, topology_of
 from crossfoot.starting.world import World
@@ -36,7 +36,7 @@ class Static:
         if not self.has_error:
             return
         try:
-            count_records(self.run, self.run.config.data.train)
+            count_records(self.run.config.data.train, self.run.config.data.task)
         except Refused as refused:
             raise Refused([*self.findings, *refused.findings]) from refused
         raise Refused(self.findings)
@@ -66,8 +66,8 @@ def plan_static(static: Static, index: DataIndex | None) -> RunPlan:
     """The plan on an index, or, without one, on a count of records. Refused when there is an error among findings."""
     if static.batch is None or static.has_error:
         raise Refused(static.findings)
-    config = static.run.config
-    counted = index.num_samples if index else count_records(static.run, config.data.train)
+    data = static.run.config.data
+    counted = index.num_samples if index else estimate_samples(data.train, data.task, data.max_seq_len)
     try:
         return make_plan(
             static.run,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from crossfoot.finding import Finding
+from crossfoot.manual import page
 
 ONE_LAUNCHER = (
     "start with one launcher: deepspeed --num_gpus N train.py CONFIG, "
@@ -16,6 +17,7 @@ DRY_RUN = (
 )
 
 
+@page("CF410")
 def number_unreadable(name: str, value: str) -> Finding:
     """CF410: a launcher's variable holds something that is not a whole number, 0 or more.
 
@@ -29,6 +31,7 @@ def number_unreadable(name: str, value: str) -> Finding:
     )
 
 
+@page("CF411")
 def ranks_half_told(present: Mapping[str, int], missing: Sequence[str]) -> Finding:
     """CF411: some of the rank variables are set, and others that belong to them are not.
 
@@ -44,6 +47,7 @@ def ranks_half_told(present: Mapping[str, int], missing: Sequence[str]) -> Findi
     )
 
 
+@page("CF412")
 def numbers_impossible(what: str, names: Sequence[str]) -> Finding:
     """CF412: the rank variables contradict one another.
 
@@ -53,6 +57,7 @@ def numbers_impossible(what: str, names: Sequence[str]) -> Finding:
     return Finding("CF412", what, notes=(f"read from {', '.join(names)}",), helps=(ONE_LAUNCHER,))
 
 
+@page("CF413")
 def witnesses_disagree(first: tuple[str, int], second: tuple[str, int]) -> Finding:
     """CF413: two variables that say the same thing say different numbers.
 
@@ -66,6 +71,7 @@ def witnesses_disagree(first: tuple[str, int], second: tuple[str, int]) -> Findi
     )
 
 
+@page("CF414")
 def tasks_without_ranks(tasks: int, witness: str, why: str) -> Finding:
     """CF414: SLURM has several tasks for this job, but this process has no rank.
 
@@ -85,6 +91,7 @@ def tasks_without_ranks(tasks: int, witness: str, why: str) -> Finding:
     )
 
 
+@page("CF415")
 def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) -> Finding:
     """CF415: srun started several launchers that do not know of each other.
 
@@ -107,6 +114,7 @@ def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) 
     )
 
 
+@page("CF416")
 def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Finding:
     """CF416: a rank is known, but not how many ranks share its machine.
 
@@ -120,6 +128,7 @@ def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Findi
     )
 
 
+@page("CF417")
 def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     """CF417: the ranks do not know where to meet.
 
@@ -135,14 +144,15 @@ def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     )
 
 
+@page("CF440")
 def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Finding:
-    """CF420: another number of ranks is running than the plan is for.
+    """CF440: another number of ranks is running than the plan is for.
 
     DeepSpeed's batch is micro x accumulation x ranks: with another number of ranks the plan's batch would not
     be the one that is trained. The plan is therefore refused, not stretched.
     """
     return Finding(
-        "CF420",
+        "CF440",
         f"the plan is for {plan_world_size} ranks, but {started_by} started {world_size}",
         helps=(
             f"start {plan_world_size} ranks in all, with --num_gpus, --nproc-per-node or --ntasks-per-node",
@@ -153,14 +163,15 @@ def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Fin
     )
 
 
+@page("CF441")
 def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
-    """CF421: several processes were started, and the config names no DeepSpeed file.
+    """CF441: several processes were started, and the config names no DeepSpeed file.
 
     The accelerate engine folds a plan into one process. Several ranks are DeepSpeed's work, and it needs its
     file.
     """
     return Finding(
-        "CF421",
+        "CF441",
         f"{started_by} started {world_size} processes, but the config names no DeepSpeed file",
         helps=(
             "name one in the config: deepspeed: ds_configs/zero2.json",
@@ -169,15 +180,16 @@ def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
     )
 
 
+@page("CF442")
 def not_alone(tasks: int, witness: str) -> Finding:
-    """CF422: this process has no peers, but something says that more than one task was asked for.
+    """CF442: this process has no peers, but something says that more than one task was asked for.
 
     One process folds the whole plan into itself. Were the other tasks to do the same, the run would be
     trained several times, in one folder. `accelerate launch --num_processes 2` on a machine without GPUs is
     such a case: it starts one process only.
     """
     return Finding(
-        "CF422",
+        "CF442",
         f"this process is alone, but {tasks} tasks are claimed by {witness}",
         notes=("alone, it would fold the whole plan into itself, and so would each of the others",),
         helps=(
@@ -188,14 +200,15 @@ def not_alone(tasks: int, witness: str) -> Finding:
     )
 
 
+@page("CF443")
 def foreign_engine(name: str, value: str) -> Finding:
-    """CF423: accelerate was told to bring an engine of its own (DeepSpeed, FSDP or Megatron-LM).
+    """CF443: accelerate was told to bring an engine of its own (DeepSpeed, FSDP or Megatron-LM).
 
     crossfoot drives DeepSpeed directly. With accelerate in between, two layers would each believe in a batch
     size.
     """
     return Finding(
-        "CF423",
+        "CF443",
         f"accelerate is set to drive an engine of its own ({name}={value})",
         notes=("crossfoot drives DeepSpeed directly, so that nobody else decides on the batch",),
         helps=(

@@ -160,7 +160,7 @@ def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
 def engine_for(
     world: World, plan_world_size: int, has_deepspeed_file: bool, environ: Mapping[str, str]
 ) -> Engine:
-    """Which engine drives the run: the launcher decides. Refused (CF42x) when it cannot be the plan's run.
+    """Which engine drives the run: the launcher decides. Refused (CF44x) when it cannot be the plan's run.
 
     Ranks from a launcher and a DeepSpeed file: deepspeed, and the world must be the plan's. Exactly one
     process: accelerate, the plan folded into it, unless a witness claims more tasks.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
-from crossfoot.index.tokenizer import load_tokenizer
+from crossfoot.index.tokenizer import load_tokenizer, tokenizer_path
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import (
     ENDING_FILE,
@@ -65,7 +65,7 @@ def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
     config = work.plan.run.config
     tokenizer = None
     if built.training.ranks.is_first:
-        tokenizer = load_tokenizer(work.tokenizer_path)
+        tokenizer = load_tokenizer(tokenizer_path(config), work.plan.run.index_dir)
     try:
         save_adapter(
             built.model, folder, gather=built.loaded.zero_stage == 3, loaded=built.loaded, tokenizer=tokenizer

@@ -29,6 +29,7 @@ from crossfoot.training.model import (
     is_partitioned,
     is_tied,
     numel_of,
+    open_to_others,
     partition,
     rows_of,
     whole,
@@ -157,7 +158,7 @@ def save_adapter(
             _write_whole(model, temporary, tensors, loaded)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-        os.chmod(temporary, 0o777 & ~_umask())
+        open_to_others(temporary)
         _put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -379,12 +380,3 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     os.replace(target, aside / target.name)
     os.replace(temporary, target)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    """The process's umask (mkdtemp makes folders that only we can read); reading it means setting it for a
-    moment.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -183,6 +184,18 @@ def partition(module: nn.Module, deepspeed_config: dict[str, Any]) -> None:
     deepspeed.zero.Init(module=module, config_dict_or_path=deepspeed_config)
 
 
+def open_to_others(folder: Path) -> None:
+    """Give a fresh temporary folder and its files the permissions that mkdir and open give, by the umask.
+
+    mkdtemp and safetensors make what only its owner can read, on storage that a group shares.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
+    folder.chmod(0o777 & ~mask)
+
+
 def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.Optimizer:
     """The optimizer over the trained parameters, at rate 0 (the loop sets the rate of every step before it).
 
@@ -205,15 +218,17 @@ def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.
 
 
 def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> Any:
-    """transformers' switch for loading partitioned: it is on as long as this object lives. None below stage
-    3.
+    """transformers' switch for loading partitioned: it is on as long as this object lives.
+
+    None below stage 3, and a switch that an earlier model in this process left on is put off.
     """
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
     if zero_stage != 3:
+        unset_hf_deepspeed_config()
         return None
     if deepspeed_config is None:
         raise ValueError("ZeRO-3 loads partitioned: deepspeed_config is needed")
-    from transformers.integrations import HfDeepSpeedConfig
-
     return HfDeepSpeedConfig(deepspeed_config)
 
 

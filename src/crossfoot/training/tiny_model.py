@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from crossfoot.training.model import open_to_others
 from crossfoot.written.model_facts import TINY_MAX_POSITIONS, TINY_VOCABULARY
 
 LAST_FILE = "config.json"
@@ -51,6 +52,7 @@ def write_tiny_model(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         model.save_pretrained(temporary)
+        open_to_others(temporary)
         for file in sorted(temporary.iterdir(), key=lambda path: path.name == LAST_FILE):
             os.replace(file, target / file.name)
     finally:

@@ -1,6 +1,7 @@
 """The run config: every key, its type and its one default. Frozen, strict, nothing that mutates.
 
-The layout is DESIGN section 4. Optional numbers are None when left out; who fills them is said in each docstring.
+The layout is DESIGN section 4. Optional numbers are None when left out; who fills them is said in each
+docstring.
 """
 
 from __future__ import annotations
@@ -73,11 +74,15 @@ class DataSection(Section):
     layout: Literal["padded"] = "padded"
     """Where samples sit in a forward. padded: one row a sample."""
     last_step: Literal["short", "drop", "carry"] = "short"
-    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first step."""
+    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first
+    step.
+    """
     bad_samples: Literal["stop", "skip"] = "stop"
-    """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count it."""
+    """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count
+    it.
+    """
     index_dir: Text | None = None
-    """Where token indexes are kept, on storage that every node sees. Default: .index beside the run folder."""
+    """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
 
 
 class BatchSection(Section):

@@ -74,38 +74,43 @@ def is_known(path: tuple[str, ...]) -> bool:
 
 
 def suggest(path: tuple[str, ...], taken: Iterable[str] = ()) -> Suggestion | None:
-    """The key most likely meant by an unknown `path`; keys of `taken` (already written in that place) come last."""
+    """The key most likely meant by an unknown `path`. `taken`: keys already written in that place."""
     section, name = path[0], path[-1]
     if len(path) == 1:
-        return _nearest_section(name, taken) or _elsewhere(name, None)
+        return _nearest("section", name, tuple(sections()), "", taken) or _elsewhere(name, None)
     if section not in sections():
-        nearest = _nearest_section(section, ())
-        if nearest is None:
-            return _elsewhere(name, None)
-        if is_known((nearest.path, *path[1:])):
-            dotted = ".".join((nearest.path, *path[1:]))
-            return Suggestion(dotted, f"write {dotted}")
-        return nearest
-    inside = sections()[section]
-    close = [key for key in difflib.get_close_matches(name, inside, n=3, cutoff=0.7) if key not in set(taken)]
-    exact = _elsewhere(name, section)
-    if exact and exact.path.endswith(f".{name}"):
-        return exact
-    if close:
-        return Suggestion(f"{section}.{close[0]}", f"the nearest key of {section} is {close[0]}")
-    return exact
+        nearest = _nearest("section", section, tuple(sections()), "", ())
+        if nearest is None or not is_known((nearest.path, *path[1:])):
+            return nearest or _elsewhere(name, None)
+        dotted = ".".join((nearest.path, *path[1:]))
+        return Suggestion(dotted, f"write {dotted}")
+    elsewhere = _elsewhere(name, section)
+    if elsewhere and elsewhere.path.endswith(f".{name}"):
+        return elsewhere
+    return _nearest(f"key of {section}", name, sections()[section], f"{section}.", taken) or elsewhere
 
 
-def _nearest_section(name: str, taken: Iterable[str]) -> Suggestion | None:
-    close = [key for key in difflib.get_close_matches(name, sections(), n=3, cutoff=0.7) if key not in set(taken)]
-    return Suggestion(close[0], f"the nearest section is {close[0]}") if close else None
+def _nearest(
+    what: str, name: str, known: tuple[str, ...], prefix: str, taken: Iterable[str]
+) -> Suggestion | None:
+    """The most similar of `known`, one that is not written yet before one that is."""
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+    similar += [key for key in known if len(name) > 2 and (name in key or key in name)]
+    if not similar:
+        return None
+    written = set(taken)
+    free = [key for key in similar if key not in written]
+    if free:
+        return Suggestion(prefix + free[0], f"the nearest {what} is {free[0]}")
+    return Suggestion(prefix + similar[0], f"the nearest {what} is {similar[0]}, which is written too")
 
 
 def _elsewhere(name: str, section: str | None) -> Suggestion | None:
     """`name` in another section: the same word, then another framework's word, then a similar one."""
     exact = [f"{other}.{name}" for other, keys in sections().items() if name in keys and other != section]
     if exact:
-        return Suggestion(exact[0], f"{name} belongs to {exact[0].split('.')[0]}: write {' or '.join(exact)}")
+        homes = " or ".join(exact)
+        return Suggestion(exact[0], f"{name} belongs to another section: write {homes}")
     if name in ELSEWHERE:
         return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}")
     everywhere = {key: other for other, keys in sections().items() for key in keys if other != section}

@@ -1,5 +1,5 @@
-"""The mistakes that can stand in a run config: one function, one code, one page of the manual each (CF001 to CF009,
-CF105, CF201).
+"""The mistakes that can stand in a run config: one function, one code, one page of the manual each (CF001 to
+CF009, CF105, CF201).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ COMMAND_LINE = "command line"
 def unreadable_config(error: UnreadableText) -> Finding:
     """CF001: the run config cannot be read as text.
 
-    The file is absent, a folder, not an ordinary file, larger than 1 MiB, not UTF-8, or begins with a byte order mark
-    (some editors write one; it is an invisible character in front of the first key). Nothing else can be checked
-    before this is repaired, so it stands alone and the exit code is 2.
+    The file is absent, a folder, not an ordinary file, larger than 1 MiB, not UTF-8, or begins with a byte
+    order mark (some editors write one; it is an invisible character in front of the first key). Nothing else
+    can be checked before this is repaired, so it stands alone and the exit code is 2.
     """
     return Finding("CF001", error.title, place=error.place, helps=error.helps, unreadable=True)
 
@@ -29,8 +29,9 @@ def unreadable_config(error: UnreadableText) -> Finding:
 def broken_yaml(error: BrokenYaml) -> Finding:
     """CF002: the run config is not YAML.
 
-    Configs are YAML 1.2: `no` and `on` are words, `1e-4` is a number, and `:` followed by a space inside a value needs
-    quotes. Tags (`!x`), merge keys (`<<`), a second document and aliases that contain themselves are refused.
+    Configs are YAML 1.2: `no` and `on` are words, `1e-4` is a number, and `:` followed by a space inside a
+    value needs quotes. Tags (`!x`), merge keys (`<<`), a second document and aliases that contain themselves
+    are refused.
     """
     return Finding(
         "CF002", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
@@ -60,8 +61,9 @@ def not_a_config(path: str, place: Place, value: object) -> Finding:
 def unknown_key(path: str, place: Place, suggestion: Suggestion | None, siblings: tuple[str, ...]) -> Finding:
     """CF004: a key that no run config has.
 
-    A key that is not understood would be a wish that is silently not granted, so it is an error. The help names the
-    nearest key: in the same section, in another one, or what the word of another framework is called here.
+    A key that is not understood would be a wish that is silently not granted, so it is an error. The help
+    names the nearest key: in the same section, in another one, or what the word of another framework is
+    called here.
     """
     notes = () if suggestion or not siblings else (f"known here: {', '.join(siblings)}",)
     helps = (suggestion.help,) if suggestion else (f"remove {path}",)
@@ -107,8 +109,8 @@ def wrong_value(
 ) -> Finding:
     """CF007: a value of the wrong kind, or outside what is possible.
 
-    Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word (YAML 1.2).
-    Counts begin at 1.
+    Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word
+    (YAML 1.2). Counts begin at 1.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
     return Finding("CF007", title, place=place, helps=helps, label=label)
@@ -119,8 +121,8 @@ def bad_override(word: str, fact: str, helps: tuple[str, ...] = ()) -> Finding:
     """CF008: a word after the config that is no override.
 
     An override is `path=value`: the path as in the config with dots, the value as in YAML. Examples:
-    `batch.micro_batch_size=4`, `data.train=[a.json]`, `lora=null`, `batch.global_batch_size=null`. Quote the word for
-    the shell when it has brackets or spaces. The last of two overrides of one path holds.
+    `batch.micro_batch_size=4`, `data.train=[a.json]`, `lora=null`, `batch.global_batch_size=null`. Quote the
+    word for the shell when it has brackets or spaces. The last of two overrides of one path holds.
     """
     return Finding(
         "CF008",
@@ -136,15 +138,18 @@ def bad_override(word: str, fact: str, helps: tuple[str, ...] = ()) -> Finding:
 def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
     """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
 
-    With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the run.
-    `places`: (place, key, value) of those that are given.
+    With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the
+    run. `places`: (place, key, value) of those that are given.
     """
     if not places:
         return Finding(
             "CF009",
             "the run has no length: neither train.epochs nor train.max_steps is given",
             place=section,
-            helps=("set train.epochs to the number of passes over the data", "or set train.max_steps to steps"),
+            helps=(
+                "set train.epochs to the number of passes over the data",
+                "or set train.max_steps to steps",
+            ),
         )
     (first, key, value), (second, other, other_value) = places[:2]
     return Finding(
@@ -164,9 +169,9 @@ def _unit(key: str) -> str:
 def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
     """CF105: a batch needs two of its three numbers.
 
-    `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on a given
-    number of GPUs, and the third is solved. Without a second one a default would have to be invented, and that is
-    how a run ends up with another batch than its author believes. Given: DESIGN section 1.
+    `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on
+    a given number of GPUs, and the third is solved. Without a second one a default would have to be invented,
+    and that is how a run ends up with another batch than its author believes. Given: DESIGN section 1.
     """
     note = "the third is solved from the two and the number of GPUs"
     if not given:
@@ -193,7 +198,8 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
 def warmup_given_twice(given: tuple[tuple[Place, str, object], ...]) -> Finding:
     """CF201: at most one of lr.warmup_steps, lr.warmup_fraction and lr.warmup_samples.
 
-    They say the same thing in three units; two of them contradict each other as soon as the data or the batch changes.
+    They say the same thing in three units; two of them contradict each other as soon as the data or the batch
+    changes.
     """
     first = given[0]
     keys = [key for _, key, _ in given]

@@ -21,7 +21,19 @@ TINY_MAX_POSITIONS = 2048
 INPUT_TABLE_NAMES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 OUTPUT_TABLE_NAMES = ("lm_head", "embed_out", "output_layer")
 UNTIED_FAMILIES = frozenset(
-    "llama mistral mixtral qwen2 qwen3 phi3 phi gpt_neox olmo olmo2 deepseek_v3".split()
+    (
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "phi",
+        "phi3",
+        "gpt_neox",
+        "olmo",
+        "olmo2",
+        "deepseek_v3",
+    )
 )
 """Families whose configuration class says `tie_word_embeddings: bool = False` (transformers 5.23)."""
 

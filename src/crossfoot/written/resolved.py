@@ -1,4 +1,4 @@
-"""The resolved config as YAML: every key with its value, defaults written out; load_run reads it back equal."""
+"""The resolved config as YAML: every key with its value, defaults too; load_run reads it back equal."""
 
 from __future__ import annotations
 

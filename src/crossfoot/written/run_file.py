@@ -1,4 +1,6 @@
-"""The run config that a person wrote, and what the command line changed in it: values, and the place of every one."""
+"""The run config that a person wrote, and what the command line changed in it: values, and the place of every
+one.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ from crossfoot.written.wording import repairs, wanted
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
 
 _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
-"""Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is asked."""
+"""Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
+asked.
+"""
 
 
 @dataclass(frozen=True)
 class RunFile:
     """A run config, read and valid.
 
-    path: as given. config: the values, defaults filled in. overrides: the words of the command line, as given.
+    path: as given. config: the values, defaults filled in. overrides: the words of the command line, as
+    given.
     """
 
     path: str
@@ -36,7 +41,8 @@ class RunFile:
     spots: Mapping[Keys, Spot] = field(default_factory=dict, repr=False)
 
     def place(self, *keys: str | int) -> Place:
-        """Where a value is written: `place("batch", "micro_batch_size")`, or `place("batch.micro_batch_size")`.
+        """Where a value is written: `place("batch", "micro_batch_size")`, or
+        `place("batch.micro_batch_size")`.
 
         A section's place is its key. A value that is a default has the place of its section, or of the file.
         """
@@ -70,7 +76,9 @@ class RunFile:
 
 
 def load_run(path: str, overrides: Sequence[str] = ()) -> RunFile:
-    """Read a run config and apply `path=value` words to it. Raises Refused with everything that is wrong, in file order."""
+    """Read a run config and apply `path=value` words to it. Raises Refused with everything that is wrong, in
+    file order.
+    """
     try:
         source = read_source(path)
         tree = read_tree(source)
@@ -159,7 +167,9 @@ def _override(tree: Tree, word: str) -> Iterable[Finding]:
 
 
 def _fill_empty_sections(tree: Tree) -> Iterable[Finding]:
-    """`cluster:` with nothing below reads as null; it means the defaults, except for lora, where null has a meaning."""
+    """`cluster:` with nothing below reads as null; it means the defaults, except for lora, where null has a
+    meaning.
+    """
     for name, value in tree.value.items():
         if value is not None or name not in sections():
             continue
@@ -181,12 +191,12 @@ def _in_plain_words(error: ValidationError, tree: Tree, path: str) -> Iterable[F
     meant: set[str] = set()
     for detail in details:
         if detail["type"] == "extra_forbidden":
-            keys = tuple(str(key) for key in detail["loc"])
-            suggestion = suggest(keys, _siblings(tree, keys))
+            unknown = tuple(str(key) for key in detail["loc"])
+            suggestion = suggest(unknown, _siblings(tree, unknown))
             meant.update((suggestion.path,) if suggestion else ())
-            spot = tree.spots[keys]
-            known = () if suggestion else (sections()[keys[0]] if len(keys) > 1 else tuple(sections()))
-            yield mistakes.unknown_key(_dotted(keys), spot.key or spot.value, suggestion, known)
+            spot = tree.spots[unknown]
+            known = () if suggestion else (sections()[unknown[0]] if len(unknown) > 1 else tuple(sections()))
+            yield mistakes.unknown_key(_dotted(unknown), spot.key or spot.value, suggestion, known)
     for detail in details:
         keys = detail["loc"]
         if detail["type"] == "extra_forbidden":
@@ -232,11 +242,15 @@ def _across_keys(tree: Tree, path: str) -> Iterable[Finding]:
 
 
 def _given(tree: Tree, section: str, keys: tuple[str, ...]) -> tuple[tuple[Place, str, object], ...] | None:
-    """(place, key, value) of each of `keys` that has a value; None when the section is absent or misspelt inside."""
+    """(place, key, value) of each of `keys` that has a value; None when the section is absent or misspelt
+    inside.
+    """
     values = tree.value.get(section)
     if not isinstance(values, dict):
         return None
     unknown = [key for key in values if not is_known((section, key))]
-    given = tuple((tree.spots[(section, key)].value, key, values[key]) for key in keys if values.get(key) is not None)
+    given = tuple(
+        (tree.spots[(section, key)].value, key, values[key]) for key in keys if values.get(key) is not None
+    )
     # A misspelt key may be the one that is missing: its own finding says so, and this one would mislead.
     return None if unknown and len(given) < 2 else given

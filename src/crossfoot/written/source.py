@@ -14,10 +14,14 @@ from functools import cached_property
 from crossfoot.finding import Place
 
 LINE_BREAK = re.compile("\r\n|\n|\r")
-"""What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not count)."""
+"""What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not
+count).
+"""
 
 LARGEST_BYTES = 1 << 20
-"""A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take minutes."""
+"""A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take
+minutes.
+"""
 
 _OTHER_BOMS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -49,7 +53,7 @@ class Source:
         return [0, *(match.end() for match in LINE_BREAK.finditer(self.text))]
 
     def place(self, start: int, end: int | None = None) -> Place:
-        """The place of text[start:end], cut at the end of its first line; one character wide without `end`."""
+        """The place of text[start:end], cut at the end of its line; one character wide without `end`."""
         line = bisect_right(self._line_starts, start)
         first = self._line_starts[line - 1]
         break_ = LINE_BREAK.search(self.text, start)
@@ -59,7 +63,9 @@ class Source:
 
 
 def read_source(path: str) -> Source:
-    """The UTF-8 text of a regular file. Raises UnreadableText: absent, a folder, a pipe, too large, a BOM, no UTF-8."""
+    """The UTF-8 text of a regular file. Raises UnreadableText: absent, a folder, a pipe, too large, a BOM, no
+    UTF-8.
+    """
     raw = _read_bytes(path)
     for mark, name in _OTHER_BOMS:
         if raw.startswith(mark):
@@ -110,7 +116,7 @@ def _near(path: str) -> tuple[str, ...]:
     """Files beside an absent one with a similar name."""
     folder, name = os.path.split(path)
     if not os.path.isdir(folder or "."):
-        return (f"the folder {folder} does not exist either; paths are relative to {os.path.basename(os.getcwd())}/",)
+        return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
     found = difflib.get_close_matches(name, _names(folder), n=1)
     return (f"the nearest name there is {os.path.join(folder, found[0])}",) if found else ()
 

@@ -50,12 +50,15 @@ def wanted(error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return listed(_choices(error), "or")
     if kind == "string_pattern_mismatch":
-        return "text without slash or control characters, not beginning with a dot" if _is_name(
-            context
-        ) else "text on one line, without control characters"
+        return (
+            "text without slash or control characters, not beginning with a dot"
+            if _is_name(context)
+            else "text on one line, without control characters"
+        )
     if kind in ("too_short", "too_long"):
-        count = context.get("min_length" if kind == "too_short" else "max_length")
-        return f"a list of {'at least' if kind == 'too_short' else 'at most'} {count}"
+        words, bound = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        count = context[bound]
+        return f"a list with {words} {count} {'entry' if count == 1 else 'entries'}"
     return _KINDS.get(kind, f"valid ({str(error['msg']).rstrip('.').lower()})")
 
 

@@ -1,4 +1,6 @@
-"""YAML 1.2 text as plain values, with the place of every key and value. ruamel.yaml parses; this walks its nodes."""
+"""YAML 1.2 text as plain values, with the place of every key and value. ruamel.yaml parses; this walks its
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _TAG = "tag:yaml.org,2002:"
 class BrokenYaml(Exception):
     """Text that is no YAML, or YAML that a config may not use: title, place, notes, helps."""
 
-    def __init__(self, title: str, place: Place, notes: tuple[str, ...] = (), helps: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, title: str, place: Place, notes: tuple[str, ...] = (), helps: tuple[str, ...] = ()
+    ) -> None:
         self.title = title
         self.place = place
         self.notes = notes
@@ -46,7 +50,9 @@ class Spot:
 
 @dataclass
 class Tree:
-    """Plain values of a document; `spots` by path of keys; every duplicate key as (path, first place, second place)."""
+    """Plain values of a document; `spots` by path of keys; every duplicate key as (path, first place, second
+    place).
+    """
 
     value: Any = None
     spots: dict[Keys, Spot] = field(default_factory=dict)
@@ -93,14 +99,19 @@ def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
         problem, helps = "a tab stands where YAML wants spaces", ("indent with spaces",)
     elif "mapping values are not allowed" in problem:
         problem = "a second key stands where a value is expected"
-        helps = ('put quotes around a value that contains ": "', "or check the indentation of this line and the one above")
+        helps = (
+            'put quotes around a value that contains ": "',
+            "or check the indentation of this line and the one above",
+        )
     elif "another document" in problem:
         problem, helps = "a second document begins here, and a config is one", ("remove the line ---",)
     elif "end of stream" in problem or "stream end" in problem:
         problem = f"the file ends too early: {problem}"
     if error.context and error.context_mark is not None and error.problem:
         opened = source.place(min(error.context_mark.index, len(source.text)))
-        notes = (f"{_one_line(str(error.context))} that begins at line {opened.line}, column {opened.column}",)
+        notes = (
+            f"{_one_line(str(error.context))} that begins at line {opened.line}, column {opened.column}",
+        )
     return BrokenYaml(f"the YAML cannot be read: {problem}", source.place(start), notes, helps)
 
 
@@ -111,7 +122,7 @@ class _Walk:
         self.source = source
         self.tree = tree
         self.seen = 0
-        self.scalars: dict[str, Callable[[ScalarNode], Any]] = {
+        self.scalars: dict[str, Callable[[Node], Any]] = {
             "null": lambda node: None,
             "bool": constructor.construct_yaml_bool,
             "int": constructor.construct_yaml_int,
@@ -142,7 +153,7 @@ class _Walk:
         if str(node.tag) != _TAG + name:
             raise BrokenYaml(f"the tag {node.tag} has no meaning in a config", self.place(node))
 
-    def _scalar(self, node: ScalarNode) -> Any:
+    def _scalar(self, node: Node) -> Any:
         read = self.scalars.get(str(node.tag).removeprefix(_TAG))
         if read is None:
             raise BrokenYaml(f"the tag {node.tag} has no meaning in a config", self.place(node))
@@ -158,7 +169,9 @@ class _Walk:
             if not isinstance(key_node, ScalarNode):
                 raise BrokenYaml("a list or a section stands where a key is expected", where)
             if str(key_node.tag) == _TAG + "merge":
-                raise BrokenYaml("merge keys (<<) are not read in a config", where, helps=("write the keys out",))
+                raise BrokenYaml(
+                    "merge keys (<<) are not read in a config", where, helps=("write the keys out",)
+                )
             name = str(key_node.value)
             path = (*keys, name)
             if name in values:

@@ -1,0 +1,68 @@
+"""What the arithmetic cannot do, as findings: the config's places are added to its facts and changes."""
+
+from __future__ import annotations
+
+from crossfoot.arithmetic.batch import BatchImpossible
+from crossfoot.arithmetic.impossible import Impossible
+from crossfoot.arithmetic.rate import RateImpossible
+from crossfoot.arithmetic.schedule import ScheduleImpossible
+from crossfoot.finding import Finding
+from crossfoot.manual import page
+from crossfoot.written.run_file import RunFile
+
+
+def impossible_finding(error: Impossible, run: RunFile) -> Finding:
+    """The finding for any of the arithmetic's refusals."""
+    if isinstance(error, BatchImpossible):
+        return batch_impossible(error, run)
+    if isinstance(error, RateImpossible):
+        return rate_impossible(error, run)
+    if isinstance(error, ScheduleImpossible):
+        return schedule_impossible(error, run)
+    raise TypeError(f"no code for {type(error).__name__}") from error
+
+
+@page("CF104")
+def batch_impossible(error: BatchImpossible, run: RunFile) -> Finding:
+    """CF104: the three batch numbers and the GPUs contradict each other.
+
+    `micro_batch_size x grad_accum_steps x gpus_per_node x num_nodes` is what one step can hold. A
+    `global_batch_size` above it does not fit. One below it is fine (some forwards hold a sample less) as long
+    as every accumulation step is needed; otherwise one of the three numbers is not what its author believes.
+    Each help alone repairs the run.
+    """
+    return _with_places("CF104", error, run)
+
+
+@page("CF202")
+def rate_impossible(error: RateImpossible, run: RunFile) -> Finding:
+    """CF202: no learning rate follows from the lr section.
+
+    A rule (linear, sqrt) needs `lr.reference_batch`, the batch at which `lr.reference` was right; and a
+    warm-up cannot be longer than the run.
+    """
+    return _with_places("CF202", error, run)
+
+
+@page("CF203")
+def schedule_impossible(error: ScheduleImpossible, run: RunFile) -> Finding:
+    """CF203: the data, the batch and the run's length leave no step to take.
+
+    With `data.last_step: drop` an epoch smaller than one batch is dropped whole; and without samples nothing
+    is trained.
+    """
+    return _with_places("CF203", error, run)
+
+
+def _with_places(code: str, error: Impossible, run: RunFile) -> Finding:
+    """The keys that somebody wrote become places, the first of them the one with the caret."""
+    written = [key for key in error.keys if run.is_written(key)]
+    first, *rest = written or error.keys
+    return Finding(
+        code,
+        error.title,
+        place=run.place(first),
+        others=tuple((run.place(key), key) for key in rest if run.is_written(key)),
+        notes=error.notes,
+        helps=error.helps,
+    )

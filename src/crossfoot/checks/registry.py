@@ -1,0 +1,109 @@
+"""The rules: one rule is one function, one code and one docstring, and the docstring is its page of the
+manual.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.manual import known_codes, page, page_text
+from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.run_file import RunFile
+
+PAGES_ARE_IN = (
+    "crossfoot.written.mistakes",
+    "crossfoot.written.deepspeed_file",
+    "crossfoot.checks.impossible",
+    "crossfoot.checks.rules",
+)
+"""Modules whose import brings every page of the manual."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a static rule may look at.
+
+    run: the valid config. deepspeed: the file it names, None without one or when it cannot be read.
+    batch: None when the arithmetic refused it (that is a finding of its own).
+    """
+
+    run: RunFile
+    deepspeed: DeepSpeedFile | None = None
+    batch: BatchPlan | None = None
+
+
+Check = Callable[[Facts], Iterator[Finding]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check with its code."""
+
+    code: str
+    check: Check
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(code: str) -> Callable[[Check], Check]:
+    """Decorator: registers a check under `code`, with its docstring as the manual page."""
+
+    def register(check: Check) -> Check:
+        page(code)(check)
+        RULES[code] = Rule(code, check)
+        return check
+
+    return register
+
+
+def run_rules(facts: Facts) -> tuple[Finding, ...]:
+    """Every finding of every rule, ordered by file, line and column. A rule with a foreign code is a
+    RuntimeError.
+    """
+    found: list[Finding] = []
+    for code in sorted(RULES):
+        for finding in RULES[code].check(facts):
+            if finding.code != code:
+                raise RuntimeError(f"the rule {code} made a finding {finding.code}")
+            found.append(finding)
+    return tuple(sorted(found, key=_file_order))
+
+
+def _file_order(finding: Finding) -> tuple[str, int, int, str]:
+    place = finding.place or Place("")
+    return (place.file, place.line, place.column, finding.code)
+
+
+def explain(code: str) -> str:
+    """The manual page of a finding code. An unknown code is Refused with the nearest one."""
+    for name in PAGES_ARE_IN:
+        importlib.import_module(name)
+    wanted = code.strip().upper()
+    text = page_text(wanted)
+    if text is None:
+        raise Refused(unknown_code(code))
+    return text
+
+
+@page("CF020")
+def unknown_code(code: str) -> Finding:
+    """CF020: `crossfoot explain` was asked for a code that no finding has.
+
+    Codes are CF and three digits: CF0 config, CF1 batch, CF2 rate and schedule, CF3 DeepSpeed file, CF4
+    launch and cluster, CF5 data, CF6 memory, CF7 run time.
+    """
+    near = difflib.get_close_matches(code.strip().upper(), known_codes(), n=3)
+    return Finding(
+        "CF020",
+        f"no finding has the code {code}",
+        helps=(f"near it are {', '.join(near)}",)
+        if near
+        else ("codes are CF and three digits, such as CF101",),
+        unreadable=True,
+    )

@@ -1,0 +1,216 @@
+"""CF303 to CF309: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision, optimizer,
+schedule, ZeRO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.whole_numbers import finite_number, whole_number
+from crossfoot.finding import Finding
+from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.shown import shown
+
+_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+_PRECISION: Mapping[str, str] = MappingProxyType(
+    {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16"}
+)
+_BLOCKS = ("zero_optimization", *_PRECISION)
+
+
+@rule("CF303")
+def duplicate_json_key(facts: Facts) -> Iterator[Finding]:
+    """CF303: the same key twice in one object of the DeepSpeed file.
+
+    DeepSpeed refuses such a file without saying where; `json.load`, which most tools use, keeps the last
+    value without a word, so that an edit of the first one changes nothing. (lie J4)
+    """
+    for keys, first, second in facts.deepspeed.duplicates if facts.deepspeed else ():
+        yield Finding(
+            "CF303",
+            f"{'.'.join(map(str, keys))} is written twice",
+            place=second,
+            label="again here",
+            others=((first, "first here"),),
+            helps=("remove one of the two",),
+        )
+
+
+@rule("CF304")
+def gradient_clipping(facts: Facts) -> Iterator[Finding]:
+    """CF304: `gradient_clipping` in the DeepSpeed file is not optimizer.max_grad_norm.
+
+    crossfoot owns the clipping and writes it explicitly (DeepSpeed's own default became 1.0, whatever the
+    user asked for elsewhere). Leave the key out, write "auto", or write the same number; 0 switches clipping
+    off. (lie B11)
+    """
+    deepspeed, norm = facts.deepspeed, facts.run.config.optimizer.max_grad_norm
+    written = finite_number(deepspeed.get("gradient_clipping")) if deepspeed else None
+    if deepspeed is None or written is None or written == norm:
+        return
+    origin = "" if facts.run.is_written("optimizer.max_grad_norm") else ", its default"
+    yield Finding(
+        "CF304",
+        f"gradient_clipping says {written:g}, but optimizer.max_grad_norm is {norm:g}{origin}",
+        place=deepspeed.place("gradient_clipping"),
+        others=((facts.run.place("optimizer.max_grad_norm"), f"clips at {norm:g}"),)
+        if facts.run.is_written("optimizer.max_grad_norm")
+        else (),
+        helps=(f'write {norm:g} (or "auto")', f"or set optimizer.max_grad_norm to {written:g}"),
+    )
+
+
+@rule("CF305")
+def precision(facts: Facts) -> Iterator[Finding]:
+    """CF305: a `bf16` or `fp16` block of the DeepSpeed file contradicts model.dtype.
+
+    crossfoot owns the precision: `model.dtype` decides, and `enabled` is written into both blocks. A file
+    that says otherwise was written for another run. Leave `enabled` out, or write "auto".
+    """
+    deepspeed, dtype = facts.deepspeed, facts.run.config.model.dtype
+    if deepspeed is None:
+        return
+    for block, meant in _PRECISION.items():
+        enabled = deepspeed.get(block, "enabled")
+        if not isinstance(enabled, bool) or enabled == (dtype == meant):
+            continue
+        fact = f"says {meant}" if enabled else f"switches {meant} off"
+        is_written = facts.run.is_written("model.dtype")
+        right = "true" if dtype == meant else "false"
+        other = (f"or set model.dtype to {meant}",) if enabled else ()
+        yield Finding(
+            "CF305",
+            f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",
+            place=deepspeed.place(block, "enabled"),
+            others=((facts.run.place("model.dtype"), "decides the precision"),) if is_written else (),
+            helps=(f'write {right} (or "auto")', *other),
+        )
+
+
+@rule("CF306")
+def optimizer_block(facts: Facts) -> Iterator[Finding]:
+    """CF306: the DeepSpeed file has an `optimizer` block.
+
+    crossfoot owns the optimizer: with two owners the one in the JSON wins without a word, and a parameter
+    that is left out of it falls back to DeepSpeed's default (weight decay 0.01, rate 1e-3), not to the run's.
+    The help says where each number goes. (lies B12, J7)
+    """
+    homes = {
+        "lr": "lr.reference",
+        "betas": "optimizer.betas",
+        "eps": "optimizer.eps",
+        "weight_decay": "optimizer.weight_decay",
+    }
+    yield from _owned_block(facts, "CF306", "optimizer", "the optimizer", homes)
+
+
+@rule("CF307")
+def scheduler_block(facts: Facts) -> Iterator[Finding]:
+    """CF307: the DeepSpeed file has a `scheduler` block.
+
+    crossfoot owns the learning rate of every step. A scheduler in the JSON beats the chosen schedule
+    (constant in the place of cosine), and when it is stepped once per process the rate is used up too early.
+    The help says where each number goes. (lies B5, B13)
+    """
+    homes = {
+        "warmup_max_lr": "lr.reference",
+        "warmup_num_steps": "lr.warmup_steps",
+        "total_num_steps": "train.max_steps",
+        "cos_min_ratio": "lr.min_ratio",
+    }
+    yield from _owned_block(facts, "CF307", "scheduler", "the learning rate", homes)
+
+
+def _owned_block(
+    facts: Facts, code: str, block: str, what: str, homes: Mapping[str, str]
+) -> Iterator[Finding]:
+    deepspeed = facts.deepspeed
+    if deepspeed is None or block not in deepspeed.values:
+        return
+    params = deepspeed.get(block, "params")
+    moves = []
+    for key, home in homes.items():
+        value = params.get(key) if isinstance(params, dict) else None
+        if value is not None and value != "auto":
+            moves.append(f"{key} {shown(value)} belongs in the run config: {home}: {shown(value)}")
+    article = "an" if block[0] in "aeiou" else "a"
+    yield Finding(
+        code,
+        f"the DeepSpeed file has {article} {block} block, and crossfoot owns {what}",
+        place=deepspeed.place(block, part="key"),
+        label="two owners of one number",
+        helps=(f"remove the {block} block", *moves),
+    )
+
+
+@rule("CF308")
+def zero_stage(facts: Facts) -> Iterator[Finding]:
+    """CF308: `zero_optimization.stage` is not 0, 1, 2 or 3.
+
+    "auto" is filled in by no one here and would mean stage 0, without any sharding; so would a block without
+    a stage, but that is at least what DeepSpeed documents. (lie J3)
+    """
+    deepspeed = facts.deepspeed
+    block = deepspeed.get("zero_optimization") if deepspeed else None
+    if deepspeed is None or not isinstance(block, dict) or "stage" not in block:
+        return
+    stage = whole_number(block["stage"])
+    if stage is None or not 0 <= stage <= 3:
+        yield Finding(
+            "CF308",
+            f"zero_optimization.stage must be 0, 1, 2 or 3, and is {shown(block['stage'])}",
+            place=deepspeed.place("zero_optimization", "stage"),
+            helps=("write 2 (optimizer state and gradients sharded) or 3 (weights too)",),
+        )
+
+
+@rule("CF309")
+def wrong_json_type(facts: Facts) -> Iterator[Finding]:
+    """CF309: a number or switch of the DeepSpeed file has the wrong type, or is out of range.
+
+    DeepSpeed takes `"8"`, `2.5` forwards and `true` without a word, or fails far from the file. Batch numbers
+    are whole and at least 1, clipping is 0 or more, `enabled` is true or false, blocks are objects; "auto" is
+    filled by crossfoot for the numbers that it owns. (lie J3)
+    """
+    deepspeed = facts.deepspeed
+    if deepspeed is None:
+        return
+    for key in _BATCH:
+        value = deepspeed.values.get(key, "auto")
+        number = whole_number(value)
+        if value != "auto" and (number is None or number < 1):
+            yield _wrong_type(deepspeed, (key,), value, 'a whole number, 1 or more, or "auto"')
+    clipping = deepspeed.values.get("gradient_clipping", "auto")
+    limit = finite_number(clipping)
+    if clipping != "auto" and (limit is None or limit < 0):
+        yield _wrong_type(deepspeed, ("gradient_clipping",), clipping, 'a number, 0 or more, or "auto"')
+    for block in _BLOCKS:
+        inside = deepspeed.values.get(block, {})
+        if not isinstance(inside, dict):
+            yield _wrong_type(deepspeed, (block,), inside, "an object")
+        elif block in _PRECISION and not isinstance(inside.get("enabled", "auto"), bool):
+            enabled = inside.get("enabled", "auto")
+            if enabled != "auto":
+                yield _wrong_type(deepspeed, (block, "enabled"), enabled, 'true, false or "auto"')
+
+
+def _wrong_type(deepspeed: DeepSpeedFile, keys: tuple[str, ...], value: Any, wanted: str) -> Finding:
+    helps: tuple[str, ...] = ()
+    if isinstance(value, str) and value.strip().lower() in ("true", "false") and "true" in wanted:
+        helps = (f"write {value.strip().lower()} without quotes",)
+    elif isinstance(value, str) and value.strip().isdecimal() and "number" in wanted:
+        helps = (f"write {value.strip()} without quotes",)
+    elif isinstance(value, float) and value.is_integer() and "whole" in wanted:
+        helps = (f"write {int(value)}",)
+    return Finding(
+        "CF309",
+        f"{'.'.join(keys)} must be {wanted}, and is {shown(value)}",
+        place=deepspeed.place(*keys),
+        helps=helps or ("remove it: crossfoot writes its own number there",) if keys[0] in _OWNED else helps,
+    )
+
+
+_OWNED = (*_BATCH, "gradient_clipping", *_PRECISION)

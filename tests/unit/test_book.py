@@ -1,0 +1,220 @@
+"""The ledger file: whole lines, exact floats, torn ends cut off, damage named, a full disk said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import crossfoot
+from crossfoot.finding import Refused
+from crossfoot.ledger.book import LedgerBook, read_book
+from crossfoot.ledger.entry import StepEntry, entry_of
+from ledger_cases import six_samples, without_forward
+
+
+def entries(count: int = 3) -> list[StepEntry]:
+    data = six_samples()
+    reconciler = data.reconciler(1)
+    plans = [data.plan(step, [[[2 * step, 2 * step + 1]]]) for step in range(count)]
+    made = [reconciler.step(plan, data.obey(plan)) for plan in plans]
+    return [replace(made[0], loss=0.1 + 0.2, grad_norm=5e-324), *made[1:]]
+
+
+def written(path: Path, lines: list[StepEntry]) -> Path:
+    book = LedgerBook(str(path))
+    for entry in lines:
+        book.append(entry)
+    book.close()
+    return path
+
+
+def codes(refused: pytest.ExceptionInfo[Refused]) -> list[str]:
+    return [finding.code for finding in refused.value.findings]
+
+
+def test_lines_come_back_exactly(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    lines = read_book(str(path))
+    assert lines == entries() and lines.torn is None
+    assert lines[0].loss == 0.1 + 0.2 and lines[0].grad_norm == 5e-324
+    assert b" " not in path.read_bytes() and path.read_bytes().count(b"\n") == 3
+
+
+def test_a_line_is_strict_json_even_when_floats_are_not_finite() -> None:
+    entry = replace(entries()[0], loss=math.inf, grad_norm=-math.inf, lr=math.nan)
+    document = json.loads(entry.to_line(), parse_constant=lambda word: pytest.fail(word))
+    assert (document["loss"], document["grad_norm"], document["lr"]) == ("inf", "-inf", "nan")
+    again = entry_of(entry.to_line())
+    assert again.loss == math.inf and again.grad_norm == -math.inf and math.isnan(again.lr)
+
+
+def test_causes_come_back_with_their_code() -> None:
+    data = six_samples()
+    plan = data.plan(0, [[[0, 1]]])
+    entry = data.reconciler(1).step(plan, [without_forward(witness, 0) for witness in data.obey(plan)])
+    assert json.loads(entry.to_line())["causes"][0]["code"] == "CF710"
+    assert entry_of(entry.to_line()) == entry
+
+
+def test_every_cut_of_the_last_line_leaves_the_others(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    whole = path.read_bytes()
+    last = whole.rfind(b"\n", 0, -1) + 1
+    for end in range(last + 1, len(whole)):
+        path.write_bytes(whole[:end])
+        lines = read_book(str(path))
+        assert len(lines) == 2
+        assert lines.torn is not None and lines.torn.place is not None and lines.torn.place.line == 3
+    path.write_bytes(whole[:last])
+    assert read_book(str(path)).torn is None
+
+
+def test_opening_cuts_off_a_torn_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    path.write_bytes(path.read_bytes() + b'{"format":1,"step":' + b"7" * 100_000)
+    written(path, [replace(entries()[2], step=3)])
+    assert [entry.step for entry in read_book(str(path))] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (b"{", "Expecting"),
+        (b"", "Expecting value"),
+        (b"[]", "not a JSON object"),
+        (b'{"format":2}', "format is 2"),
+        (b'{"format":1}', "step is missing"),
+        (b'\xff\xfe{"', "utf-8"),
+        (b"NaN", "NaN is not JSON"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    with pytest.raises(Refused) as refused:
+        read_book(str(path))
+    (finding,) = refused.value.findings
+    assert finding.code == "CF704" and str(finding.place) == f"{path}:2" and refused.value.exit_code == 2
+    assert words in finding.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("step", "1"), ("step", True), ("applied", 1), ("loss", "many"), ("samples_sha256", 3), ("causes", {})],
+)
+def test_a_value_of_another_type_is_damage(name: str, value: object) -> None:
+    document = {**entries()[0].to_json(), name: value}
+    with pytest.raises(ValueError, match=name):
+        entry_of(json.dumps(document))
+
+
+def test_a_missing_ledger_and_an_unwritable_folder(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        read_book(str(tmp_path / "ledger.jsonl"))
+    assert codes(refused) == ["CF703"] and refused.value.exit_code == 2
+    with pytest.raises(Refused) as refused:
+        LedgerBook(str(tmp_path / "nowhere" / "ledger.jsonl"))
+    assert codes(refused) == ["CF702"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_within_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    first, second, third = entries()
+    book = LedgerBook(str(path))
+    book.append(first)
+    book.fsync()
+    book.append(second)
+    write, room = os.write, [100]
+
+    def nearly_full(descriptor: int, line: bytes) -> int:
+        if not room:
+            raise OSError(number, os.strerror(number))
+        return write(descriptor, bytes(line[: room.pop()]))
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    with pytest.raises(Refused) as refused:
+        book.append(third)
+    monkeypatch.undo()
+    (finding,) = refused.value.findings
+    assert finding.code == "CF701" and "disk is full" in finding.title and "step 2" in finding.title
+    assert any("every step to 1 is in the ledger" in note and "to step 0" in note for note in finding.notes)
+    assert read_book(str(path)) == [first, second] and read_book(str(path)).torn is None
+    book.append(third)
+    book.close()
+    book.close()
+    assert read_book(str(path)) == [first, second, third]
+
+
+def test_a_torn_line_that_cannot_be_cut_off_at_once_is_cut_off_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    first, second, _ = entries()
+    book = LedgerBook(str(path))
+    book.append(first)
+    write, calls = os.write, []
+
+    def half(descriptor: int, line: bytes) -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, bytes(line[:50]))
+
+    def stuck(*_: object) -> None:
+        raise OSError(errno.EIO, "stuck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        patch.setattr(os, "ftruncate", stuck)
+        with pytest.raises(Refused):
+            book.append(second)
+        assert read_book(str(path)).torn is not None
+        with pytest.raises(Refused) as refused:
+            book.append(second)
+        assert codes(refused) == ["CF702"]
+    book.append(second)
+    book.close()
+    assert read_book(str(path)) == [first, second]
+
+
+def test_a_real_file_size_limit(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    size = len(written(path, entries(1)).read_bytes())
+    program = f"""
+import resource, sys
+from crossfoot.finding import Refused
+from crossfoot.ledger.book import LedgerBook, read_book
+book = LedgerBook({str(path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 200}, {size + 200}))
+try:
+    book.append(read_book({str(path)!r})[0])
+except Refused as refused:
+    print(refused)
+"""
+    source = str(Path(crossfoot.__file__).parents[1])  # not installed when only pytest's pythonpath names it
+    environ = {**os.environ, "PYTHONPATH": source}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
+    assert "CF701: the disk is full" in done.stdout
+    assert path.stat().st_size == size
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_device_that_is_full() -> None:
+    book = LedgerBook("/dev/full")
+    with pytest.raises(Refused) as refused:
+        book.append(entries(1)[0])
+    assert codes(refused) == ["CF701"]
+    assert any("no step is in the ledger" in note for note in refused.value.findings[0].notes)
