@@ -1,4 +1,4 @@
-"""One rank of the model tests: torchrun starts it with a JSON list of cases, it leaves one JSON file per rank.
+"""One rank of the model tests: torchrun starts it with a JSON list of cases; it leaves one JSON file a rank.
 
 Not a test file. Cases run one after another in the same processes, because starting is what takes the time.
 """
@@ -29,9 +29,9 @@ torch.set_num_threads(1)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that torch operations make on this rank, and the most alive at one time.
+    """Counts bytes of every storage that torch operations make on this rank, and the most alive at one time.
 
-    Weight files mapped into memory do not count: rank 0 reads them page by page, and the kernel drops the pages.
+    Weight files mapped into memory do not count: rank 0 reads them page by page, the kernel drops the pages.
     """
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ def test_a_broken_line_is_refused_always(tmp_path: Path, policy: str) -> None:
     path = jsonl(tmp_path / "a.jsonl", GOOD, '{"instruction": "x",', GOOD)
     error = refused(written_run(tmp_path, [path], bad_samples=policy))
     (finding,) = error.findings
-    assert (finding.code, str(finding.place), error.exit_code) == ("CF503", f"{path}:2:22", 2)
+    assert (finding.code, str(finding.place), error.exit_code) == ("CF503", f"{path}:2:21", 2)
     assert not any("bad_samples" in text for text in finding.helps)
 
 

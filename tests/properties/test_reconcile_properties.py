@@ -17,7 +17,7 @@ from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.witness import SegmentWitness, StepWitness, pack, packed_width, unpack
 from ledger_cases import Data, with_segments
 
-FEW = settings(max_examples=150, deadline=None)
+FEW = settings(max_examples=80, deadline=None)
 
 
 @dataclass(frozen=True)

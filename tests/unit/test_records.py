@@ -152,10 +152,10 @@ def test_broken_json_is_named(
 def test_every_broken_line_of_jsonl_is_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", GOOD, '{"instruction": "x",', GOOD, "{}{}", "nope", "[")
     assert [(p.code, p.line, p.column) for p in problems(path)] == [
-        ("CF503", 2, 22),
+        ("CF503", 2, 21),
         ("CF503", 4, 3),
         ("CF503", 5, 1),
-        ("CF503", 6, 3),
+        ("CF503", 6, 2),
     ]
     assert "named .json" in problems(path)[-1].reason
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from crossfoot.ledger.ending import write_document
+from crossfoot.ledger.receipt import LOCK_FILE
 from crossfoot.planning.plan import RunPlan
 
 LOCK_VERSION = 1
-LOCK_NAME = "plan.lock.json"
 
 
 def make_lock(plan: RunPlan) -> dict[str, Any]:
@@ -47,8 +47,5 @@ def lock_sha256(lock: Mapping[str, Any]) -> str:
 
 
 def write_lock(lock: Mapping[str, Any], run_dir: str) -> None:
-    """Write the lock into a run folder, atomically."""
-    target = Path(run_dir) / LOCK_NAME
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(lock, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, target)
+    """Write the lock into a run folder, atomically. Raises Refused when the disk does not take it."""
+    write_document(os.path.join(run_dir, LOCK_FILE), lock)

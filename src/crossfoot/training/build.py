@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.finding import Refused
 from crossfoot.ledger.book import LedgerBook
+from crossfoot.ledger.receipt import LEDGER_FILE
 from crossfoot.planning.deepspeed_config import owned_numbers, resolve_deepspeed
-from crossfoot.planning.run_folder import ATTEMPT_NAME, LEDGER_NAME
+from crossfoot.planning.run_folder import ATTEMPT_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
@@ -25,6 +26,7 @@ from crossfoot.training.meter import Meter
 from crossfoot.training.model import LoadedModel, build_optimizer, load_model
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
+from crossfoot.training.refusals import engine_believes
 from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
@@ -73,7 +75,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         ranks=ranks,
         meter=meter,
         stop=stop,
-        book=LedgerBook(str(Path(plan.run.run_dir) / LEDGER_NAME)) if ranks.is_first else None,
+        book=LedgerBook(str(Path(plan.run.run_dir) / LEDGER_FILE)) if ranks.is_first else None,
         listeners=[listener for listener in (progress, mirror) if listener is not None],
     )
     training = Training(
@@ -146,12 +148,7 @@ def _engine(
 def _compare(expected: dict[str, Any], believed: dict[str, Any], kind: str) -> None:
     """Read-back: what the engine believes must be what was planned, number for number."""
     findings = [
-        Finding(
-            "CF430",
-            f"{kind} believes {name} is {believed.get(name)!r}, the plan says {value!r}",
-            notes=("read back from the engine after its initialisation, before the first forward",),
-            helps=("look for an environment variable or a plugin that overrules the engine's arguments",),
-        )
+        engine_believes(kind, name, believed.get(name), value)
         for name, value in expected.items()
         if believed.get(name) != value
     ]

@@ -11,6 +11,7 @@ from crossfoot.index.tokenizer import load_tokenizer, tokenizer_path
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import (
     ENDING_FILE,
+    LEDGER_FILE,
     RECEIPT_FILE,
     Receipt,
     receipt_of,
@@ -21,6 +22,7 @@ from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
 from crossfoot.training.lora import save_adapter
+from crossfoot.training.refusals import not_finite, not_saved
 from crossfoot.training.stopping import Stop
 from crossfoot.training.validation import validation_loss
 
@@ -72,7 +74,7 @@ def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
         )
     except OSError as error:
         what = "adapter" if config.lora else "model"
-        return Finding("CF740", f"the {what} could not be written to {folder}: {error.strerror or error}")
+        return not_saved(what, folder, error.strerror or str(error))
     return None
 
 
@@ -82,12 +84,7 @@ def _write_receipt(
     """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code."""
     folder = Path(work.plan.run.run_dir)
     if stop is Stop.NOT_FINITE and finding is None:
-        finding = Finding(
-            "CF741",
-            f"the loss or the gradient is not finite near step {ending.step}: the run was stopped",
-            notes=(f"the ledger names the step: {folder / 'ledger.jsonl'}",),
-            helps=("lower lr.reference, or look at the samples of that step",),
-        )
+        finding = not_finite(ending.step, str(folder / LEDGER_FILE))
     exit_code = ending.exit_code
     receipt: Receipt | None = None
     try:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from crossfoot.finding import Finding, Refused
 from crossfoot.starting.world import World, rendezvous
+from crossfoot.training import refusals
 
 _NONCE_WAIT_SECONDS = 10.0
 
@@ -125,31 +126,11 @@ def _disagreements(everyone: list[dict[str, Any]], world_size: int, run_dir: str
     findings = []
     first = everyone[0]
     for seen in everyone:
-        who = f"rank {seen['rank']} on {seen['host']}"
+        who, leader = (f"rank {rank['rank']} on {rank['host']}" for rank in (seen, first))
         if seen["sha256"] != first["sha256"]:
-            findings.append(
-                Finding(
-                    "CF420",
-                    f"{who} holds plan {seen['sha256'][:7]}, rank 0 on {first['host']} holds {first['sha256'][:7]}",
-                    notes=("the config, the data or the overrides differ between nodes",),
-                    helps=("start every node from the same checkout, with the same words on the command line",),
-                )
-            )
+            findings.append(refusals.plans_differ(who, seen["sha256"], leader, first["sha256"]))
         if not seen["sees"]:
-            findings.append(
-                Finding(
-                    "CF421",
-                    f"{who} does not see the run folder {run_dir} that rank 0 on {first['host']} writes",
-                    helps=("set run.dir to a folder on storage that every node mounts",),
-                )
-            )
+            findings.append(refusals.folder_not_shared(who, leader, run_dir))
         if seen["claims"] != (seen["rank"], world_size):
-            rank, size = seen["claims"]
-            findings.append(
-                Finding(
-                    "CF422",
-                    f"{who} was started as rank {rank} of {size}, torch.distributed says {seen['rank']} of {world_size}",
-                    helps=("start all ranks with one launcher, and unset RANK and WORLD_SIZE before it",),
-                )
-            )
+            findings.append(refusals.ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
     return findings

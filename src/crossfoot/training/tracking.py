@@ -6,23 +6,17 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
+from crossfoot.training.refusals import tracker_missing
 from crossfoot.written.run_file import RunFile
 
 
 def refuse_missing_tracker(run: RunFile) -> None:
     """Refused when wandb is asked for and not installed: found before anything slow starts."""
     if run.config.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
-        raise Refused(
-            Finding(
-                "CF013",
-                f"tracking.wandb is {run.config.tracking.wandb}, but wandb is not installed",
-                place=run.place("tracking", "wandb"),
-                helps=("install it: pip install 'crossfoot[tracking]'", "or set tracking.wandb to off"),
-            )
-        )
+        raise Refused(tracker_missing(run.config.tracking.wandb, run.place("tracking", "wandb")))
 
 
 class WandbMirror:
