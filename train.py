@@ -4,8 +4,8 @@
     accelerate launch train.py configs/demo.yaml             one process, the plan's ranks folded into it
     python train.py configs/demo.yaml                        the same
 
-The steps (src/crossfoot/training/session.py): read and check what was written, tokenise once, plan; agree with all
-ranks; build; train; close with a receipt. The same as `crossfoot train CONFIG`.
+The steps (src/crossfoot/training/session.py): read and check what was written, tokenise once, plan; agree
+with all ranks; build; train; close with a receipt. The same as `crossfoot train CONFIG`.
 """
 
 import sys

@@ -24,7 +24,8 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
   say "Install a newer one and name it: make PYTHON=/path/to/python3.11 demo"
   exit 2
 fi
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+# a .venv that was moved still has a pip that answers, but its scripts name the old folder
+if ! grep -qF "$(pwd -P)/.venv/" .venv/bin/pip 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
     say "$python has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
     exit 2

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="crossfoot", description="The batch you planned is the batch that trains, measured and signed for."
+        prog="crossfoot",
+        description="The batch you planned is the batch that trains, measured and signed for.",
     )
     parser.add_argument("--version", action="version", version=f"crossfoot {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -44,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     def config_verb(name: str, verb: object, text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
         added.add_argument("config", metavar="CONFIG", help="run config (YAML)")
-        added.add_argument("overrides", metavar="key=value", nargs="*", help="override: batch.micro_batch_size=4")
+        added.add_argument(
+            "overrides", metavar="key=value", nargs="*", help="override: batch.micro_batch_size=4"
+        )
         added.set_defaults(verb=verb)
         return added
 
@@ -53,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     config_verb("check", _check, "find what is wrong before anything slow starts")
     config_verb("index", _index, "tokenise and count the data once")
     train = config_verb("train", _train, "train exactly the plan; the same as train.py")
-    train.add_argument("--stop-after", type=_count, metavar="N", help="stop after N steps; changes nothing else")
+    train.add_argument(
+        "--stop-after", type=_count, metavar="N", help="stop after N steps; changes nothing else"
+    )
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
     receipt.add_argument("run_dir", metavar="RUN_DIR")
@@ -137,7 +142,7 @@ def _train(arguments: argparse.Namespace) -> int:
     except Refused as refused:
         if world.local_rank == 0:
             raise
-        # The first rank of every node speaks; the launcher ends all ranks with the first that exits, so wait for it.
+        # The first rank of every node speaks. A launcher ends all ranks with the first that exits: wait.
         time.sleep(_SILENT_RANK_SECONDS)
         return refused.exit_code
 

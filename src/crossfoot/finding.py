@@ -1,6 +1,7 @@
 """What crossfoot says to a person about a mistake: a finding, its place, and the exception that carries it.
 
-A user's mistake is a `Finding`, raised (many at once) inside `Refused`; a broken promise of ours is any other exception.
+A user's mistake is a `Finding`, raised (many at once) inside `Refused`; a broken promise of ours is any other
+exception.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Place:
 class Finding:
     """One thing that is wrong, or worth knowing.
 
-    code: `CF` + family digit + two digits. title: the fact, lower case, no full stop. place: where the caret goes.
-    label: the words beside the caret. others: further places, each with its label. notes: everything that is no change
-    to make; helps: changes to make. unreadable: the input could not be read at all (exit code 2 instead of 1).
+    code: `CF` + family digit + two digits. title: the fact, lower case, no full stop. place: where the caret
+    goes. label: the words beside the caret. others: further places, each with its label. notes: everything
+    that is no change to make; helps: changes to make. unreadable: the input could not be read at all (exit
+    code 2 instead of 1).
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""Loading, preparing and saving in one process: findings, the tiny model, tied tables, the grown vocabulary."""
+"""Load, prepare and save in one process: findings, the tiny model, tied tables, the grown vocabulary."""
 
 from __future__ import annotations
 

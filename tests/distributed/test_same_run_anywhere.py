@@ -1,4 +1,6 @@
-"""The same run on other topologies is the same run: samples, rates, losses, gradient norms; every receipt foots."""
+"""The same run on other topologies is the same run: samples, rates, losses, gradient norms; every receipt
+foots.
+"""
 
 from __future__ import annotations
 

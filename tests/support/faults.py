@@ -1,6 +1,7 @@
 """Faults put around crossfoot's parts from outside; each is a context manager of the rank it runs on.
 
-All of them strike rank 1 at step 2 (the third), in its first forward that holds a sample, unless said otherwise.
+All of them strike rank 1 at step 2 (the third), in its first forward that holds a sample, unless said
+otherwise.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _collator_fault(change: Callable[[batches.Batch, object], batches.Batch]) ->
 
 
 def _altered(batch: batches.Batch, collate: object) -> batches.Batch:
-    row, start, end = batch.segments[0]
+    row, _, end = batch.segments[0]
     batch.input_ids[row, end - 2] = (batch.input_ids[row, end - 2] + 1) % 200 + 4
     return batch
 
@@ -118,7 +119,9 @@ def backward_skipped(rank: int) -> Iterator[None]:
 
             def backward(self, loss, weight, last, real=real):
                 if rank == RANK and not last and float(loss.detach()) and clock.strikes():
-                    zeros = sum((p.sum() for p in self.module.parameters() if p.requires_grad), torch.zeros(()))
+                    zeros = sum(
+                        (p.sum() for p in self.module.parameters() if p.requires_grad), torch.zeros(())
+                    )
                     loss, weight = zeros * 0.0, 1.0
                 real(self, loss, weight, last)
 
@@ -160,7 +163,7 @@ def loss_weight_wrong(rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def token_altered_in_model(rank: int) -> Iterator[None]:
-    """A token changes on its way from the batch to the embedding, inside the model: the collator is innocent."""
+    """A token changes between batch and embedding, inside the model: the collator is innocent."""
     from transformers import LlamaForCausalLM
 
     with _clock() as clock:

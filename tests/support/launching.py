@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
 TIMEOUT_SECONDS = 600
 
-WORDS = "red blue green seven eight nine river stone 山 水 月 花 鸟 天 地 人".split()
+WORDS = ["red", "blue", "green", "seven", "eight", "nine", "river", *"山水月花鸟天地人"]
 
 
 def write_samples(path: Path, count: int, seed: int = 0, longest: int = 12) -> Path:
@@ -59,7 +59,9 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
 
 
 def environment(**more: str) -> dict[str, str]:
-    """A launcher's surroundings: CPU, one thread a rank, this interpreter's scripts first, no ranks left over."""
+    """A launcher's surroundings: CPU, one thread a rank, this interpreter's scripts first, no ranks left
+    over.
+    """
     leftovers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in leftovers}
     kept.update(
@@ -96,7 +98,9 @@ def start(command: Sequence[str | Path], **more: str) -> subprocess.CompletedPro
     )
 
 
-def deepspeed(ranks: int, script: str | Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+def deepspeed(
+    ranks: int, script: str | Path, *words: str | Path, **more: str
+) -> subprocess.CompletedProcess[str]:
     """`deepspeed --num_gpus RANKS SCRIPT WORDS`."""
     launcher = [SCRIPTS / "deepspeed", "--num_gpus", str(ranks), "--master_port", str(free_port())]
     return start([*launcher, script, *words], **more)

@@ -1,7 +1,9 @@
-"""Many runs in one set of ranks, to pay for the imports once: `deepspeed --num_gpus W many_runs.py JOBS.json`.
+"""Many runs in one set of ranks, to pay for the imports once: `deepspeed --num_gpus W many_runs.py
+JOBS.json`.
 
-JOBS.json is a list of {name, config, overrides, fault}. Every run is crossfoot's own session, joined once: only the
-process group is kept between runs. A fault is put around model, engine, collator or optimizer from here.
+JOBS.json is a list of {name, config, overrides, fault}. Every run is crossfoot's own session, joined once:
+only the process group is kept between runs. A fault is put around model, engine, collator or optimizer from
+here.
 """
 
 from __future__ import annotations

@@ -30,17 +30,17 @@ from crossfoot.ledger.witness import StepWitness
 from ledger_cases import Data, without_forward
 
 DATA = Data(list(range(12)), [1000 + i for i in range(12)], [500] * 12)
-LOCK = {
+LOCK: dict[str, Any] = {
+    "name": "tiny",
+    "sha256": "9f31c2e0aa",
     "expects": {
-        "name": "tiny",
-        "sha": "9f31c2e0aa",
         "total_steps": 3,
         "samples": 12,
         "distinct_samples": 12,
         "real_tokens": 12_066,
         "trained_tokens": 6_000,
         "forwards": 12,
-    }
+    },
 }
 FINISHED = Ending("finished", 3, 0, 3)
 
@@ -174,10 +174,10 @@ def test_a_line_must_add_up_across_its_ranks_and_explain_its_differences() -> No
 
 def test_a_lock_that_promises_something_else_does_not_foot() -> None:
     for name in ("samples", "distinct_samples", "real_tokens", "trained_tokens", "forwards", "total_steps"):
-        promise: dict[str, Any] = {**LOCK["expects"], name: LOCK["expects"][name] + 1}  # type: ignore[operator]
-        assert not make_receipt({"expects": promise}, ledger(), FINISHED).foots, name
+        promise = {**LOCK["expects"], name: LOCK["expects"][name] + 1}
+        assert not make_receipt({**LOCK, "expects": promise}, ledger(), FINISHED).foots, name
         with pytest.raises(Refused, match="CF706"):
-            make_receipt({"expects": {**promise, name: "12"}}, ledger(), FINISHED)
+            make_receipt({**LOCK, "expects": {**promise, name: "12"}}, ledger(), FINISHED)
     with pytest.raises(Refused, match="no `expects`"):
         make_receipt({}, ledger(), FINISHED)
 

@@ -62,7 +62,7 @@ def _with_places(code: str, error: Impossible, run: RunFile) -> Finding:
         code,
         error.title,
         place=run.place(first),
-        others=tuple((run.place(key), key) for key in rest if run.is_written(key)),
+        others=tuple((run.place(key), "") for key in rest if run.is_written(key)),
         notes=error.notes,
         helps=error.helps,
     )

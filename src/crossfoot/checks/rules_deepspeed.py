@@ -49,7 +49,7 @@ def gradient_clipping(facts: Facts) -> Iterator[Finding]:
     """
     deepspeed, norm = facts.deepspeed, facts.run.config.optimizer.max_grad_norm
     written = finite_number(deepspeed.get("gradient_clipping")) if deepspeed else None
-    if deepspeed is None or written is None or written == norm:
+    if deepspeed is None or written is None or written < 0 or written == norm:
         return
     origin = "" if facts.run.is_written("optimizer.max_grad_norm") else ", its default"
     yield Finding(

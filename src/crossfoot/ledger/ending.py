@@ -45,7 +45,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Expects:
-    """What the lock promises, under its key `expects`, for the whole run over all ranks.
+    """What the lock promises for the whole run over all ranks: its key `expects`, with its name and sha256.
 
     name: the run's. sha: of the lock, hex. forwards: empty ones included.
     """
@@ -64,15 +64,16 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
     """The promise in a lock document. Raises Refused (CF706, unreadable) naming what is missing or of a
     wrong type.
     """
-    found = lock.get("expects")
-    if not isinstance(found, Mapping):
+    promise = lock.get("expects")
+    if not isinstance(promise, Mapping):
         raise _unreadable("CF706", "the plan's lock has no `expects`", path)
+    found = {**promise, "name": lock.get("name"), "sha": lock.get("sha256")}
     wrong = []
     for name in Expects.__dataclass_fields__:
         wanted = str if name in ("name", "sha") else int
         if type(found.get(name)) is not wanted:
             wrong.append(
-                f"expects.{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}"
+                f"{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}"
             )
     if wrong:
         raise _unreadable("CF706", "the plan's lock cannot be read", path, *wrong)

@@ -1,4 +1,5 @@
-"""The DeepSpeed config that is really handed over: the user's file, with every number that crossfoot owns written in.
+"""The DeepSpeed config that is really handed over: the user's file, with every number that crossfoot owns
+written in.
 
 Foreign key names are DeepSpeed's own (its `docs/_pages/config-json.md`).
 """
@@ -21,7 +22,9 @@ def zero_stage(values: Mapping[str, Any]) -> int:
 
 
 def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
-    """What DeepSpeed must believe, by the names under which its engine can be asked (`DeepSpeedEngine.read_back`)."""
+    """What DeepSpeed must believe, by the names under which its engine can be asked
+    (`DeepSpeedEngine.read_back`).
+    """
     return {
         "train_batch_size": batch.capacity_samples,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
@@ -37,7 +40,8 @@ def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
 def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPlan) -> dict[str, Any]:
     """The config for `deepspeed.initialize`: one owner per number, nothing left on "auto".
 
-    An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default holds.
+    An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default
+    holds.
     """
     resolved = _without_auto(values)
     owned = owned_numbers(config, batch)

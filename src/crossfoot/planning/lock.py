@@ -1,4 +1,6 @@
-"""plan.lock.json: the plan as every rank must hold it. Its sha256 is compared on all ranks before anything is loaded."""
+"""plan.lock.json: the plan as every rank must hold it. Its sha256 is compared on all ranks before anything is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         },
         "expects": plan.expects,
     }
-    sha256 = lock_sha256(body)
-    body["expects"] = {**plan.expects, "name": body["name"], "sha": sha256}
-    return {**body, "sha256": sha256}
+    return {**body, "sha256": lock_sha256(body)}
 
 
 def lock_sha256(lock: Mapping[str, Any]) -> str:

@@ -39,7 +39,9 @@ def _count(number: int, thing: str) -> str:
 
 def _batch(plan: RunPlan) -> Iterator[str]:
     batch = plan.batch
-    yield _row(" ", "samples per GPU per forward", batch.micro_batch_size, _batch_origin(plan, "micro_batch_size"))
+    yield _row(
+        " ", "samples per GPU per forward", batch.micro_batch_size, _batch_origin(plan, "micro_batch_size")
+    )
     yield _row("x", "forwards per step", batch.grad_accum_steps, _batch_origin(plan, "grad_accum_steps"))
     yield _row("x", "GPUs per node", batch.topology.gpus_per_node, plan.sourced.gpus_origin)
     yield _row("x", "nodes", batch.topology.num_nodes, plan.sourced.nodes_origin)
@@ -73,7 +75,9 @@ def _deepspeed_origin(plan: RunPlan) -> str:
 
 def _steps(plan: RunPlan) -> Iterator[str]:
     schedule, config = plan.schedule, plan.run.config
-    source = f"index {plan.index.address[:8]}" if plan.index else "estimated: records counted, nothing tokenised"
+    source = (
+        f"index {plan.index.address[:8]}" if plan.index else "estimated: records counted, nothing tokenised"
+    )
     yield _row(" ", "samples per epoch", schedule.num_samples, source)
     if config.train.epochs is not None:
         length = f"{_count(config.train.epochs, 'epoch')}   {plan.run.origin('train', 'epochs')}"
@@ -93,7 +97,9 @@ def _rate(plan: RunPlan) -> Iterator[str]:
     if rate.rule != "none" and rate.reference_batch is not None:
         origin += f"; {rate.rule} from {rate.reference_batch:,} samples: x {rate.peak / rate.reference:.4g}"
     yield _row(" ", "peak learning rate", f"{rate.peak:.6g}", origin)
-    shape = rate.schedule if rate.schedule == "constant" else f"{rate.schedule} to {rate.peak * rate.min_ratio:g}"
+    shape = (
+        rate.schedule if rate.schedule == "constant" else f"{rate.schedule} to {rate.peak * rate.min_ratio:g}"
+    )
     yield _row(" ", "warm-up steps", rate.warmup_steps, f"then {shape}")
 
 

@@ -1,4 +1,4 @@
-"""From a run config, and the index when there is one, to everything that is known before the first forward."""
+"""From a run config, and an index when there is one, to all that is known before the first forward."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ class Static:
 
 
 def read_static(path: str, overrides: Sequence[str], world: World | None = None) -> Static:
-    """Read the run config and the DeepSpeed file and hold them against each other. Raises only for the unreadable."""
+    """Read the run config and the DeepSpeed file and hold them against each other. Raises only for the
+    unreadable.
+    """
     run = load_run(path, overrides)
     sourced = topology_of(run, world)
     findings: list[Finding] = []
@@ -63,7 +65,9 @@ def read_static(path: str, overrides: Sequence[str], world: World | None = None)
 
 
 def plan_static(static: Static, index: DataIndex | None) -> RunPlan:
-    """The plan on an index, or, without one, on a count of records. Refused when there is an error among findings."""
+    """The plan on an index, or, without one, on a count of records. Refused when there is an error among
+    findings.
+    """
     if static.batch is None or static.has_error:
         raise Refused(static.findings)
     data = static.run.config.data

@@ -29,8 +29,8 @@ def folder_is_file(run: RunFile) -> Finding:
 def folder_in_use(run: RunFile) -> Finding:
     """CF011: the run folder already holds a run.
 
-    One folder is one run: its lock, its ledger, its receipt. A second run in it would mix two ledgers, so it is
-    refused, and nothing in the folder is touched.
+    One folder is one run: its lock, its ledger, its receipt. A second run in it would mix two ledgers, so it
+    is refused, and nothing in the folder is touched.
     """
     return Finding(
         "CF011",
@@ -60,7 +60,9 @@ def _place(run: RunFile) -> Place:
 
 
 def refuse_used_folder(run: RunFile) -> None:
-    """Refused when `run.dir` already holds a run, or is a file. Called once, by the rank that will write there."""
+    """Refused when `run.dir` already holds a run, or is a file. Called once, by the rank that will write
+    there.
+    """
     folder = Path(run.run_dir)
     if folder.exists() and not folder.is_dir():
         raise Refused(folder_is_file(run))

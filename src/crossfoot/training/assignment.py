@@ -23,7 +23,8 @@ from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 
 @dataclass(frozen=True)
 class Assignment:
-    """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: how many to train, from the first.
+    """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: how many to train, from the
+    first.
 
     validation is None without validation data. engine_kind: deepspeed or accelerate.
     """

@@ -17,9 +17,10 @@ IGNORED_LABEL = -100
 class Batch:
     """One forward on one rank, padded on the right.
 
-    input_ids, labels: int64 [rows, columns]; labels are -100 where nothing is trained. predicting: int64 [p], the
-    columns whose next token is trained in at least one row (only their logits are computed). segments: (row, start,
-    end) of every sample; what lies outside is padding. Causal attention never looks right, so no mask is needed.
+    input_ids, labels: int64 [rows, columns]; labels are -100 where nothing is trained. predicting: int64 [p],
+    the columns whose next token is trained in at least one row (only their logits are computed). segments:
+    (row, start, end) of every sample; what lies outside is padding. Causal attention never looks right, so no
+    mask is needed.
     """
 
     input_ids: torch.Tensor
@@ -34,8 +35,9 @@ class Batch:
 
 
 def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray) -> Batch:
-    """The batch of one slot. An empty slot becomes one row of two tokens that trains nothing: its rank must still run
-    a forward and a backward, since ZeRO's collectives wait for it."""
+    """The batch of one slot. An empty slot becomes one row of two tokens that trains nothing: its rank must
+    still run a forward and a backward, since ZeRO's collectives wait for it.
+    """
     samples = [index.sample(int(sample_id)) for sample_id in sample_ids]
     columns = max((len(ids) for ids, _ in samples), default=2)
     columns = max(columns, 2)

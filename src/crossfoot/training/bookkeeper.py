@@ -1,4 +1,6 @@
-"""Between the meter and the ledger: every step's witnesses are gathered, one step late, and written down by rank 0."""
+"""Between the meter and the ledger: every step's witnesses are gathered, one step late, and written down by
+rank 0.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class StepPlanner:
 
 
 class Bookkeeper:
-    """One per rank. `settle` hands in this rank's closed step and returns what all ranks agree on: go on, or stop."""
+    """One per rank. `settle` hands in this rank's closed step and returns what all ranks agree on: go on, or
+    stop.
+    """
 
     def __init__(
         self,

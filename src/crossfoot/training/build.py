@@ -33,6 +33,7 @@ from crossfoot.training.tracking import WandbMirror
 from crossfoot.training.validation import validation_loss
 from crossfoot.written.model_facts import BUILTIN_TINY
 
+
 @dataclass(frozen=True)
 class Built:
     """What closing needs besides the loop's own."""
@@ -112,7 +113,7 @@ def _load(
 def _validator(
     work: Assignment, engine: Engine, ranks: Ranks, report: Callable[[str], None]
 ) -> Callable[[int], bool]:
-    """What the loop calls after a step: the validation loss every so many steps (the last one is closing's)."""
+    """What the loop calls after a step: the validation loss every so often (the last is closing's)."""
     every = work.plan.run.config.validation.every_steps
     index = work.validation
 
@@ -133,7 +134,11 @@ def _engine(
     engine: Engine
     if deepspeed_config is None:
         engine = AccelerateEngine(module, optimizer, config.model.dtype, config.optimizer.max_grad_norm)
-        expected: dict[str, Any] = {"processes": 1, "gradient_accumulation_steps": 1, "distributed_type": "NO"}
+        expected: dict[str, Any] = {
+            "processes": 1,
+            "gradient_accumulation_steps": 1,
+            "distributed_type": "NO",
+        }
     else:
         if ranks.is_first:
             handed = Path(work.plan.run.run_dir) / ATTEMPT_NAME / "deepspeed.json"

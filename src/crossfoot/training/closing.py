@@ -36,7 +36,7 @@ _REASONS = {
 
 
 def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
-    """Close the run on all ranks together; rank 0 writes and speaks. Returns the same exit code everywhere."""
+    """Close the run on all ranks together; rank 0 writes and speaks. Returns one exit code everywhere."""
     ranks, run = built.training.ranks, work.plan.run
     is_stopped_early = stop is not Stop.NO and steps_done < work.steps
     reason, exit_code = _REASONS[stop] if is_stopped_early or stop > Stop.INTERRUPTED else _REASONS[Stop.NO]
@@ -108,7 +108,9 @@ def _write_receipt(
 def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     run = work.plan.run
     if exit_code == 130:
-        print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {run.run_dir}/ledger.jsonl", end="")
+        print(
+            f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {run.run_dir}/ledger.jsonl", end=""
+        )
         print(f" and {ending.adapter_path}" if ending.adapter_path else "")
     if exit_code == 0:
         print("next:")

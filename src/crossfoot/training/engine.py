@@ -13,8 +13,10 @@ from crossfoot.training.batches import Batch
 
 
 class Engine(Protocol):
-    """One rank's engine. `loss` is this forward's summed loss; `weight` is what a summed loss is multiplied with so
-    that after the engine's own averaging over `dp_degree` ranks every trained token of the step counts the same."""
+    """One rank's engine. `loss` is this forward's summed loss; `weight` is what a summed loss is multiplied
+    with so that after the engine's own averaging over `dp_degree` ranks every trained token of the step
+    counts the same.
+    """
 
     kind: str
     dp_degree: int
@@ -48,7 +50,9 @@ def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed used directly, for ZeRO 0-3. It owns clipping; batch numbers and precision are written into `config`."""
+    """DeepSpeed used directly, for ZeRO 0-3. It owns clipping; batch numbers and precision are written into
+    `config`.
+    """
 
     kind = "deepspeed"
 
@@ -75,14 +79,18 @@ class DeepSpeedEngine:
         )
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
-        """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and 3)."""
+        """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and
+        3).
+        """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * weight, scale_wrt_gas=False)
         if not last:
             self._engine.step()
 
     def step(self) -> Callable[[], float]:
-        """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, so it is taken here."""
+        """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, so it is
+        taken here.
+        """
         before = None
         if self._stage == 0 and not (self._engine.bfloat16_enabled() or self._engine.fp16_enabled()):
             before = _norm_of_gradients(self._trained)
@@ -116,7 +124,9 @@ class DeepSpeedEngine:
 
 
 class AccelerateEngine:
-    """accelerate on exactly one process: the dry run, and the single-GPU run. The ranks of the plan are folded."""
+    """accelerate on exactly one process: the dry run, and the single-GPU run. The ranks of the plan are
+    folded.
+    """
 
     kind = "accelerate"
     dp_degree = 1

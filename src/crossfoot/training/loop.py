@@ -40,7 +40,7 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     meter.restart_clock()
     for step in range(first, end):
         planned = training.planner.step(step)
-        # A summed loss times this, averaged over the ranks, is the mean over the whole step's trained tokens.
+        # A summed loss times this, averaged over ranks, is the mean over the whole step's trained tokens.
         weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
         engine.set_rate(planned.lr)
         slots = planned.slots[rank]

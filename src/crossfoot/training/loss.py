@@ -1,4 +1,4 @@
-"""The loss, summed over trained tokens. Whoever calls it divides, and knows by what before the forward runs."""
+"""The loss, summed over trained tokens: whoever calls it divides, and knows by what beforehand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from crossfoot.training.batches import IGNORED_LABEL
 
 
 class SummedLoss(nn.Module):
-    """The model and its loss in one module: what the engine wraps, so that labels pass through what is measured.
+    """The model and its loss in one module: what the engine wraps, so that labels pass through what is
+    measured.
 
-    Forward returns the sum (not the mean) of the cross entropy over all trained tokens of the batch, in float32: a
-    scalar that belongs to this rank and this forward. Logits are computed only for columns that predict something.
+    Forward returns the sum (not the mean) of the cross entropy over all trained tokens of the batch, in
+    float32: a scalar that belongs to this rank and this forward. Logits are computed only for columns that
+    predict something.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,7 +29,7 @@ class SummedLoss(nn.Module):
         predicting: torch.Tensor,
         segments: tuple[tuple[int, int, int], ...],
     ) -> torch.Tensor:
-        """input_ids, labels [rows, columns], predicting [p] as in `Batch`; segments are for the meter's eyes."""
+        """input_ids, labels [rows, columns], predicting [p] as in `Batch`; segments are for the meter."""
         del segments
         logits = self.model(input_ids=input_ids, use_cache=False, logits_to_keep=predicting).logits
         targets = labels[:, predicting + 1]

@@ -1,8 +1,9 @@
 """The meter: counts what was differentiated, by reading the tensors the model was given.
 
-It never looks at the plan. Token ids are read where they enter the embedding, labels where they enter the loss, the
-weight of a loss where its gradient arrives, the rate where the optimizer steps. A forward is booked only once its
-backward has run. Tensors on a GPU are copied to pinned memory without waiting and looked at one step later.
+It never looks at the plan. Token ids are read where they enter the embedding, labels where they enter the
+loss, the weight of a loss where its gradient arrives, the rate where the optimizer steps. A forward is booked
+only once its backward has run. Tensors on a GPU are copied to pinned memory without waiting and looked at one
+step later.
 """
 
 from __future__ import annotations
@@ -75,9 +76,13 @@ class ClosedStep:
 
 
 class Meter:
-    """Watches one rank's model and optimizer. `end_step` closes a step; `witness` then says what was seen in it."""
+    """Watches one rank's model and optimizer. `end_step` closes a step; `witness` then says what was seen in
+    it.
+    """
 
-    def __init__(self, model: nn.Module, embedding: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> None:
+    def __init__(
+        self, model: nn.Module, embedding: nn.Module, optimizer: torch.optim.Optimizer, rank: int
+    ) -> None:
         self.rank = rank
         self._pending: _Forward | None = None
         self._now = ClosedStep([], [], time.monotonic())
@@ -148,7 +153,7 @@ class Meter:
 
 
 def _odd_one(rates: list[float]) -> float:
-    """The rate that the optimizer stepped at; where its groups differ, the rarest, so that no group hides it."""
+    """The rate that the optimizer stepped at; where its groups differ, the rarest: no group hides it."""
     return min(set(rates), key=lambda rate: (rates.count(rate), rate), default=math.nan)
 
 
@@ -170,7 +175,9 @@ def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:
         trained[row, start:end] = False
     if trained.any():  # trained outside of every sample: a witness that no plan can match
         stray = input_ids[trained].astype(np.int32)
-        segments.append(SegmentWitness(*segment_digests(stray, np.ones(stray.size, dtype=bool)), 0, stray.size))
+        segments.append(
+            SegmentWitness(*segment_digests(stray, np.ones(stray.size, dtype=bool)), 0, stray.size)
+        )
     return ForwardWitness(
         forward=forward.number,
         token_slots=int(input_ids.size),

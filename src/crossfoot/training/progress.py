@@ -1,4 +1,6 @@
-"""What a person sees while it trains: one line that moves on a terminal, plain lines elsewhere. Rank 0, stderr."""
+"""What a person sees while it trains: one line that moves on a terminal, plain lines elsewhere. Rank 0,
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _SPEED_WINDOW_STEPS = 20
 
 
 class ProgressLine:
-    """Fed with ledger entries; says step, loss, rate, samples, real tokens per second over all ranks, time left."""
+    """Fed with ledger entries; says step, loss, rate, samples, real tokens per second over all ranks, time
+    left.
+    """
 
     def __init__(self, total_steps: int) -> None:
         self._total = total_steps
@@ -25,7 +29,11 @@ class ProgressLine:
         self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_WINDOW_STEPS)
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:3.0f}%"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.percentage:3.0f}%"),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("starting", total=total_steps)
             self._bar.start()
@@ -39,7 +47,9 @@ class ProgressLine:
             print(f"step {entry.step} does not foot: {entry.causes[0].message}", file=sys.stderr, flush=True)
         if self._bar:
             if entry.causes:
-                self._bar.console.print(f"step {entry.step} does not foot: {entry.causes[0].message}", style="red")
+                self._bar.console.print(
+                    f"step {entry.step} does not foot: {entry.causes[0].message}", style="red"
+                )
             self._bar.update(self._task, completed=entry.step + 1, description=line)
             return
         last = entry.step + 1 >= self._total
@@ -52,8 +62,8 @@ class ProgressLine:
         left = (self._total - entry.step - 1) * seconds / len(self._recent)
         speed = tokens / seconds if seconds else 0.0
         return (
-            f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}   lr {entry.lr:.3e}"
-            f"   samples {self._samples:,}   {speed:,.0f} real tokens/s   {_clock(left)} left"
+            f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}"
+            f"   lr {entry.lr:.3e}   samples {self._samples:,}   {speed:,.0f} real tokens/s   {_clock(left)} left"
         )
 
     def close(self) -> None:

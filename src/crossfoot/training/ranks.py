@@ -66,7 +66,7 @@ class Ranks:
 
 
 def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
-    """Join DeepSpeed's process group, with a gloo group beside it; a single accelerate process joins nothing."""
+    """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins nothing."""
     if engine_kind == "accelerate":
         return Ranks(0, 1, None)
     os.environ.update(rendezvous(world, environ))
@@ -88,7 +88,8 @@ def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
 def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
     """Every rank holds the same plan and sees the same run folder, or nobody starts.
 
-    Rank 0 writes a nonce into the run folder and every rank reads it there. Raises the same Refused on all ranks.
+    Rank 0 writes a nonce into the run folder and every rank reads it there. Raises the same Refused on all
+    ranks.
     """
     nonce = ranks.gather(secrets.token_hex(8) if ranks.is_first else None)[0]
     witness = Path(run_dir) / f".nonce-{nonce}"

@@ -1,4 +1,5 @@
-"""What can go wrong when ranks meet, while they train, and at the end: one function, one code, one manual page.
+"""What can go wrong when ranks meet, while they train, and at the end: one function, one code, one manual
+page.
 
 Torch-free, so that `crossfoot explain` can read the pages.
 """
@@ -30,8 +31,8 @@ def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
     """CF420: two ranks hold different plans.
 
     Every rank makes the plan itself, from the config, the overrides and the data that it sees; the sha256 of
-    plan.lock.json is then compared on all ranks. Nodes with different checkouts, data or command lines differ here,
-    before a weight is loaded.
+    plan.lock.json is then compared on all ranks. Nodes with different checkouts, data or command lines differ
+    here, before a weight is loaded.
     """
     return Finding(
         "CF420",
@@ -45,8 +46,8 @@ def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
 def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
     """CF421: a rank does not see what rank 0 writes into the run folder.
 
-    Rank 0 writes a random word into `run.dir` and every rank reads it there. A folder on a node's own disk has the
-    same name on every node and another content.
+    Rank 0 writes a random word into `run.dir` and every rank reads it there. A folder on a node's own disk
+    has the same name on every node and another content.
     """
     return Finding(
         "CF421",
@@ -60,7 +61,8 @@ def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]
     """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks."""
     return Finding(
         "CF422",
-        f"{who} was started as rank {claimed[0]} of {claimed[1]}, torch.distributed says {actual[0]} of {actual[1]}",
+        f"{who} was started as rank {claimed[0]} of {claimed[1]}, "
+        f"torch.distributed says {actual[0]} of {actual[1]}",
         helps=("start all ranks with one launcher, and unset RANK and WORLD_SIZE before it",),
     )
 
@@ -69,8 +71,8 @@ def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]
 def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Finding:
     """CF430: after its initialisation the engine believes another number than the plan.
 
-    Batch numbers, accumulation, clipping, ZeRO stage, precision and the scheduler are read back from the engine and
-    compared, not trusted: environment variables and plugins can overrule what an engine was told.
+    Batch numbers, accumulation, clipping, ZeRO stage, precision and the scheduler are read back from the
+    engine and compared, not trusted: environment variables and plugins can overrule what an engine was told.
     """
     return Finding(
         "CF430",
@@ -82,7 +84,9 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
 
 @page("CF740")
 def not_saved(what: str, folder: str, reason: str) -> Finding:
-    """CF740: the trained weights could not be written at the end of the run. The ledger and the receipt stand."""
+    """CF740: the trained weights could not be written at the end of the run. The ledger and the receipt
+    stand.
+    """
     return Finding(
         "CF740",
         f"the {what} could not be written to {folder}: {reason}",

@@ -10,7 +10,9 @@ from types import FrameType, TracebackType
 
 
 class Stop(enum.IntEnum):
-    """Reasons to stop, by urgency. A rank's wish travels with its witness; all ranks obey the largest at one step."""
+    """Reasons to stop, by urgency. A rank's wish travels with its witness; all ranks obey the largest at one
+    step.
+    """
 
     NO = 0
     TERMINATED = 1
@@ -22,7 +24,8 @@ class Stop(enum.IntEnum):
 class StopRequest:
     """A signal becomes a wish to stop after the step; Ctrl-C a second time stops at once.
 
-    A launcher passes Ctrl-C on as SIGTERM too, so only a second SIGINT, at least a second later, counts as impatience.
+    A launcher passes Ctrl-C on as SIGTERM too, so only a second SIGINT, at least a second later, counts as
+    impatience.
     """
 
     def __init__(self) -> None:

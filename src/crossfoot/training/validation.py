@@ -1,4 +1,4 @@
-"""The validation loss: the mean over all trained tokens of the validation set, exact on any number of ranks."""
+"""The validation loss: the mean over all trained tokens of the set, exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from crossfoot.training.ranks import Ranks
 
 
 def validation_loss(engine: Engine, index: DataIndex, ranks: Ranks, micro_batch_size: int) -> float:
-    """Mean cross entropy per trained token over the whole index, all ranks. Every rank runs the same number of forwards."""
+    """Mean cross entropy per trained token over the whole index, all ranks. Every rank runs the same number
+    of forwards.
+    """
     order = np.argsort(-index.lengths.astype(np.int64), kind="stable")
     rounds = ceil_div(index.num_samples, micro_batch_size * ranks.world_size)
     loss_sum = 0.0

@@ -22,7 +22,7 @@ Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f
 class Section(BaseModel):
     """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
 
-    # Every verb waits for this module: annotations are real objects (no `from __future__`), so that pydantic need
+    # Every verb waits for this module: annotations are real objects (no `from __future__`), so pydantic need
     # not evaluate them from text, and only the whole Config is ever compiled. Together about 50 ms.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 

@@ -76,6 +76,8 @@ def is_known(path: tuple[str, ...]) -> bool:
 def suggest(path: tuple[str, ...], taken: Iterable[str] = ()) -> Suggestion | None:
     """The key most likely meant by an unknown `path`. `taken`: keys already written in that place."""
     section, name = path[0], path[-1]
+    if name in ELSEWHERE:
+        return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}")
     if len(path) == 1:
         return _nearest("section", name, tuple(sections()), "", taken) or _elsewhere(name, None)
     if section not in sections():
@@ -106,13 +108,11 @@ def _nearest(
 
 
 def _elsewhere(name: str, section: str | None) -> Suggestion | None:
-    """`name` in another section: the same word, then another framework's word, then a similar one."""
+    """`name` in another section: the same word, then a similar one."""
     exact = [f"{other}.{name}" for other, keys in sections().items() if name in keys and other != section]
     if exact:
         homes = " or ".join(exact)
         return Suggestion(exact[0], f"{name} belongs to another section: write {homes}")
-    if name in ELSEWHERE:
-        return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}")
     everywhere = {key: other for other, keys in sections().items() for key in keys if other != section}
     close = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
     if not close:

@@ -34,7 +34,12 @@ def broken_yaml(error: BrokenYaml) -> Finding:
     are refused.
     """
     return Finding(
-        "CF002", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
+        "CF002",
+        f"the YAML cannot be read: {error.title}",
+        place=error.place,
+        notes=error.notes,
+        helps=error.helps,
+        unreadable=True,
     )
 
 
@@ -157,12 +162,8 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
         f"the run has two lengths: {key} {shown(value)} and {other} {shown(other_value)}",
         place=first,
         others=((second, "and here"),),
-        helps=(f"remove train.{other} to train {shown(value)} {_unit(key)}", f"or remove train.{key}"),
+        helps=(f"remove train.{other} to train by {key}", f"or remove train.{key} to train by {other}"),
     )
-
-
-def _unit(key: str) -> str:
-    return "steps" if key == "max_steps" else "epochs"
 
 
 @page("CF105")

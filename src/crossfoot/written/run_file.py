@@ -121,10 +121,9 @@ def _dotted(keys: Keys) -> str:
 
 
 def _place_of(path: Keys, spots: Mapping[Keys, Spot], file: str) -> Place:
-    spot = spots.get(path)
-    while spot is None and path:
+    while path and path not in spots:
         path = path[:-1]
-        spot = spots.get(path) if path else None
+    spot = spots.get(path) if path else None
     if spot is None:
         return Place(file)
     return spot.key if len(path) == 1 and spot.key is not None and path[0] != "deepspeed" else spot.value

@@ -73,12 +73,12 @@ def read_tree(source: Source) -> Tree:
     except MarkedYAMLError as error:
         raise _in_plain_words(source, error) from error
     except YAMLError as error:
-        raise BrokenYaml(f"this is not YAML: {_one_line(str(error))}", source.place(0)) from error
+        raise BrokenYaml(_one_line(str(error)), source.place(0)) from error
     except RecursionError as error:
-        raise BrokenYaml("the YAML is nested too deeply", source.place(0)) from error
+        raise BrokenYaml("it is nested too deeply", source.place(0)) from error
     except (ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
         # ruamel's own slips on malformed directives and tags
-        raise BrokenYaml(f"this is not YAML: {_one_line(str(error))}", source.place(0)) from error
+        raise BrokenYaml(_one_line(str(error)), source.place(0)) from error
     tree = Tree()
     if node is not None:
         tree.value = _Walk(source, yaml.constructor, tree).value((), node, None)
@@ -106,13 +106,13 @@ def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
     elif "another document" in problem:
         problem, helps = "a second document begins here, and a config is one", ("remove the line ---",)
     elif "end of stream" in problem or "stream end" in problem:
-        problem = f"the file ends too early: {problem}"
+        problem = f"it ends too early: {problem.partition(', but ')[0]}"
     if error.context and error.context_mark is not None and error.problem:
         opened = source.place(min(error.context_mark.index, len(source.text)))
         notes = (
             f"{_one_line(str(error.context))} that begins at line {opened.line}, column {opened.column}",
         )
-    return BrokenYaml(f"the YAML cannot be read: {problem}", source.place(start), notes, helps)
+    return BrokenYaml(problem, source.place(start), notes, helps)
 
 
 class _Walk:
@@ -138,7 +138,7 @@ class _Walk:
         """The plain value of `node`; notes its spot."""
         self.seen += 1
         if len(keys) > DEEPEST or self.seen > MOST_NODES:
-            raise BrokenYaml("the YAML is nested too deeply, or repeats itself by aliases", self.place(node))
+            raise BrokenYaml("it is nested too deeply, or repeats itself by aliases", self.place(node))
         is_empty = isinstance(node, ScalarNode) and node.start_mark.index == node.end_mark.index
         self.tree.spots[keys] = Spot(key, key if is_empty and key else self.place(node), is_empty)
         if isinstance(node, MappingNode):

@@ -1,0 +1,147 @@
+"""The rules' odd corners: uneven batches, numbers from the command line, what is nobody's mistake; the registry."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from crossfoot.arithmetic.rate import RateImpossible, plan_rate
+from crossfoot.checks import registry
+from crossfoot.checks.impossible import impossible_finding
+from crossfoot.checks.registry import RULES, Facts, explain
+from crossfoot.finding import Finding, Refused
+from crossfoot.manual import known_codes, page, page_function
+from crossfoot.written.run_file import load_run
+from finding_cases import find_all
+
+CONFIG = """\
+run: {name: demo}
+model: {path: builtin:tiny, dtype: float32}
+data: {train: [a.json]}
+batch: {micro_batch_size: 4, global_batch_size: 100}
+cluster: {num_nodes: 1, gpus_per_node: 16}
+lr: {reference: 1e-4}
+train: {epochs: 1}
+deepspeed: ds.json
+"""
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(CONFIG)
+
+    def _found(deepspeed: str, *overrides: str) -> tuple[Finding, ...]:
+        Path("ds.json").write_text(deepspeed)
+        return find_all("run.yaml", overrides)
+
+    return _found
+
+
+@pytest.mark.parametrize(
+    "deepspeed",
+    [
+        "{}",
+        '{"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}',
+        '{"train_batch_size": 128, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}',
+        '{"gradient_clipping": 1, "bf16": {"enabled": "auto"}, "fp16": {"enabled": false, "loss_scale": 0}}',
+        '{"gradient_clipping": "auto", "bf16": {}, "zero_optimization": {"stage": 0}}',
+        '{"zero_optimization": {}}',
+    ],
+)
+def test_what_is_nobodys_mistake(found, deepspeed: str) -> None:
+    assert found(deepspeed) == ()
+
+
+def test_an_uneven_batch_must_be_told_as_capacity(found) -> None:
+    (finding,) = found('{"train_batch_size": 100}')
+    assert finding.code == "CF101"
+    assert finding.title == "train_batch_size says 100, but DeepSpeed must be told 128, what a step can hold"
+    assert finding.notes[0] == "100 samples do not divide: 28 of 128 places stay empty"
+    assert finding.others[0][1] == "4 x 2 x 16 x 1 = 128, which holds 100"
+    assert finding.helps == ('write 128 (or "auto"); the batch stays 100',)
+
+
+def test_each_way_out_of_cf101_is_a_way_out(found) -> None:
+    (finding,) = found('{"train_batch_size": 192}')
+    assert finding.helps[1] == "or set batch.global_batch_size to 192 to get 192: 4 x 3 x 16 = 192"
+    assert found('{"train_batch_size": 192}', "batch.global_batch_size=192") == ()
+    (finding,) = found('{"train_batch_size": 192}', "batch.grad_accum_steps=2")
+    assert "batch.grad_accum_steps to 3 and batch.global_batch_size to 192" in finding.helps[1]
+    (finding,) = found('{"train_batch_size": 100}', "batch.global_batch_size=128")
+    assert len(finding.helps) == 1, "100 is no capacity on 16 GPUs: nothing in the config makes it one"
+
+
+def test_a_number_from_the_command_line_is_shown_as_such(found) -> None:
+    (finding,) = found('{"train_micro_batch_size_per_gpu": 4}', "batch.micro_batch_size=8")
+    assert str(finding.others[0][0]) == "command line"
+    assert finding.helps[1] == "or set batch.micro_batch_size to 4: 100 samples per optimizer step"
+
+
+def test_both_precisions_on_is_a_contradiction_whatever_the_dtype(found) -> None:
+    both = '{"bf16": {"enabled": true}, "fp16": {"enabled": true}}'
+    assert {finding.code for finding in found(both)} == {"CF305"}
+    assert len(found(both, "model.dtype=bfloat16")) == 1
+
+
+def test_the_alias_bfloat16_counts(found) -> None:
+    assert [finding.code for finding in found('{"bfloat16": {"enabled": true}}')] == ["CF305"]
+
+
+@pytest.mark.parametrize("number", ["0", "-4", '"8"', "2.5", "8.0", "true", "null", "[8]", "1e999"])
+@pytest.mark.parametrize("key", ["train_batch_size", "gradient_accumulation_steps"])
+def test_no_batch_number_of_a_wrong_kind_passes(found, key: str, number: str) -> None:
+    assert [finding.code for finding in found(f'{{"{key}": {number}}}')] == ["CF309"]
+
+
+def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:
+    run = load_run("run.yaml", ["lr.rule=sqrt"])
+    with pytest.raises(RateImpossible) as caught:
+        plan_rate(
+            reference=1e-4,
+            reference_batch=None,
+            rule="sqrt",
+            global_batch_size=8,
+            schedule="cosine",
+            min_ratio=0.0,
+            total_steps=10,
+        )
+    finding = impossible_finding(caught.value, run)
+    assert (finding.code, str(finding.place)) == ("CF202", "command line")
+
+
+def test_every_page_makes_findings_of_its_own_code() -> None:
+    explain("CF101")
+    for code in known_codes():
+        function = page_function(code)
+        text = inspect.getsource(function)
+        assert f'"{code}"' in text.split("def ", 1)[1] or code in RULES, function
+        assert (function.__doc__ or "").startswith(f"{code}: "), function
+        assert len((function.__doc__ or "").splitlines()) > 2, f"{code} has no page, only a title"
+
+
+def test_explain() -> None:
+    assert explain("cf101").startswith("CF101: `train_batch_size`")
+    with pytest.raises(Refused) as caught:
+        explain("CF109")
+    assert caught.value.exit_code == 2
+
+
+def test_one_code_has_one_function() -> None:
+    with pytest.raises(RuntimeError, match="two manual pages"):
+
+        @page("CF101")
+        def other() -> None:
+            """CF101: another."""
+
+
+def test_a_rule_that_speaks_for_another_is_broken(monkeypatch: pytest.MonkeyPatch, found) -> None:
+    def check(facts: Facts):
+        """CF998: a rule."""
+        yield Finding("CF999", "x")
+
+    monkeypatch.setitem(registry.RULES, "CF998", registry.Rule("CF998", check))
+    with pytest.raises(RuntimeError, match="CF998"):
+        found("{}")
