@@ -134,10 +134,15 @@ def test_all_ranks_and_stages_begin_bitwise_as_one_process(results: Any, kind: s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stages_agree_on_losses_counts_and_groups(results: Any, kind: str) -> None:
-    _, reference, _ = results[kind, 0]
-    for stage in STAGES[1:]:
-        _, first, _ = results[kind, stage]
-        assert first["losses"] == pytest.approx(reference["losses"], rel=0.02 if kind == "bfloat16" else 1e-5)
+    is_half = kind == "bfloat16"
+    # DeepSpeed 0.19.8 at stage 0 in bfloat16 makes one Adam step with zero gradients when it starts
+    # (FP16_UnfusedOptimizer.initialize_optimizer_states), so its first real step is a quarter too small.
+    compared = STAGES[1:] if is_half else STAGES
+    _, reference, _ = results[kind, compared[0]]
+    for stage in compared:
+        _, first, second = results[kind, stage]
+        assert first["losses"] == second["losses"]
+        assert first["losses"] == pytest.approx(reference["losses"], rel=0.01 if is_half else 1e-5)
         assert first["losses"][1] < first["losses"][0]
         assert first["summary"] == reference["summary"]
         assert first["groups"] == reference["groups"]

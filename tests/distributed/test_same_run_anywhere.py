@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.launching import ROOT, deepspeed, ledger, receipt, small_config, write_samples
+from support.launching import ROOT, deepspeed, ledger, receipt, short_tokenizer, small_config, write_samples
 
 pytestmark = pytest.mark.distributed
 
@@ -48,7 +48,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs of the matrix, three launches of the real deepspeed launcher."""
     folder = tmp_path_factory.mktemp("matrix")
     write_samples(folder / "data.jsonl", 230)
-    config = small_config(folder, batch={"micro_batch_size": None}, train={"max_steps": STEPS})
+    tokenizer = {"path": str(short_tokenizer(folder))}
+    batch = {"micro_batch_size": None}
+    config = small_config(folder, tokenizer=tokenizer, batch=batch, train={"max_steps": STEPS})
     for ranks in RANKS:
         jobs = folder / f"jobs{ranks}.json"
         jobs.write_text(json.dumps(_jobs(folder, config, ranks)), encoding="utf-8")

@@ -1,4 +1,6 @@
-"""The JSON scanner against json.loads, over values, layouts and broken text; and every place is where it says."""
+"""The JSON scanner against json.loads, over values, layouts and broken text; and every place is where it
+says.
+"""
 
 from __future__ import annotations
 
@@ -87,6 +89,8 @@ def test_it_reads_what_json_loads_reads_and_places_point_at_it(value: Any, data:
 @example('{"a":1,"a":[2]}')
 @example('{"a":01}')
 @example("[1e999]")
+@example("[1\f]")
+@example("[1,\u00a02]")
 @example("")
 @example("\ufeff1")
 def test_it_accepts_and_refuses_as_json_loads_does(text: str) -> None:

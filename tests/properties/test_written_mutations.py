@@ -30,10 +30,20 @@ train:
 ZERO2 = (
     '{\n  "train_batch_size": "auto",\n\t"bf16": {"enabled": true},\n  "zero_optimization": {"stage": 2}\n}\n'
 )
-PIECES = st.sampled_from(
-    [*"{}[]:,-#'\"&*!%@`|>?\n\t\r\x85\u2028\x00\ufeff~=<\\/中", "<<: ", "*lr", "!!int ", "%YAML 1.1\n---\n", "---\n", "null",
-     "1e999", ".nan", "9" * 5000, "{" * 200, "!!binary x", "!!omap [a: 1]", "? ", "\\ud800", "2020-99-99", "0x", "- " * 60]
-)  # fmt: skip
+ODD_CHARACTERS = "{}[]:,-#'\"&*!%@`|>?\n\t\r\x85\u2028\x00\ufeff~=<\\/中"
+YAML_PIECES = (
+    "<<: ",
+    "*lr",
+    "!!int ",
+    "%YAML 1.1\n---\n",
+    "---\n",
+    "!!binary x",
+    "!!omap [a: 1]",
+    "? ",
+    "- " * 60,
+)
+VALUE_PIECES = ("null", "1e999", ".nan", "9" * 5000, "{" * 200, "\\ud800", "2020-99-99", "0x")
+PIECES = st.sampled_from([*ODD_CHARACTERS, *YAML_PIECES, *VALUE_PIECES])
 
 
 @st.composite

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from crossfoot.index.templates import TEMPLATES
+from crossfoot.index.tiny import write_tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -56,6 +60,23 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
     path = folder / "config.yaml"
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     return path
+
+
+def short_tokenizer(folder: Path) -> Path:
+    """The built-in tokenizer with the template's words and ours as pieces, so that a sample is some 20 tokens long;
+    its vocabulary is larger than the built-in model's table, which grows."""
+    from tokenizers import Tokenizer
+
+    source = Path(write_tiny_tokenizer(str(folder / "index")))
+    target = folder / "short-tokenizer"
+    if not target.exists():
+        target.mkdir()
+        tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+        before, after = TEMPLATES["alpaca2"]("|", "").split("|")
+        tokenizer.add_tokens([before, after, *(f"{word} " for word in WORDS), *WORDS])
+        tokenizer.save(str(target / "tokenizer.json"))
+        shutil.copy(source / "tokenizer_config.json", target)
+    return target
 
 
 def environment(**more: str) -> dict[str, str]:

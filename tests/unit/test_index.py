@@ -22,7 +22,7 @@ from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index, read_header, segment_digests
 from crossfoot.index.templates import alpaca2
 from crossfoot.index.tiny import write_tiny_tokenizer
-from crossfoot.index.tokenizer import load_encoder, load_tokenizer, vocabulary_rows
+from crossfoot.index.tokenizer import copy_tokenizer, load_encoder, load_tokenizer, vocabulary_rows
 from index_cases import GOOD, jsonl, written_run
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -223,6 +223,15 @@ def test_chinese_llama_2_ids_are_sentencepieces_own(tmp_path: Path) -> None:
     assert sum(fast.ids != ids for fast, ids in zip(converted, wanted, strict=True)) > len(texts) // 4
 
 
+def test_a_copied_tokenizer_is_the_same_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    copy_tokenizer("builtin:tiny", str(tmp_path), str(tmp_path / "copy"))
+    first = load_encoder("builtin:tiny", str(tmp_path))
+    second = load_encoder(str(tmp_path / "copy"), str(tmp_path))
+    assert first.encode(["你好 a"]) == second.encode(["你好 a"])
+    assert (first.facts.bos_ids, first.facts.eos_id) == (second.facts.bos_ids, second.facts.eos_id)
+
+
 @needs_shared
 def test_chinese_llama_2_on_real_instructions(tmp_path: Path) -> None:
     import sentencepiece
@@ -263,6 +272,18 @@ def test_damage_is_seen_and_built_anew(tmp_path: Path) -> None:
         assert {n: Path(again.folder, n).read_bytes() for n in sorted(os.listdir(again.folder))} == whole
     assert read_header(index.folder) == index.header
     assert not [name for name in os.listdir(run.index_dir) if name.startswith(".building")]
+
+
+def test_the_second_of_two_builders_keeps_the_firsts_index(tmp_path: Path) -> None:
+    """It may be mapped by others already, so it is never put aside."""
+    path = jsonl(tmp_path / "a.jsonl", GOOD)
+    index = built(tmp_path, path)
+    second = waiting.make_building_folder(os.path.dirname(index.folder))
+    for name in os.listdir(index.folder):
+        Path(second, name).write_bytes(Path(index.folder, name).read_bytes())
+    before = os.stat(index.folder).st_ino
+    build._publish(second, index.folder, [path])
+    assert os.stat(index.folder).st_ino == before
 
 
 BUILD = """

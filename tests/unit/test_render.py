@@ -74,7 +74,7 @@ def test_wide_characters_take_two_cells() -> None:
 def test_combining_and_emoji() -> None:
     text = "e\u0301x: \U0001f600 v\n"
     rows = one(text, Place("a.yaml", 1, text.index("v") + 1))
-    assert rows[4] == "  | " + " " * 6 + "^"
+    assert rows[4] == "  | " + " " * 7 + "^"
 
 
 def test_tabs_go_to_the_next_stop() -> None:

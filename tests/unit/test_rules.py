@@ -1,4 +1,6 @@
-"""The rules' odd corners: uneven batches, numbers from the command line, what is nobody's mistake; the registry."""
+"""The rules' odd corners: uneven batches, numbers from the command line, what is nobody's mistake; the
+registry.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     "deepspeed",
     [
         "{}",
-        '{"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}',
+        '{"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"}',
+        '{"gradient_accumulation_steps": "auto"}',
         '{"train_batch_size": 128, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}',
         '{"gradient_clipping": 1, "bf16": {"enabled": "auto"}, "fp16": {"enabled": false, "loss_scale": 0}}',
         '{"gradient_clipping": "auto", "bf16": {}, "zero_optimization": {"stage": 0}}',

@@ -80,7 +80,7 @@ def test_values_are_read_as_yaml_1_2(load) -> None:
 def test_places_are_of_the_value_in_characters(load) -> None:
     run = load()
     assert run.place("run", "name") == Place("run.yaml", 3, 9, 15)
-    assert run.place("data", "train", 0) == Place("run.yaml", 10, 7, 18)
+    assert run.place("data", "train", 0) == Place("run.yaml", 10, 7, 17)
     assert run.place("batch.grad_accum_steps") == Place("run.yaml", 13, 48, 1)
     assert run.place("lr") == Place("run.yaml", 17, 1, 2)
     assert run.place("lr", "min_ratio") == Place("run.yaml", 17, 1, 2), "a default: its section"
@@ -154,7 +154,8 @@ def test_everything_wrong_is_said_at_once_in_file_order(load) -> None:
         ("optimiser.eps", "write optimizer.eps"),
         ("learning_rate", "here it is called lr.reference"),
         ("data.last_stpe", "the nearest key of data is last_step"),
-        ("lora.warmup_frac", "remove lora.warmup_frac"),
+        ("lora.warmup_frac", "the nearest key is lr.warmup_fraction"),
+        ("lora.zzz", "remove lora.zzz"),
     ],
 )
 def test_an_unknown_path_is_named_with_the_nearest(load, path: str, help_: str) -> None:

@@ -108,8 +108,9 @@ def _cut(line: str, place: Place) -> tuple[str, str, str]:
     """
     start = min(place.column - 1, len(line))
     stop = min(start + place.width, len(line))
-    before = _spread(line[:start], 0)
-    under = _spread(line[start:stop], cell_len(before))
+    # Far more than is shown, and far less than a line of a megabyte.
+    before = _spread(line[max(0, start - 2 * WIDEST_CELLS) : start], 0)
+    under = _spread(line[start : min(stop, start + 2 * WIDEST_CELLS)], cell_len(before))
     after = _spread(line[stop : stop + WIDEST_CELLS], cell_len(before) + cell_len(under))
     if cell_len(before) + cell_len(under) + cell_len(after) <= WIDEST_CELLS and stop + WIDEST_CELLS >= len(
         line

@@ -26,7 +26,7 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
     """
     batch, deepspeed = facts.batch, facts.deepspeed
     written = whole_number(deepspeed.get("train_batch_size")) if deepspeed else None
-    if batch is None or deepspeed is None or written is None or written == batch.capacity_samples:
+    if batch is None or deepspeed is None or written in (None, batch.capacity_samples) or written < 1:
         return
     capacity = batch.capacity_samples
     notes: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -
     written = whole_number(deepspeed.get(theirs)) if deepspeed else None
     source = facts.batch or facts.run.config.batch
     planned: int | None = getattr(source, ours)
-    if deepspeed is None or written is None or planned is None or written == planned:
+    if deepspeed is None or written is None or written < 1 or planned in (None, written):
         return
     key = f"batch.{ours}"
     if facts.run.is_written(key):

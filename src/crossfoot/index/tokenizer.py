@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -108,6 +109,18 @@ def load_tokenizer(path: str, index_dir: str, *, place: Place | None = None) -> 
     except Exception as error:  # the libraries raise bare Exception for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise Refused(tokenizer_unusable(place or Place(path), reason[0])) from error
+
+
+def copy_tokenizer(path: str, index_dir: str, destination: str) -> None:
+    """Put the tokenizer's own files, byte for byte, into a folder (beside an adapter, for example).
+
+    Not save_pretrained: of a sentencepiece folder it writes a class that adds no begin token and that only
+    transformers 5 knows. Raises OSError when the tokenizer is gone or the folder cannot be written.
+    """
+    folder = local_folder(path, index_dir, may_fetch=True) or path
+    for name in TOKENIZER_FILES:
+        if os.path.isfile(os.path.join(folder, name)):
+            shutil.copyfile(os.path.join(folder, name), os.path.join(destination, name))
 
 
 class _SentencePieceEncoder:

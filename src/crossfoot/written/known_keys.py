@@ -97,7 +97,7 @@ def _nearest(
 ) -> Suggestion | None:
     """The most similar of `known`, one that is not written yet before one that is."""
     similar = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-    similar += [key for key in known if len(name) > 2 and (name in key or key in name)]
+    similar += [key for key in known if len(name) > 2 and (name in key or (len(key) > 3 and key in name))]
     if not similar:
         return None
     written = set(taken)

@@ -1,0 +1,157 @@
+"""deepspeed, accelerate and plain python start the same train.py: same losses, a receipt that foots, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.launching import (
+    ROOT,
+    SCRIPTS,
+    deepspeed,
+    environment,
+    free_port,
+    ledger,
+    plain,
+    receipt,
+    small_config,
+    start,
+)
+
+pytestmark = pytest.mark.distributed
+
+TRAIN = ROOT / "train.py"
+CLUSTER = {"num_nodes": 1, "gpus_per_node": 2}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(folder, config) of a 2-rank run of the real deepspeed launcher."""
+    folder = tmp_path_factory.mktemp("ways")
+    config = small_config(folder, cluster=CLUSTER, train={"max_steps": 6})
+    done = deepspeed(2, TRAIN, config, f"run.dir={folder / 'deepspeed'}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    assert "foots: yes" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    return folder, config
+
+
+def _agree(folder: Path, name: str, steps: int) -> None:
+    for one, other in zip(ledger(folder / "deepspeed")[:steps], ledger(folder / name), strict=True):
+        assert one["samples_sha256"] == other["samples_sha256"]
+        assert one["lr"] == other["lr"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+    assert receipt(folder / name)["foots"] is True
+
+
+def test_accelerate_reproduces_the_first_steps(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    launcher = [SCRIPTS / "accelerate", "launch", "--cpu", "--num_processes", "1"]
+    done = start([*launcher, TRAIN, config, f"run.dir={folder / 'accelerate'}", "--stop-after", "3"])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "FOLDED" in done.stdout
+    _agree(folder, "accelerate", 3)
+
+
+def test_plain_python_and_the_verb_are_the_same(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    done = plain(TRAIN, config, f"run.dir={folder / 'plain'}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    _agree(folder, "plain", 6)
+    verb = [sys.executable, "-m", "crossfoot", "train", config, f"run.dir={folder / 'verb'}"]
+    assert start([*verb, "--stop-after", "2"]).returncode == 0
+    _agree(folder, "verb", 2)
+
+
+def test_the_receipt_again_from_the_files(two_ranks: tuple[Path, Path]) -> None:
+    folder, _ = two_ranks
+    again = start([sys.executable, "-m", "crossfoot", "receipt", folder / "deepspeed"])
+    assert again.returncode == 0
+    assert "foots: yes" in again.stdout
+
+
+def test_a_fault_ends_the_launcher_with_3(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    script = ROOT / "tests" / "support" / "faulty_train.py"
+    done = deepspeed(2, script, config, f"run.dir={folder / 'faulty'}", CROSSFOOT_TEST_FAULT="sample twice")
+    assert done.returncode == 3, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "foots: no" in done.stdout
+    assert "CF713  step 2, rank 1" in done.stdout
+    again = start([sys.executable, "-m", "crossfoot", "receipt", folder / "faulty"])
+    assert again.returncode == 3
+
+
+def test_a_world_that_is_not_the_plan_is_refused(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    done = deepspeed(1, TRAIN, config, f"run.dir={folder / 'refused'}")
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "error[CF44" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (folder / "refused").exists()
+
+
+def test_a_used_folder_is_refused_and_untouched(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    before = (folder / "deepspeed" / "ledger.jsonl").read_bytes()
+    done = deepspeed(2, TRAIN, config, f"run.dir={folder / 'deepspeed'}")
+    assert done.returncode == 1
+    assert "error[CF011]" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (folder / "deepspeed" / "ledger.jsonl").read_bytes() == before
+
+
+def _interrupt(command: list[str], run_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Start, wait for the first ledger lines, press Ctrl-C (SIGINT to the foreground group), wait for the end."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 240
+        book = run_dir / "ledger.jsonl"
+        while not (book.exists() and book.read_bytes().count(b"\n") >= 2):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def test_ctrl_c_keeps_and_says_what_was_done(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    run_dir = folder / "interrupted"
+    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=100000"]
+    done = _interrupt([sys.executable, *words], run_dir)
+    assert done.returncode == 130, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "what was done foots" in done.stdout
+    steps = len(ledger(run_dir))
+    assert f"stopped after {steps} of 100,000 steps; kept:" in done.stdout
+    assert (run_dir / "adapter" / "adapter_model.safetensors").exists()
+    assert receipt(run_dir)["foots"] is False
+    assert receipt(run_dir)["foots_so_far"] is True
+
+
+def test_ctrl_c_under_the_deepspeed_launcher(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    run_dir = folder / "interrupted2"
+    launcher = [str(SCRIPTS / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
+    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=100000"]
+    done = _interrupt([*launcher, *words], run_dir)
+    assert done.returncode != 0
+    deadline = time.monotonic() + 60
+    while not (run_dir / "receipt.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert receipt(run_dir)["foots_so_far"] is True
+    assert receipt(run_dir)["done_steps"] == len(ledger(run_dir))
