@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: shows the plan, then runs it on 2 ranks with the real deepspeed launcher.
+# The demo: the main job in small, on 2 ranks started by the real deepspeed launcher.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -9,8 +9,6 @@ if [ -e runs/demo ]; then
   echo "removing runs/demo, the folder of an earlier demo"
   rm -rf runs/demo
 fi
-
-crossfoot plan "$config"
 
 # Two ranks need two GPUs (NCCL refuses two ranks on one); with fewer the demo runs on the CPU.
 if [ -z "${DS_ACCELERATOR-}" ]; then
@@ -23,6 +21,5 @@ if [ "${DS_ACCELERATOR-}" = cpu ] && [ -z "${OMP_NUM_THREADS-}" ]; then
 fi
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-echo
 echo "deepspeed --num_gpus 2 train.py $config   on ${DS_ACCELERATOR:-GPUs}"
 exec deepspeed --quiet --num_gpus 2 --master_port "$port" train.py "$config"

@@ -1,4 +1,6 @@
-"""deepspeed, accelerate and plain python start the same train.py: same losses, a receipt that foots, exit codes."""
+"""deepspeed, accelerate and plain python start the same train.py: same losses, a receipt that foots, exit
+codes.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def test_a_used_folder_is_refused_and_untouched(two_ranks: tuple[Path, Path]) ->
 
 
 def _interrupt(command: list[str], run_dir: Path) -> subprocess.CompletedProcess[str]:
-    """Start, wait for the first ledger lines, press Ctrl-C (SIGINT to the foreground group), wait for the end."""
+    """Start, wait for the first ledger lines, press Ctrl-C (SIGINT to the foreground group), wait for the
+    end.
+    """
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -63,8 +63,9 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
 
 
 def short_tokenizer(folder: Path) -> Path:
-    """The built-in tokenizer with the template's words and ours as pieces, so that a sample is some 20 tokens long;
-    its vocabulary is larger than the built-in model's table, which grows."""
+    """The built-in tokenizer with the template's words and ours as pieces, so that a sample is some 20 tokens
+    long; its vocabulary is larger than the built-in model's table, which grows.
+    """
     from tokenizers import Tokenizer
 
     source = Path(write_tiny_tokenizer(str(folder / "index")))

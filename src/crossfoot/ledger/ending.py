@@ -72,9 +72,7 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
     for name in Expects.__dataclass_fields__:
         wanted = str if name in ("name", "sha") else int
         if type(found.get(name)) is not wanted:
-            wrong.append(
-                f"{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}"
-            )
+            wrong.append(f"{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}")
     if wrong:
         raise _unreadable("CF706", "the plan's lock cannot be read", path, *wrong)
     return Expects(**{name: found[name] for name in Expects.__dataclass_fields__})

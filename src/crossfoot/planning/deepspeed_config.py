@@ -44,6 +44,7 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
     holds.
     """
     resolved = _without_auto(values)
+    resolved.update({"bf16": resolved.pop("bfloat16")} if "bfloat16" in resolved else {})  # DeepSpeed's alias
     owned = owned_numbers(config, batch)
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         resolved[key] = owned[key]

@@ -57,7 +57,7 @@ def read_static(path: str, overrides: Sequence[str], world: World | None = None)
         findings.extend(refused.findings)
     if run.config.deepspeed is not None:
         try:
-            deepspeed = load_deepspeed_file(run.config.deepspeed)
+            deepspeed = load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
         except Refused as refused:
             findings.extend(refused.findings)
     findings.extend(check_static(Facts(run=run, deepspeed=deepspeed, batch=batch)))

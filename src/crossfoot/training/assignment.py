@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
     vocabulary = index.header.tokenizer.vocabulary
     finding = needs_trained_embeddings(static.run.config, facts.vocab_size, vocabulary, facts.tied)
     if finding is not None:
-        raise Refused(finding)
+        raise Refused(replace(finding, place=static.run.place("lora")))
 
 
 def announce(work: Assignment) -> None:

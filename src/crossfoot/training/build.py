@@ -26,7 +26,7 @@ from crossfoot.training.meter import Meter
 from crossfoot.training.model import LoadedModel, build_optimizer, load_model
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
-from crossfoot.training.refusals import engine_believes
+from crossfoot.training.refusals import engine_believes, placed
 from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
@@ -56,8 +56,12 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
-    loaded = _load(work, ranks, deepspeed_config, report)
-    model = prepare_training(config, loaded, report, trained_dtype=None if deepspeed_config else "float32")
+    try:
+        loaded = _load(work, ranks, deepspeed_config, report)
+        trained_dtype = None if deepspeed_config else "float32"
+        model = prepare_training(config, loaded, report, trained_dtype=trained_dtype)
+    except Refused as refused:
+        raise Refused(placed(refused.findings, plan.run)) from refused
     for line in trained_summary(model)[2]:
         report(line)
     dropout = config.lora.dropout if config.lora else 0.0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
-from crossfoot.index.tokenizer import load_tokenizer, tokenizer_path
+from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import (
     ENDING_FILE,
@@ -65,16 +67,21 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
 def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
     """Save what was trained, all ranks together; the finding when rank 0 could not write it."""
     config = work.plan.run.config
-    tokenizer = None
-    if built.training.ranks.is_first:
-        tokenizer = load_tokenizer(tokenizer_path(config), work.plan.run.index_dir)
+
+    def add_tokenizer(destination: str) -> None:
+        copy_tokenizer(tokenizer_path(config), work.plan.run.index_dir, destination)
+
     try:
         save_adapter(
-            built.model, folder, gather=built.loaded.zero_stage == 3, loaded=built.loaded, tokenizer=tokenizer
+            built.model,
+            folder,
+            gather=built.loaded.zero_stage == 3,
+            loaded=built.loaded,
+            add_tokenizer=add_tokenizer,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
-        return not_saved(what, folder, error.strerror or str(error))
+        return not_saved(what, folder, getattr(error, "strerror", None) or str(error))
     return None
 
 

@@ -34,7 +34,7 @@ class Training:
 
 
 def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
-    """Train steps [first, end). Returns the number of steps done and why it stopped, the same on every rank."""
+    """Train steps [first, end). Returns the steps done and why it stopped, the same on every rank."""
     engine, meter, rank = training.engine, training.meter, training.ranks.rank
     done, stop = first, Stop.NO
     meter.restart_clock()

@@ -13,15 +13,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.finding import Finding, Refused
+from crossfoot.training import refusals
 from crossfoot.training.model import (
     DTYPES,
     LoadedModel,
@@ -125,7 +126,7 @@ def save_adapter(
     *,
     gather: bool,
     loaded: LoadedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    add_tokenizer: Callable[[str], None] | None = None,
 ) -> None:
     """Save what was trained, atomically: a PEFT folder for LoRA, the whole model (safetensors) for full
     fine-tuning.
@@ -134,7 +135,8 @@ def save_adapter(
     folder is there). gather: ZeRO-3 - the tensors are in parts, and made whole one at a time; rank 0 keeps
     the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
     bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced. loaded: lets
-    the README in the folder say how many rows to grow the base to. tokenizer: saved alongside.
+    the README in the folder say how many rows to grow the base to. add_tokenizer: puts the
+    tokenizer's files into the folder.
     """
     if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
         raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
@@ -156,8 +158,8 @@ def save_adapter(
             _write_adapter(model, temporary, tensors, loaded)
         else:
             _write_whole(model, temporary, tensors, loaded)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+        if add_tokenizer is not None:
+            add_tokenizer(str(temporary))
         open_to_others(temporary)
         _put_in_place(temporary, target)
     finally:
@@ -228,22 +230,15 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     adaptable = _named(model, (nn.Linear, nn.Embedding, Conv1D))
     anything = _named(model, (nn.Module,))
     findings = []
-    for code, key, written, there in (
-        ("CF546", "lora.target_modules", lora.target_modules, adaptable),
-        ("CF547", "lora.modules_to_save", lora.modules_to_save, anything),
+    for refusal, written, there in (
+        (refusals.no_target_module, lora.target_modules, adaptable),
+        (refusals.no_module_to_save, lora.modules_to_save, anything),
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
         short = _last_words(adaptable)
         near = [match for name in lacking for match in difflib.get_close_matches(name, short, n=1)]
         if lacking:
-            findings.append(
-                Finding(
-                    code,
-                    f"{key} names no module of this model: {', '.join(lacking)}",
-                    notes=(f"its linear and embedding modules are {', '.join(short)}",),
-                    helps=(f"write {', '.join(near)}" if near else "write names from that list",),
-                )
-            )
+            findings.append(refusal(lacking, short, near))
     return findings
 
 
@@ -256,15 +251,7 @@ def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
         if any(_matches(name, written) for written in lora.target_modules)
         and any(_matches(name, written) for written in lora.modules_to_save)
     ]
-    if not both:
-        return []
-    return [
-        Finding(
-            "CF548",
-            f"{', '.join(_last_words(both))} is in lora.target_modules and in lora.modules_to_save",
-            helps=("keep it in modules_to_save to train it in full, or in target_modules for an adapter",),
-        )
-    ]
+    return [refusals.trained_two_ways(_last_words(both))] if both else []
 
 
 def _table_names(model: PreTrainedModel) -> list[str]:
@@ -284,23 +271,19 @@ def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -
     if not tables:
         return []
     return [
-        Finding(
-            "CF549",
+        refusals.would_untie(
             f"an adapter on {', '.join(_last_words(tables))} would untie embed_tokens and lm_head",
-            notes=("config.json says tie_word_embeddings: the two are one tensor",),
-            helps=(
-                "take it out of lora.target_modules; to train it, put embed_tokens into lora.modules_to_save",
-            ),
+            "config.json says tie_word_embeddings: the two are one tensor",
+            "take it out of lora.target_modules; to train it, put embed_tokens into lora.modules_to_save",
         )
     ]
 
 
 def _cannot_tie(loaded: LoadedModel) -> Finding:
-    return Finding(
-        "CF549",
+    return refusals.would_untie(
         f"peft cannot keep the tied tables of this {loaded.model.config.model_type} model one tensor",
-        notes=("its input table is not named embed_tokens and its head not lm_head",),
-        helps=("take them out of lora.modules_to_save, or remove lora to train the whole model",),
+        "its input table is not named embed_tokens and its head not lm_head",
+        "take them out of lora.modules_to_save, or remove lora to train the whole model",
     )
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.finding import Finding, Refused
+from crossfoot.training import refusals
 from crossfoot.written.config import Config, OptimizerSection
 
 Report = Callable[[str], None]
@@ -235,44 +236,21 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
 def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
     """The model at `path`, its weights complete; Refused otherwise."""
     if _looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
-        raise Refused(
-            Finding(
-                "CF541",
-                f"model.path names no folder: {path}",
-                notes=(
-                    "a model is a local Hugging Face folder, a hub id such as owner/name, or builtin:tiny",
-                ),
-                helps=("write the folder that holds config.json and the weights",),
-                unreadable=True,
-            )
-        )
+        raise Refused(refusals.model_missing(path))
     path = os.path.expanduser(path) if _looks_local(path) else path
     try:
         found = AutoConfig.from_pretrained(path)
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     if type(found) not in AutoModelForCausalLM._model_mapping:
-        raise Refused(
-            Finding(
-                "CF543",
-                f"model.path is a {found.model_type} model, which is not a causal language model: {path}",
-                helps=("choose a decoder model such as llama, mistral or qwen2",),
-            )
-        )
+        raise Refused(refusals.model_not_causal(path, found.model_type))
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     if config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
     try:
         model, info = AutoModelForCausalLM.from_pretrained(path, **arguments)
     except ImportError as error:
-        raise Refused(
-            Finding(
-                "CF545",
-                f"model.attention {config.model.attention} is not available here",
-                notes=(_first_line(error),),
-                helps=("set model.attention to sdpa, or leave it at auto",),
-            )
-        ) from error
+        raise Refused(refusals.attention_missing(config.model.attention, _first_line(error))) from error
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     _require_complete(path, model, info)
@@ -290,16 +268,7 @@ def _require_complete(path: str, model: PreTrainedModel, info: dict[str, Any]) -
         }
     wrong = sorted(missing) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
-        raise Refused(
-            Finding(
-                "CF544",
-                f"{len(wrong)} tensors of the model are not in its weight files: {path}",
-                notes=("for example " + ", ".join(wrong[:3]), "they would be random numbers"),
-                helps=(
-                    "fetch the model again, or take the folder whose config.json belongs to these weights",
-                ),
-            )
-        )
+        raise Refused(refusals.weights_missing(path, wrong))
 
 
 def _is_head(model: PreTrainedModel, name: str) -> bool:
@@ -336,23 +305,8 @@ def _looks_local(path: str) -> bool:
 
 def _no_model(path: str, error: Exception) -> Finding:
     if _looks_local(path):
-        return Finding(
-            "CF542",
-            f"model.path holds no model that can be read: {path}",
-            notes=(_first_line(error),),
-            helps=("the folder must hold config.json and model.safetensors, as save_pretrained writes them",),
-            unreadable=True,
-        )
-    return Finding(
-        "CF541",
-        f"model.path is neither a folder here nor a model the hub gives: {path}",
-        notes=(_first_line(error),),
-        helps=(
-            "check the spelling, or that this machine reaches the hub (and is logged in, for a gated model)",
-            "or download it and write the folder",
-        ),
-        unreadable=True,
-    )
+        return refusals.model_unreadable(path, _first_line(error))
+    return refusals.model_missing(path, _first_line(error))
 
 
 def _first_line(error: BaseException) -> str:

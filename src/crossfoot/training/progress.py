@@ -63,7 +63,8 @@ class ProgressLine:
         speed = tokens / seconds if seconds else 0.0
         return (
             f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}"
-            f"   lr {entry.lr:.3e}   samples {self._samples:,}   {speed:,.0f} real tokens/s   {_clock(left)} left"
+            f"   lr {entry.lr:.3e}   samples {self._samples:,}"
+            f"   {speed:,.0f} real tokens/s   {_clock(left)} left"
         )
 
     def close(self) -> None:

@@ -6,10 +6,13 @@ Torch-free, so that `crossfoot explain` can read the pages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from crossfoot.finding import Finding, Place
 from crossfoot.manual import page
+from crossfoot.written.run_file import RunFile
 
 
 @page("CF013")
@@ -106,3 +109,130 @@ def not_finite(steps_done: int, ledger: str) -> Finding:
         notes=(f"the ledger names the step: {ledger}",),
         helps=("lower lr.reference, or lengthen the warm-up", "look at the samples of that step"),
     )
+
+
+@page("CF541")
+def model_missing(path: str, why: str = "") -> Finding:
+    """CF541: `model.path` is neither a folder here nor a model that the hub gives."""
+    return Finding(
+        "CF541",
+        f"model.path names no model: {path}",
+        notes=(*filter(None, [why]), "a model is a local Hugging Face folder, a hub id or builtin:tiny"),
+        helps=("write the folder that holds config.json and the weights",),
+        unreadable=True,
+    )
+
+
+@page("CF542")
+def model_unreadable(path: str, why: str) -> Finding:
+    """CF542: the folder of `model.path` holds no model that transformers can read."""
+    return Finding(
+        "CF542",
+        f"model.path holds no model that can be read: {path}",
+        notes=(why,),
+        helps=("the folder must hold config.json and model.safetensors, as save_pretrained writes them",),
+        unreadable=True,
+    )
+
+
+@page("CF543")
+def model_not_causal(path: str, kind: str) -> Finding:
+    """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained."""
+    return Finding(
+        "CF543",
+        f"model.path is a {kind} model, which is not a causal language model: {path}",
+        helps=("choose a decoder model such as llama, mistral or qwen2",),
+    )
+
+
+@page("CF544")
+def weights_missing(path: str, names: Sequence[str]) -> Finding:
+    """CF544: tensors of the model are not in its weight files.
+
+    transformers would fill them with random numbers and warn; training would begin from noise.
+    """
+    return Finding(
+        "CF544",
+        f"{len(names)} tensors of the model are not in its weight files: {path}",
+        notes=("for example " + ", ".join(names[:3]), "they would be random numbers"),
+        helps=("fetch the model again, or take the folder whose config.json belongs to these weights",),
+    )
+
+
+@page("CF545")
+def attention_missing(name: str, why: str) -> Finding:
+    """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine."""
+    return Finding(
+        "CF545",
+        f"model.attention {name} is not available here",
+        notes=(why,),
+        helps=("set model.attention to sdpa, or leave it at auto",),
+    )
+
+
+@page("CF546")
+def no_target_module(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
+    """CF546: a name in `lora.target_modules` matches no linear or embedding module of this model.
+
+    peft itself skips such a name without a word when another one matches.
+    """
+    return _names_nothing("CF546", "lora.target_modules", lacking, there, near)
+
+
+@page("CF547")
+def no_module_to_save(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
+    """CF547: a name in `lora.modules_to_save` matches no module of this model."""
+    return _names_nothing("CF547", "lora.modules_to_save", lacking, there, near)
+
+
+def _names_nothing(
+    code: str, key: str, lacking: Sequence[str], there: Sequence[str], near: Sequence[str]
+) -> Finding:
+    return Finding(
+        code,
+        f"{key} names no module of this model: {', '.join(lacking)}",
+        notes=(f"its linear and embedding modules are {', '.join(there)}",),
+        helps=(f"write {', '.join(near)}" if near else "write names from that list",),
+    )
+
+
+@page("CF548")
+def trained_two_ways(names: Sequence[str]) -> Finding:
+    """CF548: a module cannot be trained in full and have an adapter too."""
+    return Finding(
+        "CF548",
+        f"{', '.join(names)} is in lora.target_modules and in lora.modules_to_save",
+        helps=("keep it in modules_to_save to train it in full, or in target_modules for an adapter",),
+    )
+
+
+@page("CF549")
+def would_untie(title: str, why: str, change: str) -> Finding:
+    """CF549: what is asked would untie embed_tokens and lm_head of a model that ties them.
+
+    With `tie_word_embeddings` the two are one tensor, and a run keeps them one (peft's ensure_weight_tying),
+    or is refused: an untied copy would train two tables where the saved model has one.
+    """
+    return Finding("CF549", title, notes=(why,), helps=(change,))
+
+
+PLACES = {
+    "CF541": "model.path",
+    "CF542": "model.path",
+    "CF543": "model.path",
+    "CF544": "model.path",
+    "CF545": "model.attention",
+    "CF546": "lora.target_modules",
+    "CF547": "lora.modules_to_save",
+    "CF548": "lora.modules_to_save",
+    "CF549": "lora.modules_to_save",
+}
+"""Which config key a finding about the model is about."""
+
+
+def placed(findings: Sequence[Finding], run: RunFile) -> list[Finding]:
+    """The findings, each at the place of its config key."""
+    return [
+        replace(finding, place=run.place(PLACES[finding.code])) if finding.code in PLACES else finding
+        for finding in findings
+    ]
