@@ -7,18 +7,19 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
 from crossfoot import __version__
 from crossfoot.finding import Finding, Refused
 
-_SILENT_RANK_SECONDS = 3.0
+_SILENT_RANK_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code of the contract (DESIGN section 4)."""
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     try:
         code: int = arguments.verb(arguments)
         return code
@@ -26,12 +27,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show(refused.findings)
         return refused.exit_code
     except KeyboardInterrupt:
-        print("interrupted before the first step: nothing was trained", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        from crossfoot.planning.run_folder import is_system_refusal, system_refused
+
+        if not is_system_refusal(error):
+            raise
+        _show([system_refused(error)])
+        return 1
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The verb and its words. argparse takes overrides only up to the first option after CONFIG; those behind
+    it are put back.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,13 +139,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _index(arguments: argparse.Namespace) -> int:
     from crossfoot.index.build import ensure_index
+    from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.planning.prepare import read_static
 
     static = read_static(arguments.config, arguments.overrides)
     static.refuse()
     data = static.run.config.data
     for files in filter(None, (data.train, data.validation)):
-        index = ensure_index(static.run, files, is_builder=True)
+        index = ensure_index(static.run, files, is_builder=True, progress=TokenisingLine())
         header = index.header
         print(f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, ", end="")
         print(f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, ", end="")
@@ -139,12 +161,25 @@ def _train(arguments: argparse.Namespace) -> int:
     world = read_world(os.environ)
     try:
         return run(arguments.config, arguments.overrides, world, arguments.stop_after)
-    except Refused as refused:
+    except Refused:
+        if world.local_rank != 0:
+            # The first rank of every node speaks for the others, and a launcher ends them with it. One that
+            # is still here was refused alone.
+            time.sleep(_SILENT_RANK_SECONDS)
+            print(f"rank {world.rank} of {world.world_size} says:", flush=True)
+        raise
+    except KeyboardInterrupt:
         if world.local_rank == 0:
+            print("stopped before the first step: nothing was trained, nothing is kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if world.world_size == 1 or isinstance(error, OSError):
             raise
-        # The first rank of every node speaks. A launcher ends all ranks with the first that exits: wait.
-        time.sleep(_SILENT_RANK_SECONDS)
-        return refused.exit_code
+        traceback.print_exc()
+        print(f"rank {world.rank} of {world.world_size} ends on this error", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # an interpreter that winds down waits for threads of process groups; the others wait too
 
 
 def _receipt(arguments: argparse.Namespace) -> int:

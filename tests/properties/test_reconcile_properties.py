@@ -39,8 +39,6 @@ class Run:
         ids = [[int(i) for slots in plan.slots for s in slots for i in s] for plan in self.plans]
         flat = [i for step in ids for i in step]
         expects = {
-            "name": "random",
-            "sha": "0" * 64,
             "total_steps": len(self.plans),
             "samples": len(flat),
             "distinct_samples": len(set(flat)),
@@ -49,7 +47,7 @@ class Run:
             "forwards": sum(plan.forwards for plan in self.plans),
         }
         ending = Ending("finished", len(self.plans), 0, len(self.plans))
-        return make_receipt({"expects": expects}, entries, ending)
+        return make_receipt({"name": "random", "sha256": "0" * 64, "expects": expects}, entries, ending)
 
 
 @st.composite

@@ -1,25 +1,73 @@
 """Many runs in one set of ranks, to pay for the imports once: `deepspeed --num_gpus W many_runs.py
-JOBS.json`.
+JOBS.json`, or plain `python many_runs.py JOBS.json` for one process.
 
-JOBS.json is a list of {name, config, overrides, fault}. Every run is crossfoot's own session, joined once:
-only the process group is kept between runs. A fault is put around model, engine, collator or optimizer from
-here.
+JOBS.json is a list of {name, config, overrides, stop_after, fault, environ}. Every run is crossfoot's own
+session, joined once: only the process group is kept between runs. A fault is put around model, engine,
+collator or optimizer from here; environ is set for that run alone. What rank 0 said goes to NAME.said beside
+JOBS.json as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
+from unittest import mock
 
+from crossfoot.finding import Refused
 from crossfoot.starting.world import read_world
 from crossfoot.training import ranks as ranks_module
 from crossfoot.training.session import run
 from support.faults import FAULTS
+
+
+class _Tee:
+    """A stream that writes into a file too."""
+
+    def __init__(self, stream: TextIO, file: TextIO) -> None:
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        """Into both."""
+        self._file.write(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Both."""
+        self._file.flush()
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _surroundings(job: dict[str, object], said: Path, rank: int) -> Iterator[None]:
+    """One run's own: its fault, its environment variables, what it says."""
+    with ExitStack() as stack:
+        if job.get("fault"):
+            stack.enter_context(FAULTS[job["fault"]](rank))
+        stack.enter_context(mock.patch.dict(os.environ, job.get("environ") or {}))
+        if rank == 0:
+            file = stack.enter_context(said.open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(_Tee(sys.stdout, file)))
+            stack.enter_context(contextlib.redirect_stderr(_Tee(sys.stderr, file)))
+        yield
+
+
+def _forget() -> None:
+    """What libraries keep for the life of a process: accelerate's state, and models in cycles."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    gc.collect()
 
 
 def main(jobs_path: str) -> int:
@@ -32,14 +80,19 @@ def main(jobs_path: str) -> int:
     ranks_module.Ranks.leave = lambda self: self.gather(None) and None
     codes = {}
     for job in jobs:
-        with ExitStack() as stack:
-            if job.get("fault"):
-                stack.enter_context(FAULTS[job["fault"]](world.rank))
-            codes[job["name"]] = run(job["config"], job["overrides"], world, job.get("stop_after"))
-        gc.collect()
+        with _surroundings(job, Path(jobs_path).with_name(f"{job['name']}.said"), world.rank):
+            try:
+                codes[job["name"]] = run(job["config"], job["overrides"], world, job.get("stop_after"))
+            except Refused as refused:
+                if world.world_size > 1:  # the other ranks may not have been refused, and would wait
+                    raise
+                codes[job["name"]] = refused.exit_code
+                print(*(finding.title for finding in refused.findings), sep="\n")
+        _forget()
     if world.rank == 0:
         Path(jobs_path).with_suffix(".codes.json").write_text(json.dumps(codes), encoding="utf-8")
-    leave(joined("deepspeed"))
+    if world.launcher != "plain":
+        leave(joined("deepspeed"))
     return 0
 
 

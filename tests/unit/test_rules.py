@@ -14,7 +14,9 @@ from crossfoot.checks import registry
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.registry import RULES, Facts, explain
 from crossfoot.finding import Finding, Refused
-from crossfoot.manual import known_codes, page, page_function
+from crossfoot.ledger.entry import CAUSE_KINDS
+from crossfoot.manual import known_codes, page, page_function, table_page
+from crossfoot.planning.prepare import read_static
 from crossfoot.written.run_file import load_run
 from finding_cases import find_all
 
@@ -84,7 +86,7 @@ def test_a_number_from_the_command_line_is_shown_as_such(found) -> None:
 
 
 def test_both_precisions_on_is_a_contradiction_whatever_the_dtype(found) -> None:
-    both = '{"bf16": {"enabled": true}, "fp16": {"enabled": true}}'
+    both = '{"bf16": {"enabled": true}, "fp16": {"enabled": true}, "zero_optimization": {"stage": 1}}'
     assert {finding.code for finding in found(both)} == {"CF305"}
     assert len(found(both, "model.dtype=bfloat16")) == 1
 
@@ -97,6 +99,73 @@ def test_the_alias_bfloat16_counts(found) -> None:
 @pytest.mark.parametrize("key", ["train_batch_size", "gradient_accumulation_steps"])
 def test_no_batch_number_of_a_wrong_kind_passes(found, key: str, number: str) -> None:
     assert [finding.code for finding in found(f'{{"{key}": {number}}}')] == ["CF309"]
+
+
+@pytest.mark.parametrize(
+    "deepspeed", ["{}", '{"zero_optimization": {}}', '{"zero_optimization": {"stage": 0}}']
+)
+def test_bfloat16_adamw_unsharded_is_refused_and_nothing_near_it(found, deepspeed: str) -> None:
+    (finding,) = found(deepspeed, "model.dtype=bfloat16")
+    assert finding.code == "CF311"
+    assert finding.title.endswith("a first update of 0.74 of its size")
+    (finding,) = found(deepspeed, "model.dtype=bfloat16", "optimizer.betas=[0.9, 0.95]")
+    assert "0.73" in finding.title, "sqrt(1.95) / 1.9"
+    assert found(deepspeed) == ()
+    assert found(deepspeed, "model.dtype=bfloat16", "optimizer.name=sgd") == ()
+    assert found('{"zero_optimization": {"stage": 1}}', "model.dtype=bfloat16") == ()
+
+
+@pytest.mark.parametrize(
+    ("block", "shown"),
+    [
+        ('{"offload_optimizer": {"device": "cpu"}}', 'offload_optimizer.device is "cpu"'),
+        ('{"offload_param": {"device": "nvme"}}', 'offload_param.device is "nvme"'),
+        ('{"offload_param": {"device": "auto"}}', 'offload_param.device is "auto"'),
+        ('{"offload_optimizer": "cpu"}', 'offload_optimizer is "cpu"'),
+        ('{"cpu_offload": true}', "cpu_offload is true"),
+    ],
+)
+def test_offloading_is_refused(found, block: str, shown: str) -> None:
+    (finding,) = found(f'{{"zero_optimization": {block}}}')
+    assert finding.code == "CF312"
+    assert shown in finding.title
+
+
+@pytest.mark.parametrize(
+    "block", ['{"offload_optimizer": {"device": "none"}}', '{"offload_param": null}', '{"offload_param": {}}']
+)
+def test_no_offloading_is_nobodys_mistake(found, block: str) -> None:
+    assert found(f'{{"zero_optimization": {block}}}') == ()
+
+
+def test_float16_is_refused(found) -> None:
+    (finding,) = found('{"fp16": {"enabled": true}}', "model.dtype=float16")
+    assert (finding.code, len(finding.others), len(finding.helps)) == ("CF014", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "path", ["/no/such", "./no", "../no", "~/no-such-model", "a/b/c", "owner/", "run.yaml"]
+)
+def test_a_model_folder_that_is_not_there(found, path: str) -> None:
+    (finding,) = found("{}", f"model.path={path}")
+    assert (finding.code, str(finding.place), finding.unreadable) == ("CF541", "command line", True)
+
+
+@pytest.mark.parametrize("path", ["builtin:tiny", "owner/name", "gpt2", "folder", "./folder", "folder/in/it"])
+def test_a_folder_or_a_hub_id_is_nobodys_mistake(found, path: str) -> None:
+    Path("folder/in/it").mkdir(parents=True)
+    assert found("{}", f"model.path={path}") == ()
+
+
+def test_everything_that_is_not_there_is_said_at_once(found) -> None:
+    found('{"train_batch_size": 1}')
+    static = read_static("run.yaml", ["data.validation=[b.json, c.md]", "tokenizer.path=./nowhere"])
+    assert [finding.code for finding in static.findings] == ["CF101", "CF501", "CF501", "CF502", "CF520"]
+    with pytest.raises(Refused) as caught:
+        static.refuse()
+    assert caught.value.findings == static.findings
+    static = read_static("run.yaml", ["model.path=./nowhere"])
+    assert [f.code for f in static.findings] == ["CF541", "CF101", "CF501"], "its tokenizer is not missed too"
 
 
 def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:
@@ -117,7 +186,9 @@ def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:
 
 def test_every_page_makes_findings_of_its_own_code() -> None:
     explain("CF101")
-    for code in known_codes():
+    causes = {code for code, _ in CAUSE_KINDS.values()}  # their pages are of that table
+    assert causes < set(known_codes())
+    for code in set(known_codes()) - causes:
         function = page_function(code)
         text = inspect.getsource(function)
         assert f'"{code}"' in text.split("def ", 1)[1] or code in RULES, function
@@ -138,6 +209,17 @@ def test_one_code_has_one_function() -> None:
         @page("CF101")
         def other() -> None:
             """CF101: another."""
+
+
+def test_a_code_of_a_table_has_no_function() -> None:
+    explain("CF710")
+    with pytest.raises(RuntimeError, match="two manual pages"):
+        table_page("CF101", "CF101: another.")
+    with pytest.raises(RuntimeError, match="two manual pages"):
+
+        @page("CF710")
+        def other() -> None:
+            """CF710: another."""
 
 
 def test_a_rule_that_speaks_for_another_is_broken(monkeypatch: pytest.MonkeyPatch, found) -> None:

@@ -76,6 +76,18 @@ def test_plan_json_has_the_contracts_keys(tmp_path: Path) -> None:
     assert numbers["batches_sha256"] is None
 
 
+def test_overrides_may_stand_before_and_after_an_option(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    done = _pure("plan", config, "run.name=first", "--json", "run.name=second", "run.seed=7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout) == json.loads(
+        _pure("plan", config, "run.name=second", "run.seed=7", "--json").stdout
+    )
+    assert json.loads(done.stdout)["name"] == "second"
+    assert _pure("plan", config, "--jsn", "run.seed=7").returncode == 2
+    assert _pure("explain", "CF101", "run.seed=7").returncode == 2
+
+
 def _codes_in_the_source() -> list[str]:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     return sorted(set(re.findall(r'"(CF\d{3})"', source)))

@@ -20,6 +20,13 @@ PAGES_ARE_IN = (
     "crossfoot.written.deepspeed_file",
     "crossfoot.checks.impossible",
     "crossfoot.checks.rules",
+    "crossfoot.index.bad_data",
+    "crossfoot.ledger.cause_pages",
+    "crossfoot.ledger.refusals",
+    "crossfoot.planning.run_folder",
+    "crossfoot.starting.refusals",
+    "crossfoot.training.refusals",
+    "crossfoot.written.model_facts",
 )
 """Modules whose import brings every page of the manual."""
 

@@ -1,9 +1,10 @@
-"""CF303 to CF309: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision, optimizer,
-schedule, ZeRO.
+"""CF303 to CF309, CF311, CF312: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
+optimizer, schedule, ZeRO.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -80,7 +81,8 @@ def precision(facts: Facts) -> Iterator[Finding]:
         fact = f"says {meant}" if enabled else f"switches {meant} off"
         is_written = facts.run.is_written("model.dtype")
         right = "true" if dtype == meant else "false"
-        other = (f"or set model.dtype to {meant}",) if enabled else ()
+        # float16 is refused (CF014): no help leads there.
+        other = (f"or set model.dtype to {meant}",) if enabled and meant != "float16" else ()
         yield Finding(
             "CF305",
             f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",
@@ -197,6 +199,76 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
                 yield _wrong_type(deepspeed, (block, "enabled"), enabled, 'true, false or "auto"')
 
 
+@rule("CF311")
+def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
+    """CF311: bfloat16 and adamw on ZeRO stage 0, where DeepSpeed makes one Adam step before the first.
+
+    At stage 0 DeepSpeed 0.19 puts bfloat16 weights under its unfused half-precision optimizer, which makes
+    room for its state by one step on zero gradients (FP16_UnfusedOptimizer.initialize_optimizer_states). No
+    weight moves, but Adam's step count is one ahead ever after. Its bias correction then belongs to the next
+    step, and the first real update is sqrt(1 + beta2) / (1 + beta1) of what it should be (0.74 with the
+    default betas); the rate that the ledger shows is not to blame, and would not show it. Stages 1, 2 and 3
+    do not do this, nor does float32, and sgd has no such state.
+    """
+    deepspeed, config = facts.deepspeed, facts.run.config
+    if deepspeed is None or config.model.dtype != "bfloat16" or config.optimizer.name != "adamw":
+        return
+    block = deepspeed.get("zero_optimization") if "zero_optimization" in deepspeed.values else {}
+    if not isinstance(block, dict) or whole_number(block.get("stage", 0)) != 0:
+        return
+    beta1, beta2 = config.optimizer.betas
+    ratio = math.sqrt(1 + beta2) / (1 + beta1)  # (1-b1)/(1-b1^2) over sqrt((1-b2)/(1-b2^2)); eps left out
+    is_written = facts.run.is_written("model.dtype")
+    yield Finding(
+        "CF311",
+        f"bfloat16 with adamw on ZeRO stage 0 makes a first update of {ratio:.2f} of its size",
+        place=deepspeed.place("zero_optimization", "stage"),
+        label="" if "stage" in block else "no stage is written, which means 0",
+        others=((facts.run.place("model.dtype"), "in float32 it is right"),) if is_written else (),
+        notes=(
+            "DeepSpeed makes one Adam step on zero gradients at start-up, so its step count is one ahead",
+        ),
+        helps=(
+            'write "zero_optimization": {"stage": 1}; the optimizer state is then sharded',
+            "or set model.dtype to float32",
+        ),
+    )
+
+
+@rule("CF312")
+def offloading(facts: Facts) -> Iterator[Finding]:
+    """CF312: the DeepSpeed file moves weights or optimizer state out of the GPU, which is not supported yet.
+
+    With `offload_optimizer` DeepSpeed wants its own CPU optimizer, which it compiles when it starts, and
+    refuses the one that it is given; `offload_param` is not tested here. `cpu_offload` and
+    `cpu_offload_param` are older names of the two. More ranks under ZeRO 2 or 3, a smaller micro batch or
+    gradient checkpointing save memory too, and are supported.
+    """
+    deepspeed = facts.deepspeed
+    if deepspeed is None:
+        return
+    for key in ("offload_optimizer", "offload_param", "cpu_offload", "cpu_offload_param"):
+        value = deepspeed.get("zero_optimization", key)
+        if value is None or (value is False and key.startswith("cpu_")):
+            continue
+        keys = ("zero_optimization", key)
+        device = value.get("device", "none") if isinstance(value, dict) else value
+        if device in ("none", None):
+            continue
+        at = (*keys, "device") if isinstance(value, dict) else keys
+        wants = (_OWN_OPTIMIZER,) if key in ("offload_optimizer", "cpu_offload") else ()
+        yield Finding(
+            "CF312",
+            f"{'.'.join(at)} is {shown(device)}, and offloading is not supported yet",
+            place=deepspeed.place(*at),
+            notes=(
+                *wants,
+                "memory is saved by ZeRO stage 3, a smaller micro batch or gradient checkpointing too",
+            ),
+            helps=(f"remove {key}",),
+        )
+
+
 def _wrong_type(deepspeed: DeepSpeedFile, keys: tuple[str, ...], value: Any, wanted: str) -> Finding:
     helps: tuple[str, ...] = ()
     if isinstance(value, str) and value.strip().lower() in ("true", "false") and "true" in wanted:
@@ -213,4 +285,5 @@ def _wrong_type(deepspeed: DeepSpeedFile, keys: tuple[str, ...], value: Any, wan
     )
 
 
+_OWN_OPTIMIZER = "DeepSpeed wants its own CPU optimizer with it, and compiles that at start-up"
 _OWNED = (*_BATCH, "gradient_clipping", *_PRECISION)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from crossfoot.finding import Finding, Place
+from crossfoot.manual import page
 
 NAMED_RECORDS = 20
 """Bad records that are named one by one; the rest is a count."""
@@ -36,10 +37,12 @@ class Problem:
         return MISTAKES[self.code](Place(file, self.line, self.column), self.reason)
 
 
+@page("CF501")
 def file_missing(place: Place, reason: str) -> Finding:
-    """A data file does not exist, is a folder, or may not be read.
+    """CF501: a data file does not exist, is a folder, or may not be read.
 
-    Paths in data.train and data.validation are relative to the folder that the command is started in.
+    Paths in data.train and data.validation are relative to the folder that the command is started in, not to
+    the config. Under a cluster's scheduler that is the folder from which the job was submitted.
     """
     return Finding(
         "CF501",
@@ -51,8 +54,9 @@ def file_missing(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF502")
 def file_ending(place: Place, reason: str) -> Finding:
-    """The name of a data file ends in something that crossfoot does not read for this task.
+    """CF502: the name of a data file ends in something that crossfoot does not read for this task.
 
     .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document
     a line) serves pretrain only, because a line of plain text has no instruction.
@@ -66,10 +70,12 @@ def file_ending(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF503")
 def broken_json(place: Place, reason: str) -> Finding:
-    """A data file is not JSON at this line, so what it was meant to hold cannot be known.
+    """CF503: a data file is not JSON at this line, so what it was meant to hold cannot be known.
 
     It is refused whatever data.bad_samples says: leaving a broken line out could leave half a data set out.
+    A last line without its end is the mark of a download or an export that was cut off: make the file again.
     """
     return Finding(
         "CF503",
@@ -81,8 +87,13 @@ def broken_json(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF504")
 def not_utf8(place: Place, reason: str) -> Finding:
-    """A data file is not UTF-8 text. Chinese text saved as GBK or GB18030 is the usual cause."""
+    """CF504: a data file is not UTF-8 text.
+
+    Chinese text saved as GBK or GB18030 is the usual cause. Nothing is guessed: a wrong guess would train on
+    other characters than the file's author wrote.
+    """
     return Finding(
         "CF504",
         "this line is not UTF-8",
@@ -93,9 +104,12 @@ def not_utf8(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF505")
 def no_samples(place: Place, reason: str) -> Finding:
-    """The data set has no sample that can be trained: an empty file, an empty list, or nothing left after
-    skipping.
+    """CF505: the data set has no sample that can be trained.
+
+    The file is empty, or an empty list, or `data.bad_samples: skip` left nothing over: with `stop` the
+    records are named, each with the reason.
     """
     return Finding(
         "CF505",
@@ -106,8 +120,13 @@ def no_samples(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF506")
 def not_an_object(place: Place, reason: str) -> Finding:
-    """A record is a list, a number or a text; a record is an object with named fields."""
+    """CF506: a record is a list, a number or a text; a record is an object with named fields.
+
+    sft reads "instruction", "input" (may be empty or absent) and "output"; pretrain reads "text". Other
+    fields are not looked at.
+    """
     return Finding(
         "CF506",
         "this record is not an object",
@@ -119,10 +138,12 @@ def not_an_object(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF507")
 def no_output(place: Place, reason: str) -> Finding:
-    """An sft record has no answer to train on: "output" is missing, empty or not text.
+    """CF507: an sft record has no answer to train on: "output" is missing, empty or not text.
 
     Numbers are not turned into text, and null is not an empty answer: both are usually an export gone wrong.
+    With `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
         "CF507",
@@ -133,9 +154,12 @@ def no_output(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF508")
 def no_instruction(place: Place, reason: str) -> Finding:
-    """An sft record asks nothing: "instruction" is missing, empty or not text, or "input" is there and is not
-    text.
+    """CF508: an sft record asks nothing.
+
+    "instruction" is missing, empty or not text, or "input" is there and is not text. With `data.bad_samples:
+    skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
         "CF508",
@@ -146,11 +170,13 @@ def no_instruction(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF509")
 def prompt_fills_window(place: Place, reason: str) -> Finding:
-    """The prompt of an sft record is as long as data.max_seq_len or longer, so no token of its answer would
-    be trained.
+    """CF509: the prompt of an sft record is as long as data.max_seq_len or longer.
 
-    Training frameworks cut such a sample silently and train it on 0 tokens.
+    No token of its answer would be trained. Training frameworks cut such a sample silently and train it on 0
+    tokens. An answer that is cut but not lost is trained, and the plan counts the trained tokens that the cut
+    costs.
     """
     return Finding(
         "CF509",
@@ -161,8 +187,13 @@ def prompt_fills_window(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF510")
 def no_text(place: Place, reason: str) -> Finding:
-    """A pretrain record has no document: "text" is missing, empty or not text."""
+    """CF510: a pretrain record has no document: "text" is missing, empty or not text.
+
+    With `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl. A plain text
+    file has one document a line, and its empty lines are no records.
+    """
     return Finding(
         "CF510",
         "this record has no text",
@@ -172,8 +203,9 @@ def no_text(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF511")
 def untokenisable(place: Place, reason: str) -> Finding:
-    """A text cannot be turned into token ids that the model has.
+    """CF511: a text cannot be turned into token ids that the model has.
 
     Either it holds half a surrogate pair (an escape such as backslash-u-d83d alone, left by a cut in
     mid-character), which is no character; or it spells out a token that the tokenizer has and the model's
@@ -188,13 +220,22 @@ def untokenisable(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF512")
 def more_bad_records(place: Place, reason: str) -> Finding:
-    """More records of the data cannot be trained than are named one by one."""
+    """CF512: more records of the data cannot be trained than are named one by one.
+
+    The first 20 are named, with their lines; this counts the rest. Repair the export that made the file, or
+    set data.bad_samples to skip: the records are then left out, and all of them are listed in rejects.jsonl.
+    """
     return Finding("CF512", "more records cannot be used", place=place, label=reason)
 
 
+@page("CF513")
 def broken_parquet(place: Place, reason: str) -> Finding:
-    """A file named .parquet is not readable as Parquet, or lacks the columns of the task."""
+    """CF513: a file named .parquet is not readable as Parquet, or lacks the columns of the task.
+
+    The columns are instruction, input (may be absent) and output for sft, and text for pretrain.
+    """
     return Finding(
         "CF513",
         "a Parquet file cannot be used",
@@ -205,8 +246,13 @@ def broken_parquet(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF520")
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
-    """The tokenizer cannot be loaded: no such folder, no tokenizer file in it, or a file that is damaged."""
+    """CF520: the tokenizer cannot be loaded.
+
+    There is no such folder, no tokenizer file in it, or a file that is damaged; or it is a hub id that cannot
+    be fetched from here. Without tokenizer.path the tokenizer is the model's own, and model.path is meant.
+    """
     return Finding(
         "CF520",
         "the tokenizer cannot be loaded",
@@ -219,8 +265,12 @@ def tokenizer_unusable(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF521")
 def no_end_token(place: Place, reason: str) -> Finding:
-    """The tokenizer names no end token, so a model trained with it never learns to stop."""
+    """CF521: the tokenizer names no end token, so a model trained with it never learns to stop.
+
+    Every answer (sft) and every document (pretrain) ends with that token, and it is trained.
+    """
     return Finding(
         "CF521",
         "the tokenizer has no end token",
@@ -230,8 +280,9 @@ def no_end_token(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF530")
 def builder_silent(place: Place, reason: str) -> Finding:
-    """One process builds the data index and the others wait for it; it refused the data, or it stopped.
+    """CF530: the process that builds the data index, for which the others wait, refused the data or stopped.
 
     What it refused is in its own output. If that output shows nothing, it was killed, or index_dir is not the
     same storage for all processes.
@@ -248,8 +299,13 @@ def builder_silent(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF531")
 def index_unwritable(place: Place, reason: str) -> Finding:
-    """The data index cannot be written: disk full, no permission, or the folder went away."""
+    """CF531: the data index cannot be written: disk full, no permission, or the folder went away.
+
+    The index takes about 5 bytes a token, and lies in `.index` beside the run folder unless data.index_dir
+    says otherwise. What was half written is not used by any later run.
+    """
     return Finding(
         "CF531",
         "the data index cannot be written",
@@ -259,8 +315,13 @@ def index_unwritable(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF532")
 def data_changed(place: Place, reason: str) -> Finding:
-    """A data file was written to while it was being tokenised, so the index would match neither version."""
+    """CF532: a data file was written to while it was being tokenised.
+
+    The index would match neither the old file nor the new one. Size and time are compared before and after.
+    An index that is already built is not touched.
+    """
     return Finding(
         "CF532",
         "a data file changed while it was read",

@@ -130,18 +130,26 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def tokenizer_mark(run: RunFile) -> str | None:
+    """The fingerprint of the run's tokenizer; None when it is not on this machine yet.
+
+    Raises Refused (CF520) when it names a folder that is not there, or that holds no tokenizer.
+    """
+    path = tokenizer_path(run.config)
+    try:
+        folder = local_folder(path, run.index_dir, may_fetch=False)
+        return fingerprint(path, folder) if folder is not None else None
+    except (OSError, ValueError) as error:
+        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+
+
 def find_index(run: RunFile, files: list[str]) -> DataIndex | None:
     """The index of these files under this config, or None when it is still to be built.
 
     Raises Refused when a data file or the tokenizer is missing.
     """
     refuse_unopenable(files, run.config.data.task, run)
-    path = tokenizer_path(run.config)
-    try:
-        folder = local_folder(path, run.index_dir, may_fetch=False)
-        mark = fingerprint(path, folder) if folder is not None else None
-    except (OSError, ValueError) as error:
-        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+    mark = tokenizer_mark(run)
     if mark is None or not _has_any_index(run.index_dir):
         return None  # nothing to compare with: large files need not be read for a hash
     address = address_of(run, source_states(files, run.index_dir), mark)

@@ -12,8 +12,15 @@ import errno
 import os
 from collections.abc import Iterable
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
+from crossfoot.ledger.refusals import (
+    disk_full,
+    last_line_torn,
+    ledger_missing,
+    ledger_unwritable,
+    line_damaged,
+)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -70,6 +77,8 @@ class LedgerBook:
                 written += os.write(self._descriptor, line[written:])
         except OSError as error:
             self._cut_off()
+            with contextlib.suppress(Refused):
+                self.fsync()  # so that the refusal can say that what was written before is safe
             raise self._refusal(error, f"take the line of step {entry.step}") from error
         self._good_bytes += len(line)
         self.last_step = entry.step
@@ -108,7 +117,6 @@ class LedgerBook:
             self._is_torn = True
 
     def _refusal(self, error: OSError, deed: str) -> Refused:
-        is_full = error.errno in _FULL
         written = "no step" if self.last_step is None else f"every step to {self.last_step}"
         durable = "none of them" if self.last_durable_step is None else f"to step {self.last_durable_step}"
         notes = [f"the system says: {error.strerror or error}"]
@@ -116,10 +124,8 @@ class LedgerBook:
             notes.append(
                 f"since this run opened it, {written} is in the ledger; safe against a power cut: {durable}"
             )
-        helps = ["free space there (or raise the quota), then continue the run"] if is_full else []
-        title = f"the disk is full: the ledger cannot {deed}" if is_full else f"the ledger cannot {deed}"
-        code = "CF701" if is_full else "CF702"
-        return Refused(Finding(code, title, place=Place(self.path), notes=tuple(notes), helps=tuple(helps)))
+        refuse = disk_full if error.errno in _FULL else ledger_unwritable
+        return Refused(refuse(self.path, deed, tuple(notes)))
 
 
 def read_book(path: str) -> BookLines:
@@ -131,30 +137,17 @@ def read_book(path: str) -> BookLines:
         with open(path, "rb") as file:
             *lines, rest = file.read().split(b"\n")
     except OSError as error:
-        title = (
-            "there is no ledger here" if isinstance(error, FileNotFoundError) else "the ledger cannot be read"
-        )
-        notes = (f"the system says: {error.strerror or error}",)
-        raise Refused(Finding("CF703", title, place=Place(path), notes=notes, unreadable=True)) from error
+        is_absent = isinstance(error, FileNotFoundError)
+        raise Refused(ledger_missing(path, is_absent, error.strerror or str(error))) from error
     entries, findings = [], []
     for number, line in enumerate(lines, start=1):
         try:
             entries.append(entry_of(line.decode("utf-8")))
         except ValueError as error:  # JSON and UTF-8 errors are ValueErrors
-            damage = (f"line {number}: {error}", "only a crash's unfinished last line can be left out")
-            place = Place(path, number)
-            findings.append(
-                Finding(
-                    "CF704",
-                    f"line {number} of the ledger is damaged",
-                    place=place,
-                    notes=damage,
-                    unreadable=True,
-                )
-            )
+            findings.append(line_damaged(path, number, str(error)))
     if findings:
         raise Refused(findings)
-    return BookLines(entries, _torn_finding(path, len(lines) + 1, rest) if rest else None)
+    return BookLines(entries, last_line_torn(path, len(lines) + 1, len(rest)) if rest else None)
 
 
 def sync_folder(folder: str) -> None:
@@ -164,12 +157,6 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _torn_finding(path: str, number: int, rest: bytes) -> Finding:
-    title = f"the ledger's last line is unfinished and was left out ({len(rest):,} bytes)"
-    notes = ("the run was cut off while it wrote that line; the lines before it are whole",)
-    return Finding("CF705", title, severity="note", place=Place(path, number), notes=notes)
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Place, Refused
 from crossfoot.ledger.book import sync_folder
 from crossfoot.ledger.entry import strict
+from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
 
 ENDING_FORMAT = 1
 REASONS = ("finished", "stop_after", "signal", "interrupt", "fault")
@@ -66,7 +67,7 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
     """
     promise = lock.get("expects")
     if not isinstance(promise, Mapping):
-        raise _unreadable("CF706", "the plan's lock has no `expects`", path)
+        raise _unreadable(lock_unreadable, "the plan's lock has no `expects`", path)
     found = {**promise, "name": lock.get("name"), "sha": lock.get("sha256")}
     wrong = []
     for name in Expects.__dataclass_fields__:
@@ -74,13 +75,13 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
         if type(found.get(name)) is not wanted:
             wrong.append(f"{name} is {found.get(name)!r}, not {'text' if wanted is str else 'an integer'}")
     if wrong:
-        raise _unreadable("CF706", "the plan's lock cannot be read", path, *wrong)
+        raise _unreadable(lock_unreadable, "the plan's lock cannot be read", path, *wrong)
     return Expects(**{name: found[name] for name in Expects.__dataclass_fields__})
 
 
 def read_lock(path: str) -> Mapping[str, Any]:
     """The lock document, its promise looked at. Raises Refused (CF706, unreadable)."""
-    lock = read_document(path, "CF706", "the plan's lock")
+    lock = read_document(path, lock_unreadable, "the plan's lock")
     expects_of(lock, path)
     return lock
 
@@ -97,42 +98,40 @@ def read_ending(path: str) -> Ending | None:
     """
     if not os.path.exists(path):
         return None
-    document = read_document(path, "CF707", "the run's ending")
+    document = read_document(path, ending_unreadable, "the run's ending")
     if document.get("format") != ENDING_FORMAT:
         note = f"its format is {document.get('format')!r}, this reads {ENDING_FORMAT}"
-        raise _unreadable("CF707", "the run's ending cannot be read", path, note)
+        raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, note)
     try:
         ending = Ending(**{name: document[name] for name in Ending.__dataclass_fields__})
     except (KeyError, ValueError) as error:
-        raise _unreadable("CF707", "the run's ending cannot be read", path, str(error)) from error
+        raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, str(error)) from error
     loss: Any = document["validation_loss"]
     numbers = (ending.step, ending.exit_code, ending.planned_steps)
     is_loss_good = loss is None or type(loss) in (int, float) or loss in ("nan", "inf", "-inf")
     if any(type(number) is not int for number in numbers) or not is_loss_good:
         note = "step, exit_code and planned_steps are integers, validation_loss is a number or null"
-        raise _unreadable("CF707", "the run's ending cannot be read", path, note)
+        raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, note)
     return Ending(ending.reason, *numbers, None if loss is None else float(loss), ending.adapter_path)
 
 
-def read_document(path: str, code: str, what: str) -> dict[str, Any]:
-    """A JSON object from a file. Raises Refused with this code, unreadable, in the words "`what` ..."."""
+def read_document(path: str, unreadable: Unreadable, what: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises Refused with `unreadable`'s finding, in the words "`what` ..."."""
     try:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
     except FileNotFoundError as error:
-        raise _unreadable(code, f"{what} is not here", path) from error
+        raise _unreadable(unreadable, f"{what} is not here", path) from error
     except OSError as error:
         note = f"the system says: {error.strerror or error}"
-        raise _unreadable(code, f"{what} cannot be read", path, note) from error
+        raise _unreadable(unreadable, f"{what} cannot be read", path, note) from error
     except json.JSONDecodeError as error:
         place = Place(path, error.lineno, error.colno)
-        raise Refused(
-            Finding(code, f"{what} is not JSON: {error.msg}", place=place, unreadable=True)
-        ) from error
+        raise Refused(unreadable(f"{what} is not JSON: {error.msg}", place, ())) from error
     except UnicodeDecodeError as error:
-        raise _unreadable(code, f"{what} is not UTF-8 text", path) from error
+        raise _unreadable(unreadable, f"{what} is not UTF-8 text", path) from error
     if not isinstance(document, dict):
-        raise _unreadable(code, f"{what} is not a JSON object", path)
+        raise _unreadable(unreadable, f"{what} is not a JSON object", path)
     return document
 
 
@@ -150,9 +149,8 @@ def write_document(path: str, document: Mapping[str, Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        notes = (f"the system says: {error.strerror or error}", "what stood there before is untouched")
-        title = f"{os.path.basename(path)} cannot be written"
-        raise Refused(Finding("CF708", title, place=Place(path), notes=notes)) from error
+        name = os.path.basename(path)
+        raise Refused(paper_unwritable(path, name, error.strerror or str(error))) from error
 
 
 def _strict(value: Any) -> Any:
@@ -164,5 +162,5 @@ def _strict(value: Any) -> Any:
     return strict(value)
 
 
-def _unreadable(code: str, title: str, path: str, *notes: str) -> Refused:
-    return Refused(Finding(code, title, place=Place(path), notes=notes, unreadable=True))
+def _unreadable(unreadable: Unreadable, title: str, path: str, *notes: str) -> Refused:
+    return Refused(unreadable(title, Place(path), notes))

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from crossfoot.arithmetic.batch import BatchPlan
 from crossfoot.checks.rules import Facts, check_static
 from crossfoot.finding import Finding, Refused
-from crossfoot.index.locate import count_records, estimate_samples
+from crossfoot.index.locate import count_records, estimate_samples, refuse_unopenable, tokenizer_mark
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import RunPlan, SourcedTopology, make_plan, solve_run_batch, topology_of
 from crossfoot.starting.world import World
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.run_file import RunFile, load_run
+
+_FILE_CODES = ("CF501", "CF502")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Static:
         """Raises Refused when there is an error, with what an early look at the data adds: all at once."""
         if not self.has_error:
             return
+        if any(finding.code in _FILE_CODES for finding in self.findings):
+            raise Refused(self.findings)
         try:
             count_records(self.run.config.data.train, self.run.config.data.task)
         except Refused as refused:
@@ -61,7 +65,27 @@ def read_static(path: str, overrides: Sequence[str], world: World | None = None)
         except Refused as refused:
             findings.extend(refused.findings)
     findings.extend(check_static(Facts(run=run, deepspeed=deepspeed, batch=batch)))
+    findings.extend(_files_missing(run, names_model=all(finding.code != "CF541" for finding in findings)))
     return Static(run, sourced, batch, deepspeed, tuple(findings))
+
+
+def _files_missing(run: RunFile, names_model: bool) -> list[Finding]:
+    """Data files and a tokenizer that are not there: validation data too, which is only read after all else.
+
+    names_model: model.path is no folder that is missing; if it is, its tokenizer is not looked for.
+    """
+    findings: list[Finding] = []
+    data = run.config.data
+    try:
+        refuse_unopenable([*data.train, *data.validation], data.task, run)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    if names_model or run.config.tokenizer is not None:
+        try:
+            tokenizer_mark(run)
+        except Refused as refused:
+            findings.extend(refused.findings)
+    return findings
 
 
 def plan_static(static: Static, index: DataIndex | None) -> RunPlan:

@@ -217,3 +217,22 @@ def foreign_engine(name: str, value: str) -> Finding:
             "with use_deepspeed and use_fsdp off in accelerate's config",
         ),
     )
+
+
+@page("CF423")
+def rank_lost(rank: int, said: str, run_dir: str) -> Finding:
+    """CF423: a rank waited for another one, and that one is gone.
+
+    Ranks wait for one another in every step. When one ends by an error, by a lack of memory or with its
+    node, the connection to it breaks on the others, and they end too. The cause is in the output of the rank
+    that ended first. The ledger keeps every step that was booked.
+    """
+    return Finding(
+        "CF423",
+        f"another rank is gone, so rank {rank} ends too",
+        notes=(
+            f"torch.distributed says: {said}",
+            f"the steps that were booked before are in {run_dir}/ledger.jsonl",
+        ),
+        helps=("look for the output of the rank that ended first: it says why",),
+    )

@@ -11,6 +11,7 @@ from typing import Any
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.store import DataIndex
+from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.planning.lock import make_lock, write_lock
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.plan import RunPlan
@@ -62,10 +63,13 @@ def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | 
         refuse_used_folder(static.run)
         refuse_missing_tracker(static.run)
     builds = world.rank == 0
-    index = ensure_index(static.run, config.data.train, is_builder=builds)
+    line = TokenisingLine() if builds else None
+    index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
     validation = None
     if config.data.validation:
-        validation = ensure_index(static.run, config.data.validation, is_builder=builds)
+        validation = ensure_index(
+            static.run, config.data.validation, is_builder=builds, progress=line and TokenisingLine()
+        )
     _refuse_untrained_rows(static, index)
     plan = plan_static(static, index)
     total = plan.schedule.total_steps
@@ -91,11 +95,16 @@ def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
         raise Refused(replace(finding, place=static.run.place("lora")))
 
 
+def claim(work: Assignment) -> None:
+    """Rank 0 makes the run folder its own. Raises Refused."""
+    if work.world.rank == 0:
+        make_folder(work.plan.run)
+
+
 def announce(work: Assignment) -> None:
-    """Rank 0 claims the run folder, writes the lock and shows the plan."""
+    """Rank 0 writes the lock and shows the plan."""
     if work.world.rank != 0:
         return
-    make_folder(work.plan.run)
     write_lock(work.lock, work.plan.run.run_dir)
     print(render_plan(work.plan, work.lock["sha256"]), flush=True)
     planned = work.plan.batch

@@ -4,6 +4,7 @@ rank 0.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ class Bookkeeper:
         return Stop.NO if waiting is None else self._book_step(*waiting)
 
     def close(self) -> Stop:
-        """Book the last step and make the ledger durable."""
+        """Book the last step and make the ledger durable. Returns why the run stops: the same on all ranks."""
         waiting, self._waiting = self._waiting, None
         stop = Stop.NO if waiting is None else self._book_step(*waiting)
         if self._book is not None:
@@ -84,7 +85,14 @@ class Bookkeeper:
                 self._book.close()
             except Refused as refused:
                 self._not_writable(refused)
-        return max(stop, self._stop.reason)
+        # Only rank 0 meets a full disk, and a signal may reach one rank: nobody may close in another way.
+        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)))))
+
+    def rescue(self) -> None:
+        """Make what is booked durable, as far as it goes: something else has failed already."""
+        if self._book is not None:
+            with contextlib.suppress(Refused):
+                self._book.close()
 
     def _book_step(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
         mine = self._meter.witness(closed, stop=int(self._stop.reason))

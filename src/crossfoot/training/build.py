@@ -15,7 +15,7 @@ from crossfoot.finding import Refused
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.receipt import LEDGER_FILE
 from crossfoot.planning.deepspeed_config import owned_numbers, resolve_deepspeed
-from crossfoot.planning.run_folder import ATTEMPT_NAME
+from crossfoot.planning.run_folder import ATTEMPT_NAME, DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
@@ -145,7 +145,7 @@ def _engine(
         }
     else:
         if ranks.is_first:
-            handed = Path(work.plan.run.run_dir) / ATTEMPT_NAME / "deepspeed.json"
+            handed = Path(work.plan.run.run_dir) / ATTEMPT_NAME / DEEPSPEED_NAME
             handed.write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
         expected = owned_numbers(config, work.plan.batch)

@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
+from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import (
     ENDING_FILE,
     LEDGER_FILE,
     RECEIPT_FILE,
-    Receipt,
-    receipt_of,
+    make_receipt,
     render_receipt,
     write_receipt,
 )
@@ -56,7 +56,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         saved = str(Path(run.run_dir) / (ADAPTER_NAME if run.config.lora else MODEL_NAME))
         problem = _save(work, built, saved)
         finding = finding or problem
-        failed = ranks.gather(problem is not None)[0]
+        failed = any(ranks.gather(problem is not None))
         exit_code, saved = (1, None) if failed else (exit_code, saved)
     if ranks.is_first:
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
@@ -92,22 +92,22 @@ def _write_receipt(
     folder = Path(work.plan.run.run_dir)
     if stop is Stop.NOT_FINITE and finding is None:
         finding = not_finite(ending.step, str(folder / LEDGER_FILE))
+    findings = [finding] if finding is not None else []
     exit_code = ending.exit_code
-    receipt: Receipt | None = None
     try:
+        lines = read_book(str(folder / LEDGER_FILE))
+        receipt = make_receipt(work.lock, lines, ending, lines.torn)
+        exit_code = exit_code or receipt.exit_code
+        print(f"\n{render_receipt(receipt)}", flush=True)
+        if built.mirror is not None:
+            built.mirror.close(receipt.to_json())
         write_ending(str(folder / ENDING_FILE), ending)
-        receipt = receipt_of(str(folder))
         write_receipt(str(folder / RECEIPT_FILE), receipt)
     except Refused as refused:
-        finding = finding or refused.findings[0]
+        findings.extend(refused.findings)
         exit_code = exit_code or 1
-    if built.mirror is not None and receipt is not None:
-        built.mirror.close(receipt.to_json())
-    if receipt is not None:
-        print(f"\n{render_receipt(receipt)}", flush=True)
-        exit_code = exit_code or receipt.exit_code
-    if finding is not None:
-        print(render([finding], colour=sys.stdout.isatty()), flush=True)
+    if findings:
+        print(render(findings, colour=sys.stdout.isatty()), flush=True)
     _say_next(work, ending, exit_code)
     return exit_code
 

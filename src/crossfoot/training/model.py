@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from crossfoot.finding import Finding, Refused
 from crossfoot.training import refusals
 from crossfoot.written.config import Config, OptimizerSection
+from crossfoot.written.model_facts import looks_local, model_missing
 
 Report = Callable[[str], None]
 
@@ -235,9 +236,9 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
 
 def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
     """The model at `path`, its weights complete; Refused otherwise."""
-    if _looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
-        raise Refused(refusals.model_missing(path))
-    path = os.path.expanduser(path) if _looks_local(path) else path
+    if looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
+        raise Refused(model_missing(path))
+    path = os.path.expanduser(path) if looks_local(path) else path
     try:
         found = AutoConfig.from_pretrained(path)
     except BROKEN_FILE as error:
@@ -298,15 +299,10 @@ def _mean_row(table: torch.Tensor) -> torch.Tensor:
     return (total / table.shape[0]).to(table.dtype)
 
 
-def _looks_local(path: str) -> bool:
-    """A path that exists, or is written like one; a hub id is name or owner/name."""
-    return os.path.exists(path) or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
-
-
 def _no_model(path: str, error: Exception) -> Finding:
-    if _looks_local(path):
+    if looks_local(path):
         return refusals.model_unreadable(path, _first_line(error))
-    return refusals.model_missing(path, _first_line(error))
+    return model_missing(path, _first_line(error))
 
 
 def _first_line(error: BaseException) -> str:

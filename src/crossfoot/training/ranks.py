@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from crossfoot.finding import Finding, Refused
+from crossfoot.planning.run_folder import system_refused
 from crossfoot.starting.world import World, rendezvous
 from crossfoot.training import refusals
 
@@ -85,6 +86,21 @@ def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
 
 
+def is_lost_rank(error: Exception) -> bool:
+    """Whether an exception says that another rank is gone: gloo and NCCL say so in words only."""
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in said
+        for words in (
+            "closed by peer",
+            "reset by peer",
+            "broken pipe",
+            "remote process exited",
+            "gloo/transport",
+        )
+    )
+
+
 def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
     """Every rank holds the same plan and sees the same run folder, or nobody starts.
 
@@ -93,9 +109,9 @@ def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
     """
     nonce = ranks.gather(secrets.token_hex(8) if ranks.is_first else None)[0]
     witness = Path(run_dir) / f".nonce-{nonce}"
-    if ranks.is_first:
-        witness.write_text(nonce, encoding="utf-8")
-    ranks.gather(None)  # nobody looks before it is written
+    problem = _write(witness, nonce) if ranks.is_first else None
+    if problem := ranks.gather(problem)[0]:  # nobody looks before it is written
+        raise Refused(problem)
     mine = {
         "rank": ranks.rank,
         "host": socket.gethostname(),
@@ -109,6 +125,16 @@ def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
     findings = list(_disagreements(everyone, ranks.world_size, run_dir))
     if findings:
         raise Refused(findings)
+
+
+def _write(path: Path, text: str) -> Finding | None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        error.filename = str(path.parent)  # a full disk names no file, and the nonce's name means nothing
+        return system_refused(error)
+    return None
 
 
 def _reads(path: Path, expected: str) -> bool:

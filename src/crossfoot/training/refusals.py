@@ -61,7 +61,11 @@ def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
 
 @page("CF422")
 def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]) -> Finding:
-    """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks."""
+    """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks.
+
+    The plan's share of this process comes from those variables, the gradients are averaged over
+    torch.distributed's ranks: when the two differ, samples would be trained twice or not at all.
+    """
     return Finding(
         "CF422",
         f"{who} was started as rank {claimed[0]} of {claimed[1]}, "
@@ -87,8 +91,10 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
 
 @page("CF740")
 def not_saved(what: str, folder: str, reason: str) -> Finding:
-    """CF740: the trained weights could not be written at the end of the run. The ledger and the receipt
-    stand.
+    """CF740: the trained weights could not be written at the end of the run.
+
+    The ledger and the receipt stand, and say what was trained; the weights are lost, because this version
+    keeps no checkpoint.
     """
     return Finding(
         "CF740",
@@ -111,21 +117,13 @@ def not_finite(steps_done: int, ledger: str) -> Finding:
     )
 
 
-@page("CF541")
-def model_missing(path: str, why: str = "") -> Finding:
-    """CF541: `model.path` is neither a folder here nor a model that the hub gives."""
-    return Finding(
-        "CF541",
-        f"model.path names no model: {path}",
-        notes=(*filter(None, [why]), "a model is a local Hugging Face folder, a hub id or builtin:tiny"),
-        helps=("write the folder that holds config.json and the weights",),
-        unreadable=True,
-    )
-
-
 @page("CF542")
 def model_unreadable(path: str, why: str) -> Finding:
-    """CF542: the folder of `model.path` holds no model that transformers can read."""
+    """CF542: the folder of `model.path` holds no model that transformers can read.
+
+    config.json or a weight file is absent or damaged, or needs code of its own (trust_remote_code), which
+    crossfoot does not run.
+    """
     return Finding(
         "CF542",
         f"model.path holds no model that can be read: {path}",
@@ -137,7 +135,10 @@ def model_unreadable(path: str, why: str) -> Finding:
 
 @page("CF543")
 def model_not_causal(path: str, kind: str) -> Finding:
-    """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained."""
+    """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained.
+
+    What counts is the `model_type` in its config.json: transformers must know a causal form of it.
+    """
     return Finding(
         "CF543",
         f"model.path is a {kind} model, which is not a causal language model: {path}",
@@ -161,7 +162,11 @@ def weights_missing(path: str, names: Sequence[str]) -> Finding:
 
 @page("CF545")
 def attention_missing(name: str, why: str) -> Finding:
-    """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine."""
+    """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine.
+
+    flash_attention_2 needs the flash-attn package and a GPU. With `auto` transformers chooses a kernel that
+    is there.
+    """
     return Finding(
         "CF545",
         f"model.attention {name} is not available here",
@@ -181,7 +186,11 @@ def no_target_module(lacking: Sequence[str], there: Sequence[str], near: Sequenc
 
 @page("CF547")
 def no_module_to_save(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
-    """CF547: a name in `lora.modules_to_save` matches no module of this model."""
+    """CF547: a name in `lora.modules_to_save` matches no module of this model.
+
+    Those modules are trained in full. Families name theirs differently: llama has embed_tokens and lm_head,
+    gpt2 wte, gpt_neox embed_in and embed_out.
+    """
     return _names_nothing("CF547", "lora.modules_to_save", lacking, there, near)
 
 
@@ -198,7 +207,11 @@ def _names_nothing(
 
 @page("CF548")
 def trained_two_ways(names: Sequence[str]) -> Finding:
-    """CF548: a module cannot be trained in full and have an adapter too."""
+    """CF548: a module cannot be trained in full and have an adapter too.
+
+    An adapter is a small change on frozen weights; a module to save is trained and saved whole. Which of the
+    two is meant only the author of the config knows.
+    """
     return Finding(
         "CF548",
         f"{', '.join(names)} is in lora.target_modules and in lora.modules_to_save",

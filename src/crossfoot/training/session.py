@@ -7,32 +7,60 @@ import os
 import warnings
 from collections.abc import Sequence
 
+from crossfoot.finding import Refused
+from crossfoot.planning.run_folder import release_folder
+from crossfoot.starting.refusals import rank_lost
 from crossfoot.starting.world import World
-from crossfoot.training.assignment import announce, assign
+from crossfoot.training.assignment import Assignment, announce, assign, claim
+from crossfoot.training.stopping import StopRequest
 
 
 def run(path: str, overrides: Sequence[str], world: World, stop_after: int | None = None) -> int:
     """The main job on one rank; returns the exit code of the contract, the same on every rank.
 
-    Raises Refused for a user's mistake. torch is imported only when everything that can be refused has been.
+    Raises Refused for a user's mistake, KeyboardInterrupt for a signal before the first step; the run folder
+    is then free again. torch is imported only when everything that can be refused has been.
     """
-    work = assign(path, overrides, world, stop_after)
-    announce(work)
+    with StopRequest() as stop:
+        work = assign(path, overrides, world, stop_after)
+        claim(work)
+        try:
+            announce(work)
+            return _train(work, stop)
+        except BaseException:
+            if world.rank == 0:
+                release_folder(work.plan.run)
+            raise
+
+
+def _train(work: Assignment, stop: StopRequest) -> int:
     hush_libraries()
-    from crossfoot.training.build import build
+    from crossfoot.training.build import Built, build
     from crossfoot.training.closing import close
     from crossfoot.training.loop import train_steps
-    from crossfoot.training.ranks import agree, join
-    from crossfoot.training.stopping import StopRequest
+    from crossfoot.training.ranks import agree, is_lost_rank, join
 
+    world = work.world
+    built: Built | None = None
     ranks = join(world, work.engine_kind, os.environ)
-    agree(ranks, world, work.lock["sha256"], work.plan.run.run_dir)
-    with StopRequest() as stop:
+    try:
+        agree(ranks, world, work.lock["sha256"], work.plan.run.run_dir)
         built = build(work, ranks, stop)
+        stop.begin()
         steps_done, reason = train_steps(built.training, 0, work.steps)
         exit_code = close(work, built, steps_done, reason)
-    ranks.leave()
+        ranks.leave()
+    except Exception as error:
+        if built is not None:
+            built.training.keeper.rescue()
+        if world.world_size > 1 and is_lost_rank(error):
+            raise Refused(rank_lost(world.rank, _first_line(error), work.plan.run.run_dir)) from error
+        raise
     return exit_code
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def hush_libraries() -> None:

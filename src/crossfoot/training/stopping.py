@@ -22,14 +22,15 @@ class Stop(enum.IntEnum):
 
 
 class StopRequest:
-    """A signal becomes a wish to stop after the step; Ctrl-C a second time stops at once.
+    """While steps are trained a signal is a wish to stop after the step; before, it ends the run at once.
 
     A launcher passes Ctrl-C on as SIGTERM too, so only a second SIGINT, at least a second later, counts as
-    impatience.
+    impatience, and stops at once whatever goes on.
     """
 
     def __init__(self) -> None:
         self.reason = Stop.NO
+        self._is_training = False
         self._asked = 0.0
         self._before: dict[int, object] = {}
 
@@ -37,12 +38,21 @@ class StopRequest:
         """Ask for a stop after the current step."""
         self.reason = max(self.reason, reason)
 
+    def begin(self) -> None:
+        """From here on steps are trained. Raises KeyboardInterrupt if a library swallowed an earlier one."""
+        if self.reason is not Stop.NO:
+            raise KeyboardInterrupt
+        self._is_training = True
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not Stop.NO and time.monotonic() - self._asked > 1:
             os._exit(130)
-        if self.reason is Stop.NO:
+        is_first = self.reason is Stop.NO
+        if is_first:
             self._asked = time.monotonic()
         self.ask(Stop.INTERRUPTED if number == signal.SIGINT else Stop.TERMINATED)
+        if is_first and not self._is_training:
+            raise KeyboardInterrupt
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):

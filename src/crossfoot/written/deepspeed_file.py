@@ -74,7 +74,8 @@ def broken_json(error: BrokenJson) -> Finding:
 def not_an_object(path: str, place: Place) -> Finding:
     """CF310: the DeepSpeed file is JSON, but not an object of settings.
 
-    The smallest one that works is `{}`; everything that crossfoot owns is written into it at start-up.
+    A small one that works is `{"zero_optimization": {"stage": 1}}`; everything that crossfoot owns is written
+    into it at start-up.
     """
     return Finding(
         "CF310",

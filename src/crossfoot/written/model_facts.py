@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.finding import Finding
+from crossfoot.manual import page
 from crossfoot.written.config import Config
 
 BUILTIN_TINY = "builtin:tiny"
@@ -62,7 +63,8 @@ def read_model_facts(path: str) -> ModelFacts | None:
     """
     if path == BUILTIN_TINY:
         return ModelFacts(TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama")
-    file = Path(path) / "config.json" if os.path.isdir(path) else _cached_config(path)
+    folder = os.path.expanduser(path)
+    file = Path(folder) / "config.json" if os.path.isdir(folder) else _cached_config(path)
     if file is None:
         return None
     try:
@@ -72,6 +74,24 @@ def read_model_facts(path: str) -> ModelFacts | None:
     return _facts_of(values)
 
 
+def looks_local(path: str) -> bool:
+    """A path that exists, or is written like one; a hub id is name or owner/name."""
+    is_written_so = path.startswith(("/", "./", "../", "~")) or path.endswith("/") or path.count("/") > 1
+    return is_written_so or os.path.exists(path)
+
+
+def model_missing(path: str, why: str = "") -> Finding:
+    """The finding CF541, without its place; its page is the rule's, in checks/rules_model.py."""
+    return Finding(
+        "CF541",
+        f"model.path names no model: {path}",
+        notes=(*filter(None, [why]), "a model is a local Hugging Face folder, a hub id or builtin:tiny"),
+        helps=("write the folder that holds config.json and the weights",),
+        unreadable=True,
+    )
+
+
+@page("CF540")
 def needs_trained_embeddings(
     config: Config, model_vocab_rows: int, tokenizer_vocabulary: int, tied: bool
 ) -> Finding | None:
@@ -93,7 +113,7 @@ def needs_trained_embeddings(
         return None
     lacking = [name for name, has in (("embed_tokens", has_input), ("lm_head", has_output)) if not has]
     return Finding(
-        code="CF540",
+        "CF540",
         title=(
             f"the tokenizer has {tokenizer_vocabulary:,} pieces, the model {model_vocab_rows:,} rows, "
             f"and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not trained"

@@ -1,0 +1,38 @@
+"""What a person sees while data is tokenised, when that takes long: a plain line on stderr now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+FIRST_LINE_SECONDS = 2.0
+LINE_SECONDS = 5.0
+
+
+class TokenisingLine:
+    """`ensure_index`'s progress: fed with (records done, records in all or None), silent for the first
+    seconds.
+
+    The number of records in all is an estimate for large files, and said as such.
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._began_at_records = 0
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Say how far the reading is, if it is time to."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._began_at_records = now, done
+            self._next = now + FIRST_LINE_SECONDS
+        if now < self._next:
+            return
+        self._next = now + LINE_SECONDS
+        speed = (done - self._began_at_records) / (now - self._began)
+        line = f"tokenising   {done:,} records"
+        if total is not None and total >= done and speed > 0:
+            minutes, seconds = divmod(round((total - done) / speed), 60)
+            line += f" of about {total:,}   {speed:,.0f} records/s   {minutes:,}:{seconds:02d} left"
+        print(line, file=sys.stderr, flush=True)
