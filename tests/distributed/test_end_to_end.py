@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from support.reloaded import indexes_of, mean_loss, validation_loss_of
 pytestmark = pytest.mark.distributed
 
 STEPS = 4
-BFLOAT16 = 2e-2
+BFLOAT16_LOSS, BFLOAT16_NORM = 2e-3, 1e-2
+"""Relative to float32; measured over these four steps: losses within 4e-4, gradient norms within 2.1e-3."""
 SAMPLES, VALIDATION_SAMPLES = 18, 5
 TEXT = [f"河水向东流 {number} " + "the river runs east " * (number % 4) for number in range(40)]
 Jobs = dict[str, dict[str, Any]]
@@ -94,11 +96,11 @@ ONE_PROCESS: Jobs = {
     "folded-bfloat16-full": {"model.dtype": "bfloat16", "lora": "null"},
     "told-accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
     "told-bfloat16": {"ACCELERATE_MIXED_PRECISION": "bf16"},
-    "told-float8": {"ACCELERATE_MIXED_PRECISION": "fp8"},
-    "told-dynamo": {"ACCELERATE_DYNAMO_BACKEND": "EAGER"},
-    "told-deepspeed": {"ACCELERATE_USE_DEEPSPEED": "true"},
+    "told-dynamo": {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
     "told-fsdp": {"ACCELERATE_USE_FSDP": "true"},
+    "told-deepspeed": {"ACCELERATE_USE_DEEPSPEED": "true"},
 }
+REFUSED = ("told-deepspeed", "told-fsdp")
 
 
 def write_tied_llama(folder: Path) -> None:
@@ -166,6 +168,10 @@ def losses(runs: Path, name: str) -> list[float]:
     return [line["loss"] for line in ledger(runs / name)]
 
 
+def norms(runs: Path, name: str) -> list[float]:
+    return [line["grad_norm"] for line in ledger(runs / name)]
+
+
 def said(runs: Path, name: str) -> str:
     return (runs / f"{name}.said").read_text(encoding="utf-8")
 
@@ -175,28 +181,27 @@ def base_of(runs: Path, name: str) -> Path:
 
 
 def test_every_run_foots(runs: Path) -> None:
-    refused = {"told-deepspeed", "told-fsdp", "told-dynamo", "told-float8"}
     for name, code in codes(runs).items():
-        if name not in refused:
+        if name not in REFUSED:
             assert code == 0, name
             assert receipt(runs / name)["foots"] is True, name
 
 
-@pytest.mark.parametrize("stage", (0, 2, 3))
-@pytest.mark.parametrize("kind", ("adapter", "tied", "only-lora"))
-def test_the_adapter_is_the_trained_model(runs: Path, kind: str, stage: int) -> None:
+@pytest.mark.parametrize(
+    "name", [*(f"{kind}-zero{stage}" for kind in ("adapter", "tied") for stage in (0, 2, 3)), "only-lora"]
+)
+def test_the_adapter_is_the_trained_model(runs: Path, name: str) -> None:
     """Loaded by peft alone, one unpadded sample at a time, it has the loss the trained model had."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    name = kind if kind == "only-lora" else f"{kind}-zero{stage}"
     validation = indexes_of(runs / "index", runs / "validation.jsonl")[0]
     base = AutoModelForCausalLM.from_pretrained(base_of(runs, name), dtype=torch.float32)
     untrained = mean_loss(base, validation)
     model = PeftModel.from_pretrained(base, runs / name / "adapter")
     assert mean_loss(model, validation) == pytest.approx(validation_loss_of(runs / name), rel=1e-6)
     assert validation_loss_of(runs / name) != pytest.approx(untrained, rel=1e-3)
-    if kind == "tied":
+    if "tied" in name:
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
         assert torch.equal(table.weight, head.weight)
 
@@ -246,7 +251,9 @@ def test_pretraining_reads_text_json_lines_and_parquet_alike(runs: Path) -> None
             assert line["samples_sha256"] == other["samples_sha256"]
             assert line["loss"] == pytest.approx(other["loss"], rel=1e-6)
     first = expected[0]
-    assert first["trained_tokens"] == first["real_tokens"] - first["real_samples"]  # all but each block's first
+    assert (
+        first["trained_tokens"] == first["real_tokens"] - first["real_samples"]
+    )  # all but each block's first
 
 
 @pytest.mark.parametrize(
@@ -271,14 +278,21 @@ def test_what_becomes_of_an_epochs_rest(runs: Path, policy: str, sizes: list[int
         assert sum(sizes) == 3 * SAMPLES
 
 
-def test_bfloat16_stays_near_float32(runs: Path) -> None:
-    """Measured: TODO."""
-    expected = losses(runs, "adapter-zero2")
-    for name in ("bfloat16-zero1", "bfloat16-zero2", "bfloat16-zero3", "folded-bfloat16"):
-        assert losses(runs, name) == pytest.approx(expected, rel=BFLOAT16), name
-    expected = losses(runs, "full-zero2")
-    for name in ("bfloat16-full", "folded-bfloat16-full"):
-        assert losses(runs, name) == pytest.approx(expected, rel=BFLOAT16), name
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("bfloat16-zero1", "adapter-zero2"),
+        ("bfloat16-zero2", "adapter-zero2"),
+        ("bfloat16-zero3", "adapter-zero2"),
+        ("folded-bfloat16", "adapter-zero2"),
+        ("bfloat16-full", "full-zero2"),
+        ("folded-bfloat16-full", "full-zero2"),
+    ],
+)
+def test_bfloat16_stays_near_float32(runs: Path, name: str, twin: str) -> None:
+    assert losses(runs, name) != losses(runs, twin)
+    assert losses(runs, name) == pytest.approx(losses(runs, twin), rel=BFLOAT16_LOSS)
+    assert norms(runs, name) == pytest.approx(norms(runs, twin), rel=BFLOAT16_NORM)
 
 
 def test_validation_is_the_same_on_one_process_and_on_two(runs: Path) -> None:
@@ -294,10 +308,12 @@ def test_validation_every_so_many_steps(runs: Path) -> None:
 
 
 def test_gradient_checkpointing_changes_nothing(runs: Path) -> None:
-    for name, twin in (("checkpointing-zero2", "adapter-zero2"), ("checkpointing-zero3", "adapter-zero3")):
+    twins = {"zero2": "adapter-zero2", "zero3": "adapter-zero3", "full": "full-zero2"}
+    for kind, twin in twins.items():
+        name = f"checkpointing-{kind}"
         assert "activations are computed again" in said(runs, name)
         assert losses(runs, name) == pytest.approx(losses(runs, twin), rel=1e-6)
-    assert losses(runs, "checkpointing-full") == pytest.approx(losses(runs, "full-zero2"), rel=1e-6)
+        assert norms(runs, name) == pytest.approx(norms(runs, twin), rel=1e-6)
 
 
 def test_dropout_is_repeatable(runs: Path) -> None:
@@ -318,23 +334,29 @@ def test_wandb_mirrors_the_ledger(runs: Path) -> None:
 
 
 def wandb_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(history rows, summary) of an offline wandb file."""
+    """(history rows, summary) of an offline wandb file: seven bytes, then LevelDB's log format in blocks of
+    32 KiB.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(file))
-    rows, summary = [], {}
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            rows.append(
-                {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            )
-        if record.WhichOneof("record_type") == "summary":
-            changed = record.summary.update
-            summary |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in changed}
+    content, at, parts = file.read_bytes(), 7, b""
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    while at + 7 <= len(content):
+        if (left := -at % 32768) and left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind not in (1, 4):  # a whole record, or the last part of one
+            continue
+        record, parts = Record.FromString(parts), b""
+        changed = record.history.item if record.HasField("history") else record.summary.update
+        values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in changed}
+        if record.HasField("history"):
+            rows.append(values)
+        summary |= values if record.HasField("summary") else {}
     return rows, summary
 
 
@@ -352,17 +374,15 @@ def test_a_step_with_an_empty_slot(runs: Path) -> None:
     assert [line["real_samples"] for line in lines] == [5, 5, 5, 3]
 
 
-@pytest.mark.parametrize("name", ("told-accumulation", "told-bfloat16"))
+@pytest.mark.parametrize("name", ("told-accumulation", "told-bfloat16", "told-dynamo"))
 def test_variables_of_accelerate_do_not_change_the_run(runs: Path, name: str) -> None:
     assert losses(runs, name) == losses(runs, "folded")
 
 
-@pytest.mark.parametrize("name", ("told-float8", "told-dynamo", "told-deepspeed", "told-fsdp"))
-def test_variables_that_accelerate_would_obey_are_refused_or_harmless(runs: Path, name: str) -> None:
-    if codes(runs)[name] == 0:
-        assert losses(runs, name) == losses(runs, "folded")
-    else:
-        assert codes(runs)[name] == 1
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_engine_of_accelerates_own_is_refused(runs: Path, name: str) -> None:
+    assert codes(runs)[name] == 1
+    assert "accelerate is set to drive an engine of its own (ACCELERATE_USE_" in said(runs, name)
 
 
 def test_accelerates_own_options_do_not_change_the_run(runs: Path) -> None:

@@ -78,12 +78,12 @@ def test_plan_json_has_the_contracts_keys(tmp_path: Path) -> None:
 
 def test_overrides_may_stand_before_and_after_an_option(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    done = _pure("plan", config, "run.name=first", "--json", "run.name=second", "run.seed=7")
+    done = _pure("plan", config, "lr.reference=1e-3", "--json", "lr.reference=3e-3", "run.seed=7")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout) == json.loads(
-        _pure("plan", config, "run.name=second", "run.seed=7", "--json").stdout
+        _pure("plan", config, "lr.reference=3e-3", "run.seed=7", "--json").stdout
     )
-    assert json.loads(done.stdout)["name"] == "second"
+    assert json.loads(done.stdout)["learning_rate"]["reference"] == 3e-3
     assert _pure("plan", config, "--jsn", "run.seed=7").returncode == 2
     assert _pure("explain", "CF101", "run.seed=7").returncode == 2
 

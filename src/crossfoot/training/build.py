@@ -18,7 +18,7 @@ from crossfoot.planning.deepspeed_config import owned_numbers, resolve_deepspeed
 from crossfoot.planning.run_folder import ATTEMPT_NAME, DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
-from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
+from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.loop import Training
 from crossfoot.training.lora import prepare_training, trained_summary
 from crossfoot.training.loss import SummedLoss
@@ -53,6 +53,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         if ranks.is_first:
             print(line, file=sys.stderr, flush=True)
 
+    mirror = _mirror(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
@@ -72,7 +73,6 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
     progress = ProgressLine(work.steps) if ranks.is_first else None
-    mirror = WandbMirror(plan, work.lock) if ranks.is_first and config.tracking.wandb != "off" else None
     keeper = Bookkeeper(
         plan=plan,
         index=work.index,
@@ -94,6 +94,22 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         after_step=_validator(work, engine, ranks, report),
     )
     return Built(training, loaded, model, progress, mirror)
+
+
+def _mirror(work: Assignment, ranks: Ranks) -> WandbMirror | None:
+    """Rank 0's mirror; where it does not start, every rank raises rank 0's Refused."""
+    if work.plan.run.config.tracking.wandb == "off":
+        return None
+    mirror, findings = None, ()
+    if ranks.is_first:
+        try:
+            mirror = WandbMirror(work.plan, work.lock)
+        except Refused as refused:
+            findings = refused.findings
+    findings = ranks.gather(findings)[0]
+    if findings:
+        raise Refused(findings)
+    return mirror
 
 
 def _load(
@@ -141,7 +157,9 @@ def _engine(
         expected: dict[str, Any] = {
             "processes": 1,
             "gradient_accumulation_steps": 1,
+            "mixed_precision": ACCELERATE_PRECISION[config.model.dtype],
             "distributed_type": "NO",
+            "compiled": False,
         }
     else:
         if ranks.is_first:

@@ -11,6 +11,9 @@ from torch import nn
 
 from crossfoot.training.batches import Batch
 
+ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""model.dtype in accelerate's words."""
+
 
 class Engine(Protocol):
     """One rank's engine. `loss` is this forward's summed loss; `weight` is what a summed loss is multiplied
@@ -137,9 +140,11 @@ class AccelerateEngine:
         from accelerate import Accelerator
         from accelerate.utils import GradientAccumulationPlugin
 
-        precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[dtype]
+        # Everything is said outright: what is left out, accelerate takes from its launcher's variables.
         self._accelerator = Accelerator(
-            mixed_precision=precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+            mixed_precision=ACCELERATE_PRECISION[dtype],
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_backend="no",
         )
         self.module = model
         self._model, self._wrapped = self._accelerator.prepare(model, optimizer)
@@ -181,6 +186,7 @@ class AccelerateEngine:
             "gradient_accumulation_steps": self._accelerator.gradient_accumulation_steps,
             "mixed_precision": self._accelerator.mixed_precision,
             "distributed_type": str(self._accelerator.distributed_type.value),
+            "compiled": self._model is not self.module,
         }
 
     def evaluating(self, on: bool) -> None:

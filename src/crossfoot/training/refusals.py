@@ -29,6 +29,21 @@ def tracker_missing(mode: str, place: Place) -> Finding:
     )
 
 
+@page("CF016")
+def tracker_refuses(mode: str, reason: str, place: Place) -> Finding:
+    """CF016: Weights & Biases was asked for, and does not start.
+
+    Most often nobody is logged in on the machine of rank 0, or it has no way to the server. The run stops
+    before the model is loaded: a run whose mirror is silently missing would be found out too late.
+    """
+    return Finding(
+        "CF016",
+        f"tracking.wandb is {mode}, but wandb does not start: {reason}",
+        place=place,
+        helps=("log in with `wandb login`", "or set tracking.wandb to offline, or off"),
+    )
+
+
 @page("CF420")
 def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
     """CF420: two ranks hold different plans.

@@ -9,7 +9,7 @@ from typing import Any
 from crossfoot.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
-from crossfoot.training.refusals import tracker_missing
+from crossfoot.training.refusals import tracker_missing, tracker_refuses
 from crossfoot.written.run_file import RunFile
 
 
@@ -20,19 +20,31 @@ def refuse_missing_tracker(run: RunFile) -> None:
 
 
 class WandbMirror:
-    """One wandb run with the ledger's numbers under the ledger's names."""
+    """One wandb run with the ledger's numbers under the ledger's names. Raises Refused when wandb does not
+    start.
+    """
 
     def __init__(self, plan: RunPlan, lock: Mapping[str, Any]) -> None:
         import wandb
 
         config = plan.run.config
-        self._run = wandb.init(
-            project=config.tracking.project,
-            name=config.run.name,
-            dir=plan.run.run_dir,
-            mode=config.tracking.wandb,
-            config=dict(lock),
+        # Of itself wandb also sends what is printed, the machine's load, the code's git state and its patch.
+        nothing_else = wandb.Settings(
+            console="off", x_disable_stats=True, disable_git=True, disable_code=True, quiet=True
         )
+        try:
+            self._run = wandb.init(
+                project=config.tracking.project,
+                name=config.run.name,
+                dir=plan.run.run_dir,
+                mode=config.tracking.wandb,
+                config=dict(lock),
+                settings=nothing_else,
+            )
+        except wandb.errors.Error as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            place = plan.run.place("tracking", "wandb")
+            raise Refused(tracker_refuses(config.tracking.wandb, reason, place)) from error
 
     def __call__(self, entry: StepEntry) -> None:
         """Mirror one ledger line: its numbers; causes and per-rank rows stay in the ledger."""
