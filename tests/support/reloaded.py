@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from crossfoot.index.store import DataIndex, open_index, read_header
+from crossfoot.index.templates import TEMPLATES
 
 
 def indexes_of(index_dir: Path, file: Path) -> list[DataIndex]:
@@ -48,3 +49,29 @@ def validation_loss_of(run_dir: Path) -> float:
     loss = ending["validation_loss"]
     assert isinstance(loss, float)
     return loss
+
+
+def choose(model: torch.nn.Module, folder: Path, file: Path, answers: tuple[str, str]) -> tuple[float, float]:
+    """(share of samples whose right answer is the likelier of two, mean probability of the right answer's
+    tokens). The prompt is put together here, not taken from an index.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    right, probability = 0, 0.0
+    for sample in samples:
+        prompt = tokenizer.encode(TEMPLATES["alpaca2"](sample["instruction"], sample["input"]))
+        endings = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+        scores = dict(zip(answers, (_log_probability(model, prompt, ids) for ids in endings), strict=True))
+        right += max(scores, key=lambda answer: scores[answer]) == sample["output"]
+        probability += float(np.exp(scores[sample["output"]]))
+    return right / len(samples), probability / len(samples)
+
+
+def _log_probability(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> float:
+    """Of the answer's tokens together, after the prompt."""
+    ids = torch.tensor([prompt + answer])
+    with torch.no_grad():
+        logits = model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, :-1]
+    return float(logits.log_softmax(-1).gather(1, ids[0, -len(answer) :, None]).sum())

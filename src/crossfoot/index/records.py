@@ -50,9 +50,12 @@ def file_problem(path: str, task: Task) -> Problem | None:
     if kind not in KINDS[task]:
         if kind == ".txt":
             return Problem(
-                "CF502", 0, "plain text has no instructions; it is read by data.task: pretrain", fatal=True
+                "CF502",
+                0,
+                f"{path} is plain text, which has no instructions; data.task: pretrain reads it",
+                fatal=True,
             )
-        return Problem("CF502", 0, f"{task} reads {', '.join(KINDS[task])}", fatal=True)
+        return Problem("CF502", 0, f"{path}: {task} reads {', '.join(KINDS[task])}", fatal=True)
     if os.path.isdir(path):
         return Problem("CF501", 0, f"{path} is a folder", fatal=True)
     try:

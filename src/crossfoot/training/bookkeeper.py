@@ -76,7 +76,7 @@ class Bookkeeper:
         return Stop.NO if waiting is None else self._book_step(*waiting)
 
     def close(self) -> Stop:
-        """Book the last step and make the ledger durable. Returns why the run stops: the same on all ranks."""
+        """Book the last step, make the ledger durable. Returns why the run stops, the same on all ranks."""
         waiting, self._waiting = self._waiting, None
         stop = Stop.NO if waiting is None else self._book_step(*waiting)
         if self._book is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
@@ -52,7 +55,13 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         loss = validation_loss(built.training.engine, work.validation, ranks, micro)
     finding = built.training.keeper.finding
     saved = None
-    if stop is not Stop.NOT_WRITABLE:
+    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
+    if finding is None and stop is Stop.NOT_FINITE:
+        finding = not_finite(steps_done, str(Path(run.run_dir) / LEDGER_FILE))
+        if not is_finite:
+            note = "the trained weights are not finite either, so they were not saved"
+            finding = replace(finding, notes=(*finding.notes, note))
+    if stop is not Stop.NOT_WRITABLE and is_finite:
         saved = str(Path(run.run_dir) / (ADAPTER_NAME if run.config.lora else MODEL_NAME))
         problem = _save(work, built, saved)
         finding = finding or problem
@@ -60,8 +69,14 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         exit_code, saved = (1, None) if failed else (exit_code, saved)
     if ranks.is_first:
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
-        exit_code = _write_receipt(work, built, ending, stop, finding)
+        exit_code = _write_receipt(work, built, ending, finding)
     return int(ranks.gather(exit_code)[0])
+
+
+def _is_finite(model: nn.Module) -> bool:
+    """Whether this rank's part of what is trained holds numbers only."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
 
 
 def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
@@ -85,13 +100,9 @@ def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
     return None
 
 
-def _write_receipt(
-    work: Assignment, built: Built, ending: Ending, stop: Stop, finding: Finding | None
-) -> int:
+def _write_receipt(work: Assignment, built: Built, ending: Ending, finding: Finding | None) -> int:
     """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code."""
     folder = Path(work.plan.run.run_dir)
-    if stop is Stop.NOT_FINITE and finding is None:
-        finding = not_finite(ending.step, str(folder / LEDGER_FILE))
     findings = [finding] if finding is not None else []
     exit_code = ending.exit_code
     try:
@@ -114,7 +125,7 @@ def _write_receipt(
 
 def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     run = work.plan.run
-    if exit_code == 130:
+    if exit_code == 130 or (exit_code == 1 and ending.step < work.steps):
         print(
             f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {run.run_dir}/ledger.jsonl", end=""
         )

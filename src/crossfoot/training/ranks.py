@@ -67,7 +67,7 @@ class Ranks:
 
 
 def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
-    """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins nothing."""
+    """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins none."""
     if engine_kind == "accelerate":
         return Ranks(0, 1, None)
     os.environ.update(rendezvous(world, environ))

@@ -1,0 +1,100 @@
+"""What stands around the training: the run folder's claim and release, signals by phase, lines while
+tokenising.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from crossfoot.finding import Refused
+from crossfoot.index import tokenising_line
+from crossfoot.index.tokenising_line import TokenisingLine
+from crossfoot.ledger.receipt import LEDGER_FILE, LOCK_FILE
+from crossfoot.planning.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
+from crossfoot.training.stopping import Stop, StopRequest
+from crossfoot.written.run_file import RunFile, load_run
+from support.launching import small_config
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFile:
+    return load_run(str(small_config(tmp_path)), [f"run.dir={tmp_path}/runs/one"])
+
+
+def _code(refused: pytest.ExceptionInfo[Refused]) -> str:
+    return refused.value.findings[0].code
+
+
+def test_looking_at_a_free_folder_leaves_nothing_behind(run: RunFile) -> None:
+    refuse_used_folder(run)
+    assert not Path(run.run_dir).parent.exists()
+
+
+def test_a_claimed_folder_is_refused_to_others_until_released(run: RunFile) -> None:
+    make_folder(run)
+    with pytest.raises(Refused) as early:
+        refuse_used_folder(run)
+    with pytest.raises(Refused) as late:  # both looked while it was free
+        make_folder(run)
+    assert (_code(early), _code(late)) == ("CF011", "CF011")
+    folder = Path(run.run_dir)
+    (folder / LOCK_FILE).write_text("{}", encoding="utf-8")
+    (folder / LEDGER_FILE).touch()
+    release_folder(run)
+    assert not folder.exists()
+    refuse_used_folder(run)
+
+
+def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile) -> None:
+    folder = Path(run.run_dir)
+    make_folder(run)
+    (folder / LEDGER_FILE).write_text("{}\n", encoding="utf-8")
+    release_folder(run)
+    assert (folder / ATTEMPT_NAME).exists()
+    (folder / LEDGER_FILE).write_text("", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    release_folder(run)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number: signal.Signals) -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), number)
+    with StopRequest() as stop:
+        stop.begin()
+        os.kill(os.getpid(), number)
+        assert stop.reason is (Stop.INTERRUPTED if number == signal.SIGINT else Stop.TERMINATED)
+
+
+def test_a_swallowed_signal_ends_the_run_before_its_first_step() -> None:
+    with StopRequest() as stop:
+        with contextlib.suppress(BaseException):  # as a library might
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # the launcher's echo: said once is enough
+        with pytest.raises(KeyboardInterrupt):
+            stop.begin()
+
+
+def test_lines_while_tokenising(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [100.0]
+    monkeypatch.setattr(tokenising_line.time, "monotonic", lambda: now[0])
+    line = TokenisingLine()
+    for at, done in ((100.0, 1000), (101.0, 2000), (102.0, 3000), (103.0, 4000), (107.0, 8000)):
+        now[0] = at
+        line(done, 100_000)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "tokenising   3,000 records of about 100,000   1,000 records/s   1:37 left",
+        "tokenising   8,000 records of about 100,000   1,000 records/s   1:32 left",
+    ]
+    now[0] = 120.0
+    line(9000, None)
+    line(9001, None)
+    assert capsys.readouterr().err == "tokenising   9,000 records\n"
