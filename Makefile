@@ -12,7 +12,7 @@ $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -
 help:
 	@echo "make demo       plan a small run, train it on 2 ranks, print its receipt (under 3 minutes once installed)"
 	@echo "make test       the tests; PYTEST_ARGS='-m slow' for the long ones"
-	@echo "make check      formatting, lint and types"
+	@echo "make check      formatting, lint, types and the quick tests"
 	@echo "make real-data  real weights (SmolLM2-135M) and real Chinese reviews, into real/"
 	@echo "make clean      remove .venv, caches and runs/demo; other runs and real/ stay"
 
@@ -26,6 +26,7 @@ check: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests/unit tests/findings tests/properties
 
 real-data: .venv/.installed-real
 	@$(BIN)/python tools/real_data.py

@@ -35,7 +35,7 @@ BFLOAT16_LOSS, BFLOAT16_NORM = 2e-3, 1e-2
 SAMPLES, VALIDATION_SAMPLES = 18, 5
 TEXT = [f"河水向东流 {number} " + "the river runs east " * (number % 4) for number in range(40)]
 Jobs = dict[str, dict[str, Any]]
-"""Name -> the words that override the config; `environ` is the process's."""
+"""Name -> what overrides the config, and in capitals the variables of the process."""
 
 
 def zero(stage: int) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def zero(stage: int) -> dict[str, Any]:
 
 def job(name: str, config: Path, words: dict[str, Any]) -> dict[str, Any]:
     """One entry of JOBS.json, in a run folder beside the config."""
-    environ = {key: value for key, value in words.items() if key.startswith("ACCELERATE_")}
+    environ = {key: value for key, value in words.items() if key.isupper()}
     given = {"run.dir": config.parent / name, "run.name": name, **words}
     overrides = [f"{key}={value}" for key, value in given.items() if key not in environ]
     return {"name": name, "config": str(config), "overrides": overrides, "environ": environ}
@@ -99,8 +99,15 @@ ONE_PROCESS: Jobs = {
     "told-dynamo": {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
     "told-fsdp": {"ACCELERATE_USE_FSDP": "true"},
     "told-deepspeed": {"ACCELERATE_USE_DEEPSPEED": "true"},
+    "nobody-logged-in": {
+        "tracking.wandb": "online",
+        "WANDB_API_KEY": "",
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "HOME": "/nonexistent",
+        "NETRC": "/nonexistent",
+    },
 }
-REFUSED = ("told-deepspeed", "told-fsdp")
+REFUSED = ("told-deepspeed", "told-fsdp", "nobody-logged-in")
 
 
 def write_tied_llama(folder: Path) -> None:
@@ -333,6 +340,12 @@ def test_wandb_mirrors_the_ledger(runs: Path) -> None:
     assert summary["foots"] is True
 
 
+def test_a_tracker_that_does_not_start_is_refused(runs: Path) -> None:
+    assert codes(runs)["nobody-logged-in"] == 1
+    assert "tracking.wandb is online, but wandb does not start: No API key" in said(runs, "nobody-logged-in")
+    assert not (runs / "nobody-logged-in" / "ledger.jsonl").exists()
+
+
 def wandb_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(history rows, summary) of an offline wandb file: seven bytes, then LevelDB's log format in blocks of
     32 KiB.
@@ -379,7 +392,7 @@ def test_variables_of_accelerate_do_not_change_the_run(runs: Path, name: str) ->
     assert losses(runs, name) == losses(runs, "folded")
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ("told-deepspeed", "told-fsdp"))
 def test_an_engine_of_accelerates_own_is_refused(runs: Path, name: str) -> None:
     assert codes(runs)[name] == 1
     assert "accelerate is set to drive an engine of its own (ACCELERATE_USE_" in said(runs, name)

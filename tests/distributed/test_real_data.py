@@ -23,6 +23,8 @@ REVIEWS = ROOT / "real" / "reviews-validation.jsonl"
 CHINESE = ROOT.parent / "shared" / "data"
 ANSWERS = ("正面", "负面")
 FLOAT32_BYTES = 4
+SCORED = 100
+"""Validation samples whose two answers are compared."""
 
 
 def train(config: str, folder: Path) -> tuple[str, Path]:
@@ -84,7 +86,7 @@ def test_smollm2s_adapter_is_the_trained_model(reviews: tuple[str, Path]) -> Non
 
     _, run_dir = reviews
     base = AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32).eval()
-    before = choose(base, SMOLLM2, REVIEWS, ANSWERS)
+    before = choose(base, SMOLLM2, REVIEWS, ANSWERS, SCORED)
     model = PeftModel.from_pretrained(base, run_dir / "adapter").eval()
     (validation,) = indexes_of(run_dir.parent / "index", REVIEWS.relative_to(ROOT))
     assert mean_loss(model, validation) == pytest.approx(validation_loss_of(run_dir), rel=1e-6)
@@ -95,7 +97,7 @@ def test_smollm2s_adapter_is_the_trained_model(reviews: tuple[str, Path]) -> Non
     assert (run_dir / "adapter" / "adapter_model.safetensors").stat().st_size == pytest.approx(
         expected, rel=1e-2
     )
-    after = choose(model, SMOLLM2, REVIEWS, ANSWERS)
+    after = choose(model, SMOLLM2, REVIEWS, ANSWERS, SCORED)
     for when, (share, probability) in (("before", before), ("after", after)):
         print(f"{when}: {share:.1%} right, probability of the right answer {probability:.4f}")
     assert after[1] > before[1]

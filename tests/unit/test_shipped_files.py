@@ -1,4 +1,4 @@
-"""Ship only what is tested: every config plans and checks clean, every command of the README's list exists."""
+"""Ship only what is tested: configs plan and check clean; what the README names exists."""
 
 from __future__ import annotations
 

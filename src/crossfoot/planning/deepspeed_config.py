@@ -37,6 +37,20 @@ def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
     }
 
 
+def owned_optimizer(config: Config) -> dict[str, Any]:
+    """What the optimizer must be, whatever the engine wraps around it (`optimizer_facts` reads the same
+    back).
+    """
+    section = config.optimizer
+    is_adamw = section.name == "adamw"
+    return {
+        "optimizer.name": section.name,
+        "optimizer.weight_decay": section.weight_decay if is_adamw else 0,
+        "optimizer.betas": section.betas if is_adamw else None,
+        "optimizer.eps": section.eps if is_adamw else None,
+    }
+
+
 def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPlan) -> dict[str, Any]:
     """The config for `deepspeed.initialize`: one owner per number, nothing left on "auto".
 

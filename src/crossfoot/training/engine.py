@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,44 +16,73 @@ ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """model.dtype in accelerate's words."""
 
 
-class Engine(Protocol):
-    """One rank's engine. `loss` is this forward's summed loss; `weight` is what a summed loss is multiplied
-    with so that after the engine's own averaging over `dp_degree` ranks every trained token of the step
-    counts the same.
+class Engine(ABC):
+    """One rank's engine: the seam. Two makers below fill it.
+
+    kind: its name. dp_degree: ranks whose gradients are averaged. device: of this rank. module: what was
+    wrapped; its hooks see what the engine hands on. optimizer: the torch optimizer that really updates
+    weights, below every wrapper.
     """
 
     kind: str
     dp_degree: int
     device: torch.device
     module: nn.Module
-    """What was wrapped: its hooks see what the engine hands on."""
     optimizer: torch.optim.Optimizer
-    """The torch optimizer that really updates weights, below every wrapper."""
+    _callable: nn.Module
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Summed loss of one forward, on this rank."""
+        moved = batch.to(self.device)
+        loss: torch.Tensor = self._callable(
+            input_ids=moved.input_ids,
+            labels=moved.labels,
+            predicting=moved.predicting,
+            segments=moved.segments,
+        )
+        return loss
 
+    @abstractmethod
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
-        """Add this forward's gradients; `last`: the step's last forward, gradients are reduced now."""
+        """Add this forward's gradients; `last`: the step's last forward, gradients are reduced now.
 
+        loss: as `forward` returned it. weight: what a summed loss is multiplied with so that after the
+        engine's own averaging over `dp_degree` ranks every trained token of the step counts the same.
+        """
+
+    @abstractmethod
     def step(self) -> Callable[[], float]:
         """Clip and update. Returns a reader of the global gradient norm before clipping (all ranks)."""
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next update, all parameter groups."""
-
-    def read_back(self) -> dict[str, Any]:
-        """What the engine itself believes, for comparison with the plan."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def evaluating(self, on: bool) -> None:
         """Switch dropout off or on."""
+        self._callable.train(not on)
+
+    @abstractmethod
+    def read_back(self) -> dict[str, Any]:
+        """What the engine itself believes after its initialisation, for comparison with the plan."""
+
+
+def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer will do, by the names of the config: read back from its parameter groups."""
+    groups = optimizer.param_groups
+    facts: dict[str, Any] = {"optimizer.name": type(optimizer).__name__.lower()}
+    facts["optimizer.weight_decay"] = max(group["weight_decay"] for group in groups)
+    for name in ("betas", "eps"):
+        facts[f"optimizer.{name}"] = next((group[name] for group in groups if name in group), None)
+    return facts
 
 
 def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(Engine):
     """DeepSpeed used directly, for ZeRO 0-3. It owns clipping; batch numbers and precision are written into
     `config`.
     """
@@ -63,6 +93,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._callable = self._engine
         self._scheduler = scheduler
         self.module = model
         self.optimizer = optimizer
@@ -70,16 +101,6 @@ class DeepSpeedEngine:
         self.device = self._engine.device
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._stage = self._engine.zero_optimization_stage()
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Summed loss of one forward, on this rank."""
-        moved = batch.to(self.device)
-        return self._engine(
-            input_ids=moved.input_ids,
-            labels=moved.labels,
-            predicting=moved.predicting,
-            segments=moved.segments,
-        )
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and
@@ -101,11 +122,6 @@ class DeepSpeedEngine:
         norm = before if before is not None else self._engine.get_global_grad_norm()
         return lambda: math.nan if norm is None else float(norm)
 
-    def set_rate(self, rate: float) -> None:
-        """The learning rate of the next update, all parameter groups."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def read_back(self) -> dict[str, Any]:
         """What DeepSpeed believes after initialisation."""
         engine = self._engine
@@ -119,14 +135,11 @@ class DeepSpeedEngine:
             "fp16.enabled": bool(engine.fp16_enabled()),
             "lr_scheduler": type(self._scheduler).__name__ if self._scheduler is not None else None,
             "data_parallel_degree": self.dp_degree,
+            **optimizer_facts(engine.basic_optimizer),
         }
 
-    def evaluating(self, on: bool) -> None:
-        """Switch dropout off or on."""
-        self._engine.train(not on)
 
-
-class AccelerateEngine:
+class AccelerateEngine(Engine):
     """accelerate on exactly one process: the dry run, and the single-GPU run. The ranks of the plan are
     folded.
     """
@@ -147,21 +160,11 @@ class AccelerateEngine:
             dynamo_backend="no",
         )
         self.module = model
-        self._model, self._wrapped = self._accelerator.prepare(model, optimizer)
+        self._callable, self._wrapped = self._accelerator.prepare(model, optimizer)
         self.optimizer = optimizer
         self.device = self._accelerator.device
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._max_grad_norm = max_grad_norm
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Summed loss of one forward."""
-        moved = batch.to(self.device)
-        return self._model(
-            input_ids=moved.input_ids,
-            labels=moved.labels,
-            predicting=moved.predicting,
-            segments=moved.segments,
-        )
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients add up in place; there is nobody to reduce with."""
@@ -174,11 +177,6 @@ class AccelerateEngine:
         self._wrapped.zero_grad()
         return lambda: float(norm)
 
-    def set_rate(self, rate: float) -> None:
-        """The learning rate of the next update, all parameter groups."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def read_back(self) -> dict[str, Any]:
         """What accelerate believes: an environment variable of its launcher overrules its own arguments."""
         return {
@@ -186,9 +184,6 @@ class AccelerateEngine:
             "gradient_accumulation_steps": self._accelerator.gradient_accumulation_steps,
             "mixed_precision": self._accelerator.mixed_precision,
             "distributed_type": str(self._accelerator.distributed_type.value),
-            "compiled": self._model is not self.module,
+            "compiled": self._callable is not self.module,
+            **optimizer_facts(self._wrapped.optimizer),
         }
-
-    def evaluating(self, on: bool) -> None:
-        """Switch dropout off or on."""
-        self._model.train(not on)
