@@ -129,7 +129,7 @@ def test_unknown_endings(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     error = refused(written_run(tmp_path, [str(tmp_path / "a.csv"), str(tmp_path / "a.txt")]))
     assert [f.code for f in error.findings] == ["CF502", "CF502"]
-    assert "plain text has no instructions" in error.findings[1].label
+    assert "is plain text, which has no instructions" in error.findings[1].label
     assert error.exit_code == 1
 
 
