@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -108,16 +109,23 @@ def free_port() -> int:
 
 
 def start(command: Sequence[str | Path], **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command from the repository's root and wait for it."""
-    return subprocess.run(
-        [str(word) for word in command],
+    """Run a command from the repository's root and wait; past the time limit its whole group is ended."""
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words,
         cwd=ROOT,
         env=environment(**more),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
 def deepspeed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -131,8 +132,20 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
         )
         print(f" and {ending.adapter_path}" if ending.adapter_path else "")
     if exit_code == 0:
+        crossfoot = _command()
         print("next:")
-        print(f"  crossfoot receipt {run.run_dir}        the same receipt again, from the run's files")
-        print(f"  crossfoot plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
-        print("                                         another batch or cluster: what would train")
+        print(f"  {crossfoot} receipt {run.run_dir}")
+        print("      the same receipt again, from the run's files")
+        print(f"  {crossfoot} plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
+        print("      what would train with another batch, on another cluster")
+    if exit_code == 3:
+        print(f"what a cause means: {_command()} explain CODE")
     sys.stdout.flush()
+
+
+def _command() -> str:
+    """How crossfoot is called from here: by its name where PATH has it, else by the path of its script."""
+    script = Path(sys.executable).with_name("crossfoot")
+    if shutil.which("crossfoot") or not script.exists():
+        return "crossfoot"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
