@@ -240,12 +240,13 @@ def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
         raise Refused(model_missing(path))
     path = os.path.expanduser(path) if looks_local(path) else path
     try:
-        found = AutoConfig.from_pretrained(path)
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     if type(found) not in AutoModelForCausalLM._model_mapping:
         raise Refused(refusals.model_not_causal(path, found.model_type))
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
+    arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     if config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
     try:
