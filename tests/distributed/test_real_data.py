@@ -99,7 +99,7 @@ def test_smollm2s_adapter_is_the_trained_model(reviews: tuple[str, Path]) -> Non
     )
     after = choose(model, SMOLLM2, REVIEWS, ANSWERS, SCORED)
     for when, (share, probability) in (("before", before), ("after", after)):
-        print(f"{when}: {share:.1%} right, probability of the right answer {probability:.4f}")
+        print(f"{when}: {share:.1%} right, probability of the right answer {probability:.2g}")
     assert after[1] > before[1]
 
 

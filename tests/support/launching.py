@@ -19,7 +19,7 @@ from crossfoot.index.tiny import write_tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 1_200
 
 WORDS = ["red", "blue", "green", "seven", "eight", "nine", "river", *"山水月花鸟天地人"]
 
