@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from support.launching import (
     write_samples,
 )
 from support.reloaded import indexes_of, mean_loss, validation_loss_of
+from support.wandb_file import wandb_rows
 
 pytestmark = pytest.mark.distributed
 
@@ -344,33 +344,6 @@ def test_a_tracker_that_does_not_start_is_refused(runs: Path) -> None:
     assert codes(runs)["nobody-logged-in"] == 1
     assert "tracking.wandb is online, but wandb does not start: No API key" in said(runs, "nobody-logged-in")
     assert not (runs / "nobody-logged-in" / "ledger.jsonl").exists()
-
-
-def wandb_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(history rows, summary) of an offline wandb file: seven bytes, then LevelDB's log format in blocks of
-    32 KiB.
-    """
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, at, parts = file.read_bytes(), 7, b""
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    while at + 7 <= len(content):
-        if (left := -at % 32768) and left < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, at)
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind not in (1, 4):  # a whole record, or the last part of one
-            continue
-        record, parts = Record.FromString(parts), b""
-        changed = record.history.item if record.HasField("history") else record.summary.update
-        values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in changed}
-        if record.HasField("history"):
-            rows.append(values)
-        summary |= values if record.HasField("summary") else {}
-    return rows, summary
 
 
 def test_a_micro_batch_beyond_the_data(runs: Path) -> None:
