@@ -104,14 +104,11 @@ def test_no_batch_number_of_a_wrong_kind_passes(found, key: str, number: str) ->
 @pytest.mark.parametrize(
     "deepspeed", ["{}", '{"zero_optimization": {}}', '{"zero_optimization": {"stage": 0}}']
 )
-def test_bfloat16_adamw_unsharded_is_refused_and_nothing_near_it(found, deepspeed: str) -> None:
-    (finding,) = found(deepspeed, "model.dtype=bfloat16")
-    assert finding.code == "CF311"
-    assert finding.title.endswith("a first update of 0.74 of its size")
-    (finding,) = found(deepspeed, "model.dtype=bfloat16", "optimizer.betas=[0.9, 0.95]")
-    assert "0.73" in finding.title, "sqrt(1.95) / 1.9"
+def test_bfloat16_unsharded_is_refused_and_nothing_near_it(found, deepspeed: str) -> None:
+    for optimizer in ("adamw", "sgd"):
+        (finding,) = found(deepspeed, "model.dtype=bfloat16", f"optimizer.name={optimizer}")
+        assert finding.code == "CF311"
     assert found(deepspeed) == ()
-    assert found(deepspeed, "model.dtype=bfloat16", "optimizer.name=sgd") == ()
     assert found('{"zero_optimization": {"stage": 1}}', "model.dtype=bfloat16") == ()
 
 

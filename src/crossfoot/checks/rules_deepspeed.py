@@ -4,7 +4,6 @@ optimizer, schedule, ZeRO.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -201,33 +200,29 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF311")
 def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
-    """CF311: bfloat16 and adamw on ZeRO stage 0, where DeepSpeed makes one Adam step before the first.
+    """CF311: bfloat16 on ZeRO stage 0, which DeepSpeed cannot train exactly.
 
-    At stage 0 DeepSpeed 0.19 puts bfloat16 weights under its unfused half-precision optimizer, which makes
-    room for its state by one step on zero gradients (FP16_UnfusedOptimizer.initialize_optimizer_states). No
-    weight moves, but Adam's step count is one ahead ever after. Its bias correction then belongs to the next
-    step, and the first real update is sqrt(1 + beta2) / (1 + beta1) of what it should be (0.74 with the
-    default betas); the rate that the ledger shows is not to blame, and would not show it. Stages 1, 2 and 3
-    do not do this, nor does float32, and sgd has no such state.
+    crossfoot adds bfloat16 gradients up in float32, or the result would depend on the accumulation. Stage 0
+    of DeepSpeed 0.19 refuses that mix (NotImplementedError at start-up). Its own way, bfloat16 sums under the
+    unfused optimizer, is worse with adamw: room for the state is made by one step on zero gradients
+    (FP16_UnfusedOptimizer.initialize_optimizer_states), so Adam's step count is one ahead ever after and the
+    first real update is sqrt(1 + beta2) / (1 + beta1) of what it should be, 0.74 with the default betas.
+    Stages 1, 2 and 3 do neither, and float32 is right on all stages.
     """
     deepspeed, config = facts.deepspeed, facts.run.config
-    if deepspeed is None or config.model.dtype != "bfloat16" or config.optimizer.name != "adamw":
+    if deepspeed is None or config.model.dtype != "bfloat16":
         return
     block = deepspeed.get("zero_optimization") if "zero_optimization" in deepspeed.values else {}
     if not isinstance(block, dict) or whole_number(block.get("stage", 0)) != 0:
         return
-    beta1, beta2 = config.optimizer.betas
-    ratio = math.sqrt(1 + beta2) / (1 + beta1)  # (1-b1)/(1-b1^2) over sqrt((1-b2)/(1-b2^2)); eps left out
     is_written = facts.run.is_written("model.dtype")
     yield Finding(
         "CF311",
-        f"bfloat16 with adamw on ZeRO stage 0 makes a first update of {ratio:.2f} of its size",
+        "bfloat16 on ZeRO stage 0: DeepSpeed cannot add its gradients up in float32 there",
         place=deepspeed.place("zero_optimization", "stage"),
         label="" if "stage" in block else "no stage is written, which means 0",
         others=((facts.run.place("model.dtype"), "in float32 it is right"),) if is_written else (),
-        notes=(
-            "DeepSpeed makes one Adam step on zero gradients at start-up, so its step count is one ahead",
-        ),
+        notes=("its own sums are in bfloat16, and depend on the accumulation",),
         helps=(
             'write "zero_optimization": {"stage": 1}; the optimizer state is then sharded',
             "or set model.dtype to float32",

@@ -53,6 +53,8 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     loss = None
     if work.validation is not None and exit_code == 0:
         micro = work.plan.batch.micro_batch_size
+        if ranks.is_first:
+            print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
         loss = validation_loss(built.training.engine, work.validation, ranks, micro)
     finding = built.training.keeper.finding
     saved = None
