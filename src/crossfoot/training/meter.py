@@ -71,7 +71,6 @@ class ClosedStep:
     started: float
     step: int = -1
     grad_norm: Callable[[], float] = lambda: math.nan
-    loss_scale: float = 1.0
     seconds: float = 0.0
 
 
@@ -121,10 +120,10 @@ class Meter:
     def _see_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._now.rates.extend(float(group["lr"]) for group in optimizer.param_groups)
 
-    def end_step(self, step: int, grad_norm: Callable[[], float], loss_scale: float = 1.0) -> ClosedStep:
-        """Close the step on this rank. `grad_norm` is read later; `loss_scale` is fp16's, 1 otherwise."""
+    def end_step(self, step: int, grad_norm: Callable[[], float]) -> ClosedStep:
+        """Close the step on this rank. `grad_norm` is read later, when nothing has to wait for it."""
         done, self._now = self._now, ClosedStep([], [], time.monotonic())
-        done.step, done.grad_norm, done.loss_scale = step, grad_norm, loss_scale
+        done.step, done.grad_norm = step, grad_norm
         done.seconds = self._now.started - done.started
         self._forwards_begun = 0
         return done
@@ -135,7 +134,7 @@ class Meter:
 
     def witness(self, done: ClosedStep, stop: int = 0) -> StepWitness:
         """What this rank did in a step, in CPU numbers. `stop`: this rank's wish to end the run (0: none)."""
-        forwards = tuple(_testify(forward, done.loss_scale) for forward in done.forwards)
+        forwards = tuple(_testify(forward) for forward in done.forwards)
         loss_sum = sum(forward.loss.number() for forward in done.forwards if forward.loss is not None)
         grad_norm = done.grad_norm()
         return StepWitness(
@@ -157,7 +156,7 @@ def _odd_one(rates: list[float]) -> float:
     return min(set(rates), key=lambda rate: (rates.count(rate), rate), default=math.nan)
 
 
-def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:
+def _testify(forward: _Forward) -> ForwardWitness:
     """Digest every sample of one differentiated forward: ids as embedded, labels as they entered the loss."""
     if forward.input_ids is None or forward.gradient is None:
         return ForwardWitness(forward.number, 0, math.nan, ())
@@ -181,6 +180,6 @@ def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:
     return ForwardWitness(
         forward=forward.number,
         token_slots=int(input_ids.size),
-        token_weight=forward.gradient.number() / loss_scale,
+        token_weight=forward.gradient.number(),
         segments=tuple(segments),
     )
