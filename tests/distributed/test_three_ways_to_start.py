@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from crossfoot.written.run_file import load_run
 from support.launching import (
     ROOT,
     SCRIPTS,
@@ -70,6 +71,12 @@ def test_plain_python_and_the_verb_are_the_same(two_ranks: tuple[Path, Path]) ->
     verb = [sys.executable, "-m", "crossfoot", "train", config, f"run.dir={folder / 'verb'}"]
     assert start([*verb, "--stop-after", "2"]).returncode == 0
     _agree(folder, "verb", 2)
+
+
+def test_the_resolved_config_reads_back_equal(two_ranks: tuple[Path, Path]) -> None:
+    folder, config = two_ranks
+    resolved = load_run(str(folder / "deepspeed" / "attempt-001" / "config.yaml"))
+    assert resolved.config == load_run(str(config), [f"run.dir={folder / 'deepspeed'}"]).config
 
 
 def test_the_receipt_again_from_the_files(two_ranks: tuple[Path, Path]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.audit import audit
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import (
@@ -160,14 +160,6 @@ def write_receipt(path: str, receipt: Receipt) -> None:
     write_document(path, receipt.to_json())
 
 
-def findings_of(receipt: Receipt) -> tuple[Finding, ...]:
-    """The causes as findings, each at its sample's place in the data."""
-    return tuple(
-        Finding(cause.code, f"step {cause.step}: {cause.message}", place=_place(cause.origin))
-        for cause in receipt.causes
-    )
-
-
 def render_receipt(receipt: Receipt) -> str:
     """The receipt as text: rows, the verdict with its causes, then what the run leaves behind."""
     head = f"receipt  {receipt.name}  lock {receipt.sha[:7]}"
@@ -297,11 +289,3 @@ def _line(label: str, cells: Sequence[str], label_columns: int, columns: Sequenc
 
 def _signed(difference: int) -> str:
     return f"{difference:+,}" if difference else "0"
-
-
-def _place(origin: str | None) -> Place | None:
-    """The place in "file:line"."""
-    if origin is None:
-        return None
-    file, _, line = origin.rpartition(":")
-    return Place(file, int(line)) if file and line.isdigit() else Place(origin)

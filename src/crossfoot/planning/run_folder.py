@@ -15,6 +15,7 @@ from crossfoot.written.run_file import RunFile
 
 ATTEMPT_NAME = "attempt-001"
 DEEPSPEED_NAME = "deepspeed.json"
+CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -144,7 +145,7 @@ def release_folder(run: RunFile) -> None:
     with contextlib.suppress(OSError):
         if ledger.exists() and ledger.stat().st_size:
             return
-        for file in (ledger, folder / LOCK_FILE, attempt / DEEPSPEED_NAME):
+        for file in (ledger, folder / LOCK_FILE, attempt / CONFIG_NAME, attempt / DEEPSPEED_NAME):
             file.unlink(missing_ok=True)
         attempt.rmdir()
         folder.rmdir()

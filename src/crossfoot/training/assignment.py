@@ -16,10 +16,11 @@ from crossfoot.planning.lock import make_lock, write_lock
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static
-from crossfoot.planning.run_folder import make_folder, refuse_used_folder
+from crossfoot.planning.run_folder import ATTEMPT_NAME, CONFIG_NAME, make_folder, refuse_used_folder
 from crossfoot.starting.world import World, engine_for
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings, read_model_facts
+from crossfoot.written.resolved import dump_config
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,13 @@ def claim(work: Assignment) -> None:
 
 
 def announce(work: Assignment) -> None:
-    """Rank 0 writes the lock and shows the plan."""
+    """Rank 0 writes the lock and the resolved config, and shows the plan."""
     if work.world.rank != 0:
         return
-    write_lock(work.lock, work.plan.run.run_dir)
+    run = work.plan.run
+    write_lock(work.lock, run.run_dir)
+    resolved = Path(run.run_dir) / ATTEMPT_NAME / CONFIG_NAME
+    resolved.write_text(dump_config(run.config), encoding="utf-8")
     print(render_plan(work.plan, work.lock["sha256"]), flush=True)
     planned = work.plan.batch
     if work.folded and planned.topology.world_size > 1:
