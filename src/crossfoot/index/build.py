@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from crossfoot.durable import sync_folder
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.index.bad_data import (
     NAMED_RECORDS,
@@ -37,7 +38,7 @@ from crossfoot.index.samples import BlockCutter, Encoder, Sample, Texts, sft_sam
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
 from crossfoot.index.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
-from crossfoot.index.writer import IndexWriter, fsync_folder
+from crossfoot.index.writer import IndexWriter
 
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
@@ -138,7 +139,7 @@ def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
                     os.rename(final, aside)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    fsync_folder(os.path.dirname(final))
+    sync_folder(os.path.dirname(final))
 
 
 class _Problems:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
 from crossfoot.index.records import Task, file_problem, kind_of, read_records
@@ -188,7 +189,7 @@ def estimate_samples(files: Sequence[str], task: Task, max_seq_len: int) -> int:
         return records
     text_bytes = sum(os.path.getsize(file) for file in files)
     tokens = int(text_bytes / BYTES_PER_TOKEN) + records
-    return -(-tokens // max_seq_len)
+    return ceil_div(tokens, max_seq_len)
 
 
 def _count_file(file: str, task: Task) -> int:

@@ -10,9 +10,7 @@ import os
 import tempfile
 from hashlib import sha256
 
-BUILTIN_TINY = "builtin:tiny"
 SPECIALS = ("<unk>", "<s>", "</s>", "<pad>")
-VOCABULARY = len(SPECIALS) + 256
 FINGERPRINT = sha256(b"crossfoot builtin:tiny tokenizer 1").hexdigest()
 """Stands for the files below; its number goes up when they change."""
 

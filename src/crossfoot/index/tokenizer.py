@@ -21,8 +21,9 @@ from typing import Any
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import no_end_token, tokenizer_unusable
 from crossfoot.index.store import TokenizerFacts
-from crossfoot.index.tiny import BUILTIN_TINY, FINGERPRINT, tiny_folder, write_tiny_tokenizer
+from crossfoot.index.tiny import FINGERPRINT, tiny_folder, write_tiny_tokenizer
 from crossfoot.written.config import Config
+from crossfoot.written.model_facts import BUILTIN_TINY
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from crossfoot.durable import sync_folder
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.samples import Sample
 from crossfoot.index.store import (
@@ -92,7 +93,7 @@ class IndexWriter:
         np.cumsum(lengths, out=offsets[1:])
         _write_durably(Path(array_path(self._folder, "offsets")), offsets.tobytes())
         _write_durably(Path(self._folder, HEADER), header_text(header).encode("utf-8"))
-        fsync_folder(self._folder)
+        sync_folder(self._folder)
 
     def duplicate_samples(self) -> int:
         """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in
@@ -108,12 +109,3 @@ def _write_durably(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def fsync_folder(folder: str) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Iterable
 
+from crossfoot.durable import sync_folder
 from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import (
@@ -148,15 +149,6 @@ def read_book(path: str) -> BookLines:
     if findings:
         raise Refused(findings)
     return BookLines(entries, last_line_torn(path, len(lines) + 1, len(rest)) if rest else None)
-
-
-def sync_folder(folder: str) -> None:
-    """Make a file's name in its folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from crossfoot.durable import sync_folder
 from crossfoot.finding import Place, Refused
-from crossfoot.ledger.book import sync_folder
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.store import DataIndex
+from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.planning.lock import make_lock, write_lock
 from crossfoot.planning.page import render_plan
@@ -49,7 +52,7 @@ class Assignment:
     def model_path(self) -> str:
         """Folder or hub id of the base model; builtin:tiny lies beside the indexes once it is made."""
         path = self.plan.run.config.model.path
-        return str(Path(self.plan.run.index_dir) / "builtin-tiny") if path == BUILTIN_TINY else path
+        return tiny_folder(self.plan.run.index_dir) if path == BUILTIN_TINY else path
 
 
 def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | None) -> Assignment:
@@ -110,6 +113,8 @@ def announce(work: Assignment) -> None:
     write_lock(work.lock, run.run_dir)
     resolved = Path(run.run_dir) / ATTEMPT_NAME / CONFIG_NAME
     resolved.write_text(dump_config(run.config), encoding="utf-8")
+    if work.warnings:
+        print(render(work.warnings, colour=sys.stdout.isatty()), flush=True)
     print(render_plan(work.plan, work.lock["sha256"]), flush=True)
     planned = work.plan.batch
     if work.folded and planned.topology.world_size > 1:

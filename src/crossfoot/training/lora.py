@@ -37,9 +37,6 @@ from crossfoot.training.model import (
 )
 from crossfoot.written.config import Config, LoraSection
 
-ADAPTER = "default"
-"""peft's name of the one adapter."""
-
 
 def prepare_training(
     config: Config, loaded: LoadedModel, report: Report, trained_dtype: str | None = None

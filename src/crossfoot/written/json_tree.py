@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from crossfoot.finding import Place
-from crossfoot.written.source import Source
+from crossfoot.written.source import BrokenText, Source
 
 Keys = tuple[str | int, ...]
 DEEPEST = 100
@@ -21,17 +21,8 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 _WORD = re.compile(r"[^\s,:\[\]{}\"]+")
 
 
-class BrokenJson(Exception):
-    """Text that is not strict JSON: title, place, notes, helps."""
-
-    def __init__(
-        self, title: str, place: Place, notes: tuple[str, ...] = (), helps: tuple[str, ...] = ()
-    ) -> None:
-        self.title = title
-        self.place = place
-        self.notes = notes
-        self.helps = helps
-        super().__init__(title)
+class BrokenJson(BrokenText):
+    """Text that is not strict JSON."""
 
 
 @dataclass

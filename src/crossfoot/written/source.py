@@ -41,6 +41,19 @@ class UnreadableText(Exception):
         super().__init__(title)
 
 
+class BrokenText(Exception):
+    """Text that is not of the language it should be in: title (the fact), place, notes, helps."""
+
+    def __init__(
+        self, title: str, place: Place, notes: tuple[str, ...] = (), helps: tuple[str, ...] = ()
+    ) -> None:
+        self.title = title
+        self.place = place
+        self.notes = notes
+        self.helps = helps
+        super().__init__(title)
+
+
 @dataclass(frozen=True)
 class Source:
     """The text of `path`; offsets into it are in characters."""

@@ -15,7 +15,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from crossfoot.finding import Place
-from crossfoot.written.source import Source
+from crossfoot.written.source import BrokenText, Source
 
 Keys = tuple[str | int, ...]
 DEEPEST = 40
@@ -23,17 +23,8 @@ MOST_NODES = 20_000
 _TAG = "tag:yaml.org,2002:"
 
 
-class BrokenYaml(Exception):
-    """Text that is no YAML, or YAML that a config may not use: title, place, notes, helps."""
-
-    def __init__(
-        self, title: str, place: Place, notes: tuple[str, ...] = (), helps: tuple[str, ...] = ()
-    ) -> None:
-        self.title = title
-        self.place = place
-        self.notes = notes
-        self.helps = helps
-        super().__init__(title)
+class BrokenYaml(BrokenText):
+    """Text that is no YAML, or YAML that a config may not use."""
 
 
 @dataclass(frozen=True)
