@@ -35,13 +35,24 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A change of one file: its characters from offset `start` up to `end` become `text`."""
+
+    file: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, or worth knowing.
 
     code: `CF` + family digit + two digits. title: the fact, lower case, no full stop. place: where the caret
     goes. label: the words beside the caret. others: further places, each with its label. notes: everything
     that is no change to make; helps: changes to make. unreadable: the input could not be read at all (exit
-    code 2 instead of 1).
+    code 2 instead of 1). fix: the edits that carry out the first help, when that is safe: they repair what a
+    file says and never change what the run config asks for.
     """
 
     code: str
@@ -53,6 +64,7 @@ class Finding:
     notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
     unreadable: bool = False
+    fix: tuple[Edit, ...] = ()
 
 
 class Refused(Exception):

@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.arithmetic.rate import RatePlan
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.finding import Finding, Place, Refused
+from crossfoot.index.look import DataLook
 from crossfoot.manual import known_codes, page, page_text
 from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.model_facts import ModelFacts
 from crossfoot.written.run_file import RunFile
 
 PAGES_ARE_IN = (
@@ -35,13 +40,20 @@ PAGES_ARE_IN = (
 class Facts:
     """All that a static rule may look at.
 
-    run: the valid config. deepspeed: the file it names, None without one or when it cannot be read.
-    batch: None when the arithmetic refused it (that is a finding of its own).
+    run: the config; a key of it that is wrong cannot be asked for: the rule that asks is passed over.
+    deepspeed: the file it names, None without one or when it cannot be read. batch, schedule, rate: None when
+    the arithmetic refused them (that is a finding of its own). launch: what the run will be started with.
+    model: None when there is no config.json to read. data: a look at some of the samples, None without one.
     """
 
     run: RunFile
     deepspeed: DeepSpeedFile | None = None
     batch: BatchPlan | None = None
+    schedule: Schedule | None = None
+    rate: RatePlan | None = None
+    launch: tuple[LaunchFile, ...] = ()
+    model: ModelFacts | None = None
+    data: DataLook | None = None
 
 
 Check = Callable[[Facts], Iterator[Finding]]
