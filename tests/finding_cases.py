@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch
-from crossfoot.checks.impossible import impossible_finding
-from crossfoot.checks.rules import Facts, check_static
-from crossfoot.finding import Finding, Refused
-from crossfoot.written.deepspeed_file import load_deepspeed_file
-from crossfoot.written.run_file import load_run
+from crossfoot.finding import Finding
+from crossfoot.planning.checking import find_all
+from support.launching import ROOT
 
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -45,34 +43,19 @@ def read_case(page: Path) -> FindingCase:
 
 
 def write_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Write the files of a case; returns the words after the config."""
+    """Write the files of a case, and the demo's data beside them; returns the words after the config."""
+    shutil.copytree(ROOT / "data" / "demo", folder / "data" / "demo", dirs_exist_ok=True)
     for name, text in files.items():
+        path = folder / name.removesuffix(".raw")
+        path.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".raw"):
             raw = text.rstrip("\n").encode().decode("unicode_escape").encode("latin-1")
-            (folder / name.removesuffix(".raw")).write_bytes(raw)
+            path.write_bytes(raw)
         elif name != "arguments":
-            (folder / name).write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     return shlex.split(files.get("arguments", ""))
 
 
-def find_all(config: str, arguments: Sequence[str] = ()) -> tuple[Finding, ...]:
-    """Everything that is wrong with a run config and the DeepSpeed file that it names."""
-    findings: list[Finding] = []
-    deepspeed = None
-    batch: BatchPlan | None = None
-    try:
-        run = load_run(config, arguments)
-    except Refused as refused:
-        return refused.findings
-    written = run.config
-    topology = Topology(written.cluster.gpus_per_node or 1, written.cluster.num_nodes or 1)
-    try:
-        batch = solve_batch(topology, **written.batch.model_dump())
-    except BatchImpossible as error:
-        findings.append(impossible_finding(error, run))
-    try:
-        if written.deepspeed:
-            deepspeed = load_deepspeed_file(written.deepspeed, run.place("deepspeed"))
-    except Refused as refused:
-        findings.extend(refused.findings)
-    return (*findings, *check_static(Facts(run, deepspeed, batch)))
+def check_case(words: Sequence[str]) -> tuple[Finding, ...]:
+    """`crossfoot check config.yaml WORDS`, outside of any job."""
+    return find_all("config.yaml", words)

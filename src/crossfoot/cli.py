@@ -63,18 +63,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"crossfoot {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def config_verb(name: str, verb: object, text: str) -> argparse.ArgumentParser:
+    def config_verb(
+        name: str, verb: object, text: str, takes_launch: bool = False
+    ) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
         added.add_argument("config", metavar="CONFIG", help="run config (YAML)")
-        added.add_argument(
-            "overrides", metavar="key=value", nargs="*", help="override: batch.micro_batch_size=4"
-        )
+        words, meaning = "key=value", "override: batch.micro_batch_size=4"
+        if takes_launch:
+            words = "key=value | LAUNCH_FILE"
+            meaning += (
+                "; without =: hostfile, batch script, accelerate file or launch script to hold it against"
+            )
+        added.add_argument("overrides", metavar=words, nargs="*", help=meaning)
         added.set_defaults(verb=verb)
         return added
 
-    plan = config_verb("plan", _plan, "show the batch, the steps and the rate that will train")
+    plan = config_verb(
+        "plan", _plan, "show the batch, the steps and the rate that will train", takes_launch=True
+    )
     plan.add_argument("--json", action="store_true", help="the numbers as JSON")
-    config_verb("check", _check, "find what is wrong before anything slow starts")
+    check = config_verb("check", _check, "find what is wrong before anything slow starts", takes_launch=True)
+    check.add_argument(
+        "--format",
+        choices=("text", "concise", "json", "github"),
+        default="text",
+        help="how findings are written",
+    )
+    check.add_argument("--fix", action="store_true", help="make the safe repairs, and show them as a diff")
+    check.add_argument("--strict", action="store_true", help="warnings count as errors")
     config_verb("index", _index, "tokenise and count the data once")
     train = config_verb("train", _train, "train exactly the plan; the same as train.py")
     train.add_argument(
@@ -86,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
-    explain.add_argument("code", metavar="CODE", help="such as CF101")
+    explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101")
+    explain.add_argument("--all", action="store_true", help="every page, as the reference in docs/")
     explain.set_defaults(verb=_explain)
     return parser
 
@@ -98,22 +115,25 @@ def _count(text: str) -> int:
     return number
 
 
-def _show(findings: Sequence[Finding]) -> None:
-    from crossfoot.checks.render import render
+def _show(findings: Sequence[Finding], style: str = "text") -> None:
+    from crossfoot.checks.formats import formatted
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(render(findings, colour=colour), flush=True)
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(formatted(findings, style, colour), flush=True)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from crossfoot.index.locate import find_index
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
-    from crossfoot.planning.prepare import plan_static, read_static
+    from crossfoot.planning.prepare import existing_index, plan_static, read_static, survey
+    from crossfoot.written.overriding import told_apart
 
-    static = read_static(arguments.config, arguments.overrides)
+    overrides, files = told_apart(arguments.overrides)
+    static = read_static(arguments.config, overrides, launch_files=files, environ=os.environ)
     static.refuse()
-    plan = plan_static(static, find_index(static.run, static.run.config.data.train))
+    index = existing_index(static)
+    static = survey(static, index)
+    plan = plan_static(static, index)
     if arguments.json:
         print(json.dumps(plan.numbers(), indent=2))
         return 0
@@ -124,17 +144,25 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from crossfoot.index.locate import find_index
-    from crossfoot.planning.prepare import plan_static, read_static
+    from crossfoot.checks.fixing import fix_all
+    from crossfoot.planning.checking import find_all
 
-    static = read_static(arguments.config, arguments.overrides)
-    static.refuse()
-    plan_static(static, find_index(static.run, static.run.config.data.train))
-    if static.findings:
-        _show(static.findings)
+    def find() -> tuple[Finding, ...]:
+        return find_all(arguments.config, arguments.overrides, os.environ)
+
+    if arguments.fix:
+        findings, diff = fix_all(find)
+        print(diff, end="", file=sys.stdout if arguments.format == "text" else sys.stderr)
     else:
+        findings = find()
+    if findings or arguments.format == "json":
+        _show(findings, arguments.format)
+    elif arguments.format == "text":
         print(f"{arguments.config}: nothing found")
-    return 0
+    if any(finding.unreadable for finding in findings):
+        return 2
+    wrong = ("error", "warning") if arguments.strict else ("error",)
+    return int(any(finding.severity in wrong for finding in findings))
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -191,9 +219,13 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from crossfoot.checks.reference import reference
     from crossfoot.checks.registry import explain
 
-    print(explain(arguments.code))
+    if arguments.code is None and not arguments.all:
+        print("usage: crossfoot explain CODE, or crossfoot explain --all", file=sys.stderr)
+        return 2
+    print(reference().rstrip("\n") if arguments.all else explain(arguments.code))
     return 0
 
 

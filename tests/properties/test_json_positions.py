@@ -5,8 +5,11 @@ says.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import hjson
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -99,12 +102,37 @@ def test_it_accepts_and_refuses_as_json_loads_does(text: str) -> None:
     except (ValueError, RecursionError):
         expected = BrokenJson
     try:
-        found = read(text).value
+        tree = read(text)
+        is_strict = not tree.comments and not tree.extra_commas
+        found = tree.value if is_strict else BrokenJson
     except BrokenJson as error:
         found = BrokenJson
         assert 0 <= offset(text, error.place) <= len(text)
         assert error.place.line <= len(LINE_BREAK.split(text))
     assert repr(found) == repr(expected)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), st.data())
+def test_comments_and_trailing_commas_are_read_as_deepspeeds_reader_reads_them(
+    value: Any, data: st.DataObject
+) -> None:
+    blanks = st.sampled_from(["", " ", "\n", "//c, }\n", "/* ] */", '# "x\n', " // a\n /*\n*/ // b\n"])
+    text = spaced(value, lambda: data.draw(blanks))
+    text = re.sub(r"(?<=[\d\"el])([}\]])", lambda end: data.draw(st.sampled_from(["", ","])) + end[1], text)
+    try:
+        expected = hjson.loads(text)
+    except hjson.HjsonDecodeError:  # a bracket inside a string was changed
+        return
+    tree = read(text)
+    assert json.dumps(tree.value, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    for place in tree.comments:
+        assert text[offset(text, place)] in "/#"
+    for place in tree.extra_commas:
+        assert text[offset(text, place)] == ","
+    if tree.comments or tree.extra_commas:
+        with pytest.raises(ValueError):
+            json.loads(text)
 
 
 @settings(deadline=None)

@@ -16,9 +16,10 @@ from crossfoot.checks.registry import RULES, Facts, explain
 from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.manual import known_codes, page, page_function, table_page
+from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_static
 from crossfoot.written.run_file import load_run
-from finding_cases import find_all
+from support.launching import write_samples
 
 CONFIG = """\
 run: {name: demo}
@@ -36,6 +37,7 @@ deepspeed: ds.json
 def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text(CONFIG)
+    write_samples(Path("a.json"), 200)
 
     def _found(deepspeed: str, *overrides: str) -> tuple[Finding, ...]:
         Path("ds.json").write_text(deepspeed)
@@ -151,18 +153,19 @@ def test_a_model_folder_that_is_not_there(found, path: str) -> None:
 @pytest.mark.parametrize("path", ["builtin:tiny", "owner/name", "gpt2", "folder", "./folder", "folder/in/it"])
 def test_a_folder_or_a_hub_id_is_nobodys_mistake(found, path: str) -> None:
     Path("folder/in/it").mkdir(parents=True)
-    assert found("{}", f"model.path={path}") == ()
+    assert found("{}", f"model.path={path}", "tokenizer.path=builtin:tiny") == ()
 
 
 def test_everything_that_is_not_there_is_said_at_once(found) -> None:
     found('{"train_batch_size": 1}')
+    Path("a.json").unlink()
     static = read_static("run.yaml", ["data.validation=[b.json, c.md]", "tokenizer.path=./nowhere"])
-    assert [finding.code for finding in static.findings] == ["CF101", "CF501", "CF501", "CF502", "CF520"]
+    assert [finding.code for finding in static.findings] == ["CF501", "CF101", "CF501", "CF502", "CF520"]
     with pytest.raises(Refused) as caught:
         static.refuse()
-    assert caught.value.findings == static.findings
+    assert caught.value.findings == static.findings, "config first, then other files, then the command line"
     static = read_static("run.yaml", ["model.path=./nowhere"])
-    assert [f.code for f in static.findings] == ["CF541", "CF101", "CF501"], "its tokenizer is not missed too"
+    assert [f.code for f in static.findings] == ["CF501", "CF101", "CF541"], "its tokenizer is not missed too"
 
 
 def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:

@@ -7,18 +7,23 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from crossfoot.arithmetic.batch import BatchPlan
-from crossfoot.arithmetic.rate import RatePlan
-from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.finding import Finding, Place, Refused
-from crossfoot.index.look import DataLook
 from crossfoot.manual import known_codes, page, page_text
-from crossfoot.written.deepspeed_file import DeepSpeedFile
-from crossfoot.written.launch.statement import LaunchFile
-from crossfoot.written.model_facts import ModelFacts
-from crossfoot.written.run_file import RunFile
+from crossfoot.written.config import Unsure
+
+if TYPE_CHECKING:
+    from crossfoot.arithmetic.batch import BatchPlan
+    from crossfoot.arithmetic.rate import RatePlan
+    from crossfoot.arithmetic.schedule import Schedule
+    from crossfoot.index.look import DataLook
+    from crossfoot.written.deepspeed_file import DeepSpeedFile
+    from crossfoot.written.launch.statement import LaunchFile
+    from crossfoot.written.model_facts import ModelFacts
+    from crossfoot.written.run_file import RunFile
 
 PAGES_ARE_IN = (
     "crossfoot.written.mistakes",
@@ -82,15 +87,16 @@ def rule(code: str) -> Callable[[Check], Check]:
 
 
 def run_rules(facts: Facts) -> tuple[Finding, ...]:
-    """Every finding of every rule, ordered by file, line and column. A rule with a foreign code is a
-    RuntimeError.
+    """Every finding of every rule, ordered by file, line and column. A rule that asks for a key which the
+    config has wrong is passed over. A rule with a foreign code is a RuntimeError.
     """
     found: list[Finding] = []
     for code in sorted(RULES):
-        for finding in RULES[code].check(facts):
-            if finding.code != code:
-                raise RuntimeError(f"the rule {code} made a finding {finding.code}")
-            found.append(finding)
+        with suppress(Unsure):
+            for finding in RULES[code].check(facts):
+                if finding.code != code:
+                    raise RuntimeError(f"the rule {code} made a finding {finding.code}")
+                found.append(finding)
     return tuple(sorted(found, key=_file_order))
 
 
@@ -99,10 +105,15 @@ def _file_order(finding: Finding) -> tuple[str, int, int, str]:
     return (place.file, place.line, place.column, finding.code)
 
 
-def explain(code: str) -> str:
-    """The manual page of a finding code. An unknown code is Refused with the nearest one."""
+def import_pages() -> None:
+    """Import every module that has pages of the manual."""
     for name in PAGES_ARE_IN:
         importlib.import_module(name)
+
+
+def explain(code: str) -> str:
+    """The manual page of a finding code. An unknown code is Refused with the nearest one."""
+    import_pages()
     wanted = code.strip().upper()
     text = page_text(wanted)
     if text is None:

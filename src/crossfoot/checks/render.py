@@ -55,14 +55,14 @@ class _Page:
         width = max([2, *(len(str(place.line)) for place, _ in places)])
         tone = _SEVERITY[finding.severity]
         head = self.paint(tone, f"{finding.severity}[{finding.code}]")
-        rows = [head + self.paint(_BOLD, f": {_clean(finding.title)}")]
+        rows = [head + self.paint(_BOLD, f": {clean(finding.title)}")]
         for position, (place, label) in enumerate(places):
             rows.extend(
                 self.place(place, label, width, is_first=position == 0 and place is finding.place, tone=tone)
             )
         for word, texts in (("note", finding.notes), ("help", finding.helps)):
             rows.extend(
-                f"{' ' * width}{self.paint(_BLUE, '=')} {self.paint(_BOLD, word)}: {_clean(text)}"
+                f"{' ' * width}{self.paint(_BLUE, '=')} {self.paint(_BOLD, word)}: {clean(text)}"
                 for text in texts
             )
         return "\n".join(rows)
@@ -71,16 +71,16 @@ class _Page:
         """The arrow, the source line and the caret of one place."""
         arrow = self.paint(_BLUE, f"{' ' * (width - 1)}{'-->' if is_first else ':::'}")
         source = self.line(place)
-        label = _clean(label)
+        label = clean(label)
         if source is None:
-            return [f"{arrow} {_clean(str(place))}" + (f": {label}" if label else "")]
+            return [f"{arrow} {clean(str(place))}" + (f": {label}" if label else "")]
         before, under, after = _cut(source, place)
         mark = ("^" if is_first else "-") * max(1, cell_len(under))
         bar = self.paint(_BLUE, "|")
         number = self.paint(_BLUE, f"{place.line:<{width}}")
         pointer = self.paint(tone if is_first else _BLUE, f"{mark} {label}".rstrip())
         return [
-            f"{arrow} {_clean(str(place))}",
+            f"{arrow} {clean(str(place))}",
             f"{' ' * width}{bar}",
             f"{number}{bar} {before}{under}{after}".rstrip(),
             f"{' ' * width}{bar} {' ' * cell_len(before)}{pointer}",
@@ -143,6 +143,6 @@ def _spread(text: str, cells: int) -> str:
     return "".join(shown)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Words of a finding on one line, with nothing in them that could steer a terminal."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -4,13 +4,13 @@ modules.
 
 from __future__ import annotations
 
-from crossfoot.checks import rules_batch, rules_deepspeed, rules_model
+from crossfoot.checks import rules_batch, rules_deepspeed, rules_json, rules_model
 from crossfoot.checks.registry import Facts, run_rules
 from crossfoot.finding import Finding
 
 __all__ = ["RULE_MODULES", "Facts", "check_static"]
 
-RULE_MODULES = (rules_batch, rules_deepspeed, rules_model)
+RULE_MODULES = (rules_batch, rules_deepspeed, rules_json, rules_model)
 """Importing them registers their rules."""
 
 

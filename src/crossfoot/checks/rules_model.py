@@ -1,14 +1,29 @@
-"""CF014 and CF541: what can be said about the model section before anything is loaded."""
+"""CF014, CF533, CF534, CF540, CF541, CF543, CF546 to CF549: what can be said about the model before anything
+is loaded, from its config.json alone.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding
-from crossfoot.written.model_facts import BUILTIN_TINY, looks_local, model_missing
+from crossfoot.written import model_mistakes
+from crossfoot.written.config import Config
+from crossfoot.written.model_facts import (
+    BUILTIN_TINY,
+    looks_local,
+    model_missing,
+    needs_trained_embeddings,
+)
+from crossfoot.written.model_modules import FAMILIES, ModuleNames, causal_families, is_known_family
+from crossfoot.written.shown import listed
+
+_LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
+"""Families with a table of positions: one beyond its end is an index error, not a guess."""
 
 
 @rule("CF014")
@@ -18,8 +33,10 @@ def float16(facts: Facts) -> Iterator[Finding]:
     In float16 the loss is scaled, and a step whose scaled gradients overflow is skipped while the scale is
     lowered. A skipped step has used up its samples and its place in the rate's schedule; whether it is then
     repeated or counted as lost is not decided in this version (it comes with checkpoints), and a run that
-    skips steps silently is what crossfoot is there to prevent. bfloat16 has the range of float32 and needs no
-    scale; GPUs older than NVIDIA's Ampere lack it, and train in float32.
+    skips steps silently is what crossfoot is there to prevent. Without DeepSpeed there is one thing more:
+    weights that are themselves trained in float16 (full fine-tuning, `lora.modules_to_save`) make torch's
+    GradScaler stop at the first step, "Attempting to unscale FP16 gradients". bfloat16 has the range of
+    float32 and needs no scale; GPUs older than NVIDIA's Ampere lack it, and train in float32. (lie U10)
     """
     if facts.run.config.model.dtype != "float16":
         return
@@ -30,12 +47,108 @@ def float16(facts: Facts) -> Iterator[Finding]:
         "model.dtype float16 is not supported yet",
         place=facts.run.place("model.dtype"),
         others=((deepspeed.place("fp16", "enabled"), "goes with it"),) if deepspeed and is_on else (),
-        notes=("what happens to a step whose loss scale overflows is not decided yet",),
+        notes=(
+            "what happens to a step whose loss scale overflows is not decided yet",
+            *_unscaled_weights(facts.run.config),
+        ),
         helps=tuple(
             f"{start}set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
             for start, dtype in (("", "bfloat16"), ("or ", "float32"))
         ),
     )
+
+
+def _unscaled_weights(config: Config) -> tuple[str, ...]:
+    """What GradScaler would stop at, when nobody keeps a float32 master of the trained weights."""
+    saved = () if config.lora is None else config.lora.modules_to_save
+    if config.deepspeed is not None or (config.lora is not None and not saved):
+        return ()
+    trained = listed(saved) or "the whole model"
+    return (
+        f"without DeepSpeed, {trained} would be trained in float16 itself: "
+        '"Attempting to unscale FP16 gradients" at the first step',
+    )
+
+
+@rule("CF533")
+def beyond_positions(facts: Facts) -> Iterator[Finding]:
+    """CF533: `data.max_seq_len` is more than the positions that the model was made for.
+
+    `max_position_embeddings` of its config.json, times the factor of its rope scaling where that has one.
+    Rotary positions can be computed further, but the model has never seen them, and what it answers there is
+    a guess; that is a warning. A model with a table of learned positions (gpt2, opt) has none to look up, and
+    stops: an error. Once the data is indexed, its longest sample counts and not the limit.
+    """
+    model, run = facts.model, facts.run
+    longest, what = run.config.data.max_seq_len, "data.max_seq_len"
+    if facts.data is not None and facts.data.is_indexed:
+        longest, what = facts.data.longest_kept_tokens, "the longest sample, in tokens,"
+    if model is None or model.positions is None or longest <= model.positions:
+        return
+    learned = model.model_type in _LEARNED_POSITIONS
+    stretched = (
+        f", {model.max_position_embeddings:,} before rope scaling" if model.stretched_positions else ""
+    )
+    yield Finding(
+        "CF533",
+        f"{what} is {longest:,}, and the model was made for {model.positions:,} positions",
+        severity="error" if learned else "warning",
+        place=run.place("data.max_seq_len"),
+        notes=(
+            f"max_position_embeddings in its config.json{stretched}",
+            f"{model.model_type} looks positions up in a table, which ends there"
+            if learned
+            else "positions beyond that are computed, and were never trained",
+        ),
+        helps=(
+            f"set data.max_seq_len to {model.positions}",
+            *(() if learned else ("or give its config.json a rope scaling",)),
+        ),
+    )
+
+
+@rule("CF534")
+def one_name_of_two(facts: Facts) -> Iterator[Finding]:
+    """CF534: `lora.modules_to_save` names one of two tables that are one tensor.
+
+    A model with `tie_word_embeddings` has one table for embed_tokens and lm_head. It stays one here: either
+    name, or both, trains and saves that one tensor (peft's own default would make an untied copy of it, with
+    a warning). With one name alone the config looks as if the other table stayed as it was; it does not.
+    """
+    lora, model = facts.run.config.lora, facts.model
+    names = _names(facts)
+    if lora is None or model is None or names is None or not model.tied:
+        return
+    tables = names.tables
+    saved = [table for table in tables if _written(table, lora.modules_to_save)]
+    if len(saved) != 1 or _copies_only_input(facts):
+        return
+    (other,) = [table for table in tables if table not in saved]
+    yield Finding(
+        "CF534",
+        f"{saved[0]} is trained, and {other} with it: this model has one tensor for both",
+        severity="note",
+        place=facts.run.place("lora.modules_to_save"),
+        notes=("tie_word_embeddings in its config.json; the saved adapter has both names",),
+        helps=(f"write [{', '.join(tables)}], so that a reader knows",),
+    )
+
+
+@rule("CF540")
+def untrained_rows(facts: Facts) -> Iterator[Finding]:
+    """CF540: the tokenizer has more pieces than the model's table has rows, and the new rows would not be
+    trained.
+
+    With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
+    start at the mean of the old ones; unless both tables are trained, all new pieces stay the same piece to
+    the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
+    """
+    model, data = facts.model, facts.data
+    if model is None or data is None or data.vocabulary is None:
+        return
+    finding = needs_trained_embeddings(facts.run.config, model.vocab_size, data.vocabulary, model.tied)
+    if finding is not None:
+        yield replace(finding, place=facts.run.place("lora"))
 
 
 @rule("CF541")
@@ -53,3 +166,126 @@ def model_path(facts: Facts) -> Iterator[Finding]:
         return
     why = "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
     yield replace(model_missing(path, why), place=facts.run.place("model.path"))
+
+
+@rule("CF543")
+def not_causal(facts: Facts) -> Iterator[Finding]:
+    """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained.
+
+    What counts is the `model_type` in its config.json: transformers must know a causal form of it.
+    """
+    model = facts.model
+    families = causal_families()
+    if model is None or families is None or model.has_own_code or model.model_type in families:
+        return
+    if is_known_family(model.model_type):  # a family that is newer than this transformers is not judged
+        finding = model_mistakes.model_not_causal(facts.run.config.model.path, model.model_type)
+        yield replace(finding, place=facts.run.place("model.path"))
+
+
+@rule("CF546")
+def target_modules(facts: Facts) -> Iterator[Finding]:
+    """CF546: a name in `lora.target_modules` matches no linear or embedding module of this model.
+
+    peft itself skips such a name without a word when another one matches. A name is a module's whole name or
+    its end after a dot; `all-linear` and patterns are not read here. Families name theirs differently:
+    llama's q_proj, k_proj and v_proj are c_attn in gpt2, query_key_value in gpt_neox and qkv_proj in phi3.
+    """
+    lora, names = facts.run.config.lora, _names(facts)
+    if lora is None or names is None:
+        return
+    lacking = [name for name in lora.target_modules if _last_word(name) not in names.adaptable]
+    if lacking:
+        near = _near(lacking, names.adaptable)
+        finding = model_mistakes.no_target_module(lacking, names.adaptable, near)
+        yield replace(finding, place=facts.run.place("lora.target_modules"))
+
+
+@rule("CF547")
+def modules_to_save(facts: Facts) -> Iterator[Finding]:
+    """CF547: a name in `lora.modules_to_save` matches no module of this model.
+
+    Those modules are trained in full. Families name theirs differently: llama has embed_tokens and lm_head,
+    gpt2 wte, gpt_neox embed_in.
+    """
+    lora, names = facts.run.config.lora, _names(facts)
+    if lora is None or names is None:
+        return
+    everything = {*names.adaptable, *names.parts}
+    lacking = [
+        name
+        for name in lora.modules_to_save
+        if _last_word(name) not in everything and not _last_word(name).isdecimal()
+    ]
+    if lacking:
+        near = _near(lacking, names.adaptable)
+        finding = model_mistakes.no_module_to_save(lacking, names.adaptable, near)
+        yield replace(finding, place=facts.run.place("lora.modules_to_save"))
+
+
+@rule("CF548")
+def trained_two_ways(facts: Facts) -> Iterator[Finding]:
+    """CF548: a module cannot be trained in full and have an adapter too.
+
+    An adapter is a small change on frozen weights; a module to save is trained and saved whole. Which of the
+    two is meant only the author of the config knows.
+    """
+    lora = facts.run.config.lora
+    if lora is None:
+        return
+    both = [
+        name for name in lora.modules_to_save if any(_overlap(name, target) for target in lora.target_modules)
+    ]
+    if both:
+        finding = model_mistakes.trained_two_ways(list(dict.fromkeys(map(_last_word, both))))
+        yield replace(finding, place=facts.run.place("lora.modules_to_save"))
+
+
+@rule("CF549")
+def untied(facts: Facts) -> Iterator[Finding]:
+    """CF549: what is asked would untie embed_tokens and lm_head of a model that ties them.
+
+    With `tie_word_embeddings` the two are one tensor, and a run keeps them one (peft's ensure_weight_tying),
+    or is refused: an untied copy would train two tables where the saved model has one. An adapter on one of
+    them would do that; and so does a copy of the input table alone when that has another name than
+    embed_tokens (wte, word_embeddings), because peft then does not find its partner. It does from lm_head.
+    """
+    lora, model, names = facts.run.config.lora, facts.model, _names(facts)
+    if lora is None or model is None or names is None or not model.tied:
+        return
+    place = facts.run.place("lora.modules_to_save")
+    adapted = [table for table in names.tables if _written(table, lora.target_modules)]
+    if adapted and not any(_written(table, lora.modules_to_save) for table in adapted):
+        yield replace(model_mistakes.adapter_unties(adapted), place=facts.run.place("lora.target_modules"))
+    if _copies_only_input(facts):
+        yield replace(model_mistakes.copy_unties(model.model_type, names.tables[0]), place=place)
+
+
+def _copies_only_input(facts: Facts) -> bool:
+    """Whether modules_to_save has the input table without lm_head, under a name that peft does not follow."""
+    lora, names = facts.run.config.lora, _names(facts)
+    if lora is None or names is None or names.tables[0] == "embed_tokens":
+        return False
+    saved = [_written(table, lora.modules_to_save) for table in names.tables]
+    return saved == [True, False]
+
+
+def _names(facts: Facts) -> ModuleNames | None:
+    return FAMILIES.get(facts.model.model_type) if facts.model is not None else None
+
+
+def _last_word(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _written(module: str, names: Sequence[str]) -> bool:
+    return any(_last_word(name) == module for name in names)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether some module matches both names: one is the other, or its end after a dot."""
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
+
+
+def _near(lacking: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [match for name in lacking for match in difflib.get_close_matches(name, names, n=1)]

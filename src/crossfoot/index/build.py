@@ -8,19 +8,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crossfoot.durable import sync_folder
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import (
-    NAMED_RECORDS,
-    SKIP_HELP,
     Problem,
     builder_silent,
     data_changed,
     index_unwritable,
-    more_bad_records,
     no_samples,
     tokenizer_unusable,
 )
@@ -33,6 +30,7 @@ from crossfoot.index.locate import (
     source_states,
     tokenizer_place,
 )
+from crossfoot.index.problems import Problems
 from crossfoot.index.records import Task, read_records
 from crossfoot.index.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
@@ -142,62 +140,6 @@ def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
     sync_folder(os.path.dirname(final))
 
 
-class _Problems:
-    """The bad records met so far: the first are named, the rest counted. Fatal ones refuse the data in any
-    case.
-    """
-
-    def __init__(self, run: RunFile, files: Sequence[str]) -> None:
-        self._run = run
-        self._files = files
-        self._stops = run.config.data.bad_samples == "stop"
-        self._named: list[Finding] = []
-        self._more = 0
-        self._has_skippable = False
-
-    @property
-    def refuses(self) -> bool:
-        """Whether the data is refused already."""
-        return bool(self._named)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more records will be named."""
-        return len(self._named) >= NAMED_RECORDS
-
-    def note(self, file_id: int, problem: Problem) -> bool:
-        """Take a problem in; True when it is only to be left out (data.bad_samples: skip)."""
-        if not problem.fatal and not self._stops:
-            return True
-        self._has_skippable |= not problem.fatal
-        if self.is_full:
-            self._more += 1
-        else:
-            self._named.append(problem.finding(self._files[file_id]))
-        return False
-
-    def refuse(self, *, cut_short: bool) -> None:
-        """Raise Refused with all that was noted, if anything was. cut_short: later records were not all
-        examined.
-        """
-        findings = list(self._named)
-        if not findings:
-            return
-        if self._more:
-            at_least = "at least " if cut_short else ""
-            findings.append(
-                more_bad_records(Place(self._files[0]), f"{at_least}{self._more} more, not named here")
-            )
-        if self._has_skippable:
-            last = findings[-1]
-            findings[-1] = _with_help(last, SKIP_HELP if last.helps else SKIP_HELP.removeprefix("or "))
-        raise Refused(findings)
-
-
-def _with_help(finding: Finding, text: str) -> Finding:
-    return replace(finding, helps=(*finding.helps, text))
-
-
 @dataclass
 class _Reading:
     """How far the reading is; the only thing here that changes."""
@@ -215,7 +157,7 @@ def _write(
     path = tokenizer_path(run.config)
     encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run))
     cutter = BlockCutter(encoder, data.max_seq_len)
-    problems = _Problems(run, files)
+    problems = Problems(files, stops=data.bad_samples == "stop")
     reading = _Reading([0] * len(files))
     expected = _expected(files, data.task) if progress else None
     with IndexWriter(folder) as writer:
@@ -274,7 +216,7 @@ def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) 
 
 
 def _batches(
-    run: RunFile, files: Sequence[str], problems: _Problems, writer: IndexWriter, reading: _Reading
+    run: RunFile, files: Sequence[str], problems: Problems, writer: IndexWriter, reading: _Reading
 ) -> Iterator[list[Texts]]:
     """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or
     rejects.
@@ -313,7 +255,7 @@ def _samples(
 
 
 def _sift(
-    made: Iterator[Sample | tuple[int, Problem]], problems: _Problems, writer: IndexWriter
+    made: Iterator[Sample | tuple[int, Problem]], problems: Problems, writer: IndexWriter
 ) -> Iterator[Sample]:
     """The samples; records that turned out bad once they were tokenised go to problems or rejects."""
     for sample in made:

@@ -73,12 +73,12 @@ def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
         return _parquet(path, FIELDS[task])
     if kind == ".txt":
         return _text(path)
-    if kind == ".json" and _first_character(path) == b"[":
+    if kind == ".json" and first_character(path) == b"[":
         return _array(path)
     return _lines(path, may_be_one_object=kind == ".json")
 
 
-def _first_character(path: str) -> bytes:
+def first_character(path: str) -> bytes:
     """The first byte of a file that is neither a byte-order mark nor white space; b"" when there is none."""
     with open(path, "rb") as stream:
         block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
@@ -95,23 +95,31 @@ def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
     """
     with open(path, "rb") as stream:
         for line, raw in enumerate(stream, start=1):
-            bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
-            if not bare.strip():
+            record = line_record(raw, line)
+            if record is None:
                 continue
-            try:
-                text = bare.decode("utf-8")
-            except UnicodeDecodeError as error:
-                yield _undecodable(line, error)
-                continue
-            try:
-                yield Record(line, json.loads(text.rstrip()))
-            except (ValueError, RecursionError) as error:
-                if line == 1 and may_be_one_object and _is_one_object(path):
-                    yield Problem(
-                        "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
-                    )
-                    return
-                yield _unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
+            is_first_broken = line == 1 and isinstance(record, Problem) and record.code == "CF503"
+            if is_first_broken and may_be_one_object and _is_one_object(path):
+                yield Problem(
+                    "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
+                )
+                return
+            yield record
+
+
+def line_record(raw: bytes, line: int) -> Record | Problem | None:
+    """What one line of a JSONL file holds; None for a blank line."""
+    bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
+    if not bare.strip():
+        return None
+    try:
+        text = bare.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _undecodable(line, error)
+    try:
+        return Record(line, json.loads(text.rstrip()))
+    except (ValueError, RecursionError) as error:
+        return _unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
 
 
 def _is_one_object(path: str) -> bool:
@@ -294,31 +302,41 @@ def _text(path: str) -> Iterator[Record | Problem]:
         yield _find_undecodable(path)
 
 
+def parquet_columns(path: str, fields: Sequence[str]) -> tuple[Problem | None, list[str]]:
+    """The columns of the task that a Parquet file has, and what is wrong when one is missing."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        names = pyarrow.parquet.read_schema(path).names
+    except (pyarrow.ArrowException, OSError) as error:
+        return Problem("CF513", 0, str(error).splitlines()[0], fatal=True), []
+    missing = [name for name in fields if name not in names and name != "input"]
+    if missing:
+        found = ", ".join(names[:8])
+        reason = f"no column {' and no column '.join(missing)}; it has: {found}"
+        return Problem("CF513", 0, reason, fatal=True), []
+    return None, [name for name in fields if name in names]
+
+
 def _parquet(path: str, fields: Sequence[str]) -> Iterator[Record | Problem]:
     """One record a row, of the task's columns only. Through `datasets` (imported here: it brings torch with
     it).
     """
     import datasets
     import pyarrow
-    import pyarrow.parquet
 
     datasets.disable_progress_bars()
-    try:
-        names = pyarrow.parquet.read_schema(path).names
-    except (pyarrow.ArrowException, OSError) as error:
-        yield Problem("CF513", 0, str(error).splitlines()[0], fatal=True)
-        return
-    missing = [name for name in fields if name not in names and name != "input"]
-    if missing:
-        found = ", ".join(names[:8])
-        yield Problem("CF513", 0, f"no column {' and no column '.join(missing)}; it has: {found}", fatal=True)
+    problem, names = parquet_columns(path, fields)
+    if problem is not None:
+        yield problem
         return
     rows = datasets.load_dataset(
         "parquet",
         data_files=glob.escape(os.path.abspath(path)),
         split="train",
         streaming=True,
-        columns=[name for name in fields if name in names],
+        columns=names,
     )
     line = 0
     try:

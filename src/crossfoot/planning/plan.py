@@ -18,7 +18,7 @@ from crossfoot.arithmetic.schedule import (
     layout_sha256,
 )
 from crossfoot.checks.impossible import impossible_finding
-from crossfoot.finding import Finding, Refused
+from crossfoot.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.starting.world import World
@@ -62,6 +62,43 @@ def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:
             global_batch_size=written.global_batch_size,
         )
     except BatchImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
+def run_schedule(run: RunFile, batch: BatchPlan, num_samples: int) -> Schedule:
+    """The steps of this run over `num_samples` samples; Refused, with the config's places, without any."""
+    config = run.config
+    try:
+        schedule = Schedule(
+            num_samples=num_samples,
+            global_batch_size=batch.global_batch_size,
+            seed=config.run.seed,
+            last_step=config.data.last_step,
+            epochs=config.train.epochs,
+            max_steps=config.train.max_steps,
+        )
+    except ScheduleImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+    return schedule
+
+
+def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
+    """The learning rate of every step; Refused with the config's places when none follows."""
+    lr = run.config.lr
+    try:
+        return plan_rate(
+            reference=lr.reference,
+            reference_batch=lr.reference_batch,
+            rule=lr.rule,
+            global_batch_size=batch.global_batch_size,
+            schedule=lr.schedule,
+            min_ratio=lr.min_ratio,
+            total_steps=total_steps,
+            warmup_steps=lr.warmup_steps,
+            warmup_fraction=lr.warmup_fraction,
+            warmup_samples=lr.warmup_samples,
+        )
+    except RateImpossible as error:
         raise Refused(impossible_finding(error, run)) from error
 
 
@@ -157,48 +194,3 @@ class RunPlan:
             "batches_sha256": self.batches_sha256,
             "layout_sha256": self.layout_sha256,
         }
-
-
-def make_plan(
-    run: RunFile,
-    *,
-    sourced: SourcedTopology,
-    batch: BatchPlan,
-    deepspeed: DeepSpeedFile | None,
-    index: DataIndex | None,
-    num_samples: int,
-) -> RunPlan:
-    """Schedule and rate on top of a solved batch; Refused with every finding when they are impossible."""
-    config = run.config
-    findings: list[Finding] = []
-    try:
-        schedule = Schedule(
-            num_samples=num_samples,
-            global_batch_size=batch.global_batch_size,
-            seed=config.run.seed,
-            last_step=config.data.last_step,
-            epochs=config.train.epochs,
-            max_steps=config.train.max_steps,
-        )
-        total_steps = schedule.total_steps
-    except ScheduleImpossible as error:
-        raise Refused(impossible_finding(error, run)) from error
-    lr = config.lr
-    try:
-        rate = plan_rate(
-            reference=lr.reference,
-            reference_batch=lr.reference_batch,
-            rule=lr.rule,
-            global_batch_size=batch.global_batch_size,
-            schedule=lr.schedule,
-            min_ratio=lr.min_ratio,
-            total_steps=total_steps,
-            warmup_steps=lr.warmup_steps,
-            warmup_fraction=lr.warmup_fraction,
-            warmup_samples=lr.warmup_samples,
-        )
-    except RateImpossible as error:
-        findings.append(impossible_finding(error, run))
-    if findings:
-        raise Refused(findings)
-    return RunPlan(run, sourced, batch, schedule, rate, deepspeed, index)

@@ -1,32 +1,64 @@
-"""Everything that happens before torch is imported: read, check, index, plan; all findings at once."""
+"""All that happens before torch is imported: read, check, survey the data, plan; findings all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan
 from crossfoot.checks.rules import Facts, check_static
-from crossfoot.finding import Finding, Refused
-from crossfoot.index.locate import count_records, estimate_samples, refuse_unopenable, tokenizer_mark
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
+from crossfoot.index.look import look_at
 from crossfoot.index.store import DataIndex
-from crossfoot.planning.plan import RunPlan, SourcedTopology, make_plan, solve_run_batch, topology_of
+from crossfoot.planning.plan import (
+    RunPlan,
+    SourcedTopology,
+    run_rate,
+    run_schedule,
+    solve_run_batch,
+    topology_of,
+)
 from crossfoot.starting.world import World
+from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
-from crossfoot.written.run_file import RunFile, load_run
+from crossfoot.written.launch.environment import read_job
+from crossfoot.written.launch.reading import read_launch_file
+from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.model_facts import read_model_facts
+from crossfoot.written.overriding import Override
+from crossfoot.written.run_file import RunFile, read_run
 
-_FILE_CODES = ("CF501", "CF502")
+T = TypeVar("T")
+
+_NO_INDEX = ("CF501", "CF502", "CF520")
+"""With one of these the data cannot be looked at."""
 
 
 @dataclass(frozen=True)
 class Static:
-    """What is known without looking at the data."""
+    """What is known before anything slow. reading: what was wrong while reading; findings: all there is."""
 
-    run: RunFile
-    sourced: SourcedTopology
-    batch: BatchPlan | None
-    deepspeed: DeepSpeedFile | None
+    facts: Facts
+    reading: tuple[Finding, ...]
     findings: tuple[Finding, ...]
+    topology: SourcedTopology | None
+
+    @property
+    def run(self) -> RunFile:
+        """The run config; without its wrong keys when it has an error."""
+        return self.facts.run
+
+    @property
+    def sourced(self) -> SourcedTopology:
+        """Nodes and GPUs. RuntimeError when the config's are wrong: refuse() comes first."""
+        if self.topology is None:
+            raise RuntimeError("asked for the topology of a config with errors")
+        return self.topology
 
     @property
     def has_error(self) -> bool:
@@ -34,76 +66,162 @@ class Static:
         return any(finding.severity == "error" for finding in self.findings)
 
     def refuse(self) -> None:
-        """Raises Refused when there is an error, with what an early look at the data adds: all at once."""
-        if not self.has_error:
-            return
-        if any(finding.code in _FILE_CODES for finding in self.findings):
-            raise Refused(self.findings)
-        try:
-            count_records(self.run.config.data.train, self.run.config.data.task)
-        except Refused as refused:
-            raise Refused([*self.findings, *refused.findings]) from refused
-        raise Refused(self.findings)
+        """Raises Refused when there is an error, with what a look at the data adds: all at once."""
+        if self.has_error:
+            raise Refused(survey(self, look=True).findings)
 
 
-def read_static(path: str, overrides: Sequence[str], world: World | None = None) -> Static:
-    """Read the run config and the DeepSpeed file and hold them against each other. Raises only for the
-    unreadable.
+def read_static(
+    path: str,
+    overrides: Sequence[str],
+    world: World | None = None,
+    launch_files: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Static:
+    """Read the run config, the DeepSpeed file and the launch files and hold them against each other.
+
+    environ: where a job's variables are looked for; they are witnesses beside the launch files. Raises only
+    for a config of which nothing can be used.
     """
-    run = load_run(path, overrides)
-    sourced = topology_of(run, world)
-    findings: list[Finding] = []
+    reading: list[Finding] = []
+    launch = _launch(launch_files, environ or {}, reading)
+    words: list[Override | str] = [
+        Override(word, place) for file in launch if _starts(file, path) for word, place in file.overrides
+    ]
+    run, found = read_run(path, [*words, *overrides])
+    reading.extend(found)
+    with suppress(Unsure):
+        reading.extend(_files_missing(run))
+    sourced = _unless_unsure(lambda: topology_of(run, world), reading)
     batch: BatchPlan | None = None
-    deepspeed: DeepSpeedFile | None = None
-    try:
-        batch = solve_run_batch(run, sourced.topology)
-    except Refused as refused:
-        findings.extend(refused.findings)
-    if run.config.deepspeed is not None:
-        try:
-            deepspeed = load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
-        except Refused as refused:
-            findings.extend(refused.findings)
-    findings.extend(check_static(Facts(run=run, deepspeed=deepspeed, batch=batch)))
-    findings.extend(_files_missing(run, names_model=all(finding.code != "CF541" for finding in findings)))
-    return Static(run, sourced, batch, deepspeed, tuple(findings))
+    if sourced is not None:
+        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology), reading)
+    facts = Facts(
+        run=run,
+        deepspeed=_unless_unsure(lambda: _deepspeed(run), reading),
+        batch=batch,
+        launch=launch,
+        model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),
+    )
+    return _checked(facts, reading, sourced)
 
 
-def _files_missing(run: RunFile, names_model: bool) -> list[Finding]:
-    """Data files and a tokenizer that are not there: validation data too, which is only read after all else.
+def survey(static: Static, index: DataIndex | None = None, *, look: bool = False) -> Static:
+    """The same with what the data adds: number of steps, rates, and, with `look`, the state of the samples.
 
-    names_model: model.path is no folder that is missing; if it is, its tokenizer is not looked for.
+    index: of the training data; without one, records are counted and some are looked at.
     """
-    findings: list[Finding] = []
-    data = run.config.data
-    try:
-        refuse_unopenable([*data.train, *data.validation], data.task, run)
-    except Refused as refused:
-        findings.extend(refused.findings)
-    if names_model or run.config.tokenizer is not None:
-        try:
-            tokenizer_mark(run)
-        except Refused as refused:
-            findings.extend(refused.findings)
-    return findings
+    run, batch = static.run, static.facts.batch
+    reading = list(static.reading)
+    facts = static.facts
+    can_open = all(finding.code not in _NO_INDEX[:2] for finding in reading)
+    if look and can_open:
+        facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index), reading))
+    samples = index.num_samples if index else None
+    if samples is None and can_open:
+        samples = _unless_unsure(lambda: _estimate(run), reading)
+    if batch is not None and samples is not None:
+        schedule = _unless_unsure(lambda: run_schedule(run, batch, samples), reading)
+        facts = replace(facts, schedule=schedule)
+        if schedule is not None:
+            rate = _unless_unsure(lambda: run_rate(run, batch, schedule.total_steps), reading)
+            facts = replace(facts, rate=rate)
+    return _checked(facts, reading, static.topology)
+
+
+def existing_index(static: Static) -> DataIndex | None:
+    """The index of the training data, when it is already built and can be looked for."""
+    if any(finding.code in _NO_INDEX for finding in static.findings):
+        return None
+    with suppress(Unsure, Refused):
+        return find_index(static.run, static.run.config.data.train)
+    return None
 
 
 def plan_static(static: Static, index: DataIndex | None) -> RunPlan:
     """The plan on an index, or, without one, on a count of records. Refused when there is an error among
     findings.
     """
-    if static.batch is None or static.has_error:
+    facts = static.facts
+    if facts.schedule is None:
+        static = survey(static, index)
+        facts = static.facts
+    if static.has_error:
         raise Refused(static.findings)
-    data = static.run.config.data
-    counted = index.num_samples if index else estimate_samples(data.train, data.task, data.max_seq_len)
+    if facts.batch is None or facts.schedule is None or facts.rate is None:
+        raise RuntimeError("no error was found, and there is no plan")
+    return RunPlan(
+        static.run, static.sourced, facts.batch, facts.schedule, facts.rate, facts.deepspeed, index
+    )
+
+
+def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology | None) -> Static:
+    """With all findings, in file order; one that a look and a count both made is kept once."""
+    found = (*reading, *check_static(facts))
+    no_model = {finding.place for finding in found if finding.code == "CF541"}
+    unique: dict[tuple[str, Place | None, str], Finding] = {}
+    for finding in found:
+        if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
+            unique.setdefault((finding.code, finding.place, finding.title), finding)
+    ordered = sorted(unique.values(), key=lambda finding: _file_order(finding, facts.run.path))
+    return Static(facts, tuple(reading), tuple(ordered), topology)
+
+
+def _file_order(finding: Finding, config: str) -> tuple[bool, bool, str, int, int, str]:
+    """The config first, then the other files, then the command line."""
+    place = finding.place or Place("")
+    is_word = place.file == COMMAND_LINE
+    return (is_word, place.file != config, place.file, place.line, place.column, finding.code)
+
+
+def _unless_unsure(ask: Callable[[], T], findings: list[Finding]) -> T | None:
+    """What `ask` gives; None when the config has it wrong, or when it is refused, which is noted."""
     try:
-        return make_plan(
-            static.run,
-            sourced=static.sourced,
-            batch=static.batch,
-            deepspeed=static.deepspeed,
-            index=index,
-            num_samples=counted,
-        )
+        return ask()
+    except Unsure:
+        return None
     except Refused as refused:
-        raise Refused([*static.findings, *refused.findings]) from refused
+        findings.extend(refused.findings)
+        return None
+
+
+def _launch(
+    paths: Iterable[str], environ: Mapping[str, str], findings: list[Finding]
+) -> tuple[LaunchFile, ...]:
+    files = []
+    for path in paths:
+        file, found = read_launch_file(path)
+        findings.extend(found)
+        files.append(file)
+    return tuple(file for file in (*files, read_job(environ)) if file is not None)
+
+
+def _starts(file: LaunchFile, config: str) -> bool:
+    """Whether the command in a launch file names this run config."""
+    return file.config is not None and os.path.normpath(file.config[0]) == os.path.normpath(config)
+
+
+def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
+    if run.config.deepspeed is None:
+        return None
+    return load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
+
+
+def _estimate(run: RunFile) -> int:
+    data = run.config.data
+    return estimate_samples(data.train, data.task, data.max_seq_len)
+
+
+def _files_missing(run: RunFile) -> list[Finding]:
+    """Data files and a tokenizer that are not there; validation data too, which is only read last."""
+    findings: list[Finding] = []
+    data = run.config.data
+    try:
+        refuse_unopenable([*data.train, *data.validation], data.task, run)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    try:
+        tokenizer_mark(run)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    return findings

@@ -58,7 +58,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
     try:
-        loaded = _load(work, ranks, deepspeed_config, report)
+        loaded = load_base(work, ranks, deepspeed_config, report)
         trained_dtype = None if deepspeed_config else "float32"
         model = prepare_training(config, loaded, report, trained_dtype=trained_dtype)
     except Refused as refused:
@@ -69,7 +69,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
     if dropout:
         report(f"lora.dropout {dropout:g}: its draws are repeatable on this topology, and others on another")
     optimizer = build_optimizer(model, config.optimizer)
-    engine = _engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
+    engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
     progress = ProgressLine(work.steps) if ranks.is_first else None
@@ -112,9 +112,10 @@ def _mirror(work: Assignment, ranks: Ranks) -> WandbMirror | None:
     return mirror
 
 
-def _load(
+def load_base(
     work: Assignment, ranks: Ranks, deepspeed_config: dict[str, Any] | None, report: Callable[[str], None]
 ) -> LoadedModel:
+    """The base model of the run; builtin:tiny is made first. All ranks call it together."""
     config = work.plan.run.config
     if config.model.path == BUILTIN_TINY:
         if ranks.is_first:
@@ -147,9 +148,10 @@ def _validator(
     return after_step
 
 
-def _engine(
+def start_engine(
     work: Assignment, module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any] | None, ranks: Ranks
 ) -> Engine:
+    """The engine around `module`, read back: Refused when it believes other numbers than the plan's."""
     config = work.plan.run.config
     engine: Engine
     if deepspeed_config is None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from crossfoot.index.store import DataIndex
+from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.training.batches import collate
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
@@ -35,21 +36,13 @@ class Training:
 
 def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     """Train steps [first, end). Returns the steps done and why it stopped, the same on every rank."""
-    engine, meter, rank = training.engine, training.meter, training.ranks.rank
+    meter, rank = training.meter, training.ranks.rank
     done, stop = first, Stop.NO
     meter.restart_clock()
     for step in range(first, end):
         planned = training.planner.step(step)
-        # A summed loss times this, averaged over ranks, is the mean over the whole step's trained tokens.
-        weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
-        engine.set_rate(planned.lr)
-        slots = planned.slots[rank]
-        for forward, sample_ids in enumerate(slots):
-            if training.dropout_seed is not None:
-                torch.manual_seed(forward_seed(training.dropout_seed, step, rank, forward))
-            loss = engine.forward(collate(training.index, sample_ids))
-            engine.backward(loss, weight, last=forward == len(slots) - 1)
-        closed = meter.end_step(step, engine.step())
+        norm = run_step(training.engine, training.index, planned, rank, training.dropout_seed)
+        closed = meter.end_step(step, norm)
         done += 1
         stop = training.keeper.settle(closed, planned)
         if stop is not Stop.NO:
@@ -57,6 +50,26 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         if training.after_step(step):
             meter.restart_clock()
     return done - first, max(stop, training.keeper.close())
+
+
+def run_step(
+    engine: Engine, index: DataIndex, planned: PlannedStep, rank: int, dropout_seed: int | None
+) -> Callable[[], float]:
+    """One optimizer step of one rank: forward and backward of each of its slots, then the update.
+
+    Returns the reader of the global gradient norm (`Engine.step`). The loop and `crossfoot prove` both step
+    through here.
+    """
+    # A summed loss times this, averaged over ranks, is the mean over the whole step's trained tokens.
+    weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
+    engine.set_rate(planned.lr)
+    slots = planned.slots[rank]
+    for forward, sample_ids in enumerate(slots):
+        if dropout_seed is not None:
+            torch.manual_seed(forward_seed(dropout_seed, planned.step, rank, forward))
+        loss = engine.forward(collate(index, sample_ids))
+        engine.backward(loss, weight, last=forward == len(slots) - 1)
+    return engine.step()
 
 
 def forward_seed(seed: int, step: int, rank: int, forward: int) -> int:

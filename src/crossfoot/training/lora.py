@@ -22,7 +22,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.finding import Finding, Refused
-from crossfoot.training import refusals
 from crossfoot.training.model import (
     DTYPES,
     LoadedModel,
@@ -35,6 +34,7 @@ from crossfoot.training.model import (
     rows_of,
     whole,
 )
+from crossfoot.written import model_mistakes
 from crossfoot.written.config import Config, LoraSection
 
 
@@ -77,7 +77,7 @@ def prepare_training(
             parameter.data = parameter.data.to(dtype)
     if shared:
         if not is_tied(base):
-            raise Refused(_cannot_tie(loaded))
+            raise Refused(_cannot_tie(base, config.lora.modules_to_save))
         report("embed_tokens and lm_head are one tensor: trained as one")
     elif loaded.tied:
         report("embed_tokens and lm_head are one tensor: not trained")
@@ -228,8 +228,8 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     anything = _named(model, (nn.Module,))
     findings = []
     for refusal, written, there in (
-        (refusals.no_target_module, lora.target_modules, adaptable),
-        (refusals.no_module_to_save, lora.modules_to_save, anything),
+        (model_mistakes.no_target_module, lora.target_modules, adaptable),
+        (model_mistakes.no_module_to_save, lora.modules_to_save, anything),
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
         short = _last_words(adaptable)
@@ -248,7 +248,7 @@ def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
         if any(_matches(name, written) for written in lora.target_modules)
         and any(_matches(name, written) for written in lora.modules_to_save)
     ]
-    return [refusals.trained_two_ways(_last_words(both))] if both else []
+    return [model_mistakes.trained_two_ways(_last_words(both))] if both else []
 
 
 def _table_names(model: PreTrainedModel) -> list[str]:
@@ -267,21 +267,12 @@ def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -
     tables = _tables_in(model, lora.target_modules) if loaded.tied else []
     if not tables:
         return []
-    return [
-        refusals.would_untie(
-            f"an adapter on {', '.join(_last_words(tables))} would untie embed_tokens and lm_head",
-            "config.json says tie_word_embeddings: the two are one tensor",
-            "take it out of lora.target_modules; to train it, put embed_tokens into lora.modules_to_save",
-        )
-    ]
+    return [model_mistakes.adapter_unties(_last_words(tables))]
 
 
-def _cannot_tie(loaded: LoadedModel) -> Finding:
-    return refusals.would_untie(
-        f"peft cannot keep the tied tables of this {loaded.model.config.model_type} model one tensor",
-        "its input table is not named embed_tokens and its head not lm_head",
-        "take them out of lora.modules_to_save, or remove lora to train the whole model",
-    )
+def _cannot_tie(model: PreTrainedModel, written: Iterable[str]) -> Finding:
+    (table, *_) = _last_words(_tables_in(model, written))
+    return model_mistakes.copy_unties(model.config.model_type, table)
 
 
 def _last_words(names: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ from crossfoot.finding import Finding, Refused
 from crossfoot.training import refusals
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.model_facts import looks_local, model_missing
+from crossfoot.written.model_mistakes import model_not_causal
 
 Report = Callable[[str], None]
 
@@ -244,7 +245,7 @@ def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     if type(found) not in AutoModelForCausalLM._model_mapping:
-        raise Refused(refusals.model_not_causal(path, found.model_type))
+        raise Refused(model_not_causal(path, found.model_type))
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     if config.model.attention != "auto":

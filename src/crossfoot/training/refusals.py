@@ -148,19 +148,6 @@ def model_unreadable(path: str, why: str) -> Finding:
     )
 
 
-@page("CF543")
-def model_not_causal(path: str, kind: str) -> Finding:
-    """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained.
-
-    What counts is the `model_type` in its config.json: transformers must know a causal form of it.
-    """
-    return Finding(
-        "CF543",
-        f"model.path is a {kind} model, which is not a causal language model: {path}",
-        helps=("choose a decoder model such as llama, mistral or qwen2",),
-    )
-
-
 @page("CF544")
 def weights_missing(path: str, names: Sequence[str]) -> Finding:
     """CF544: tensors of the model are not in its weight files.
@@ -188,60 +175,6 @@ def attention_missing(name: str, why: str) -> Finding:
         notes=(why,),
         helps=("set model.attention to sdpa, or leave it at auto",),
     )
-
-
-@page("CF546")
-def no_target_module(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
-    """CF546: a name in `lora.target_modules` matches no linear or embedding module of this model.
-
-    peft itself skips such a name without a word when another one matches.
-    """
-    return _names_nothing("CF546", "lora.target_modules", lacking, there, near)
-
-
-@page("CF547")
-def no_module_to_save(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
-    """CF547: a name in `lora.modules_to_save` matches no module of this model.
-
-    Those modules are trained in full. Families name theirs differently: llama has embed_tokens and lm_head,
-    gpt2 wte, gpt_neox embed_in and embed_out.
-    """
-    return _names_nothing("CF547", "lora.modules_to_save", lacking, there, near)
-
-
-def _names_nothing(
-    code: str, key: str, lacking: Sequence[str], there: Sequence[str], near: Sequence[str]
-) -> Finding:
-    return Finding(
-        code,
-        f"{key} names no module of this model: {', '.join(lacking)}",
-        notes=(f"its linear and embedding modules are {', '.join(there)}",),
-        helps=(f"write {', '.join(near)}" if near else "write names from that list",),
-    )
-
-
-@page("CF548")
-def trained_two_ways(names: Sequence[str]) -> Finding:
-    """CF548: a module cannot be trained in full and have an adapter too.
-
-    An adapter is a small change on frozen weights; a module to save is trained and saved whole. Which of the
-    two is meant only the author of the config knows.
-    """
-    return Finding(
-        "CF548",
-        f"{', '.join(names)} is in lora.target_modules and in lora.modules_to_save",
-        helps=("keep it in modules_to_save to train it in full, or in target_modules for an adapter",),
-    )
-
-
-@page("CF549")
-def would_untie(title: str, why: str, change: str) -> Finding:
-    """CF549: what is asked would untie embed_tokens and lm_head of a model that ties them.
-
-    With `tie_word_embeddings` the two are one tensor, and a run keeps them one (peft's ensure_weight_tying),
-    or is refused: an untied copy would train two tables where the saved model has one.
-    """
-    return Finding("CF549", title, notes=(why,), helps=(change,))
 
 
 PLACES = {

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Edit, Finding, Place, Refused
 from crossfoot.manual import page
-from crossfoot.written.json_tree import BrokenJson, Keys, read_json_tree
-from crossfoot.written.source import UnreadableText, read_source
+from crossfoot.written import edits
+from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
+from crossfoot.written.source import Source, UnreadableText, read_source
 
 
 @dataclass(frozen=True)
 class DeepSpeedFile:
-    """A DeepSpeed file: strict JSON, an object. What its values mean is for the checks.
+    """A DeepSpeed file: JSON, an object. What its values mean is for the checks.
 
-    path: as given. duplicates: (path of keys, place of the first, place of the second); `values` has the last
-    one.
+    path: as given. tree: its places, and what is odd in it.
     """
 
     path: str
     values: dict[str, Any]
-    keys: Mapping[Keys, Place] = field(default_factory=dict, repr=False)
-    spots: Mapping[Keys, Place] = field(default_factory=dict, repr=False)
-    duplicates: tuple[tuple[Keys, Place, Place], ...] = ()
+    source: Source = field(default=Source("", ""), repr=False)
+    tree: JsonTree = field(default_factory=JsonTree, repr=False)
+
+    @property
+    def duplicates(self) -> tuple[tuple[Keys, Place, Place], ...]:
+        """(path of keys, place of the first, place of the second); `values` has the last one."""
+        return tuple(self.tree.duplicates)
 
     def get(self, *keys: str) -> Any:
         """The value at a path of keys; None when it is absent, or something on the way is no object."""
@@ -39,10 +43,22 @@ class DeepSpeedFile:
         """The place of a value, or of its key. An absent entry has the place of the object that would hold
         it.
         """
-        places = self.keys if part == "key" else self.spots
+        places = self.tree.keys if part == "key" else self.tree.values
         while keys and keys not in places:
-            keys, places = keys[:-1], self.keys
+            keys, places = keys[:-1], self.tree.keys
         return places[keys] if keys else Place(self.path)
+
+    def replacing(self, *keys: str | int, text: str) -> tuple[Edit, ...]:
+        """The edit that makes a value `text` (JSON). The entry must be there."""
+        return (edits.replacing_value(self.source, self.tree, keys, text),)
+
+    def removing(self, *keys: str | int) -> tuple[Edit, ...]:
+        """The edit that removes an entry of an object. It must be there."""
+        return (edits.removing_entry(self.source, self.tree, keys),)
+
+    def renaming(self, *keys: str | int, name: str) -> tuple[Edit, ...]:
+        """The edit that gives an entry the key `name`. It must be there."""
+        return (edits.replacing(self.source, self.tree.keys[keys], json.dumps(name)),)
 
 
 @page("CF301")
@@ -59,11 +75,11 @@ def unreadable_deepspeed_file(error: UnreadableText, named_at: Place | None) -> 
 
 @page("CF302")
 def broken_json(error: BrokenJson) -> Finding:
-    """CF302: the DeepSpeed file is not strict JSON.
+    """CF302: the DeepSpeed file is not JSON.
 
-    DeepSpeed's own reader (hjson) accepts comments, trailing commas and missing quotes; transformers,
-    accelerate and every other tool refuse the same file, so crossfoot does too. NaN and Infinity are no JSON
-    either. (lie J5)
+    DeepSpeed's own reader (hjson) accepts missing quotes and commas too; transformers, accelerate and every
+    other tool refuse the same file, so crossfoot does too. NaN and Infinity are no JSON either. Comments and
+    commas before a closing bracket are read over (CF313). (lie J5)
     """
     return Finding(
         "CF302", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
@@ -99,4 +115,4 @@ def load_deepspeed_file(path: str, named_at: Place | None = None) -> DeepSpeedFi
         raise Refused(broken_json(error)) from error
     if not isinstance(tree.value, dict):
         raise Refused(not_an_object(path, tree.values[()]))
-    return DeepSpeedFile(path, tree.value, tree.keys, tree.values, tuple(tree.duplicates))
+    return DeepSpeedFile(path, tree.value, source, tree)

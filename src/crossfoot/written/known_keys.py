@@ -39,13 +39,19 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
 )
 """What Hugging Face, DeepSpeed and Chinese-LLaMA-Alpaca-2 call our keys (DESIGN section 2)."""
 
+SURELY_MEANT = 0.88
+"""Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""
+
 
 @dataclass(frozen=True)
 class Suggestion:
-    """`path`: the key that was probably meant, dotted; `help`: the change to make."""
+    """`path`: the key that was probably meant, dotted; `help`: the change to make. is_sure: it is another
+    framework's word for it, or differs by a letter or two.
+    """
 
     path: str
     help: str
+    is_sure: bool = False
 
 
 def section_type(annotation: object) -> type[Section] | None:
@@ -77,7 +83,7 @@ def suggest(path: tuple[str, ...], taken: Iterable[str] = ()) -> Suggestion | No
     """The key most likely meant by an unknown `path`. `taken`: keys already written in that place."""
     section, name = path[0], path[-1]
     if name in ELSEWHERE:
-        return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}")
+        return Suggestion(ELSEWHERE[name], f"here it is called {ELSEWHERE[name]}", is_sure=True)
     if len(path) == 1:
         return _nearest("section", name, tuple(sections()), "", taken) or _elsewhere(name, None)
     if section not in sections():
@@ -103,7 +109,8 @@ def _nearest(
     written = set(taken)
     free = [key for key in similar if key not in written]
     if free:
-        return Suggestion(prefix + free[0], f"the nearest {what} is {free[0]}")
+        is_sure = difflib.SequenceMatcher(None, name, free[0]).ratio() >= SURELY_MEANT
+        return Suggestion(prefix + free[0], f"the nearest {what} is {free[0]}", is_sure)
     return Suggestion(prefix + similar[0], f"the nearest {what} is {similar[0]}, which is written too")
 
 

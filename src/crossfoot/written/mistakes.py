@@ -4,7 +4,7 @@ CF009, CF105, CF201).
 
 from __future__ import annotations
 
-from crossfoot.finding import Finding, Place
+from crossfoot.finding import Edit, Finding, Place
 from crossfoot.manual import page
 from crossfoot.written.known_keys import Suggestion
 from crossfoot.written.shown import listed, shown
@@ -63,7 +63,13 @@ def not_a_config(path: str, place: Place, value: object) -> Finding:
 
 
 @page("CF004")
-def unknown_key(path: str, place: Place, suggestion: Suggestion | None, siblings: tuple[str, ...]) -> Finding:
+def unknown_key(
+    path: str,
+    place: Place,
+    suggestion: Suggestion | None,
+    siblings: tuple[str, ...],
+    fix: tuple[Edit, ...] = (),
+) -> Finding:
     """CF004: a key that no run config has.
 
     A key that is not understood would be a wish that is silently not granted, so it is an error. The help
@@ -72,7 +78,8 @@ def unknown_key(path: str, place: Place, suggestion: Suggestion | None, siblings
     """
     notes = () if suggestion or not siblings else (f"known here: {', '.join(siblings)}",)
     helps = (suggestion.help,) if suggestion else (f"remove {path}",)
-    return Finding("CF004", f"{path} is not a key of a run config", place=place, notes=notes, helps=helps)
+    title = f"{path} is not a key of a run config"
+    return Finding("CF004", title, place=place, notes=notes, helps=helps, fix=fix)
 
 
 @page("CF005")
@@ -110,7 +117,12 @@ def missing_key(path: str, place: Place) -> Finding:
 
 @page("CF007")
 def wrong_value(
-    path: str, value: object, wanted: str, place: Place, helps: tuple[str, ...] = (), label: str = ""
+    path: str,
+    value: object,
+    wanted: str,
+    place: Place,
+    helps: tuple[str, ...] = (),
+    fix: tuple[Edit, ...] = (),
 ) -> Finding:
     """CF007: a value of the wrong kind, or outside what is possible.
 
@@ -118,11 +130,11 @@ def wrong_value(
     (YAML 1.2). Counts begin at 1.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
-    return Finding("CF007", title, place=place, helps=helps, label=label)
+    return Finding("CF007", title, place=place, helps=helps, fix=fix)
 
 
 @page("CF008")
-def bad_override(word: str, fact: str, helps: tuple[str, ...] = ()) -> Finding:
+def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()) -> Finding:
     """CF008: a word after the config that is no override.
 
     An override is `path=value`: the path as in the config with dots, the value as in YAML. Examples:
@@ -132,8 +144,8 @@ def bad_override(word: str, fact: str, helps: tuple[str, ...] = ()) -> Finding:
     return Finding(
         "CF008",
         f"the override {shown(word)} {fact}",
-        place=Place(COMMAND_LINE),
-        label=word,
+        place=place,
+        label="" if place.line else word,
         helps=helps,
         unreadable=True,
     )

@@ -1,5 +1,5 @@
-"""What a model's config.json says, read without torch, and the rule that hangs on it: no untrained rows in
-the vocabulary.
+"""What a model's config.json says, read without torch, and what hangs on it: no untrained rows in the
+vocabulary.
 
 The written file alone is read here; weights are never opened, nothing is downloaded.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.finding import Finding
-from crossfoot.manual import page
 from crossfoot.written.config import Config
 
 BUILTIN_TINY = "builtin:tiny"
@@ -45,13 +44,21 @@ class ModelFacts:
     tensor.
 
     max_position_embeddings: tokens of the longest sequence it was made for; None when config.json does not
-    say.
+    say. stretched_positions: what rope scaling makes of that, when it is more. has_own_code: config.json
+    names classes that lie beside it (auto_map).
     """
 
     vocab_size: int
     tied: bool
     max_position_embeddings: int | None
     model_type: str
+    stretched_positions: int | None = None
+    has_own_code: bool = False
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of the longest sequence, rope scaling considered."""
+        return self.stretched_positions or self.max_position_embeddings
 
 
 def read_model_facts(path: str) -> ModelFacts | None:
@@ -91,16 +98,10 @@ def model_missing(path: str, why: str = "") -> Finding:
     )
 
 
-@page("CF540")
 def needs_trained_embeddings(
     config: Config, model_vocab_rows: int, tokenizer_vocabulary: int, tied: bool
 ) -> Finding | None:
-    """CF540: the tokenizer has more pieces than the model's table has rows, and the new rows would not be
-    trained.
-
-    With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
-    start at the mean of the old ones; unless both tables are trained, all new pieces stay the same piece to
-    the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
+    """The finding CF540, without its place, or None; its page is the rule's, in checks/rules_model.py.
 
     model_vocab_rows: rows of the table before it grows. tokenizer_vocabulary: rows the data's token ids need;
     padding does not count.
@@ -146,9 +147,32 @@ def _facts_of(values: Any) -> ModelFacts | None:
     return ModelFacts(
         vocab_size=rows,
         tied=_tied_by_default(model_type) if tied is None else bool(tied),
-        max_position_embeddings=positions if isinstance(positions, int) else None,
+        max_position_embeddings=positions if _is_number(positions) else None,
         model_type=model_type,
+        stretched_positions=_stretched(text, positions),
+        has_own_code="auto_map" in values,
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12
+
+
+def _stretched(text: dict[str, Any], positions: Any) -> int | None:
+    """Positions with rope scaling, when that is more than max_position_embeddings says.
+
+    transformers 5 calls the section rope_parameters, before it was rope_scaling. Its factor multiplies
+    original_max_position_embeddings; where that is absent, max_position_embeddings is the original one.
+    """
+    section = text.get("rope_scaling") or text.get("rope_parameters")
+    if not isinstance(section, dict) or not _is_number(positions):
+        return None
+    factor = section.get("factor", 1)
+    original = section.get("original_max_position_embeddings", positions)
+    if not _is_number(factor) or not _is_number(original):
+        return None
+    reach = int(factor * original)
+    return reach if reach > positions else None
 
 
 def _tied_by_default(model_type: str) -> bool:

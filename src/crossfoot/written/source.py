@@ -74,6 +74,10 @@ class Source:
         width = max(1, min(start + 1 if end is None else end, line_end) - start)
         return Place(self.path, line, start - first + 1, width)
 
+    def offset(self, place: Place) -> int:
+        """Where a place of this text begins, in characters."""
+        return self._line_starts[place.line - 1] + place.column - 1
+
 
 def read_source(path: str) -> Source:
     """The UTF-8 text of a regular file. Raises UnreadableText: absent, a folder, a pipe, too large, a BOM, no

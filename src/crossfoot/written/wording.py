@@ -64,24 +64,36 @@ def wanted(error: Mapping[str, Any]) -> str:
 
 def repairs(error: Mapping[str, Any]) -> tuple[str, ...]:
     """Changes to make, when the value itself says what was meant."""
-    kind, value = error["type"], error["input"]
-    if kind == "literal_error" and isinstance(value, str):
+    kind, value, text = error["type"], error["input"], replacement(error)
+    if text is None and kind == "literal_error" and isinstance(value, str):
         close = difflib.get_close_matches(value.lower(), _choices(error), n=1, cutoff=0.5)
         return (f"write {close[0]}",) if close else ()
+    if text is None:
+        return ()
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return (f"write {text} without quotes",)
+    return (f"write it in quotes: {text}",) if kind == "string_type" else (f"write {text}",)
+
+
+def replacement(error: Mapping[str, Any]) -> str | None:
+    """YAML text that says the same thing in the right type; None when it would be a guess."""
+    kind, value = error["type"], error["input"]
+    if kind == "literal_error" and isinstance(value, str) and value.lower() in _choices(error):
+        return value.lower()
     if kind in ("int_type", "int_from_float") and isinstance(value, float) and math.isfinite(value):
         whole = round(value)
-        return (f"write {whole}",) if whole == value and abs(value) < 2**53 else ()
+        return str(whole) if whole == value and abs(value) < 2**53 else None
     if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value, kind):
-        return (f"write {value.strip()} without quotes",)
+        return value.strip()
     if kind in ("list_type", "tuple_type") and isinstance(value, str) and value:
-        return (f"write [{value}]",)
+        return f"[{value}]"
     if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "1"):
-        return ("write true",)
+        return "true"
     if kind == "bool_type" and str(value).lower() in ("no", "off", "n", "0"):
-        return ("write false",)
+        return "false"
     if kind == "string_type" and isinstance(value, (int, float)):
-        return (f"write it in quotes: '{shown(value)}'",)
-    return ()
+        return f"'{shown(value)}'"
+    return None
 
 
 def _is_name(context: Mapping[str, Any]) -> bool:

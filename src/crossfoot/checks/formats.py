@@ -1,0 +1,86 @@
+"""Findings for machines and for narrow places: one line each, JSON, GitHub's annotations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from crossfoot.checks.render import clean, render
+from crossfoot.finding import Edit, Finding, Place
+
+FORMATS = ("text", "concise", "json", "github")
+_GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> str:
+    """All findings in one of FORMATS; no newline at the end, and empty when there is nothing to say."""
+    if style == "text":
+        return render(findings, colour)
+    if style == "json":
+        return json.dumps([as_json(finding) for finding in findings], indent=2, ensure_ascii=False)
+    line = _concise if style == "concise" else _annotation
+    return "\n".join(line(finding) for finding in findings)
+
+
+def as_json(finding: Finding) -> dict[str, Any]:
+    """One finding as plain values. line and column begin at 1 and are None where there is none; the offsets
+    of a fix are characters of the file.
+    """
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "title": finding.title,
+        **_place(finding.place),
+        "label": finding.label,
+        "others": [{**_place(place), "label": label} for place, label in finding.others],
+        "notes": list(finding.notes),
+        "helps": list(finding.helps),
+        "fix": [_edit(edit) for edit in finding.fix] or None,
+    }
+
+
+def _place(place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {"file": None, "line": None, "column": None, "end_column": None}
+    column = place.column if place.line and place.column else None
+    return {
+        "file": place.file,
+        "line": place.line or None,
+        "column": column,
+        "end_column": column + place.width if column else None,
+    }
+
+
+def _edit(edit: Edit) -> dict[str, Any]:
+    return {"file": edit.file, "start": edit.start, "end": edit.end, "text": edit.text}
+
+
+def _concise(finding: Finding) -> str:
+    """`zero2.json:2:23: error[CF101] title; help: write 512`."""
+    where = f"{clean(str(finding.place))}: " if finding.place else ""
+    help_ = f"; help: {clean(finding.helps[0])}" if finding.helps else ""
+    return f"{where}{finding.severity}[{finding.code}] {clean(finding.title)}{help_}"
+
+
+def _annotation(finding: Finding) -> str:
+    """GitHub's workflow command (docs.github.com, "Workflow commands for GitHub Actions")."""
+    properties: dict[str, str | int] = {}
+    place = finding.place
+    if place is not None and place.line:
+        properties = {"file": place.file, "line": place.line}
+        if place.column:
+            properties |= {"col": place.column, "endColumn": place.column + place.width}
+    elif place is not None and "." in place.file:
+        properties = {"file": place.file}
+    properties["title"] = finding.code
+    words = [clean(finding.title), *(f"note: {clean(text)}" for text in finding.notes)]
+    words += [f"help: {clean(text)}" for text in finding.helps]
+    told = ",".join(f"{key}={_escaped(str(value), ':,')}" for key, value in properties.items())
+    return f"::{_GITHUB[finding.severity]} {told}::{_escaped(chr(10).join(words))}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    for character in ("%", "\r", "\n", *more):
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text

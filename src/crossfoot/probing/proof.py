@@ -1,0 +1,156 @@
+"""The proof itself, from a model in an engine to a verdict. All ranks call these functions together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from crossfoot.arithmetic.schedule import Layout
+from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.probing.compare import Comparison
+from crossfoot.probing.diagnose import Step, known_factor, name_mistake, step_of
+from crossfoot.probing.reference import Reference
+from crossfoot.probing.samples import ProofBatch
+from crossfoot.probing.verdict import Verdict, verdict_of
+from crossfoot.training.model import is_partitioned, shape_of, whole
+
+RATE = 1024.0
+"""SGD's rate in the compared step. What is compared is the change of the parameters divided by it. At rate 1
+the change is so small beside the parameters that float32 rounds it by more than 1e-5; a power of two is
+multiplied and divided exactly."""
+SPREAD_OF_B = 0.05
+"""Standard deviation of the random values that fresh LoRA matrices B get: at 0, A has no gradient."""
+
+TakeStep = Callable[[PlannedStep], object]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is proved, on this rank.
+
+    model: what was trained (not its wrapper). take_step: takes one optimizer step of the engine. make_reference:
+    makes the reference model; called on the first rank alone. is_first: this is that rank. layout: of what
+    runs (folded: one rank). grad_accum_steps, dp_degree: of the plan. bound: of the relative error.
+    """
+
+    model: nn.Module
+    take_step: TakeStep
+    make_reference: Callable[[], Reference]
+    is_first: bool
+    layout: Layout
+    grad_accum_steps: int
+    dp_degree: int
+    bound: float
+
+
+def prove_gradient(subject: Subject, batch: ProofBatch) -> Verdict | None:
+    """Take the two steps, compare the second; the verdict on the first rank, None on the others."""
+    trained = _trained_names(subject.model)
+    start = {names[0]: _master(parameter, subject.is_first) for names, parameter in trained}
+    reference = None
+    if subject.is_first:
+        reference = subject.make_reference()
+    _copy_into(reference, subject.model, start)
+    if reference is not None:
+        reference.gradient(batch.index, batch.step.samples)
+    subject.take_step(batch.before)
+    subject.take_step(batch.step)
+    comparison = Comparison()
+    for names, parameter in trained:
+        after = _master(parameter, subject.is_first)
+        if reference is None or after is None:
+            continue
+        before = start.pop(names[0])
+        gradient = reference.parameters[names[0]].grad
+        gradient = torch.zeros_like(after) if gradient is None else gradient.cpu()
+        got = (before.double() - after.double()) / batch.step.lr
+        comparison.add(names, got.numpy(), gradient.numpy())
+    if reference is None:
+        return None
+    step = step_of(
+        batch.index, batch.before, batch.step, subject.layout, subject.grad_accum_steps, subject.dp_degree
+    )
+    return _judge(subject, batch, reference, comparison, step)
+
+
+def _judge(
+    subject: Subject, batch: ProofBatch, reference: Reference, comparison: Comparison, step: Step
+) -> Verdict:
+    """The verdict; where it is NOT PROVEN, the mistake is looked for, and only then."""
+    bound, total = subject.bound, comparison.total
+    cause, notes = None, ()
+    wrong = [name for name in comparison.unproven(bound) if comparison.groups[name].reference_squared > 0]
+    if wrong or not total.relative_error <= bound:
+        if total.error_beside_factor <= bound:
+            cause = known_factor(total.factor, step, 3 * bound)
+            notes = (f"{total.factor:.6g} times the reference: {cause or 'no known factor'}",)
+        elif total.got_squared > 0 and total.got_squared < float("inf"):
+            positions = {entries.name: entries.positions for entries in comparison.sketch}
+            gradients = reference.sketches(batch.index, step.samples, positions)
+            cause, notes = name_mistake(step, comparison, gradients, bound)
+    return verdict_of(comparison, bound, cause, notes)
+
+
+def fill_lora_b(model: nn.Module, seed: int) -> int:
+    """Give every LoRA matrix B random values, the same on every rank and ZeRO stage; returns how many there
+    are. All ranks call it, before the engine is made.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    filled = 0
+    for name, parameter in model.named_parameters():
+        if ".lora_B." not in name or not parameter.requires_grad:
+            continue
+        values = torch.randn(shape_of(parameter), generator=generator) * SPREAD_OF_B
+        filled += 1
+        if is_partitioned(parameter):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if torch.distributed.get_rank() == 0:
+                    parameter.data.copy_(values)
+        else:
+            parameter.data.copy_(values)
+    return filled
+
+
+def _trained_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+    """Every trained parameter with all its names, its own first; a shared tensor is there once."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [
+        (names[id(parameter)], parameter)
+        for _, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+
+
+def _master(parameter: nn.Parameter, keep: bool) -> torch.Tensor | None:
+    """The float32 value that the optimizer updates, whole, on the CPU; None where it is not kept.
+
+    DeepSpeed holds a master apart under ZeRO 1-3, in parts: gathering it is a collective of all ranks.
+    """
+    value = None
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        value = safe_get_full_fp32_param(parameter)
+    if not keep:
+        return None
+    return (parameter if value is None else value).detach().float().cpu().clone()
+
+
+def _copy_into(reference: Reference | None, model: nn.Module, start: dict[str, torch.Tensor | None]) -> None:
+    """The reference starts from what the engine holds: the masters of what is trained, the rest as it is."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            value = start[name]
+            if reference is not None and value is not None:
+                reference.parameters[name].data.copy_(value)
+            continue
+        with whole([parameter]):
+            if reference is not None:
+                reference.parameters[name].data.copy_(parameter.detach())

@@ -1,0 +1,98 @@
+"""The other side of the proof: the gradient of a step in plain torch, one sample at a time, unpadded.
+
+It shares neither collator nor loss code nor engine with training: its own causal shift, its own log-softmax,
+its own sum. Only the model class, and peft's adapters in it, are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from crossfoot.index.store import DataIndex
+from crossfoot.training.lora import prepare_training
+from crossfoot.training.model import load_model
+from crossfoot.written.config import Config
+
+
+class Reference:
+    """A float32 copy of the model to train, on one rank, without an engine."""
+
+    def __init__(self, config: Config, path: str, vocabulary: int, device: torch.device) -> None:
+        model_section = config.model.model_copy(
+            update={"dtype": "float32", "attention": "eager", "gradient_checkpointing": False}
+        )
+        config = config.model_copy(update={"model": model_section})
+        loaded = load_model(
+            config, path, vocabulary=vocabulary, zero_stage=0, deepspeed_config=None, report=lambda line: None
+        )
+        self.model = prepare_training(config, loaded, lambda line: None, trained_dtype="float32").to(device)
+        without_dropout(self.model)
+        self.device = device
+        self.parameters = dict(self.model.named_parameters())
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
+
+    def gradient(self, index: DataIndex, sample_ids: Iterable[int]) -> None:
+        """Leaves in every trained parameter's `.grad`: the gradient of the summed loss of these samples,
+        divided by the number of their trained tokens.
+        """
+        self.model.zero_grad(set_to_none=True)
+        tokens = 0
+        for sample_id in sample_ids:
+            loss, trained = self.summed_loss(*index.sample(int(sample_id)))
+            loss.backward()
+            tokens += trained
+        for parameter in self.trained().values():
+            if parameter.grad is not None:
+                parameter.grad /= tokens
+
+    def summed_loss(self, ids: np.ndarray, trained: np.ndarray) -> tuple[torch.Tensor, int]:
+        """(minus the log-probability of every trained token given those before it, summed; how many)."""
+        tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        logits = self.model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0]
+        log_probabilities = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
+        total, count = logits.new_zeros(()), 0
+        for position in range(1, len(ids)):
+            if trained[position]:
+                total = total - log_probabilities[position - 1, tokens[position]]
+                count += 1
+        return total, count
+
+    def sketches(
+        self, index: DataIndex, sample_ids: Sequence[int], positions: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """float64 [samples, entries]: the gradient of each sample's summed loss at these entries of these
+        parameters.
+        """
+        rows = []
+        places = {name: torch.from_numpy(where).to(self.device) for name, where in positions.items()}
+        for sample_id in sample_ids:
+            self.model.zero_grad(set_to_none=True)
+            self.summed_loss(*index.sample(int(sample_id)))[0].backward()
+            row = []
+            for name, where in places.items():
+                gradient = self.parameters[name].grad
+                row.append(torch.zeros(len(where)) if gradient is None else gradient.flatten()[where].cpu())
+            rows.append(torch.cat(row).double().numpy())
+        return np.stack(rows)
+
+
+def without_dropout(model: nn.Module) -> float:
+    """Switch off every dropout of a model; returns the largest that was on."""
+    largest = 0.0
+    for module in model.modules():
+        for name in _dropout_names(module):
+            largest = max(largest, getattr(module, name))
+            setattr(module, name, 0.0)
+    return largest
+
+
+def _dropout_names(module: nn.Module) -> list[str]:
+    names = [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+    return [*names, "p"] if isinstance(module, nn.modules.dropout._DropoutNd) else names

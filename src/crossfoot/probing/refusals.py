@@ -1,0 +1,46 @@
+"""The findings of a proof: one function, one code, one manual page. Torch-free, for `crossfoot explain`."""
+
+from __future__ import annotations
+
+from crossfoot.finding import Finding, Place
+from crossfoot.manual import page
+
+
+@page("CF750")
+def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
+    """CF750: the gradient that the engine applied is not the gradient of the batch.
+
+    `crossfoot prove` takes one optimizer step under the real launcher, engine, precision and DeepSpeed config,
+    with SGD and without clipping, so that what changes in the parameters is the gradient. A plain-torch
+    float32 reference, which shares neither collator nor loss code, computes the same gradient one sample at a
+    time, unpadded: the sum of the cross entropy of all trained tokens, divided by their number. The two must
+    agree in every group of parameters: |difference| / |reference| within 1e-5 in float32, and within the
+    larger bound that the page states in bfloat16.
+
+    When they do not, the page says by which factor they differ, and which known mistake has that factor:
+    gradients summed over ranks instead of averaged ("gradient_allreduce_op": "sum", or averaging switched
+    off), a loss that is divided by the accumulation although it is a mean over the step already, a mean of
+    means over forwards, ranks or samples, a part of the batch that is missing. A group whose reference is
+    zero shows nothing, so it is not proven either.
+
+    AdamW would hide most of them, because it divides by the gradient's own size; the clipping, the weight
+    decay and the loss that is reported are wrong all the same.
+    """
+    return Finding("CF750", what, notes=notes)
+
+
+@page("CF751")
+def not_shrinkable(path: str, why: str, place: Place) -> Finding:
+    """CF751: no small model could be made from the model's config.json.
+
+    `crossfoot prove` makes a small model of the same architecture: few layers, narrow, with a small
+    vocabulary and random weights. Some architectures tie their sizes together in a way that it does not know.
+    With `--full` the real weights are loaded instead.
+    """
+    return Finding(
+        "CF751",
+        f"no small model of the same architecture can be made from {path}",
+        place=place,
+        notes=(why,),
+        helps=("prove it with the real weights: add --full",),
+    )

@@ -1,0 +1,280 @@
+"""`crossfoot prove` on one rank: read and refuse, make the small model, start the engine, step, compare."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crossfoot.checks.render import render as render_findings
+from crossfoot.finding import Finding, Refused
+from crossfoot.planning.deepspeed_config import resolve_deepspeed
+from crossfoot.planning.lock import lock_sha256
+from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
+from crossfoot.planning.prepare import Static, read_static
+from crossfoot.planning.run_folder import ATTEMPT_NAME
+from crossfoot.probing.compare import BOUNDS
+from crossfoot.probing.samples import LONGEST_TOKENS, ProofBatch, proof_batch
+from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
+from crossfoot.starting.world import World, engine_for
+from crossfoot.training.assignment import Assignment
+from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
+from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
+
+NOT_NEEDED = ("CF50", "CF51", "CF52", "CF53", "CF540")
+"""Findings about data files and the tokenizer: a proof reads neither."""
+LEFT_OUT = "data files and tokenizer are not looked at"
+
+
+def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json: bool) -> int:
+    """Prove one config on this rank; returns the exit code of the contract, the same on every rank: 0 PROVEN,
+    3 NOT PROVEN. Raises Refused for a user's mistake. Nothing is written into the run's folder.
+    """
+    static = read_static(path, overrides, world)
+    findings = [finding for finding in static.findings if not finding.code.startswith(NOT_NEEDED)]
+    if any(finding.severity == "error" for finding in findings):
+        raise Refused(findings)
+    config = static.run.config
+    engine_kind = engine_for(
+        world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
+    )
+    if findings and world.rank == 0 and not as_json:
+        print(render_findings(findings, colour=False), flush=True)
+    from crossfoot.training.session import hush_libraries
+
+    hush_libraries()
+    from crossfoot.training.ranks import join
+
+    ranks = join(world, engine_kind, os.environ)
+    _agree(ranks, world, static, full)
+    with _scratch(ranks, world) as folder:
+        model = _model(ranks, world, static, folder, full)
+        work, batch = _work(static, world, engine_kind, model.path, str(folder))
+        verdict, circumstances = _measure(work, batch, ranks, model)
+    exit_code = ranks.gather(None if verdict is None else verdict.exit_code)[0]
+    if verdict is not None:
+        text = (
+            json.dumps(to_json(circumstances, verdict), indent=2)
+            if as_json
+            else render(circumstances, verdict)
+        )
+        print(text, flush=True)
+    ranks.leave()
+    return int(exit_code)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model to prove. path: its folder on this node. said: what it is, in words."""
+
+    path: str
+    said: str
+
+
+def _agree(ranks: Any, world: World, static: Static, full: bool) -> None:
+    """Every rank proves the same config, and is the rank that its launcher says. Raises Refused on all."""
+    from crossfoot.training import refusals
+
+    deepspeed = static.facts.deepspeed and static.facts.deepspeed.values
+    sha = lock_sha256(
+        {"config": static.run.config.model_dump(mode="json"), "deepspeed": deepspeed, "full": full}
+    )
+    everyone = ranks.gather((sha, world.rank, world.world_size))
+    findings = []
+    for rank, (theirs, claimed, of) in enumerate(everyone):
+        if theirs != everyone[0][0]:
+            findings.append(refusals.plans_differ(f"rank {rank}", theirs, "rank 0", everyone[0][0]))
+        if (claimed, of) != (rank, ranks.world_size):
+            findings.append(
+                refusals.ranks_contradict(f"rank {rank}", (claimed, of), (rank, ranks.world_size))
+            )
+    if findings:
+        raise Refused(findings)
+
+
+@contextlib.contextmanager
+def _scratch(ranks: Any, world: World) -> Iterator[Path]:
+    """A temporary folder that the ranks of one node share; the node's first rank makes and removes it."""
+    mine = tempfile.mkdtemp(prefix="crossfoot-prove-") if world.local_rank == 0 else None
+    try:
+        yield Path(dict(row for row in ranks.gather((world.node_rank, mine)) if row[1])[world.node_rank])
+    finally:
+        if mine is not None:
+            shutil.rmtree(mine, ignore_errors=True)
+
+
+def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -> _Model:
+    """The folder of the model to prove: a small one, or with `full` the run's own."""
+    from crossfoot.probing.shrink import write_small_model
+
+    config, said = static.run.config, ""
+    path = config.model.path
+    is_small = not full or path == BUILTIN_TINY
+    findings: tuple[Finding, ...] = ()
+    if is_small and world.local_rank == 0:
+        try:
+            said = write_small_model(
+                path, folder / "model", config.run.seed, static.run.place("model", "path")
+            )
+        except Refused as refused:
+            findings = refused.findings
+    everyone = ranks.gather((said, findings))
+    if any(found for _, found in everyone):
+        from crossfoot.training.refusals import placed
+
+        raise Refused(placed(next(found for _, found in everyone if found), static.run))
+    return (
+        _Model(str(folder / "model"), everyone[0][0])
+        if is_small
+        else _Model(path, f"{path}, its own weights")
+    )
+
+
+def _work(
+    static: Static, world: World, engine_kind: Any, model_path: str, folder: str
+) -> tuple[Assignment, ProofBatch]:
+    """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
+    run = replace(static.run, config=_proof_config(static.run.config, model_path, folder))
+    batch = static.facts.batch
+    if batch is None:
+        raise RuntimeError("no error was found, and there is no batch")
+    facts = read_model_facts(model_path)
+    layout_batch = batch.fold() if engine_kind == "accelerate" else batch
+    from crossfoot.arithmetic.schedule import Layout
+    from crossfoot.probing.proof import RATE
+
+    made_up = proof_batch(
+        Layout(layout_batch.topology.dp_degree, layout_batch.grad_accum_steps, layout_batch.micro_batch_size),
+        vocabulary=facts.vocab_size if facts else 256,
+        longest=min(run.config.data.max_seq_len, (facts and facts.max_position_embeddings) or LONGEST_TOKENS),
+        seed=run.config.run.seed,
+        rate=RATE,
+    )
+    plan = RunPlan(
+        run,
+        static.sourced,
+        batch,
+        run_schedule(run, batch, made_up.index.num_samples),
+        run_rate(run, batch, 1),
+        static.facts.deepspeed,
+        made_up.index,
+    )
+    return Assignment(plan, made_up.index, None, world, engine_kind, (), {}, 1), made_up
+
+
+def _proof_config(config: Config, model_path: str, folder: str) -> Config:
+    """The config with what a proof changes in it, and nothing else."""
+    lora = config.lora and config.lora.model_copy(update={"dropout": 0.0})
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"dir": folder}),
+            "model": config.model.model_copy(update={"path": model_path}),
+            "tokenizer": None,
+            "lora": lora,
+            "optimizer": OptimizerSection(name="sgd", max_grad_norm=0.0),
+            "lr": LrSection(reference=1.0, schedule="constant"),
+            "train": TrainSection(max_steps=1),
+            "tracking": TrackingSection(),
+        }
+    )
+
+
+def _measure(
+    work: Assignment, batch: ProofBatch, ranks: Any, model: _Model
+) -> tuple[Verdict | None, Circumstances]:
+    """Build as training builds, and prove."""
+    from crossfoot.probing.proof import Subject, fill_lora_b, prove_gradient
+    from crossfoot.probing.reference import Reference, without_dropout
+    from crossfoot.training.build import load_base, start_engine
+    from crossfoot.training.loop import run_step
+    from crossfoot.training.lora import prepare_training
+    from crossfoot.training.loss import SummedLoss
+    from crossfoot.training.model import build_optimizer
+    from crossfoot.training.refusals import placed
+
+    plan, config = work.plan, work.plan.run.config
+    if ranks.is_first:
+        (Path(plan.run.run_dir) / ATTEMPT_NAME).mkdir(parents=True)
+    deepspeed_config = None
+    if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
+        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
+
+    def report(line: str) -> None:
+        if ranks.is_first:
+            print(line, file=sys.stderr, flush=True)
+
+    try:
+        loaded = load_base(work, ranks, deepspeed_config, report)
+        trained = prepare_training(
+            config, loaded, report, trained_dtype=None if deepspeed_config else "float32"
+        )
+    except Refused as refused:
+        raise Refused(placed(refused.findings, plan.run)) from refused
+    dropout = without_dropout(trained)
+    filled = fill_lora_b(trained, config.run.seed)
+    engine = start_engine(
+        work, SummedLoss(trained), build_optimizer(trained, config.optimizer), deepspeed_config, ranks
+    )
+    subject = Subject(
+        model=trained,
+        take_step=lambda planned: run_step(engine, batch.index, planned, ranks.rank, None),
+        make_reference=lambda: Reference(
+            config, work.model_path, work.index.header.tokenizer.vocabulary, engine.device
+        ),
+        is_first=ranks.is_first,
+        layout=plan.layout(folded=work.folded),
+        grad_accum_steps=plan.batch.grad_accum_steps,
+        dp_degree=plan.batch.topology.dp_degree,
+        bound=BOUNDS[config.model.dtype],
+    )
+    verdict = prove_gradient(subject, batch)
+    said = (
+        [f"fresh LoRA matrices B hold random values: at zero, A has no gradient ({filled} of them)"]
+        if filled
+        else []
+    )
+    if dropout:
+        said.append(f"dropout {dropout:g} -> 0: its draws are no part of the arithmetic")
+    said.append(LEFT_OUT)
+    return verdict, _circumstances(work, batch, engine, model, tuple(said))
+
+
+def _circumstances(
+    work: Assignment, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]
+) -> Circumstances:
+    plan, config = work.plan, work.plan.run.config
+    tokens = batch.index.trained_tokens[batch.step.samples]
+    sizes = Counter(len(ids) for forwards in batch.step.slots for ids in forwards)
+    return Circumstances(
+        name=config.run.name,
+        engine=engine.kind,
+        launcher=work.world.launcher,
+        device=str(engine.device),
+        zero_stage=plan.zero_stage if engine.kind == "deepspeed" else None,
+        dtype=config.model.dtype,
+        trains="full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
+        model=model.said,
+        micro_batch_size=plan.batch.micro_batch_size,
+        grad_accum_steps=plan.batch.grad_accum_steps,
+        gpus_per_node=plan.batch.topology.gpus_per_node,
+        num_nodes=plan.batch.topology.num_nodes,
+        dp_degree=plan.batch.topology.dp_degree,
+        folded=work.folded and plan.batch.topology.world_size > 1,
+        capacity_samples=plan.batch.capacity_samples,
+        samples=int(batch.step.samples.size),
+        trained_tokens=batch.step.trained_tokens,
+        fewest_tokens=int(tokens.min()),
+        most_tokens=int(tokens.max()),
+        empty_slots=batch.empty_slots,
+        slot_sizes=tuple((sizes[size], size) for size in sorted(sizes, reverse=True)),
+        rate=batch.step.lr,
+        said=said,
+    )

@@ -1,0 +1,191 @@
+"""One command of a launch script, taken apart: its launchers from the outermost in, their options, the script
+that is started in the end, and the words behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from crossfoot.written.launch.options import (
+    ACCELERATE,
+    DEEPSPEED,
+    PYTHON,
+    SRUN,
+    TORCHRUN,
+    Grammar,
+    Parsed,
+    argument,
+    parse,
+    place_of,
+)
+from crossfoot.written.launch.shell import Letters, RawCommand, Value, run_script
+from crossfoot.written.launch.statement import Argument, Command, Export, Layer, LayerKind
+from crossfoot.written.source import Source
+
+DEEPEST = 4
+_PYTHON = re.compile(r"python(\d+(\.\d+)*)?$", re.ASCII)
+_LAUNCHERS: Mapping[str, LayerKind] = {
+    "srun": "srun",
+    "deepspeed": "deepspeed",
+    "ds": "deepspeed",
+    "torchrun": "torchrun",
+    "accelerate-launch": "accelerate",
+}
+_MODULES: Mapping[str, LayerKind] = {
+    "torch.distributed.run": "torchrun",
+    "torch.distributed.launch": "torchrun",
+    "accelerate.commands.launch": "accelerate",
+    "deepspeed.launcher.runner": "deepspeed",
+}
+_GRAMMARS: Mapping[LayerKind, Grammar] = {
+    "srun": SRUN,
+    "deepspeed": DEEPSPEED,
+    "torchrun": TORCHRUN,
+    "accelerate": ACCELERATE,
+    "python": PYTHON,
+}
+_WRAPPERS = frozenset(
+    "env nohup time timeout numactl taskset stdbuf nice ionice setsid command exec sudo singularity apptainer "
+    "docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer "
+    "script xvfb-run dotenv pyxis eval".split()
+)
+_ELSEWHERE = frozenset("ssh pdsh clush mpirun mpiexec parallel xargs watch kubectl ray".split())
+_SHELLS = frozenset(("bash", "sh", "zsh", "dash"))
+_OURS = ("crossfoot", "crossfoot.cli")
+
+
+def commands_of(source: Source) -> tuple[Command, ...]:
+    """The commands of a script that start training, or may."""
+    return tuple(_commands(source, run_script(source.text, range(len(source.text))), (), 0))
+
+
+def _commands(
+    source: Source, raw: Iterator[RawCommand], outer: tuple[Layer, ...], depth: int
+) -> Iterator[Command]:
+    for each in raw:
+        base = Command(
+            outer, exports=_exports(source, each.exports), is_certain=each.is_certain, folder=each.folder
+        )
+        yield from _unfold(source, list(each.words), base, each.exports, depth)
+
+
+def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
+    exports = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, Letters):
+            word = argument(source, value)
+            exports.append(Export(name, word.known, word.place))
+        else:
+            exports.append(Export(name, None, source.place(0)))
+    return tuple(exports)
+
+
+def _unfold(
+    source: Source, words: list[Letters], base: Command, exports: Mapping[str, Value], depth: int
+) -> Iterator[Command]:
+    """Follow a command from word to word until it is known what it starts."""
+    for _ in range(20):
+        words, base = _without_wrapper(source, words, base)
+        if not words:
+            return
+        name = os.path.basename(words[0].text)
+        if name in _SHELLS:
+            script = _shell_script(words)
+            if script is not None and depth < DEEPEST:
+                inner = run_script(script.text, script.offsets, exports, base.folder)
+                for command in _commands(source, inner, base.layers, depth + 1):
+                    yield replace(command, is_certain=command.is_certain and base.is_certain)
+            return
+        if name == "accelerate":
+            if len(words) < 2 or words[1].text != "launch":
+                return
+            kind: LayerKind = "accelerate"
+            words, first = words[2:], words[0]
+        elif name in _LAUNCHERS:
+            kind = _LAUNCHERS[name]
+            words, first = words[1:], words[0]
+        elif _PYTHON.match(name):
+            kind, first, words = "python", words[0], words[1:]
+        elif name in _OURS or name.endswith(".py"):
+            yield from _started(source, base, Parsed((), (), tuple(words), True), words[0])
+            return
+        else:
+            return
+        parsed = parse(source, words, _GRAMMARS[kind])
+        module = next((option for option in parsed.options if option.name == "--module"), None)
+        if kind == "python" and module is not None:
+            if module.value in _MODULES:
+                kind = _MODULES[module.value]
+                parsed = parse(source, parsed.rest, _GRAMMARS[kind])
+            elif module.value in _OURS:
+                name_of_module = Argument(module.value or "", module.place)
+                yield from _ended(source, base, name_of_module, parsed.rest, True)
+                return
+            else:
+                return
+        base = replace(base, layers=(*base.layers, _layer(source, kind, first, parsed)))
+        if kind == "srun" or (kind != "python" and any(o.name == "--no_python" for o in parsed.options)):
+            words = list(parsed.rest)
+            continue
+        yield from _started(source, base, parsed, first)
+        return
+
+
+def _layer(source: Source, kind: LayerKind, name: Letters, parsed: Parsed) -> Layer:
+    return Layer(kind, place_of(source, name), parsed.options, parsed.unknown, parsed.is_complete)
+
+
+def _without_wrapper(
+    source: Source, words: list[Letters], base: Command
+) -> tuple[list[Letters], Command]:
+    """Skip `env A=b`, `nohup`, a container's own words, up to a program that starts training."""
+    name = os.path.basename(words[0].text) if words else ""
+    if name in _ELSEWHERE:
+        base = replace(base, is_certain=False)
+    elif name not in _WRAPPERS:
+        return words, base
+    for position, word in enumerate(words[1:], 1):
+        begins = os.path.basename(word.text)
+        if begins in _LAUNCHERS or begins in _SHELLS or begins in _OURS or begins == "accelerate":
+            return words[position:], base
+        if _PYTHON.match(begins):
+            return words[position:], base
+        if name == "env" and re.match(r"[A-Za-z_]\w*=", word.text, re.ASCII):
+            variable, _, _ = word.text.partition("=")
+            behind = argument(source, word.after(len(variable) + 1))
+            base = replace(base, exports=(*base.exports, Export(variable, behind.known, behind.place)))
+    return [], base
+
+
+def _shell_script(words: Sequence[Letters]) -> Letters | None:
+    """The script of `bash -c SCRIPT`."""
+    for position, word in enumerate(words[1:], 1):
+        if not word.text.startswith("-"):
+            return None
+        if "c" in word.text and not word.text.startswith("--") and position + 1 < len(words):
+            return words[position + 1]
+    return None
+
+
+def _started(source: Source, base: Command, parsed: Parsed, name: Letters) -> Iterator[Command]:
+    """The script behind a launcher's options, and its arguments."""
+    if not base.layers:
+        base = replace(base, layers=(Layer("python", place_of(source, name)),))
+    is_module = any(option.name == "--module" for option in parsed.options)
+    if not parsed.rest:
+        if base.layers[-1].kind != "python":
+            yield base
+        return
+    yield from _ended(source, base, argument(source, parsed.rest[0]), parsed.rest[1:], is_module)
+
+
+def _ended(
+    source: Source, base: Command, script: Argument, rest: Sequence[Letters], is_module: bool
+) -> Iterator[Command]:
+    if not base.layers:
+        base = replace(base, layers=(Layer("python", script.place),))
+    arguments = tuple(argument(source, word) for word in rest)
+    yield replace(base, script=script, arguments=arguments, is_module=is_module)

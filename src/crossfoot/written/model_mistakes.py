@@ -1,0 +1,72 @@
+"""What a config can ask of a model that the model has not: said by the static rules, and again by the loader,
+which sees the modules themselves. The pages are the rules', in checks/rules_model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossfoot.finding import Finding
+
+
+def model_not_causal(path: str, kind: str) -> Finding:
+    """CF543, without its place."""
+    return Finding(
+        "CF543",
+        f"model.path is a {kind} model, which is not a causal language model: {path}",
+        helps=("choose a decoder model such as llama, mistral or qwen2",),
+    )
+
+
+def no_target_module(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
+    """CF546, without its place: these names match nothing; `there` are all linear and embedding modules."""
+    return _names_nothing("CF546", "lora.target_modules", lacking, there, near)
+
+
+def no_module_to_save(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
+    """CF547, without its place."""
+    return _names_nothing("CF547", "lora.modules_to_save", lacking, there, near)
+
+
+def _names_nothing(
+    code: str, key: str, lacking: Sequence[str], there: Sequence[str], near: Sequence[str]
+) -> Finding:
+    return Finding(
+        code,
+        f"{key} names no module of this model: {', '.join(lacking)}",
+        notes=(f"its linear and embedding modules are {', '.join(there)}",),
+        helps=(f"write {', '.join(near)}" if near else "write names from that list",),
+    )
+
+
+def trained_two_ways(names: Sequence[str]) -> Finding:
+    """CF548, without its place."""
+    return Finding(
+        "CF548",
+        f"{', '.join(names)} is in lora.target_modules and in lora.modules_to_save",
+        helps=("keep it in modules_to_save to train it in full, or in target_modules for an adapter",),
+    )
+
+
+def adapter_unties(names: Sequence[str]) -> Finding:
+    """CF549, without its place: an adapter on one use of a tied table."""
+    return Finding(
+        "CF549",
+        f"an adapter on {', '.join(names)} would untie embed_tokens and lm_head",
+        notes=("config.json says tie_word_embeddings: the two are one tensor",),
+        helps=("take it out of lora.target_modules; to train it, put lm_head into lora.modules_to_save",),
+    )
+
+
+def copy_unties(family: str, table: str) -> Finding:
+    """CF549, without its place: peft would train a copy of the input table alone.
+
+    Seen with peft 0.21.2 on gpt2 and bloom: it finds the tied partner of lm_head under any name, but the
+    partner of the input table only when that is named embed_tokens.
+    """
+    return Finding(
+        "CF549",
+        f"peft cannot keep the tied tables of this {family} model one tensor",
+        notes=(f"its input table is named {table}, not embed_tokens; from lm_head peft finds the other",),
+        helps=("add lm_head to lora.modules_to_save: both are then trained, as one tensor",),
+    )

@@ -1,0 +1,236 @@
+"""What a run config's tree is worth: the valid config, every mistake, and which keys nobody can rely on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from crossfoot.finding import Edit, Finding, Place
+from crossfoot.written import mistakes
+from crossfoot.written.config import Config
+from crossfoot.written.edits import replacing
+from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.shown import dotted
+from crossfoot.written.source import Source
+from crossfoot.written.wording import repairs, replacement, wanted
+from crossfoot.written.yaml_tree import Keys, Spot, Tree
+
+_EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
+"""Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
+asked.
+"""
+_STAND_INS: Mapping[Keys, Any] = {
+    ("run", "name"): "unknown",
+    ("model", "path"): "unknown",
+    ("data", "train"): ["unknown"],
+    ("batch",): {},
+    ("lr", "reference"): 1.0,
+    ("train",): {},
+}
+"""For what a config must have and this one has not; nobody sees them, because the keys are then unsure."""
+
+
+@dataclass
+class Validity:
+    """config: None when the tree is beyond repair; else the keys in `unsure` are missing in it, and reading
+    one raises `Unsure`.
+    """
+
+    config: Config | None = None
+    findings: list[Finding] = field(default_factory=list)
+    unsure: set[Keys] = field(default_factory=set)
+
+
+def judge(tree: Tree, source: Source) -> Validity:
+    """Validate a tree. With mistakes in it, what is left of the config is made all the same."""
+    judged = Validity()
+    judged.findings.extend(_fill_empty_sections(tree, judged.unsure))
+    try:
+        judged.config = Config.model_validate(tree.value)
+    except ValidationError as error:
+        _in_plain_words(error, tree, source, judged)
+    _across_keys(tree, source.path, judged)
+    if judged.config is None:
+        judged.config = _what_is_left(tree.value, judged.unsure)
+    if judged.config is not None:
+        for path in judged.unsure:
+            section = judged.config if len(path) == 1 else judged.config.__dict__.get(str(path[0]))
+            if section is not None:
+                section.__dict__.pop(path[len(path) - 1], None)
+    return judged
+
+
+def place_of(path: Keys, spots: Mapping[Keys, Spot], file: str) -> Place:
+    """Where a value is written; without one where its section is, or the file. A section's place is its
+    key.
+    """
+    while path and path not in spots:
+        path = path[:-1]
+    spot = spots.get(path) if path else None
+    if spot is None:
+        return Place(file)
+    return spot.key if len(path) == 1 and spot.key is not None and path[0] != "deepspeed" else spot.value
+
+
+def _what_is_left(values: Mapping[str, Any], unsure: set[Keys]) -> Config | None:
+    """The config without its unknown and wrong keys, stand-ins where a key must be."""
+    left = {
+        name: copy.deepcopy(value)
+        for name, value in values.items()
+        if name in sections() and (name,) not in unsure
+    }
+    for name, value in left.items():
+        if isinstance(value, dict):
+            left[name] = {
+                key: inner
+                for key, inner in value.items()
+                if is_known((name, key)) and (name, key) not in unsure
+            }
+    for path, value in _STAND_INS.items():
+        section = left.setdefault(str(path[0]), {})
+        if len(path) > 1 and isinstance(section, dict) and path[1] not in section:
+            section[path[1]] = copy.deepcopy(value)
+            unsure.add(path)
+    if left.get("tokenizer") == {}:
+        left["tokenizer"] = None
+        unsure.add(("tokenizer",))
+    try:
+        return Config.model_validate(left)
+    except ValidationError:
+        return None
+
+
+def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
+    """`cluster:` with nothing below reads as null; it means the defaults, except for lora, where null has a
+    meaning.
+    """
+    for name, value in tree.value.items():
+        if value is not None or name not in sections():
+            continue
+        spot = tree.spots[(name,)]
+        if name in _EMPTY_IS_DEFAULT and (name != "tokenizer" or spot.is_empty):
+            tree.value[name] = {}
+        elif spot.is_empty:
+            unsure.add((name,))
+            helps = {
+                "lora": ("write lora: {} for the default adapter", "or lora: null for full fine-tuning"),
+                "deepspeed": ("give a file", "or remove the line to run without DeepSpeed"),
+            }[name]
+            wants = "a section with keys" if name == "lora" else "the path of a JSON file"
+            yield mistakes.wrong_value(name, None, wants, spot.value, helps)
+
+
+def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
+    """A finding for each of pydantic's errors."""
+    details = error.errors(include_url=False)
+    meant: set[str] = set()
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            unknown = tuple(str(key) for key in detail["loc"])
+            suggestion = suggest(unknown, _siblings(tree, unknown))
+            if suggestion:
+                meant.add(suggestion.path)
+                judged.unsure.add(tuple(suggestion.path.split(".")))
+            spot = tree.spots[unknown]
+            known = () if suggestion else (sections()[unknown[0]] if len(unknown) > 1 else tuple(sections()))
+            fix = _renaming(unknown, suggestion, tree, source)
+            judged.findings.append(
+                mistakes.unknown_key(dotted(unknown), spot.key or spot.value, suggestion, known, fix)
+            )
+    for detail in details:
+        keys = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            continue
+        judged.unsure.add(keys[:2] if keys[0] != "deepspeed" else keys[:1])
+        if detail["type"] == "missing" and not isinstance(keys[-1], int):
+            if dotted(keys) not in meant:
+                judged.findings.append(
+                    mistakes.missing_key(dotted(keys), place_of(keys[:-1], tree.spots, source.path))
+                )
+            continue
+        judged.findings.append(_wrong_value(detail, tree, source))
+
+
+def _siblings(tree: Tree, keys: tuple[str, ...]) -> set[str]:
+    parent = tree.value
+    for key in keys[:-1]:
+        parent = parent[key]
+    return set(parent)
+
+
+def _renaming(
+    unknown: tuple[str, ...], suggestion: Suggestion | None, tree: Tree, source: Source
+) -> tuple[Edit, ...]:
+    """The key under its right name: when that belongs in the same place, is free, and is surely meant."""
+    spot = tree.spots[unknown]
+    if suggestion is None or not suggestion.is_sure or spot.key is None or spot.key.file != source.path:
+        return ()
+    wanted_path = tuple(suggestion.path.split("."))
+    if wanted_path[:-1] != unknown[:-1] or wanted_path in tree.spots:
+        return ()
+    return (replacing(source, spot.key, wanted_path[-1]),)
+
+
+def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Finding:
+    keys: Keys = detail["loc"]
+    if keys[-1:] and isinstance(keys[-1], int) and detail["type"] == "missing":  # betas: [0.9]
+        keys = keys[:-1]
+        detail = {**detail, "type": "too_short", "ctx": {"min_length": 2}}
+    spot = tree.spots.get(keys)
+    place = spot.value if spot else place_of(keys, tree.spots, source.path)
+    value = detail["input"]
+    if isinstance(value, dict) and spot is not None and spot.key is not None:
+        place = spot.key
+    text = replacement(detail)
+    fix: tuple[Edit, ...] = ()
+    if text is not None and spot is not None and place.file == source.path:
+        start = source.offset(place)
+        if source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this value
+            fix = (replacing(source, place, text),)
+    return mistakes.wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
+
+
+def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
+    """The rules that hold between keys: the run's length, the batch's numbers, the warm-up."""
+    length_keys = ("epochs", "max_steps")
+    batch_keys = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
+    warmup_keys = ("warmup_steps", "warmup_fraction", "warmup_samples")
+
+    def judge_section(section: str, keys: tuple[str, ...], finding: Finding) -> None:
+        judged.findings.append(finding)
+        judged.unsure.update((section, key) for key in keys)
+
+    length = _given(tree, "train", length_keys)
+    if length is not None and len(length) != 1:
+        place = place_of(("train",), tree.spots, path)
+        judge_section("train", length_keys, mistakes.length_not_given_once(length, place))
+    batch = _given(tree, "batch", batch_keys)
+    if batch is not None and len(batch) < 2:
+        place = place_of(("batch",), tree.spots, path)
+        judge_section("batch", batch_keys, mistakes.too_few_batch_numbers(batch, place))
+    warmup = _given(tree, "lr", warmup_keys)
+    if warmup is not None and len(warmup) > 1:
+        judge_section("lr", warmup_keys, mistakes.warmup_given_twice(warmup))
+    # What was wrong in one of them leaves the others without a meaning too.
+    for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
+        if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):
+            judged.unsure.update((section, key) for key in keys)
+
+
+def _given(tree: Tree, section: str, keys: tuple[str, ...]) -> tuple[tuple[Place, str, object], ...] | None:
+    """(place, key, value) of each of `keys` that has a value; None when the section is absent or misspelt
+    inside.
+    """
+    values = tree.value.get(section)
+    if not isinstance(values, dict):
+        return None
+    unknown = [key for key in values if not is_known((section, key))]
+    given = tuple(
+        (tree.spots[(section, key)].value, key, values[key]) for key in keys if values.get(key) is not None
+    )
+    # A misspelt key may be the one that is missing: its own finding says so, and this one would mislead.
+    return None if unknown and len(given) < 2 else given
