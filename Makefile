@@ -6,13 +6,14 @@ BIN := .venv/bin
 # A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
 $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
 
-.PHONY: demo test check real-data clean help
+.PHONY: demo test check lies docs real-data clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       plan a small run, train it on 2 ranks, print its receipt (under 3 minutes once installed)"
 	@echo "make test       the tests; PYTEST_ARGS='-m slow' for the long ones"
 	@echo "make check      formatting, lint, types and the quick tests"
+	@echo "make docs       docs/findings.md, from the manual pages; make lies: docs/lies.md, from a test run"
 	@echo "make real-data  real weights (SmolLM2-135M) and real Chinese reviews, into real/"
 	@echo "make clean      remove .venv, caches and runs/demo; other runs and real/ stay"
 
@@ -27,6 +28,12 @@ check: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests/unit tests/findings tests/properties
+
+lies: .venv/.installed-test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --lies-table docs/lies.md
+
+docs: .venv/.installed-test
+	@$(BIN)/crossfoot explain --all > docs/findings.md
 
 real-data: .venv/.installed-real
 	@$(BIN)/python tools/real_data.py

@@ -8,16 +8,15 @@ the heading "Repaired" replace those above.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot.finding import Finding
 from crossfoot.planning.checking import find_all
-from support.launching import ROOT
 
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -42,9 +41,21 @@ def read_case(page: Path) -> FindingCase:
     return FindingCase(page.stem, bad, {**bad, **repaired}, expected.rstrip("\n"))
 
 
+def _write_data(folder: Path) -> None:
+    """3,000 short records and 8 for validation, of which nothing is to be said in steps of 512 or 1,000 samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, first, last in (("zh.jsonl", 0, 3000), ("validation.jsonl", 3000, 3008)):
+        records = [
+            {"instruction": f"{number} 加一是多少？", "input": "", "output": f"{number + 1}。"}
+            for number in range(first, last)
+        ]
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Write the files of a case, and the demo's data beside them; returns the words after the config."""
-    shutil.copytree(ROOT / "data" / "demo", folder / "data" / "demo", dirs_exist_ok=True)
+    """Write the files of a case, and some data beside them; returns the words after the config."""
+    _write_data(folder / "data" / "demo")
     for name, text in files.items():
         path = folder / name.removesuffix(".raw")
         path.parent.mkdir(parents=True, exist_ok=True)

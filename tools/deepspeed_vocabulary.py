@@ -122,13 +122,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     # module_inject/auto_ep_presets/base.py: names of modules, counts, or the preset's own.
     **{
         f"expert_parallel.{name}": {"kind": "any", "nullable": True}
-        for name in (
-            "preset_model moe_layer_pattern expert_pattern router_pattern route_norm num_expert_groups "
-            "num_limited_groups load_balance_coeff expert_w1 expert_w2 expert_w3 num_experts_attr top_k_attr "
-            "has_shared_experts shared_experts_pattern shared_experts_gate_pattern expert_activation "
-            "score_apply combine_impl row_weighting_impl score_func top_k routed_scaling_factor gate_up_impl "
-            "comm_backend"
-        ).split()
+        for name in ["preset_model", "moe_layer_pattern", "expert_pattern", "router_pattern", "route_norm", "num_expert_groups", "num_limited_groups", "load_balance_coeff", "expert_w1", "expert_w2", "expert_w3", "num_experts_attr", "top_k_attr", "has_shared_experts", "shared_experts_pattern", "shared_experts_gate_pattern", "expert_activation", "score_apply", "combine_impl", "row_weighting_impl", "score_func", "top_k", "routed_scaling_factor", "gate_up_impl", "comm_backend"]
     },
 }
 
@@ -246,7 +240,12 @@ def _model(path: str, model: Any, blocks: dict[str, Any]) -> None:
     for name, field in model.model_fields.items():
         entry = _annotated(f"{path}.{name}", field.annotation, blocks)
         for limit in field.metadata:
-            for theirs, ours in (("gt", "more_than"), ("ge", "at_least"), ("lt", "less_than"), ("le", "at_most")):
+            for theirs, ours in (
+                ("gt", "more_than"),
+                ("ge", "at_least"),
+                ("lt", "less_than"),
+                ("le", "at_most"),
+            ):
                 if hasattr(limit, theirs):
                     entry[ours] = getattr(limit, theirs)
         default = field.get_default(call_default_factory=True)

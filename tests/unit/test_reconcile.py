@@ -80,6 +80,7 @@ def test_a_slot_dropped_so_that_the_next_one_takes_its_number() -> None:
     ]
 
 
+@pytest.mark.lie("B3", "B6", answer="CF713")
 def test_a_sample_trained_twice_in_its_own_slot_and_in_another() -> None:
     cause = only(entry := run(on(1, lambda w: with_segments(w, 0, lambda s: s + s))))
     assert (cause.kind, cause.rank, cause.forward, cause.sample) == ("trained twice", 1, 0, 3)
@@ -220,6 +221,7 @@ def test_counts_that_contradict_the_content() -> None:
     assert (cause.kind, cause.planned, cause.real) == ("count differs", 8, 9)
 
 
+@pytest.mark.lie("B5", answer="CF719")
 def test_a_rate_one_percent_off() -> None:
     entry = run(lambda told: [replace(w, lr=w.lr * 1.01) for w in told])
     cause = only(entry)
@@ -240,6 +242,7 @@ def test_a_rate_within_rounding_is_the_planned_one() -> None:
     assert run(lambda told: [replace(w, lr=math.nan) for w in told]).causes[0].kind == "rate differs"
 
 
+@pytest.mark.lie("B7", "B8", answer="CF720")
 def test_a_wrong_token_weight() -> None:
     def mean_of_means(w: StepWitness) -> StepWitness:
         first = replace(w.forwards[0], token_weight=w.forwards[0].token_weight * 2)
@@ -272,6 +275,7 @@ def test_forwards_nobody_planned() -> None:
     assert {(c.kind, c.forward) for c in twice.causes} == {("extra forward", 1), ("trained twice", 1)}
 
 
+@pytest.mark.lie("B16", answer="CF722")
 def test_updates_that_were_not_applied() -> None:
     entry = run(lambda told: [replace(w, applied=False, lr=math.nan) for w in told])
     assert (only(entry).kind, only(entry).rank, entry.applied) == ("update not applied", None, False)

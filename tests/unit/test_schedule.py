@@ -128,6 +128,7 @@ def test_steps_of_real_sized_runs(samples: int, batch: int, epochs: int, steps: 
     assert Schedule(samples, batch, 0, "short", epochs=epochs).total_steps == steps
 
 
+@pytest.mark.lie("B6", answer="impossible")
 def test_step_k_is_a_function_of_k() -> None:
     forward = Schedule(50, 7, 3, "carry", epochs=4)
     backward = Schedule(50, 7, 3, "carry", epochs=4)

@@ -18,8 +18,8 @@ MOST_ROUNDS = 10
 def fix_all(find: Callable[[], Sequence[Finding]]) -> tuple[tuple[Finding, ...], str]:
     """Look, repair, and look again until nothing is left to repair: what is still found, and the diff.
 
-    A round after which a file can no longer be read, or more is wrong than before, is taken back. Raises
-    OSError when a file cannot be written.
+    A round after which a file can no longer be read is taken back. Raises OSError when a file cannot be
+    written.
     """
     originals: dict[str, str] = {}
     found = tuple(find())
@@ -33,12 +33,14 @@ def fix_all(find: Callable[[], Sequence[Finding]]) -> tuple[tuple[Finding, ...],
                 before[path] = read_source(path)
                 _write(path, applied(before[path].text, edits))
         again = tuple(find())
-        if len(again) >= len(found) or any(finding.unreadable for finding in again):
+        if sum(finding.unreadable for finding in again) > sum(finding.unreadable for finding in found):
             for path, source in before.items():
                 _write(path, source.text)
             break
         for path, source in before.items():
             originals.setdefault(path, source.text)
+        if [finding.fix for finding in again] == [finding.fix for finding in found]:
+            break
         found = again
     return found, "".join(_diff(path, text) for path, text in originals.items())
 

@@ -4,13 +4,35 @@ modules.
 
 from __future__ import annotations
 
-from crossfoot.checks import rules_batch, rules_deepspeed, rules_json, rules_model
+from crossfoot.checks import (
+    rules_batch,
+    rules_data,
+    rules_deepspeed,
+    rules_deepspeed_engine,
+    rules_deepspeed_keys,
+    rules_deepspeed_types,
+    rules_deepspeed_zero,
+    rules_json,
+    rules_model,
+    rules_rate,
+)
 from crossfoot.checks.registry import Facts, run_rules
 from crossfoot.finding import Finding
 
 __all__ = ["RULE_MODULES", "Facts", "check_static"]
 
-RULE_MODULES = (rules_batch, rules_deepspeed, rules_json, rules_model)
+RULE_MODULES = (
+    rules_batch,
+    rules_data,
+    rules_deepspeed,
+    rules_deepspeed_engine,
+    rules_deepspeed_keys,
+    rules_deepspeed_types,
+    rules_deepspeed_zero,
+    rules_json,
+    rules_model,
+    rules_rate,
+)
 """Importing them registers their rules."""
 
 

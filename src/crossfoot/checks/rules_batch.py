@@ -53,6 +53,7 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
         others=_equation(facts, batch),
         notes=notes,
         helps=(keep, *_ways_to_get(facts, batch, written)),
+        fix=deepspeed.replacing("train_batch_size", text=str(capacity)),
     )
 
 
@@ -100,6 +101,7 @@ def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -
         label=_stops(facts.batch) if facts.batch else "",
         others=others,
         helps=(f'write {planned} (or "auto")', *_ways_to_set(facts, ours, written)),
+        fix=deepspeed.replacing(theirs, text=str(planned)),
     )
 
 

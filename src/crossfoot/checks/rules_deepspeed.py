@@ -1,4 +1,4 @@
-"""CF303 to CF309, CF311, CF312: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
+"""CF303 to CF308, CF311, CF312: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
 optimizer, schedule, ZeRO.
 """
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from crossfoot.checks.deepspeed_words import nearest
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.vocabulary import vocabulary
 from crossfoot.checks.whole_numbers import finite_number, whole_number
 from crossfoot.finding import Finding
-from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown
 
-_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 _PRECISION: Mapping[str, str] = MappingProxyType(
     {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16"}
 )
-_BLOCKS = ("zero_optimization", *_PRECISION)
 
 
 @rule("CF303")
@@ -96,16 +95,11 @@ def optimizer_block(facts: Facts) -> Iterator[Finding]:
     """CF306: the DeepSpeed file has an `optimizer` block.
 
     crossfoot owns the optimizer: with two owners the one in the JSON wins without a word, and a parameter
-    that is left out of it falls back to DeepSpeed's default (weight decay 0.01, rate 1e-3), not to the run's.
-    The help says where each number goes. (lies B12, J7)
+    that is left out of it falls back to the default of DeepSpeed's or torch's class (rate 1e-3; weight decay
+    0.01 of torch's AdamW, 0 of DeepSpeed's), not to the run's. A misspelt `params` is passed over, so that all
+    of them do. The notes say both numbers, the helps where each number goes. (lies B12, J2, J7)
     """
-    homes = {
-        "lr": "lr.reference",
-        "betas": "optimizer.betas",
-        "eps": "optimizer.eps",
-        "weight_decay": "optimizer.weight_decay",
-    }
-    yield from _owned_block(facts, "CF306", "optimizer", "the optimizer", homes)
+    yield from _owned_block(facts, "CF306", "optimizer", "the optimizer", _OPTIMIZER_HOMES)
 
 
 @rule("CF307")
@@ -114,15 +108,24 @@ def scheduler_block(facts: Facts) -> Iterator[Finding]:
 
     crossfoot owns the learning rate of every step. A scheduler in the JSON beats the chosen schedule
     (constant in the place of cosine), and when it is stepped once per process the rate is used up too early.
-    The help says where each number goes. (lies B5, B13)
+    What is left out of it falls back to DeepSpeed's default: 1,000 steps of a logarithmic warm-up. The notes
+    say both numbers, the helps where each number goes. (lies B5, B13, J2)
     """
-    homes = {
-        "warmup_max_lr": "lr.reference",
-        "warmup_num_steps": "lr.warmup_steps",
-        "total_num_steps": "train.max_steps",
-        "cos_min_ratio": "lr.min_ratio",
-    }
-    yield from _owned_block(facts, "CF307", "scheduler", "the learning rate", homes)
+    yield from _owned_block(facts, "CF307", "scheduler", "the learning rate", _SCHEDULER_HOMES)
+
+
+_OPTIMIZER_HOMES = {
+    "lr": "lr.reference",
+    "betas": "optimizer.betas",
+    "eps": "optimizer.eps",
+    "weight_decay": "optimizer.weight_decay",
+}
+_SCHEDULER_HOMES = {
+    "warmup_max_lr": "lr.reference",
+    "warmup_num_steps": "lr.warmup_steps",
+    "total_num_steps": "train.max_steps",
+    "cos_min_ratio": "lr.min_ratio",
+}
 
 
 def _owned_block(
@@ -132,10 +135,11 @@ def _owned_block(
     if deepspeed is None or block not in deepspeed.values:
         return
     params = deepspeed.get(block, "params")
+    written = params if isinstance(params, dict) else {}
     moves = []
     for key, home in homes.items():
-        value = params.get(key) if isinstance(params, dict) else None
-        if value is not None and value != "auto":
+        value = written.get(key)
+        if value is not None and value != "auto" and not _is_same(value, _asked(facts, home)):
             moves.append(f"{key} {shown(value)} belongs in the run config: {home}: {shown(value)}")
     article = "an" if block[0] in "aeiou" else "a"
     yield Finding(
@@ -143,8 +147,56 @@ def _owned_block(
         f"the DeepSpeed file has {article} {block} block, and crossfoot owns {what}",
         place=deepspeed.place(block, part="key"),
         label="two owners of one number",
+        notes=tuple(_fallbacks(facts, block, written, homes)),
         helps=(f"remove the {block} block", *moves),
+        fix=() if moves else deepspeed.removing(block),
     )
+
+
+def _fallbacks(
+    facts: Facts, block: str, written: Mapping[str, Any], homes: Mapping[str, str]
+) -> Iterator[str]:
+    """What DeepSpeed would make of the parameters that the block leaves out, and of those it misspells."""
+    deepspeed = facts.deepspeed
+    inside = deepspeed.get(block) if deepspeed else None
+    if not isinstance(inside, dict):
+        return
+    known = vocabulary().blocks[block].keys
+    for name in inside:
+        if name not in known:
+            near = nearest(name, known)
+            yield f"DeepSpeed passes over {block}.{name}" + (f"; it reads {near[0]}" if near else "")
+    kind = str(inside.get("type"))
+    defaults = _defaults(block, kind, written)
+    if defaults is None:
+        return
+    for name in written:
+        if name not in defaults:
+            near = nearest(name, defaults)
+            yield f"{kind} has no parameter {name}: DeepSpeed stops" + (f" ({near[0]}?)" if near else "")
+    for name, home in homes.items():
+        theirs, ours = defaults.get(name), _asked(facts, home)
+        if name not in written and theirs is not None and not _is_same(theirs, ours):
+            asked = f"the run asks for {shown(ours)}" if ours is not None else f"the run has no {home}"
+            yield f"{name} is left out: DeepSpeed would take {shown(theirs)}, {asked}"
+
+
+def _defaults(block: str, kind: str, written: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if block == "scheduler":
+        return vocabulary().schedulers.get(kind)
+    optimizers = vocabulary().optimizers
+    if kind.lower() in ("adam", "adamw") and written.get("torch_adam") is True:
+        return {**optimizers["AdamW"], "torch_adam": True, "adam_w_mode": True}
+    return optimizers.get(kind.lower()) or optimizers.get(kind)
+
+
+def _asked(facts: Facts, home: str) -> Any:
+    section, _, key = home.partition(".")
+    return getattr(getattr(facts.run.config, section), key)
+
+
+def _is_same(theirs: Any, ours: Any) -> bool:
+    return (list(ours) if isinstance(ours, tuple) else ours) == theirs
 
 
 @rule("CF308")
@@ -166,36 +218,6 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
             place=deepspeed.place("zero_optimization", "stage"),
             helps=("write 2 (optimizer state and gradients sharded) or 3 (weights too)",),
         )
-
-
-@rule("CF309")
-def wrong_json_type(facts: Facts) -> Iterator[Finding]:
-    """CF309: a number or switch of the DeepSpeed file has the wrong type, or is out of range.
-
-    DeepSpeed takes `"8"`, `2.5` forwards and `true` without a word, or fails far from the file. Batch numbers
-    are whole and at least 1, clipping is 0 or more, `enabled` is true or false, blocks are objects; "auto" is
-    filled by crossfoot for the numbers that it owns. (lie J3)
-    """
-    deepspeed = facts.deepspeed
-    if deepspeed is None:
-        return
-    for key in _BATCH:
-        value = deepspeed.values.get(key, "auto")
-        number = whole_number(value)
-        if value != "auto" and (number is None or number < 1):
-            yield _wrong_type(deepspeed, (key,), value, 'a whole number, 1 or more, or "auto"')
-    clipping = deepspeed.values.get("gradient_clipping", "auto")
-    limit = finite_number(clipping)
-    if clipping != "auto" and (limit is None or limit < 0):
-        yield _wrong_type(deepspeed, ("gradient_clipping",), clipping, 'a number, 0 or more, or "auto"')
-    for block in _BLOCKS:
-        inside = deepspeed.values.get(block, {})
-        if not isinstance(inside, dict):
-            yield _wrong_type(deepspeed, (block,), inside, "an object")
-        elif block in _PRECISION and not isinstance(inside.get("enabled", "auto"), bool):
-            enabled = inside.get("enabled", "auto")
-            if enabled != "auto":
-                yield _wrong_type(deepspeed, (block, "enabled"), enabled, 'true, false or "auto"')
 
 
 @rule("CF311")
@@ -264,21 +286,4 @@ def offloading(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _wrong_type(deepspeed: DeepSpeedFile, keys: tuple[str, ...], value: Any, wanted: str) -> Finding:
-    helps: tuple[str, ...] = ()
-    if isinstance(value, str) and value.strip().lower() in ("true", "false") and "true" in wanted:
-        helps = (f"write {value.strip().lower()} without quotes",)
-    elif isinstance(value, str) and value.strip().isdecimal() and "number" in wanted:
-        helps = (f"write {value.strip()} without quotes",)
-    elif isinstance(value, float) and value.is_integer() and "whole" in wanted:
-        helps = (f"write {int(value)}",)
-    return Finding(
-        "CF309",
-        f"{'.'.join(keys)} must be {wanted}, and is {shown(value)}",
-        place=deepspeed.place(*keys),
-        helps=helps or ("remove it: crossfoot writes its own number there",) if keys[0] in _OWNED else helps,
-    )
-
-
 _OWN_OPTIMIZER = "DeepSpeed wants its own CPU optimizer with it, and compiles that at start-up"
-_OWNED = (*_BATCH, "gradient_clipping", *_PRECISION)

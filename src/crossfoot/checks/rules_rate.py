@@ -1,4 +1,4 @@
-"""CF204 to CF210: the learning rate against the batch, the optimizer, the run's length and the launch files."""
+"""CF204 to CF210: the learning rate against batch, optimizer, the run's length and the launch files."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def rate_too_high_for_adam(facts: Facts) -> Iterator[Finding]:
     scaled = "" if rate.peak == rate.reference else f" ({_rate(rate.reference)}, scaled by {rate.rule})"
     yield Finding(
         "CF210",
-        f"the peak rate is {_rate(rate.peak)}{scaled}, and adamw moves every weight by about that much a step",
+        f"the peak rate is {_rate(rate.peak)}{scaled}; adamw moves every weight by about that much a step",
         severity="warning",
         place=facts.run.place("lr.reference"),
         notes=("weights of a language model are about 0.02: a few such steps replace them",),

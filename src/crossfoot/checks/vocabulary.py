@@ -17,7 +17,7 @@ from typing import Any, Literal
 DATA_FILE = Path(__file__).with_name("deepspeed_vocabulary.json")
 
 Kind = Literal["int", "float", "bool", "string", "list", "object", "any"]
-Path_ = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Vocabulary:
     optimizers: Mapping[str, Mapping[str, Any]]
     schedulers: Mapping[str, Mapping[str, Any]]
 
-    def homes(self, name: str) -> list[Path_]:
+    def homes(self, name: str) -> list[KeyPath]:
         """Paths of the keys called `name`, in every block, the shallowest first."""
         found = {
             (*filter(None, block.path.split(".")), name)
@@ -92,7 +92,7 @@ class Entry:
     key there.
     """
 
-    path: Path_
+    path: KeyPath
     value: Any
     block: Block
     key: Key | None
@@ -131,7 +131,7 @@ def entries(values: Mapping[str, Any]) -> Iterator[Entry]:
     yield from _inside((), values, vocabulary().blocks[""])
 
 
-def _inside(path: Path_, values: Mapping[str, Any], block: Block) -> Iterator[Entry]:
+def _inside(path: KeyPath, values: Mapping[str, Any], block: Block) -> Iterator[Entry]:
     for name, value in values.items():
         key = block.keys.get(name)
         entry = Entry((*path, name), value, block, key)
@@ -139,3 +139,10 @@ def _inside(path: Path_, values: Mapping[str, Any], block: Block) -> Iterator[En
         inside = vocabulary().blocks.get(key.block) if key and key.block else None
         if inside is not None and isinstance(value, Mapping) and inside.reader != "open":
             yield from _inside(entry.path, value, inside)
+
+
+def zero_stage(values: Mapping[str, Any]) -> int | None:
+    """The ZeRO stage a file asks for, 0 when it says nothing; None when what it says is no stage (CF308)."""
+    block = values.get("zero_optimization", {})
+    stage = block.get("stage", 0) if isinstance(block, Mapping) else None
+    return stage if isinstance(stage, int) and not isinstance(stage, bool) and 0 <= stage <= 3 else None

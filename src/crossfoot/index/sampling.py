@@ -1,5 +1,6 @@
-"""Some records of a data file, spread evenly over it, or all of a small one. Torch-free: Parquet and plain text
-are read here without `datasets`.
+"""Some records of a data file, spread evenly over it, or all of a small one.
+
+Torch-free: Parquet and plain text are read here without `datasets`.
 """
 
 from __future__ import annotations

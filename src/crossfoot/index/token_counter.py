@@ -22,13 +22,19 @@ LARGEST_JSON_BYTES = 6 << 20
 
 
 class TokenCounter(Protocol):
-    """begin_tokens: tokens that the tokenizer puts before a text. vocabulary: rows that the model's table
-    needs, None when that is not known. is_exact: counted, not estimated.
-    """
+    """Text to numbers of tokens."""
 
-    begin_tokens: int
-    vocabulary: int | None
-    is_exact: bool
+    @property
+    def begin_tokens(self) -> int:
+        """Tokens that the tokenizer puts before a text."""
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows that the model's table needs, None when that is not known."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Counted, not estimated."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""
@@ -83,7 +89,7 @@ class _Rust:
 
 
 def token_counter(config: Config, index_dir: str) -> TokenCounter:
-    """The counter of this run's tokenizer. What is wrong with a tokenizer is said elsewhere: here it is only an
+    """The counter of this run's tokenizer. What is wrong with a tokenizer is said elsewhere: here it is an
     estimate then.
     """
     path = tokenizer_path(config)
@@ -96,7 +102,9 @@ def token_counter(config: Config, index_dir: str) -> TokenCounter:
         if uses_sentencepiece(folder):
             return _sentencepiece(folder)
         file = os.path.join(folder, "tokenizer.json")
-        return _rust(folder, file) if os.path.getsize(file) <= LARGEST_JSON_BYTES else Estimate()
+        if os.path.getsize(file) > LARGEST_JSON_BYTES:
+            return Estimate()
+        return _rust(folder, file)
     except Exception:  # the libraries raise bare Exception for a damaged file
         return Estimate()
 
@@ -117,7 +125,7 @@ def _rust(folder: str, file: str) -> TokenCounter:
     tokenizer = Tokenizer.from_file(file)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    bare, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
     base = tokenizer.get_vocab_size(with_added_tokens=False)
     return _Rust(tokenizer, int(whole[:1] != bare[:1]), _rows(base, added, _settings(folder)))

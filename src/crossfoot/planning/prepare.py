@@ -117,6 +117,7 @@ def survey(static: Static, index: DataIndex | None = None, *, look: bool = False
     can_open = all(finding.code not in _NO_INDEX[:2] for finding in reading)
     if look and can_open:
         facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index), reading))
+        reading.extend(facts.data.findings if facts.data is not None else ())
     samples = index.num_samples if index else None
     if samples is None and can_open:
         samples = _unless_unsure(lambda: _estimate(run), reading)

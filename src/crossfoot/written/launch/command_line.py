@@ -47,29 +47,40 @@ _GRAMMARS: Mapping[LayerKind, Grammar] = {
     "accelerate": ACCELERATE,
     "python": PYTHON,
 }
-_WRAPPERS = frozenset(
-    "env nohup time timeout numactl taskset stdbuf nice ionice setsid command exec sudo singularity apptainer "
-    "docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer "
-    "script xvfb-run dotenv pyxis eval".split()
-)
-_ELSEWHERE = frozenset("ssh pdsh clush mpirun mpiexec parallel xargs watch kubectl ray".split())
+_WRAPPING = """
+env nohup time timeout numactl taskset stdbuf nice ionice setsid command exec sudo singularity apptainer
+docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer script xvfb-run
+dotenv
+"""
+_WRAPPERS = frozenset(_WRAPPING.split())
+_ELSEWHERE = frozenset(("ssh", "pdsh", "clush", "mpirun", "mpiexec", "parallel", "xargs", "watch", "kubectl"))
 _SHELLS = frozenset(("bash", "sh", "zsh", "dash"))
 _OURS = ("crossfoot", "crossfoot.cli")
 
 
-def commands_of(source: Source) -> tuple[Command, ...]:
-    """The commands of a script that start training, or may."""
-    return tuple(_commands(source, run_script(source.text, range(len(source.text))), (), 0))
+def commands_of(source: Source) -> tuple[tuple[Command, ...], frozenset[str]]:
+    """The commands of a script that start python, and the files that its other commands name: it may have
+    made them.
+    """
+    touched: set[str] = set()
+    raw = run_script(source.text, range(len(source.text)), touched)
+    return tuple(_commands(source, raw, Command(()), touched, 0)), frozenset(touched)
 
 
 def _commands(
-    source: Source, raw: Iterator[RawCommand], outer: tuple[Layer, ...], depth: int
+    source: Source, raw: Iterator[RawCommand], outer: Command, touched: set[str], depth: int
 ) -> Iterator[Command]:
     for each in raw:
         base = Command(
-            outer, exports=_exports(source, each.exports), is_certain=each.is_certain, folder=each.folder
+            outer.layers,
+            exports=_exports(source, each.exports),
+            is_certain=each.is_certain and outer.is_certain,
+            folder=each.folder,
         )
-        yield from _unfold(source, list(each.words), base, each.exports, depth)
+        found = list(_unfold(source, list(each.words), base, each.exports, touched, depth))
+        if not found:
+            touched.update(word.text for word in each.words[1:])
+        yield from found
 
 
 def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
@@ -84,7 +95,12 @@ def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
 
 
 def _unfold(
-    source: Source, words: list[Letters], base: Command, exports: Mapping[str, Value], depth: int
+    source: Source,
+    words: list[Letters],
+    base: Command,
+    exports: Mapping[str, Value],
+    touched: set[str],
+    depth: int,
 ) -> Iterator[Command]:
     """Follow a command from word to word until it is known what it starts."""
     for _ in range(20):
@@ -95,9 +111,8 @@ def _unfold(
         if name in _SHELLS:
             script = _shell_script(words)
             if script is not None and depth < DEEPEST:
-                inner = run_script(script.text, script.offsets, exports, base.folder)
-                for command in _commands(source, inner, base.layers, depth + 1):
-                    yield replace(command, is_certain=command.is_certain and base.is_certain)
+                inner = run_script(script.text, script.offsets, touched, exports, base.folder)
+                yield from _commands(source, inner, base, touched, depth + 1)
             return
         if name == "accelerate":
             if len(words) < 2 or words[1].text != "launch":
@@ -117,7 +132,7 @@ def _unfold(
         parsed = parse(source, words, _GRAMMARS[kind])
         module = next((option for option in parsed.options if option.name == "--module"), None)
         if kind == "python" and module is not None:
-            if module.value in _MODULES:
+            if module.value is not None and module.value in _MODULES:
                 kind = _MODULES[module.value]
                 parsed = parse(source, parsed.rest, _GRAMMARS[kind])
             elif module.value in _OURS:
@@ -138,9 +153,7 @@ def _layer(source: Source, kind: LayerKind, name: Letters, parsed: Parsed) -> La
     return Layer(kind, place_of(source, name), parsed.options, parsed.unknown, parsed.is_complete)
 
 
-def _without_wrapper(
-    source: Source, words: list[Letters], base: Command
-) -> tuple[list[Letters], Command]:
+def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tuple[list[Letters], Command]:
     """Skip `env A=b`, `nohup`, a container's own words, up to a program that starts training."""
     name = os.path.basename(words[0].text) if words else ""
     if name in _ELSEWHERE:

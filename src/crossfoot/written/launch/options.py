@@ -110,8 +110,8 @@ SBATCH = Grammar(
 SRUN = Grammar(
     valued=_SLURM_VALUED
     | _names(
-        "bcast-exclude epilog prolog export het-group jobid mpi relative slurmd-debug task-epilog task-prolog "
-        "threads wait treewidth"
+        "bcast-exclude epilog prolog export het-group jobid mpi relative slurmd-debug task-epilog "
+        "task-prolog threads wait treewidth"
     ),
     switches=_SLURM_SWITCHES
     | _names(
@@ -129,11 +129,12 @@ SRUN = Grammar(
 )  # fmt: skip
 DEEPSPEED = Grammar(
     valued=_names(
-        "hostfile include exclude num_nodes num_gpus master_port master_addr node_rank launcher launcher_args "
-        "enable_each_rank_log autotuning bind_core_list ssh_port venv_script log_level"
+        "hostfile include exclude num_nodes num_gpus master_port master_addr node_rank launcher "
+        "launcher_args enable_each_rank_log autotuning bind_core_list ssh_port venv_script log_level"
     ),
     switches=_names(
-        "help module no_python no_local_rank no_ssh no_ssh_check force_multi save_pid bind_cores_to_rank quiet"
+        "help module no_python no_local_rank no_ssh no_ssh_check force_multi save_pid bind_cores_to_rank "
+        "quiet"
     ),
     short={"H": "--hostfile", "i": "--include", "e": "--exclude", "q": "--quiet", "h": "--help"},
     aliases={"--num_accelerators": "--num_gpus"},

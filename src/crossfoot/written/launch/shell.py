@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from crossfoot.written.launch.shell_words import Lexer, Operator, Part, Token, Word
+from crossfoot.written.launch.shell_words import Lexer, Operator, Part, Redirect, Token, Word
 from crossfoot.written.launch.statement import UNKNOWN
 
 LONGEST_VALUE = 20_000
@@ -69,17 +69,21 @@ class RawCommand:
 def run_script(
     text: str,
     offsets: range | tuple[int, ...],
+    touched: set[str],
     exports: Mapping[str, Value] | None = None,
     folder: str | None = "",
 ) -> Iterator[RawCommand]:
-    """The commands of a script, in order. exports: variables that it finds; folder: where it begins."""
-    yield from _Shell(exports or {}, folder).run(Lexer(text, offsets).tokens())
+    """The commands of a script, in order. exports: variables that it finds; folder: where it begins. touched
+    is filled with the files that it redirects to or from.
+    """
+    yield from _Shell(exports or {}, folder, touched).run(Lexer(text, offsets).tokens())
 
 
 class _Shell:
     """The state between two commands."""
 
-    def __init__(self, exports: Mapping[str, Value], folder: str | None) -> None:
+    def __init__(self, exports: Mapping[str, Value], folder: str | None, touched: set[str]) -> None:
+        self.touched = touched
         self.values: dict[str, Value] = {"SLURM_SUBMIT_DIR": Letters(".", (0,)), "PWD": Letters(".", (0,))}
         self.values.update(exports)
         self.exported = set(exports)
@@ -101,6 +105,9 @@ class _Shell:
         for token in tokens:
             if isinstance(token, Word):
                 self._take(token)
+                continue
+            if isinstance(token, Redirect):
+                self.touched.update(letters.text for letters in self._expand(token.word))
                 continue
             if token.text == "(" and self.pending == "header":
                 continue
@@ -248,8 +255,9 @@ class _Shell:
         field = _Field(word)
         for part in word.parts:
             if part.name == '"':
-                field.begun = True
-                for piece in part.default or ():
+                pieces = part.default or ()
+                field.begun |= not (len(pieces) == 1 and self.values.get(pieces[0].name) == ())
+                for piece in pieces:
                     yield from self._array_words(piece, field)
                     for letters in self._piece(piece):
                         field.add(letters)
@@ -259,9 +267,10 @@ class _Shell:
                 continue
             yield from self._array_words(part, field)
             for letters in self._piece(part):
-                yield from (
-                    field.add_split(letters) if splits and not part.quoted else field.add(letters) or ()
-                )
+                if splits and not part.quoted:
+                    yield from field.add_split(letters)
+                else:
+                    field.add(letters)
         if field.begun:
             yield field.done()
 
@@ -281,7 +290,9 @@ class _Shell:
             return
         value = self.values.get(part.name) if part.name else None
         if isinstance(value, tuple):
-            value = value[-1] if value else Letters("", ())
+            if not value:
+                return
+            value = value[-1]
         is_set = part.name in self.values
         if part.default is not None and part.name and (not is_set or value == Letters("", ())):
             if not is_set and part.name.startswith(_SET_BY_LAUNCHERS):

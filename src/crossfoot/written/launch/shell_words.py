@@ -61,7 +61,14 @@ class Operator:
     start: int
 
 
-Token = Word | Operator
+@dataclass(frozen=True)
+class Redirect:
+    """`> FILE`: a file that the script itself writes or reads."""
+
+    word: Word
+
+
+Token = Word | Operator | Redirect
 
 
 class Lexer:
@@ -71,13 +78,15 @@ class Lexer:
         self.text, self.offsets, self.depth = text, offsets, depth
         self.at = 0
         self.heredocs: list[tuple[str, bool]] = []
+        self.skipped: list[tuple[int, int]] = []
+        """Here-documents that were passed over, as positions in the text."""
 
     def offset(self, at: int) -> int:
         """Offset in the file of a position in the text; of its last character for the end."""
         return self.offsets[min(at, len(self.text) - 1)] if self.text else 0
 
     def tokens(self) -> Iterator[Token]:
-        """All words and operators; comments, redirections and here-documents are left out."""
+        """All words, operators and redirections; comments and here-documents are left out."""
         text = self.text
         while self.at < len(text):
             start, letter = self.at, text[self.at]
@@ -95,7 +104,9 @@ class Lexer:
                 self.at = self._closing("))", start + 2)
                 yield Operator(text[start : self.at], self.offset(start))
             elif letter in "<>" or text.startswith("&>", start):
-                self._skip_redirection()
+                target = self._redirection()
+                if target is not None:
+                    yield Redirect(target)
             elif letter in ";&|()":
                 operator = re.compile(r";;&|;;|;&|&&|\|\||\|&|.").match(text, start)
                 self.at = operator.end() if operator else start + 1
@@ -119,6 +130,7 @@ class Lexer:
 
     def _skip_heredocs(self) -> None:
         for delimiter, stripped in self.heredocs:
+            begin = self.at
             while self.at < len(self.text):
                 start = self.at
                 self._skip_line()
@@ -126,13 +138,15 @@ class Lexer:
                 self.at += 1
                 if (line.lstrip("\t") if stripped else line) == delimiter:
                     break
+            self.skipped.append((begin, self.at))
         self.heredocs = []
 
-    def _skip_redirection(self) -> None:
+    def _redirection(self) -> Word | None:
+        """Past a redirection; the file's name, None when there is none."""
         text, start = self.text, self.at
         if text.startswith(("<(", ">("), start):
             self.at = self._closing(")", start + 2)
-            return
+            return None
         is_heredoc = text.startswith("<<", start) and not text.startswith("<<<", start)
         operator = re.compile(r"&>>?|<<<|<<-?|<>|<&|>>|>&|>\||[<>]").match(text, start)
         self.at = operator.end() if operator else start + 1
@@ -140,10 +154,12 @@ class Lexer:
         while text[self.at : self.at + 1] in (" ", "\t"):
             self.at += 1
         if text[self.at : self.at + 1] in ("", *_ENDS_WORD):
-            return
+            return None
         word = self._word()
-        if is_heredoc:
-            self.heredocs.append(("".join(part.text for part in word.parts), stripped))
+        if not is_heredoc:
+            return word
+        self.heredocs.append(("".join(part.text or _quoted(part) for part in word.parts), stripped))
+        return None
 
     def _word(self) -> Word:
         """The word that begins here; at least one character is taken."""
@@ -276,6 +292,10 @@ class Lexer:
 
     def _text(self, start: int, end: int, quoted: bool) -> Part:
         return Part(self.text[start:end], tuple(self.offsets[start:end]), quoted, is_text=True)
+
+
+def _quoted(part: Part) -> str:
+    return "".join(piece.text for piece in part.default or ())
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:

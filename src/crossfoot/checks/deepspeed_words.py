@@ -1,0 +1,133 @@
+"""What a key that DeepSpeed does not have was probably meant to be: one answer for each, so that one mistake
+gives one finding.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from crossfoot.checks.deepspeed_refused import is_refused_whole
+from crossfoot.checks.vocabulary import Entry, KeyPath, entries, vocabulary
+from crossfoot.written.known_keys import ELSEWHERE, sections
+
+FOREIGN: Mapping[str, str] = MappingProxyType(
+    {
+        **ELSEWHERE,
+        "max_grad_norm": "optimizer.max_grad_norm",
+        "weight_decay": "optimizer.weight_decay",
+        "adam_epsilon": "optimizer.eps",
+        "betas": "optimizer.betas",
+        "lr": "lr.reference",
+        "warmup_steps": "lr.warmup_steps",
+        "max_steps": "train.max_steps",
+        "epochs": "train.epochs",
+        "gradient_checkpointing": "model.gradient_checkpointing",
+        "mixed_precision": "model.dtype",
+        "num_machines": "cluster.num_nodes",
+        "num_nodes": "cluster.num_nodes",
+        "gpus_per_node": "cluster.gpus_per_node",
+        "micro_batch_size": "batch.micro_batch_size",
+        "grad_accum_steps": "batch.grad_accum_steps",
+        "global_batch_size": "batch.global_batch_size",
+        "max_seq_len": "data.max_seq_len",
+        "seed": "run.seed",
+    }
+)
+"""Words of transformers, accelerate and of our run config at the top of a DeepSpeed file: their place there."""
+
+THEIR_HOMES: Mapping[str, KeyPath] = MappingProxyType(
+    {
+        # accelerate's own words for what stands in a DeepSpeed file (its deepspeed_config section).
+        "zero_stage": ("zero_optimization", "stage"),
+        "offload_optimizer_device": ("zero_optimization", "offload_optimizer", "device"),
+        "offload_param_device": ("zero_optimization", "offload_param", "device"),
+        "zero3_save_16bit_model": ("zero_optimization", "stage3_gather_16bit_weights_on_model_save"),
+    }
+)
+
+NEAR, ALIKE, MOST_HOMES = 0.75, 0.85, 3
+
+Meaning = Literal["comment", "refused", "former", "foreign", "elsewhere", "near", "nothing"]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An entry that DeepSpeed does not have.
+
+    meaning: comment (of a person), refused and former (older versions had it), foreign (`ours` is its place
+    in the run config), elsewhere (`homes` are its paths in this file), near (`names` are the nearest keys of
+    the same object, nearest first; is_sure: there is no other candidate), nothing.
+    """
+
+    entry: Entry
+    meaning: Meaning
+    names: tuple[str, ...] = ()
+    homes: tuple[KeyPath, ...] = ()
+    ours: str = ""
+    is_sure: bool = False
+
+
+def unknown_entries(values: Mapping[str, Any]) -> Iterator[Unknown]:
+    """Every entry that DeepSpeed 0.19 does not have, with what was probably meant."""
+    for entry in entries(values):
+        if entry.key is None and not is_refused_whole(values, entry.path):
+            around = _value_at(values, entry.path[:-1])
+            yield _diagnose(entry, frozenset(around) - {entry.path[-1]})
+
+
+def _diagnose(entry: Entry, written: frozenset[str]) -> Unknown:
+    words, name, block = vocabulary(), entry.path[-1], entry.block
+    at_top = block.path == ""
+    if name in words.refused.get(block.path, ()):
+        return Unknown(entry, "refused")
+    if at_top and name in words.no_longer_read:
+        return Unknown(entry, "former")
+    if at_top and (name[:1] in "_#/$" or name.lower() in ("comment", "comments", "description")):
+        return Unknown(entry, "comment")
+    same = [key for key in block.keys if _plainly(key) == _plainly(name)]
+    if same:
+        return Unknown(entry, "near", names=tuple(same), is_sure=same[0] not in written)
+    if at_top and name in THEIR_HOMES:
+        return Unknown(entry, "elsewhere", homes=(THEIR_HOMES[name],))
+    if at_top and isinstance(entry.value, dict) and name in sections():
+        return Unknown(entry, "foreign", ours=name)
+    if at_top and name in FOREIGN:
+        return Unknown(entry, "foreign", ours=FOREIGN[name])
+    homes = words.homes(name)
+    if 0 < len(homes) <= MOST_HOMES:
+        return Unknown(entry, "elsewhere", homes=tuple(homes))
+    near = nearest(name, block.keys)
+    if near:
+        free = [key for key in near if key not in written]
+        is_sure = len(free) == 1 and _likeness(name, free[0]) >= ALIKE
+        return Unknown(
+            entry, "near", names=(*free, *(key for key in near if key in written)), is_sure=is_sure
+        )
+    return Unknown(entry, "nothing")
+
+
+def nearest(name: str, known: Mapping[str, Any]) -> list[str]:
+    """The keys of `known` that look like `name`, the likest first: camelCase, British spelling and slips."""
+    plain = {_plainly(key): key for key in reversed(list(known))}
+    close = difflib.get_close_matches(_plainly(name), plain, n=3, cutoff=NEAR)
+    return [plain[key] for key in close]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, _plainly(one), _plainly(other)).ratio()
+
+
+def _plainly(name: str) -> str:
+    """`zeroOptimisation` and `zero_optimization` are one word."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()).replace("optimis", "optimiz")
+
+
+def _value_at(values: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
+    for key in path:
+        values = values[key]
+    return values

@@ -1,0 +1,316 @@
+"""CF514 to CF519, CF522 to CF525: the data against the window, the batch and itself."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.finding import Finding, Place
+from crossfoot.index.look import DataLook
+
+CONSIDERABLE = 0.01
+"""A smaller share of the data is counted in the plan and the receipt, and no finding."""
+MANY_EPOCHS = 100
+TINY_STEP = 16
+"""A last step with less than this part of a batch: 1 of 16."""
+LARGE_TAIL = 0.1
+
+
+@rule("CF514")
+def truncated(facts: Facts) -> Iterator[Finding]:
+    """CF514: a considerable part of the trained tokens is cut off at `data.max_seq_len`.
+
+    A sample that is longer is cut at its end, which is its answer: the model is never shown how those answers
+    end, nor the end token. From 1 % of the trained tokens on it is said here; plan and receipt count every
+    lost one. Without an index some records are looked at and the numbers are about right. (lie U11)
+    """
+    look, run = facts.data, facts.run
+    if look is None or look.lost_share < CONSIDERABLE:
+        return
+    window = run.config.data.max_seq_len
+    about = "" if look.is_indexed else "about "
+    notes = [
+        f"{about}{look.truncated_samples:,} of {_looked_at(look)} are longer; "
+        f"the longest has {about}{look.longest_tokens:,} tokens"
+    ]
+    if not look.is_counted:
+        notes.append("tokens are estimated from the size of the texts")
+    positions = facts.model.positions if facts.model is not None else None
+    beyond = positions is not None and look.longest_tokens > positions
+    longest = look.longest_tokens
+    raise_to = f"set data.max_seq_len to {positions if beyond else longest}"
+    result = "the most that the model was made for" if beyond else "no answer is cut then"
+    if not beyond and not (look.is_whole and look.has_counted_all):
+        result = "no answer of those counted is cut then"
+    helps = [f"{raise_to}: {result}"] if not beyond or (positions or 0) > window else []
+    helps.append("or shorten the samples" if helps else "shorten the samples")
+    yield Finding(
+        "CF514",
+        f"{about}{100 * look.lost_share:.2g} % of the trained tokens are cut off: max_seq_len is {window:,}",
+        severity="warning",
+        place=run.place("data.max_seq_len"),
+        label="" if run.is_written("data.max_seq_len") else "max_seq_len is not given: the default",
+        notes=tuple(notes),
+        helps=tuple(helps),
+    )
+
+
+@rule("CF515")
+def repeated(facts: Facts) -> Iterator[Finding]:
+    """CF515: records of the training data repeat earlier ones, word for word.
+
+    Every record is a sample of its own, so a repeated one is trained once more in every epoch. "Every sample
+    exactly once" then holds for the copies, and not for what they say. From 1 % of the samples on it is said
+    here; of data that is not indexed and larger than 2 MiB only some is looked at, and more may repeat.
+    """
+    look = facts.data
+    if look is None or look.repeated_samples < 2 or look.repeated_samples < CONSIDERABLE * look.samples:
+        return
+    if _listed_twice(facts):
+        return
+    yield Finding(
+        "CF515",
+        f"{look.repeated_samples:,} of {_looked_at(look)} repeat an earlier one",
+        severity="warning",
+        place=facts.run.place("data.train"),
+        notes=("a repeated record is trained again in every epoch",),
+        helps=("remove the repeats from the files",),
+    )
+
+
+@rule("CF516")
+def same_file_twice(facts: Facts) -> Iterator[Finding]:
+    """CF516: one list of data files names the same file twice.
+
+    Its records are then samples twice over: trained twice in every epoch, or counted twice in the validation
+    loss. To weigh a file more on purpose, make a file that holds its records more often, and say so in its
+    name.
+    """
+    for first, again, name in _listed_twice(facts):
+        yield Finding(
+            "CF516",
+            f"{name} is listed twice",
+            severity="warning",
+            place=again,
+            label="again here",
+            others=((first, "first here"),),
+            helps=("remove one of the two",),
+        )
+
+
+@rule("CF517")
+def leaked(facts: Facts) -> Iterator[Finding]:
+    """CF517: validation data is training data too.
+
+    The validation loss then measures what was learned by heart. Said for a file that is in both lists, and
+    when at least 1 % (and two) of the validation records looked at are among the training records.
+    """
+    run = facts.run
+    trained = {os.path.realpath(file): place for place, file in enumerate(run.config.data.train)}
+    shared = False
+    for place, file in enumerate(run.config.data.validation):
+        first = trained.get(os.path.realpath(file))
+        if first is None:
+            continue
+        shared = True
+        yield Finding(
+            "CF517",
+            f"{file} is validated on, and trained on too",
+            severity="warning",
+            place=run.place("data", "validation", place),
+            others=((run.place("data", "train", first), "trained on here"),),
+            helps=("validate on records that are not trained on",),
+        )
+    look = facts.data
+    if shared or look is None or look.leaked_records < max(2, CONSIDERABLE * look.validation_records):
+        return
+    yield Finding(
+        "CF517",
+        f"{look.leaked_records:,} of the {look.validation_records:,} validation records"
+        f"{'' if look.is_whole else ' looked at'} are training records too",
+        severity="warning",
+        place=run.place("data.validation"),
+        helps=("remove them from one of the two",),
+    )
+
+
+@rule("CF518")
+def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
+    """CF518: the data has fewer samples than one step is planned to have.
+
+    With `data.last_step: short` every step is then the whole data set and no more: the batch that trains is
+    not `batch.global_batch_size`, and the rate was chosen for another one. With `carry` a step is full, and
+    holds samples more than once. `drop` would leave no step (CF203).
+    """
+    schedule = facts.schedule
+    if schedule is None or schedule.num_samples >= schedule.global_batch_size:
+        return
+    have, want = schedule.num_samples, schedule.global_batch_size
+    carries = schedule.last_step == "carry"
+    yield Finding(
+        "CF518",
+        f"a step has {want:,} samples, and the data only {have:,}: "
+        + ("a step holds samples more than once" if carries else f"every step trains {have:,}"),
+        severity="warning",
+        place=_batch_place(facts),
+        helps=(f"lower the batch: {have:,} samples a step are an epoch", "or give more data"),
+    )
+
+
+@rule("CF519")
+def many_epochs(facts: Facts) -> Iterator[Finding]:
+    """CF519: `train.max_steps` passes over the data more than a hundred times.
+
+    Nobody says so in words: the number of steps was most often found with a smaller batch or with more data.
+    `train.epochs` says the length in passes, whatever the batch. The bound is an assumption, not studied.
+    """
+    schedule, steps = facts.schedule, facts.run.config.train.max_steps
+    if schedule is None or steps is None:
+        return
+    passes = schedule.scheduled_samples / schedule.num_samples
+    if passes <= MANY_EPOCHS:
+        return
+    yield Finding(
+        "CF519",
+        f"{steps:,} steps pass over the data {passes:,.0f} times",
+        severity="warning",
+        place=facts.run.place("train.max_steps"),
+        notes=(
+            f"the data has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
+            f"an epoch is {schedule.steps_per_epoch:,} steps",
+        ),
+        helps=(f"set train.max_steps to {3 * schedule.steps_per_epoch}: 3 epochs",),
+    )
+
+
+@rule("CF522")
+def left_out(facts: Facts) -> Iterator[Finding]:
+    """CF522: `data.bad_samples: skip` leaves out a considerable part of the records.
+
+    A record without an output, without an instruction, or whose prompt fills the window cannot be trained.
+    With `skip` it is left out, counted and listed in the index's rejects.jsonl. From 1 % on that is more than
+    a few slips: an export gone wrong, or a window that is too small.
+    """
+    look = facts.data
+    if look is None or look.rejected_records < max(1, CONSIDERABLE * look.records):
+        return
+    yield Finding(
+        "CF522",
+        f"{look.rejected_records:,} of {_looked_at(look, look.records)} cannot be trained: they are left out",
+        severity="warning",
+        place=facts.run.place("data.bad_samples"),
+        notes=(f"for example {look.rejected_example}",) if look.rejected_example else (),
+        helps=("repair the records; with data.bad_samples: stop each is named",),
+    )
+
+
+@rule("CF523")
+def tiny_last_step(facts: Facts) -> Iterator[Finding]:
+    """CF523: the last step of every epoch has only a few samples.
+
+    Its loss is exact, but adamw moves the weights about as far as in a full step, on what a few samples say.
+    `data.last_step: carry` lets them open the next epoch's first step; `drop` leaves them out of that epoch,
+    and counts them. Said below a sixteenth of the batch.
+    """
+    schedule = facts.schedule
+    if schedule is None or schedule.last_step != "short" or schedule.total_steps < schedule.steps_per_epoch:
+        return
+    _steps, tail = divmod(schedule.num_samples, schedule.global_batch_size)
+    if not 0 < tail * TINY_STEP < schedule.global_batch_size or tail == schedule.num_samples:
+        return
+    once = schedule.total_steps < 2 * schedule.steps_per_epoch
+    which = "the last step" if once else "the last step of every epoch"
+    carry = "set data.last_step to carry: they then open the next epoch's first step"
+    drop = f"set data.last_step to drop: {tail:,} samples are then left out of an epoch"
+    yield Finding(
+        "CF523",
+        f"{which} has {tail:,} of {schedule.global_batch_size:,} samples",
+        severity="note",
+        place=facts.run.place("data.last_step"),
+        notes=(f"{schedule.num_samples:,} samples in steps of {schedule.global_batch_size:,}",),
+        helps=(drop,) if once else (carry, f"or {drop}"),
+    )
+
+
+@rule("CF524")
+def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
+    """CF524: `data.last_step: drop` leaves more than a tenth of the samples out of every epoch.
+
+    Each epoch has another order, so that others are left out in each; with one epoch they are never trained.
+    """
+    schedule = facts.schedule
+    if schedule is None or schedule.last_step != "drop" or schedule.total_steps < schedule.steps_per_epoch:
+        return
+    _steps, tail = divmod(schedule.num_samples, schedule.global_batch_size)
+    if tail <= LARGE_TAIL * schedule.num_samples:
+        return
+    yield Finding(
+        "CF524",
+        f"data.last_step drop leaves {tail:,} of {schedule.num_samples:,} samples out of every epoch",
+        severity="warning",
+        place=facts.run.place("data.last_step"),
+        notes=(f"{schedule.num_samples:,} samples in steps of {schedule.global_batch_size:,}",),
+        helps=(
+            "set data.last_step to short: the last step of an epoch is then a smaller one",
+            "or to carry: they open the next epoch's first step",
+        ),
+    )
+
+
+@rule("CF525")
+def prompts_about_too_long(facts: Facts) -> Iterator[Finding]:
+    """CF525: prompts fill the window, by an estimate from the size of their texts.
+
+    The tokenizer is not on this machine, or too large to load here. Once the data is indexed, each record
+    whose prompt has `data.max_seq_len` tokens or more is named (CF509), and stops the run unless
+    `data.bad_samples` is skip: no token of its answer would be trained. (lie U11)
+    """
+    look, run = facts.data, facts.run
+    if look is None or not look.hopeless_records:
+        return
+    yield Finding(
+        "CF525",
+        f"about {look.hopeless_records:,} of {_looked_at(look)} have a prompt that fills the window",
+        severity="warning",
+        place=run.place("data.max_seq_len"),
+        notes=(
+            f"estimated from the size of the texts, for {run.config.data.max_seq_len:,} tokens",
+            f"data.bad_samples: {run.config.data.bad_samples} would "
+            + ("stop the run at them" if run.config.data.bad_samples == "stop" else "leave them out"),
+        ),
+        helps=("raise data.max_seq_len, or shorten the instructions",),
+    )
+
+
+def _looked_at(look: DataLook, count: int | None = None) -> str:
+    """`1,000 records`, `the 200 records looked at`, `1,000 samples`."""
+    number = look.samples if count is None else count
+    if look.is_whole:
+        return f"{number:,} {'samples' if look.is_indexed and count is None else 'records'}"
+    return f"the {number:,} records looked at"
+
+
+def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
+    """(first place, second place, name as written the second time)."""
+    found: list[tuple[Place, Place, str]] = []
+    data = facts.run.config.data
+    for key, files in (("train", data.train), ("validation", data.validation)):
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, file in enumerate(files):
+            places[os.path.realpath(file)].append(place)
+        for first, *others in places.values():
+            found.extend(
+                (facts.run.place("data", key, first), facts.run.place("data", key, again), files[again])
+                for again in others
+            )
+    return found
+
+
+def _batch_place(facts: Facts) -> Place:
+    """The batch number that a reader would change."""
+    for key in ("global_batch_size", "grad_accum_steps", "micro_batch_size"):
+        if facts.run.is_written("batch", key):
+            return facts.run.place("batch", key)
+    return facts.run.place("batch")

@@ -1,0 +1,270 @@
+"""CF314 to CF317 and CF319: keys of the DeepSpeed file that DeepSpeed 0.19 does not have, or no longer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from crossfoot.checks.deepspeed_words import Unknown, unknown_entries
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.vocabulary import Entry, entries, vocabulary
+from crossfoot.finding import Edit, Finding
+from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.known_keys import sections
+from crossfoot.written.shown import listed, shown
+
+TOP = "at the top of the file"
+OWNED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+)
+OWNED_BLOCKS = {"optimizer": "the optimizer", "scheduler": "the learning rate"}
+
+
+@rule("CF314")
+def unknown_key(facts: Facts) -> Iterator[Finding]:
+    """CF314: a key that DeepSpeed 0.19 does not have.
+
+    At the top of the file, and inside the objects that DeepSpeed reads key by key (`activation_checkpointing`,
+    `checkpoint`, `data_types`, `flops_profiler`, ...), an unknown key passes without a word and the default
+    holds: `zero_optimisation` trains without ZeRO, `gradient_acumulation_steps` without accumulation. Inside
+    `zero_optimization`, `bf16`, `fp16` and the monitors DeepSpeed stops at it, on every node. The nearest key
+    is looked for without regard to case, underscores and British spelling. A name that begins with `_`, `#`
+    or `/` is taken for a comment at the top of the file. (lies J1, J2)
+    """
+    for unknown in _unknown(facts, "near", "nothing"):
+        yield _unknown_key(facts, unknown)
+
+
+def _unknown_key(facts: Facts, unknown: Unknown) -> Finding:
+    deepspeed, entry = _file(facts), unknown.entry
+    passes = entry.block.reader == "plain"
+    nearest = unknown.names[0] if unknown.names else None
+    path = (*entry.path[:-1], nearest) if nearest else ()
+    helps: tuple[str, ...] = (f"remove {entry.path[-1]}",)
+    fix: tuple[Edit, ...] = ()
+    if nearest and nearest in OWNED_BLOCKS and not entry.path[1:]:
+        helps = (f"remove it: crossfoot owns {OWNED_BLOCKS[nearest]}",)
+        fix = deepspeed.removing(*entry.path)
+    elif nearest and deepspeed.get(*path) is not None:
+        helps = (f"the nearest key is {nearest}, which is written too: remove one of the two",)
+    elif nearest:
+        others = [name for name in unknown.names[1:] if deepspeed.get(*entry.path[:-1], name) is None]
+        helps = (f"write {nearest}", *(f"or write {name}" for name in others))
+        fix = deepspeed.renaming(*entry.path, name=nearest) if unknown.is_sure else ()
+    return Finding(
+        "CF314",
+        f"{entry.dotted} is not a key of DeepSpeed {vocabulary().version}",
+        severity="warning" if passes and not nearest else "error",
+        place=deepspeed.place(*entry.path, part="key"),
+        label="" if not nearest else f"{nearest}?",
+        notes=(_what_deepspeed_does(entry, nearest),),
+        helps=helps,
+        fix=fix,
+    )
+
+
+@rule("CF315")
+def key_in_the_wrong_place(facts: Facts) -> Iterator[Finding]:
+    """CF315: a key of DeepSpeed that stands in the wrong object of its file.
+
+    `stage` counts inside `zero_optimization` only, `gradient_clipping` at the top of the file only. At the top
+    such a key passes without a word and its default holds; inside an object that DeepSpeed reads strictly it
+    stops the run. accelerate's words for the same settings (`zero_stage`, `offload_optimizer_device`) are of
+    its own config, not of this file. (lies J1, J2)
+    """
+    for unknown in _unknown(facts, "elsewhere"):
+        deepspeed, entry = _file(facts), unknown.entry
+        here = f"inside {entry.block.path}" if entry.block.path else TOP
+        homes = [f"inside {'.'.join(home[:-1])}" if home[:-1] else TOP for home in unknown.homes]
+        home = unknown.homes[0]
+        fix: tuple[Edit, ...] = ()
+        if deepspeed.get(*home) is not None:
+            helps: tuple[str, ...] = (f"remove it here: {'.'.join(home)} is written too",)
+            fix = deepspeed.removing(*entry.path) if len(homes) == 1 else ()
+        elif not home[:-1]:
+            helps = (f"move it out of {entry.block.path}, to the top of the file",)
+        else:
+            text = json.dumps(entry.value, ensure_ascii=False)
+            for key in reversed(home):
+                text = f"{{{json.dumps(key)}: {text}}}"
+            helps = (f"move it: {text[1:-1]}" if len(text) < 90 else f"move it {homes[0]}",)
+        yield Finding(
+            "CF315",
+            f"{entry.path[-1]} belongs {listed(homes, 'or')}, not {here}"
+            if entry.path[-1] == home[-1]
+            else f"{entry.path[-1]} is accelerate's word for {'.'.join(home)}",
+            place=deepspeed.place(*entry.path, part="key"),
+            notes=(_what_deepspeed_does(entry, None),),
+            helps=helps,
+            fix=fix,
+        )
+
+
+@rule("CF316")
+def foreign_key(facts: Facts) -> Iterator[Finding]:
+    """CF316: a key of transformers, accelerate or of the run config in the DeepSpeed file.
+
+    DeepSpeed passes over it without a word, so its number counts nowhere: the batch, the rate and the length
+    of a run are said in the run config. When the run config says the same, the key only misleads (a warning);
+    when it says something else, a person believes in a number that does not train. (lies J1, B10)
+    """
+    for unknown in _unknown(facts, "foreign"):
+        deepspeed, entry, ours = _file(facts), unknown.entry, unknown.ours
+        name = entry.path[-1]
+        if ours in sections():
+            title = f"{name} is a section of the run config, and not a key of DeepSpeed"
+            yield Finding(
+                "CF316",
+                title,
+                place=deepspeed.place(name, part="key"),
+                notes=("DeepSpeed passes over it without a word",),
+                helps=(f"move it to the run config, and remove {name} here",),
+            )
+            continue
+        section, _, key = ours.partition(".")
+        value = getattr(getattr(facts.run.config, section, None), key, None)
+        is_same = value == entry.value
+        asked = (
+            f"the run config says {ours}: {shown(value)}"
+            if value is not None
+            else f"{ours} is left out there"
+        )
+        yield Finding(
+            "CF316",
+            f"{name} {shown(entry.value)} is not a key of DeepSpeed; it belongs in the run config, as {ours}",
+            severity="warning" if is_same else "error",
+            place=deepspeed.place(name, part="key"),
+            others=((facts.run.place(ours), "this is what counts"),) if facts.run.is_written(ours) else (),
+            notes=(f"DeepSpeed passes over it without a word; {asked}",),
+            helps=(f"remove {name} here", *(() if is_same else (f"or set {ours} there to what you want",))),
+            fix=deepspeed.removing(name),
+        )
+
+
+@rule("CF317")
+def former_key(facts: Facts) -> Iterator[Finding]:
+    """CF317: a key of an older DeepSpeed, whose feature is gone.
+
+    DeepSpeed 0.19 stops at start-up when one of them is only there, even with `"enabled": false`: `amp`,
+    `compression_training`, `curriculum_learning` (at the top), `eigenvalue`, `elasticity`, `graph_harvesting`,
+    `nebula`, `progressive_layer_drop`, `quantize_training`, `sparse_attention`, `sparse_gradients`; and inside
+    `zero_optimization` MiCS and LoCo. `fp32_allreduce` is passed over without a word. None of them may change
+    a run behind crossfoot's back anyway: batch, data, order and precision are the run config's. (lies J1, J7)
+    """
+    version = vocabulary().version
+    for unknown in _unknown(facts, "refused", "former"):
+        deepspeed, entry = _file(facts), unknown.entry
+        if unknown.meaning == "refused":
+            notes = [f"DeepSpeed {version} stops at start-up when the key is there, on or off"]
+            helps = [f"remove {entry.path[-1]}", *_INSTEAD.get(entry.path[-1], ())]
+        else:
+            today = vocabulary().no_longer_read[entry.path[-1]]
+            notes = [f"DeepSpeed {version} passes over it without a word"]
+            helps = [f"remove it, or write {today}" if entry.value else f"remove {entry.path[-1]}"]
+        yield Finding(
+            "CF317",
+            f"{entry.dotted} is a key of older versions, and DeepSpeed {version} no longer has it",
+            severity="error" if unknown.meaning == "refused" or entry.value else "warning",
+            place=deepspeed.place(*entry.path, part="key"),
+            notes=tuple(notes),
+            helps=tuple(helps),
+            fix=deepspeed.removing(*entry.path) if unknown.meaning == "refused" or not entry.value else (),
+        )
+
+
+_INSTEAD = {
+    "amp": ("model.dtype decides the precision",),
+    "elasticity": ("the batch of the run config is kept on any number of GPUs",),
+}
+
+
+@rule("CF319")
+def deprecated_key(facts: Facts) -> Iterator[Finding]:
+    """CF319: an old name of a setting, or two names of one setting.
+
+    Old names still work (a warning), but DeepSpeed stops when the new name is there too. Many ZeRO settings
+    have two valid names (`stage3_prefetch_bucket_size` and `prefetch_bucket_size`): one of them may be used.
+    `cpu_offload_use_pin_memory` is accepted and does nothing. `bfloat16` is read when there is no `bf16`.
+    Switched on, `cpu_offload` and `cpu_offload_param` are CF312.
+    """
+    deepspeed = facts.deepspeed
+    if deepspeed is None:
+        return
+    for entry in entries(deepspeed.values):
+        if entry.key is None or entry.value == "auto":
+            continue
+        twin = entry.key.same_as or entry.key.deprecated
+        if entry.path == ("bfloat16",) and "bf16" in deepspeed.values:
+            twin = "bf16"
+        if twin is not None and _is_there(deepspeed, (*entry.path[:-1], twin)):
+            yield _two_names(deepspeed, entry, twin)
+        elif entry.key.deprecated is not None and not (entry.value and entry.path[-1] in _OFFLOADING):
+            yield _old_name(deepspeed, entry, entry.key.deprecated)
+
+
+_OFFLOADING = ("cpu_offload", "cpu_offload_param")
+
+
+def _two_names(deepspeed: DeepSpeedFile, entry: Entry, twin: str) -> Finding:
+    stops = entry.path != ("bfloat16",)
+    return Finding(
+        "CF319",
+        f"{entry.dotted} and {twin} are two names of one setting",
+        severity="error" if stops else "warning",
+        place=deepspeed.place(*entry.path, part="key"),
+        others=((deepspeed.place(*entry.path[:-1], twin, part="key"), "here too"),),
+        notes=("DeepSpeed stops when both are there" if stops else f"DeepSpeed reads {twin} alone",),
+        helps=(f"remove {entry.path[-1]}",),
+        fix=deepspeed.removing(*entry.path),
+    )
+
+
+def _old_name(deepspeed: DeepSpeedFile, entry: Entry, today: str) -> Finding:
+    renames = entry.key is not None and entry.key.moves and entry.path[-1] not in _OFFLOADING
+    return Finding(
+        "CF319",
+        f"{entry.dotted} is an old name of {today}",
+        severity="warning",
+        place=deepspeed.place(*entry.path, part="key"),
+        notes=() if renames else ("DeepSpeed accepts it, and nothing follows from it",),
+        helps=(f"write {today}" if renames else f"remove {entry.path[-1]}",),
+        fix=deepspeed.renaming(*entry.path, name=today) if renames else deepspeed.removing(*entry.path),
+    )
+
+
+def _is_there(deepspeed: DeepSpeedFile, path: tuple[str, ...]) -> bool:
+    around = deepspeed.get(*path[:-1]) if path[:-1] else deepspeed.values
+    return isinstance(around, dict) and path[-1] in around and around[path[-1]] != "auto"
+
+
+def _unknown(facts: Facts, *meanings: str) -> Iterator[Unknown]:
+    if facts.deepspeed is not None:
+        for unknown in unknown_entries(facts.deepspeed.values):
+            if unknown.meaning in meanings:
+                yield unknown
+
+
+def _file(facts: Facts) -> DeepSpeedFile:
+    if facts.deepspeed is None:
+        raise RuntimeError("no DeepSpeed file")
+    return facts.deepspeed
+
+
+def _what_deepspeed_does(entry: Entry, nearest: str | None) -> str:
+    """With a key that it does not have in this place, and what holds then."""
+    if entry.block.reader == "model":
+        return f"DeepSpeed stops at start-up: {entry.block.path} may have no other keys than its own"
+    passes = "DeepSpeed passes over it without a word"
+    key = entry.block.keys.get(nearest) if nearest else None
+    if key is None or nearest is None:
+        return passes
+    if nearest in OWNED:
+        return f"{passes}; crossfoot writes {nearest} itself"
+    if nearest == "zero_optimization":
+        return f"{passes}: the run would be ZeRO stage 0, without sharding"
+    if key.kind == "object":
+        return f"{passes}, and nothing inside it counts"
+    return f"{passes}: {nearest} stays {shown(key.default)}" if key.has_default else passes

@@ -1,0 +1,113 @@
+"""How long samples are and what a window cuts off them, counted on the records that a look has read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crossfoot.index.bad_data import Problem
+from crossfoot.index.locate import BYTES_PER_TOKEN
+from crossfoot.index.samples import Texts
+from crossfoot.index.token_counter import TokenCounter
+
+LONGEST_FIRST = 32
+MEASURED_RECORDS = 300
+MORE_THAN_BYTES = 4
+"""Tokens of a sample beyond its bytes: begin and end, and sentencepiece's blank before each text."""
+SURE = 1.3
+"""An estimated prompt is called too long only when it is by this factor."""
+
+
+@dataclass
+class Seen:
+    """The records that a look has read: texts of the trainable ones, and the first byte of each whose line is
+    not known.
+    """
+
+    is_whole: bool
+    records: int = 0
+    rejected: int = 0
+    example: str = ""
+    repeated: int = 0
+    texts: list[Texts] = field(default_factory=list)
+    starts: list[int | None] = field(default_factory=list)
+    keys: set[tuple[str, ...]] = field(default_factory=set)
+
+    def add(self, texts: Texts, start: int | None) -> None:
+        """Take a trainable record in."""
+        self.repeated += texts.parts in self.keys
+        self.keys.add(texts.parts)
+        self.texts.append(texts)
+        self.starts.append(start)
+
+    def longer_than(self, window: int) -> list[int]:
+        """The records that could have more tokens than the window: a token has at least one byte."""
+        room = window - MORE_THAN_BYTES
+        return [place for place, texts in enumerate(self.texts) if _bytes(texts.parts) > room]
+
+
+@dataclass
+class Measured:
+    """Numbers over all records that were read; the ones tokenised stand for the others.
+
+    count: samples tokenised. truncated, hopeless: samples. lost_share: of the trained tokens. longest: tokens
+    of the longest sample tokenised. too_long: records whose prompt fills the window, each with its start.
+    """
+
+    count: int = 0
+    truncated: float = 0.0
+    hopeless: float = 0.0
+    lost_share: float = 0.0
+    longest: int = 0
+    too_long: list[tuple[Texts, int | None, Problem]] = field(default_factory=list)
+
+
+def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window: int) -> Measured:
+    """What a window of so many tokens does to the sft records seen. long_ones: as from seen.longer_than."""
+    measured = Measured()
+    lost = trained = answer_bytes = 0.0
+    weights = _chosen(seen, long_ones)
+    measured.count = len(weights)
+    texts = [seen.texts[place] for place in weights]
+    prompts = counter.count([one.parts[0] for one in texts])
+    answers = counter.count([one.parts[1] for one in texts])
+    for (place, weight), prompt, answer in zip(weights.items(), prompts, answers, strict=True):
+        masked, whole = counter.begin_tokens + prompt, counter.begin_tokens + prompt + answer + 1
+        one = seen.texts[place]
+        if masked >= window:
+            if counter.is_exact:
+                reason = f"the prompt has {masked} tokens, data.max_seq_len is {window}"
+                problem = Problem("CF509", one.line, reason)
+                measured.too_long.append((one, seen.starts[place], problem))
+            elif masked >= SURE * window:
+                measured.hopeless += weight
+            continue
+        measured.longest = max(measured.longest, whole)
+        measured.truncated += weight * (whole > window)
+        lost += weight * max(0, whole - window)
+        trained += weight * (answer + 1)
+        answer_bytes += weight * _bytes(one.parts[1:])
+    bytes_per_token = answer_bytes / trained if trained else BYTES_PER_TOKEN
+    short = set(range(len(seen.texts))) - set(long_ones)
+    trained += sum(_bytes(seen.texts[place].parts[1:]) / bytes_per_token + 1 for place in short)
+    measured.lost_share = lost / trained if trained else 0.0
+    return measured
+
+
+def _chosen(seen: Seen, long_ones: Sequence[int]) -> dict[int, float]:
+    """Which records are tokenised, and how many each stands for: the longest ones for themselves, and evenly
+    spread ones for all others.
+    """
+    if len(long_ones) <= MEASURED_RECORDS:
+        return dict.fromkeys(long_ones, 1.0)
+    by_length = sorted(long_ones, key=lambda place: -_bytes(seen.texts[place].parts))
+    by_prompt = sorted(long_ones, key=lambda place: -_bytes(seen.texts[place].parts[:1]))
+    first = {*by_length[:LONGEST_FIRST], *by_prompt[:LONGEST_FIRST]}
+    others = [place for place in long_ones if place not in first]
+    count = MEASURED_RECORDS - len(first)
+    spread = [others[divmod(turn * len(others), count)[0]] for turn in range(count)]
+    return {**dict.fromkeys(sorted(first), 1.0), **dict.fromkeys(spread, len(others) / len(spread))}
+
+
+def _bytes(parts: Sequence[str]) -> int:
+    return sum(len(part.encode()) for part in parts)

@@ -1,0 +1,155 @@
+"""Reads a launch file of whatever kind: its content says which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.written.launch import mistakes
+from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
+from crossfoot.written.launch.batch_script import has_directives, read_directives
+from crossfoot.written.launch.command_line import commands_of
+from crossfoot.written.launch.environment import read_job
+from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
+from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Named, Statement
+from crossfoot.written.launch.stating import (
+    batch_statements,
+    certain_commands,
+    command_statements,
+    is_dry_run,
+    training_commands,
+    trains,
+)
+from crossfoot.written.source import Source, UnreadableText, read_source
+from crossfoot.written.yaml_tree import BrokenYaml
+
+__all__ = ["read_job", "read_launch_file"]
+
+_CONFIG_ENDINGS = (".yaml", ".yml")
+
+
+def read_launch_file(path: str) -> tuple[LaunchFile | None, tuple[Finding, ...]]:
+    """A batch script (#SBATCH), an accelerate file, a hostfile, or else a shell script. None with a finding
+    when it cannot be read; findings too for a file that it names and that is there but cannot be read.
+    """
+    try:
+        source = read_source(path)
+        return _read(source)
+    except UnreadableText as error:
+        return None, (mistakes.unreadable_launch_file(error),)
+    except Refused as refused:
+        return None, refused.findings
+
+
+def _read(source: Source) -> tuple[LaunchFile, tuple[Finding, ...]]:
+    if has_directives(source):
+        return _script(source, "sbatch")
+    if not source.text.startswith("#!"):
+        if looks_like_accelerate(source):
+            return _accelerate(source), ()
+        if looks_like_hostfile(source):
+            return read_hostfile(source), ()
+    return _script(source, "shell")
+
+
+def _accelerate(source: Source) -> LaunchFile:
+    try:
+        return read_accelerate_file(source)
+    except BrokenYaml as error:
+        raise Refused(mistakes.broken_accelerate_file(error)) from error
+
+
+def _script(source: Source, kind: str) -> tuple[LaunchFile, tuple[Finding, ...]]:
+    """A batch script or a shell script: directives, commands, and what both say."""
+    batch, slips = read_directives(source) if kind == "sbatch" else (None, ())
+    commands, touched = commands_of(source)
+    file = LaunchFile(
+        source.path, "sbatch" if batch else "shell", batch=batch, commands=commands, slips=slips
+    )
+    findings: list[Finding] = []
+    named = tuple(_named(file, touched, findings))
+    file = replace(file, named=named)
+    config, overrides = _config_of(file)
+    return (
+        replace(file, statements=tuple(_statements(file)), config=config, overrides=overrides),
+        tuple(findings),
+    )
+
+
+def _statements(file: LaunchFile) -> Iterator[Statement]:
+    said: list[Statement] = []
+    certain = certain_commands(file)
+    for command in certain:
+        said.extend(command_statements(command, file))
+    dry = bool(certain) and all(is_dry_run(command, command_statements(command, file)) for command in certain)
+    if file.batch is not None:
+        for statement in batch_statements(file.batch):
+            yield replace(statement, dry_run=dry)
+    yield from dict.fromkeys(said)
+
+
+def _named(file: LaunchFile, touched: frozenset[str], findings: list[Finding]) -> Iterator[Named]:
+    """Hostfiles and accelerate files that the commands name. One that the script makes itself is not looked
+    for.
+    """
+    for command in training_commands(file):
+        layer = command.launcher
+        for kind, name, what in (
+            ("deepspeed", "--hostfile", "hostfile"),
+            ("accelerate", "--config_file", "accelerate file"),
+        ):
+            option = layer.get(name) if layer.kind == kind else None
+            if option is None or not option.value or option.value in touched or command.folder is None:
+                continue
+            path = os.path.normpath(os.path.join(command.folder, os.path.expanduser(option.value)))
+            found = _follow(path, what, option.place, findings)
+            yield Named("hostfile" if what == "hostfile" else "accelerate file", path, option.place, found)
+
+
+def _follow(path: str, what: str, named_at: Place, findings: list[Finding]) -> LaunchFile | None:
+    """The file, None when it is not there or cannot be read."""
+    if "\0" in path or not os.path.lexists(path):
+        return None
+    try:
+        source = read_source(path)
+        return read_hostfile(source) if what == "hostfile" else _accelerate(source)
+    except UnreadableText as error:
+        findings.append(mistakes.unreadable_launch_file(error, named_at))
+    except Refused as refused:
+        findings.extend(refused.findings)
+    return None
+
+
+def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[str, Place], ...]]:
+    """The run config that the first certain command names, and the overrides behind it."""
+    for command in certain_commands(file):
+        if not trains(command):
+            continue
+        words = config_words(command)
+        if words and (name := words[0].known) is not None and name.endswith(_CONFIG_ENDINGS):
+            given = tuple((word.text, word.place) for word in words[1:] if word.known and "=" in word.text)
+            return (path_of(command, name), words[0].place), given
+    return None, ()
+
+
+def config_words(command: Command) -> tuple[Argument, ...]:
+    """The words behind the script that are no options, `train` left out: the config and its overrides."""
+    words = list(command.arguments)
+    if words and words[0].text == "train" and command.script and "crossfoot" in command.script.text:
+        words = words[1:]
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.text.startswith("-"):
+            skip = word.text in ("--stop-after", "--local_rank", "--local-rank")
+        else:
+            kept.append(word)
+    return tuple(kept)
+
+
+def path_of(command: Command, path: str) -> str:
+    """A path of the command, relative to where crossfoot runs, when the command's folder is known."""
+    return os.path.normpath(os.path.join(command.folder or "", os.path.expanduser(path)))

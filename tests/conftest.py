@@ -1,0 +1,44 @@
+"""`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+FAILED = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lies-table", metavar="FILE", help="run the fixtures of docs/lies.md, and write it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--lies-table"):
+        return
+    from support.lies import answers
+
+    pages = {Path(answer.fixture).stem for answer in answers() if answer.kind == "check"}
+    chosen = [item for item in items if item.get_closest_marker("lie") or _page_of(item) in pages]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def _page_of(item: pytest.Item) -> str | None:
+    """The code of a page in tests/findings/, of which an item is one half."""
+    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    return getattr(case, "code", None)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    target = session.config.getoption("--lies-table")
+    if not target or hasattr(session.config, "workerinput"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if exitstatus != 0 or skipped:
+        print(f"\n{target} is not written: {skipped} fixtures were skipped, exit status {int(exitstatus)}")
+        return
+    from support.lies import table
+
+    Path(target).write_text(table(), encoding="utf-8")

@@ -1,0 +1,29 @@
+"""Every lie of the catalogue has an answer and a fixture, and docs/ says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from crossfoot.manual import known_codes, page_text
+from support.launching import ROOT
+from support.lies import LIES, answers, lies_of_page, table
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_no_lie_is_without_an_answer(lie: str) -> None:
+    assert [answer for answer in answers() if answer.lie == lie]
+
+
+def test_every_lie_in_the_manual_has_a_fixture() -> None:
+    answered = {(answer.lie, answer.code) for answer in answers()}
+    claimed = {(lie, code) for code in known_codes() for lie in lies_of_page(code)}
+    assert claimed - answered == set(), "a page claims a lie, and no test shows it"
+
+
+def test_every_code_that_a_test_claims_exists() -> None:
+    assert {answer.code for answer in answers()} - set(known_codes()) <= {""}
+    assert all(page_text(answer.code) for answer in answers() if answer.code)
+
+
+def test_the_table_in_docs_is_current() -> None:
+    assert (ROOT / "docs" / "lies.md").read_text(encoding="utf-8") == table(), "run make lies"
