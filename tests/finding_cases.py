@@ -42,7 +42,7 @@ def read_case(page: Path) -> FindingCase:
 
 
 def _write_data(folder: Path) -> None:
-    """3,000 short records and 8 for validation, of which nothing is to be said in steps of 512 or 1,000 samples."""
+    """3,000 short records and 8 for validation: steps of 512 or 1,000 samples leave nothing to be said."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, first, last in (("zh.jsonl", 0, 3000), ("validation.jsonl", 3000, 3008)):
         records = [

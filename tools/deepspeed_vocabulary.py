@@ -1,7 +1,6 @@
 """Writes src/crossfoot/checks/deepspeed_vocabulary.json: every key that the installed DeepSpeed reads.
 
-    python tools/deepspeed_vocabulary.py            writes the file
-    python tools/deepspeed_vocabulary.py --print    shows it
+    python tools/deepspeed_vocabulary.py
 
 DeepSpeed is asked three ways. Its pydantic models name their fields. What it reads from plain dicts is
 recorded while a `DeepSpeedConfig` is made from a dict that notes every question. Optimizers and schedulers
@@ -11,13 +10,12 @@ a default must have an entry there, or this tool stops: a new version cannot sli
 
 from __future__ import annotations
 
-import copy
 import enum
+import importlib
 import inspect
 import json
 import math
 import os
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -28,36 +26,36 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 FILE = Path(__file__).parent.parent / "src" / "crossfoot" / "checks" / "deepspeed_vocabulary.json"
 
-PLAIN_BLOCKS = (
-    "activation_checkpointing",
-    "aio",
-    "autotuning",
-    "autotuning.model_info",
-    "checkpoint",
-    "checkpoint.parallel_write",
-    "checkpoint.writer",
-    "data_efficiency",
-    "data_efficiency.data_routing",
-    "data_efficiency.data_sampling",
-    "data_types",
-    "expert_parallel",
-    "flops_profiler",
-    "optimizer",
-    "scheduler",
-    "timers",
-    "torch_autocast",
-)
+PLAIN_BLOCKS = """
+activation_checkpointing aio autotuning autotuning.model_info checkpoint checkpoint.parallel_write
+checkpoint.writer data_efficiency data_efficiency.data_routing data_efficiency.data_sampling data_types
+expert_parallel flops_profiler optimizer scheduler timers torch_autocast
+"""
 """Objects that DeepSpeed reads key by key, without a model."""
 
-OPEN_BLOCKS = (
-    "autotuning.arg_mappings",
-    "data_efficiency.data_routing.random_ltd",
-    "data_efficiency.data_sampling.curriculum_learning",
-    "data_efficiency.data_sampling.dynamic_batching",
-    "optimizer.params",
-    "scheduler.params",
-)
+OPEN_BLOCKS = """
+autotuning.arg_mappings data_efficiency.data_routing.random_ltd
+data_efficiency.data_sampling.curriculum_learning data_efficiency.data_sampling.dynamic_batching
+optimizer.params scheduler.params
+"""
 """Objects whose keys are handed on to somebody else."""
+
+MODELS = {
+    "bf16": "runtime.precision_config.DeepSpeedBF16Config",
+    "comet": "monitor.config.CometConfig",
+    "comms_logger": "comm.config.CommsLoggerConfig",
+    "compile": "compile.config.CompileConfig",
+    "csv_monitor": "monitor.config.CSVConfig",
+    "fp16": "runtime.precision_config.DeepSpeedFP16Config",
+    "hybrid_engine": "runtime.config.HybridEngineConfig",
+    "tensor_parallel": "runtime.tensor_parallel.config.TPTrainingConfig",
+    "tensorboard": "monitor.config.TensorBoardConfig",
+    "timers.throughput": "utils.config.DeepSpeedThroughputTimerConfig",
+    "wandb": "monitor.config.WandbConfig",
+    "weight_quantization": "inference.config.WeightQuantConfig",
+    "zero_optimization": "runtime.zero.config.DeepSpeedZeroConfig",
+}
+"""Objects that DeepSpeed reads by a pydantic model."""
 
 FILLED_WITH: dict[str, dict[str, Any]] = {
     "optimizer": {"type": "AdamW"},
@@ -66,65 +64,43 @@ FILLED_WITH: dict[str, dict[str, Any]] = {
 }
 """Without these DeepSpeed does not ask for the rest of the block."""
 
-PRECISIONS = ["bf16", "fp16", "fp32"]
-
-BY_HAND: dict[str, dict[str, Any]] = {
-    # Read without a default that tells the kind; from runtime/config.py and runtime/constants.py unless said.
-    "train_batch_size": {"kind": "int", "at_least": 1},
-    "train_micro_batch_size_per_gpu": {"kind": "int", "at_least": 1},
-    "gradient_accumulation_steps": {"kind": "int", "at_least": 1},
-    "gradient_clipping": {"kind": "float", "at_least": 0},
-    "steps_per_print": {"kind": "int", "nullable": True},
-    "communication_data_type": {"kind": "string", "choices": PRECISIONS, "any_case": True, "nullable": True},
-    "seq_parallel_communication_data_type": {
-        "kind": "string",
-        "choices": PRECISIONS,
-        "any_case": True,
-        "nullable": True,
-    },
-    "gradient_allreduce_op": {"kind": "string", "choices": ["mean", "sum"], "any_case": True},
-    "gradient_predivide_factor": {"kind": "float", "more_than": 0},
-    "vocabulary_size": {"kind": "int", "nullable": True},
-    "log_level": {"kind": "string", "nullable": True},
-    "datastates_ckpt": {"kind": "any"},
-    "activation_checkpointing.number_checkpoints": {"kind": "int", "nullable": True},
-    "autotuning.arg_mappings": {"kind": "object", "nullable": True},
-    "autotuning.max_train_batch_size": {"kind": "int", "nullable": True},
-    "autotuning.metric_path": {"kind": "string", "nullable": True},
-    "autotuning.model_info_path": {"kind": "string", "nullable": True},
-    "autotuning.model_info.num_params": {"kind": "int", "nullable": True},
-    "autotuning.model_info.hidden_size": {"kind": "int", "nullable": True},
-    "autotuning.model_info.num_layers": {"kind": "int", "nullable": True},
-    "checkpoint.checkpoint_serialization": {"kind": "bool"},
-    "checkpoint.tag_validation": {
-        "kind": "string",
-        "choices": ["FAIL", "IGNORE", "WARN"],
-        "any_case": True,
-    },
-    "checkpoint.writer.data_parallel": {
-        "kind": "string",
-        "choices": ["MACHINE", "REPLICA", "SOCKET"],
-        "any_case": True,
-        "nullable": True,
-    },
-    "checkpoint.writer.type": {"kind": "string", "choices": ["FAST", "MOCK", "PYTHON"], "any_case": True},
-    "data_types.keep_in_fp32_modules": {"kind": "any"},
-    "flops_profiler.output_file": {"kind": "string", "nullable": True},
-    "flops_profiler.recompute_fwd_factor": {"kind": "float"},
-    "optimizer.legacy_fusion": {"kind": "bool", "default": False},
-    "optimizer.type": {"kind": "string"},
-    "scheduler.type": {"kind": "string"},
-    "torch_autocast.dtype": {"kind": "string", "choices": "DtypeEnum"},
-    "torch_autocast.lower_precision_safe_modules": {"kind": "list"},
-    "data_types.grad_accum_dtype": {"kind": "string", "choices": "DtypeEnum", "nullable": True},
-    "data_types.param_dtype": {"kind": "string", "choices": "DtypeEnum", "nullable": True},
-    "data_types.buffer_dtype": {"kind": "string", "choices": "DtypeEnum", "nullable": True},
-    # module_inject/auto_ep_presets/base.py: names of modules, counts, or the preset's own.
-    **{
-        f"expert_parallel.{name}": {"kind": "any", "nullable": True}
-        for name in ["preset_model", "moe_layer_pattern", "expert_pattern", "router_pattern", "route_norm", "num_expert_groups", "num_limited_groups", "load_balance_coeff", "expert_w1", "expert_w2", "expert_w3", "num_experts_attr", "top_k_attr", "has_shared_experts", "shared_experts_pattern", "shared_experts_gate_pattern", "expert_activation", "score_apply", "combine_impl", "row_weighting_impl", "score_func", "top_k", "routed_scaling_factor", "gate_up_impl", "comm_backend"]
-    },
-}
+BY_HAND = """
+train_batch_size                             int at_least=1
+train_micro_batch_size_per_gpu               int at_least=1
+gradient_accumulation_steps                  int at_least=1
+gradient_clipping                            float at_least=0
+steps_per_print                              int nullable
+communication_data_type                      string nullable any_case bf16|fp16|fp32
+seq_parallel_communication_data_type         string nullable any_case bf16|fp16|fp32
+gradient_allreduce_op                        string any_case mean|sum
+gradient_predivide_factor                    float more_than=0
+vocabulary_size                              int nullable
+log_level                                    string nullable
+datastates_ckpt                              any
+activation_checkpointing.number_checkpoints  int nullable
+autotuning.max_train_batch_size              int nullable
+autotuning.metric_path                       string nullable
+autotuning.model_info_path                   string nullable
+autotuning.model_info.num_params             int nullable
+autotuning.model_info.hidden_size            int nullable
+autotuning.model_info.num_layers             int nullable
+checkpoint.tag_validation                    string any_case FAIL|IGNORE|WARN
+checkpoint.writer.data_parallel              string nullable any_case MACHINE|REPLICA|SOCKET
+checkpoint.writer.type                       string any_case FAST|MOCK|PYTHON
+data_types.keep_in_fp32_modules              any
+data_types.grad_accum_dtype                  string nullable DtypeEnum
+data_types.param_dtype                       string nullable DtypeEnum
+data_types.buffer_dtype                      string nullable DtypeEnum
+flops_profiler.output_file                   string nullable
+optimizer.legacy_fusion                      bool
+optimizer.type                               string
+scheduler.type                               string
+torch_autocast.dtype                         string DtypeEnum
+torch_autocast.lower_precision_safe_modules  list
+"""
+"""What the default alone does not tell of keys that are read from plain dicts (runtime/config.py and the
+constants beside it): kind, bounds, words.
+"""
 
 READ_ELSEWHERE: dict[str, dict[str, Any]] = {
     # deepspeed/__init__.py and runtime/config.py, only when torch.distributed runs.
@@ -166,7 +142,7 @@ class Asked(dict[str, Any]):
 
     def keys(self) -> Any:
         """`name in d.keys()` is a question too."""
-        return self if not super().__len__() else _Keys(self)
+        return _Keys(self)
 
     def __copy__(self) -> Asked:
         return self
@@ -202,37 +178,10 @@ def vocabulary() -> dict[str, Any]:
     }
 
 
-# ---- pydantic models
-
-
 def _models(blocks: dict[str, Any]) -> None:
-    from deepspeed.comm.config import CommsLoggerConfig
-    from deepspeed.compile.config import CompileConfig
-    from deepspeed.inference.config import WeightQuantConfig
-    from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
-    from deepspeed.runtime.config import HybridEngineConfig
-    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
-    from deepspeed.runtime.tensor_parallel.config import TPTrainingConfig
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
-
-    roots = {
-        "bf16": DeepSpeedBF16Config,
-        "comet": CometConfig,
-        "comms_logger": CommsLoggerConfig,
-        "compile": CompileConfig,
-        "csv_monitor": CSVConfig,
-        "fp16": DeepSpeedFP16Config,
-        "hybrid_engine": HybridEngineConfig,
-        "tensor_parallel": TPTrainingConfig,
-        "tensorboard": TensorBoardConfig,
-        "timers.throughput": DeepSpeedThroughputTimerConfig,
-        "wandb": WandbConfig,
-        "weight_quantization": WeightQuantConfig,
-        "zero_optimization": DeepSpeedZeroConfig,
-    }
-    for path, model in roots.items():
-        _model(path, model, blocks)
+    for path, dotted in MODELS.items():
+        module, _, name = dotted.rpartition(".")
+        _model(path, getattr(importlib.import_module(f"deepspeed.{module}"), name), blocks)
 
 
 def _model(path: str, model: Any, blocks: dict[str, Any]) -> None:
@@ -289,14 +238,11 @@ def _annotated(path: str, annotation: Any, blocks: dict[str, Any]) -> dict[str, 
     return {"kind": "list" if kind is tuple else simple.get(kind, "any")}
 
 
-# ---- dicts
-
-
 def _plain_blocks(blocks: dict[str, Any]) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig, get_pipeline_config
     from deepspeed.runtime.zero.config import get_zero_config
 
-    noted = {path: Asked(FILLED_WITH.get(path)) for path in ("", *PLAIN_BLOCKS)}
+    noted = {path: Asked(FILLED_WITH.get(path)) for path in ("", *PLAIN_BLOCKS.split())}
     for path, asked in noted.items():
         if path:
             parent, _, name = path.rpartition(".")
@@ -309,7 +255,7 @@ def _plain_blocks(blocks: dict[str, Any]) -> None:
         raise SystemExit("DeepSpeed no longer reads allgather_size")
     for path, asked in noted.items():
         blocks[path] = {"reader": "plain", "keys": dict(sorted(_asked_keys(path, asked, blocks)))}
-    for path in OPEN_BLOCKS:
+    for path in OPEN_BLOCKS.split():
         blocks[path] = {"reader": "open", "keys": {}}
     pipeline = {name: _of_default(value) for name, value in get_pipeline_config({}).items()}
     pipeline["stages"] = {"kind": "any", "default": "auto"}
@@ -319,8 +265,8 @@ def _plain_blocks(blocks: dict[str, Any]) -> None:
 def _asked_keys(path: str, asked: Asked, blocks: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     from deepspeed.runtime import config
 
-    refused = config._REMOVED_TOP_LEVEL_CONFIG_KEYS
-    known_blocks = {*blocks, *PLAIN_BLOCKS, *OPEN_BLOCKS, "pipeline"}
+    refused, by_hand = config._REMOVED_TOP_LEVEL_CONFIG_KEYS, _by_hand()
+    known_blocks = {*blocks, *PLAIN_BLOCKS.split(), *OPEN_BLOCKS.split(), "pipeline"}
     if not path:
         yield "bfloat16", {"kind": "object", "block": "bf16"}
         yield from READ_ELSEWHERE.items()
@@ -331,17 +277,37 @@ def _asked_keys(path: str, asked: Asked, blocks: dict[str, Any]) -> Iterator[tup
         if dotted in known_blocks:
             yield name, {"kind": "object", "block": dotted}
             continue
-        entry = copy.deepcopy(BY_HAND.get(dotted))
+        # Names of modules, counts, or the preset's own (module_inject/auto_ep_presets/base.py).
+        is_of_preset = path == "expert_parallel" and (default in (None, ...) or isinstance(default, str))
+        of_preset = {"kind": "any", "nullable": True} if is_of_preset else None
+        entry = by_hand.get(dotted, of_preset)
         if entry is None:
             if default is ... or default is None:
                 raise SystemExit(f"DeepSpeed reads {dotted} without a default: add it to BY_HAND")
             entry = _of_default(default)
         elif default is not ... and _is_plain(default):
             entry["default"] = _plain(default)
-        if entry.get("choices") == "DtypeEnum":
-            words = config.DtypeEnum._value2member_map_
-            entry["choices"] = sorted(word for word in words if isinstance(word, str))
         yield name, entry
+
+
+def _by_hand() -> dict[str, dict[str, Any]]:
+    from deepspeed.runtime.config import DtypeEnum
+
+    dtypes = sorted(word for word in DtypeEnum._value2member_map_ if isinstance(word, str))
+    found = {}
+    for line in BY_HAND.strip().splitlines():
+        dotted, kind, *facts = line.split()
+        entry: dict[str, Any] = {"kind": kind}
+        for fact in facts:
+            name, _, bound = fact.partition("=")
+            if bound:
+                entry[name] = int(bound)
+            elif fact in ("nullable", "any_case"):
+                entry[fact] = True
+            else:
+                entry["choices"] = dtypes if fact == "DtypeEnum" else fact.split("|")
+        found[dotted] = entry
+    return found
 
 
 def _of_default(default: Any) -> dict[str, Any]:
@@ -360,9 +326,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-# ---- signatures
 
 
 def _optimizers() -> dict[str, Any]:
@@ -410,30 +373,22 @@ def _signature(made: Any) -> dict[str, Any]:
     return found
 
 
-# ---- the file
-
-
 def rendered() -> str:
     """The text of the data file: sorted, one key a line."""
     found = vocabulary()
-    lines = ["{", f' "deepspeed": {json.dumps(found["deepspeed"])},', ' "blocks": {']
     texts = []
     for path, block in found["blocks"].items():
         keys = ",\n".join(f"   {json.dumps(n)}: {json.dumps(e)}" for n, e in block["keys"].items())
         inside = f"{{\n{keys}\n  }}" if keys else "{}"
         texts.append(f'  {json.dumps(path)}: {{"reader": {json.dumps(block["reader"])}, "keys": {inside}}}')
-    lines += [",\n".join(texts), " },"]
+    blocks = ",\n".join(texts)
     sections = []
     for name in ("refused", "no_longer_read", "optimizers", "schedulers"):
         inside = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in found[name].items())
         sections.append(f" {json.dumps(name)}: {{\n{inside}\n }}")
-    lines += [",\n".join(sections), "}"]
-    return "\n".join(lines) + "\n"
+    head = f'{{\n "deepspeed": {json.dumps(found["deepspeed"])},\n "blocks": {{\n{blocks}\n }},\n'
+    return head + ",\n".join(sections) + "\n}\n"
 
 
 if __name__ == "__main__":
-    if "--print" in sys.argv[1:]:
-        print(rendered(), end="")
-    else:
-        FILE.write_text(rendered(), encoding="utf-8")
-        print(f"written: {FILE.name}", file=sys.stderr)
+    FILE.write_text(rendered(), encoding="utf-8")

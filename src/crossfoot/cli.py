@@ -8,11 +8,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from crossfoot import __version__
 from crossfoot.finding import Finding, Refused
+
+if TYPE_CHECKING:
+    from crossfoot.starting.world import World
 
 _SILENT_RANK_SECONDS = 10.0
 
@@ -61,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         description="The batch you planned is the batch that trains, measured and signed for.",
     )
     parser.add_argument("--version", action="version", version=f"crossfoot {__version__}")
+    # `deepspeed --module crossfoot VERB` puts it before the verb
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def config_verb(
@@ -97,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after", type=_count, metavar="N", help="stop after N steps; changes nothing else"
     )
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    proof = config_verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
+    proof.add_argument("--full", action="store_true", help="the model's own weights instead of a small model")
+    proof.add_argument("--json", action="store_true", help="the proof as JSON")
+    proof.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
     receipt.add_argument("run_dir", metavar="RUN_DIR")
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
@@ -183,12 +193,31 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from crossfoot.starting.world import read_world
     from crossfoot.training.session import run
+
+    return _on_this_rank(
+        lambda world: run(arguments.config, arguments.overrides, world, arguments.stop_after),
+        "stopped before the first step: nothing was trained, nothing is kept",
+    )
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    from crossfoot.probing.session import prove
+
+    words = arguments.overrides
+    return _on_this_rank(
+        lambda world: prove(arguments.config, words, world, arguments.full, arguments.json),
+        "stopped: nothing is proven, nothing is kept",
+    )
+
+
+def _on_this_rank(work: Callable[[World], int], interrupted: str) -> int:
+    """Do one rank's work. Of a refusal the first rank of every node speaks; a signal says `interrupted`."""
+    from crossfoot.starting.world import read_world
 
     world = read_world(os.environ)
     try:
-        return run(arguments.config, arguments.overrides, world, arguments.stop_after)
+        return work(world)
     except Refused:
         if world.local_rank != 0:
             # The first rank of every node speaks for the others, and a launcher ends them with it. One that
@@ -198,7 +227,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise
     except KeyboardInterrupt:
         if world.local_rank == 0:
-            print("stopped before the first step: nothing was trained, nothing is kept", file=sys.stderr)
+            print(interrupted, file=sys.stderr)
         return 130
     except Exception as error:
         if world.world_size == 1 or isinstance(error, OSError):

@@ -3,13 +3,24 @@ accelerate 1.15, SLURM 22.05."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfoot.finding import Refused
 from crossfoot.starting import slurm
-from crossfoot.starting.world import Engine, World, engine_for, read_world, rendezvous
+from crossfoot.starting.ancestry import launcher_of, launchers_above
+from crossfoot.starting.world import (
+    Engine,
+    World,
+    engine_for,
+    read_world,
+    refuse_nested,
+    refuse_unequal,
+    rendezvous,
+)
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 ALONE_BY_ACCELERATE = {
@@ -142,6 +153,93 @@ def test_ranks_exported_beside_srun_must_agree() -> None:
 def test_contradictions_are_refused(environ: dict[str, str], codes: list[str], words: str) -> None:
     found, text = refusal(environ)
     assert found == codes and words in text
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        # torchrun inside deepspeed and the other way round: equal sizes agree, the marks of both are there
+        (by_deepspeed(0, 0, 2, 0, 1, 2) | by_torchrun(0, 0, 2, 0, 1, 2), "LOCAL_SIZE=2 CROSS_RANK=0"),
+        (by_torchrun(1, 1, 2, 0, 1, 2) | {"CROSS_SIZE": "1"}, "CROSS_SIZE=1"),
+        (by_deepspeed(1, 1, 2, 0, 1, 2) | {"TORCHELASTIC_RUN_ID": "none"}, "TORCHELASTIC_RUN_ID=none"),
+    ],
+)
+def test_marks_of_two_launchers_are_refused(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(Refused, match="CF444") as refused:
+        read_world(environ)
+    (finding,) = refused.value.findings
+    assert any(words in note for note in finding.notes) and finding.helps
+
+
+@pytest.mark.parametrize(
+    ("words", "launcher"),
+    [
+        (["/venv/bin/python", "/venv/bin/torchrun", "--nproc-per-node", "2", "train.py"], "torchrun"),
+        (["torchrun", "train.py"], "torchrun"),
+        (["python3.11", "-u", "-m", "torch.distributed.run", "train.py"], "torchrun"),
+        (["/usr/bin/python3", "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30="], "deepspeed"),
+        (["python", "/venv/bin/accelerate", "launch", "--cpu", "train.py"], "accelerate"),
+        (["python", "-m", "accelerate.commands.launch", "train.py"], "accelerate"),
+        (["python", "/venv/bin/deepspeed", "train.py"], None),  # starts deepspeed.launcher.launch
+        (["python", "/venv/bin/accelerate", "config"], None),
+        (["bash", "-c", "torchrun train.py"], None),
+        (["vim", "torchrun"], None),
+        (["python", "-m"], None),
+        (["python", "-c", "torchrun"], None),
+        ([], None),
+    ],
+)
+def test_launchers_are_known_by_their_command_lines(words: list[str], launcher: str | None) -> None:
+    assert launcher_of(words) == launcher
+
+
+def test_the_parents_of_a_process_are_read(tmp_path: Path) -> None:
+    chain = {
+        9: (8, ["python", "train.py"]),
+        8: (7, ["python", "/bin/accelerate", "launch"]),
+        7: (6, ["sh", "-c", "x"]),
+        6: (1, ["torchrun", "x"]),
+        1: (0, ["init"]),
+    }
+    for pid, (parent, words) in chain.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 1 1", encoding="utf-8")
+        (tmp_path / str(pid) / "cmdline").write_text("\0".join(words) + "\0", encoding="utf-8")
+    above = launchers_above(9, str(tmp_path))
+    assert above == ("torchrun", "accelerate")
+    assert launchers_above(8, str(tmp_path)) == ("torchrun",)
+    assert launchers_above(77, str(tmp_path)) == ()
+    refuse_nested(above[:1], {})
+    with pytest.raises(Refused, match="CF444: accelerate was started inside torchrun"):
+        refuse_nested(above, by_torchrun(0, 0, 2, 0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (by_srun(2, 0, 1, "2,1", 2, 3), "node 0 has 2, node 1 has 1"),
+        # hostfile slots 1 + 2: LOCAL_RANK = RANK % n, so the ranks of node 2 have LOCAL_RANK 1 and 0
+        (
+            by_deepspeed(0, 0, 1, 0, 2, 3),
+            "node 0 of 2, this one, has 1 of the 3 ranks, the others together 2",
+        ),
+        (
+            by_deepspeed(1, 1, 2, 1, 2, 3),
+            "node 1 of 2, this one, has 2 of the 3 ranks, the others together 1",
+        ),
+    ],
+)
+def test_unequal_slots_are_refused(environ: dict[str, str], told: str) -> None:
+    with pytest.raises(Refused, match="CF435") as refused:
+        refuse_unequal(read_world(environ))
+    assert told in refused.value.findings[0].notes
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, by_srun(1, 0, 1, "1(x2)", 2, 2), by_torchrun(3, 1, 2, 1, 2, 4), ALONE_BY_ACCELERATE]
+)
+def test_equal_slots_are_not(environ: dict[str, str]) -> None:
+    refuse_unequal(read_world(environ))
 
 
 def test_a_launcher_typed_into_an_interactive_step_is_not_a_copy() -> None:

@@ -1,4 +1,4 @@
-"""Which parts of a DeepSpeed file are refused as a whole: nothing more is said about what stands inside them."""
+"""Which parts of a DeepSpeed file are refused as a whole, so that nothing is said about what they hold."""
 
 from __future__ import annotations
 

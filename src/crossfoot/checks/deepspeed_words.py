@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ FOREIGN: Mapping[str, str] = MappingProxyType(
         "seed": "run.seed",
     }
 )
-"""Words of transformers, accelerate and of our run config at the top of a DeepSpeed file: their place there."""
+"""Words of transformers, of accelerate and of ours: their place in the run config."""
 
 THEIR_HOMES: Mapping[str, KeyPath] = MappingProxyType(
     {
@@ -51,6 +52,8 @@ THEIR_HOMES: Mapping[str, KeyPath] = MappingProxyType(
 )
 
 NEAR, ALIKE, MOST_HOMES = 0.75, 0.85, 3
+MOST_UNKNOWN = 50
+"""A file with more keys that DeepSpeed does not have is no DeepSpeed file; the rest is not looked at."""
 
 Meaning = Literal["comment", "refused", "former", "foreign", "elsewhere", "near", "nothing"]
 
@@ -73,11 +76,21 @@ class Unknown:
 
 
 def unknown_entries(values: Mapping[str, Any]) -> Iterator[Unknown]:
-    """Every entry that DeepSpeed 0.19 does not have, with what was probably meant."""
-    for entry in entries(values):
-        if entry.key is None and not is_refused_whole(values, entry.path):
-            around = _value_at(values, entry.path[:-1])
-            yield _diagnose(entry, frozenset(around) - {entry.path[-1]})
+    """The entries that DeepSpeed 0.19 does not have, with what was probably meant: the first 50."""
+    unknown = (entry for entry in entries(values) if entry.key is None)
+    told = (entry for entry in unknown if not is_refused_whole(values, entry.path))
+    for entry in islice(told, MOST_UNKNOWN):
+        around = _value_at(values, entry.path[:-1])
+        yield _diagnose(entry, frozenset(around) - {entry.path[-1]})
+
+
+def is_meant(values: Mapping[str, Any], path: KeyPath) -> bool:
+    """Whether an entry that DeepSpeed does not have was probably meant to be `path`, or something in it."""
+    for unknown in unknown_entries(values):
+        places = [*unknown.homes, *((*unknown.entry.path[:-1], name) for name in unknown.names[:1])]
+        if any(place[: len(path)] == path for place in places):
+            return True
+    return False
 
 
 def _diagnose(entry: Entry, written: frozenset[str]) -> Unknown:

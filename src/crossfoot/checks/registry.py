@@ -34,8 +34,10 @@ PAGES_ARE_IN = (
     "crossfoot.ledger.cause_pages",
     "crossfoot.ledger.refusals",
     "crossfoot.planning.run_folder",
+    "crossfoot.probing.refusals",
     "crossfoot.starting.refusals",
     "crossfoot.training.refusals",
+    "crossfoot.training.start_refusals",
     "crossfoot.written.model_facts",
 )
 """Modules whose import brings every page of the manual."""

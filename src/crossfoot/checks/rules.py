@@ -13,6 +13,10 @@ from crossfoot.checks import (
     rules_deepspeed_types,
     rules_deepspeed_zero,
     rules_json,
+    rules_launch,
+    rules_launch_files,
+    rules_launch_ranks,
+    rules_launch_settings,
     rules_model,
     rules_rate,
 )
@@ -30,6 +34,10 @@ RULE_MODULES = (
     rules_deepspeed_types,
     rules_deepspeed_zero,
     rules_json,
+    rules_launch,
+    rules_launch_files,
+    rules_launch_ranks,
+    rules_launch_settings,
     rules_model,
     rules_rate,
 )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place
-from crossfoot.index.look import DataLook
+
+if TYPE_CHECKING:
+    from crossfoot.index.look import DataLook
 
 CONSIDERABLE = 0.01
 """A smaller share of the data is counted in the plan and the receipt, and no finding."""
 MANY_EPOCHS = 100
-TINY_STEP = 16
-"""A last step with less than this part of a batch: 1 of 16."""
+TINY_STEP = 32
+"""A last step is tiny below this part of a batch: 1 of 32."""
 LARGE_TAIL = 0.1
 
 
@@ -31,9 +34,11 @@ def truncated(facts: Facts) -> Iterator[Finding]:
         return
     window = run.config.data.max_seq_len
     about = "" if look.is_indexed else "about "
+    is_sure = look.is_whole and look.has_counted_all
+    guessed = "" if is_sure else "about "
     notes = [
-        f"{about}{look.truncated_samples:,} of {_looked_at(look)} are longer; "
-        f"the longest has {about}{look.longest_tokens:,} tokens"
+        f"longer than that: {guessed}{look.truncated_samples:,} of {_looked_at(look)}, "
+        f"the longest has {guessed}{look.longest_tokens:,} tokens"
     ]
     if not look.is_counted:
         notes.append("tokens are estimated from the size of the texts")
@@ -42,7 +47,7 @@ def truncated(facts: Facts) -> Iterator[Finding]:
     longest = look.longest_tokens
     raise_to = f"set data.max_seq_len to {positions if beyond else longest}"
     result = "the most that the model was made for" if beyond else "no answer is cut then"
-    if not beyond and not (look.is_whole and look.has_counted_all):
+    if not beyond and not is_sure:
         result = "no answer of those counted is cut then"
     helps = [f"{raise_to}: {result}"] if not beyond or (positions or 0) > window else []
     helps.append("or shorten the samples" if helps else "shorten the samples")
@@ -212,7 +217,7 @@ def tiny_last_step(facts: Facts) -> Iterator[Finding]:
 
     Its loss is exact, but adamw moves the weights about as far as in a full step, on what a few samples say.
     `data.last_step: carry` lets them open the next epoch's first step; `drop` leaves them out of that epoch,
-    and counts them. Said below a sixteenth of the batch.
+    and counts them. Said below one part in 32 of the batch.
     """
     schedule = facts.schedule
     if schedule is None or schedule.last_step != "short" or schedule.total_steps < schedule.steps_per_epoch:
@@ -223,7 +228,8 @@ def tiny_last_step(facts: Facts) -> Iterator[Finding]:
     once = schedule.total_steps < 2 * schedule.steps_per_epoch
     which = "the last step" if once else "the last step of every epoch"
     carry = "set data.last_step to carry: they then open the next epoch's first step"
-    drop = f"set data.last_step to drop: {tail:,} samples are then left out of an epoch"
+    full = schedule.num_samples - tail
+    drop = f"set data.last_step to drop: an epoch then trains {full:,} of {schedule.num_samples:,} samples"
     yield Finding(
         "CF523",
         f"{which} has {tail:,} of {schedule.global_batch_size:,} samples",
@@ -272,7 +278,7 @@ def prompts_about_too_long(facts: Facts) -> Iterator[Finding]:
         return
     yield Finding(
         "CF525",
-        f"about {look.hopeless_records:,} of {_looked_at(look)} have a prompt that fills the window",
+        f"by estimate, the prompt fills the window in {look.hopeless_records:,} of {_looked_at(look)}",
         severity="warning",
         place=run.place("data.max_seq_len"),
         notes=(
@@ -310,7 +316,8 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
 
 def _batch_place(facts: Facts) -> Place:
     """The batch number that a reader would change."""
+    written = facts.run.config.batch.model_dump()
     for key in ("global_batch_size", "grad_accum_steps", "micro_batch_size"):
-        if facts.run.is_written("batch", key):
+        if (written[key] or 0) > 1:
             return facts.run.place("batch", key)
     return facts.run.place("batch")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crossfoot.checks.deepspeed_words import nearest
+from crossfoot.checks.deepspeed_words import is_meant, nearest
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import vocabulary
 from crossfoot.checks.whole_numbers import finite_number, whole_number
@@ -53,13 +53,17 @@ def gradient_clipping(facts: Facts) -> Iterator[Finding]:
     origin = "" if facts.run.is_written("optimizer.max_grad_norm") else ", its default"
     yield Finding(
         "CF304",
-        f"gradient_clipping says {written:g}, but optimizer.max_grad_norm is {norm:g}{origin}",
+        f"gradient_clipping says {_short(written)}, but optimizer.max_grad_norm is {norm:g}{origin}",
         place=deepspeed.place("gradient_clipping"),
         others=((facts.run.place("optimizer.max_grad_norm"), f"clips at {norm:g}"),)
         if facts.run.is_written("optimizer.max_grad_norm")
         else (),
-        helps=(f'write {norm:g} (or "auto")', f"or set optimizer.max_grad_norm to {written:g}"),
+        helps=(f'write {norm:g} (or "auto")', f"or set optimizer.max_grad_norm to {_short(written)}"),
     )
+
+
+def _short(number: float) -> str:
+    return f"{number:g}" if abs(number) < 1e300 else shown(number)
 
 
 @rule("CF305")
@@ -85,9 +89,15 @@ def precision(facts: Facts) -> Iterator[Finding]:
             "CF305",
             f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",
             place=deepspeed.place(block, "enabled"),
+            notes=("DeepSpeed stops when both precisions are on",) if enabled and _both_are_on(facts) else (),
             others=((facts.run.place("model.dtype"), "decides the precision"),) if is_written else (),
             helps=(f'write {right} (or "auto")', *other),
         )
+
+
+def _both_are_on(facts: Facts) -> bool:
+    on = {_PRECISION[b] for b in _PRECISION if facts.deepspeed and facts.deepspeed.get(b, "enabled") is True}
+    return len(on) > 1
 
 
 @rule("CF306")
@@ -96,8 +106,8 @@ def optimizer_block(facts: Facts) -> Iterator[Finding]:
 
     crossfoot owns the optimizer: with two owners the one in the JSON wins without a word, and a parameter
     that is left out of it falls back to the default of DeepSpeed's or torch's class (rate 1e-3; weight decay
-    0.01 of torch's AdamW, 0 of DeepSpeed's), not to the run's. A misspelt `params` is passed over, so that all
-    of them do. The notes say both numbers, the helps where each number goes. (lies B12, J2, J7)
+    0.01 of torch's AdamW, 0 of DeepSpeed's), not to the run's. A misspelt `params` is passed over, so that
+    all of them do. The notes say both numbers, the helps where each number goes. (lies B12, J2, J7)
     """
     yield from _owned_block(facts, "CF306", "optimizer", "the optimizer", _OPTIMIZER_HOMES)
 
@@ -134,6 +144,8 @@ def _owned_block(
     deepspeed = facts.deepspeed
     if deepspeed is None or block not in deepspeed.values:
         return
+    inside = deepspeed.get(block)
+    known = vocabulary().blocks[block].keys
     params = deepspeed.get(block, "params")
     written = params if isinstance(params, dict) else {}
     moves = []
@@ -149,7 +161,9 @@ def _owned_block(
         label="two owners of one number",
         notes=tuple(_fallbacks(facts, block, written, homes)),
         helps=(f"remove the {block} block", *moves),
-        fix=() if moves else deepspeed.removing(block),
+        fix=deepspeed.removing(block)
+        if not moves and isinstance(inside, dict) and set(inside) <= set(known)
+        else (),
     )
 
 
@@ -177,7 +191,11 @@ def _fallbacks(
     for name, home in homes.items():
         theirs, ours = defaults.get(name), _asked(facts, home)
         if name not in written and theirs is not None and not _is_same(theirs, ours):
-            asked = f"the run asks for {shown(ours)}" if ours is not None else f"the run has no {home}"
+            asked = f"the run asks for {shown(ours)}" if ours is not None else "the run says nothing of it"
+            if name == "warmup_num_steps" and ours is None:
+                if facts.run.config.lr.warmup_fraction or facts.run.config.lr.warmup_samples:
+                    continue
+                asked = "the run has no warm-up"
             yield f"{name} is left out: DeepSpeed would take {shown(theirs)}, {asked}"
 
 
@@ -196,7 +214,7 @@ def _asked(facts: Facts, home: str) -> Any:
 
 
 def _is_same(theirs: Any, ours: Any) -> bool:
-    return (list(ours) if isinstance(ours, tuple) else ours) == theirs
+    return bool((list(ours) if isinstance(ours, tuple) else ours) == theirs)
 
 
 @rule("CF308")
@@ -237,6 +255,8 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
     block = deepspeed.get("zero_optimization") if "zero_optimization" in deepspeed.values else {}
     if not isinstance(block, dict) or whole_number(block.get("stage", 0)) != 0:
         return
+    if "stage" not in block and is_meant(deepspeed.values, ("zero_optimization",)):
+        return  # a misspelt block, or a misplaced stage, is that one mistake
     is_written = facts.run.is_written("model.dtype")
     yield Finding(
         "CF311",

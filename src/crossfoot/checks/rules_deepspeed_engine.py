@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.checks.deepspeed_refused import TAKES_OVER, parallel, taken_over
-from crossfoot.checks.deepspeed_words import unknown_entries
+from crossfoot.checks.deepspeed_words import is_meant
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.whole_numbers import finite_number, whole_number
@@ -99,12 +99,12 @@ def second_owner_of_precision(facts: Facts) -> Iterator[Finding]:
     """CF322: the DeepSpeed file changes the precision of weights, gradients or sums.
 
     `model.dtype` decides it, and the rest is fixed: gradients are added up in float32 and weights that are
-    trained have a float32 master. A `data_types.grad_accum_dtype` below float32 makes the result depend on the
-    accumulation; null means model.dtype to DeepSpeed. `bf16_master_weights_and_grads` loses updates smaller
-    than 1/256 of a weight. `torch_autocast` computes in another precision than the config says.
+    trained have a float32 master. A `data_types.grad_accum_dtype` below float32 makes the result depend on
+    the accumulation; null means model.dtype to DeepSpeed. `bf16_master_weights_and_grads` loses updates
+    smaller than 1/256 of a weight. `torch_autocast` computes in another precision than the config says.
     `data_types.param_dtype` must be model.dtype, or DeepSpeed stops. Warnings: `communication_data_type`
-    rounds gradients before they are averaged (and overflows in fp16 above 65,504);
-    `data_types.buffer_dtype` rounds the tables of the position embedding. (lie J7)
+    rounds gradients before they are averaged (and overflows in fp16 above 65,504); `data_types.buffer_dtype`
+    rounds the tables of the position embedding. (lie J7)
     """
     deepspeed, dtype = facts.deepspeed, facts.run.config.model.dtype
     if deepspeed is None:
@@ -170,7 +170,7 @@ def _communication(deepspeed: DeepSpeedFile, dtype: str) -> Iterator[Finding]:
     if word not in ("bf16", "fp16") or (word == "bf16" and dtype == "bfloat16"):
         return
     rounds = "gradients are rounded to it before they are averaged over the ranks"
-    overflows = "gradients above 65,504 overflow, and the step would be skipped"
+    overflows = "gradients above 65,504 would become infinite"
     yield _precision(
         deepspeed,
         ("communication_data_type",),
@@ -196,10 +196,10 @@ def _precision(
 
 @rule("CF323")
 def takes_the_run_over(facts: Facts) -> Iterator[Finding]:
-    """CF323: a feature of DeepSpeed that changes the steps, the data or the model behind the run config's back.
+    """CF323: a feature of DeepSpeed that changes steps, data or model behind the run config's back.
 
-    `autotuning` ends the process after a few steps, to try another batch. `data_efficiency` chooses samples by
-    difficulty or drops tokens inside the layers (random-LTD). `hybrid_engine` is another engine, made for
+    `autotuning` ends the process after a few steps, to try another batch. `data_efficiency` chooses samples
+    by difficulty or drops tokens inside the layers (random-LTD). `hybrid_engine` is another engine, made for
     RLHF. `managed_gradient_accumulation: false` leaves the boundary of a step to the caller, which refuses
     the one that crossfoot sets. `weight_quantization.quantized_initialization` loads other weights than
     model.path has. `zenflow` applies most of a gradient some steps later. What was trained could not be told
@@ -215,7 +215,6 @@ def takes_the_run_over(facts: Facts) -> Iterator[Finding]:
             f"{'.'.join(block)} {TAKES_OVER[keys]}",
             place=deepspeed.place(*keys),
             helps=(f"remove {block[-1]}",),
-            fix=deepspeed.removing(*block),
         )
 
 
@@ -224,8 +223,8 @@ def other_parallelism(facts: Facts) -> Iterator[Finding]:
     """CF324: the DeepSpeed file asks for tensor, sequence or expert parallelism, which is not supported yet.
 
     With it several ranks share one sample, and a batch is micro batch x accumulation x the ranks that see
-    different samples, not x all ranks: a right `train_batch_size` would be refused, and a wrong one would train.
-    Here every rank is a data-parallel rank. (lie U5)
+    different samples, not x all ranks: a right `train_batch_size` would be refused, and a wrong one would
+    train. Here every rank is a data-parallel rank. (lie U5)
     """
     deepspeed = facts.deepspeed
     if deepspeed is None:
@@ -245,31 +244,29 @@ def other_parallelism(facts: Facts) -> Iterator[Finding]:
             f"{'.'.join(keys)} is {shown(value)}, and only data parallelism is supported yet",
             place=deepspeed.place(*keys),
             notes=notes,
-            helps=(f"remove {block}; more GPUs then see more samples, or more of ZeRO's shards",),
-            fix=deepspeed.removing(block),
+            helps=(f"remove {block}; ZeRO stage 3 shards the weights too",),
         )
 
 
 @rule("CF327")
 def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
-    """CF327: the DeepSpeed file says nothing about clipping, and DeepSpeed's default is not what the run asks.
+    """CF327: the DeepSpeed file is silent about clipping, and DeepSpeed's default is not what the run asks.
 
-    DeepSpeed 0.19 clips at 1.0 when `gradient_clipping` is left out. This run is safe, because crossfoot writes
-    optimizer.max_grad_norm into the config that it hands over; the same file under another program would clip
-    at 1. (lie B11)
+    DeepSpeed 0.19 clips at 1.0 when `gradient_clipping` is left out. This run is safe, because crossfoot
+    writes optimizer.max_grad_norm into the config that it hands over; the same file under another program
+    would clip at 1. (lie B11)
     """
     deepspeed, norm = facts.deepspeed, facts.run.config.optimizer.max_grad_norm
     default = vocabulary().blocks[""].keys["gradient_clipping"].default
     if deepspeed is None or "gradient_clipping" in deepspeed.values or norm == default:
         return
-    if any(_means_clipping(unknown.names, unknown.homes) for unknown in unknown_entries(deepspeed.values)):
+    if is_meant(deepspeed.values, ("gradient_clipping",)):
         return
     is_written = facts.run.is_written("optimizer.max_grad_norm")
+    this_run = f"this run clips at {norm:g}" if norm else "this run does not clip"
     yield Finding(
         "CF327",
-        f"gradient_clipping is left out, where DeepSpeed alone would clip at {default:g}; this run clips at {norm:g}"
-        if norm
-        else f"gradient_clipping is left out, where DeepSpeed alone would clip at {default:g}; this run does not clip",
+        f"gradient_clipping is left out, where DeepSpeed alone would clip at {default:g}; {this_run}",
         severity="note",
         place=deepspeed.place("gradient_clipping"),
         others=((facts.run.place("optimizer.max_grad_norm"), "this is what counts"),) if is_written else (),
@@ -277,28 +274,22 @@ def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _means_clipping(names: tuple[str, ...], homes: tuple[tuple[str, ...], ...]) -> bool:
-    return names[:1] == ("gradient_clipping",) or ("gradient_clipping",) in homes
-
-
 @rule("CF328")
 def does_nothing_here(facts: Facts) -> Iterator[Finding]:
     """CF328: a setting of the DeepSpeed file that does nothing in this run.
 
-    `activation_checkpointing` only sets up DeepSpeed's own checkpointing function, which Hugging Face models do
-    not call: `model.gradient_checkpointing` switches theirs on. `dataloader_drop_last` is about DeepSpeed's
-    loader; crossfoot makes the batches, and `data.last_step` says what becomes of the tail. `pipeline` is for
-    PipelineModule models. `compile.deepcompile` waits for a call of engine.compile(). `disable_allgather` is
-    read and never used. (lie B9)
+    `activation_checkpointing` only sets up DeepSpeed's own checkpointing function, which Hugging Face models
+    do not call: `model.gradient_checkpointing` switches theirs on. `dataloader_drop_last` is about
+    DeepSpeed's loader; crossfoot makes the batches, and `data.last_step` says what becomes of the tail.
+    `pipeline` is for PipelineModule models. `compile.deepcompile` waits for a call of engine.compile().
+    `disable_allgather` is read and never used. (lie B9)
     """
     deepspeed = facts.deepspeed
     if deepspeed is None:
         return
     for keys, (why, help_) in _NOTHING.items():
         value = deepspeed.get(*keys)
-        asks = value is True or (
-            isinstance(value, dict) and any(v not in (False, None, "auto") for v in value.values())
-        )
+        asks = value is True if vocabulary().blocks.get(".".join(keys)) is None else _has_on(value)
         if not asks or (keys == _CHECKPOINTING and facts.run.config.model.gradient_checkpointing):
             continue
         fix: tuple[Edit, ...] = deepspeed.removing(*keys) if help_.startswith("remove") else ()
@@ -310,6 +301,14 @@ def does_nothing_here(facts: Facts) -> Iterator[Finding]:
             helps=(help_,),
             fix=fix,
         )
+
+
+def _is_on(value: object) -> bool:
+    return value is True or (isinstance(value, (int, float)) and bool(value))
+
+
+def _has_on(block: object) -> bool:
+    return isinstance(block, dict) and any(_is_on(value) for value in block.values())
 
 
 _CHECKPOINTING = ("activation_checkpointing",)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from crossfoot.checks.deepspeed_words import Unknown, unknown_entries
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.rules_deepspeed_types import is_unused_precision, not_handed_over
 from crossfoot.checks.vocabulary import Entry, entries, vocabulary
-from crossfoot.finding import Edit, Finding
+from crossfoot.finding import Edit, Finding, Severity
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.known_keys import sections
 from crossfoot.written.shown import listed, shown
@@ -27,12 +29,13 @@ OWNED_BLOCKS = {"optimizer": "the optimizer", "scheduler": "the learning rate"}
 def unknown_key(facts: Facts) -> Iterator[Finding]:
     """CF314: a key that DeepSpeed 0.19 does not have.
 
-    At the top of the file, and inside the objects that DeepSpeed reads key by key (`activation_checkpointing`,
-    `checkpoint`, `data_types`, `flops_profiler`, ...), an unknown key passes without a word and the default
-    holds: `zero_optimisation` trains without ZeRO, `gradient_acumulation_steps` without accumulation. Inside
-    `zero_optimization`, `bf16`, `fp16` and the monitors DeepSpeed stops at it, on every node. The nearest key
-    is looked for without regard to case, underscores and British spelling. A name that begins with `_`, `#`
-    or `/` is taken for a comment at the top of the file. (lies J1, J2)
+    At the top of the file, and inside the objects that DeepSpeed reads key by key
+    (`activation_checkpointing`, `checkpoint`, `data_types`, `flops_profiler`, ...), an unknown key passes
+    without a word and the default holds: `zero_optimisation` trains without ZeRO,
+    `gradient_acumulation_steps` without accumulation. Inside `zero_optimization`, `bf16`, `fp16` and the
+    monitors DeepSpeed stops at it, on every node. The nearest key is looked for without regard to case,
+    underscores and British spelling. A name that begins with `_`, `#` or `/` is taken for a comment at the
+    top of the file. (lies J1, J2)
     """
     for unknown in _unknown(facts, "near", "nothing"):
         yield _unknown_key(facts, unknown)
@@ -42,12 +45,15 @@ def _unknown_key(facts: Facts, unknown: Unknown) -> Finding:
     deepspeed, entry = _file(facts), unknown.entry
     passes = entry.block.reader == "plain"
     nearest = unknown.names[0] if unknown.names else None
+    severity: Severity = "warning" if passes and not nearest else "error"
+    note = _what_deepspeed_does(entry, nearest)
+    if nearest != "enabled" and is_unused_precision(facts, entry.path[0]):
+        severity, note = "note", not_handed_over(facts)
     path = (*entry.path[:-1], nearest) if nearest else ()
     helps: tuple[str, ...] = (f"remove {entry.path[-1]}",)
     fix: tuple[Edit, ...] = ()
     if nearest and nearest in OWNED_BLOCKS and not entry.path[1:]:
         helps = (f"remove it: crossfoot owns {OWNED_BLOCKS[nearest]}",)
-        fix = deepspeed.removing(*entry.path)
     elif nearest and deepspeed.get(*path) is not None:
         helps = (f"the nearest key is {nearest}, which is written too: remove one of the two",)
     elif nearest:
@@ -57,10 +63,10 @@ def _unknown_key(facts: Facts, unknown: Unknown) -> Finding:
     return Finding(
         "CF314",
         f"{entry.dotted} is not a key of DeepSpeed {vocabulary().version}",
-        severity="warning" if passes and not nearest else "error",
+        severity=severity,
         place=deepspeed.place(*entry.path, part="key"),
         label="" if not nearest else f"{nearest}?",
-        notes=(_what_deepspeed_does(entry, nearest),),
+        notes=(note,),
         helps=helps,
         fix=fix,
     )
@@ -70,10 +76,10 @@ def _unknown_key(facts: Facts, unknown: Unknown) -> Finding:
 def key_in_the_wrong_place(facts: Facts) -> Iterator[Finding]:
     """CF315: a key of DeepSpeed that stands in the wrong object of its file.
 
-    `stage` counts inside `zero_optimization` only, `gradient_clipping` at the top of the file only. At the top
-    such a key passes without a word and its default holds; inside an object that DeepSpeed reads strictly it
-    stops the run. accelerate's words for the same settings (`zero_stage`, `offload_optimizer_device`) are of
-    its own config, not of this file. (lies J1, J2)
+    `stage` counts inside `zero_optimization` only, `gradient_clipping` at the top of the file only. At the
+    top such a key passes without a word and its default holds; inside an object that DeepSpeed reads strictly
+    it stops the run. accelerate's words for the same settings (`zero_stage`, `offload_optimizer_device`) are
+    of its own config, not of this file. (lies J1, J2)
     """
     for unknown in _unknown(facts, "elsewhere"):
         deepspeed, entry = _file(facts), unknown.entry
@@ -83,7 +89,7 @@ def key_in_the_wrong_place(facts: Facts) -> Iterator[Finding]:
         fix: tuple[Edit, ...] = ()
         if deepspeed.get(*home) is not None:
             helps: tuple[str, ...] = (f"remove it here: {'.'.join(home)} is written too",)
-            fix = deepspeed.removing(*entry.path) if len(homes) == 1 else ()
+            fix = deepspeed.removing(*entry.path) if deepspeed.get(*home) == entry.value else ()
         elif not home[:-1]:
             helps = (f"move it out of {entry.block.path}, to the top of the file",)
         else:
@@ -140,7 +146,7 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
             others=((facts.run.place(ours), "this is what counts"),) if facts.run.is_written(ours) else (),
             notes=(f"DeepSpeed passes over it without a word; {asked}",),
             helps=(f"remove {name} here", *(() if is_same else (f"or set {ours} there to what you want",))),
-            fix=deepspeed.removing(name),
+            fix=deepspeed.removing(name) if is_same else (),
         )
 
 
@@ -149,10 +155,11 @@ def former_key(facts: Facts) -> Iterator[Finding]:
     """CF317: a key of an older DeepSpeed, whose feature is gone.
 
     DeepSpeed 0.19 stops at start-up when one of them is only there, even with `"enabled": false`: `amp`,
-    `compression_training`, `curriculum_learning` (at the top), `eigenvalue`, `elasticity`, `graph_harvesting`,
-    `nebula`, `progressive_layer_drop`, `quantize_training`, `sparse_attention`, `sparse_gradients`; and inside
-    `zero_optimization` MiCS and LoCo. `fp32_allreduce` is passed over without a word. None of them may change
-    a run behind crossfoot's back anyway: batch, data, order and precision are the run config's. (lies J1, J7)
+    `compression_training`, `curriculum_learning` (at the top), `eigenvalue`, `elasticity`,
+    `graph_harvesting`, `nebula`, `progressive_layer_drop`, `quantize_training`, `sparse_attention`,
+    `sparse_gradients`; and inside `zero_optimization` MiCS and LoCo. `fp32_allreduce` is passed over without
+    a word. None of them may change a run behind crossfoot's back anyway: batch, data, order and precision are
+    the run config's. (lies J1, J7)
     """
     version = vocabulary().version
     for unknown in _unknown(facts, "refused", "former"):
@@ -171,8 +178,12 @@ def former_key(facts: Facts) -> Iterator[Finding]:
             place=deepspeed.place(*entry.path, part="key"),
             notes=tuple(notes),
             helps=tuple(helps),
-            fix=deepspeed.removing(*entry.path) if unknown.meaning == "refused" or not entry.value else (),
+            fix=deepspeed.removing(*entry.path) if _is_off(entry.value) else (),
         )
+
+
+def _is_off(value: Any) -> bool:
+    return not value or (isinstance(value, dict) and value.get("enabled", True) is False)
 
 
 _INSTEAD = {
@@ -194,14 +205,15 @@ def deprecated_key(facts: Facts) -> Iterator[Finding]:
     if deepspeed is None:
         return
     for entry in entries(deepspeed.values):
-        if entry.key is None or entry.value == "auto":
+        is_offloading = entry.path[-1] in _OFFLOADING and bool(entry.value)
+        if entry.key is None or entry.value == "auto" or is_offloading:
             continue
         twin = entry.key.same_as or entry.key.deprecated
         if entry.path == ("bfloat16",) and "bf16" in deepspeed.values:
             twin = "bf16"
         if twin is not None and _is_there(deepspeed, (*entry.path[:-1], twin)):
             yield _two_names(deepspeed, entry, twin)
-        elif entry.key.deprecated is not None and not (entry.value and entry.path[-1] in _OFFLOADING):
+        elif entry.key.deprecated is not None:
             yield _old_name(deepspeed, entry, entry.key.deprecated)
 
 

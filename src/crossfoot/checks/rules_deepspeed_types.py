@@ -40,11 +40,11 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
     """CF309: a value of the DeepSpeed file has the wrong type, or is out of range.
 
     What DeepSpeed reads key by key it takes without a word: 2.5 forwards, `"8"`, `true` for a number, and the
-    text `"false"` counts as true. Inside `zero_optimization`, `fp16`, `bf16` and the monitors it stops instead.
-    Batch numbers are whole and at least 1, clipping is 0 or more, switches are true or false, objects are
-    objects; "auto" is filled by crossfoot for the numbers that it owns. A warning: DeepSpeed understands the
-    value all the same (`"5000"`, `1` for true). A note: the value stands in the block of a precision that this
-    run does not use, and is not handed over. (lie J3)
+    text `"false"` is not false. Inside `zero_optimization`, `fp16`, `bf16` and the monitors it stops
+    instead. Batch numbers are whole and at least 1, clipping is 0 or more, switches are true or false,
+    objects are objects; "auto" is filled by crossfoot for the numbers that it owns. A warning: DeepSpeed
+    understands the value all the same (`"5000"`, `1` for true). A note: the value stands in the block of a
+    precision that this run does not use, and is not handed over. (lie J3)
     """
     deepspeed = facts.deepspeed
     if deepspeed is None:
@@ -57,21 +57,24 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
             continue
         severity: Severity = "warning" if wrong.works else "error"
         notes = wrong.notes
-        if len(entry.path) > 1 and entry.path[-1] != "enabled" and _is_unused_precision(facts, entry.path[0]):
+        if len(entry.path) > 1 and entry.path[-1] != "enabled" and is_unused_precision(facts, entry.path[0]):
             severity = "note"
-            notes = (
-                f"it is not handed over: model.dtype is {facts.run.config.model.dtype}; "
-                f"DeepSpeed {vocabulary().version} alone would stop at it",
-            )
+            notes = (not_handed_over(facts),)
         yield Finding(
             "CF309",
             f"{entry.dotted} must be {wrong.wanted}, and is {shown(entry.value)}",
             severity=severity,
             place=deepspeed.place(*entry.path),
             notes=notes,
-            helps=wrong.helps,
+            helps=wrong.helps or _without_it(entry),
             fix=_edits(deepspeed, entry, wrong),
         )
+
+
+def _without_it(entry: Entry) -> tuple[str, ...]:
+    if entry.key is None or not entry.key.has_default or entry.key.default is None:
+        return ()
+    return (f"leave {entry.path[-1]} out: DeepSpeed then takes {_what_holds(entry)}",)
 
 
 def _edits(deepspeed: DeepSpeedFile, entry: Entry, wrong: _Wrong) -> tuple[Edit, ...]:
@@ -95,8 +98,15 @@ def _is_owned(entry: Entry) -> bool:
     return entry.dotted in (*BATCH, "gradient_clipping") or is_switch
 
 
-def _is_unused_precision(facts: Facts, block: str) -> bool:
+def is_unused_precision(facts: Facts, block: str) -> bool:
+    """Whether `block` is of a precision that this run does not use: nothing of it is handed over."""
     return block in PRECISION_OF and facts.run.config.model.dtype != PRECISION_OF[block]
+
+
+def not_handed_over(facts: Facts) -> str:
+    """The note on a mistake in such a block."""
+    alone = f"DeepSpeed {vocabulary().version} alone would stop at it"
+    return f"it is not handed over: model.dtype is {facts.run.config.model.dtype}; {alone}"
 
 
 def _wrong(entry: Entry, key: Key) -> _Wrong | None:
@@ -106,7 +116,7 @@ def _wrong(entry: Entry, key: Key) -> _Wrong | None:
         return None
     if value == "auto" and key.kind != "object":
         return None
-    if isinstance(value, str) and key.kind != "string" and value.strip().lower() == "auto":
+    if isinstance(value, str) and key.kind not in ("string", "object") and value.strip().lower() == "auto":
         return _Wrong(_wanted(entry, key), ('write "auto"',), '"auto"')
     check = {"int": _number, "float": _number, "bool": _switch, "string": _text}.get(key.kind, _container)
     return check(entry, key)
@@ -163,24 +173,32 @@ def _number_in_text(entry: Entry, key: Key, value: str) -> _Wrong:
     wanted, number = _wanted(entry, key), _number_of(value, key)
     if number is None or not _in_range(number, key):
         return _Wrong(wanted, _remove_owned(entry))
-    text = _as_json(number)
+    text = value.strip() if _is_json(value, key) else _as_json(number)
     help_ = f"write {text} without quotes" if text == value.strip() else f"write {text}"
     works = entry.block.reader == "model" and _model_reads(value, key)
     return _Wrong(wanted, (help_,), text, works, (f"DeepSpeed reads it as {text}",) if works else ())
 
 
 def _as_json(number: float) -> str:
-    return json.dumps(int(number) if float(number).is_integer() and abs(number) < LARGEST_EXACT else number)
+    return json.dumps(int(number) if number.is_integer() and abs(number) < LARGEST_EXACT else number)
+
+
+def _is_json(text: str, key: Key) -> bool:
+    try:
+        number = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(number, int) or key.kind == "float"
 
 
 def _number_of(text: str, key: Key) -> float | None:
     """The number that a text means: 5e8, 0x10, 1,000 and 1_000 too."""
     plain = text.strip().replace(",", "").replace("_", "")
     try:
-        number: float = int(plain, 16) if plain.lower().startswith("0x") else float(plain)
+        number = float(int(plain, 16)) if plain.lower().startswith("0x") else float(plain)
     except (ValueError, OverflowError):
         return None
-    is_fit = math.isfinite(number) and (key.kind == "float" or float(number).is_integer())
+    is_fit = math.isfinite(number) and (key.kind == "float" or number.is_integer())
     return number if is_fit else None
 
 
@@ -216,7 +234,13 @@ def _switch(entry: Entry, key: Key) -> _Wrong | None:
     works = not _is_owned(entry) and (not isinstance(value, str) or entry.block.reader == "model")
     is_lie = isinstance(value, str) and entry.block.reader == "plain" and meant == "false"
     notes = (f"DeepSpeed reads it as {meant}",) if works else ()
-    return _Wrong(wanted, (help_,), meant, works, ("DeepSpeed takes any text for true",) if is_lie else notes)
+    return _Wrong(
+        wanted,
+        (help_,),
+        meant,
+        works,
+        ("text is not false: DeepSpeed takes it for true, or stops",) if is_lie else notes,
+    )
 
 
 def _text(entry: Entry, key: Key) -> _Wrong | None:
@@ -237,9 +261,11 @@ def _container(entry: Entry, key: Key) -> _Wrong | None:
     value, wanted = entry.value, _wanted(entry, key)
     if isinstance(value, list if key.kind == "list" else dict):
         return None
-    if entry.path == ("zero_optimization",) and isinstance(value, bool):
+    if entry.path == ("zero_optimization",) and value in (0, 1, 2, 3):
         stage = int(value)
         text = f'{{"stage": {stage}}}'
+        if not isinstance(value, bool):
+            return _Wrong(wanted, (f"write {text}",), text)
         return _Wrong(
             wanted, (f"write {text}",), text, notes=(f"DeepSpeed takes it for stage {stage}, an old form",)
         )
@@ -259,13 +285,14 @@ def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
 
     "auto" is a word of transformers. crossfoot fills the three batch numbers, `gradient_clipping` and the
     `enabled` of `bf16` and `fp16`; every other "auto" is left out, and DeepSpeed's own default holds.
-    transformers would also write `reduce_bucket_size` (hidden_size squared), `stage3_prefetch_bucket_size` (0.9
-    of that) and `stage3_param_persistence_threshold` (10 x hidden_size). They change no result, only memory and
-    speed, so this is a note. A stage on "auto" is CF308. (lies J3, B14/15)
+    transformers would also write `reduce_bucket_size` (hidden_size squared), `stage3_prefetch_bucket_size`
+    (0.9 of that) and `stage3_param_persistence_threshold` (10 x hidden_size). They change no result, only
+    memory and speed, so this is a note. A stage on "auto" is CF308. (lies J3, B14/15)
     """
     deepspeed = facts.deepspeed
     if deepspeed is None:
         return
+    stage = zero_stage(deepspeed.values)
     left = [
         entry
         for entry in entries(deepspeed.values)
@@ -275,7 +302,8 @@ def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
         and entry.key.default != "auto"
         and not _is_owned(entry)
         and not _is_told_elsewhere(deepspeed, entry)
-        and not _is_unused_precision(facts, entry.path[0])
+        and not is_unused_precision(facts, entry.path[0])
+        and (stage == 3 or not (entry.key.same_as or entry.path[-1]).startswith("stage3_"))
     ]
     if not left:
         return

@@ -35,7 +35,8 @@ def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
     idle = []
     for name, value in (deepspeed.get(_BLOCK) or {}).items():
         key = known.get(name)
-        if key is None or value == "auto" or (key.has_default and value == key.default):
+        is_wrong = key is not None and key.kind == "object" and not isinstance(value, dict)
+        if key is None or is_wrong or value == "auto" or (key.has_default and value == key.default):
             continue
         if (key.same_as or name).startswith("stage3_") or name in _ONLY_STAGE_3:
             idle.append(name)
@@ -100,7 +101,7 @@ def refused_by_zero(facts: Facts) -> Iterator[Finding]:
     if stage == 3 and is_size and ranks and group < ranks and ranks % group:
         yield Finding(
             "CF326",
-            f"{_BLOCK}.zero_hpz_partition_size is {group}, and {ranks} ranks do not divide into groups of {group}",
+            f"{_BLOCK}.zero_hpz_partition_size is {group}, which does not divide {ranks} ranks",
             place=deepspeed.place(_BLOCK, "zero_hpz_partition_size"),
             helps=("write the number of GPUs of one node", "or remove zero_hpz_partition_size"),
         )
@@ -110,10 +111,10 @@ def refused_by_zero(facts: Facts) -> Iterator[Finding]:
 def quantised_collectives(facts: Facts) -> Iterator[Finding]:
     """CF329: ZeRO++ rounds weights or gradients on their way between the GPUs.
 
-    `zero_quantized_gradients` sends gradients in 4 bits between nodes, `zero_quantized_weights` gathers weights
-    in 8 bits, and `zero_quantized_nontrainable_weights` keeps the frozen weights of a LoRA run in 8 bits. What
-    is trained then depends on the number of GPUs and is not what model.dtype says, so they are refused. On
-    stages below 3 they do nothing (CF325). (lie J7)
+    `zero_quantized_gradients` sends gradients in 4 bits between nodes, `zero_quantized_weights` gathers
+    weights in 8 bits, and `zero_quantized_nontrainable_weights` keeps the frozen weights of a LoRA run in 8
+    bits. What is trained then depends on the number of GPUs and is not what model.dtype says, so they are
+    refused. On stages below 3 they do nothing (CF325). (lie J7)
     """
     deepspeed = facts.deepspeed
     if deepspeed is None or zero_stage(deepspeed.values) != 3:
@@ -133,7 +134,6 @@ def quantised_collectives(facts: Facts) -> Iterator[Finding]:
             if not frozen
             else (f"model.dtype says {facts.run.config.model.dtype}",),
             helps=(f"remove {key}",),
-            fix=deepspeed.removing(_BLOCK, key),
         )
 
 

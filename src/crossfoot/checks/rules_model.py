@@ -4,7 +4,6 @@ is loaded, from its config.json alone.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -196,8 +195,7 @@ def target_modules(facts: Facts) -> Iterator[Finding]:
         return
     lacking = [name for name in lora.target_modules if _last_word(name) not in names.adaptable]
     if lacking:
-        near = _near(lacking, names.adaptable)
-        finding = model_mistakes.no_target_module(lacking, names.adaptable, near)
+        finding = model_mistakes.no_target_module(lacking, names.adaptable, names.blocks)
         yield replace(finding, place=facts.run.place("lora.target_modules"))
 
 
@@ -218,8 +216,7 @@ def modules_to_save(facts: Facts) -> Iterator[Finding]:
         if _last_word(name) not in everything and not _last_word(name).isdecimal()
     ]
     if lacking:
-        near = _near(lacking, names.adaptable)
-        finding = model_mistakes.no_module_to_save(lacking, names.adaptable, near)
+        finding = model_mistakes.no_module_to_save(lacking, names.adaptable)
         yield replace(finding, place=facts.run.place("lora.modules_to_save"))
 
 
@@ -285,7 +282,3 @@ def _written(module: str, names: Sequence[str]) -> bool:
 def _overlap(one: str, other: str) -> bool:
     """Whether some module matches both names: one is the other, or its end after a dot."""
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
-
-
-def _near(lacking: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [match for name in lacking for match in difflib.get_close_matches(name, names, n=1)]

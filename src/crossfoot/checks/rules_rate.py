@@ -1,4 +1,4 @@
-"""CF204 to CF210: the learning rate against batch, optimizer, the run's length and the launch files."""
+"""CF204 to CF210: the learning rate against batch, optimizer, the run's length and launch scripts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number
 from crossfoot.finding import Finding, Place
+from crossfoot.written.mistakes import COMMAND_LINE
 
 SHOWN_FACTOR = 32
 """Goyal et al. 2017: from 256 samples to 8,192 without loss of accuracy; above, the error rises quickly."""
 HIGHEST_ADAM_RATE = 1e-2
-SAME = 1e-9
 THREE_DIGITS = 2e-3
 """A rate that somebody worked out and typed is rounded to about three digits."""
 
@@ -199,30 +199,29 @@ def long_warmup(facts: Facts) -> Iterator[Finding]:
 
 
 @rule("CF208")
-def rate_in_a_launch_file(facts: Facts) -> Iterator[Finding]:
-    """CF208: a launch file states a learning rate that is not this run's.
+def rate_in_two_files(facts: Facts) -> Iterator[Finding]:
+    """CF208: a launch script overrides the learning rate that the run config has.
 
-    The rate is the run config's: `lr.reference`, and what `lr.rule` makes of it. A number beside it in a
-    launch script (`--learning_rate 2e-4`, `lr=2e-4`) is one that a reader believes and nothing trains with.
+    The script's number trains, and whoever reads the config believes another one. An override that a person
+    types is a choice for one run; one that lies in a file beside the config is a second owner of the rate. A
+    rate in the DeepSpeed file is CF306 or CF307.
     """
-    lr = facts.run.config.lr
-    known = [lr.reference, *([facts.rate.peak] if facts.rate else [])]
-    for file in facts.launch:
-        for said in file.statements:
-            number = finite_number(said.value)
-            if said.about != "learning_rate" or number is None:
-                continue
-            if any(math.isclose(number, rate, rel_tol=SAME) for rate in known):
-                continue
-            peak = f", a peak of {_rate(known[1])}" if len(known) > 1 and known[1] != known[0] else ""
-            yield Finding(
-                "CF208",
-                f"{said.words} in {file.path} is not the rate of this run: {_rate(lr.reference)}{peak}",
-                severity="warning",
-                place=said.place,
-                others=_also(facts, "lr.reference", "decides the rate"),
-                helps=("remove it there", f"or set lr.reference to {_rate(float(number))}"),
-            )
+    was = facts.run.overridden.get("lr.reference")
+    here = facts.run.place("lr.reference")
+    reference = facts.run.config.lr.reference
+    if was is None or here.file == COMMAND_LINE or was[0] == reference or any(scaled_twice(facts)):
+        return
+    before = finite_number(was[0])
+    said = "another rate" if before is None else _rate(before)
+    yield Finding(
+        "CF208",
+        f"two files state the rate: {here.file} says {_rate(reference)}, the config {said}",
+        severity="warning",
+        place=here,
+        label="this one holds",
+        others=((was[1], ""),),
+        helps=(f"write {_rate(reference)} into the config, and remove the override from {here.file}",),
+    )
 
 
 @rule("CF209")

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any
 
+from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.records import (
     FIELDS,
@@ -28,7 +29,8 @@ from crossfoot.index.records import (
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
 BLOCK_BYTES = 1 << 17
-ROWS_OF_A_GROUP = 64
+GROUPS = 4
+"""Row groups of a Parquet file that are looked into: each is read in one piece."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,11 @@ def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):
-            start = _next_line(stream, offset)
+            stream.seek(offset)
+            rest = stream.readline(LONGEST_RECORD_BYTES)
+            start = stream.tell()
             raw = stream.readline(LONGEST_RECORD_BYTES)
-            if start <= last or not raw or (len(raw) == LONGEST_RECORD_BYTES and raw[-1:] != b"\n"):
+            if start <= last or not raw or _is_cut(rest) or _is_cut(raw):
                 continue
             last = start
             found = _document(raw, 0) if is_text else line_record(raw, 0)
@@ -116,11 +120,8 @@ def _offsets(size: int, count: int) -> Iterator[int]:
         yield offset
 
 
-def _next_line(stream: BinaryIO, offset: int) -> int:
-    """Where the first line that begins behind `offset` starts; the stream stands there."""
-    stream.seek(offset)
-    stream.readline(LONGEST_RECORD_BYTES)
-    return stream.tell()
+def _is_cut(line: bytes) -> bool:
+    return len(line) == LONGEST_RECORD_BYTES and not line.endswith(b"\n")
 
 
 def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
@@ -173,9 +174,9 @@ def _rows_of(file: Any, names: list[str], count: int | None) -> Iterator[Drawn]:
     if count is None:
         wanted, rows = list(range(len(sizes))), None
     else:
-        groups = min(len(sizes), 1 + divmod(count - 1, ROWS_OF_A_GROUP)[0])
-        wanted = sorted({divmod(place * len(sizes), groups)[0] for place in range(groups)})
-        rows = ROWS_OF_A_GROUP
+        groups = max(1, min(len(sizes), GROUPS))
+        wanted = sorted({round(place * (len(sizes) - 1) / max(1, groups - 1)) for place in range(groups)})
+        rows = max(1, ceil_div(count, groups))
     for group in wanted:
         line = sum(sizes[:group])
         batches = file.iter_batches(batch_size=rows or 1000, row_groups=[group], columns=names)

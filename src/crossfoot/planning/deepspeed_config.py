@@ -55,16 +55,19 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
     """The config for `deepspeed.initialize`: one owner per number, nothing left on "auto".
 
     An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default
-    holds.
+    holds. Of a precision that is switched off nothing but that is handed over: DeepSpeed 0.19 stops at
+    `min_loss_scale: 1e-10` of an unused fp16 block, which the file of Chinese-LLaMA-Alpaca-2 has.
     """
     resolved = _without_auto(values)
-    resolved.update({"bf16": resolved.pop("bfloat16")} if "bfloat16" in resolved else {})  # DeepSpeed's alias
+    alias = resolved.pop("bfloat16", {})  # DeepSpeed reads it when there is no bf16
+    resolved.setdefault("bf16", alias)
     owned = owned_numbers(config, batch)
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         resolved[key] = owned[key]
     resolved["gradient_clipping"] = owned["gradient_clipping"]
     for block in ("bf16", "fp16"):
-        resolved[block] = {**resolved.get(block, {}), "enabled": owned[f"{block}.enabled"]}
+        is_on = owned[f"{block}.enabled"]
+        resolved[block] = {**(resolved.get(block, {}) if is_on else {}), "enabled": is_on}
     if owned["bf16.enabled"]:
         # Otherwise bf16 gradients are added up in bf16 and the result depends on the accumulation.
         resolved.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")

@@ -27,6 +27,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         "name": plan.run.config.run.name,
         "config": plan.run.config.model_dump(mode="json"),
         "plan": plan.numbers(),
+        "deepspeed": _deepspeed_settings(plan),
         "index": {
             "address": plan.index.address,
             "sources": [{"path": s.path, "sha256": s.sha256} for s in header.sources],
@@ -37,6 +38,17 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         "expects": plan.expects,
     }
     return {**body, "sha256": lock_sha256(body)}
+
+
+def _deepspeed_settings(plan: RunPlan) -> dict[str, str] | None:
+    """The DeepSpeed file's path and the sha256 of its settings, however they are laid out or commented."""
+    if plan.deepspeed is None:
+        return None
+    settings = json.dumps(plan.deepspeed.values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return {
+        "path": plan.deepspeed.path,
+        "settings_sha256": hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest(),
+    }
 
 
 def lock_sha256(lock: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.starting.world import World
 from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.launch.sizes import gpus_told, nodes_told
+from crossfoot.written.launch.statement import LaunchFile, Statement
 from crossfoot.written.run_file import RunFile
 
 
@@ -35,11 +38,19 @@ class SourcedTopology:
     nodes_origin: str
 
 
-def topology_of(run: RunFile, world: World | None = None) -> SourcedTopology:
-    """`cluster` owns nodes and GPUs; what it leaves out comes from the running world, or is one."""
+def topology_of(
+    run: RunFile, world: World | None = None, launch: Sequence[LaunchFile] = ()
+) -> SourcedTopology:
+    """`cluster` owns nodes and GPUs; what it leaves out comes from the launch files, from the running world,
+    or is one. Launch files that disagree are a finding of the checks, and the first of them counts.
+    """
     cluster = run.config.cluster
     gpus, gpus_origin = cluster.gpus_per_node, run.origin("cluster", "gpus_per_node")
     nodes, nodes_origin = cluster.num_nodes, run.origin("cluster", "num_nodes")
+    if nodes is None and (said := nodes_told(launch)) is not None:
+        nodes, nodes_origin = int(said.value), _told_by("num_nodes", said)
+    if gpus is None and (said := gpus_told(launch, nodes or 1)) is not None:
+        gpus, gpus_origin = int(said.value), _told_by("gpus_per_node", said)
     if gpus is None and world is not None:
         gpus, gpus_origin = world.local_world_size, f"{world.launcher} launcher"
     if nodes is None and world is not None:
@@ -49,6 +60,12 @@ def topology_of(run: RunFile, world: World | None = None) -> SourcedTopology:
     if nodes is None:
         nodes, nodes_origin = 1, "assumed: cluster.num_nodes is not given"
     return SourcedTopology(Topology(gpus_per_node=gpus, num_nodes=nodes), gpus_origin, nodes_origin)
+
+
+def _told_by(key: str, said: Statement) -> str:
+    """`cluster.num_nodes   launch/alpaca2.sbatch:4`."""
+    place = said.place
+    return f"cluster.{key}   {place.file}:{place.line}" if place.line else f"cluster.{key}   {said.words}"
 
 
 def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:

@@ -25,8 +25,7 @@ from crossfoot.planning.plan import (
 from crossfoot.starting.world import World
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
-from crossfoot.written.launch.environment import read_job
-from crossfoot.written.launch.reading import read_launch_file
+from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.mistakes import COMMAND_LINE
 from crossfoot.written.model_facts import read_model_facts
@@ -92,7 +91,7 @@ def read_static(
     reading.extend(found)
     with suppress(Unsure):
         reading.extend(_files_missing(run))
-    sourced = _unless_unsure(lambda: topology_of(run, world), reading)
+    sourced = _unless_unsure(lambda: topology_of(run, world, launch), reading)
     batch: BatchPlan | None = None
     if sourced is not None:
         batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology), reading)

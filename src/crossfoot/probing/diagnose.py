@@ -6,7 +6,7 @@ a list of weights, one a sample, and is recognised by the gradient that it would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,9 @@ from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.probing.compare import Comparison, Vector
 
-MOST_SAMPLES_NAMED = 5
+MOST_SLOTS_NAMED = 5
+WIDEST_TOLERANCE = 0.1
+"""Of a factor, relatively, however loose the bound is."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,15 @@ def step_of(
     return Step(samples, slots, tokens, step.samples.size, layout, accum, dp)
 
 
-def known_factor(factor: float, step: Step, tolerance: float) -> str | None:
-    """The name of a factor on the whole gradient; None when it is not a known one."""
-    names = [name for value, name in _factors(step) if abs(factor / value - 1) <= tolerance]
-    return ", or ".join(names) or None
+def known_factor(factor: float, step: Step, bound: float) -> str | None:
+    """The name of a factor on the whole gradient, measured within about `bound`; None when it is not known.
+    Different mistakes may have one factor: all are named.
+    """
+    near = [(abs(factor / value - 1), name) for value, name in _factors(step)]
+    least = min(near)[0]
+    if least > min(3 * bound, WIDEST_TOLERANCE):
+        return None
+    return ", or ".join(name for distance, name in near if distance - least < 1e-9)
 
 
 def _factors(step: Step) -> Iterator[tuple[float, str]]:
@@ -170,23 +177,23 @@ def name_mistake(
     """
     got = np.concatenate([entries.got for entries in comparison.sketch])
     size = float(np.linalg.norm(got))
-    found: list[tuple[float, str]] = []
-    for mistake in mistakes(step):
+    as_it_is: list[tuple[float, str]] = []
+    with_factor: list[tuple[float, str]] = []
+    for mistake in {found.weights.tobytes(): found for found in reversed([*mistakes(step)])}.values():
         expected = mistake.weights @ gradients
-        norm = float(expected @ expected)
+        norm = float(np.linalg.norm(expected))
         if not norm or not size:
             continue
-        error = float(np.linalg.norm(got - expected)) / norm**0.5
+        as_it_is.append((float(np.linalg.norm(got - expected)) / norm, mistake.name))
+        factor = float(got @ expected) / norm**2
+        name = known_factor(factor, step, bound) if factor else None
+        if name is not None:
+            error = float(np.linalg.norm(got - factor * expected)) / (abs(factor) * norm)
+            with_factor.append((error, f"{mistake.name}, times {factor:.6g}: {name}"))
+    for found in (as_it_is, with_factor):
+        error, name = min(found, default=(np.inf, ""))
         if error <= bound:
-            return mistake.name, (f"{mistake.name}: fits with a relative error of {error:.1e}",)
-        factor = float(got @ expected) / norm
-        error = float(np.linalg.norm(got - factor * expected)) / (abs(factor) * norm**0.5 or 1.0)
-        name = known_factor(factor, step, 3 * bound)
-        if error <= bound and name is not None:
-            found.append((error, f"{mistake.name}, times {factor:.6g}: {name}"))
-    if found:
-        error, name = min(found)
-        return name, (f"{name}: fits with a relative error of {error:.1e}",)
+            return name, (f"{name}: fits with a relative error of {error:.1e}",)
     return None, _measured_weights(step, got, gradients, bound)
 
 
@@ -209,6 +216,6 @@ def _measured_weights(
             if odd.size:
                 many = ", ".join(f"{share:.3f}" for share in odd)
                 notes.append(f"rank {rank}, forward {forward}: samples count {many} times instead of once")
-    if len(notes) > MOST_SAMPLES_NAMED:
-        notes = [*notes[:MOST_SAMPLES_NAMED], f"and {len(notes) - MOST_SAMPLES_NAMED:,} slots more"]
+    if len(notes) > MOST_SLOTS_NAMED:
+        notes = [*notes[:MOST_SLOTS_NAMED], f"and {len(notes) - MOST_SLOTS_NAMED:,} slots more"]
     return tuple(notes)

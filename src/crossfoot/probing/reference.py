@@ -52,17 +52,23 @@ class Reference:
             if parameter.grad is not None:
                 parameter.grad /= tokens
 
+    def move_weights(self, share: float) -> None:
+        """Multiply every weight by a random factor between 1 - share and 1 + share; repeatable."""
+        generator = torch.Generator(device=self.device).manual_seed(0)
+        for parameter in self.parameters.values():
+            noise = torch.rand(parameter.shape, generator=generator, device=self.device)
+            # In float64: a factor so near 1 is no float32 number.
+            moved = parameter.detach().double() * (1 + share * (2 * noise.double() - 1))
+            parameter.data.copy_(moved)
+
     def summed_loss(self, ids: np.ndarray, trained: np.ndarray) -> tuple[torch.Tensor, int]:
         """(minus the log-probability of every trained token given those before it, summed; how many)."""
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         logits = self.model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0]
         log_probabilities = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
-        total, count = logits.new_zeros(()), 0
-        for position in range(1, len(ids)):
-            if trained[position]:
-                total = total - log_probabilities[position - 1, tokens[position]]
-                count += 1
-        return total, count
+        targets = np.flatnonzero(trained[1:]) + 1  # a token is predicted from the position before it
+        where = torch.from_numpy(targets).to(self.device)
+        return -log_probabilities[where - 1, tokens[where]].sum(), len(targets)
 
     def sketches(
         self, index: DataIndex, sample_ids: Sequence[int], positions: Mapping[str, np.ndarray]

@@ -18,6 +18,9 @@ from crossfoot.index.store import (
 )
 from crossfoot.ledger.reconcile import PlannedStep
 
+SHORTEST_TOKENS = 3
+"""Tokens of the shortest one. Of two, the first predicts the second and attends to nothing but itself: queries
+and keys have no gradient."""
 LONGEST_TOKENS = 48
 """Tokens of the longest made-up sample: the arithmetic that is proved does not know lengths."""
 
@@ -41,7 +44,9 @@ class ProofBatch:
         return sum(len(ids) == 0 for forwards in self.step.slots for ids in forwards)
 
 
-def proof_batch(layout: Layout, *, vocabulary: int, longest: int, seed: int, rate: float) -> ProofBatch:
+def proof_batch(
+    layout: Layout, *, vocabulary: int, longest: int, seed: int, rate: float, shortest: int = SHORTEST_TOKENS
+) -> ProofBatch:
     """Samples and steps for a layout. vocabulary: token ids are below it. longest: tokens, at most.
 
     The compared step holds one sample less than the capacity, if slots hold several, and one slot is emptied
@@ -51,7 +56,7 @@ def proof_batch(layout: Layout, *, vocabulary: int, longest: int, seed: int, rat
     slots = layout.slots_per_step
     size = slots * layout.micro_batch_size - (layout.micro_batch_size > 1)
     fewer = max(1, slots - 1)
-    index = made_up_index(size + fewer, vocabulary=vocabulary, longest=longest, seed=seed)
+    index = made_up_index(size + fewer, vocabulary=vocabulary, longest=longest, seed=seed, shortest=shortest)
     step = _planned(index, layout, np.arange(size, dtype=np.int64), step=1, rate=rate)
     before = _planned(index, layout, np.arange(size, size + fewer, dtype=np.int64), step=0, rate=0.0)
     if slots > 1:
@@ -61,8 +66,8 @@ def proof_batch(layout: Layout, *, vocabulary: int, longest: int, seed: int, rat
     return ProofBatch(index, before, step)
 
 
-def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int) -> DataIndex:
-    """An index in memory of `count` samples of random tokens: 2 to `longest` tokens, 1 to all of them
+def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int, shortest: int) -> DataIndex:
+    """An index in memory of `count` samples of random tokens: `shortest` to `longest` of them, 1 to all
     trained.
 
     Masks are of four kinds in turn: an answer behind a prompt, everything, single tokens here and there, and
@@ -71,7 +76,7 @@ def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int) -> Da
     """
     draw = np.random.Generator(np.random.Philox(key=np.array([seed, 0x0F00F], dtype=np.uint64)))
     longest = max(2, min(longest, LONGEST_TOKENS))
-    lengths = draw.integers(2, longest, size=count, endpoint=True).astype(np.int32)
+    lengths = draw.integers(min(shortest, longest), longest, size=count, endpoint=True).astype(np.int32)
     masks = [
         _mask(draw, int(length), kind) for kind, length in zip(np.arange(count) % 4, lengths, strict=True)
     ]

@@ -21,8 +21,8 @@ from crossfoot.planning.lock import lock_sha256
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.planning.run_folder import ATTEMPT_NAME
-from crossfoot.probing.compare import BOUNDS
-from crossfoot.probing.samples import LONGEST_TOKENS, ProofBatch, proof_batch
+from crossfoot.probing.compare import BOUNDS, ROUNDOFF
+from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch
 from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
 from crossfoot.starting.world import World, engine_for
 from crossfoot.training.assignment import Assignment
@@ -31,6 +31,9 @@ from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
 
 NOT_NEEDED = ("CF50", "CF51", "CF52", "CF53", "CF540")
 """Findings about data files and the tokenizer: a proof reads neither."""
+SHORTEST_REAL_TOKENS = 8
+"""With real weights: a model's first tokens are often its attention sinks, and a sample of little else has a
+gradient that is mostly rounding."""
 LEFT_OUT = "data files and tokenizer are not looked at"
 
 
@@ -57,7 +60,7 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
     _agree(ranks, world, static, full)
     with _scratch(ranks, world) as folder:
         model = _model(ranks, world, static, folder, full)
-        work, batch = _work(static, world, engine_kind, model.path, str(folder))
+        work, batch = _work(static, world, engine_kind, model, str(folder))
         verdict, circumstances = _measure(work, batch, ranks, model)
     exit_code = ranks.gather(None if verdict is None else verdict.exit_code)[0]
     if verdict is not None:
@@ -77,6 +80,7 @@ class _Model:
 
     path: str
     said: str
+    is_small: bool
 
 
 def _agree(ranks: Any, world: World, static: Static, full: bool) -> None:
@@ -131,22 +135,20 @@ def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -
         from crossfoot.training.refusals import placed
 
         raise Refused(placed(next(found for _, found in everyone if found), static.run))
-    return (
-        _Model(str(folder / "model"), everyone[0][0])
-        if is_small
-        else _Model(path, f"{path}, its own weights")
-    )
+    if is_small:
+        return _Model(str(folder / "model"), everyone[0][0], True)
+    return _Model(path, f"{path}, its own weights", False)
 
 
 def _work(
-    static: Static, world: World, engine_kind: Any, model_path: str, folder: str
+    static: Static, world: World, engine_kind: Any, model: _Model, folder: str
 ) -> tuple[Assignment, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
-    run = replace(static.run, config=_proof_config(static.run.config, model_path, folder))
+    run = replace(static.run, config=_proof_config(static.run.config, model.path, folder))
     batch = static.facts.batch
     if batch is None:
         raise RuntimeError("no error was found, and there is no batch")
-    facts = read_model_facts(model_path)
+    facts = read_model_facts(model.path)
     layout_batch = batch.fold() if engine_kind == "accelerate" else batch
     from crossfoot.arithmetic.schedule import Layout
     from crossfoot.probing.proof import RATE
@@ -157,6 +159,7 @@ def _work(
         longest=min(run.config.data.max_seq_len, (facts and facts.max_position_embeddings) or LONGEST_TOKENS),
         seed=run.config.run.seed,
         rate=RATE,
+        shortest=SHORTEST_TOKENS if model.is_small else SHORTEST_REAL_TOKENS,
     )
     plan = RunPlan(
         run,
@@ -234,6 +237,7 @@ def _measure(
         grad_accum_steps=plan.batch.grad_accum_steps,
         dp_degree=plan.batch.topology.dp_degree,
         bound=BOUNDS[config.model.dtype],
+        roundoff=None if model.is_small else ROUNDOFF[config.model.dtype],
     )
     verdict = prove_gradient(subject, batch)
     said = (

@@ -18,7 +18,8 @@ FORMAT = 1
 class Group:
     """One group of parameters. relative_error: |difference| / |reference|; None where the reference is zero.
 
-    factor: what makes the reference most like what the engine did; None where there is none.
+    factor: what makes the reference most like what the engine did; None where there is none. bound: of the
+    relative error.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Group:
     reference: float
     relative_error: float | None
     factor: float | None
+    bound: float
     proven: bool
 
 
@@ -34,7 +36,6 @@ class Verdict:
     """The outcome. cause: the known mistake that explains it; notes: numbers on it. finding: CF750 or None."""
 
     proven: bool
-    bound: float
     groups: tuple[Group, ...]
     total: Group
     cause: str | None = None
@@ -78,22 +79,16 @@ class Circumstances:
     """What was changed for the proof."""
 
 
-def verdict_of(comparison: Comparison, bound: float, cause: str | None, notes: Sequence[str]) -> Verdict:
-    """Every group and the total must be within the bound; CF750 says which are not."""
-    groups = tuple(_group(name, sums, bound) for name, sums in sorted(comparison.groups.items()))
-    total = _group("all", comparison.total, bound)
-    proven = comparison.is_proven(bound)
-    if proven:
-        return Verdict(True, bound, groups, total)
-    return Verdict(
-        False,
-        bound,
-        groups,
-        total,
-        cause,
-        tuple(notes),
-        not_proven(_title(groups, total, cause), tuple(notes)),
+def verdict_of(comparison: Comparison, cause: str | None, notes: Sequence[str]) -> Verdict:
+    """Every group and the total must be within their bounds; CF750 says which are not."""
+    groups = tuple(
+        _group(name, sums, comparison.bound_of(name)) for name, sums in sorted(comparison.groups.items())
     )
+    total = _group("all", comparison.total, comparison.bound_of(""))
+    if comparison.is_proven:
+        return Verdict(True, groups, total)
+    finding = not_proven(_title(groups, total, cause), tuple(notes))
+    return Verdict(False, groups, total, cause, tuple(notes), finding)
 
 
 def _group(name: str, sums: Sums, bound: float) -> Group:
@@ -104,6 +99,7 @@ def _group(name: str, sums: Sums, bound: float) -> Group:
         reference=sums.reference,
         relative_error=error if math.isfinite(error) else None,
         factor=factor if math.isfinite(factor) else None,
+        bound=bound,
         proven=error <= bound,
     )
 
@@ -145,7 +141,6 @@ def to_json(circumstances: Circumstances, verdict: Verdict) -> dict[str, Any]:
         "format": FORMAT,
         "proven": verdict.proven,
         **asdict(circumstances),
-        "bound": verdict.bound,
         "groups": [asdict(group) for group in verdict.groups],
         "total": asdict(verdict.total),
         "cause": verdict.cause,
@@ -212,14 +207,15 @@ def _head(seen: Circumstances) -> list[str]:
 
 
 def _table(verdict: Verdict) -> list[str]:
-    width = max(len("group"), *(len(group.name) for group in (*verdict.groups, verdict.total)))
-    lines = [f"    {'group':<{width}}  {'tensors':>7}  {'|reference|':>11}  {'relative error':>14}"]
-    for group in (*verdict.groups, verdict.total):
+    rows = (*verdict.groups, verdict.total)
+    width = max(len("group"), *(len(group.name) for group in rows))
+    lines = [
+        f"    {'group':<{width}}  {'tensors':>7}  {'|reference|':>11}  {'relative error':>14}  {'bound':>7}"
+    ]
+    for group in rows:
         error = "-" if group.relative_error is None else f"{group.relative_error:.1e}"
-        lines.append(
-            f"    {group.name:<{width}}  {group.tensors:>7,}  {group.reference:>11.4g}  {error:>14}   {_word(group)}"
-        )
-    lines.append(f"    bound of the relative error: {verdict.bound:g} in every group")
+        numbers = f"{group.tensors:>7,}  {group.reference:>11.4g}  {error:>14}  {group.bound:>7.0e}"
+        lines.append(f"    {group.name:<{width}}  {numbers}   {_word(group)}")
     return lines
 
 

@@ -144,6 +144,64 @@ def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     )
 
 
+@page("CF433")
+def address_unknown(address: str, rank: int, host: str, why: str) -> Finding:
+    """CF433: the name in MASTER_ADDR is unknown on a machine.
+
+    Every rank connects to rank 0 by that name. A name from a hostfile that is only in one machine's
+    /etc/hosts, or a typing error, would be found by torch only after minutes of trying.
+    """
+    return Finding(
+        "CF433",
+        f"rank {rank} on {host} cannot look up MASTER_ADDR {address}",
+        notes=(f"the system says: {why}",),
+        helps=(
+            "give the launcher rank 0's address: deepspeed --master_addr, torchrun --master-addr, "
+            "or export MASTER_ADDR before srun",
+            f"or make {address} known on every node: `getent hosts {address}` must answer there",
+        ),
+    )
+
+
+@page("CF434")
+def port_taken(port: int, host: str, why: str) -> Finding:
+    """CF434: rank 0 cannot listen on MASTER_PORT.
+
+    Another run on the same machine, or one that is not quite over, has the port: launchers use 29500 unless
+    they are told another. Two runs that met on one port would mix their ranks.
+    """
+    return Finding(
+        "CF434",
+        f"port {port} on {host}, where the ranks are to meet, cannot be had",
+        notes=(f"the system says: {why}", f"who holds it: ss -ltnp 'sport = :{port}'"),
+        helps=(
+            "take another port: deepspeed --master_port N, torchrun --master-port N, "
+            "or export MASTER_PORT before srun",
+            "or end the run that holds it",
+        ),
+    )
+
+
+@page("CF435")
+def slots_unequal(launcher: str, told: str) -> Finding:
+    """CF435: the machines have different numbers of ranks.
+
+    A plan is gpus_per_node x num_nodes. With 1 + 2 slots the deepspeed launcher numbers the local ranks of
+    the second machine 1, 0, and a local rank is what chooses the GPU; the ranks divided by the local ranks
+    are no longer the number of machines. It is refused until a plan can say it. (lie U9)
+    """
+    return Finding(
+        "CF435",
+        f"{launcher} started a different number of ranks on each node",
+        notes=(told, "a plan is gpus_per_node x num_nodes, the same number on every node"),
+        helps=(
+            "give every node the same number: slots in the hostfile, --num_gpus, --nproc-per-node, "
+            "or srun --ntasks-per-node",
+            "or leave out the node that has fewer",
+        ),
+    )
+
+
 @page("CF440")
 def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Finding:
     """CF440: another number of ranks is running than the plan is for.
@@ -216,6 +274,44 @@ def foreign_engine(name: str, value: str) -> Finding:
             "or, for one process: accelerate launch --num_processes 1 --num_machines 1 train.py CONFIG, "
             "with use_deepspeed and use_fsdp off in accelerate's config",
         ),
+    )
+
+
+@page("CF444")
+def launchers_nested(launchers: Sequence[str], marks: Mapping[str, str]) -> Finding:
+    """CF444: a launcher was started by another launcher.
+
+    Every process that the outer one starts then starts a whole world of its own: the same run several times,
+    in one folder, or ranks that believe the numbers of the outer one and meet on the port of the inner one.
+    It shows in the parents of the process, or in variables that belong to different launchers.
+    """
+    told = ", ".join(f"{name}={value}" for name, value in marks.items())
+    return Finding(
+        "CF444",
+        f"{' was started inside '.join(reversed(launchers))}",
+        notes=(
+            f"launchers above this process: {' > '.join(launchers)}",
+            *((f"their variables: {told}",) if told else ()),
+            "every process of the outer launcher would start the inner one again",
+        ),
+        helps=(ONE_LAUNCHER,),
+    )
+
+
+def marks_of_two(marks: Mapping[str, str]) -> Finding:
+    """CF444 again, seen in variables only: some belong to the deepspeed launcher, others to torchrun."""
+    deepspeeds = [name for name in marks if not name.startswith(("GROUP_", "TORCHELASTIC_"))]
+    torchruns = [name for name in marks if name not in deepspeeds]
+    says = [" ".join(f"{name}={marks[name]}" for name in names) for names in (deepspeeds, torchruns)]
+    return Finding(
+        "CF444",
+        "both the deepspeed launcher and torchrun say who this process is",
+        notes=(
+            f"the deepspeed launcher: {says[0]}",
+            f"torchrun: {says[1]}",
+            "one was started inside the other, or a shell still exports the variables of one",
+        ),
+        helps=(ONE_LAUNCHER, f"or unset what is left over: unset {' '.join(torchruns)}"),
     )
 
 

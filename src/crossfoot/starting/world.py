@@ -15,7 +15,7 @@ arguments; LOCAL_RANK says the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,9 @@ WORDS = (
     *("SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PTY_PORT"),
     *("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"),
 )
+DEEPSPEED_MARKS = ("LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+TORCHRUN_MARKS = ("GROUP_RANK", "GROUP_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+"""Variables that only the one launcher sets. Both kinds together: one was started inside the other."""
 FOREIGN_ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 
 
@@ -88,8 +91,11 @@ class World:
 
 
 def read_world(environ: Mapping[str, str]) -> World:
-    """The place of this process. Refused (CF41x) when variables contradict one another or tell only half."""
+    """The place of this process. Refused (CF41x, CF444) when variables contradict one another or tell only
+    half.
+    """
     told = _read_numbers(environ)
+    refuse_nested((), environ)
     witnesses = tuple((name, environ[name]) for name in (*NUMBERS, *WORDS) if environ.get(name))
     through_accelerate = "ACCELERATE_MIXED_PRECISION" in environ
     step_tasks = told.get("SLURM_STEP_NUM_TASKS", 0)
@@ -120,6 +126,18 @@ def read_world(environ: Mapping[str, str]) -> World:
             refusals.numbers_impossible("one process in all, but its rank is not 0", ["RANK", "LOCAL_RANK"])
         )
     return world
+
+
+def refuse_nested(launchers: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Refused (CF444) when a launcher started a launcher: seen in the parents, or in the marks of both.
+
+    launchers: those above this process, the outermost first (`ancestry.launchers_above`).
+    """
+    marks = {name: environ[name] for name in (*DEEPSPEED_MARKS, *TORCHRUN_MARKS) if environ.get(name)}
+    if len(launchers) > 1:
+        raise Refused(refusals.launchers_nested(launchers, marks))
+    if all(any(name in marks for name in both) for both in (DEEPSPEED_MARKS, TORCHRUN_MARKS)):
+        raise Refused(refusals.marks_of_two(marks))
 
 
 def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
@@ -155,6 +173,21 @@ def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
     }
+
+
+def refuse_unequal(world: World) -> None:
+    """Refused (CF435) when machines have different numbers of ranks. A plan is nodes x GPUs, so far."""
+    layout = world.ranks_per_node
+    if layout is None:
+        here, others = world.local_world_size, world.world_size - world.local_world_size
+        told = (
+            f"node {world.node_rank} of {world.num_nodes}, this one, has {here} of the "
+            f"{world.world_size} ranks, the others together {others}"
+        )
+        raise Refused(refusals.slots_unequal(world.launcher, told))
+    if len(set(layout)) > 1:
+        told = ", ".join(f"node {node} has {ranks}" for node, ranks in enumerate(layout))
+        raise Refused(refusals.slots_unequal(world.launcher, told))
 
 
 def engine_for(

@@ -19,8 +19,13 @@ from crossfoot.planning.lock import make_lock, write_lock
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static
-from crossfoot.planning.run_folder import ATTEMPT_NAME, CONFIG_NAME, make_folder, refuse_used_folder
-from crossfoot.starting.world import World, engine_for
+from crossfoot.planning.run_folder import ATTEMPT_NAME, CONFIG_NAME, refuse_used_folder, release_folder
+from crossfoot.starting.ancestry import launchers_above
+from crossfoot.starting.world import World, engine_for, refuse_nested, refuse_unequal
+from crossfoot.training.account import account_of
+from crossfoot.training.devices import look_at_device
+from crossfoot.training.meeting import Meeting, RefusedTogether, meet
+from crossfoot.training.shared_folder import claim_folder
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings, read_model_facts
 from crossfoot.written.resolved import dump_config
@@ -31,7 +36,8 @@ class Assignment:
     """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: how many to train, from the
     first.
 
-    validation is None without validation data. engine_kind: deepspeed or accelerate.
+    validation is None without validation data. engine_kind: deepspeed or accelerate. meeting: where all ranks
+    meet before they have a process group; None for a rank that is alone.
     """
 
     plan: RunPlan
@@ -42,6 +48,7 @@ class Assignment:
     warnings: tuple[Finding, ...]
     lock: dict[str, Any]
     steps: int
+    meeting: Meeting | None = None
 
     @property
     def folded(self) -> bool:
@@ -56,16 +63,19 @@ class Assignment:
 
 
 def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | None) -> Assignment:
-    """Read, check, index, plan. What can be refused without torch is refused here; tokenising comes last."""
+    """Read, check, call the roll of the ranks, index, plan.
+
+    What can be refused without torch is refused first; tokenising comes last. Raises Refused, for what all
+    ranks found together on all of them.
+    """
+    refuse_start(world)
     static = read_static(path, overrides, world)
     static.refuse()
     config = static.run.config
     engine_kind = engine_for(
         world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
     )
-    if world.rank == 0:
-        refuse_used_folder(static.run)
-        refuse_missing_tracker(static.run)
+    meeting, warnings = call_roll(static, world, _refused_alone(static, world))
     builds = world.rank == 0
     line = TokenisingLine() if builds else None
     index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
@@ -83,10 +93,45 @@ def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | 
         validation=validation,
         world=world,
         engine_kind=engine_kind,
-        warnings=static.findings,
+        warnings=(*static.findings, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
+        meeting=meeting,
     )
+
+
+def refuse_start(world: World) -> None:
+    """What is wrong with the way of starting itself, whatever the config says. Raises Refused."""
+    refuse_nested(launchers_above(), os.environ)
+    refuse_unequal(world)
+
+
+def call_roll(
+    static: Static, world: World, refused: Sequence[Finding] = ()
+) -> tuple[Meeting | None, tuple[Finding, ...]]:
+    """All ranks are here, are one run, and have devices of their own, before anything slow; with warnings.
+
+    refused: what this rank alone is refused for; said here, so that nobody waits for it. One rank alone has
+    nobody to meet. Raises RefusedTogether on all ranks, Refused for ranks that did not come.
+    """
+    if world.world_size == 1:
+        if refused:
+            raise Refused(refused)
+        return None, ()
+    meeting = meet(world, os.environ)
+    device = look_at_device(world.local_rank, os.environ)
+    return meeting, meeting.call_the_roll(account_of(static, world, device, refused))
+
+
+def _refused_alone(static: Static, world: World) -> list[Finding]:
+    """What only rank 0 looks at: the run folder, and the tracker."""
+    found: list[Finding] = []
+    for look in (refuse_used_folder, refuse_missing_tracker) if world.rank == 0 else ():
+        try:
+            look(static.run)
+        except Refused as refusal:
+            found += refusal.findings
+    return found
 
 
 def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
@@ -100,9 +145,13 @@ def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
 
 
 def claim(work: Assignment) -> None:
-    """Rank 0 makes the run folder its own. Raises Refused."""
-    if work.world.rank == 0:
-        make_folder(work.plan.run)
+    """Rank 0 makes the run folder its own, and all see it there. Raises Refused, on all ranks together."""
+    try:
+        claim_folder(work.plan.run, work.world.rank, work.meeting)
+    except RefusedTogether as refused:
+        if work.world.rank == 0 and any(finding.code == "CF421" for finding in refused.findings):
+            release_folder(work.plan.run)
+        raise
 
 
 def announce(work: Assignment) -> None:

@@ -170,6 +170,8 @@ def start_engine(
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
         expected = owned_numbers(config, work.plan.batch)
         expected["zero_optimization.stage"] = work.plan.zero_stage
+        expected |= {"rank": ranks.rank, "world_size": ranks.world_size}
+        expected["optimizer sharding"] = f"ZeRO {work.plan.zero_stage}"
     _compare({**expected, **owned_optimizer(config)}, engine.read_back(), engine.kind)
     return engine
 

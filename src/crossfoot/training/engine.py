@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from crossfoot.finding import Refused
 from crossfoot.training.batches import Batch
+from crossfoot.training.start_refusals import engine_absent
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """model.dtype in accelerate's words."""
@@ -78,6 +80,23 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return facts
 
 
+def _name_of(thing: object) -> str:
+    return f"{type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
+
+
+def _sharding(optimizer: object) -> str:
+    """What the optimizer that DeepSpeed put around ours divides among the ranks: a ZeRO stage, in words."""
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return "ZeRO 3"
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        return "ZeRO 2" if optimizer.partition_gradients else "ZeRO 1"
+    return "ZeRO 1" if isinstance(optimizer, BF16_Optimizer) else "ZeRO 0"
+
+
 def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
@@ -93,6 +112,8 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if type(self._engine) is not deepspeed.DeepSpeedEngine:
+            raise Refused(engine_absent(_name_of(self._engine), "deepspeed.DeepSpeedEngine"))
         self._callable = self._engine
         self._scheduler = scheduler
         self.module = model
@@ -135,6 +156,9 @@ class DeepSpeedEngine(Engine):
             "fp16.enabled": bool(engine.fp16_enabled()),
             "lr_scheduler": type(self._scheduler).__name__ if self._scheduler is not None else None,
             "data_parallel_degree": self.dp_degree,
+            "rank": engine.global_rank,
+            "world_size": engine.world_size,
+            "optimizer sharding": _sharding(engine.optimizer),
             **optimizer_facts(engine.basic_optimizer),
         }
 
@@ -161,6 +185,8 @@ class AccelerateEngine(Engine):
         )
         self.module = model
         self._callable, self._wrapped = self._accelerator.prepare(model, optimizer)
+        if isinstance(self._callable, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise Refused(engine_absent(_name_of(self._callable), "the model itself, in one process"))
         self.optimizer = optimizer
         self.device = self._accelerator.device
         self._trained = [p for p in model.parameters() if p.requires_grad]

@@ -8,7 +8,6 @@ Without it peft unties them with a warning.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -232,10 +231,8 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
         (model_mistakes.no_module_to_save, lora.modules_to_save, anything),
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
-        short = _last_words(adaptable)
-        near = [match for name in lacking for match in difflib.get_close_matches(name, short, n=1)]
         if lacking:
-            findings.append(refusal(lacking, short, near))
+            findings.append(refusal(lacking, _last_words(adaptable)))
     return findings
 
 

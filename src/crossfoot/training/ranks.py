@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import socket
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -15,11 +12,11 @@ import torch
 import torch.distributed as dist
 
 from crossfoot.finding import Finding, Refused
-from crossfoot.planning.run_folder import system_refused
-from crossfoot.starting.world import World, rendezvous
+from crossfoot.starting.world import World
 from crossfoot.training import refusals
-
-_NONCE_WAIT_SECONDS = 10.0
+from crossfoot.training.devices import choose_index
+from crossfoot.training.meeting import PATIENCE_SECONDS, RefusedTogether, meet
+from crossfoot.training.start_refusals import device_beyond, ranks_apart
 
 
 class Ranks:
@@ -67,23 +64,46 @@ class Ranks:
 
 
 def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
-    """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins none."""
+    """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins none.
+
+    Raises Refused when the meeting point cannot be had, when this rank has no device, or when ranks that met
+    cannot talk to each other.
+    """
     if engine_kind == "accelerate":
         return Ranks(0, 1, None)
-    os.environ.update(rendezvous(world, environ))
+    meet(world, environ)
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     # Only an optimisation of CPU collectives, and one that compiles C++ for minutes at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
+    backend = "gloo"
     if accelerator.device_name() != "cpu":
-        accelerator.set_device(world.local_rank)
-    backend = accelerator.communication_backend_name()
-    backend = "gloo" if accelerator.device_name() == "cpu" else backend
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
-    group = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+        index = choose_index(accelerator.device_count(), world.local_rank)
+        if index is None:
+            host, visible = socket.gethostname(), accelerator.device_count()
+            raise Refused(device_beyond(world.rank, host, world.local_rank, world.local_world_size, visible))
+        accelerator.set_device(index)
+        backend = accelerator.communication_backend_name()
+    try:
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        group = dist.group.WORLD if backend == "gloo" else _gloo_group()
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        if is_lost_rank(error) and "connectfullmesh" not in said.lower():
+            raise
+        raise Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", said)) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
+
+
+def _gloo_group() -> dist.ProcessGroup:
+    """All ranks on the CPU. A first group, which connects them all, gives up within minutes; the one that is
+    kept waits as long as DeepSpeed's, for a rank that loads or saves.
+    """
+    probe = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
+    dist.destroy_process_group(probe)
+    return dist.new_group(backend="gloo")
 
 
 def is_lost_rank(error: Exception) -> bool:
@@ -101,63 +121,30 @@ def is_lost_rank(error: Exception) -> bool:
     )
 
 
-def agree(ranks: Ranks, world: World, plan_sha256: str, run_dir: str) -> None:
-    """Every rank holds the same plan and sees the same run folder, or nobody starts.
+def agree(ranks: Ranks, world: World, plan_sha256: str) -> None:
+    """Every rank holds the same plan, and is the rank that its launcher said; or nobody starts.
 
-    Rank 0 writes a nonce into the run folder and every rank reads it there. Raises the same Refused on all
-    ranks.
+    What can make plans differ was compared at the roll call; this is the last word. Raises the same Refused
+    on all ranks.
     """
-    nonce = ranks.gather(secrets.token_hex(8) if ranks.is_first else None)[0]
-    witness = Path(run_dir) / f".nonce-{nonce}"
-    problem = _write(witness, nonce) if ranks.is_first else None
-    if problem := ranks.gather(problem)[0]:  # nobody looks before it is written
-        raise Refused(problem)
     mine = {
         "rank": ranks.rank,
         "host": socket.gethostname(),
         "claims": (world.rank, world.world_size),
         "sha256": plan_sha256,
-        "sees": _reads(witness, nonce),
     }
-    everyone = ranks.gather(mine)
-    if ranks.is_first:
-        witness.unlink(missing_ok=True)
-    findings = list(_disagreements(everyone, ranks.world_size, run_dir))
+    findings = list(_disagreements(ranks.gather(mine), ranks.world_size))
     if findings:
-        raise Refused(findings)
+        raise RefusedTogether(findings)
 
 
-def _write(path: Path, text: str) -> Finding | None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        error.filename = str(path.parent)  # a full disk names no file, and the nonce's name means nothing
-        return system_refused(error)
-    return None
-
-
-def _reads(path: Path, expected: str) -> bool:
-    deadline = time.monotonic() + _NONCE_WAIT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if path.read_text(encoding="utf-8") == expected:
-                return True
-        except OSError:
-            pass
-        time.sleep(0.05)
-    return False
-
-
-def _disagreements(everyone: list[dict[str, Any]], world_size: int, run_dir: str) -> list[Finding]:
+def _disagreements(everyone: list[dict[str, Any]], world_size: int) -> list[Finding]:
     findings = []
     first = everyone[0]
     for seen in everyone:
         who, leader = (f"rank {rank['rank']} on {rank['host']}" for rank in (seen, first))
         if seen["sha256"] != first["sha256"]:
             findings.append(refusals.plans_differ(who, seen["sha256"], leader, first["sha256"]))
-        if not seen["sees"]:
-            findings.append(refusals.folder_not_shared(who, leader, run_dir))
         if seen["claims"] != (seen["rank"], world_size):
             findings.append(refusals.ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
     return findings

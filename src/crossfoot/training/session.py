@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from crossfoot.finding import Refused
 from crossfoot.planning.run_folder import release_folder
 from crossfoot.starting.refusals import rank_lost
 from crossfoot.starting.world import World
 from crossfoot.training.assignment import Assignment, announce, assign, claim
+from crossfoot.training.meeting import RefusedTogether
 from crossfoot.training.stopping import StopRequest
+
+FOLLOW_SECONDS = 10.0
 
 
 def run(path: str, overrides: Sequence[str], world: World, stop_after: int | None = None) -> int:
@@ -22,16 +27,30 @@ def run(path: str, overrides: Sequence[str], world: World, stop_after: int | Non
     Raises Refused for a user's mistake, KeyboardInterrupt for a signal before the first step; the run folder
     is then free again. torch is imported only when everything that can be refused has been.
     """
-    with StopRequest() as stop:
-        work = assign(path, overrides, world, stop_after)
-        claim(work)
-        try:
-            announce(work)
-            return _train(work, stop)
-        except BaseException:
-            if world.rank == 0:
-                release_folder(work.plan.run)
+    try:
+        with StopRequest() as stop:
+            work = assign(path, overrides, world, stop_after)
+            claim(work)
+            try:
+                announce(work)
+                return _train(work, stop)
+            except BaseException:
+                if world.rank == 0:
+                    release_folder(work.plan.run)
+                raise
+    except RefusedTogether as refused:
+        if world.rank == 0:
             raise
+        return _follow(refused)
+
+
+def _follow(refused: RefusedTogether) -> int:
+    """Say nothing: rank 0 says it for all. A launcher ends this rank with it; where none does, a little later
+    it ends by itself, so that rank 0's exit comes first.
+    """
+    with suppress(KeyboardInterrupt):
+        time.sleep(FOLLOW_SECONDS)
+    return refused.exit_code
 
 
 def _train(work: Assignment, stop: StopRequest) -> int:
@@ -45,7 +64,7 @@ def _train(work: Assignment, stop: StopRequest) -> int:
     built: Built | None = None
     ranks = join(world, work.engine_kind, os.environ)
     try:
-        agree(ranks, world, work.lock["sha256"], work.plan.run.run_dir)
+        agree(ranks, world, work.lock["sha256"])
         built = build(work, ranks, stop)
         stop.begin()
         steps_done, reason = train_steps(built.training, 0, work.steps)

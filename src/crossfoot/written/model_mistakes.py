@@ -4,9 +4,14 @@ which sees the modules themselves. The pages are the rules', in checks/rules_mod
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from crossfoot.finding import Finding
+from crossfoot.written.shown import listed
+
+ALIKE = 0.85
+"""Names that differ by a letter, and not q_proj and gpt2's c_proj, which is another module."""
 
 
 def model_not_causal(path: str, kind: str) -> Finding:
@@ -18,24 +23,30 @@ def model_not_causal(path: str, kind: str) -> Finding:
     )
 
 
-def no_target_module(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
-    """CF546, without its place: these names match nothing; `there` are all linear and embedding modules."""
-    return _names_nothing("CF546", "lora.target_modules", lacking, there, near)
+def no_target_module(lacking: Sequence[str], there: Sequence[str], blocks: Sequence[str] = ()) -> Finding:
+    """CF546, without its place: these names match nothing. there: all linear and embedding modules. blocks:
+    the linear ones in the family's blocks, when they are known.
+    """
+    key = "lora.target_modules"
+    usual = f"set {key} to [{', '.join(blocks)}]: all linear modules of its blocks" if blocks else ""
+    return _names_nothing("CF546", key, lacking, there, usual)
 
 
-def no_module_to_save(lacking: Sequence[str], there: Sequence[str], near: Sequence[str]) -> Finding:
+def no_module_to_save(lacking: Sequence[str], there: Sequence[str]) -> Finding:
     """CF547, without its place."""
-    return _names_nothing("CF547", "lora.modules_to_save", lacking, there, near)
+    return _names_nothing("CF547", "lora.modules_to_save", lacking, there)
 
 
 def _names_nothing(
-    code: str, key: str, lacking: Sequence[str], there: Sequence[str], near: Sequence[str]
+    code: str, key: str, lacking: Sequence[str], there: Sequence[str], usual: str = ""
 ) -> Finding:
+    near = [difflib.get_close_matches(name, there, n=1, cutoff=ALIKE) for name in lacking]
+    meant = listed(list(dict.fromkeys(match for found in near for match in found)))
     return Finding(
         code,
         f"{key} names no module of this model: {', '.join(lacking)}",
         notes=(f"its linear and embedding modules are {', '.join(there)}",),
-        helps=(f"write {', '.join(near)}" if near else "write names from that list",),
+        helps=(f"write {meant}" if all(near) else usual or "write names from that list",),
     )
 
 

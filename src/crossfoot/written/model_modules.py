@@ -63,6 +63,11 @@ class ModuleNames:
         """The input table and the output head."""
         return (self.adaptable[0], self.adaptable[-1])
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The linear modules of the blocks: no table, of pieces or of positions."""
+        return tuple(name for name in self.adaptable[1:-1] if name != "wpe")
+
 
 FAMILIES: Mapping[str, ModuleNames] = MappingProxyType(
     {

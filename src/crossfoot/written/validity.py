@@ -57,11 +57,18 @@ def judge(tree: Tree, source: Source) -> Validity:
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
-        for path in judged.unsure:
-            section = judged.config if len(path) == 1 else judged.config.__dict__.get(str(path[0]))
-            if section is not None:
-                section.__dict__.pop(path[len(path) - 1], None)
+        _take_out(judged.config, judged.unsure)
     return judged
+
+
+def _take_out(config: Config, unsure: set[Keys]) -> None:
+    """Remove keys from a config of our own; a section may be everybody's default, so it is copied first."""
+    for path in unsure:
+        values = config.__dict__
+        if len(path) > 1 and path[0] in values and values[str(path[0])] is not None:
+            values[str(path[0])] = values[str(path[0])].model_copy()
+            values = values[str(path[0])].__dict__
+        values.pop(str(path[len(path) - 1]), None)
 
 
 def place_of(path: Keys, spots: Mapping[Keys, Spot], file: str) -> Place:

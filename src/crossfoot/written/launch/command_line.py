@@ -49,10 +49,12 @@ _GRAMMARS: Mapping[LayerKind, Grammar] = {
 }
 _WRAPPING = """
 env nohup time timeout numactl taskset stdbuf nice ionice setsid command exec sudo singularity apptainer
-docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer script xvfb-run
+docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer script
+xvfb-run
 dotenv
 """
 _WRAPPERS = frozenset(_WRAPPING.split())
+_RUNNERS = frozenset(("conda", "mamba", "micromamba", "poetry", "uv", "pixi", "pipenv"))
 _ELSEWHERE = frozenset(("ssh", "pdsh", "clush", "mpirun", "mpiexec", "parallel", "xargs", "watch", "kubectl"))
 _SHELLS = frozenset(("bash", "sh", "zsh", "dash"))
 _OURS = ("crossfoot", "crossfoot.cli")
@@ -150,7 +152,13 @@ def _unfold(
 
 
 def _layer(source: Source, kind: LayerKind, name: Letters, parsed: Parsed) -> Layer:
-    return Layer(kind, place_of(source, name), parsed.options, parsed.unknown, parsed.is_complete)
+    return Layer(
+        kind,
+        place_of(source, name),
+        parsed.options,
+        parsed.unknown,
+        parsed.is_complete and not parsed.unknown,
+    )
 
 
 def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tuple[list[Letters], Command]:
@@ -158,7 +166,7 @@ def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tup
     name = os.path.basename(words[0].text) if words else ""
     if name in _ELSEWHERE:
         base = replace(base, is_certain=False)
-    elif name not in _WRAPPERS:
+    elif name not in _WRAPPERS or (name in _RUNNERS and (len(words) < 2 or words[1].text != "run")):
         return words, base
     for position, word in enumerate(words[1:], 1):
         begins = os.path.basename(word.text)

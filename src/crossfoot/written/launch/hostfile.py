@@ -58,7 +58,9 @@ def read_hostfile(source: Source) -> LaunchFile:
     if not hosts and not slips:
         slips.append(Slip("no_hosts", source.place(0)))
     every = tuple(hosts.values())
-    return LaunchFile(source.path, "hostfile", hostfile_statements(every), hosts=every, slips=tuple(slips))
+    return LaunchFile(
+        source.path, "hostfile", () if slips else hostfile_statements(every), hosts=every, slips=tuple(slips)
+    )
 
 
 def hostfile_statements(hosts: Sequence[Host]) -> tuple[Statement, ...]:

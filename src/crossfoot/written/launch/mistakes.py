@@ -32,6 +32,6 @@ def broken_accelerate_file(error: BrokenYaml) -> Finding:
         f"accelerate's file cannot be read: {error.title}",
         place=error.place,
         notes=error.notes,
-        helps=error.helps,
+        helps=error.helps or ("repair the YAML, or write the file anew with accelerate config",),
         unreadable=True,
     )

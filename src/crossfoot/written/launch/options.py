@@ -44,8 +44,7 @@ class Grammar:
 
     def find(self, written: str) -> str | None:
         """The name that a long option means; None when it has none, or several."""
-        name = written.replace("-", "_") if self.alike else written
-        name = "--" + name[2:].strip("_") if self.alike else name
+        name = self._spelt(written)
         if name in self.names:
             return self.aliases.get(name, name)
         if name.startswith(self.families or ("\0",)):
@@ -55,6 +54,9 @@ class Grammar:
         }
         return found.pop() if len(found) == 1 and len(name) > 2 else None
 
+    def _spelt(self, written: str) -> str:
+        return "--" + written[2:].replace("-", "_") if self.alike else written
+
     def takes_value(self, name: str) -> bool:
         """Whether the next word belongs to the option."""
         return name in self.valued or (
@@ -63,8 +65,7 @@ class Grammar:
 
     def nearest(self, written: str) -> str | None:
         """The option of the run's facts that a misspelt one probably means."""
-        name = written.replace("-", "_") if self.alike else written
-        close = difflib.get_close_matches(name, sorted(self.facts), n=1, cutoff=0.85)
+        close = difflib.get_close_matches(self._spelt(written), sorted(self.facts), n=1, cutoff=0.85)
         return close[0] if close else None
 
 
@@ -189,6 +190,9 @@ PYTHON = Grammar(
 )
 
 
+MOST_OPTIONS = 500
+
+
 @dataclass(frozen=True)
 class Parsed:
     """What `parse` found. rest: the words behind the options; is_complete: no word hides further options."""
@@ -222,6 +226,9 @@ def parse(source: Source, words: Sequence[Letters], grammar: Grammar) -> Parsed:
     is_complete, at = True, 0
     while at < len(words):
         word = words[at]
+        if len(options) + len(unknown) > MOST_OPTIONS:
+            is_complete = False
+            break
         if word.is_open:
             is_complete = False
             at += 1
@@ -235,6 +242,8 @@ def parse(source: Source, words: Sequence[Letters], grammar: Grammar) -> Parsed:
         taken, found, is_known = _option(source, word, following, grammar)
         (options if is_known else unknown).extend(found)
         at += taken
+        if grammar is PYTHON and any(option.name in ("--module", "--command") for option in found):
+            break
     return Parsed(tuple(options), tuple(unknown), tuple(words[at:]), is_complete)
 
 
@@ -248,7 +257,9 @@ def _option(
     behind = word.after(len(written) + 1) if equals else None
     name = grammar.find(written)
     if name is None:
-        return 1, [_made(source, written, word, behind, written, equals)], False
+        near = grammar.nearest(written)
+        taken = 2 if near and not equals and grammar.takes_value(near) else 1
+        return taken, [_made(source, written, word, behind, written, equals)], False
     if equals:
         return 1, [_made(source, name, word, behind, written, equals)], True
     if grammar.takes_value(name) and following is not None:

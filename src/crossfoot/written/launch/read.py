@@ -27,6 +27,8 @@ from crossfoot.written.yaml_tree import BrokenYaml
 
 __all__ = ["read_job", "read_launch_file"]
 
+LARGEST_CHARACTERS = 1 << 17
+"""A script of a person has a few kB, and a hostfile of 5,000 machines 100."""
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
 
@@ -35,12 +37,19 @@ def read_launch_file(path: str) -> tuple[LaunchFile | None, tuple[Finding, ...]]
     when it cannot be read; findings too for a file that it names and that is there but cannot be read.
     """
     try:
-        source = read_source(path)
-        return _read(source)
+        return _read(_short(path))
     except UnreadableText as error:
         return None, (mistakes.unreadable_launch_file(error),)
     except Refused as refused:
         return None, refused.findings
+
+
+def _short(path: str) -> Source:
+    source = read_source(path)
+    if len(source.text) > LARGEST_CHARACTERS:
+        title = f"{path} has {len(source.text):,} characters, and at most {LARGEST_CHARACTERS:,} are read"
+        raise UnreadableText(title, Place(path), "give the script that starts the run")
+    return source
 
 
 def _read(source: Source) -> tuple[LaunchFile, tuple[Finding, ...]]:
@@ -105,7 +114,10 @@ def _named(file: LaunchFile, touched: frozenset[str], findings: list[Finding]) -
                 continue
             path = os.path.normpath(os.path.join(command.folder, os.path.expanduser(option.value)))
             found = _follow(path, what, option.place, findings)
-            yield Named("hostfile" if what == "hostfile" else "accelerate file", path, option.place, found)
+            missing = "\0" not in path and not os.path.lexists(path)
+            yield Named(
+                "hostfile" if what == "hostfile" else "accelerate file", path, option.place, found, missing
+            )
 
 
 def _follow(path: str, what: str, named_at: Place, findings: list[Finding]) -> LaunchFile | None:
@@ -113,7 +125,7 @@ def _follow(path: str, what: str, named_at: Place, findings: list[Finding]) -> L
     if "\0" in path or not os.path.lexists(path):
         return None
     try:
-        source = read_source(path)
+        source = _short(path)
         return read_hostfile(source) if what == "hostfile" else _accelerate(source)
     except UnreadableText as error:
         findings.append(mistakes.unreadable_launch_file(error, named_at))
@@ -130,6 +142,8 @@ def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[
         words = config_words(command)
         if words and (name := words[0].known) is not None and name.endswith(_CONFIG_ENDINGS):
             given = tuple((word.text, word.place) for word in words[1:] if word.known and "=" in word.text)
+            if command.folder is None and not os.path.isabs(name):
+                return None, given
             return (path_of(command, name), words[0].place), given
     return None, ()
 

@@ -13,6 +13,8 @@ DEEPEST = 12
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=", re.ASCII)
 _WITH_DEFAULT = re.compile(r"(\w+|[@*])(?:\[[@*]\])?(:?[-=])?", re.ASCII)
+_RUN = re.compile(r"[^\s;&|()<>\\'\"`$]+")
+_QUOTED_RUN = re.compile(r"[^\\\"`$]+")
 _ENDS_WORD = frozenset(" \t\r\n;&|()<>")
 
 
@@ -216,7 +218,8 @@ class Lexer:
             return Part(quoted=quoted)
         if letter == "$":
             return self._dollar(quoted)
-        self.at += 1
+        run = (_QUOTED_RUN if quoted else _RUN).match(text, start)
+        self.at = run.end() if run else start + 1
         return self._text(start, self.at, quoted)
 
     def _double_quoted(self) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +47,11 @@ class Statement:
     is_default: bool = False
     is_implied: bool = False
     dry_run: bool = False
+
+    @property
+    def name(self) -> str:
+        """The words without the value: `--nodes`, `num_machines`."""
+        return re.split(r"[:= ]", self.words, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,7 @@ class Named:
     path: str
     place: Place
     file: LaunchFile | None = None
+    is_missing: bool = False
 
 
 @dataclass(frozen=True)

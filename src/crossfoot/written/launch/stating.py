@@ -127,6 +127,10 @@ def batch_statements(batch: Layer) -> Iterator[Statement]:
         yield option.states("num_nodes", nodes, "allocation")
     for each, count in gpus_of(batch, nodes):
         yield each.states("gpus_per_node", count, "allocation")
+    total = batch.get("--gpus")
+    gpus = gpu_count(total.value or "") if total else None
+    if total and gpus and (nodes is None or divmod(gpus, nodes)[1]):
+        yield total.states("world_size", gpus, "allocation")
 
 
 def command_statements(command: Command, file: LaunchFile) -> tuple[Statement, ...]:
@@ -196,8 +200,6 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
         return
     if nodes and nodes.number:
         yield nodes.states("num_nodes", nodes.number)
-    else:
-        yield _implied("num_nodes", 1, layer, "deepspeed without --hostfile")
     if taken.by is not None and taken.slots:
         yield taken.by.states("gpus_per_node", next(iter(taken.slots.values())))
     elif gpus is None and (visible := visible_gpus(command)):
@@ -225,7 +227,7 @@ def _torchrun(command: Command, layer: Layer) -> Iterator[Statement]:
         count = nodes.number if not colon else (int(low) if low == high and low.isdigit() else None)
         if count:
             yield nodes.states("num_nodes", count)
-    elif layer.is_complete and command.export("PET_NNODES") is None:
+    elif layer.is_complete and command.layer("srun") is None and command.export("PET_NNODES") is None:
         yield _implied("num_nodes", 1, layer, "torchrun without --nnodes")
     if per_node is not None and per_node.number:
         yield per_node.states("gpus_per_node", per_node.number)
@@ -259,7 +261,8 @@ def _accelerate(command: Command, layer: Layer, named: Named | None) -> Iterator
     for statement in settings:
         if statement.about not in overruled:
             yield statement
-    if named is None and layer.get("--config_file") is None and layer.lacks("--num_machines"):
+    alone = command.layer("srun") is None and layer.get("--config_file") is None
+    if alone and layer.lacks("--num_machines") and layer.get("--num_processes"):
         yield _implied("num_nodes", 1, layer, "accelerate launch without --num_machines")
 
 

@@ -1,0 +1,312 @@
+"""CF455, CF468 to CF470, CF472, CF473, CF476 and CF477: launch files that their own readers take otherwise
+than they were meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from crossfoot.checks.launch_plan import commands, counted, planned_gpus
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.finding import Finding, Place, Severity
+from crossfoot.written.launch.hostfile import Resources, resources
+from crossfoot.written.launch.options import ACCELERATE, DEEPSPEED, SBATCH, SRUN, TORCHRUN, Grammar
+from crossfoot.written.launch.statement import Command, Host, LaunchFile, Layer, LayerKind, Slip, with_named
+from crossfoot.written.launch.stating import named_by, training_commands
+
+_GRAMMARS: dict[LayerKind, Grammar] = {
+    "sbatch": SBATCH,
+    "srun": SRUN,
+    "deepspeed": DEEPSPEED,
+    "torchrun": TORCHRUN,
+    "accelerate": ACCELERATE,
+}
+
+
+@rule("CF455")
+def named_file_missing(facts: Facts) -> Iterator[Finding]:
+    """CF455: a launch command names a hostfile or an accelerate file that does not exist.
+
+    deepspeed only warns about a missing hostfile, "will proceed with training with local resources only": a
+    run that was meant for many nodes then runs on one. accelerate stops. A file that the script itself writes
+    first is not looked for. (lie U2)
+    """
+    for file in with_named(facts.launch):
+        for named in file.named:
+            if not named.is_missing:
+                continue
+            notes: tuple[str, ...] = ()
+            if named.what == "hostfile":
+                notes = ("DeepSpeed would only warn, and train on the machine that it is started on",)
+            yield Finding(
+                "CF455",
+                f"the {named.what} {named.path} does not exist",
+                place=named.place,
+                notes=notes,
+                helps=("give the path of one that exists, relative to the folder in which the command runs",),
+            )
+
+
+@rule("CF468")
+def unequal_slots(facts: Facts) -> Iterator[Finding]:
+    """CF468: the hosts of a hostfile have different numbers of slots.
+
+    DeepSpeed numbers the ranks of such a cluster so that LOCAL_RANK is RANK modulo the slots of the node:
+    with 1 + 2 slots the second node has ranks 1 and 2 with LOCAL_RANK 1 and 0, and world size divided by
+    local size is not the number of nodes. A plan for unequal nodes is refused for now:
+    `cluster.gpus_per_node` is one number. (lie U9)
+    """
+    told: set[Place] = set()
+    for file, command in commands(facts):
+        hosts = _hosts(command, file)
+        told.update(host.place for host in hosts)
+        if hosts:
+            yield from _unequal(hosts, resources(command.launcher, hosts), facts)
+    for file in with_named(facts.launch):
+        if file.hosts and file.hosts[0].place not in told:
+            yield from _unequal(file.hosts, Resources({host.name: host.slots for host in file.hosts}), facts)
+
+
+def _hosts(command: Command, file: LaunchFile) -> Sequence[Host]:
+    if command.launcher.kind != "deepspeed":
+        return ()
+    named = named_by(command, "hostfile", file)
+    return named.file.hosts if named and named.file else ()
+
+
+def _unequal(hosts: Sequence[Host], chosen: Resources, facts: Facts) -> Iterator[Finding]:
+    slots = chosen.slots
+    taken = [host for host in hosts if host.name in slots]
+    other = next((host for host in taken if slots[host.name] != slots[taken[0].name]), None)
+    if other is None:
+        return
+    first, smallest = taken[0], min(slots[host.name] for host in taken)
+    planned = planned_gpus(facts)
+    each = planned.value if planned and planned.in_config and planned.value <= smallest else max(1, smallest)
+    yield Finding(
+        "CF468",
+        f"{other.name} has {counted(slots[other.name], 'slot')} and {first.name} has "
+        f"{counted(slots[first.name], 'slot')}, but all nodes of a plan have the same",
+        place=chosen.by.place if chosen.by else other.slots_place,
+        others=() if chosen.by else ((first.slots_place, counted(slots[first.name], "slot")),),
+        notes=("DeepSpeed makes LOCAL_RANK of RANK modulo slots, which is wrong on unequal nodes",),
+        helps=(f"use {each} on every host: write slots={each}, or start with deepspeed --num_gpus {each}",),
+    )
+
+
+@rule("CF469")
+def hostfile_line(facts: Facts) -> Iterator[Finding]:
+    """CF469: a hostfile that DeepSpeed refuses.
+
+    Each line is `NAME slots=N`, without blanks around `=`; `#` begins a comment line; a host stands in one
+    line only. DeepSpeed stops with a ValueError that prints the whole file and no line number. Host names
+    without slots, `node:8` and `slots: 8` belong to other launchers.
+    """
+    for file in with_named(facts.launch):
+        for slip in file.slips:
+            if slip.kind == "host_line":
+                yield Finding(
+                    "CF469",
+                    "DeepSpeed stops at this line of the hostfile: it is not NAME slots=N",
+                    place=slip.place,
+                    helps=(f"write {slip.near}",) if slip.near else (),
+                )
+            elif slip.kind == "host_twice":
+                yield Finding(
+                    "CF469",
+                    f"{slip.words} stands in the hostfile twice, and DeepSpeed stops",
+                    place=slip.place,
+                    label="again here",
+                    others=((slip.first, "first here"),) if slip.first else (),
+                    helps=("keep one line, with all slots of that host",),
+                )
+            elif slip.kind == "no_hosts":
+                yield Finding(
+                    "CF469",
+                    "the hostfile names no host, and DeepSpeed stops",
+                    place=slip.place,
+                    helps=("write a line NAME slots=N for each node",),
+                )
+        for host in file.hosts:
+            if host.slots == 0:
+                yield Finding(
+                    "CF469",
+                    f"{host.name} has no slots, so no rank is started there",
+                    place=host.slots_place,
+                    helps=("write its number of GPUs, or remove the line",),
+                )
+
+
+@rule("CF470")
+def choice_of_hosts(facts: Facts) -> Iterator[Finding]:
+    """CF470: deepspeed's options do not fit together, or do not fit its hostfile.
+
+    `--include` and `--exclude` exclude each other, and both exclude `--num_nodes` and `--num_gpus`; hosts and
+    slots must stand in the hostfile. `--num_gpus N` sets N slots on every host, it does not cap: with more
+    than a host has, ranks are started for GPUs that are not there. `--num_nodes` beyond the hosts takes all
+    of them, without a word. (lie U9)
+    """
+    for file, command in commands(facts):
+        layer = command.launcher
+        if layer.kind != "deepspeed":
+            continue
+        hosts = _hosts(command, file)
+        if layer.get("--hostfile") is not None and not hosts:
+            continue
+        taken = resources(layer, hosts)
+        if taken.problem:
+            yield _problem(layer, taken)
+            continue
+        gpus, nodes = layer.get("--num_gpus"), layer.get("--num_nodes")
+        small = next((host for host in hosts if gpus and gpus.number and 0 < host.slots < gpus.number), None)
+        if gpus is not None and small is not None:
+            yield Finding(
+                "CF470",
+                f"{gpus.words} starts {gpus.number} ranks on {small.name}, "
+                f"which has {counted(small.slots, 'slot')}",
+                place=gpus.place,
+                others=((small.slots_place, f"{small.name} has {small.slots}"),),
+                notes=("--num_gpus sets the slots of every host; it does not cap them",),
+                helps=(f"write --num_gpus {small.slots}", "or correct the slots in the hostfile"),
+            )
+        if nodes is not None and nodes.number and hosts and nodes.number > len(hosts):
+            yield Finding(
+                "CF470",
+                f"{nodes.words} asks for {nodes.number} nodes, "
+                f"and the hostfile has {counted(len(hosts), 'host')}",
+                place=nodes.place,
+                others=((hosts[-1].place, "the last one"),),
+                notes=("DeepSpeed takes those that there are, without a word",),
+                helps=("add the missing hosts to the hostfile", f"or write --num_nodes {len(hosts)}"),
+            )
+
+
+def _problem(layer: Layer, taken: Resources) -> Finding:
+    place = taken.at.place if taken.at else layer.place
+    return Finding(
+        "CF470",
+        f"deepspeed would not start: {taken.problem}",
+        place=place,
+        helps=(
+            "choose hosts and GPUs in one way only: --include, or --num_nodes and --num_gpus"
+            if "exclude each other" in taken.problem
+            else "name hosts of the hostfile, and slots that they have, counted from 0",
+        ),
+    )
+
+
+@rule("CF472")
+def directive_too_late(facts: Facts) -> Iterator[Finding]:
+    """CF472: an #SBATCH line stands behind the first command, where sbatch no longer looks.
+
+    sbatch reads directives up to the first line that is neither blank nor a comment and says nothing about
+    later ones: the job runs with SLURM's defaults. An error when the line states nodes, tasks or GPUs, a
+    warning otherwise.
+    """
+    for file in with_named(facts.launch):
+        for slip in file.slips:
+            if slip.kind == "late":
+                severity: Severity = "error" if slip.near else "warning"
+                yield Finding(
+                    "CF472",
+                    f"sbatch ignores {slip.words or 'this directive'}: a command stands above it",
+                    severity=severity,
+                    place=slip.place,
+                    helps=("move the line up to the other #SBATCH lines, before the first command",),
+                )
+
+
+@rule("CF473")
+def unknown_option(facts: Facts) -> Iterator[Finding]:
+    """CF473: a launcher's option that does not exist, and is very near to one that states a fact of the run.
+
+    Every launcher stops at an option that it does not know, some of them only after the wait in the queue.
+    deepspeed, torchrun and SLURM take a unique beginning of a name (`--num_gpu`); accelerate does not.
+    accelerate also refuses keys of its file that it does not know, and takes the last of two.
+    """
+    for file in with_named(facts.launch):
+        layers = [layer for command in training_commands(file) for layer in command.layers]
+        for layer in [*([file.batch] if file.batch else []), *layers]:
+            for option in layer.unknown:
+                name = option.name.partition("=")[0]
+                near = _GRAMMARS[layer.kind].nearest(name) if layer.kind in _GRAMMARS else None
+                if near is not None:
+                    yield Finding(
+                        "CF473",
+                        f"{layer.kind} has no option {name}, and stops",
+                        place=option.at,
+                        helps=(f"write {near}",),
+                    )
+        yield from _keys(file.slips)
+
+
+def _keys(slips: Sequence[Slip]) -> Iterator[Finding]:
+    for slip in slips:
+        if slip.kind == "unknown_key":
+            yield Finding(
+                "CF473",
+                f"accelerate has no key {slip.words}, and stops",
+                place=slip.place,
+                helps=(f"the nearest key is {slip.near}",) if slip.near else (f"remove {slip.words}",),
+            )
+        elif slip.kind == "key_twice":
+            yield Finding(
+                "CF473",
+                f"{slip.words} is written twice, and accelerate takes the last",
+                place=slip.place,
+                label="again here",
+                others=((slip.first, "first here"),) if slip.first else (),
+                helps=("remove one of the two",),
+            )
+
+
+@rule("CF476")
+def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
+    """CF476: sbatch would not take the batch script.
+
+    It wants `#!` in the first line, line ends without a carriage return, only options in directives, and
+    numbers where numbers belong. Variables are not expanded in a directive: `#SBATCH --nodes=$N` is refused.
+    """
+    helps = {
+        "no_shebang": ("begin the file with #!/bin/bash",),
+        "dos": ("save it with Unix line ends (dos2unix)",),
+        "invalid": ("write it as an option, or behind # as a comment",),
+        "value": ("write a number: variables are not expanded in a directive",),
+    }
+    titles = {
+        "no_shebang": "sbatch refuses the script: the first line does not begin with #!",
+        "dos": "sbatch refuses the script: it has Windows line ends",
+        "invalid": "sbatch refuses {}: it is no option",
+        "value": "sbatch refuses {}: it is no number",
+    }
+    for file in with_named(facts.launch):
+        for slip in file.slips:
+            if slip.kind in helps:
+                yield Finding(
+                    "CF476",
+                    titles[slip.kind].format(slip.words),
+                    place=slip.place,
+                    helps=helps[slip.kind],
+                )
+
+
+@rule("CF477")
+def starts_nothing(facts: Facts) -> Iterator[Finding]:
+    """CF477: a launch file has no command that starts training, so there is little to hold against the run.
+
+    Commands are found behind srun, bash -c, containers and the like, in variables and arrays of the same
+    file. Not followed are other scripts that it calls, and functions that are called later. When the file
+    was given by mistake, leave it out; when it calls another script, give that one.
+    """
+    for file in with_named(facts.launch):
+        if file.kind in ("shell", "sbatch") and not training_commands(file):
+            yield Finding(
+                "CF477",
+                f"{file.path} has no command that starts training",
+                severity="warning",
+                place=Place(file.path),
+                notes=(
+                    "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
+                ),
+                helps=("give the script that has it",),
+            )

@@ -1,0 +1,357 @@
+"""CF456 to CF461, CF465 to CF467 and CF479: what a launch file says about the run itself, and which run it
+starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.checks.launch_plan import commands, planned_ranks
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.whole_numbers import whole_number
+from crossfoot.finding import Finding, Place
+from crossfoot.written.known_keys import ELSEWHERE, is_known
+from crossfoot.written.launch.accelerate_file import is_on
+from crossfoot.written.launch.read import config_words
+from crossfoot.written.launch.statement import (
+    UNKNOWN,
+    About,
+    Argument,
+    Command,
+    LaunchFile,
+    Statement,
+    statements,
+    with_named,
+)
+from crossfoot.written.launch.stating import (
+    certain_commands,
+    command_statements,
+    machines_and_processes,
+    trains,
+)
+
+_ENGINES = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
+_ENGINE_OPTIONS = {"--use_deepspeed": "DeepSpeed", "--use_fsdp": "FSDP", "--use_megatron_lm": "Megatron-LM"}
+_OWN_OPTIONS = ("--stop-after", "--local_rank", "--local-rank", "--continue", "-h", "--help")
+_FOREIGN = {
+    "max_steps": "train.max_steps",
+    "dataset_dir": "data.train",
+    "max_grad_norm": "optimizer.max_grad_norm",
+}
+
+
+@rule("CF456")
+def batch_numbers(facts: Facts) -> Iterator[Finding]:
+    """CF456: a launch file states another batch number than the run's.
+
+    accelerate's `gradient_accumulation_steps` is the usual one: it would divide the loss and count the steps
+    in its own way, beside the accumulation of the run. crossfoot owns the batch; a second opinion can only be
+    wrong. (lies B10, B14, J3)
+    """
+    numbers: tuple[tuple[About, str], ...] = (
+        ("micro_batch_size", "samples per GPU per forward"),
+        ("grad_accum_steps", "forwards per optimizer step"),
+        ("global_batch_size", "samples per optimizer step"),
+    )
+    for about, meaning in numbers:
+        source: BatchPlan | object = facts.batch or facts.run.config.batch
+        planned = whole_number(getattr(source, about))
+        for said in statements(facts.launch, about):
+            if planned is not None and said.value != planned:
+                key = f"batch.{about}"
+                title = f"{said.name} says {said.value}, but this run plans {planned} {meaning}"
+                yield _differs(facts, "CF456", said, key, title, str(planned))
+
+
+@rule("CF457")
+def clipping(facts: Facts) -> Iterator[Finding]:
+    """CF457: a launch file states another gradient clipping than optimizer.max_grad_norm.
+
+    crossfoot owns the clipping and writes it explicitly; a number in accelerate's file is nobody's, and its
+    reader believes in it. (lie B11)
+    """
+    norm = facts.run.config.optimizer.max_grad_norm
+    for said in statements(facts.launch, "max_grad_norm"):
+        if said.value != norm:
+            title = f"{said.name} says {said.value}, but optimizer.max_grad_norm is {norm:g}"
+            yield _differs(facts, "CF457", said, "optimizer.max_grad_norm", title, f"{norm:g}")
+
+
+@rule("CF458")
+def precision(facts: Facts) -> Iterator[Finding]:
+    """CF458: a launch file states another precision than model.dtype.
+
+    `model.dtype` decides, whatever accelerate is told: the run would train in another precision than its
+    launch file says. accelerate's `no`, which every fresh file has, says nothing and is no contradiction.
+    """
+    dtype = facts.run.config.model.dtype
+    for said in statements(facts.launch, "dtype"):
+        if said.value != dtype:
+            words = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "no")
+            title = f"{said.words} means {said.value}, but model.dtype is {dtype}"
+            yield _differs(facts, "CF458", said, "model.dtype", title, words)
+
+
+@rule("CF459")
+def zero_stage(facts: Facts) -> Iterator[Finding]:
+    """CF459: a launch file states another ZeRO stage than the DeepSpeed file.
+
+    The DeepSpeed file that the config names decides. accelerate's `zero_stage` belongs to an engine that
+    crossfoot does not use. (lie J3)
+    """
+    deepspeed = facts.deepspeed
+    if deepspeed is None:
+        return
+    stage = whole_number(deepspeed.get("zero_optimization", "stage")) or 0
+    for said in statements(facts.launch, "zero_stage"):
+        if said.value != stage:
+            yield Finding(
+                "CF459",
+                f"{said.name} says {said.value}, but {deepspeed.path} says stage {stage}",
+                place=said.place,
+                others=((deepspeed.place("zero_optimization", "stage"), "decides the stage"),),
+                helps=(f"write {stage}, or remove it: the DeepSpeed file decides",),
+            )
+
+
+@rule("CF460")
+def deepspeed_file(facts: Facts) -> Iterator[Finding]:
+    """CF460: a launch file names another DeepSpeed file than the config.
+
+    Only the file that the config names is read and checked. The other one would have its own batch, clipping
+    and stage, and nobody would look at them. (lies B10, J3)
+    """
+    named = facts.run.config.deepspeed
+    for said in statements(facts.launch, "deepspeed_file"):
+        if named is not None and _same_path(str(said.value), named):
+            continue
+        place = facts.run.place("deepspeed")
+        is_named = "the config names none" if named is None else f"the config names {named}"
+        yield Finding(
+            "CF460",
+            f"the DeepSpeed file {said.value} is named here, but {is_named}",
+            place=said.place,
+            others=((place, "this one is checked"),) if named is not None else (),
+            helps=("remove it here: the config decides", f"or set deepspeed: {said.value} in the config"),
+        )
+
+
+def _differs(facts: Facts, code: str, said: Statement, key: str, title: str, right: str) -> Finding:
+    written = facts.run.is_written(key)
+    return Finding(
+        code,
+        title,
+        place=said.place,
+        others=((facts.run.place(key), "decides"),) if written else (),
+        helps=(f"write {right}, or remove it: the run config decides",),
+    )
+
+
+@rule("CF461")
+def another_run(facts: Facts) -> Iterator[Finding]:
+    """CF461: the launch command starts another run than the one that is checked.
+
+    It names another config, or lacks `path=value` words that `check` was given. What was found right would
+    then not be what trains. The command's own words need not be repeated: `check` reads them from the file.
+    """
+    for file in with_named(facts.launch):
+        if file.config is not None and not _same_path(file.config[0], facts.run.path):
+            yield Finding(
+                "CF461",
+                f"the command starts {file.config[0]}, but {facts.run.path} is checked",
+                place=file.config[1],
+                helps=(f"check that one: crossfoot check {file.config[0]} {file.path}",),
+            )
+        elif file.config is not None:
+            yield from _other_overrides(facts, file)
+
+
+def _other_overrides(facts: Facts, file: LaunchFile) -> Iterator[Finding]:
+    """Words that were given to `check`; those of the command are part of what is checked."""
+    if file.config is None or _may_hold_more(file):
+        return
+    there = {word for word, _ in file.overrides}
+    for word in facts.run.overrides:
+        if word in there:
+            continue
+        key = word.partition("=")[0]
+        other = next(((mine, place) for mine, place in file.overrides if mine.partition("=")[0] == key), None)
+        said = f"the command says {other[0]}" if other else "the command starts without it"
+        yield Finding(
+            "CF461",
+            f"checked with {word}, but {said}",
+            place=other[1] if other else file.config[1],
+            helps=(f"write {word} behind {file.config[0]} in the command", "or write it into the config"),
+        )
+
+
+def _may_hold_more(file: LaunchFile) -> bool:
+    """Whether the command hands on words that only the run can tell, such as "$@"."""
+    return any(UNKNOWN in word.text for command in certain_commands(file) for word in command.arguments)
+
+
+def _same_path(one: str, other: str) -> bool:
+    return os.path.abspath(one) == os.path.abspath(other)
+
+
+@rule("CF465")
+def foreign_engine(facts: Facts) -> Iterator[Finding]:
+    """CF465: accelerate is told to bring an engine of its own: DeepSpeed, FSDP or Megatron-LM.
+
+    crossfoot drives DeepSpeed directly; with accelerate in between, two layers would each believe in a batch
+    size. At start-up this is CF443. Several ranks: start with deepspeed, torchrun or srun, or let accelerate
+    only start processes (`--multi_gpu`). (lies B10, U1)
+    """
+    for file in with_named(facts.launch):
+        setting = file.setting("distributed_type")
+        overruled = any(
+            command.launcher.get("--multi_gpu") for other, command in commands(facts) if _uses(other, file)
+        )
+        if setting is not None and str(setting.value).upper() in _ENGINES and not overruled:
+            yield _engine(setting.place, setting.words, _ENGINES[str(setting.value).upper()])
+    for _, command in commands(facts):
+        for name, engine in _ENGINE_OPTIONS.items():
+            option = command.launcher.get(name) if command.launcher.kind == "accelerate" else None
+            if option is not None:
+                yield _engine(option.place, option.words, engine)
+            export = command.export(f"ACCELERATE_{name[2:].upper()}")
+            if export is not None and is_on(export.value):
+                yield _engine(export.place, f"{export.name}={export.value}", engine)
+
+
+def _uses(file: LaunchFile, named: LaunchFile) -> bool:
+    return any(each.file is named for each in file.named)
+
+
+def _engine(place: Place, words: str, engine: str) -> Finding:
+    return Finding(
+        "CF465",
+        f"{words} makes accelerate bring {engine} of its own",
+        place=place,
+        notes=("crossfoot drives DeepSpeed directly, so that nobody else decides on the batch",),
+        helps=(
+            "for several ranks start with deepspeed, torchrun or srun; the config names the DeepSpeed file",
+            "or, for one process that folds the plan, set distributed_type: 'NO' and num_processes: 1",
+        ),
+    )
+
+
+@rule("CF466")
+def one_process_only(facts: Facts) -> Iterator[Finding]:
+    """CF466: accelerate is asked for several processes and starts one; or is kept off the GPUs unseen.
+
+    `--cpu`, and a file with `distributed_type: 'NO'` (or MULTI_CPU without mpirun), start exactly one process
+    on each machine whatever num_processes says, and that one knows of no ranks: every machine would train the
+    whole data. Exporting ACCELERATE_USE_CPU leaves the GPUs idle without a word. (lies U1, U8)
+    """
+    for file, command in commands(facts):
+        layer = command.launcher
+        export = command.export("ACCELERATE_USE_CPU")
+        if export is not None and is_on(export.value) and layer.kind in ("accelerate", "python"):
+            yield Finding(
+                "CF466",
+                "ACCELERATE_USE_CPU keeps this run off the GPUs",
+                severity="warning",
+                place=export.place,
+                helps=("remove it where GPUs are meant to be used",),
+            )
+        if layer.kind != "accelerate":
+            continue
+        machines, processes = machines_and_processes(command, file)
+        reason = _why_one(command, file)
+        if reason is not None and max(machines or 1, processes or 1) > 1:
+            place, words = reason
+            asked = f"{processes}" if processes and processes > 1 else f"one world on {machines} machines"
+            yield Finding(
+                "CF466",
+                f"{words} makes accelerate start one process, not {asked}",
+                place=place,
+                others=((layer.place, "started here"),) if place.file != layer.place.file else (),
+                notes=("that process has no rank, so each one would train on all of the data",),
+                helps=(
+                    "for several ranks: accelerate launch --multi_gpu, or the deepspeed launcher",
+                    "or ask for one: --num_processes 1 --num_machines 1, which folds the plan",
+                ),
+            )
+
+
+def _why_one(command: Command, file: LaunchFile) -> tuple[Place, str] | None:
+    cpu = command.launcher.get("--cpu")
+    if cpu is not None:
+        return cpu.place, "--cpu"
+    option = command.launcher.get("--config_file")
+    named = next((each for each in file.named if option and each.place == option.place), None)
+    settings = named.file if named else None
+    kind = settings.setting("distributed_type") if settings else None
+    if settings is None or kind is None or command.launcher.get("--multi_gpu", *_ENGINE_OPTIONS):
+        return None
+    by_mpi = any(setting.path.startswith("mpirun_config") for setting in settings.settings)
+    value = "NO" if kind.value is False else str(kind.value).upper()
+    return (kind.place, f"distributed_type {value}") if value in ("NO", "MULTI_CPU") and not by_mpi else None
+
+
+@rule("CF467")
+def ranks_without_deepspeed_file(facts: Facts) -> Iterator[Finding]:
+    """CF467: a launch file starts several ranks, and the config names no DeepSpeed file.
+
+    Without one the run is the accelerate engine's: one process, into which the plan is folded. Several ranks
+    are DeepSpeed's work. At start-up this is CF441.
+    """
+    planned = planned_ranks(facts)
+    if facts.run.config.deepspeed is not None or planned is None or planned < 2:
+        return
+    for file, command in commands(facts):
+        for said in command_statements(command, file):
+            if said.dry_run or said.witness == "allocation" or said.value in (0, 1):
+                continue
+            if said.about in ("num_nodes", "gpus_per_node", "world_size"):
+                yield Finding(
+                    "CF467",
+                    f"{said.words} starts several ranks, but the config names no DeepSpeed file",
+                    place=said.place,
+                    others=((said.used_at, "used here"),) if said.used_at else (),
+                    helps=(
+                        "name one in the config: deepspeed: ds_configs/zero2.json",
+                        "or start one process, which folds the plan: accelerate launch --num_processes 1 ...",
+                    ),
+                )
+                break
+
+
+@rule("CF479")
+def foreign_arguments(facts: Facts) -> Iterator[Finding]:
+    """CF479: the command gives train.py an option of another trainer.
+
+    `--learning_rate 1e-4` and `--per_device_train_batch_size 4` are the Hugging Face Trainer's. crossfoot
+    takes the run from its config and from `path=value` words, and stops at an option that it does not know,
+    on every rank. (lie U7)
+    """
+    for _, command in commands(facts):
+        if not trains(command) or not config_words(command):
+            continue
+        words = command.arguments
+        for position, word in enumerate(words):
+            name, equals, value = word.text.partition("=")
+            if not name.startswith("--") or name in _OWN_OPTIONS:
+                continue
+            following = words[position + 1].known if position + 1 < len(words) else None
+            given = value if equals else ("" if (following or "-").startswith("-") else following or "")
+            yield Finding(
+                "CF479",
+                f"{name} is no option of crossfoot: it would stop here",
+                place=word.place,
+                helps=(_as_override(name[2:].replace("-", "_"), given, word),),
+            )
+
+
+def _as_override(name: str, value: str, word: Argument) -> str:
+    key = ELSEWHERE.get(name) or _FOREIGN.get(name)
+    if key is None and name in ("deepspeed", "deepspeed_config"):
+        key = "deepspeed"
+    if key is None:
+        return f"remove {word.text.partition('=')[0]}, or set what it means in the config"
+    return (
+        f"write {key}={value or 'VALUE'}" if is_known(tuple(key.split("."))) else f"set {key} in the config"
+    )

@@ -1,0 +1,172 @@
+"""What one rank says of itself when the roll is called: where it is, and everything that decides what it
+trains. Plain facts, as JSON: ranks of different versions of crossfoot must still understand each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import crossfoot
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
+from crossfoot.planning.prepare import Static
+from crossfoot.starting.world import World
+from crossfoot.training.devices import CPU, Device
+from crossfoot.written.model_facts import BUILTIN_TINY
+from crossfoot.written.run_file import RunFile
+
+DECIDING = ("torch", "deepspeed", "transformers", "peft")
+"""Libraries whose version decides what is computed, or what ranks say to each other."""
+BESIDE = ("accelerate", "numpy", "tokenizers")
+"""Libraries that should be the same; the plan's sha256 shows when they matter."""
+Facts = Mapping[str, str]
+NO_DEVICE = Device(CPU)
+
+
+@dataclass(frozen=True)
+class Account:
+    """One rank's account. Differs per rank; `parts` should not.
+
+    parts: for each thing that decides the run (config, deepspeed, data, model, code, libraries, beside) its
+    facts, name to value, as text. origins: where a part lies on this machine, for people. refused: what this
+    rank alone was refused for.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    num_nodes: int
+    launcher: str
+    host: str
+    pid: int
+    device: Device = NO_DEVICE
+    parts: Mapping[str, Facts] = field(default_factory=dict)
+    origins: Facts = field(default_factory=dict)
+    refused: tuple[Finding, ...] = ()
+
+    def to_json(self) -> str:
+        """As it travels."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def read_account(text: str) -> Account:
+    """An account as another rank sent it; what its version knows and ours does not is left out."""
+    told: dict[str, Any] = json.loads(text)
+    known = {name: told[name] for name in Account.__dataclass_fields__ if name in told}
+    known["device"] = Device(**known.get("device", {"kind": CPU}))
+    known["refused"] = tuple(read_finding(finding) for finding in known.get("refused", ()))
+    return Account(**known)
+
+
+def read_finding(told: Mapping[str, Any]) -> Finding:
+    """A finding from its JSON, without its edits: they are for the file of another machine."""
+    values = {**told, "fix": ()}
+    for name in ("notes", "helps"):
+        values[name] = tuple(told[name])
+    values["place"] = Place(**told["place"]) if told["place"] else None
+    values["others"] = tuple((Place(**place), label) for place, label in told["others"])
+    return Finding(**values)
+
+
+def account_of(static: Static, world: World, device: Device, refused: Sequence[Finding] = ()) -> Account:
+    """This rank's account. Reads the data files once for their sha256 (known ones are not read again)."""
+    run = static.run
+    data = run.config.data
+    files = [file for file in (*data.train, *data.validation) if os.path.isfile(file)]
+    states = source_states(files, run.index_dir)
+    deepspeed = static.facts.deepspeed
+    return Account(
+        rank=world.rank,
+        world_size=world.world_size,
+        local_rank=world.local_rank,
+        local_world_size=world.local_world_size,
+        node_rank=world.node_rank,
+        num_nodes=world.num_nodes,
+        launcher=world.launcher,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=device,
+        parts={
+            "config": flat(run.config.model_dump(mode="json")),
+            "deepspeed": flat(deepspeed.values) if deepspeed is not None else {},
+            "data": data_facts(states),
+            "model": model_facts(run),
+            "code": code_facts(Path(crossfoot.__file__).parent),
+            "libraries": versions(DECIDING),
+            "beside": {**versions(BESIDE), "python": ".".join(platform.python_version_tuple()[:2])},
+        },
+        origins={
+            "config": " ".join([run.path, *run.overrides]),
+            "deepspeed": os.path.abspath(deepspeed.path) if deepspeed is not None else "",
+            "code": str(Path(crossfoot.__file__).parent),
+        },
+        refused=tuple(refused),
+    )
+
+
+def flat(values: Any, name: str = "") -> dict[str, str]:
+    """Nested settings as dotted names and JSON values; a list is one value, an empty section too."""
+    if not isinstance(values, Mapping) or not values:
+        return {name: json.dumps(values, ensure_ascii=False)}
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def data_facts(states: Sequence[SourceState]) -> dict[str, str]:
+    """Each data file's content: its size in bytes and its sha256."""
+    return {state.path: f"{state.bytes:,} bytes, sha256 {state.sha256[:12]}" for state in states}
+
+
+def model_facts(run: RunFile) -> dict[str, str]:
+    """The model's config.json, the sizes of its weight files (their bytes are not read), and the tokenizer.
+
+    Empty for the built-in model and for a model that is not a folder here.
+    """
+    facts: dict[str, str] = {}
+    with suppress(Refused):  # whoever needs a tokenizer that is not there says so
+        if mark := tokenizer_mark(run):
+            facts["tokenizer"] = f"sha256 {mark[:12]}"
+    folder = Path(run.config.model.path)
+    if run.config.model.path == BUILTIN_TINY or not folder.is_dir():
+        return facts
+    for file in sorted(folder.iterdir()):
+        if file.name == "config.json":
+            facts[file.name] = f"sha256 {_sha256(file.read_bytes())}"
+        elif file.suffix in (".safetensors", ".bin"):
+            facts[file.name] = f"{file.stat().st_size:,} bytes"
+    return facts
+
+
+def code_facts(package: Path) -> dict[str, str]:
+    """sha256 of each source file of the package: what runs, wherever it was installed from."""
+    files = sorted(file for file in package.rglob("*.py"))
+    return {file.relative_to(package).as_posix(): _sha256(file.read_bytes()) for file in files}
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """The installed version of each library, without importing it."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

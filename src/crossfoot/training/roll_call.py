@@ -1,0 +1,163 @@
+"""The accounts of all ranks, held against each other: are they one run, on devices of their own? Plain facts
+in, findings out; no torch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from crossfoot.finding import Finding
+from crossfoot.starting.refusals import slots_unequal
+from crossfoot.training import start_refusals as refusals
+from crossfoot.training.account import Account, Facts
+from crossfoot.training.devices import CPU, CUDA
+
+_SHOWN = 5
+_ABSENT = "absent"
+PartFinding = Callable[[str, Sequence[str]], Finding]
+PARTS: dict[str, PartFinding] = {
+    "config": refusals.configs_differ,
+    "deepspeed": refusals.deepspeed_files_differ,
+    "data": refusals.data_differs,
+    "model": refusals.models_differ,
+    "code": refusals.code_differs,
+    "libraries": refusals.libraries_differ,
+    "beside": refusals.others_differ,
+}
+
+
+def disagreements(accounts: Sequence[Account]) -> tuple[Finding, ...]:
+    """Everything in which the ranks are not one run; errors before warnings. accounts: in rank order."""
+    findings = [*_own(accounts), *_shapes(accounts), *_parts(accounts), *_devices(accounts)]
+    return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
+
+
+def where(ranks: Sequence[Account], everyone: Sequence[Account]) -> str:
+    """Some ranks in few words: "node2" when they are all ranks of that host, else "rank 1 on node2"."""
+    hosts = list(dict.fromkeys(account.host for account in ranks))
+    whole = {account.rank for account in everyone if account.host in hosts}
+    if whole == {account.rank for account in ranks} and len(hosts) < len({one.host for one in everyone}):
+        return " and ".join(hosts)
+    numbers = ", ".join(str(account.rank) for account in ranks)
+    return f"rank{'s' if len(ranks) > 1 else ''} {numbers} on {' and '.join(hosts)}"
+
+
+def _own(accounts: Sequence[Account]) -> Iterator[Finding]:
+    """What single ranks were refused for, once each."""
+    yield from dict.fromkeys(finding for account in accounts for finding in account.refused)
+
+
+def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
+    """Every rank must have been told the same world, and that world must be the one that came."""
+    shapes: dict[tuple[str, int, int], list[Account]] = defaultdict(list)
+    for account in accounts:
+        shapes[account.launcher, account.world_size, account.num_nodes].append(account)
+    if len(shapes) > 1:
+        yield refusals.worlds_differ(
+            [
+                f"{where(ranks, accounts)}: {launcher} says {_count(size, 'rank')} on {_count(nodes, 'node')}"
+                for (launcher, size, nodes), ranks in shapes.items()
+            ]
+        )
+        return
+    nodes: dict[int, list[Account]] = defaultdict(list)
+    for account in accounts:
+        nodes[account.node_rank].append(account)
+    told = [
+        f"node {node} ({_list(sorted({rank.host for rank in ranks}))}) has {_count(len(ranks), 'rank')}"
+        for node, ranks in sorted(nodes.items())
+    ]
+    if len({len(ranks) for ranks in nodes.values()}) > 1:
+        yield slots_unequal(accounts[0].launcher, ", ".join(told))
+    wrong = [
+        f"rank {rank.rank} on {rank.host} was told {_count(rank.local_world_size, 'rank')} for its node, "
+        f"and node {node} has {len(ranks)}"
+        for node, ranks in sorted(nodes.items())
+        for rank in ranks
+        if rank.local_world_size != len(ranks)
+    ]
+    wrong += [
+        f"node {node} is {_list(sorted({rank.host for rank in ranks}))}"
+        for node, ranks in sorted(nodes.items())
+        if len({rank.host for rank in ranks}) > 1
+    ]
+    if wrong:
+        yield refusals.worlds_differ(wrong)
+
+
+def _parts(accounts: Sequence[Account]) -> Iterator[Finding]:
+    """Rank 0's parts are the ones the others are held against; one finding for each part."""
+    first = accounts[0]
+    for part, finding in PARTS.items():
+        others: dict[tuple[tuple[str, str], ...], list[Account]] = defaultdict(list)
+        mine = first.parts.get(part, {})
+        for account in accounts:
+            theirs = account.parts.get(part, {})
+            if theirs != mine:
+                others[tuple(sorted(theirs.items()))].append(account)
+        if not others:
+            continue
+        differing = [account for ranks in others.values() for account in ranks]
+        alike = [account for account in accounts if account not in differing]
+        notes: list[str] = []
+        for facts, ranks in others.items():
+            notes += _differences(dict(facts), where(ranks, accounts), mine, where(alike, accounts))
+            if part in first.origins and first.origins[part] != ranks[0].origins.get(part):
+                notes += [
+                    f"{where(alike, accounts)}: {first.origins[part]}",
+                    f"{where(ranks, accounts)}: {ranks[0].origins.get(part, '')}",
+                ]
+        if part == "libraries":
+            names = {name for facts in others for name in _names(dict(facts), mine)}
+            yield finding(f"{_list(sorted(names))} on {where(differing, accounts)}", notes)
+        else:
+            yield finding(f"on {where(differing, accounts)}", notes)
+
+
+def _differences(theirs: Facts, they: str, mine: Facts, we: str) -> Iterator[str]:
+    names = _names(theirs, mine)
+    for name in names[:_SHOWN]:
+        yield f"{name}: {mine.get(name, _ABSENT)} on {we}, {theirs.get(name, _ABSENT)} on {they}"
+    if len(names) > _SHOWN:
+        yield f"and {len(names) - _SHOWN} more"
+
+
+def _names(theirs: Facts, mine: Facts) -> list[str]:
+    return [name for name in {**mine, **theirs} if theirs.get(name) != mine.get(name)]
+
+
+def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
+    """A device for every rank, and one rank for every device."""
+    without = [account for account in accounts if account.device.kind == CPU]
+    if without and len(without) < len(accounts):
+        others = [account for account in accounts if account not in without]
+        yield refusals.devices_mixed(
+            [
+                f"{where(without, accounts)}: no GPU",
+                f"{where(others, accounts)}: {others[0].device.name or others[0].device.kind}",
+            ]
+        )
+    for account in accounts:
+        device = account.device
+        if device.kind == CUDA and device.index is None:
+            yield refusals.device_beyond(
+                account.rank, account.host, account.local_rank, account.local_world_size, device.visible
+            )
+    holders: dict[tuple[str, str], list[Account]] = defaultdict(list)
+    for account in accounts:
+        if identity := account.device.identity:
+            holders["" if identity.startswith("uuid") else account.host, identity].append(account)
+    for (_, identity), ranks in holders.items():
+        if len(ranks) > 1:
+            numbers, devices = [rank.rank for rank in ranks], [rank.device for rank in ranks]
+            hosts = _list(sorted({rank.host for rank in ranks}))
+            yield refusals.device_shared(numbers, hosts, identity, devices)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,78 @@
+"""Rank 0 makes the run folder its own, and every rank proves that it sees the same one: a random word that
+rank 0 writes there is read by all.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from crossfoot.finding import Refused
+from crossfoot.planning.run_folder import make_folder, system_refused
+from crossfoot.training.meeting import Meeting
+from crossfoot.training.refusals import folder_not_shared
+from crossfoot.written.run_file import RunFile
+
+NONCE_WAIT_SECONDS = 10.0
+"""A network file system may show a new file late."""
+
+
+def claim_folder(run: RunFile, rank: int, meeting: Meeting | None) -> None:
+    """Make the run folder on rank 0, and see it on all. Raises Refused, on all ranks together.
+
+    meeting: where the ranks meet; None for a rank that is alone.
+    """
+    if meeting is None:
+        make_folder(run)
+        return
+    nonce, refused = "", ()
+    if rank == 0:
+        nonce = secrets.token_hex(8)
+        try:
+            make_folder(run)
+            _write(_witness(run, nonce), nonce)
+        except Refused as refusal:
+            refused = refusal.findings
+    host = socket.gethostname()
+    hosts, nonces = zip(*(text.split() for text in meeting.exchange(f"{host} {nonce or '-'}")), strict=True)
+    meeting.share_refusal(refused)
+    witness = _witness(run, nonces[0])
+    sees = meeting.exchange("yes" if _reads(witness, nonces[0]) else "no")
+    if rank == 0:
+        witness.unlink(missing_ok=True)
+    meeting.refuse_together(
+        [
+            folder_not_shared(f"rank {number} on {hosts[number]}", f"rank 0 on {hosts[0]}", run.run_dir)
+            for number, answer in enumerate(sees)
+            if answer == "no"
+        ]
+    )
+
+
+def _witness(run: RunFile, nonce: str) -> Path:
+    return Path(run.run_dir) / f".nonce-{nonce}"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the word, or raise Refused with what the system says."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        error.filename = str(path.parent)  # a full disk names no file, and the nonce's name means nothing
+        raise Refused(system_refused(error)) from error
+
+
+def _reads(path: Path, expected: str) -> bool:
+    deadline = time.monotonic() + NONCE_WAIT_SECONDS
+    while True:
+        try:
+            if path.read_text(encoding="utf-8") == expected:
+                return True
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)

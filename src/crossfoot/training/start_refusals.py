@@ -1,0 +1,309 @@
+"""What can be wrong when the ranks of a run meet, before a weight is loaded: one function, one code, one
+manual page. Torch-free, so that `crossfoot explain` can read the pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossfoot.finding import Finding
+from crossfoot.manual import page
+from crossfoot.training.devices import Device
+
+SAME_CHECKOUT = "start every node from the same checkout, with the same words on the command line"
+
+
+@page("CF424")
+def configs_differ(where: str, notes: Sequence[str]) -> Finding:
+    """CF424: ranks read different run configs, or were given different words on the command line.
+
+    Every rank makes the plan itself. The values of the config, after its overrides, are compared on all ranks
+    before anything is tokenised; every key that differs is named with both values.
+    """
+    return Finding("CF424", f"different config {where}", notes=tuple(notes), helps=(SAME_CHECKOUT,))
+
+
+@page("CF425")
+def deepspeed_files_differ(where: str, notes: Sequence[str]) -> Finding:
+    """CF425: the DeepSpeed file has the same name on every node, and not the same settings.
+
+    What crossfoot owns is written into the settings on every rank alike; the rest is each node's own. Ranks
+    of different ZeRO stages or bucket sizes wait for one another in different places, or add up wrong
+    numbers.
+    """
+    return Finding("CF425", f"different DeepSpeed file {where}", notes=tuple(notes), helps=(SAME_CHECKOUT,))
+
+
+@page("CF426")
+def data_differs(where: str, notes: Sequence[str]) -> Finding:
+    """CF426: the data files have the same names on every node, and not the same content.
+
+    The sha256 of each file is compared, not its time. Sample 17 would be another sample on the other node:
+    some would be trained twice and others never.
+    """
+    return Finding(
+        "CF426",
+        f"different data {where}: same names, other content",
+        notes=tuple(notes),
+        helps=(
+            "put the data on storage that every node mounts, and name it in data.train",
+            "or copy it again to the nodes that differ",
+        ),
+    )
+
+
+@page("CF427")
+def code_differs(where: str, notes: Sequence[str]) -> Finding:
+    """CF427: another crossfoot runs on one of the nodes.
+
+    The sha256 of every source file of the installed package is compared, whatever its version number says.
+    With other code the same plan can be carried out differently, so this is an error even when the plans are
+    equal.
+    """
+    return Finding(
+        "CF427",
+        f"different code {where}",
+        notes=tuple(notes),
+        helps=("install the same crossfoot on every node, or run it from one shared checkout",),
+    )
+
+
+@page("CF428")
+def libraries_differ(where: str, notes: Sequence[str]) -> Finding:
+    """CF428: a library that decides what is computed has another version on one of the nodes.
+
+    torch: kernels and the way in which ranks talk. deepspeed: which rank owns which part of a tensor, and in
+    what order parts are exchanged. transformers: the model's forward. peft: which tensors an adapter has, and
+    their order. Ranks that differ in one of them hang, or train a mixture that nobody can repeat. Other
+    libraries only bring a warning (CF445).
+    """
+    return Finding(
+        "CF428",
+        f"different {where}",
+        notes=tuple(notes),
+        helps=("install from one constraints.txt on every node: pip install -c constraints.txt ...",),
+    )
+
+
+@page("CF429")
+def models_differ(where: str, notes: Sequence[str]) -> Finding:
+    """CF429: the model's or the tokenizer's folder is not the same on every node.
+
+    Compared are config.json, the names and sizes of the weight files, and the tokenizer's files. Weights of
+    equal size and other content are not seen here.
+    """
+    return Finding(
+        "CF429",
+        f"different model or tokenizer {where}",
+        notes=tuple(notes),
+        helps=("put the model on storage that every node mounts, or copy it again to the nodes that differ",),
+    )
+
+
+@page("CF445")
+def others_differ(where: str, notes: Sequence[str]) -> Finding:
+    """CF445: python, or a library that decides nothing between ranks, has another version on a node.
+
+    The sha256 of the plan, which is compared too, would show if it mattered. The run goes on.
+    """
+    return Finding(
+        "CF445",
+        f"different versions of libraries {where}",
+        severity="warning",
+        notes=tuple(notes),
+        helps=("install from one constraints.txt on every node",),
+    )
+
+
+@page("CF431")
+def engine_absent(found: str, expected: str) -> Finding:
+    """CF431: the engine that came out of the initialisation is not the one that was asked for.
+
+    Environment variables and settings can quietly put another engine in DeepSpeed's place, or none: then
+    nobody shards, and nobody adds up the gradients of the ranks. The type of the engine and of the optimizer
+    that it wraps are read back. (lie U1)
+    """
+    return Finding(
+        "CF431",
+        f"the engine is {found}, not {expected}",
+        notes=("read back after its initialisation, before the first forward",),
+        helps=(
+            "unset ACCELERATE_USE_CPU and other ACCELERATE_ variables, and look at what patches deepspeed",
+            "take hybrid_engine and pipeline settings out of the DeepSpeed file",
+        ),
+    )
+
+
+@page("CF432")
+def ranks_missing(
+    missing: Sequence[int], world_size: int, here: Sequence[str], point: str, seconds: float
+) -> Finding:
+    """CF432: some ranks never came to the roll call.
+
+    All ranks meet before anything is tokenised or loaded. One that was refused by a check of its own, that
+    was never started, or that cannot reach the meeting point is missing there; without this roll call the
+    others would wait for it for half an hour.
+    """
+    shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    return Finding(
+        "CF432",
+        f"{len(missing)} of {world_size} ranks did not come within {seconds:.0f} s: {shown}",
+        notes=(f"they were expected at {point}", f"here are {', '.join(here[:8])}"),
+        helps=(
+            "look for the output of a missing rank: its own check may have refused it",
+            "look whether all were started, and whether MASTER_ADDR and MASTER_PORT are the same everywhere",
+            "open that port between the nodes (a firewall drops it silently)",
+            "under srun add --kill-on-bad-exit=1: then no rank waits for one that was refused",
+        ),
+    )
+
+
+@page("CF448")
+def first_unreachable(
+    who: str, point: str, world_size: int, why: str, seconds: float, notes: Sequence[str]
+) -> Finding:
+    """CF448: a rank cannot reach the place where all ranks meet.
+
+    Rank 0 listens at MASTER_ADDR, MASTER_PORT (torchrun's agent does it for its ranks). It is not running, it
+    was refused by a check of its own, the address is another machine's, or a firewall is in between.
+    """
+    return Finding(
+        "CF448",
+        f"{who} found nobody at {point} within {seconds:.0f} s",
+        notes=(f"{world_size} ranks are to meet there; the system says: {why}", *notes),
+        helps=(
+            "look at the output of rank 0: its own check may have refused it",
+            "look whether MASTER_ADDR is the machine of rank 0, and the same on every node",
+            f"open the port between the nodes: `nc -vz {point.replace(':', ' ')}` must answer",
+        ),
+    )
+
+
+@page("CF449")
+def first_left(who: str, point: str, said: str) -> Finding:
+    """CF449: the place where the ranks meet was closed while a rank was still waiting there.
+
+    Rank 0 (torchrun's agent) holds it open. It was refused, was ended, or crashed: why is in its own output.
+    """
+    return Finding(
+        "CF449",
+        f"{who} was waiting for the others when {point} was closed",
+        notes=(f"torch.distributed says: {said}",),
+        helps=("look at the output of rank 0, which held it open: it says why it left",),
+    )
+
+
+@page("CF446")
+def rank_twice(ranks: Sequence[int], notes: Sequence[str]) -> Finding:
+    """CF446: two processes claim to be the same rank.
+
+    Ranks that were set by hand, one node started twice with the same --node_rank, or two runs that meet on
+    one port. Both processes would train the same share of each batch.
+    """
+    which = ", ".join(map(str, ranks))
+    return Finding(
+        "CF446",
+        f"more than one process is rank {which}",
+        notes=tuple(notes),
+        helps=(
+            "give every node a --node_rank of its own, and start each once",
+            "give two runs on one machine different ports: --master_port N",
+        ),
+    )
+
+
+@page("CF447")
+def ranks_apart(who: str, said: str) -> Finding:
+    """CF447: the ranks meet, but cannot talk to each other.
+
+    Each rank opens a port of its own for the others, beside the one where they meet. A firewall between the
+    nodes, or an interface that the other nodes cannot reach, stops them there.
+    """
+    return Finding(
+        "CF447",
+        f"{who} was at the roll call, but cannot talk to the other ranks",
+        notes=(f"torch.distributed says: {said}",),
+        helps=(
+            "name the interface between the nodes: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, such as eth0",
+            "open all ports between the nodes of the run: each rank takes one at random",
+        ),
+    )
+
+
+@page("CF439")
+def worlds_differ(notes: Sequence[str]) -> Finding:
+    """CF439: the ranks were told different worlds, or one that is not the world which came.
+
+    Launcher, world size, number of nodes and ranks per node must be the same for all, and the host names must
+    fit. Variables left over on one node, or two launchers on one meeting point, look like this. (lies U2, U9)
+    """
+    return Finding(
+        "CF439",
+        "the ranks do not agree on the world",
+        notes=tuple(notes),
+        helps=(
+            "start all ranks with one launcher, the same command on every node",
+            "unset rank variables that a shell exports: env | grep -E 'RANK|WORLD|SIZE'",
+        ),
+    )
+
+
+@page("CF436")
+def device_shared(ranks: Sequence[int], host: str, identity: str, devices: Sequence[Device]) -> Finding:
+    """CF436: two ranks are on the same device.
+
+    The uuid of the device (of the MIG slice, where a card is divided) is compared on all ranks. A rank takes
+    device 0 when it sees one only, else the one of its LOCAL_RANK: with one visible device for two ranks, or
+    the same LOCAL_RANK twice, they meet. NCCL refuses that late, and without saying who; gloo does not.
+    """
+    index = ", ".join(f"index {device.index} of {device.visible} visible" for device in devices)
+    numbers = " and ".join(map(str, ranks))
+    return Finding(
+        "CF436",
+        f"ranks {numbers} on {host} are on the same device",
+        notes=(f"it is {devices[0].name} {identity}", f"taken as: {index}"),
+        helps=(
+            f"let each rank see a device for every rank of its node: unset CUDA_VISIBLE_DEVICES on {host}",
+            "or start fewer ranks on that node",
+            "under srun ask for a GPU a task: --gpus-per-task=1, or --gres=gpu:N for N tasks",
+        ),
+    )
+
+
+@page("CF437")
+def device_beyond(rank: int, host: str, local_rank: int, local_world_size: int, visible: int) -> Finding:
+    """CF437: there is no device for a rank: its LOCAL_RANK is beyond the devices that it sees.
+
+    A rank takes the device of its LOCAL_RANK, or device 0 when it sees only one. CUDA itself would say
+    "invalid device ordinal", later, and not on which rank.
+    """
+    gpus = "1 GPU" if visible == 1 else f"{visible} GPUs"
+    return Finding(
+        "CF437",
+        f"rank {rank} on {host} has LOCAL_RANK {local_rank}, but sees {gpus}",
+        notes=(f"{local_world_size} ranks run on {host}",),
+        helps=(
+            f"start as many ranks on {host} as it has GPUs: --num_gpus {max(visible, 1)}, "
+            f"--nproc-per-node {max(visible, 1)}",
+            "or let them see more: CUDA_VISIBLE_DEVICES, srun --gres=gpu:N",
+        ),
+    )
+
+
+@page("CF438")
+def devices_mixed(notes: Sequence[str]) -> Finding:
+    """CF438: some ranks have a GPU, and others none.
+
+    Those without would compute on the CPU, hundreds of times slower, or not at all: the ranks do not even
+    choose the same way to talk. A node whose driver is down, or a job that got no GPU there, looks like this.
+    (lie U2)
+    """
+    return Finding(
+        "CF438",
+        "some ranks have a GPU, others have none",
+        notes=tuple(notes),
+        helps=(
+            "look at nvidia-smi on the nodes without: the driver, CUDA_VISIBLE_DEVICES, the job's --gres",
+            "to train on CPUs everywhere set DS_ACCELERATOR=cpu for all ranks",
+        ),
+    )

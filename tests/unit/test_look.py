@@ -1,0 +1,320 @@
+"""A look at the data: what it finds without an index, and that it counts what the index counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from crossfoot.finding import Refused
+from crossfoot.index import look as looking
+from crossfoot.index import measuring, token_counter
+from crossfoot.index.build import ensure_index
+from crossfoot.index.look import DataLook, look_at
+from crossfoot.index.sampling import all_records, some_records, with_line
+from crossfoot.index.templates import alpaca2
+from crossfoot.index.tokenizer import load_encoder
+from crossfoot.written.run_file import load_run
+from index_cases import GOOD, jsonl, written_run
+from support.launching import ROOT
+
+SHARED = ROOT.parent / "shared" / "data"
+CHINESE = SHARED / "chinese-llama-2-tokenizer"
+ALPACA = SHARED / "alpaca_zh_demo.json"
+SMOLLM = ROOT / "real" / "smollm2-135m"
+BEGUN = 1 + len(alpaca2("q", "").encode())
+"""Masked tokens of the instruction "q" in builtin:tiny."""
+
+
+def record(number: int, answer: str = "b") -> dict[str, str]:
+    return {"instruction": f"q{number:05}", "input": "", "output": answer}
+
+
+def codes(look: DataLook) -> list[tuple[str, int]]:
+    return [(finding.code, finding.place.line if finding.place else -1) for finding in look.findings]
+
+
+def test_good_data_leaves_nothing_to_say(tmp_path: Path) -> None:
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", *map(record, range(40)))])
+    look = look_at(run)
+    assert (look.records, look.samples, look.findings) == (40, 40, ())
+    assert (look.is_whole, look.is_indexed) == (True, False)
+    assert (look.repeated_samples, look.lost_share, look.rejected_records) == (0, 0.0, 0)
+
+
+def test_bad_records_are_named_with_their_lines(tmp_path: Path) -> None:
+    lines = [GOOD, {**GOOD, "output": ""}, "{", {"prompt": "a", "output": "b"}, "[1]"]
+    path = jsonl(tmp_path / "a.jsonl", *lines)
+    look = look_at(written_run(tmp_path, [path]))
+    assert codes(look) == [("CF507", 2), ("CF503", 3), ("CF508", 4), ("CF506", 5)]
+    assert "data.bad_samples: skip" in look.findings[-1].helps[-1]
+    skipping = look_at(written_run(tmp_path, [path], bad_samples="skip"))
+    assert codes(skipping) == [("CF503", 3)], "what is broken is refused all the same"
+    assert skipping.rejected_records == 3
+    assert skipping.rejected_example == f'{path}:2: "output" is empty'
+
+
+def test_the_index_refuses_the_same_records(tmp_path: Path) -> None:
+    rows = [{**GOOD, "instruction": "很长的问题" * (40 if n in (3, 9) else 1) + str(n)} for n in range(12)]
+    rows[5]["output"] = " "
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", *rows)])
+    with pytest.raises(Refused) as caught:
+        ensure_index(run, run.config.data.train, is_builder=True)
+    look = look_at(run)
+    assert codes(look) == [("CF509", 4), ("CF507", 6), ("CF509", 10)]
+    assert {(f.code, f.place, f.label) for f in look.findings} == {
+        (f.code, f.place, f.label) for f in caught.value.findings
+    }
+
+
+@pytest.mark.parametrize("longest", [4, 5, 9])
+def test_what_the_window_cuts_off(tmp_path: Path, longest: int) -> None:
+    rows = [{"instruction": "q", "output": "a" * length} for length in (4, longest)]
+    files = [jsonl(tmp_path / "a.jsonl", *rows)]
+    run = written_run(tmp_path, files, max_seq_len=BEGUN + 5)
+    look = look_at(run)
+    lost = longest + 1 - 5
+    assert look.truncated_samples == (lost > 0)
+    assert look.lost_share == pytest.approx(lost / (longest + 1 + 5))
+    assert look.longest_tokens == BEGUN + longest + 1
+    assert look.has_counted_all
+    exact = look_at(run, ensure_index(run, files, is_builder=True))
+    assert exact.is_indexed
+    assert exact.lost_share == pytest.approx(look.lost_share, rel=0.25), "the index counts after the shift"
+    assert (exact.longest_tokens, exact.truncated_samples) == (look.longest_tokens, look.truncated_samples)
+
+
+def test_many_long_records_are_represented_by_some(tmp_path: Path) -> None:
+    rows = [record(n, "a" * (200 if n < 2 else 10 + n % 7)) for n in range(2000)]
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", *rows)], max_seq_len=BEGUN + 15)
+    look = look_at(run)
+    assert not look.has_counted_all
+    assert look.longest_tokens == BEGUN + 5 + 200 + 1, "the longest ones are among them"
+    exact = look_at(run, ensure_index(run, run.config.data.train, is_builder=True))
+    assert look.truncated_samples == pytest.approx(exact.truncated_samples, rel=0.05)
+    assert look.lost_share == pytest.approx(exact.lost_share, rel=0.1)
+
+
+def test_repeats_and_what_validation_shares(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "a.jsonl", *map(record, (0, 1, 2, 1, 1, 3)))
+    validation = jsonl(tmp_path / "b.jsonl", *map(record, (3, 1, 9)))
+    run = written_run(tmp_path, [train], validation=[validation])
+    look = look_at(run)
+    assert (look.repeated_samples, look.leaked_records, look.validation_records) == (2, 2, 3)
+    index = ensure_index(run, [train], is_builder=True)
+    assert look_at(run, index).leaked_records == 2, "validation is not indexed yet"
+    ensure_index(run, [validation], is_builder=True)
+    exact = look_at(run, index)
+    assert (exact.repeated_samples, exact.leaked_records, exact.validation_records) == (2, 2, 3)
+
+
+def test_a_bad_validation_record_stops_the_run_too(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "a.jsonl", GOOD)
+    bad = {**GOOD, "instruction": "很长的问题" * 40}
+    validation = jsonl(tmp_path / "b.jsonl", GOOD, bad, {**GOOD, "output": None})
+    look = look_at(written_run(tmp_path, [train], validation=[validation]))
+    assert codes(look) == [("CF509", 2), ("CF507", 3)]
+
+
+def test_a_file_that_is_listed_twice_is_read_once(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *map(record, range(4)))
+    look = look_at(written_run(tmp_path, [path, path, str(tmp_path / "." / "a.jsonl")]))
+    assert (look.records, look.repeated_samples) == (4, 0)
+
+
+def test_an_empty_file_and_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    look = look_at(written_run(tmp_path, [str(empty), str(tmp_path / "absent.jsonl")]))
+    assert [finding.code for finding in look.findings] == ["CF505"]
+    assert look.records == 0
+
+
+@pytest.fixture
+def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as large."""
+    monkeypatch.setattr(looking, "WHOLE_BYTES", 100)
+
+
+def write(path: Path, rows: list[dict[str, str]], ending: str) -> str:
+    file = path / f"a.{ending}"
+    if ending == "parquet":
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, file, row_group_size=100)
+    elif ending == "json":
+        file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    else:
+        return jsonl(file, *rows)
+    return str(file)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_some_records_of_a_large_file(tmp_path: Path, small_reads: None, ending: str) -> None:
+    rows = [record(n, "答" * (1 + n % 5)) for n in range(1000)]
+    file = write(tmp_path, rows, ending)
+    drawn = list(some_records(file, "sft", 100))
+    values = [one.found.value for one in drawn]
+    assert values[0] == rows[0]
+    numbers = [int(value["instruction"][1:]) for value in values]
+    assert numbers == sorted(set(numbers)), "none twice"
+    assert 60 <= len(numbers) <= 200 and numbers[-1] > 800, "spread over the file"
+    whole = [one.found.value for one in all_records(file, "sft")]
+    assert whole == rows
+    look = look_at(written_run(tmp_path, [file]))
+    assert not look.is_whole
+    assert (look.findings, look.repeated_samples) == ((), 0)
+    assert look.records == look.samples <= 200
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_bad_record_in_a_large_file_has_its_line(tmp_path: Path, small_reads: None, ending: str) -> None:
+    rows = [{**record(n), "output": ""} for n in range(300)]
+    file = write(tmp_path, rows, ending)
+    look = look_at(written_run(tmp_path, [file]))
+    assert {finding.code for finding in look.findings} == {"CF507", "CF512"}
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    for finding in look.findings[:-1]:
+        assert finding.place is not None
+        text = lines[finding.place.line - 1]
+        assert ("{" in text) if ending == "json" else json.loads(text)["output"] == ""
+    assert len({finding.place for finding in look.findings}) == 21
+    assert "at least" in look.findings[-1].label
+
+
+def test_plain_text_is_read_without_datasets(tmp_path: Path, small_reads: None) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeff第一行\n\n第三行\r\n".encode() + b"\xff\n" + "第五行\n".encode() * 30)
+    found = [one.found for one in all_records(str(file), "pretrain")]
+    assert [one.line for one in found[:4]] == [1, 3, 4, 5]
+    assert [getattr(one, "code", "") for one in found[:4]] == ["", "", "CF504", ""]
+    assert found[1].value == {"text": "第三行"}
+    look = look_at(written_run(tmp_path, [str(file)], task="pretrain"))
+    assert look.records > 3
+
+
+def test_a_line_longer_than_is_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossfoot.index.sampling.LONGEST_RECORD_BYTES", 500)
+    rows = [record(n, "a" * (2000 if n == 50 else 10)) for n in range(100)]
+    drawn = list(some_records(jsonl(tmp_path / "a.jsonl", *rows), "sft", 90))
+    assert len(drawn) > 30
+    assert all(len(one.found.value["output"]) == 10 for one in drawn if hasattr(one.found, "value"))
+    assert all(hasattr(one.found, "value") for one in drawn), "half a line is no broken line"
+
+
+def test_lines_are_counted_up_to_a_record(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "a.jsonl", *map(record, range(50)))
+    for one in list(some_records(file, "sft", 10))[1:]:
+        problem = looking.Problem("CF507", 0, "x")
+        line = with_line(problem, file, one.start).line
+        assert int(one.found.value["instruction"][1:]) == line - 1
+
+
+def tokenizers() -> list[object]:
+    here = [pytest.param("builtin:tiny", id="tiny")]
+    for name, folder in (("chinese", CHINESE), ("smollm2", SMOLLM)):
+        skip = pytest.mark.skipif(not folder.is_dir(), reason=f"{folder.name} is not here")
+        here.append(pytest.param(str(folder), id=name, marks=skip))
+    return here
+
+
+@pytest.mark.parametrize("path", tokenizers())
+def test_it_counts_what_the_index_counts(tmp_path: Path, path: str) -> None:
+    run = written_run(tmp_path, ["a.jsonl"], tokenizer=path)
+    counter = token_counter.token_counter(run.config, run.index_dir)
+    encoder = load_encoder(path, run.index_dir)
+    texts = ["Say hello.", "苹果、梨、桃。", " two  blanks ", "x\ny\n", "😀" * 3, alpaca2("问", "一 2")]
+    assert counter.count(texts) == [len(ids) for ids in encoder.encode(texts)]
+    assert counter.is_exact
+    assert (counter.vocabulary, counter.begin_tokens) == (
+        encoder.facts.vocabulary,
+        len(encoder.facts.bos_ids),
+    )
+
+
+@pytest.mark.skipif(not (CHINESE.is_dir() and ALPACA.is_file()), reason="../shared is not here")
+def test_real_instructions_as_the_index_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written_run(tmp_path, [str(ALPACA)], tokenizer=str(CHINESE), max_seq_len=256)
+    look = look_at(run)
+    exact = look_at(run, ensure_index(run, run.config.data.train, is_builder=True))
+    assert look.lost_share == pytest.approx(exact.lost_share, rel=0.2)
+    assert look.truncated_samples == pytest.approx(exact.truncated_samples, rel=0.2)
+    assert look.repeated_samples == exact.repeated_samples == 8
+    assert look.vocabulary == exact.vocabulary == 55296
+    monkeypatch.setattr(measuring, "MEASURED_RECORDS", 1000)
+    look = look_at(run)
+    assert look.has_counted_all
+    assert (look.longest_tokens, look.truncated_samples) == (exact.longest_tokens, exact.truncated_samples)
+    assert look.lost_share == pytest.approx(exact.lost_share, rel=0.01)
+
+
+def test_without_a_tokenizer_tokens_are_estimated(tmp_path: Path) -> None:
+    rows = [{**GOOD, "instruction": "很长的问题" * 100}, record(1), record(2, "很长的回答" * 100)]
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", *rows)], tokenizer="owner/not-here")
+    look = look_at(run)
+    assert not look.is_counted and look.vocabulary is None
+    assert (look.hopeless_records, look.truncated_samples, look.findings) == (1, 1, ())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": 3}'])
+def test_a_damaged_tokenizer_is_somebody_elses_finding(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").write_text(text)
+    file = jsonl(tmp_path / "a.jsonl", record(1, "a" * 400))
+    assert not look_at(written_run(tmp_path, [file], tokenizer=str(tmp_path / "tok"))).is_counted
+
+
+def test_a_large_tokenizer_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_counter, "LARGEST_JSON_BYTES", 10)
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").write_text('{"version": "1.0"}')
+    run = written_run(tmp_path, ["a.jsonl"], tokenizer=str(tmp_path / "tok"))
+    assert isinstance(token_counter.token_counter(run.config, run.index_dir), token_counter.Estimate)
+
+
+def test_an_added_padding_token_is_no_row() -> None:
+    rows = token_counter._rows
+    assert rows(100, {100: "<pad>"}, {"pad_token": "<pad>"}) == 100
+    assert rows(100, {100: "<new>"}, {"pad_token": "<pad>"}) == 101
+    assert rows(100, {100: "</s>"}, {"pad_token": "</s>", "eos_token": {"content": "</s>"}}) == 101
+    assert rows(100, {}, {"added_tokens_decoder": {"104": {"content": "<x>"}}}) == 105
+    assert rows(100, {}, {}) == 100
+
+
+def test_records_that_fit_by_their_bytes_are_not_tokenised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "token_counter", lambda *_: pytest.fail("loaded"))
+    file = jsonl(tmp_path / "a.jsonl", *map(record, range(5)))
+    assert look_at(written_run(tmp_path, [file], max_seq_len=BEGUN + 20)).lost_share == 0
+    assert measuring.MORE_THAN_BYTES >= 4
+
+
+def test_the_look_brings_no_torch(tmp_path: Path) -> None:
+    file = write(tmp_path, [record(1, "a" * 400)], "parquet")
+    text = tmp_path / "b.txt"
+    text.write_text("a\nb\n")
+    written_run(tmp_path, [file, str(text)], task="pretrain")
+    code = (
+        "import sys; from crossfoot.index.look import look_at;"
+        "from crossfoot.written.run_file import load_run;"
+        f"print(look_at(load_run({str(tmp_path / 'run.yaml')!r})).records);"
+        "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["demo", "smollm2-reviews", "chinese-alpaca2"])
+def test_the_shipped_data_is_good(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    run = load_run(f"configs/{name}.yaml")
+    if not all(Path(file).exists() for file in run.config.data.train):
+        pytest.skip("its data is not here")
+    look = look_at(run)
+    assert (look.findings, look.leaked_records, look.rejected_records) == ((), 0, 0)
+    assert look.lost_share < 0.01 and look.repeated_samples < 0.01 * look.samples

@@ -1,0 +1,275 @@
+"""The roll call, with plain facts: what each disagreement between ranks is called, and that equal ranks have
+none. No torch, no process."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.planning.prepare import read_static
+from crossfoot.starting.meeting_point import (
+    is_own_address,
+    look_at_meeting_point,
+    wait_for_listener,
+    why_not_free,
+)
+from crossfoot.starting.world import read_world
+from crossfoot.training.account import Account, account_of, code_facts, flat, read_account
+from crossfoot.training.devices import Device, choose_index, identity_of
+from crossfoot.training.roll_call import disagreements
+from support.launching import free_port, small_config
+
+PARTS = {
+    "config": {"run.seed": "7", "batch.global_batch_size": "64"},
+    "deepspeed": {"zero_optimization.stage": "2"},
+    "data": {"data.jsonl": "10 bytes, sha256 aaaa"},
+    "model": {"config.json": "sha256 1111"},
+    "code": {"cli.py": "c0de"},
+    "libraries": {"torch": "2.13.0", "deepspeed": "0.19.8"},
+    "beside": {"numpy": "2.4.0", "python": "3.11"},
+}
+ORIGINS = {"code": "/shared/crossfoot"}
+
+
+def gpu(number: int, visible: int = 2, index: int | None = None) -> Device:
+    """A GPU that a rank sees among `visible`."""
+    return Device("cuda", visible, number % 2 if index is None else index, f"uuid GPU-{number}", "H100")
+
+
+def four(*devices: Device) -> list[Account]:
+    """Two nodes of two ranks, all alike; on CPUs unless devices are given."""
+    return [
+        Account(
+            rank=rank,
+            world_size=4,
+            local_rank=rank % 2,
+            local_world_size=2,
+            node_rank=rank // 2,
+            num_nodes=2,
+            launcher="deepspeed",
+            host=f"node{rank // 2 + 1}",
+            pid=100 + rank,
+            device=devices[rank] if devices else Device("cpu"),
+            parts=PARTS,
+            origins=ORIGINS,
+        )
+        for rank in range(4)
+    ]
+
+
+def changed(accounts: list[Account], ranks: tuple[int, ...], part: str, **facts: str) -> list[Account]:
+    """The same accounts, with other facts in a part of some ranks."""
+    return [
+        replace(account, parts={**account.parts, part: {**account.parts[part], **facts}})
+        if account.rank in ranks
+        else account
+        for account in accounts
+    ]
+
+
+def only(accounts: list[Account]) -> Finding:
+    (finding,) = disagreements(accounts)
+    assert finding.helps
+    return finding
+
+
+def test_equal_ranks_have_no_disagreement() -> None:
+    assert disagreements(four()) == ()
+    assert disagreements(four(*map(gpu, range(4)))) == ()
+    assert disagreements(four()[:1]) != (), "a world of four in which one rank came"
+
+
+@pytest.mark.parametrize(
+    ("part", "fact", "value", "code", "title"),
+    [
+        ("config", "run.seed", "8", "CF424", "different config on node2"),
+        ("deepspeed", "zero_optimization.stage", "3", "CF425", "different DeepSpeed file on node2"),
+        ("data", "data.jsonl", "10 bytes, sha256 bbbb", "CF426", "different data on node2: same names"),
+        ("model", "config.json", "sha256 2222", "CF429", "different model or tokenizer on node2"),
+        ("code", "cli.py", "beef", "CF427", "different code on node2"),
+        ("libraries", "torch", "2.12.0", "CF428", "different torch on node2"),
+        ("beside", "numpy", "2.3.0", "CF445", "different versions of libraries on node2"),
+    ],
+)
+def test_each_part_that_differs_on_a_node_is_named_with_both_values(
+    part: str, fact: str, value: str, code: str, title: str
+) -> None:
+    finding = only(changed(four(), (2, 3), part, **{fact: value}))
+    assert finding.code == code and finding.title.startswith(title)
+    assert finding.notes[0] == f"{fact}: {PARTS[part][fact]} on node1, {value} on node2"
+    assert finding.severity == ("warning" if code == "CF445" else "error")
+
+
+def test_one_rank_of_a_node_is_named_by_its_number() -> None:
+    finding = only(changed(four(), (3,), "config", **{"run.seed": "8"}))
+    assert finding.title == "different config on rank 3 on node2"
+    assert finding.notes == ("run.seed: 7 on ranks 0, 1, 2 on node1 and node2, 8 on rank 3 on node2",)
+
+
+def test_several_parts_are_said_at_once_errors_first() -> None:
+    accounts = changed(four(), (2, 3), "beside", numpy="1")
+    accounts = changed(accounts, (2, 3), "libraries", torch="2.12.0", deepspeed="0.18.0")
+    accounts = changed(accounts, (1,), "data", **{"data.jsonl": "9 bytes, sha256 cccc"})
+    found = disagreements(accounts)
+    assert [finding.code for finding in found] == ["CF426", "CF428", "CF445"]
+    assert found[1].title == "different deepspeed and torch on node2"
+
+
+def test_a_file_that_one_node_lacks_and_long_lists() -> None:
+    accounts = four()
+    parts = {**PARTS, "code": {f"m{number}.py": "1" for number in range(9)}}
+    accounts[3] = replace(accounts[3], parts=parts, origins={"code": "/home/me/crossfoot"})
+    finding = only(accounts)
+    assert "cli.py: c0de on" in finding.notes[0] and "absent on rank 3" in finding.notes[0]
+    assert "and 5 more" in finding.notes
+    assert any(note.endswith(": /home/me/crossfoot") for note in finding.notes)
+
+
+def test_a_rank_that_was_told_another_world() -> None:
+    accounts = four()
+    accounts[3] = replace(accounts[3], launcher="torchrun", world_size=2, num_nodes=1)
+    finding = only(accounts)
+    assert finding.code == "CF439"
+    assert "ranks 0, 1, 2 on node1 and node2: deepspeed says 4 ranks on 2 nodes" in finding.notes
+    assert "rank 3 on node2: torchrun says 2 ranks on 1 node" in finding.notes
+
+
+def test_ranks_per_node_that_are_not_what_came() -> None:
+    accounts = [replace(account, node_rank=min(account.rank, 1)) for account in four()]
+    found = disagreements([replace(account, host=f"node{account.node_rank + 1}") for account in accounts])
+    assert [finding.code for finding in found] == ["CF435", "CF439"]
+    assert "node 0 (node1) has 1 rank, node 1 (node2) has 3 ranks" in found[0].notes
+    assert "rank 0 on node1 was told 2 ranks for its node, and node 0 has 1" in found[1].notes
+
+
+def test_one_node_that_is_two_machines() -> None:
+    accounts = four()
+    accounts[1] = replace(accounts[1], host="node9")
+    finding = only(accounts)
+    assert finding.code == "CF439" and finding.notes == ("node 0 is node1 and node9",)
+
+
+def test_two_ranks_on_one_device() -> None:
+    finding = only(four(gpu(0), gpu(0, visible=1, index=0), gpu(2), gpu(3)))
+    assert finding.code == "CF436" and finding.title == "ranks 0 and 1 on node1 are on the same device"
+    assert finding.notes == (
+        "it is H100 uuid GPU-0",
+        "taken as: index 0 of 2 visible, index 0 of 1 visible",
+    )
+    same_place = Device("cuda", 1, 0, "PCI 0000:01:00.0", "V100")
+    devices = (same_place, gpu(1), replace(same_place), gpu(3))
+    assert disagreements(four(*devices)) == (), "the same place on the bus of another machine"
+    assert only(four(same_place, same_place, gpu(2), gpu(3))).code == "CF436"
+
+
+def test_a_local_rank_beyond_the_devices() -> None:
+    finding = only(four(gpu(0), gpu(1), gpu(2), Device("cuda", 0)))
+    assert finding.code == "CF437" and finding.title == "rank 3 on node2 has LOCAL_RANK 1, but sees 0 GPUs"
+
+
+def test_a_node_without_a_gpu() -> None:
+    finding = only(four(gpu(0), gpu(1), Device("cpu"), Device("cpu")))
+    assert finding.code == "CF438" and finding.notes == ("node2: no GPU", "node1: H100")
+
+
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "index"), [(1, 0, 0), (1, 3, 0), (8, 3, 3), (8, 8, None), (0, 0, None)]
+)
+def test_the_device_index(visible: int, local_rank: int, index: int | None) -> None:
+    assert choose_index(visible, local_rank) == index
+
+
+def test_the_identity_of_a_device() -> None:
+    bus = {"pci_domain_id": 0, "pci_bus_id": 0x1B, "pci_device_id": 0}
+    assert identity_of(SimpleNamespace(uuid="11ab-22", **bus)) == "uuid 11ab-22"
+    assert identity_of(SimpleNamespace(uuid="0000-00", **bus)) == "PCI 0000:1b:00.0"
+    assert identity_of(SimpleNamespace(**bus)) == "PCI 0000:1b:00.0"
+    assert identity_of(SimpleNamespace()) == ""
+
+
+def test_what_one_rank_was_refused_for_is_said_once() -> None:
+    refused = Finding("CF011", "in use", place=Place("c.yaml", 4, 12), notes=("n",), helps=("h",))
+    accounts = four()
+    accounts[0] = replace(accounts[0], refused=(refused,))
+    travelled = [read_account(account.to_json()) for account in accounts]
+    assert travelled == accounts
+    assert disagreements(travelled) == (refused,)
+
+
+def test_an_account_of_another_version_is_understood() -> None:
+    text = four()[0].to_json().replace('"pid"', '"news": 1, "pid"')
+    assert read_account(text) == four()[0]
+
+
+def test_a_real_account(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    account = account_of(read_static(str(config), ["run.seed=9"]), read_world({}), Device("cpu"))
+    assert account.parts["config"]["run.seed"] == "9"
+    assert account.parts["deepspeed"]["zero_optimization.stage"] == "2"
+    assert list(account.parts["data"]) == [str(tmp_path / "data.jsonl")]
+    assert account.parts["code"]["cli.py"] and account.parts["libraries"]["torch"][0].isdigit()
+    assert account.origins["config"] == f"{config} run.seed=9"
+    assert read_account(account.to_json()) == account
+
+
+def test_the_code_is_known_by_every_source_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("a.py", "deep/b.py"):
+        (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
+    before = code_facts(tmp_path)
+    (tmp_path / "deep" / "b.py").write_text("x = 2\n", encoding="utf-8")
+    after = code_facts(tmp_path)
+    assert list(before) == ["a.py", "deep/b.py"]
+    assert before["a.py"] == after["a.py"] and before["deep/b.py"] != after["deep/b.py"]
+
+
+def test_settings_are_compared_by_their_names() -> None:
+    assert flat({"a": {"b": 1, "c": {}}, "d": [1, {"e": 2}], "f": None}) == {
+        "a.b": "1", "a.c": "{}", "d": '[1, {"e": 2}]', "f": "null",
+    }  # fmt: skip
+
+
+# --- the meeting point
+
+
+def _told(**more: str) -> dict[str, str]:
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_SIZE": "2", "CROSS_RANK": "0"}
+    return {**told, "CROSS_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+
+
+def test_an_unknown_address_is_refused_before_torch() -> None:
+    told = _told(MASTER_ADDR="no-such-host.invalid")
+    with pytest.raises(Refused, match=r"CF433: rank 0 on .* cannot look up MASTER_ADDR no-such-host.invalid"):
+        look_at_meeting_point(read_world(told), told)
+
+
+def test_a_taken_port_is_refused_by_rank_0_alone() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        told = _told(MASTER_PORT=str(other.getsockname()[1]))
+        with pytest.raises(Refused, match="CF434: port") as refused:
+            look_at_meeting_point(read_world(told), told)
+        assert any("in use" in note for note in refused.value.findings[0].notes)
+        for meant in ({"RANK": "1", "LOCAL_RANK": "1"}, {"TORCHELASTIC_USE_AGENT_STORE": "True"}):
+            environ = {**told, **meant}
+            assert look_at_meeting_point(read_world(environ), environ)["MASTER_PORT"] == told["MASTER_PORT"]
+    assert why_not_free(int(told["MASTER_PORT"])) is None
+
+
+def test_waiting_for_a_listener() -> None:
+    port = free_port()
+    assert wait_for_listener("127.0.0.1", port, 0.3) == "connection refused"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        assert wait_for_listener("127.0.0.1", port, 5) is None
+
+
+def test_which_addresses_are_of_this_machine() -> None:
+    assert is_own_address("127.0.0.1") and not is_own_address("192.0.2.1")
