@@ -22,9 +22,9 @@ def _layouts() -> list[Case]:
     draw = random.Random(20)
     return [
         Case(
-            dp_degree=draw.randint(1, 5),
-            grad_accum_steps=draw.randint(1, 4),
-            micro_batch_size=draw.randint(1, 4),
+            dp_degree=draw.randint(1, 4),
+            grad_accum_steps=draw.randint(1, 3),
+            micro_batch_size=draw.randint(1, 3),
             folded=draw.random() < 0.5,
             lora=draw.random() < 0.7,
             seed=draw.randrange(1000),

@@ -29,6 +29,7 @@ batch:
 cluster: {gpus_per_node: 2.0}
 lr:
   learning_rate: 1e-4
+optimizer: {max_grad_norm: 3}
 deepspeed: ds.json
 train: {epochs: 1}
 """
@@ -99,7 +100,7 @@ def test_annotations_are_escaped_as_github_wants_it() -> None:
 
 def test_a_good_run_says_so_and_its_json_is_empty(check) -> None:
     Path("run.yaml").write_text(GOOD)
-    Path("ds.json").write_text("{}")
+    Path("ds.json").write_text('{"gradient_clipping": 3}')
     assert check() == (0, "run.yaml: nothing found\n")
     assert check("--format", "json") == (0, "[]\n")
     assert check("--format", "concise") == (0, "")
@@ -107,7 +108,7 @@ def test_a_good_run_says_so_and_its_json_is_empty(check) -> None:
 
 def test_warnings_alone_are_fine_unless_strict(check) -> None:
     Path("run.yaml").write_text(GOOD)
-    Path("ds.json").write_text("{ // zero\n}")
+    Path("ds.json").write_text('{"gradient_clipping": 3 // zero\n}')
     assert check()[0] == 0
     assert check("--strict")[0] == 1
     Path("ds.json").write_text("{")
@@ -129,7 +130,7 @@ def test_fix_repairs_what_is_safe_keeps_the_rest_and_shows_a_diff(check) -> None
     code, out = check("--fix")
     assert Path("run.yaml").read_text() == GOOD, "comments, order and blanks are as they were"
     repaired = DEEPSPEED.replace("16,", "64,").replace("2,}", "2}").replace("},\n}", "}\n}")
-    assert Path("ds.json").read_text() == repaired.replace("0.5", "1")
+    assert Path("ds.json").read_text() == repaired.replace("0.5", "3")
     for line in ('-  micro_batch_size: "4"   # per GPU', "+  micro_batch_size: 4   # per GPU", "+++ ds.json"):
         assert f"{line}\n" in out
     assert code == 0 and "// shards gradients" in Path("ds.json").read_text()

@@ -182,7 +182,7 @@ def test_a_bad_record_in_a_large_file_has_its_line(tmp_path: Path, small_reads: 
         assert finding.place is not None
         text = lines[finding.place.line - 1]
         assert ("{" in text) if ending == "json" else json.loads(text)["output"] == ""
-    assert len({finding.place for finding in look.findings}) == 21
+    assert len({finding.place for finding in look.findings}) == 20
     assert "at least" in look.findings[-1].label
 
 

@@ -1,4 +1,4 @@
-"""The learning rate: unscaled, scaled wrongly, too far, twice, in two places; and silence where it is right."""
+"""The learning rate: unscaled, scaled wrongly, too far, twice, in two places; silence where it is right."""
 
 from __future__ import annotations
 

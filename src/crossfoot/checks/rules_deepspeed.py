@@ -50,15 +50,16 @@ def gradient_clipping(facts: Facts) -> Iterator[Finding]:
     written = finite_number(deepspeed.get("gradient_clipping")) if deepspeed else None
     if deepspeed is None or written is None or written < 0 or written == norm:
         return
-    origin = "" if facts.run.is_written("optimizer.max_grad_norm") else ", its default"
+    is_written = facts.run.is_written("optimizer.max_grad_norm")
+    origin = "" if is_written else ", its default"
     yield Finding(
         "CF304",
         f"gradient_clipping says {_short(written)}, but optimizer.max_grad_norm is {norm:g}{origin}",
         place=deepspeed.place("gradient_clipping"),
-        others=((facts.run.place("optimizer.max_grad_norm"), f"clips at {norm:g}"),)
-        if facts.run.is_written("optimizer.max_grad_norm")
-        else (),
+        others=((facts.run.place("optimizer.max_grad_norm"), f"clips at {norm:g}"),) if is_written else (),
         helps=(f'write {norm:g} (or "auto")', f"or set optimizer.max_grad_norm to {_short(written)}"),
+        # against a mere default, the number in the file may be the one that was meant
+        fix=deepspeed.replacing("gradient_clipping", text=f"{norm:g}") if is_written else (),
     )
 
 
@@ -92,6 +93,7 @@ def precision(facts: Facts) -> Iterator[Finding]:
             notes=("DeepSpeed stops when both precisions are on",) if enabled and _both_are_on(facts) else (),
             others=((facts.run.place("model.dtype"), "decides the precision"),) if is_written else (),
             helps=(f'write {right} (or "auto")', *other),
+            fix=deepspeed.replacing(block, "enabled", text=right) if is_written else (),
         )
 
 

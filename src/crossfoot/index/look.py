@@ -92,7 +92,7 @@ class _Looking:
     run: RunFile
     files: Sequence[str]
     bad: list[tuple[int, Problem]] = field(default_factory=list)
-    is_whole: bool = True
+    is_cut_short: bool = False
 
     @cached_property
     def counter(self) -> TokenCounter:
@@ -106,7 +106,7 @@ class _Looking:
         wanted = [file for file in reversed(by_path.values()) if file_problem(file, data.task) is None]
         sizes = [os.path.getsize(file) for file in wanted]
         seen = Seen(is_whole=sum(sizes) <= WHOLE_BYTES)
-        self.is_whole &= seen.is_whole
+        self.is_cut_short |= not seen.is_whole
         for file, size in zip(wanted, sizes, strict=True):
             before = seen.records
             for drawn in _draw(file, data.task, None if seen.is_whole else size / sum(sizes)):
@@ -143,7 +143,7 @@ class _Looking:
         problems = Problems(self.files, stops=True)
         for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
             problems.note(file_id, problem)
-        return problems.findings(cut_short=not self.is_whole)
+        return problems.findings(cut_short=self.is_cut_short)
 
     def _number(self, file: str) -> int:
         return self.files.index(file)
@@ -170,6 +170,7 @@ def _of_records(run: RunFile, seen: Seen, looking: _Looking) -> DataLook:
         counter = looking.counter
     if long_ones:
         measured = measure(seen, long_ones, counter, config.data.max_seq_len)
+        looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
     return DataLook(

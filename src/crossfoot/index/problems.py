@@ -47,9 +47,9 @@ class Problems:
         findings = list(self._named)
         if self._more:
             at_least = "at least " if cut_short else ""
-            findings.append(
-                more_bad_records(Place(self._files[0]), f"{at_least}{self._more} more, not named here")
-            )
+            # Behind the last one that is named: in file order the rest comes after it.
+            where = findings[-1].place or Place(self._files[0])
+            findings.append(more_bad_records(where, f"{at_least}{self._more} more, not named here"))
         if findings and self._has_skippable:
             last = findings[-1]
             findings[-1] = _with_help(last, SKIP_HELP if last.helps else SKIP_HELP.removeprefix("or "))

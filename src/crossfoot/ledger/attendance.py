@@ -41,6 +41,12 @@ class Attendance:
         self._in_run[different] = True
         return repeated, first_seen
 
+    def mark(self, samples: Int64Array, epochs: Int64Array) -> None:
+        """Book samples as trained, epochs in ascending order, without asking which are repeats."""
+        for epoch in np.unique(epochs).tolist():
+            self._register(epoch)[samples[epochs == epoch]] = True
+        self._in_run[samples] = True
+
     def _register(self, epoch: int) -> BoolArray:
         if epoch not in self._in_epoch:
             while len(self._in_epoch) >= _LIVE_EPOCHS:

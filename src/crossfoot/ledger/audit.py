@@ -1,26 +1,42 @@
-"""Faults of the ledger as a book: lines that are missing, double, out of order, or do not add up across."""
+"""Faults of the ledger as a book: lines that are missing, double, out of order, or do not add up across.
+
+Only lines that count are looked at; a lost line is no fault, whatever it says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from crossfoot.ledger.ending import Ending
-from crossfoot.ledger.entry import Cause, RankCounts, StepEntry
+from crossfoot.ledger.entry import SKIPS, Cause, RankCounts, StepEntry
+from crossfoot.ledger.skipping import Policies
 
 _CROSS = {"samples": "real_samples", "forwards": "real_forwards"}
 _PAIRS = ("samples", "real_tokens", "trained_tokens", "forwards")
+NumberedLines = Sequence[tuple[int, StepEntry]]
+"""Line numbers in the ledger, from 1, with their lines."""
 
 
-def audit(entries: Sequence[StepEntry], asked_steps: int, ending: Ending | None) -> tuple[list[Cause], int]:
+def audit(
+    lines: NumberedLines,
+    asked_steps: int,
+    ending: Ending | None,
+    first_steps: Mapping[int, int],
+    policies: Mapping[int, Policies],
+) -> tuple[list[Cause], int]:
     """All causes of a receipt: the ledger's own faults first, then the causes its lines name.
 
-    asked_steps: lines beyond it are faults. Returns the causes and how many there are, those included that a
-    line counts and does not list.
+    lines: those that count. asked_steps: lines beyond it are faults. first_steps, policies: by attempt, as
+    far as known. Returns the causes and how many there are, those included that a line counts and does not
+    list.
     """
-    book = [*_order_faults(entries, asked_steps), *_missing(entries, ending)]
+    entries = [entry for _, entry in lines]
+    book = [*_order_faults(lines, asked_steps, first_steps), *_missing(entries, ending)]
     for entry in entries:
         book += _cross_foot(entry)
+        book += _skip_faults(entry, policies.get(entry.attempt))
         if entry.cause_count == 0 and not entry.causes and (words := _differences(entry)):
             message = f"planned and real differ, and no cause is named: {words}"
             book.append(Cause(entry.step, None, None, "unexplained difference", message))
@@ -29,44 +45,45 @@ def audit(entries: Sequence[StepEntry], asked_steps: int, ending: Ending | None)
     return book + named, count
 
 
-def _order_faults(entries: Sequence[StepEntry], asked_steps: int) -> Iterator[Cause]:
-    """Lines that stand twice, too late, or for steps that nobody asked for."""
+def _order_faults(lines: NumberedLines, asked_steps: int, first_steps: Mapping[int, int]) -> Iterator[Cause]:
+    """Lines that stand twice, too late, or for steps that nobody asked for, or not of this attempt."""
     seen: set[int] = set()
-    for line, entry in enumerate(entries, start=1):
-        step = entry.step
+    latest = -1
+    for line, entry in lines:
+        step, begins = entry.step, first_steps.get(entry.attempt, 0)
         if step in seen:
             yield Cause(
                 step, None, None, "step twice", f"line {line} of the ledger is a second one for step {step}"
             )
-        elif seen and step < max(seen):
+        elif step < latest:
             yield Cause(step, None, None, "step out of order", f"line {line} of the ledger comes too late")
+        elif 0 <= step < begins:
+            message = f"line {line} of the ledger is of attempt {entry.attempt}, which began at step {begins}"
+            yield Cause(step, None, None, "step out of order", message)
         if not 0 <= step < asked_steps:
             message = (
                 f"line {line} of the ledger is for step {step}, the run had steps 0 to {asked_steps - 1}"
             )
             yield Cause(step, None, None, "step not planned", message)
         seen.add(step)
+        latest = max(latest, step)
 
 
 def _missing(entries: Sequence[StepEntry], ending: Ending | None) -> Iterator[Cause]:
     """One cause for each run of steps without a line, up to the last one that is known to have been done."""
-    seen = {entry.step for entry in entries}
+    seen = {entry.step for entry in entries if entry.step >= 0}
     done = max(max(seen, default=-1) + 1, 0 if ending is None else ending.step)
-    first: int | None = None
-    for step in range(done + 1):
-        is_missing = step < done and step not in seen
-        if is_missing and first is None:
-            first = step
-        elif not is_missing and first is not None:
-            words = f"step {first}" if step - 1 == first else f"steps {first} to {step - 1}"
-            yield Cause(
-                first, None, None, "step missing", f"the ledger has no line for {words}", None, None, 1, 0
-            )
-            first = None
+    expected = 0
+    for step in [*sorted(seen), done]:
+        if step > expected:
+            words = f"step {expected}" if step - 1 == expected else f"steps {expected} to {step - 1}"
+            message = f"the ledger has no line for {words}"
+            yield Cause(expected, None, None, "step missing", message, None, None, 1, 0)
+        expected = step + 1
 
 
 def _cross_foot(entry: StepEntry) -> Iterator[Cause]:
-    """The ranks' columns must add up to the line's totals."""
+    """The ranks' columns must add up to the line's totals, and a part cannot be larger than the whole."""
     for field in fields(RankCounts):
         if field.name == "rank":
             continue
@@ -75,6 +92,29 @@ def _cross_foot(entry: StepEntry) -> Iterator[Cause]:
         if total != ranks:
             message = f"{name} is {total}, but its ranks add up to {ranks}"
             yield Cause(entry.step, None, None, "does not add up", message, None, None, total, ranks)
+    if not entry.first_seen_samples <= entry.distinct_samples <= entry.real_samples:
+        message = (
+            f"of {entry.real_samples} samples {entry.distinct_samples} are said to be different ones, "
+            f"and {entry.first_seen_samples} to be seen for the first time"
+        )
+        yield Cause(entry.step, None, None, "does not add up", message)
+
+
+def _skip_faults(entry: StepEntry, policies: Policies | None) -> Iterator[Cause]:
+    """A step that says it was left out on purpose must have been left out, and a policy must say so."""
+    why = entry.skipped
+    if why is None:
+        return
+    message = ""
+    if entry.applied:
+        message = f"the update was applied, and is said to be left out ({why})"
+    elif why == "not finite" and math.isfinite(entry.loss) and math.isfinite(entry.grad_norm):
+        message = f"the update is said to be left out ({why}), but loss and gradient norm are numbers"
+    if message:
+        yield Cause(entry.step, None, None, "does not add up", message)
+    elif policies is not None and not policies.states(why):
+        message = f"the update is said to be left out on purpose ({why}), but {SKIPS[why]} does not say so"
+        yield Cause(entry.step, None, None, "update not applied", message, None, None, 1, 0)
 
 
 def _differences(entry: StepEntry) -> str:

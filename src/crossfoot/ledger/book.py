@@ -3,6 +3,11 @@
 One process writes (rank 0). A line counts once its newline is there: a crash can only tear the last one,
 which readers leave out and say so. `append` hands the line to the operating system; only `fsync` makes it
 survive a power cut.
+
+All attempts at a run append to one book. A checkpoint makes it durable first, so what a crash tears or a
+power cut damages stands after the last line that the checkpoint vouches for. Those steps are computed again:
+when the book is opened for continuing, it is cut back to the last line that can be read. Damage before the
+checkpoint's last line is no crash's: such a book is refused.
 """
 
 from __future__ import annotations
@@ -18,32 +23,49 @@ from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import (
     disk_full,
     last_line_torn,
+    ledger_cut,
     ledger_missing,
     ledger_unwritable,
     line_damaged,
 )
 
+CUT_FILE = "ledger-cut.jsonl"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class BookLines(list[StepEntry]):
-    """The lines of a ledger in file order. torn: says so when an unfinished last line was left out, else
-    None.
+    """The lines of a ledger in file order, as far as they can be read.
+
+    torn: says so when an unfinished last line was left out, else None. damage: one finding for each line that
+    cannot be read; the lines end before the first of them. whole_bytes: size of the file up to and with the
+    last line that is here.
     """
 
-    def __init__(self, entries: Iterable[StepEntry] = (), torn: Finding | None = None) -> None:
+    def __init__(
+        self,
+        entries: Iterable[StepEntry] = (),
+        torn: Finding | None = None,
+        damage: tuple[Finding, ...] = (),
+        whole_bytes: int = 0,
+    ) -> None:
         super().__init__(entries)
         self.torn = torn
+        self.damage = damage
+        self.whole_bytes = whole_bytes
 
 
 class LedgerBook:
     """The ledger of one run, open for appending. Opening cuts off a torn last line that a crash has left.
 
-    Raises Refused (CF701: disk full; CF702: any other reason why it cannot be written).
+    whole_bytes: cut back to this size, from `read_readable`, when lines before the last are damaged too.
+    keep_in: a folder that gets the damaged lines that are cut off (CUT_FILE). Raises Refused (CF701: disk
+    full; CF702: any other reason why it cannot be written).
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, whole_bytes: int | None = None, keep_in: str | None = None) -> None:
         self.path = path
+        self.cut: Finding | None = None
+        """The note about what was cut off when it was opened (CF749), None when nothing was."""
         self.last_step: int | None = None
         """The last step this object has written, None before the first."""
         self.last_durable_step: int | None = None
@@ -52,8 +74,9 @@ class LedgerBook:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._good_bytes = _end_of_last_line(self._descriptor)
-            if os.fstat(self._descriptor).st_size > self._good_bytes:
-                os.ftruncate(self._descriptor, self._good_bytes)
+            if whole_bytes is not None:
+                self._good_bytes = min(self._good_bytes, whole_bytes)
+            self._cut_back(keep_in)
         except OSError as error:
             self._drop_descriptor()
             raise self._refusal(error, "be opened") from error
@@ -110,6 +133,24 @@ class LedgerBook:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
+    def _cut_back(self, keep_in: str | None) -> None:
+        """Cut off what stands after the last good line, durably, and note it. Raises OSError."""
+        size_bytes = os.fstat(self._descriptor).st_size
+        if size_bytes <= self._good_bytes:
+            return
+        tail = os.pread(self._descriptor, size_bytes - self._good_bytes, self._good_bytes)
+        lines = tail.count(b"\n")
+        kept = os.path.join(keep_in, CUT_FILE) if keep_in is not None and lines else None
+        if kept is not None:
+            with open(kept, "wb") as file:
+                file.write(tail)
+                file.flush()
+                os.fsync(file.fileno())
+        os.ftruncate(self._descriptor, self._good_bytes)
+        os.fsync(self._descriptor)
+        number = os.pread(self._descriptor, self._good_bytes, 0).count(b"\n") + 1
+        self.cut = ledger_cut(self.path, number, len(tail), lines, kept)
+
     def _cut_off(self) -> None:
         """Take back what was written of an unfinished line, if the file lets us."""
         try:
@@ -134,27 +175,60 @@ def read_book(path: str) -> BookLines:
 
     Raises Refused, unreadable: CF703 there is no ledger, CF704 lines that cannot be read, each named.
     """
+    lines = read_readable(path)
+    if lines.damage:
+        raise Refused(lines.damage)
+    return lines
+
+
+def read_readable(path: str) -> BookLines:
+    """The ledger's lines up to the first that cannot be read; `.damage` names all of those.
+
+    Raises Refused, unreadable: CF703 there is no ledger.
+    """
     try:
         with open(path, "rb") as file:
             *lines, rest = file.read().split(b"\n")
     except OSError as error:
         is_absent = isinstance(error, FileNotFoundError)
         raise Refused(ledger_missing(path, is_absent, error.strerror or str(error))) from error
-    entries, findings = [], []
+    entries: list[StepEntry] = []
+    findings: list[Finding] = []
+    whole_bytes = 0
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(entry_of(line.decode("utf-8")))
-        except ValueError as error:  # JSON and UTF-8 errors are ValueErrors
+            entry = entry_of(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
             findings.append(line_damaged(path, number, str(error)))
-    if findings:
-        raise Refused(findings)
-    return BookLines(entries, last_line_torn(path, len(lines) + 1, len(rest)) if rest else None)
+            continue
+        if not findings:
+            entries.append(entry)
+            whole_bytes += len(line) + 1
+    torn = last_line_torn(path, len(lines) + 1, len(rest)) if rest else None
+    return BookLines(entries, torn, tuple(findings), whole_bytes)
 
 
-def _end_of_last_line(descriptor: int) -> int:
-    """Bytes up to and with the last newline, 0 when there is none."""
+def last_attempt(path: str) -> int | None:
+    """The attempt of the ledger's last whole line; None without one, or when it cannot be read.
+
+    Looks at the end of the file only. Raises OSError when there is no file to read.
+    """
+    with open(path, "rb") as file:
+        end = _end_of_last_line(file.fileno())
+        start = _end_of_last_line(file.fileno(), max(0, end - 1))
+        line = os.pread(file.fileno(), end - start, start)
+    try:
+        return entry_of(line.decode("utf-8")).attempt
+    except ValueError:
+        return None
+
+
+def _end_of_last_line(descriptor: int, before: int | None = None) -> int:
+    """Bytes up to and with the last newline, 0 when there is none. before: look at no more bytes than
+    these.
+    """
     block_bytes = 1 << 16
-    end = os.fstat(descriptor).st_size
+    end = os.fstat(descriptor).st_size if before is None else before
     while end > 0:
         start = max(0, end - block_bytes)
         newline = os.pread(descriptor, end - start, start).rfind(b"\n")

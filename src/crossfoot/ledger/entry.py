@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
 
-LEDGER_FORMAT = 1
+LEDGER_FORMAT = 2
 MOST_CAUSES_OF_A_KIND = 8
 
 Value = int | float | str | None
+
+SKIPS: Mapping[str, str] = {"not finite": "faults.nonfinite", "overflow": "faults.overflow"}
+"""Why a step's update may be left out on purpose -> the key of the config that says so."""
 
 CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "missing sample": (
@@ -108,19 +111,23 @@ class RankCounts:
 
 @dataclass(frozen=True)
 class StepEntry:
-    """One optimizer step over all ranks. planned_: from the plan. The others were measured.
+    """One optimizer step over all ranks, as one attempt made it. planned_: from the plan. The others were
+    measured.
 
-    epoch: of the step's first sample, as planned. lr: of the lowest rank whose rate is not the planned one,
-    else of all. real_samples: segments differentiated, known or not. distinct_samples: different samples of
-    the data among them; repeated_samples: those already trained in the same epoch's order;
-    first_seen_samples: those never trained before in the run. forwards: over all ranks. loss: sum over all
-    ranks / planned trained tokens (NaN when there are none). grad_norm: of the lowest rank. applied: on every
-    rank. seconds: of the slowest rank. samples_sha256: first 16 hex digits of the sha256 over the sorted
-    little-endian 64-bit digests. wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan.
-    causes: at most MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
+    attempt: its number, from 1. epoch: of the step's first sample, as planned. lr: of the lowest rank whose
+    rate is not the planned one, else of all. real_samples: segments differentiated, known or not.
+    distinct_samples: different samples of the data among them; repeated_samples: those already trained in the
+    same epoch's order; first_seen_samples: those never trained before in the run. forwards: over all ranks.
+    loss: sum over all ranks / planned trained tokens (NaN when there are none). grad_norm: of the lowest
+    rank. applied: on every rank. skipped: why the update was left out on purpose, a key of SKIPS: the samples
+    were seen and not learned from; None when no policy left it out. seconds: of the slowest rank.
+    samples_sha256: first 16 hex digits of the sha256 over the sorted little-endian 64-bit digests.
+    wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
+    MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
     """
 
     step: int
+    attempt: int
     epoch: int
     lr: float
     planned_lr: float
@@ -140,6 +147,7 @@ class StepEntry:
     loss: float
     grad_norm: float
     applied: bool
+    skipped: str | None
     seconds: float
     planned_samples_sha256: str
     samples_sha256: str
@@ -171,10 +179,14 @@ def entry_of(line: str) -> StepEntry:
         raise ValueError("the line is not a JSON object")
     if document.get("format") != LEDGER_FORMAT:
         raise ValueError(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
-    values = _values(StepEntry, document)
+    values = values_of(StepEntry, document)
+    if values["attempt"] < 1:
+        raise ValueError(f"attempt is {values['attempt']}, and attempts are counted from 1")
+    if values["skipped"] is not None and values["skipped"] not in SKIPS:
+        raise ValueError(f"skipped is {values['skipped']!r}, and may be {' or '.join(SKIPS)}")
     values["causes"] = tuple(_cause(cause) for cause in _list(document, "causes"))
     values["per_rank"] = tuple(
-        RankCounts(**_values(RankCounts, counts)) for counts in _list(document, "per_rank")
+        RankCounts(**values_of(RankCounts, counts)) for counts in _list(document, "per_rank")
     )
     return StepEntry(**values)
 
@@ -186,10 +198,10 @@ def strict(value: Any) -> Any:
 
 def _cause(document: object) -> Cause:
     """One cause of a line."""
-    return Cause(**_values(Cause, document))
+    return Cause(**values_of(Cause, document))
 
 
-def _values(kind: type, document: object) -> dict[str, Any]:
+def values_of(kind: type, document: object) -> dict[str, Any]:
     """The dataclass's fields from a JSON object, each of its declared type; unknown keys are left alone."""
     if not isinstance(document, dict):
         raise ValueError(f"a {kind.__name__} is not a JSON object")

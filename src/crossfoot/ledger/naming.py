@@ -184,8 +184,12 @@ def name_rates(scene: Scene) -> tuple[list[Cause], list[StepWitness]]:
     return causes, wrong
 
 
-def name_updates(scene: Scene) -> list[Cause]:
-    """Updates that were not applied, losses and norms that are not finite."""
+def name_updates(scene: Scene, skipped: str | None) -> list[Cause]:
+    """Updates that were not applied, losses and norms that are not finite. skipped: why the update was left
+    out on purpose; then neither is a fault.
+    """
+    if skipped is not None:
+        return []
     causes = []
     left_out = [witness for witness in scene.witnesses if not witness.applied]
     for rank, accounts in _by_rank(scene, left_out, lambda witness: witness.nonfinite):

@@ -35,18 +35,23 @@ from crossfoot.ledger.naming import (
     name_witness_faults,
     unplanned_id,
 )
+from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness
 
-__all__ = ["PlannedStep", "Reconciler"]
+__all__ = ["PlannedStep", "Policies", "Reconciler", "remember"]
+
+_REMEMBERED_AT_ONCE = 1 << 18
+"""Samples marked together: few numpy calls, a few megabytes."""
 
 
 class Reconciler:
     """Turns planned steps and witnesses into ledger entries, and remembers which samples were trained.
 
     digests, token_digests: uint64[N]; lengths, trained_tokens: int32[N], all of the data index (memory-mapped
-    ones stay so). dp_degree: data-parallel ranks. origin: sample id -> "file:line". Steps are handed in
-    ascending order. Holds up to four bytes a sample, and 8 or 16 more once content had to be looked up that
-    was not planned.
+    ones stay so). dp_degree: data-parallel ranks. origin: sample id -> "file:line". attempt: its number, for
+    the lines. policies: which updates are left out on purpose; None: none. Steps are handed in ascending
+    order; those of earlier attempts first, by `remember`. Holds up to four bytes a sample, and 8 or 16 more
+    once content had to be looked up that was not planned.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class Reconciler:
         dp_degree: int,
         num_samples: int | None = None,
         origin: Callable[[int], str] | None = None,
+        attempt: int = 1,
+        policies: Policies | None = None,
     ) -> None:
         expected = len(digests) if num_samples is None else num_samples
         if {len(digests), len(token_digests), len(lengths), len(trained_tokens)} != {expected}:
@@ -73,13 +80,18 @@ class Reconciler:
         )
         self._dp_degree = dp_degree
         self._origin = origin
+        self._attempt = attempt
+        self._policies = policies or Policies()
         self._real = Attendance(expected)
         self._planned_in_run = np.zeros(expected, dtype=np.bool_)
 
     def mark_trained(self, planned: PlannedStep) -> None:
-        """Take over a step of an earlier attempt, trained as planned (its ledger line has no causes)."""
-        ids, epochs = _arrays(planned_samples(planned))
-        self._real.record(ids, epochs)
+        """Take over one step of an earlier attempt, trained as planned."""
+        self.mark_samples(*_arrays(planned_samples(planned)))
+
+    def mark_samples(self, ids: Int64Array, epochs: Int64Array) -> None:
+        """Take over the samples of steps of an earlier attempt, trained as planned, in step order."""
+        self._real.mark(ids, epochs)
         self._planned_in_run[ids] = True
 
     def step(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> StepEntry:
@@ -111,8 +123,9 @@ class Reconciler:
         rate_causes, wrong_rates = name_rates(scene)
         weight_causes = name_weights(scene)
         causes = name_witness_faults(scene) + name_forwards(scene, match) + name_samples(scene, match)
-        causes += name_content(scene, match) + rate_causes + name_updates(scene) + weight_causes
-        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes))
+        skipped = stated_skip(witnesses, self._policies)
+        causes += name_content(scene, match) + rate_causes + name_updates(scene, skipped) + weight_causes
+        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes), skipped)
 
     def _entry(
         self,
@@ -122,6 +135,7 @@ class Reconciler:
         causes: list[Cause],
         wrong_rates: Sequence[StepWitness],
         wrong_weight_forwards: int,
+        skipped: str | None,
     ) -> StepEntry:
         planned, witnesses = scene.planned, scene.witnesses
         per_rank = tuple(_counts(witness) for witness in witnesses)
@@ -134,6 +148,7 @@ class Reconciler:
         loss_sum = _sum(witness.loss_sum for witness in witnesses)
         return StepEntry(
             step=planned.step,
+            attempt=self._attempt,
             epoch=planned.epoch,
             lr=told[0].lr if told else math.nan,
             planned_lr=planned.lr,
@@ -153,6 +168,7 @@ class Reconciler:
             loss=loss_sum / planned.trained_tokens if planned.trained_tokens else math.nan,
             grad_norm=witnesses[0].grad_norm if witnesses else math.nan,
             applied=bool(witnesses) and all(witness.applied for witness in witnesses),
+            skipped=skipped,
             seconds=max((witness.seconds for witness in witnesses), default=0.0),
             planned_samples_sha256=samples_sha256(self._content.digests[ids]),
             samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
@@ -162,6 +178,31 @@ class Reconciler:
             causes=_first_of_each_kind(causes),
             per_rank=per_rank,
         )
+
+
+def remember(
+    reconciler: Reconciler,
+    samples_of: Callable[[int], tuple[Int64Array, Int64Array]],
+    lines: Iterable[StepEntry],
+) -> int:
+    """Take over what earlier attempts trained, skipped steps too: their samples were seen. Returns how many
+    steps.
+
+    lines: those that count, in ascending order. samples_of: step -> its sample ids and the epoch of each, as
+    planned (`Schedule.samples` and `Schedule.epochs_of`); no slots are dealt, so 100,000 steps are seconds.
+    """
+    steps, samples, epochs, waiting = 0, [], [], 0
+    for line in lines:
+        ids, of = samples_of(line.step)
+        samples.append(ids)
+        epochs.append(of)
+        steps, waiting = steps + 1, waiting + len(ids)
+        if waiting >= _REMEMBERED_AT_ONCE:
+            reconciler.mark_samples(np.concatenate(samples), np.concatenate(epochs))
+            samples, epochs, waiting = [], [], 0
+    if samples:
+        reconciler.mark_samples(np.concatenate(samples), np.concatenate(epochs))
+    return steps
 
 
 def samples_sha256(digests: Uint64Array) -> str:

@@ -22,7 +22,7 @@ def disk_full(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     written, and up to which it would survive a power cut.
     """
     title = f"the disk is full: the ledger cannot {deed}"
-    helps = ("free space there (or raise the quota), then train into another run folder",)
+    helps = ("free space there (or raise the quota), then continue the run: --continue RUN_DIR",)
     return Finding("CF701", title, place=Place(path), notes=notes, helps=helps)
 
 
@@ -76,7 +76,9 @@ def last_line_torn(path: str, number: int, size_bytes: int) -> Finding:
     """CF705: the run was cut off while it wrote the ledger's last line; that line is left out.
 
     A note, no error: the lines before it are whole. The step of that line was trained, or nearly so, but
-    nothing of it was saved, and the receipt does not count it.
+    nothing of it was saved, and the receipt does not count it. A checkpoint is only written when the lines of
+    all steps before it are safe, so a run that is continued computes that step again; the unfinished line is
+    cut off then (CF749).
     """
     title = f"the ledger's last line is unfinished and was left out ({size_bytes:,} bytes)"
     notes = ("the run was cut off while it wrote that line; the lines before it are whole",)
@@ -97,7 +99,8 @@ def lock_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding
 def ending_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
     """CF707: ending.json, which says how the run ended, is there and cannot be read.
 
-    A run that was killed has none, and its receipt says so. A damaged one is not taken for none: with
+    It lies in the folder of the attempt. An attempt that was killed has none, and the receipt says so for the
+    last one. A damaged one is not taken for none: with
     `--stop-after N` it decides how many steps the run is held against. Take the file from where it was
     written.
     """
@@ -113,3 +116,57 @@ def paper_unwritable(path: str, name: str, reason: str) -> Finding:
     """
     notes = (f"the system says: {reason}", "what stood there before is untouched")
     return Finding("CF708", f"{name} cannot be written", place=Place(path), notes=notes)
+
+
+@page("CF742")
+def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
+    """CF742: attempt.json, which says where an attempt at the run began, is absent or cannot be read.
+
+    A run that was killed and continued has one folder for each attempt, attempt-001, attempt-002 and so on,
+    and one ledger over all of them. Which of its lines still count follows from the step at which each
+    attempt began: what an attempt did beyond the first step of a later one was lost, and computed again.
+    Without that step nothing can be added up. The file is written whole, once, when the attempt starts; take
+    it from where it was written.
+    """
+    return Finding("CF742", title, place=place, notes=notes, unreadable=True)
+
+
+@page("CF746")
+def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Finding:
+    """CF746: there is a checkpoint after steps that the ledger has no line for, so an older one is continued.
+
+    Before a checkpoint is written the ledger is made durable up to its step, so no crash does this: the
+    ledger was cut, copied too early, or restored from a backup. From that checkpoint the run would go on, but
+    nobody could vouch for the steps without a line, and the receipt could never foot. Continued from the
+    older checkpoint those steps are computed again and get their lines. If the whole ledger lies elsewhere,
+    stop, bring it back, and continue then.
+    """
+    older = f"from the checkpoint after {first_step:,} steps" if first_step else "from the first step"
+    return Finding(
+        "CF746",
+        f"the checkpoint after {step:,} steps is passed over: the ledger has lines for {vouched:,} of them",
+        severity="warning",
+        place=Place(path),
+        notes=(f"the run continues {older}; the steps after it are computed again",),
+    )
+
+
+@page("CF749")
+def ledger_cut(path: str, number: int, size_bytes: int, lines: int, kept: str | None) -> Finding:
+    """CF749: the ledger was cut back to its last whole line, because the run is continued.
+
+    A note, no error. A kill can leave the ledger's last line unfinished, and a power cut can damage lines
+    that were not yet safe on the disk. Both can only stand after the last line that the checkpoint vouches
+    for: before a checkpoint is written, the ledger is made durable. The steps of those lines were lost with
+    the process, are computed again and get new lines. Damaged whole lines are not thrown away: they are kept
+    in the attempt's folder.
+    """
+    if lines:
+        what = f"{lines} line{'s' * (lines > 1)} from the first damaged one on"
+        title = f"the ledger was cut back to its last whole line: {what} ({size_bytes:,} bytes)"
+    else:
+        title = f"the ledger's unfinished last line was cut off ({size_bytes:,} bytes)"
+    notes = ["that step was never durable, and is computed again", f"what was cut off is kept: {kept}"]
+    return Finding(
+        "CF749", title, severity="note", place=Place(path, number), notes=tuple(notes[: 2 if kept else 1])
+    )

@@ -80,7 +80,7 @@ class StepWitness:
     lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the optimizer updated.
     loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the whole model.
     seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: this rank's wish to end the
-    run, 0 for none.
+    run, 0 for none. overflow: the loss scaler met a gradient too large for float16 and left the update out.
     """
 
     rank: int
@@ -94,6 +94,7 @@ class StepWitness:
     nonfinite: bool
     stop: int
     lost: Lost = Lost()
+    overflow: bool = False
 
 
 def packed_width(grad_accum_steps: int, micro_batch_size: int) -> int:
@@ -134,7 +135,7 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
             body += [segment.real_tokens, segment.trained_tokens]
         _lose(lost, cut)
         stored += 1
-    flags = int(witness.applied) | int(witness.nonfinite) << 1
+    flags = int(witness.applied) | int(witness.nonfinite) << 1 | int(witness.overflow) << 2
     head = [WITNESS_FORMAT, witness.rank, witness.step, flags, witness.stop, _bits(witness.lr)]
     head += [_bits(witness.loss_sum), _bits(witness.grad_norm), _bits(witness.seconds), stored, *lost]
     row = np.zeros(width, dtype=np.int64)
@@ -175,6 +176,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
         nonfinite=bool(words[3] & 2),
         stop=words[4],
         lost=Lost(*words[10:15]),
+        overflow=bool(words[3] & 4),
     )
 
 

@@ -9,11 +9,20 @@ import tempfile
 from pathlib import Path
 
 from crossfoot.finding import Finding, Place, Refused
-from crossfoot.ledger.receipt import LEDGER_FILE, LOCK_FILE
+from crossfoot.ledger.attempts import (
+    ATTEMPT_FILE,
+    ENDING_FILE,
+    LEDGER_FILE,
+    LOCK_FILE,
+    attempt_name,
+    attempt_numbers,
+    attempt_path,
+)
+from crossfoot.ledger.book import CUT_FILE, last_attempt
 from crossfoot.manual import page
 from crossfoot.written.run_file import RunFile
 
-ATTEMPT_NAME = "attempt-001"
+ATTEMPT_NAME = attempt_name(1)
 DEEPSPEED_NAME = "deepspeed.json"
 CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
@@ -44,7 +53,8 @@ def folder_in_use(run: RunFile) -> Finding:
     """CF011: the run folder already holds a run.
 
     One folder is one run: its lock, its ledger, its receipt. A second run in it would mix two ledgers, so it
-    is refused, and nothing in the folder is touched.
+    is refused, and nothing in the folder is touched. A run that was stopped or killed goes on from its last
+    checkpoint with --continue, as a further attempt at the same run; its receipt covers all of them.
     """
     return Finding(
         "CF011",
@@ -52,9 +62,27 @@ def folder_in_use(run: RunFile) -> Finding:
         place=_place(run),
         notes=(f"read it with: crossfoot receipt {run.run_dir}",),
         helps=(
-            f"train into another folder: run.dir={run.run_dir}-2",
+            f"continue that run: crossfoot train {run.path} --continue {run.run_dir}",
+            f"or train into another folder: run.dir={run.run_dir}-2",
             f"or delete the old run: rm -r {run.run_dir}",
         ),
+    )
+
+
+@page("CF748")
+def attempt_taken(run: RunFile, attempt: int) -> Finding:
+    """CF748: two processes wanted to continue the same run at the same moment, and the other one was faster.
+
+    Each attempt at a run has a folder of its own, and only the process that made it writes to the ledger.
+    Nothing was touched by the one that is refused. The same job started twice, or a job that was requeued
+    while its first start still lived, is the usual origin.
+    """
+    return Finding(
+        "CF748",
+        f"attempt {attempt} at {run.run_dir} was begun by another process",
+        place=_place(run),
+        notes=(f"look at what it does: crossfoot receipt {run.run_dir}",),
+        helps=("let it run, or stop it and continue then",),
     )
 
 
@@ -100,6 +128,14 @@ def _place(run: RunFile) -> Place:
     return run.place("run", "dir") if run.config.run.dir else Place(run.path)
 
 
+def holds_run(run_dir: str) -> bool:
+    """Whether a run was begun in this folder."""
+    names = (LOCK_FILE, LEDGER_FILE)
+    return bool(attempt_numbers(run_dir)) or any(
+        os.path.exists(os.path.join(run_dir, name)) for name in names
+    )
+
+
 def refuse_used_folder(run: RunFile) -> None:
     """Refused when `run.dir` already holds a run, is a file, or cannot be written. Leaves nothing behind.
 
@@ -108,7 +144,7 @@ def refuse_used_folder(run: RunFile) -> None:
     folder = run.run_dir
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise Refused(folder_is_file(run))
-    if any(os.path.exists(os.path.join(folder, name)) for name in (LOCK_FILE, LEDGER_FILE, ATTEMPT_NAME)):
+    if holds_run(folder):
         raise Refused(folder_in_use(run))
     missing = [path for path in (Path(folder), *Path(folder).parents) if not os.path.exists(path)]
     try:
@@ -123,29 +159,44 @@ def refuse_used_folder(run: RunFile) -> None:
                 path.rmdir()
 
 
-def make_folder(run: RunFile) -> None:
-    """Make the run folder and its attempt; Refused when it cannot be written, or another run was faster."""
+def make_folder(run: RunFile, attempt: int = 1) -> None:
+    """Claim an attempt by making its folder, and the run's for the first.
+
+    Making a folder either succeeds or finds that another process was faster, on shared storage too: of two
+    that want the same attempt one is Refused (the first attempt: CF011, a later one: CF748).
+    """
     try:
-        (Path(run.run_dir) / ATTEMPT_NAME).mkdir(parents=True)
+        os.makedirs(attempt_path(run.run_dir, attempt)) if attempt == 1 else os.mkdir(
+            attempt_path(run.run_dir, attempt)
+        )
     except FileExistsError as error:
-        raise Refused(folder_in_use(run)) from error
+        refusal = folder_in_use(run) if attempt == 1 else attempt_taken(run, attempt)
+        raise Refused(refusal) from error
     except OSError as error:
         raise Refused(folder_not_writable(run, error.strerror or str(error))) from error
 
 
-def release_folder(run: RunFile) -> None:
-    """Give a folder back in which no step was trained, so that the same command can be started again.
+def release_folder(run: RunFile, attempt: int = 1) -> None:
+    """Give an attempt back in which no step was trained, so that the same command can be started again.
 
-    Takes away what `make_folder` and the start of a run wrote there, and the folder if nothing else is in it.
-    A ledger with a line in it stays, and all else with it.
+    Takes away what `make_folder` and the start of the attempt wrote: of a first attempt the lock and the run
+    folder too, if nothing else is in it; after a later one the run is as it was before. An attempt that has a
+    line in the ledger stays, and all else with it.
     """
     folder = Path(run.run_dir)
-    attempt = folder / ATTEMPT_NAME
     ledger = folder / LEDGER_FILE
+    own = folder / attempt_name(attempt)
+    is_only = attempt_numbers(run.run_dir) == [1] and attempt == 1
     with contextlib.suppress(OSError):
-        if ledger.exists() and ledger.stat().st_size:
+        if is_only and ledger.exists() and ledger.stat().st_size:
             return
-        for file in (ledger, folder / LOCK_FILE, attempt / CONFIG_NAME, attempt / DEEPSPEED_NAME):
+        if not is_only and ledger.exists() and last_attempt(str(ledger)) == attempt:
+            return
+        for file in (ledger, folder / LOCK_FILE) if is_only else ():
             file.unlink(missing_ok=True)
-        attempt.rmdir()
-        folder.rmdir()
+        # attempt.json first: without it the attempt has not started, whatever else is left of it
+        for name in (ATTEMPT_FILE, LOCK_FILE, CONFIG_NAME, DEEPSPEED_NAME, ENDING_FILE, CUT_FILE):
+            (own / name).unlink(missing_ok=True)
+        own.rmdir()
+        if is_only:
+            folder.rmdir()

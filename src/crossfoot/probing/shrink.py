@@ -22,6 +22,7 @@ from crossfoot.written.model_mistakes import model_not_causal
 
 LAYERS, HEAD_DIM, VOCABULARY = 2, 16, 320
 MOST_KEY_HEADS, MOST_EXPERTS = 2, 4
+MOST_PARAMETERS = 20_000_000
 INITIALIZER_RANGE = 0.1
 """Spread of the random weights. At transformers' 0.02 a narrow model's attention is all but uniform, and the
 gradient of its queries and keys is little more than rounding."""
@@ -46,11 +47,7 @@ def write_small_model(path: str, folder: Path, seed: int, place: Place) -> str:
         try:
             small = _read(path)
             shrink(small.get_text_config())
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = AutoModelForCausalLM.from_config(small, dtype=torch.float32).eval()
-                with torch.no_grad():
-                    model(input_ids=torch.arange(8)[None, :], use_cache=False)
+            model = _made(small, seed)
             model.save_pretrained(folder)
             return f"{path} shrunk, random weights: {describe(small)}; it has {before}"
         except Exception as error:  # an architecture of any make may refuse any size in any way
@@ -58,6 +55,21 @@ def write_small_model(path: str, folder: Path, seed: int, place: Place) -> str:
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             )
     raise Refused(not_shrinkable(path, why, place))
+
+
+def _made(config: PretrainedConfig, seed: int) -> torch.nn.Module:
+    """The model of a config, float32, with random weights, after one forward. ValueError when it is not
+    small."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"it would still have {parameters:,} parameters")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with torch.no_grad():
+            model(input_ids=torch.arange(8)[None, :], use_cache=False)
+    return model
 
 
 def _read(path: str) -> PretrainedConfig:
@@ -86,8 +98,8 @@ def describe(config: PretrainedConfig) -> str:
 
 
 def shrink_all(config: PretrainedConfig) -> None:
-    """Few layers, narrow, small vocabulary; keeps the ratio of query to key heads, tied tables, the kinds of
-    layers and the kind of rotary positions.
+    """Few layers, narrow, small vocabulary, a wider spread of the random weights; keeps the ratio of query to
+    key heads, tied tables, the kinds of layers and the kind of rotary positions.
     """
     shrink_layers(config)
     heads = config.num_attention_heads
@@ -102,6 +114,7 @@ def shrink_all(config: PretrainedConfig) -> None:
     hidden = small_key_heads * group * HEAD_DIM
     wanted = {
         "num_key_value_heads": small_key_heads,
+        "num_kv_heads": small_key_heads,
         "head_dim": HEAD_DIM,
         "num_attention_heads": small_key_heads * group,
         "hidden_size": hidden,
@@ -122,17 +135,18 @@ def shrink_all(config: PretrainedConfig) -> None:
             wanted[name] = 8 * ceil_div(getattr(config, name) * hidden, 8 * old_hidden)
     for name, value in wanted.items():
         old = getattr(config, name, None)
-        if isinstance(old, int) and old > value:
+        is_derived = isinstance(getattr(type(config), name, None), property)
+        if isinstance(old, int) and old > value and not is_derived:
             setattr(config, name, value)
     if getattr(config, "query_pre_attn_scalar", None):
         config.query_pre_attn_scalar = HEAD_DIM
+    if hasattr(config, "initializer_range"):
+        config.initializer_range = INITIALIZER_RANGE
     _shorten_rope_factors(config, old_head_dim)
 
 
 def shrink_layers(config: PretrainedConfig) -> None:
-    """Two layers, or one of each kind; a small vocabulary; a wider spread of the random weights; no
-    dropout.
-    """
+    """Two layers, or one of each kind, and a small vocabulary."""
     layers = min(LAYERS, config.num_hidden_layers)
     kinds = getattr(config, "layer_types", None)
     if kinds:
@@ -145,8 +159,6 @@ def shrink_layers(config: PretrainedConfig) -> None:
         token = getattr(config, name, None)
         if isinstance(token, list) or (isinstance(token, int) and token >= config.vocab_size):
             setattr(config, name, None)
-    if hasattr(config, "initializer_range"):
-        config.initializer_range = INITIALIZER_RANGE
     config.use_cache = False
 
 

@@ -133,7 +133,8 @@ def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     """CF417: the ranks do not know where to meet.
 
     torch.distributed needs the address and a port of rank 0. Launchers export MASTER_ADDR and MASTER_PORT;
-    under srun they are made from the step's node list and the job id.
+    under srun they are made from the step's node list and the job id, so that its tasks are one world, and
+    not a world each. (lie B17)
     """
     names = " and ".join(missing)
     return Finding(
@@ -244,7 +245,7 @@ def not_alone(tasks: int, witness: str) -> Finding:
 
     One process folds the whole plan into itself. Were the other tasks to do the same, the run would be
     trained several times, in one folder. `accelerate launch --num_processes 2` on a machine without GPUs is
-    such a case: it starts one process only.
+    such a case, and with `--num_machines 2` too: it starts one process only, without a rank. (lie U8)
     """
     return Finding(
         "CF442",

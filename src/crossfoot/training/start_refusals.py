@@ -121,7 +121,7 @@ def engine_absent(found: str, expected: str) -> Finding:
 
     Environment variables and settings can quietly put another engine in DeepSpeed's place, or none: then
     nobody shards, and nobody adds up the gradients of the ranks. The type of the engine and of the optimizer
-    that it wraps are read back. (lie U1)
+    that it wraps are read back, and so is a DataParallel around the model. (lies U1, U3)
     """
     return Finding(
         "CF431",

@@ -26,6 +26,7 @@ from crossfoot.written.launch.statement import Argument, Command, Export, Layer,
 from crossfoot.written.source import Source
 
 DEEPEST = 4
+MOST_ARGUMENTS = 500
 _PYTHON = re.compile(r"python(\d+(\.\d+)*)?$", re.ASCII)
 _LAUNCHERS: Mapping[str, LayerKind] = {
     "srun": "srun",
@@ -182,12 +183,12 @@ def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tup
 
 
 def _shell_script(words: Sequence[Letters]) -> Letters | None:
-    """The script of `bash -c SCRIPT`."""
-    for position, word in enumerate(words[1:], 1):
-        if not word.text.startswith("-"):
-            return None
-        if "c" in word.text and not word.text.startswith("--") and position + 1 < len(words):
-            return words[position + 1]
+    """The script of `bash -c SCRIPT`; more options may stand between the two."""
+    is_script = False
+    for word in words[1:]:
+        if not word.text.startswith(("-", "+")):
+            return word if is_script else None
+        is_script |= "c" in word.text and word.text[:2] not in ("--", "++")
     return None
 
 
@@ -208,5 +209,5 @@ def _ended(
 ) -> Iterator[Command]:
     if not base.layers:
         base = replace(base, layers=(Layer("python", script.place),))
-    arguments = tuple(argument(source, word) for word in rest)
+    arguments = tuple(argument(source, word) for word in rest[:MOST_ARGUMENTS])
     yield replace(base, script=script, arguments=arguments, is_module=is_module)

@@ -258,14 +258,14 @@ class _Shell:
                 pieces = part.default or ()
                 field.begun |= not (len(pieces) == 1 and self.values.get(pieces[0].name) == ())
                 for piece in pieces:
-                    yield from self._array_words(piece, field)
+                    yield from self._array_words(piece, field, splits)
                     for letters in self._piece(piece):
                         field.add(letters)
                 continue
             if part.is_text:
                 field.add(Letters(part.text, part.offsets, is_open=part.text == UNKNOWN and not part.quoted))
                 continue
-            yield from self._array_words(part, field)
+            yield from self._array_words(part, field, splits)
             for letters in self._piece(part):
                 if splits and not part.quoted:
                     yield from field.add_split(letters)
@@ -274,12 +274,19 @@ class _Shell:
         if field.begun:
             yield field.done()
 
-    def _array_words(self, part: Part, field: _Field) -> Iterator[Letters]:
-        """`${NAME[@]}`: all words but the last are words of their own; the last is left to `_piece`."""
+    def _array_words(self, part: Part, field: _Field, splits: bool) -> Iterator[Letters]:
+        """`${NAME[@]}`: all words but the last are words of their own; the last is left to `_piece`. In an
+        assignment they are joined with blanks.
+        """
         value = self.values.get(part.name) if part.name else None
-        if isinstance(value, tuple):
-            for letters in value[:-1]:
+        for letters in value[:-1] if isinstance(value, tuple) else ():
+            if splits and not part.quoted:
+                yield from field.add_split(letters)
+            else:
                 field.add(letters)
+            if not splits:
+                field.add(Letters(" ", ()))
+            elif field.begun:
                 yield field.done()
 
     def _piece(self, part: Part) -> Iterator[Letters]:

@@ -1,0 +1,190 @@
+"""manifest.json of a checkpoint: written last, it says what every other file must be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+_CHUNK_BYTES = 1 << 24
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Damaged(Exception):
+    """A checkpoint is not what it was when it was written; the text says in what."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file of a checkpoint as it was written."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies. dtype: by safetensors' names."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds and what it belongs to.
+
+    step: optimizer steps done. plan_sha256: the lock of the attempt that wrote it. batches_sha256,
+    samples_sha256: the step sets and the samples, None where the plan does not know them. attempt: 1-based.
+    tensors: "NAME" the float32 value of the trained parameter NAME, "NAME.exp_avg" and "NAME.exp_avg_sq"
+    what adamw keeps for it. optimizer: its name. optimizer_step: how often it stepped. odd_steps: by
+    parameter, where that differs. validation_loss: None when none was taken. seconds: the save took.
+    written: ISO 8601, UTC.
+    """
+
+    step: int
+    plan_sha256: str
+    batches_sha256: str | None
+    samples_sha256: str | None
+    attempt: int
+    files: tuple[WrittenFile, ...]
+    tensors: Mapping[str, StoredTensor]
+    optimizer: str
+    optimizer_step: int
+    validation_loss: float | None
+    seconds: float
+    written: str
+    odd_steps: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all its files but the manifest."""
+        return sum(file.bytes for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document, with the sha256 of everything else in it."""
+        loss = self.validation_loss
+        document = {
+            "format": FORMAT,
+            "step": self.step,
+            "plan_sha256": self.plan_sha256,
+            "batches_sha256": self.batches_sha256,
+            "samples_sha256": self.samples_sha256,
+            "attempt": self.attempt,
+            "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in self.files],
+            "tensors": {
+                name: {"file": tensor.file, "shape": list(tensor.shape), "dtype": tensor.dtype}
+                for name, tensor in self.tensors.items()
+            },
+            "optimizer": {
+                "name": self.optimizer,
+                "step": self.optimizer_step,
+                "odd_steps": dict(self.odd_steps),
+            },
+            "validation_loss": loss if loss is not None and math.isfinite(loss) else None,
+            "seconds": self.seconds,
+            "written": self.written,
+        }
+        return {**document, "sha256": _own_sha256(document)}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Into a folder that is not a checkpoint yet; `commit` makes it durable. Raises OSError."""
+    text = json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n"
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises Damaged."""
+    try:
+        document = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise Damaged(f"{MANIFEST_FILE} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise Damaged(f"{MANIFEST_FILE} is not JSON") from error
+    if not isinstance(document, dict):
+        raise Damaged(f"{MANIFEST_FILE} is not a JSON object")
+    if isinstance(document.get("format"), int) and document["format"] > FORMAT:
+        raise Damaged(f"it is written in format {document['format']}, this version reads format {FORMAT}")
+    own = document.pop("sha256", None)
+    try:
+        if own != _own_sha256(document):
+            raise Damaged(f"{MANIFEST_FILE} is not what was written: its sha256 differs")
+        return _manifest_of(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{MANIFEST_FILE} does not say what it should: {error}") from error
+
+
+def verify_sizes(folder: Path, manifest: Manifest) -> None:
+    """Every file is there and as long as it was. Raises Damaged."""
+    for file in manifest.files:
+        try:
+            size = os.stat(folder / file.name).st_size
+        except FileNotFoundError:
+            raise Damaged(f"{file.name} is missing") from None
+        except OSError as error:
+            raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
+        if size != file.bytes:
+            raise Damaged(f"{file.name} has {size:,} bytes, {file.bytes:,} were written")
+
+
+def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
+    """Every byte of these files is as it was. Raises Damaged; reads them whole."""
+    for file in files:
+        try:
+            found = _sha256_of(folder / file.name)
+        except OSError as error:
+            raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
+        if found != file.sha256:
+            raise Damaged(f"{file.name} has sha256 {found[:7]}, {file.sha256[:7]} was written")
+
+
+def _manifest_of(document: dict[str, Any]) -> Manifest:
+    optimizer = document["optimizer"]
+    files = tuple(WrittenFile(f["name"], f["bytes"], f["sha256"]) for f in document["files"])
+    for file in files:
+        if not _PLAIN_NAME.fullmatch(file.name):
+            raise ValueError(f"{file.name!r} is no name of a file in its folder")
+    return Manifest(
+        step=document["step"],
+        plan_sha256=document["plan_sha256"],
+        batches_sha256=document["batches_sha256"],
+        samples_sha256=document["samples_sha256"],
+        attempt=document["attempt"],
+        files=files,
+        tensors={
+            name: StoredTensor(tensor["file"], tuple(tensor["shape"]), tensor["dtype"])
+            for name, tensor in document["tensors"].items()
+        },
+        optimizer=optimizer["name"],
+        optimizer_step=optimizer["step"],
+        odd_steps=optimizer["odd_steps"],
+        validation_loss=document["validation_loss"],
+        seconds=document["seconds"],
+        written=document["written"],
+    )
+
+
+def _own_sha256(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""What can be wrong with checkpoints: one function, one code, and its docstring is the manual page.
+
+Torch-free, so that `crossfoot explain` can read the pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossfoot.finding import Finding, Place
+from crossfoot.manual import page
+
+
+@page("CF760")
+def no_checkpoint(run_dir: str) -> Finding:
+    """CF760: a run is to be continued, and there is no checkpoint to continue from.
+
+    None was written yet, or every one of them is damaged: then each is named by a warning (CF761). The ledger
+    says which steps were trained; without their weights they would have to be trained again.
+    """
+    return Finding(
+        "CF760",
+        f"there is no good checkpoint to continue from in {run_dir}",
+        helps=("train again from the first step, into another folder: run.dir=...",),
+    )
+
+
+@page("CF761")
+def damaged(folder: str, problem: str, used: str | None) -> Finding:
+    """CF761: a checkpoint is not what was written, and the one before it is used.
+
+    A file is missing, shorter or longer than it was, has another sha256 than it had, or the manifest itself
+    cannot be read. Nothing is loaded from a damaged checkpoint. The steps after the older one are trained
+    again, and the ledger counts them as such.
+    """
+    return Finding(
+        "CF761",
+        f"a checkpoint is damaged: {problem}",
+        severity="warning",
+        place=Place(folder),
+        notes=(f"{used} is used instead" if used is not None else "there is no good one before it",),
+        helps=("look at the disk: what was written there has changed",),
+    )
+
+
+@page("CF762")
+def unfinished(folder: str, used: str | None) -> Finding:
+    """CF762: a checkpoint was being written when the run was killed.
+
+    Its folder never got its name, so it is not taken for a checkpoint. The next one that is written clears it
+    away.
+    """
+    kept = f"{used} is used" if used is not None else "there is no good one before it"
+    return Finding(
+        "CF762",
+        "a checkpoint was not finished: its save was cut off",
+        severity="warning",
+        place=Place(folder),
+        notes=(kept,),
+    )
+
+
+@page("CF763")
+def not_written(step: int, who: str, reason: str, folder: str, kept: str | None) -> Finding:
+    """CF763: a checkpoint could not be written; what is on the disk is named.
+
+    The disk is full, a quota is used up, or the file system failed, on one rank or on several. All ranks give
+    this save up together, what was written of it is cleared away, and the last good checkpoint stands. What
+    was trained since then is in memory only. `faults.disk_full` says whether the run goes on.
+    """
+    return Finding(
+        "CF763",
+        f"the checkpoint of step {step:,} could not be written: {reason}",
+        place=Place(folder),
+        notes=(
+            f"it failed on {who}",
+            f"kept: {kept}, the last good one" if kept is not None else "no checkpoint is kept",
+        ),
+        helps=("make room on that disk, or raise the quota", "or keep fewer checkpoints: checkpoint.keep=1"),
+    )
+
+
+@page("CF764")
+def other_tensors(where: str, names: Sequence[str]) -> Finding:
+    """CF764: the checkpoint holds other tensors than this run trains.
+
+    Names come from the model, the LoRA section and peft. A tensor that is trained and not in the checkpoint
+    would go on from its first value; one that is in the checkpoint and not trained would be lost.
+    """
+    count = f"{len(names):,} tensors are" if len(names) > 1 else "a tensor is"
+    return Finding(
+        "CF764",
+        f"{count} {where}",
+        notes=(_some(names),),
+        helps=("continue with the config that the run was started with",),
+    )
+
+
+@page("CF765")
+def other_shapes(
+    checkpoint: str, differing: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]
+) -> Finding:
+    """CF765: a tensor of the checkpoint has another shape than this run trains.
+
+    Another lora.r, another base model, or a tokenizer with another number of pieces.
+    """
+    name, saved, trained = differing[0]
+    more = len(differing) - 1
+    return Finding(
+        "CF765",
+        f"{name} is {_shape(saved)} in {checkpoint}, and {_shape(trained)} in this run",
+        notes=(f"and {more:,} tensors more",) if more else (),
+        helps=("continue with the config that the run was started with",),
+    )
+
+
+@page("CF766")
+def other_optimizer(checkpoint: str, saved: str, trained: str) -> Finding:
+    """CF766: the checkpoint was written under another optimizer.
+
+    The moments of adamw are no part of what sgd needs, and cannot be made up for adamw.
+    """
+    return Finding(
+        "CF766",
+        f"{checkpoint} was trained with {saved}, this run uses {trained}",
+        helps=(f"set optimizer.name to {saved}",),
+    )
+
+
+@page("CF767")
+def not_readable(checkpoint: str, who: str, reason: str) -> Finding:
+    """CF767: a checkpoint that was good a moment ago could not be read while it was loaded.
+
+    The disk failed, or another process changed the folder. What is in memory by then is a mixture, so nothing
+    is trained from it.
+    """
+    return Finding(
+        "CF767",
+        f"{checkpoint} could not be read: {reason}",
+        notes=(f"it failed on {who}",),
+        helps=("start again: the checkpoint is looked at anew",),
+        unreadable=True,
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    start = "for example " if len(names) > 3 else ""
+    return start + ", ".join(names[:3])
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{size:,}" for size in shape) if shape else "a single number"

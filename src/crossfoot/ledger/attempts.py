@@ -1,0 +1,221 @@
+"""A run is one or many attempts: what each of them was, and which lines of the one ledger still count.
+
+Attempt a begins at its `first_step`, where its checkpoint stood. A line of attempt a is lost when its step is
+not below the first step of some later attempt: it was computed, its weights are gone, and it was computed
+again, or will be. Every other line counts. So attempted = lost + counted, and each step has one counted line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.ledger.book import BookLines
+from crossfoot.ledger.ending import read_document, write_document
+from crossfoot.ledger.entry import StepEntry, values_of
+from crossfoot.ledger.refusals import attempt_unreadable, checkpoint_ahead
+
+LOCK_FILE, LEDGER_FILE, RECEIPT_FILE = "plan.lock.json", "ledger.jsonl", "receipt.json"
+ENDING_FILE, ATTEMPT_FILE = "ending.json", "attempt.json"
+ATTEMPT_FORMAT = 1
+_NAME = re.compile(r"attempt-(\d{3,})")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that was changed on purpose between attempts. key: dotted; before, now: as JSON has them."""
+
+    key: str
+    before: Any
+    now: Any
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run, as it was when it started.
+
+    attempt: its number, from 1. first_step: the step it began with, 0-based: so many were done before.
+    from_checkpoint: the folder it continued from, None when it began at the beginning. hosts: by node.
+    job_id: SLURM's, None without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt
+    before. crossfoot: the program's version.
+    """
+
+    attempt: int
+    first_step: int
+    from_checkpoint: str | None
+    world_size: int
+    num_nodes: int
+    gpus_per_node: int
+    engine: str
+    zero_stage: int | None
+    hosts: tuple[str, ...]
+    job_id: str | None
+    started: str
+    allowed: tuple[Change, ...] = ()
+    crossfoot: str = ""
+
+    def __post_init__(self) -> None:
+        if self.attempt < 1 or self.first_step < 0:
+            raise ValueError(f"attempt {self.attempt} cannot begin at step {self.first_step}")
+        if self.attempt == 1 and self.first_step:
+            raise ValueError(f"the first attempt begins at step 0, not at {self.first_step}")
+        if self.first_step and self.from_checkpoint is None:
+            raise ValueError(f"it begins at step {self.first_step}, and from no checkpoint")
+
+
+def attempt_name(attempt: int) -> str:
+    """Name of an attempt's folder below the run's: `attempt-001`."""
+    return f"attempt-{attempt:03d}"
+
+
+def attempt_numbers(run_dir: str) -> list[int]:
+    """The numbers of all attempt folders in ascending order, of those too that never started."""
+    try:
+        names = os.listdir(run_dir)
+    except OSError:
+        return []
+    found = (_NAME.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in found if match and match[0] == attempt_name(int(match[1])))
+
+
+def next_attempt(run_dir: str) -> int:
+    """The number of the attempt that may be claimed next: one more than the highest."""
+    return max(attempt_numbers(run_dir), default=0) + 1
+
+
+def attempt_path(run_dir: str, attempt: int, name: str = "") -> str:
+    """Path of an attempt's folder, or of a file in it."""
+    return os.path.join(run_dir, attempt_name(attempt), *([name] if name else []))
+
+
+def write_attempt(run_dir: str, attempt: Attempt) -> None:
+    """Write attempt.json atomically into the attempt's folder: from then on it has started, and lines beyond
+    its first step are lost. Everything else that belongs to its start is written before. Raises Refused.
+    """
+    path = attempt_path(run_dir, attempt.attempt, ATTEMPT_FILE)
+    write_document(path, {"format": ATTEMPT_FORMAT, **asdict(attempt)})
+
+
+def read_attempts(run_dir: str, trained: Collection[int] = ()) -> tuple[Attempt, ...]:
+    """Every attempt that has started, in order. trained: numbers of attempts that the ledger has lines of.
+
+    A folder without attempt.json was claimed and never started: it is passed over, unless it trained. The
+    first attempt of a run that has no other needs none: it began at step 0. Raises Refused (CF742,
+    unreadable) with all that are damaged or missing.
+    """
+    attempts: list[Attempt] = []
+    findings: list[Finding] = []
+    numbers = sorted({*attempt_numbers(run_dir), *trained})
+    for number in numbers:
+        path = attempt_path(run_dir, number, ATTEMPT_FILE)
+        if os.path.exists(path):
+            try:
+                attempts.append(_read_attempt(path, number))
+            except Refused as refused:
+                findings.extend(refused.findings)
+        elif number in trained and set(trained) != {1}:
+            note = f"the ledger has lines of attempt {number}"
+            findings.append(attempt_unreadable("an attempt's paper is not here", Place(path), (note,)))
+    if findings:
+        raise Refused(findings)
+    return tuple(attempts)
+
+
+class Standing:
+    """Which lines count, when these attempts have started. Attempts that it does not know lose nothing."""
+
+    def __init__(self, attempts: Iterable[Attempt]) -> None:
+        self._numbers: list[int] = []
+        self._limits: list[int] = []
+        for attempt in sorted(attempts, key=lambda attempt: attempt.attempt, reverse=True):
+            nearest = self._limits[-1] if self._limits else attempt.first_step
+            self._numbers.append(attempt.attempt)
+            self._limits.append(min(nearest, attempt.first_step))
+        self._numbers.reverse()
+        self._limits.reverse()
+
+    def limit(self, attempt: int) -> int | None:
+        """The first step whose line of this attempt is lost; None when all its lines count."""
+        later = bisect_right(self._numbers, attempt)
+        return self._limits[later] if later < len(self._limits) else None
+
+    def counts(self, entry: StepEntry) -> bool:
+        """Whether a line still counts."""
+        limit = self.limit(entry.attempt)
+        return limit is None or entry.step < limit
+
+
+def counted(
+    entries: Iterable[StepEntry], attempts: Iterable[Attempt]
+) -> tuple[list[StepEntry], list[StepEntry]]:
+    """(counted lines, lost lines), each in file order."""
+    standing = Standing(attempts)
+    count: list[StepEntry] = []
+    lost: list[StepEntry] = []
+    for entry in entries:
+        (count if standing.counts(entry) else lost).append(entry)
+    return count, lost
+
+
+def vouched_steps(entries: Iterable[StepEntry], attempts: Iterable[Attempt]) -> int:
+    """The largest n such that each of the steps 0 to n - 1 has a counted line: a run may be continued from a
+    checkpoint of at most so many steps.
+    """
+    seen = {entry.step for entry in counted(entries, attempts)[0]}
+    step = 0
+    while step in seen:
+        step += 1
+    return step
+
+
+def continue_from(
+    lines: BookLines, attempts: Iterable[Attempt], checkpoint_steps: Iterable[int], path: str
+) -> tuple[int, Finding | None]:
+    """(first step of the next attempt, a warning when the newest checkpoint cannot be it): the newest of the
+    checkpoints, given by their steps, that the ledger vouches for; 0 without one.
+
+    lines: from `read_readable`. path: of the ledger. Raises Refused (CF704) when a damaged line stands before
+    the last one of the newest checkpoint: no crash does that.
+    """
+    vouched = vouched_steps(lines, attempts)
+    steps = sorted(checkpoint_steps, reverse=True)
+    first_step = next((step for step in steps if step <= vouched), 0)
+    if not steps or steps[0] <= vouched:
+        return first_step, None
+    if lines.damage:
+        raise Refused(lines.damage)
+    return first_step, checkpoint_ahead(path, steps[0], vouched, first_step)
+
+
+def _read_attempt(path: str, number: int) -> Attempt:
+    document = read_document(path, attempt_unreadable, "an attempt's paper")
+    try:
+        attempt = _attempt_of(document)
+        if attempt.attempt != number:
+            raise ValueError(f"it is of attempt {attempt.attempt}")
+    except ValueError as error:
+        title = "an attempt's paper cannot be read"
+        raise Refused(attempt_unreadable(title, Place(path), (str(error),))) from error
+    return attempt
+
+
+def _attempt_of(document: Mapping[str, Any]) -> Attempt:
+    """Raises ValueError, saying what is wrong with it."""
+    if document.get("format") != ATTEMPT_FORMAT:
+        raise ValueError(f"its format is {document.get('format')!r}, this reads {ATTEMPT_FORMAT}")
+    hosts, allowed = document.get("hosts"), document.get("allowed")
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise ValueError(f"hosts is {hosts!r}, not a list of names")
+    names = ("key", "before", "now")
+    if not isinstance(allowed, list) or not all(
+        isinstance(change, dict) and set(names) <= set(change) and isinstance(change["key"], str)
+        for change in allowed
+    ):
+        raise ValueError("allowed is not a list of changes")
+    changes = tuple(Change(*(change[name] for name in names)) for change in allowed)
+    return Attempt(**{**values_of(Attempt, document), "hosts": tuple(hosts), "allowed": changes})

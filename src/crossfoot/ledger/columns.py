@@ -1,0 +1,114 @@
+"""The two columns of a receipt: what the plan adds up to, and what the ledger's counted lines add up to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from crossfoot.ledger.ending import Expects
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.naming import rate_is_planned
+
+Sums = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the receipt; difference is real - planned."""
+
+    name: str
+    planned: int
+    real: int
+
+    @property
+    def difference(self) -> int:
+        """0 when the row foots."""
+        return self.real - self.planned
+
+
+def planned_of_lock(expects: Expects) -> Sums:
+    """The planned column of a whole run."""
+    return _rows(
+        steps=expects.total_steps,
+        samples=expects.samples,
+        distinct_samples=expects.distinct_samples,
+        real_tokens=expects.real_tokens,
+        trained_tokens=expects.trained_tokens,
+        forwards=expects.forwards,
+    )
+
+
+def planned_of(entries: Iterable[StepEntry], asked_steps: int) -> Sums:
+    """The planned column of the steps that have a line, each counted once, none beyond those asked for."""
+    once = list({entry.step: entry for entry in entries if 0 <= entry.step < asked_steps}.values())
+    return _rows(
+        steps=len(once),
+        samples=sum(entry.planned_samples for entry in once),
+        distinct_samples=sum(entry.planned_first_seen_samples for entry in once),
+        real_tokens=sum(entry.planned_real_tokens for entry in once),
+        trained_tokens=sum(entry.planned_trained_tokens for entry in once),
+        forwards=sum(entry.planned_forwards for entry in once),
+    )
+
+
+def planned_forwards(entries: Iterable[StepEntry], promises: Mapping[int, Expects], last: Expects) -> int:
+    """Forwards of the whole run when its attempts deal them out differently.
+
+    promises: what each attempt's lock promises, by attempt; last: the one in force. A step that has a line is
+    planned as its attempt planned it, a missing one as the last attempt does. A lock knows the forwards of
+    all its steps together: where they do not divide evenly, the step's line is believed.
+    """
+    once = {entry.step: entry for entry in entries if 0 <= entry.step < last.total_steps}
+    forwards = 0
+    for entry in once.values():
+        each, rest = _forwards_a_step(promises.get(entry.attempt, last))
+        forwards += entry.planned_forwards if rest else each
+    missing = last.total_steps - len(once)
+    each, rest = _forwards_a_step(last)
+    if missing and rest:  # a forecast: a run with missing steps does not foot anyway
+        return forwards + round(last.forwards * missing / last.total_steps)
+    return forwards + missing * each
+
+
+def real_of(entries: Sequence[StepEntry]) -> Sums:
+    """The real column: every line that counts, in the order of the receipt's rows."""
+    sums: Counter[str] = Counter(
+        _rows(steps=0, samples=0, distinct_samples=0, real_tokens=0, trained_tokens=0, forwards=0)
+    )
+    for entry in entries:
+        is_other_rate = entry.applied and not rate_is_planned(entry.lr, entry.planned_lr)
+        sums["optimizer steps"] += 1
+        sums["updates applied"] += entry.applied
+        sums["samples"] += entry.real_samples
+        sums["distinct samples"] += entry.first_seen_samples
+        sums["samples seen twice"] += entry.repeated_samples
+        sums["real tokens"] += entry.real_tokens
+        sums["trained tokens"] += entry.trained_tokens
+        sums["forwards"] += entry.real_forwards
+        sums["steps at another rate"] += entry.wrong_rate_ranks > 0 or is_other_rate
+        sums["steps with a wrong token weight"] += entry.wrong_weight_forwards > 0
+    return dict(sums)
+
+
+def _forwards_a_step(expects: Expects) -> tuple[int, int]:
+    """(forwards of each step, what is left over) in one attempt's plan."""
+    return divmod(expects.forwards, expects.total_steps) if expects.total_steps else (0, expects.forwards)
+
+
+def _rows(
+    *, steps: int, samples: int, distinct_samples: int, real_tokens: int, trained_tokens: int, forwards: int
+) -> Sums:
+    """Row name -> planned; what nobody plans is 0."""
+    return {
+        "optimizer steps": steps,
+        "updates applied": steps,
+        "samples": samples,
+        "distinct samples": distinct_samples,
+        "samples seen twice": 0,
+        "real tokens": real_tokens,
+        "trained tokens": trained_tokens,
+        "forwards": forwards,
+        "steps at another rate": 0,
+        "steps with a wrong token weight": 0,
+    }

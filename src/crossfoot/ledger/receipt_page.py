@@ -1,0 +1,97 @@
+"""The receipt as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from crossfoot.ledger.entry import SKIPS, Cause
+from crossfoot.ledger.verdict import Receipt
+
+MOST_CAUSES_SHOWN = 10
+_LABEL_COLUMNS, _LEAST_COLUMN = 46, 10
+
+
+def render_receipt(receipt: Receipt) -> str:
+    """The receipt as text: rows, the verdict with its causes, then what the run leaves behind."""
+    head = f"receipt  {receipt.name}  lock {receipt.sha[:7]}"
+    cells = [(f"{row.planned:,}", f"{row.real:,}", _signed(row.difference)) for row in receipt.rows]
+    titles = ("planned", "real", "difference")
+    columns = [max(_LEAST_COLUMN, *(len(row[i]) for row in [titles, *cells])) for i in range(3)]
+    label_columns = max(_LABEL_COLUMNS, len(head) + 2)
+    lines = [_line(head, titles, label_columns, columns)]
+    for row, cell in zip(receipt.rows, cells, strict=True):
+        lines.append(_line(f"  {row.name}", cell, label_columns, columns))
+    if receipt.asked_steps < receipt.total_steps:
+        lines.append(
+            f"  the first {receipt.asked_steps:,} of {receipt.total_steps:,} steps, stopped there on purpose"
+        )
+    lines += [f"  {words}" for words in _history_words(receipt)]
+    lines.append(f"foots: {'yes' if receipt.foots else 'no'}")
+    if not receipt.complete:
+        verdict = "what was done foots" if receipt.foots_so_far else "what was done does not foot"
+        lines.append(
+            f"  not complete: {receipt.done_steps:,} of {receipt.asked_steps:,} steps done; {verdict}"
+        )
+    lines += [f"  {_cause_words(cause)}" for cause in receipt.causes[:MOST_CAUSES_SHOWN]]
+    if (more := receipt.cause_count - MOST_CAUSES_SHOWN) > 0:
+        lines.append(f"  and {more:,} more")
+    lines += [f"  note: {note}" for note in receipt.notes]
+    if receipt.validation_loss is not None:
+        lines.append(f"validation loss  {receipt.validation_loss:.6g}")
+    if receipt.adapter_path is not None:
+        lines.append(f"adapter          {receipt.adapter_path}")
+    return "\n".join(lines) + "\n"
+
+
+def _history_words(receipt: Receipt) -> list[str]:
+    """What the rows do not show: lost steps, skipped ones, changes on purpose. Nothing for an ordinary run of
+    one attempt.
+    """
+    words = []
+    if receipt.attempts > 1 or receipt.lost_steps:
+        kept = receipt.attempted_steps - receipt.lost_steps
+        lost = f"{receipt.lost_steps:,} lost" + (" and computed again" if receipt.is_regained else "")
+        words.append(
+            f"{_number(receipt.attempts, 'attempt')}: {_number(receipt.attempted_steps, 'step')} attempted, "
+            f"{lost if receipt.lost_steps else 'none lost'}, {kept:,} counted"
+        )
+    for skip in receipt.skips:
+        words.append(
+            f"{_number(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
+            f"{_number(skip.samples, 'sample')} seen, not learned from"
+        )
+    for change in receipt.allowed:
+        words.append(
+            f"changed on purpose in attempt {change.attempt}: "
+            f"{change.key} {_shown(change.before)} -> {_shown(change.now)}"
+        )
+    return words
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _cause_words(cause: Cause) -> str:
+    place = [f"step {cause.step}"]
+    if cause.rank is not None:
+        place.append(f"rank {cause.rank}")
+    if cause.forward is not None:
+        place.append(f"forward {cause.forward}")
+    origin = f"  {cause.origin}" if cause.origin else ""
+    return f"{cause.code}  {', '.join(place)}: {cause.message}{origin}"
+
+
+def _line(label: str, cells: Sequence[str], label_columns: int, columns: Sequence[int]) -> str:
+    numbers = "  ".join(cell.rjust(width) for cell, width in zip(cells, columns, strict=True))
+    return f"{label.ljust(label_columns)}{numbers}"
+
+
+def _signed(difference: int) -> str:
+    return f"{difference:+,}" if difference else "0"

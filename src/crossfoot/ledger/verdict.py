@@ -1,0 +1,98 @@
+"""What a receipt says: the rows, the causes, and how many steps were attempted, lost, skipped and applied."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crossfoot.ledger.columns import Row
+from crossfoot.ledger.entry import Cause
+
+RECEIPT_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt as the receipt tells it. steps: lines it wrote; lost: how many of them do not count."""
+
+    attempt: int
+    first_step: int
+    from_checkpoint: str | None
+    steps: int
+    lost: int
+    world_size: int
+    engine: str
+    zero_stage: int | None
+    lock: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Skips:
+    """Steps whose update was left out on purpose. why: a key of SKIPS. samples: seen, not learned from."""
+
+    why: str
+    steps: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A value that an attempt with counted lines was allowed to change."""
+
+    attempt: int
+    key: str
+    before: Any
+    now: Any
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a run was planned to do and what it did, over all its attempts.
+
+    foots: everything that was asked for was done, every row's difference is 0 and there is no cause.
+    complete: every step asked for has its line. foots_so_far: the steps that were done are as planned, be the
+    run complete or not. asked_steps: N of a run stopped on purpose (the rows are its first N steps), else
+    total_steps. done_steps: different steps with a line that counts. reason: of the ending, None without one.
+    causes: the first 1,000; cause_count: all. notes: what is worth knowing and no fault, such as a torn last
+    line. attempts: how many have started. Each line of the ledger is one of attempted_steps = lost_steps +
+    counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every lost step
+    has a line that counts by now. sha: of the first lock.
+    """
+
+    name: str
+    sha: str
+    foots: bool
+    complete: bool
+    foots_so_far: bool
+    asked_steps: int
+    total_steps: int
+    done_steps: int
+    reason: str | None
+    rows: tuple[Row, ...]
+    causes: tuple[Cause, ...]
+    cause_count: int
+    notes: tuple[str, ...] = ()
+    validation_loss: float | None = None
+    adapter_path: str | None = None
+    attempts: int = 1
+    attempted_steps: int = 0
+    lost_steps: int = 0
+    is_regained: bool = False
+    applied_steps: int = 0
+    skipped_steps: int = 0
+    skips: tuple[Skips, ...] = ()
+    allowed: tuple[Allowed, ...] = ()
+    history: tuple[AttemptRow, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when it foots, else 3 (a run that was stopped before its end has its own code: 75 or 130)."""
+        return 0 if self.foots else 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `receipt.json`."""
+        document = {"format": RECEIPT_FORMAT, **asdict(self)}
+        document["rows"] = [{**asdict(row), "difference": row.difference} for row in self.rows]
+        document["causes"] = [cause.to_json() for cause in self.causes]
+        return document

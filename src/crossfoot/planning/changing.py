@@ -1,0 +1,308 @@
+"""What may change between two attempts at a run, what may not, and what may when it is said on purpose.
+
+Step k is a function of the data, the seed, the global batch and `data.last_step`. As long as those stay, the
+steps after a checkpoint hold exactly the samples that were not trained before it, on any topology. So they
+are never changed. What only decides how a step moves the weights (rates, length, the optimizer's numbers,
+precision) is the same run in name only when it changes: it is refused with both values, can be allowed with
+`--allow KEY`, and the receipt says so. Where and how fast a step is computed is nobody's promise.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.ledger.attempts import Change
+from crossfoot.manual import page
+from crossfoot.written.known_keys import sections
+from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.run_file import RunFile
+from crossfoot.written.shown import shown
+
+_OTHER_STEPS = (
+    "which samples a step holds follows from it: steps after the checkpoint would repeat and miss some"
+)
+_OTHER_SHAPE = "the checkpoint holds tensors of the old shape, and they mean nothing in the new one"
+
+NEVER: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("run.seed", "data.train", "data.last_step", "data.bad_samples", "batch.global_batch_size"),
+        _OTHER_STEPS,
+    ),
+    **dict.fromkeys(
+        ("data.task", "data.template", "data.max_seq_len", "tokenizer.path"),
+        "the samples would be other tokens than those that were trained",
+    ),
+    **dict.fromkeys(("lora", "lora.r", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE),
+    "lora.alpha": "what the adapter has learned would count alpha / r times as much all at once",
+    "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
+}
+"""Keys that make another run of it, and why. Data, tokenizer, batch and length are compared by what they come
+to, not by how they are written: the same files may lie elsewhere.
+"""
+
+ALLOWABLE: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *(f"lr.{key}" for key in ("reference", "reference_batch", "rule", "schedule", "min_ratio")),
+            *(f"lr.{key}" for key in ("warmup_steps", "warmup_fraction", "warmup_samples")),
+        ),
+        "the rate would jump at the step where the run continues",
+    ),
+    **dict.fromkeys(
+        ("train.epochs", "train.max_steps"),
+        "the rate's schedule ends with the run, so later rates change too",
+    ),
+    **dict.fromkeys(
+        (f"optimizer.{key}" for key in ("betas", "eps", "weight_decay", "max_grad_norm")),
+        "the optimizer would make other updates of the same gradients",
+    ),
+    "model.dtype": "forwards would be rounded otherwise; the trained weights stay float32 in the checkpoint",
+    "model.path": "frozen weights are not in the checkpoint: allow it when the same weights lie there",
+    "lora.dropout": "the model would be trained with another regularisation",
+}
+"""Keys that may be changed with --allow, and what that does."""
+
+FREE: frozenset[str] = frozenset(
+    (
+        *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
+        *(
+            "data.validation",
+            "data.layout",
+            "data.index_dir",
+            "batch.micro_batch_size",
+            "batch.grad_accum_steps",
+        ),
+        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults"),
+    )
+)
+"""Keys, and whole sections, that may change as they like: where a step is computed, how fast, what is
+shown.
+"""
+
+_BY_CONTENT = (
+    "data.train",
+    "data.task",
+    "data.template",
+    "data.max_seq_len",
+    "data.bad_samples",
+    "tokenizer.path",
+)
+_RATE = (
+    *(("plan", "learning_rate", key) for key in ("peak", "schedule", "min_ratio")),
+    ("plan", "warmup_steps"),
+)
+_UNORDERED = ("lora.target_modules", "lora.modules_to_save")
+
+
+@page("CF743")
+def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
+    """CF743: a run is to be continued with another value than it was trained with so far.
+
+    The rates, the length of the run, the optimizer's numbers and the precision belong to the plan that the
+    receipt is held against. One that changes unnoticed makes a curve that nobody can explain later. Write the
+    old value back, and the run is the one that was planned; or say `--allow KEY` for exactly this key, and
+    the change is written into attempt.json and shown by every receipt of this run. Topology, micro batch,
+    accumulation, ZeRO stage, engine and everything else that does not touch the weights needs no allowing.
+    """
+    key = change.key
+    return Finding(
+        "CF743",
+        f"{key} is {shown(change.now)}, and the run was trained with {shown(change.before)} so far",
+        place=_place(run, key),
+        label=f"attempt {attempt} had {shown(change.before)}",
+        notes=(ALLOWABLE.get(key, "it is not known what this key changes"),),
+        helps=(
+            f"write {shown(change.before)} back" if change.before is not None else f"remove {key}",
+            f"or change it on purpose: --allow {key} (the receipt says so)",
+        ),
+    )
+
+
+@page("CF744")
+def bad_allow(key: str, near: Sequence[str], why: str | None = None) -> Finding:
+    """CF744: --allow was given a word that is no key of the config that may be changed on purpose.
+
+    It takes one key, exactly as in the config with dots: `--allow lr.reference`. Give it once for each key.
+    Data, seed, global batch and the shape of the adapter cannot be allowed (CF745).
+    """
+    if why is not None:
+        return Finding(
+            "CF744",
+            f"--allow {key}: it can never be changed between attempts",
+            place=Place(COMMAND_LINE),
+            notes=(why,),
+            helps=(f"leave out --allow {key}",),
+        )
+    return Finding(
+        "CF744",
+        f"--allow {shown(key)} names no key that may be changed on purpose",
+        place=Place(COMMAND_LINE),
+        helps=(f"the nearest is {near[0]}",) if near else (f"keys that may be: {', '.join(ALLOWABLE)}",),
+    )
+
+
+@page("CF745")
+def never_changes(run: RunFile, change: Change, attempt: int, why: str) -> Finding:
+    """CF745: a value was changed that makes it another run, and that cannot be allowed.
+
+    Data, seed, global batch and what becomes of an epoch's last step decide which samples each step holds.
+    With another of them, the steps after the checkpoint would train some samples again and leave others out,
+    and no receipt could say otherwise. The shape of the adapter and the kind of optimizer decide what the
+    tensors of the checkpoint mean. A run with other ones is another run: train it into a folder of its own.
+    Files are compared by content: data and tokenizer may lie in another place.
+    """
+    return Finding(
+        "CF745",
+        f"{change.key} is {shown(change.now)}, and a run that was trained with {shown(change.before)} "
+        "cannot be continued so",
+        place=_place(run, change.key),
+        label=f"attempt {attempt} had {shown(change.before)}",
+        notes=(why,),
+        helps=(
+            f"write {shown(change.before)} back" if change.before is not None else f"remove {change.key}",
+            f"or train another run: run.dir={run.run_dir}-2",
+        ),
+    )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Everything that is not free to change and differs between two locks, in the order of the config's keys.
+
+    Keys that the older lock does not know did not exist when it was written, and are passed over.
+    """
+    found = {change.key: change for change in _written_changes(before["config"], now["config"])}
+    written = {key: found.pop(key) for key in _BY_CONTENT if key in found}
+    if not _same(before, now, ("index", "address")):
+        written.pop("data.train", None)
+        found |= written
+        if _sources(before) != _sources(now):
+            files = Change("data.train", _named_sources(before), _named_sources(now))
+            found[files.key] = files
+        elif not written:  # the same files, read in the same way, make other tokens
+            addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
+            found["tokenizer.path"] = Change("tokenizer.path", *addresses)
+    if _same(before, now, *_RATE):
+        _forget(found, "lr.")
+    if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):
+        _forget(found, "train.")
+    batch = Change(
+        "batch.global_batch_size", *(_at(lock, "plan", "global_batch_size") for lock in (before, now))
+    )
+    found.pop(batch.key, None)
+    if batch.before != batch.now:
+        found[batch.key] = batch
+    return tuple(sorted(found.values(), key=lambda change: _order().index(change.key)))
+
+
+def hold_against(
+    run: RunFile, before: tuple[int, Mapping[str, Any]], now: Mapping[str, Any], allow: Sequence[str] = ()
+) -> tuple[Change, ...]:
+    """Hold the plan of a new attempt against the lock in force. Returns the changes that were allowed.
+
+    before: from `lock_in_force`. now: the lock of the new plan. allow: keys given on the command line. Raises
+    Refused with every difference that is neither free nor allowed, and every word of `allow` that cannot be.
+    """
+    attempt, lock = before
+    findings = [*refusals_of_allow(allow)]
+    allowed = []
+    differences = changes(lock, now)
+    explained = any(change.key in NEVER or change.key.startswith("train.") for change in differences)
+    for change in differences:
+        if (why := NEVER.get(change.key)) is not None:
+            findings.append(never_changes(run, change, attempt, why))
+        elif change.key in allow:
+            allowed.append(change)
+        else:
+            findings.append(changed_since(run, change, attempt))
+    if not explained and not _same(lock, now, ("plan", "batches_sha256")):  # the program deals otherwise
+        shas = (str(_at(side, "plan", "batches_sha256"))[:12] for side in (lock, now))
+        findings.append(never_changes(run, Change("batches_sha256", *shas), attempt, _OTHER_STEPS))
+    if findings:
+        raise Refused(findings)
+    return tuple(allowed)
+
+
+def refusals_of_allow(allow: Iterable[str]) -> list[Finding]:
+    """What is wrong with the words given with --allow: keys that nobody knows, or that can never be allowed.
+    A key that is free to change may be named.
+    """
+    findings = []
+    for key in dict.fromkeys(allow):
+        if key in ALLOWABLE or _is_free(key):
+            continue
+        near = difflib.get_close_matches(key, ALLOWABLE, n=1, cutoff=0.6)
+        near = near or [known for known in ALLOWABLE if known.rpartition(".")[2] == key.rpartition(".")[2]]
+        findings.append(bad_allow(key, near, NEVER.get(key)))
+    return findings
+
+
+def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Differences between two configs as they are written, key by key, free ones left out."""
+    found = []
+    for section, value in now.items():
+        if section in FREE or section not in before:
+            continue
+        old = before[section]
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            pairs = [(f"{section}.{key}", old[key], value[key]) for key in value if key in old]
+        elif section == "tokenizer":  # the model's own, or one of its own
+            pairs = [("tokenizer.path", *(side and side["path"] for side in (old, value)))]
+        else:
+            pairs = [(section, old, value)]
+        for key, was, becomes in pairs:
+            as_set = key in _UNORDERED
+            if key not in FREE and (sorted(was) != sorted(becomes) if as_set else was != becomes):
+                found.append(Change(key, was, becomes))
+    return found
+
+
+def _sources(lock: Mapping[str, Any]) -> list[str]:
+    """sha256 of each data file, in order."""
+    return [str(source["sha256"]) for source in _at(lock, "index", "sources") or ()]
+
+
+def _named_sources(lock: Mapping[str, Any]) -> list[str]:
+    """The data files with the first digits of their sha256."""
+    return [f"{s['path']} ({str(s['sha256'])[:7]})" for s in _at(lock, "index", "sources") or ()]
+
+
+def _forget(found: dict[str, Change], prefix: str) -> None:
+    """Drop the changes of a section: they come to the same numbers."""
+    for key in [key for key in found if key.startswith(prefix)]:
+        del found[key]
+
+
+def _at(lock: Mapping[str, Any], *keys: str) -> Any:
+    value: Any = lock
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], *paths: tuple[str, ...]) -> bool:
+    return all(_at(before, *path) == _at(now, *path) for path in paths)
+
+
+@cache
+def _order() -> tuple[str, ...]:
+    """Every section and every key, in the order of the config."""
+    every = ((section, *(f"{section}.{key}" for key in keys)) for section, keys in sections().items())
+    return tuple(key for keys in every for key in keys)
+
+
+def _is_free(key: str) -> bool:
+    section, _, name = key.partition(".")
+    inside = sections().get(section)
+    if key in FREE:
+        return True
+    return section in FREE and inside is not None and (name in inside or not name)
+
+
+def _place(run: RunFile, key: str) -> Place:
+    """Where a key is written; the file, when it is none of the config's."""
+    path = tuple(key.split("."))
+    return run.place(*path) if path[0] in sections() else Place(run.path)

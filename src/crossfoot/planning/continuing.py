@@ -1,0 +1,132 @@
+"""What the earlier attempts at a run left, and the start of the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.finding import Finding, Refused
+from crossfoot.ledger.attempts import (
+    ENDING_FILE,
+    LEDGER_FILE,
+    LOCK_FILE,
+    Attempt,
+    Change,
+    attempt_path,
+    counted,
+    next_attempt,
+    read_attempts,
+    write_attempt,
+)
+from crossfoot.ledger.book import BookLines, read_readable
+from crossfoot.ledger.ending import Ending, read_ending, read_lock, write_document
+from crossfoot.ledger.matching import Uint64Array
+from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.manual import page
+from crossfoot.planning.changing import never_changes
+from crossfoot.planning.run_folder import holds_run
+from crossfoot.written.run_file import RunFile
+
+
+@page("CF747")
+def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Finding:
+    """CF747: --continue was asked for, and there is nothing to go on with.
+
+    The folder holds no run, or the run in it is finished: all its steps are trained and its result is saved.
+    Name the run folder itself, the one with plan.lock.json in it. A finished run can be made longer on
+    purpose: a larger train.epochs or train.max_steps, and `--allow` with that key.
+    """
+    return Finding("CF747", f"there is nothing to continue in {run.run_dir}: {fact}", helps=helps)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the earlier attempts at a run left.
+
+    attempts: those that started. lines: the ledger's, as far as they can be read (`continue_from` judges the
+    rest). attempt: the number to claim next. ending: of the last attempt, None when it was killed.
+    """
+
+    attempts: tuple[Attempt, ...]
+    lines: BookLines
+    attempt: int
+    ending: Ending | None
+
+
+def look_back(run: RunFile) -> Earlier:
+    """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
+    papers).
+    """
+    if not holds_run(run.run_dir):
+        helps = (f"begin it without --continue: crossfoot train {run.path}",)
+        raise Refused(nothing_to_continue(run, "it holds no run", helps))
+    ledger = os.path.join(run.run_dir, LEDGER_FILE)
+    lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()
+    attempts = read_attempts(run.run_dir, {line.attempt for line in lines})
+    last = attempts[-1].attempt if attempts else 1
+    ending = read_ending(attempt_path(run.run_dir, last, ENDING_FILE))
+    return Earlier(attempts, lines, next_attempt(run.run_dir), ending)
+
+
+def refuse_finished(run: RunFile, earlier: Earlier, total_steps: int) -> None:
+    """Refused (CF747) when the last attempt trained all the steps of the plan and saved its result."""
+    ending = earlier.ending
+    if ending is None or ending.reason != "finished" or ending.exit_code or ending.step < total_steps:
+        return
+    helps = (f"read it: crossfoot receipt {run.run_dir}",)
+    raise Refused(nothing_to_continue(run, f"all {total_steps:,} steps are trained", helps))
+
+
+def lock_in_force(run: RunFile, earlier: Earlier, first_step: int) -> tuple[int, Mapping[str, Any]] | None:
+    """(attempt, lock) that the steps before `first_step` were last trained with: what a new plan is held
+    against. None when no attempt ever started.
+
+    It is the first attempt's lock, with what was allowed since, as far as that was not lost.
+    """
+    if not earlier.attempts and not earlier.lines:
+        return None
+    number = earlier.attempts[0].attempt if earlier.attempts else 1
+    for line in counted(earlier.lines, earlier.attempts)[0]:
+        if line.step == first_step - 1:
+            number = line.attempt
+    own = attempt_path(run.run_dir, number, LOCK_FILE)
+    is_own = number > 1 or os.path.exists(own)
+    return number, read_lock(own if is_own else os.path.join(run.run_dir, LOCK_FILE))
+
+
+def start_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> None:
+    """Write a claimed attempt's lock, the run's own lock for the first that starts, and last its
+    attempt.json: with it the attempt has started. Raises Refused.
+    """
+    write_document(attempt_path(run.run_dir, attempt.attempt, LOCK_FILE), lock)
+    if not read_attempts(run.run_dir):
+        write_document(os.path.join(run.run_dir, LOCK_FILE), lock)
+    write_attempt(run.run_dir, attempt)
+
+
+def refuse_other_past(
+    run: RunFile, earlier: Earlier, first_step: int, schedule: Schedule, digests: Uint64Array
+) -> None:
+    """Refused (CF745) when the steps already done are not the first steps of the new plan.
+
+    Only a run of another length can come to this: it may be shorter than what is done, or the old plan's last
+    step, which held what was left, is now an ordinary one. digests: uint64[N], of the index.
+    """
+    key = "train.max_steps" if run.config.train.max_steps is not None else "train.epochs"
+    why = f"{first_step:,} steps are done"
+    if schedule.total_steps < first_step:
+        change = Change(key, f"{first_step:,} steps and more", f"{schedule.total_steps:,} steps")
+        raise Refused(
+            never_changes(run, change, earlier.attempts[-1].attempt if earlier.attempts else 1, why)
+        )
+    for line in counted(earlier.lines, earlier.attempts)[0]:
+        if line.step != first_step - 1:
+            continue
+        samples = schedule.samples(line.step)
+        if samples_sha256(digests[samples]) != line.planned_samples_sha256:
+            sizes = (f"{line.planned_samples:,} samples in step {line.step}", f"{len(samples):,} in it")
+            why = f"{why}, and the last of them would now hold other samples than it was trained with"
+            raise Refused(never_changes(run, Change(key, *sizes), line.attempt, why))

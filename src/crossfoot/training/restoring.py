@@ -1,0 +1,168 @@
+"""Choose a checkpoint and load it into any engine, stage and number of ranks; all ranks together.
+
+Nothing is changed before every byte was compared with its checksum, and every name and shape with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from crossfoot.checkpoints import refusals
+from crossfoot.checkpoints.manifest import Damaged, Manifest, WrittenFile, verify_checksums
+from crossfoot.checkpoints.store import Checkpoint, newest_good
+from crossfoot.finding import Finding, Refused
+from crossfoot.training.engine import Engine
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.saving import GivenUp, together
+from crossfoot.training.state import StateTensor, TrainedState, trained_state
+
+
+def choose_checkpoint(run_dir: str, ranks: Ranks) -> tuple[Checkpoint | None, tuple[Finding, ...]]:
+    """The newest checkpoint whose every byte is as it was written, and a warning for each one passed over.
+
+    The same on every rank; each reads its share of the files. None: there is no good one.
+    """
+    known_bad: dict[str, str] = {}
+    while True:
+        chosen: tuple[Checkpoint | None, tuple[Finding, ...]]
+        chosen = together(
+            ranks, lambda: newest_good(run_dir, known_bad=known_bad) if ranks.is_first else None
+        )[0]
+        checkpoint, _ = chosen
+        problem = _first_damage(checkpoint, ranks) if checkpoint is not None else None
+        if problem is None:
+            return chosen
+        known_bad[checkpoint.name] = problem
+
+
+def load_checkpoint(
+    engine: Engine, model: nn.Module, checkpoint: Checkpoint, ranks: Ranks, *, is_verified: bool = False
+) -> None:
+    """Set what `engine` trains, and what its optimizer keeps, to a checkpoint; all ranks together.
+
+    model: what was given to the engine, without its loss. is_verified: `choose_checkpoint` has just read it.
+    No forward is run and no step is taken; the rate is left alone. Raises Refused, the same on every rank:
+    damaged, or written for other tensors, shapes or another optimizer. Then nothing was changed; only when a
+    file cannot be read any more after it was verified, the state is a mixture, and must not be trained.
+    """
+    if not is_verified and (problem := _first_damage(checkpoint, ranks)) is not None:
+        raise Refused(refusals.damaged(str(checkpoint.folder), problem, None))
+    state = trained_state(engine, model)
+    findings = list(_differences(state, checkpoint))
+    if findings:
+        raise Refused(findings)
+    manifest = checkpoint.manifest
+    state.make_moments(manifest.optimizer_step, manifest.odd_steps, _names_with_moments(state, manifest))
+    reader = _Reader(checkpoint)
+    with reader:
+        for tensor in state.tensors():
+            state.write(tensor.name, tensor.moment, reader.tensor(tensor))
+    try:
+        together(ranks, reader.check)
+    except GivenUp as given_up:
+        rank, host, reason = given_up.failed[0]
+        finding = refusals.not_readable(checkpoint.name, f"rank {rank} on {host}", reason)
+        raise Refused(finding) from given_up
+
+
+def _first_damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
+    """What is wrong with a checkpoint's bytes, None when nothing is; each rank reads its share of them."""
+
+    def verify() -> str | None:
+        try:
+            verify_checksums(checkpoint.folder, _share_of_files(checkpoint.manifest, ranks))
+        except Damaged as damage:
+            return str(damage)
+        return None
+
+    return next((problem for problem in together(ranks, verify) if problem is not None), None)
+
+
+def _share_of_files(manifest: Manifest, ranks: Ranks) -> list[WrittenFile]:
+    """The files that this rank verifies: about as many bytes on each."""
+    loads = [0] * ranks.world_size
+    mine = []
+    for file in sorted(manifest.files, key=lambda one: (-one.bytes, one.name)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += file.bytes
+        if lightest == ranks.rank:
+            mine.append(file)
+    return mine
+
+
+def _names_with_moments(state: TrainedState, manifest: Manifest) -> set[str]:
+    """The parameters for which the checkpoint has what the optimizer keeps."""
+    return {
+        name
+        for name in state.shapes
+        if state.moments
+        and all(StateTensor(name, moment, ()).stored_name in manifest.tensors for moment in state.moments)
+    }
+
+
+def _differences(state: TrainedState, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """What of a checkpoint does not fit to what this run trains."""
+    manifest, name = checkpoint.manifest, checkpoint.name
+    if manifest.optimizer != state.optimizer_name:
+        yield refusals.other_optimizer(name, manifest.optimizer, state.optimizer_name)
+    moments = tuple(f".{moment}" for moment in ("exp_avg", "exp_avg_sq"))
+    saved = {stored for stored in manifest.tensors if not stored.endswith(moments)}
+    lacking = [trained for trained in state.shapes if trained not in saved]
+    if lacking:
+        yield refusals.other_tensors(f"trained in this run and not in {name}", lacking)
+    if unknown := sorted(saved - state.shapes.keys()):
+        yield refusals.other_tensors(f"in {name} and not trained in this run", unknown)
+    differing = [
+        (trained, manifest.tensors[trained].shape, shape)
+        for trained, shape in state.shapes.items()
+        if trained in saved and manifest.tensors[trained].shape != shape
+    ]
+    if differing:
+        yield refusals.other_shapes(name, differing)
+
+
+class _Reader:
+    """Reads whole tensors from the files of a checkpoint. After an error it hands out zeros, so that no rank
+    leaves a collective; `check` raises the error.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._open_files = ExitStack()
+        self._files: dict[str, Any] = {}
+        self._error: Exception | None = None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.clear()
+        self._open_files.close()
+
+    def tensor(self, tensor: StateTensor) -> torch.Tensor:
+        """float32, on the CPU; zeros where the checkpoint has none (a moment that was never made)."""
+        stored = self._checkpoint.manifest.tensors.get(tensor.stored_name)
+        if stored is not None and self._error is None:
+            try:
+                value: torch.Tensor = self._file(stored.file).get_tensor(tensor.stored_name)
+                return value.reshape(tensor.shape).float()
+            except (OSError, MemoryError, SafetensorError, RuntimeError) as error:
+                self._error = error if isinstance(error, (OSError, MemoryError)) else OSError(str(error))
+        return torch.zeros(tensor.shape)
+
+    def check(self) -> None:
+        """Raises what went wrong on this rank."""
+        if self._error is not None:
+            raise self._error
+
+    def _file(self, name: str) -> Any:
+        if name not in self._files:
+            path = self._checkpoint.folder / name
+            self._files[name] = self._open_files.enter_context(safe_open(path, framework="pt", device="cpu"))
+        return self._files[name]
