@@ -153,7 +153,11 @@ torchrun "${DISTRIBUTED_ARGS[@]}" train.py config.yaml "$@"
 """,
     "a dry run in one process": "accelerate launch --num_processes 1 train.py config.yaml --stop-after 3\n",
     "plain python": "python train.py config.yaml\n",
-    "the verbs": "set -e\ncrossfoot plan config.yaml\ncrossfoot check config.yaml\ncrossfoot train config.yaml\n",
+    "the verbs": """set -e
+crossfoot plan config.yaml
+crossfoot check config.yaml
+crossfoot train config.yaml
+""",
     "a dry run in a job of one task": r"""#!/bin/bash
 #SBATCH --nodes=1
 #SBATCH --gres=gpu:1

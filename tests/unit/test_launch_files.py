@@ -1,4 +1,4 @@
-"""Launch files, read: directives as sbatch takes them, options as the launchers do, commands as bash would."""
+"""Launch files, read: directives as sbatch takes them, options as launchers do, commands as bash would."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def test_numbers_of_gpus(text: str, per_node: int | None, gres: int | None) -> N
 
 
 def test_a_number_has_the_place_where_it_is_written(read) -> None:
-    text = "N=8\nLAUNCH='torchrun --nnodes=2'\n$LAUNCH --nproc-per-node $N --master_addr ${A:-x} train.py a.yaml\n"
-    file = read(text)
+    command = "$LAUNCH --nproc-per-node $N --master_addr ${A:-x} train.py a.yaml\n"
+    file = read(f"N=8\nLAUNCH='torchrun --nnodes=2'\n{command}")
     assert said(file) == [("num_nodes", 2, "2:27"), ("gpus_per_node", 8, "1:3")]
     assert str(file.statements[1].used_at) == "launch:3:9"
     assert file.config is not None and (file.config[0], str(file.config[1])) == ("a.yaml", "launch:3:60")
@@ -275,13 +275,16 @@ print("ANSWER" + json.dumps([found, answers]))
 """
 
 
+def _node(draw: random.Random) -> str:
+    return f"n{draw.randint(0, 3)}" + draw.choice(["", ":0", ":0,1", ":2", ":1,1", ":x", ":"])
+
+
 def _choices(count: int) -> list[tuple[dict[str, int], str, str, int, int]]:
     draw = random.Random(5)
     cases = []
     for _ in range(count):
         hosts = {f"n{i}": draw.randint(1, 3) for i in range(draw.randint(1, 3))}
-        node = lambda: f"n{draw.randint(0, 3)}" + draw.choice(["", ":0", ":0,1", ":2", ":1,1", ":x", ":"])  # noqa: E731, B023
-        text = "@".join(node() for _ in range(draw.randint(1, 2)))
+        text = "@".join(_node(draw) for _ in range(draw.randint(1, 2)))
         filters = draw.choice([("", ""), (text, ""), ("", text)])
         numbers = (-1, -1) if any(filters) else (draw.choice([-1, 1, 2, 5]), draw.choice([-1, 1, 4]))
         cases.append((hosts, *filters, *numbers))

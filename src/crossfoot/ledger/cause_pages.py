@@ -11,19 +11,16 @@ from crossfoot.manual import table_page
 
 _WHERE = """\
 The line of the step in ledger.jsonl, and receipt.json, say the step, the rank, the forward and, where one
-sample is concerned, its file and line in the data. A run with this cause does not foot: exit code 3.
-"""
+sample is concerned, its file and line in the data. A run with this cause does not foot: exit code 3."""
 
 _CHANGED_LOOP = """\
 crossfoot's own loop does not do this. Look at what was changed around it: an edited loop, a wrapper around
-the engine, a plugin; then train again, into another run folder.
-"""
+the engine, a plugin; then train again, into another run folder."""
 
 _CHANGED_FILE = """\
 The program writes one line a step, in order. Look for two runs that wrote into one folder, for a ledger that
 was put together by hand, or for storage that lost or repeated data. If the ledger was copied, take it from
-where it was written.
-"""
+where it was written."""
 
 _ADVICE: Mapping[str, str] = {
     "missing sample": f"""\
@@ -31,149 +28,125 @@ The step had fewer samples than planned, and divided by the tokens of all of the
 was skipped (an exception that was caught, a `continue` on a strange loss, an out-of-memory handler) is the
 usual origin.
 
-{_CHANGED_LOOP}"
-"""
+{_CHANGED_LOOP}""",
     "missing forward": f"""\
 Its samples were trained elsewhere, or it was an empty one, which makes other ranks wait: in a step that
 does not divide, a rank without a sample still takes part.
 
-{_CHANGED_LOOP}"
-"""
+{_CHANGED_LOOP}""",
     "extra forward": f"""\
 The gradient of the step holds more than it was planned to hold.
 
-{_CHANGED_LOOP}"
-"""
+{_CHANGED_LOOP}""",
     "trained twice": f"""\
 It weighs double in this step's gradient. A sampler that pads the last batch by repeating samples does this,
 and so does a forward that is repeated after an error. Records that are equal word for word are no repetition:
 they are counted as often as the data has them.
 
-{_CHANGED_LOOP}"
-"""
+{_CHANGED_LOOP}""",
     "already trained": """\
 Within one epoch every sample is trained once. A step that begins again after a stop, a sampler that shuffles
 differently on every rank, or ranks that all read the same share of the data do this.
 
-Compare the seeds and the shares of the ranks; train again, into another run folder."
-"""
+Compare the seeds and the shares of the ranks; train again, into another run folder.""",
     "not planned": """\
 The order of an epoch follows from data, seed and epoch alone. A loader of its own, another seed on one rank,
 or an epoch that was not counted up do this; the samples that should have stood here are usually named as
 missing in the same step.
 
-Train again with the samples that the plan deals out, into another run folder."
-"""
+Train again with the samples that the plan deals out, into another run folder.""",
     "other slot": """\
 The step as a whole may still be right: its gradient is the sum over all slots. But ranks were dealt another
 share than planned, and the padding is not what was counted.
 
-Look for a rank that was started with the number of another one, or for a loader that sorts by itself."
-"""
+Look for a rank that was started with the number of another one, or for a loader that sorts by itself.""",
     "label mask differs": """\
 The tokens are the sample's, their targets are not: a prompt that was trained along, an answer that was masked
 out, labels that were shifted once too often. The message has both numbers of trained tokens.
 
-Look at what builds the labels (a collator, a template), and at the sample in the data."
-"""
+Look at what builds the labels (a collator, a template), and at the sample in the data.""",
     "tokens altered": """\
 The model was given tokens that no sample of the index has: a text cut to another length, another tokenizer,
 another template, a special token added or lost.
 
 Compare the tokenizer and data.max_seq_len of the loader with those of the index. If the data or the tokenizer
-has changed since the plan, plan again: crossfoot index CONFIG, then train into another run folder."
-"""
+has changed since the plan, plan again: crossfoot index CONFIG, then train into another run folder.""",
     "rate differs": """\
 The rate is read from the optimizer at the moment in which it steps. A second owner of the rate (a scheduler
 in the DeepSpeed file, one in the loop, one that is stepped once per rank) moves it away from the plan.
 
 The percentage in the message tells which: a warm-up that ends too early points at a scheduler stepped too
-often. Leave the rate to crossfoot: remove the other scheduler, and train again."
-"""
+often. Leave the rate to crossfoot: remove the other scheduler, and train again.""",
     "token weight differs": """\
 Every trained token of a step has the same weight: 1 / trained tokens of the whole step, over all ranks and
 forwards. A mean per forward, averaged over the forwards afterwards, gives the tokens of short answers more
 weight than those of long ones; dividing by the accumulation steps once more makes the gradient too small.
 
 The number of times in the message tells which. Do not divide the loss by hand; the engine must not scale it
-either."
-"""
+either.""",
     "ranks disagree": """\
 Ranks that step at different rates hold different weights from then on, and an average over them is no model
 that anybody planned.
 
-Look for a scheduler that depends on the rank, on the number of samples seen, or on local time."
-"""
+Look for a scheduler that depends on the rank, on the number of samples seen, or on local time.""",
     "update not applied": """\
 The step was computed and then skipped: a loss scaler met an overflow, a gradient was not finite, or the
 engine did not believe itself at the end of an accumulation.
 
 If the message says that the loss was not finite, look there first (CF723). Otherwise compare the engine's
-accumulation with the plan's."
-"""
+accumulation with the plan's.""",
     "not finite": """\
 From such a gradient nothing can be learned, and one update with it destroys the weights. The run stops after
 the step.
 
 Lower lr.reference or lengthen the warm-up; look at the step's samples; and in bfloat16 try whether float32
-passes the same step."
-"""
+passes the same step.""",
     "count differs": """\
 Digests say that the sample is the planned one, and the counts of its tokens contradict that.
 
 The index or the program is damaged: build the index again (remove its folder, then crossfoot index CONFIG),
-and report it if it stays."
-"""
+and report it if it stays.""",
     "missing witness": """\
 What that rank trained, if anything, is not known, and cannot foot.
 
-The rank died or was cut off in this step: its own output, and the scheduler's log of its node, say why."
-"""
+The rank died or was cut off in this step: its own output, and the scheduler's log of its node, say why.""",
     "wrong witness": """\
 Ranks must be in the same step and have different numbers. One that is a step behind, or two with the same
 number, train something else than the plan.
 
-Look at how the ranks were started: one launcher, once."
-"""
+Look at how the ranks were started: one launcher, once.""",
     "witness cut": """\
 An account has room for two forwards and a micro batch more than planned. What found no room is counted and
 not named.
 
-The other causes of the step say what the rank did too often."
-"""
+The other causes of the step say what the rank did too often.""",
     "step missing": f"""\
 Steps before or after it are there, or the ending says that it was done.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
     "step twice": f"""\
 One step is one update and one line. Both lines are counted in the receipt.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
     "step out of order": f"""\
 What is a first and what is a repeated sample depends on the order of the steps.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
     "step not planned": f"""\
 The plan's number of steps follows from data, batch and length; training on is training at a rate that
 nobody planned.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
     "does not add up": f"""\
 A line carries its totals twice: once, and by rank. They are written together, so a difference means that the
 line was changed afterwards.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
     "unexplained difference": f"""\
 Every difference that the program finds is written with its cause. A line with a difference and without a
 cause was changed afterwards, or the program is wrong; then report it, with the line.
 
-{_CHANGED_FILE}"
-"""
+{_CHANGED_FILE}""",
 }
 
 for _kind, (_code, _meaning) in CAUSE_KINDS.items():

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, NoReturn
 
 LEDGER_FORMAT = 2
@@ -206,16 +207,20 @@ def values_of(kind: type, document: object) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"a {kind.__name__} is not a JSON object")
     values: dict[str, Any] = {}
-    for field in fields(kind):
-        if field.type not in _READERS:
-            continue
-        if field.name not in document:
-            raise ValueError(f"{field.name} is missing")
+    for name, wanted, read in _typed_fields(kind):
+        if name not in document:
+            raise ValueError(f"{name} is missing")
         try:
-            values[field.name] = _READERS[field.type](document[field.name])
+            values[name] = read(document[name])
         except TypeError:
-            raise ValueError(f"{field.name} is {document[field.name]!r}, not of type {field.type}") from None
+            raise ValueError(f"{name} is {document[name]!r}, not of type {wanted}") from None
     return values
+
+
+@cache
+def _typed_fields(kind: type) -> tuple[tuple[str, str, Callable[[object], Any]], ...]:
+    """Name, annotation and reader of each field that has one: asked for with every line."""
+    return tuple((f.name, str(f.type), _READERS[f.type]) for f in fields(kind) if f.type in _READERS)
 
 
 def _read_int(value: object) -> int:
