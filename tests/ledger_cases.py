@@ -6,11 +6,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from crossfoot.ledger.reconcile import PlannedStep, Reconciler
+from crossfoot.ledger.attempts import (
+    Attempt,
+    attempt_path,
+    counted,
+    read_attempts,
+    vouched_steps,
+    write_attempt,
+)
+from crossfoot.ledger.book import LedgerBook, read_readable
+from crossfoot.ledger.ending import Ending, write_document, write_ending
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 
 
@@ -33,7 +46,7 @@ class Data:
             digest_of(content, length), digest_of(content, length, trained), length, trained
         )
 
-    def reconciler(self, dp_degree: int) -> Reconciler:
+    def reconciler(self, dp_degree: int, attempt: int = 1, policies: Policies | None = None) -> Reconciler:
         segments = [self.segment(sample) for sample in range(len(self.contents))]
         return Reconciler(
             np.array([s.digest for s in segments], dtype=np.uint64),
@@ -43,6 +56,8 @@ class Data:
             dp_degree=dp_degree,
             num_samples=len(segments),
             origin=lambda sample: f"data.json:{sample + 1}",
+            attempt=attempt,
+            policies=policies,
         )
 
     def plan(
@@ -92,3 +107,112 @@ def with_segments(
 def without_forward(witness: StepWitness, forward: int) -> StepWitness:
     """The same account, but the backward of one forward never ran."""
     return replace(witness, forwards=tuple(f for f in witness.forwards if f.forward != forward))
+
+
+def an_attempt(attempt: int, first_step: int, **other: Any) -> Attempt:
+    """The paper of an attempt, continued from the checkpoint of its first step."""
+    known = {
+        "attempt": attempt,
+        "first_step": first_step,
+        "from_checkpoint": f"step-{first_step:06d}" if first_step else None,
+        "world_size": 2,
+        "num_nodes": 1,
+        "gpus_per_node": 2,
+        "engine": "deepspeed",
+        "zero_stage": 2,
+        "hosts": ("node1",),
+        "job_id": None,
+        "started": "2026-01-01T00:00:00Z",
+        "crossfoot": "0.1",
+    }
+    return Attempt(**{**known, **other})
+
+
+@dataclass
+class Job:
+    """A run in a folder, over as many attempts as a test likes, told line by line by obedient ranks.
+
+    steps: [step] -> (epoch, sample) pairs. faults: the config's section, as in a lock.
+    """
+
+    folder: Path
+    data: Data
+    steps: Sequence[Sequence[tuple[int, int]]]
+    faults: dict[str, str] | None = None
+    lock_changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    def plan(self, step: int, dp_degree: int, forwards: int) -> PlannedStep:
+        """The step dealt out: sample number n of it goes to rank n modulo dp_degree."""
+        slots: list[list[list[int]]] = [[[] for _ in range(forwards)] for _ in range(dp_degree)]
+        for number, (_, sample) in enumerate(self.steps[step]):
+            turn, rank = divmod(number, dp_degree)
+            slots[rank][turn % forwards].append(sample)
+        planned = self.data.plan(step, slots, lr=1e-5 * (step + 1), epoch=self.steps[step][0][0])
+        ids, epochs = self.samples(step)
+        return replace(planned, samples=ids, sample_epochs=epochs)
+
+    def samples(self, step: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        pairs = np.array(self.steps[step], dtype=np.int64).reshape(-1, 2)
+        return pairs[:, 1], pairs[:, 0]
+
+    def lock(self, dp_degree: int, forwards: int) -> dict[str, Any]:
+        """The lock of the whole run on this topology."""
+        flat = [sample for pairs in self.steps for _, sample in pairs]
+        expects = {
+            "total_steps": len(self.steps),
+            "samples": len(flat),
+            "distinct_samples": len(set(flat)),
+            "real_tokens": sum(self.data.lengths[sample] for sample in flat),
+            "trained_tokens": sum(self.data.trained[sample] for sample in flat),
+            "forwards": len(self.steps) * dp_degree * forwards,
+        }
+        config = {} if self.faults is None else {"config": {"faults": self.faults}}
+        return {"name": "job", "sha256": f"{dp_degree}{forwards}" + "0" * 62, "expects": expects, **config}
+
+    def run(
+        self,
+        end: int,
+        *,
+        first_step: int = 0,
+        topology: tuple[int, int] = (2, 2),
+        torn_bytes: int = 0,
+        ending: Ending | None = None,
+        change: Callable[[int, list[StepWitness]], list[StepWitness]] = lambda step, told: told,
+        policies: Policies | None = None,
+        **paper: Any,
+    ) -> list[StepEntry]:
+        """The next attempt: steps [first_step, end), then so many bytes of the next line. Without an ending
+        it was killed. Returns the lines it wrote.
+        """
+        earlier = read_attempts(str(self.folder))
+        attempt = len(earlier) + 1
+        dp_degree, forwards = topology
+        (self.folder / f"attempt-{attempt:03d}").mkdir(parents=True)
+        lock = {**self.lock(dp_degree, forwards), **self.lock_changes}
+        write_document(attempt_path(str(self.folder), attempt, "plan.lock.json"), lock)
+        if attempt == 1:
+            write_document(str(self.folder / "plan.lock.json"), lock)
+        write_attempt(str(self.folder), an_attempt(attempt, first_step, world_size=dp_degree, **paper))
+        book = LedgerBook(str(self.ledger))
+        lines = read_readable(str(self.ledger))
+        assert vouched_steps(lines, earlier) >= first_step
+        reconciler = self.data.reconciler(dp_degree, attempt, policies)
+        remember(reconciler, self.samples, counted(lines, read_attempts(str(self.folder)))[0])
+        made = []
+        for step in range(first_step, end + (torn_bytes > 0)):
+            planned = self.plan(step, dp_degree, forwards)
+            entry = reconciler.step(planned, change(step, self.data.obey(planned)))
+            if step == end:
+                with self.ledger.open("ab") as file:
+                    file.write(entry.to_line().encode()[:torn_bytes])
+            else:
+                book.append(entry)
+                made.append(entry)
+        book.close()
+        if ending is not None:
+            write_ending(attempt_path(str(self.folder), attempt, "ending.json"), ending)
+        return made

@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from model_worker import config_of, deepspeed_values
+from torch import nn
 
+from crossfoot.checkpoints.store import list_checkpoints
 from crossfoot.finding import Refused
 from crossfoot.training.batches import IGNORED_LABEL, Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
@@ -43,30 +46,38 @@ MAX_GRAD_NORM = 0.5
 CLIPPED = {"gradient_clipping": MAX_GRAD_NORM, "data_types": {"grad_accum_dtype": "fp32"}}
 
 
-def sample(number: int) -> Batch:
-    """One sample, all of whose tokens but the first are trained."""
-    ids = torch.randint(0, 61, (1, 4 + number % 5), generator=torch.Generator().manual_seed(number))
-    labels = ids.clone()
+def sample(number: int) -> torch.Tensor:
+    """Token ids of one sample; all but the first are trained."""
+    draw = torch.Generator().manual_seed(number)
+    return torch.randint(0, 61, (4 + number % 5,), generator=draw)
+
+
+def batch_of(numbers: Sequence[int]) -> Batch:
+    """Padded on the right."""
+    samples = [sample(number) for number in numbers]
+    input_ids = nn.utils.rnn.pad_sequence(samples, batch_first=True)
+    labels = nn.utils.rnn.pad_sequence(samples, batch_first=True, padding_value=IGNORED_LABEL)
     labels[:, 0] = IGNORED_LABEL
-    return Batch(ids, labels, torch.arange(ids.shape[1] - 1), ((0, 0, ids.shape[1]),))
+    segments = tuple((row, 0, len(ids)) for row, ids in enumerate(samples))
+    return Batch(input_ids, labels, torch.arange(input_ids.shape[1] - 1), segments)
 
 
 def train_step(engine: Engine, step: int, ranks: Ranks) -> float:
-    """One step over the same samples on any number of ranks; its mean loss."""
+    """One step over the same samples on any number of ranks, in two forwards each; its mean loss."""
     numbers = range(step * SAMPLES_A_STEP, (step + 1) * SAMPLES_A_STEP)
-    tokens = sum(sample(number).input_ids.shape[1] - 1 for number in numbers)
+    tokens = sum(len(sample(number)) - 1 for number in numbers)
     engine.set_rate(1e-2 * (step + 1) / 6)
     mine = numbers[ranks.rank :: ranks.world_size]
     total = 0.0
-    for number in mine:
-        loss = engine.forward(sample(number))
+    for forward in (0, 1):
+        loss = engine.forward(batch_of(mine[forward::2]))
         total += loss.item()
-        engine.backward(loss, engine.dp_degree / tokens, last=number == mine[-1])
+        engine.backward(loss, engine.dp_degree / tokens, last=forward == 1)
     engine.step()
     return ranks.total(total)[0] / tokens
 
 
-def built(case: dict[str, Any]) -> tuple[Engine, torch.nn.Module]:
+def built(case: dict[str, Any]) -> tuple[Engine, nn.Module]:
     """The engine of a case and the model in it."""
     stage, config = case.get("stage"), config_of(case)
     values = None
@@ -109,7 +120,7 @@ def hashes(tensors: dict[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def low_precision_differs(model: torch.nn.Module, state: TrainedState) -> list[str]:
+def low_precision_differs(model: nn.Module, state: TrainedState) -> list[str]:
     """Trained parameters whose value in the forward is not their float32 value rounded."""
     wrong = []
     for name, parameter in model.named_parameters():
@@ -121,7 +132,7 @@ def low_precision_differs(model: torch.nn.Module, state: TrainedState) -> list[s
     return wrong
 
 
-def save(case: dict[str, Any], engine: Engine, model: torch.nn.Module, step: int, ranks: Ranks) -> Any:
+def save(case: dict[str, Any], engine: Engine, model: nn.Module, step: int, ranks: Ranks) -> Any:
     """One save, under the case's trouble; what it said."""
     facts = CheckpointFacts("p" * 64, "b" * 64, None, case.get("attempt", 1), case.get("validation_loss"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -138,15 +149,26 @@ def save(case: dict[str, Any], engine: Engine, model: torch.nn.Module, step: int
     }
 
 
-def load(case: dict[str, Any], engine: Engine, model: torch.nn.Module, ranks: Ranks) -> dict[str, Any]:
+def flip_a_bit(folder: Path) -> None:
+    """In the last file of a checkpoint, which another rank than 0 verifies; its size stays."""
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def load(case: dict[str, Any], engine: Engine, model: nn.Module, ranks: Ranks) -> dict[str, Any]:
     """Choose and load; what was seen, with what a meter saw meanwhile."""
     meter = Meter(engine.module, model.get_input_embeddings(), engine.optimizer, ranks.rank)
+    if case.get("flip") and ranks.is_first:
+        flip_a_bit(list_checkpoints(case["load"])[-1].folder)
+    ranks.gather(None)
     checkpoint, findings = choose_checkpoint(case["load"], ranks)
     seen: dict[str, Any] = {"warnings": [[one.code, one.title, one.place.file] for one in findings]}
     if checkpoint is None:
         return {**seen, "refused": ["none"]}
-    if case.get("spoil") and ranks.is_first:
-        Path(checkpoint.folder, case["spoil"]).write_bytes(b"spoiled")
+    if case.get("spoil") and ranks.is_first:  # between choosing and loading
+        flip_a_bit(checkpoint.folder)
     ranks.gather(None)
     before = hashes(everything(trained_state(engine, model))) if case.get("expect_refusal") else None
     started = time.monotonic()
@@ -154,7 +176,11 @@ def load(case: dict[str, Any], engine: Engine, model: torch.nn.Module, ranks: Ra
         load_checkpoint(engine, model, checkpoint, ranks, is_verified=not case.get("spoil"))
     except Refused as refused:
         same = before == hashes(everything(trained_state(engine, model)))
-        return {**seen, "refused": [[one.code, one.title, *one.notes] for one in refused.findings], "same": same}
+        return {
+            **seen,
+            "refused": [[one.code, one.title, *one.notes] for one in refused.findings],
+            "same": same,
+        }
     closed = meter.end_step(0, lambda: 0.0)
     state = trained_state(engine, model)
     return {
@@ -178,12 +204,10 @@ def run(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         if "refused" in seen:
             return seen
     for step in range(*case["steps"]):
-        if step == case.get("save_at", -1):
+        if step in case.get("save_at", ()):
             seen["save"] = save(case, engine, model, step, ranks)
             seen["saved"] = hashes(everything(trained_state(engine, model)))
         seen["losses"].append(train_step(engine, step, ranks))
-    if case["steps"][1] == case.get("save_at", -1):
-        seen["save"] = save(case, engine, model, case["steps"][1], ranks)
     final = everything(trained_state(engine, model))
     seen["final"] = hashes(final)
     if ranks.is_first and "keep" in case:

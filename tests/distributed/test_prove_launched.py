@@ -1,4 +1,4 @@
-"""`crossfoot prove` under the real launchers: PROVEN as it is, NOT PROVEN and named with a planted mistake."""
+"""`crossfoot prove` under the real launchers: PROVEN, and NOT PROVEN and named with a planted mistake."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_comments_and_trailing_commas_are_read_as_deepspeeds_reader_reads_them(
     except hjson.HjsonDecodeError:  # a bracket inside a string was changed
         return
     tree = read(text)
-    assert json.dumps(tree.value, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    assert tree.value == expected
     for place in tree.comments:
         assert text[offset(text, place)] in "/#"
     for place in tree.extra_commas:

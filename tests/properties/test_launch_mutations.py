@@ -210,12 +210,15 @@ class Scripts:
 
     def script(self) -> str:
         first = [f"{name}={self.draw.choice(PLAIN)}" for name in NAMES]
+        words = self.draw.choice(["p 'q r'", "'q r' p s", "'q r'"])
         return (
-            "\n".join([*first, "L=(p 'q r')", *(self.line() for _ in range(self.draw.randint(2, 8)))]) + "\n"
+            "\n".join([*first, f"L=({words})", *(self.line() for _ in range(self.draw.randint(2, 8)))]) + "\n"
         )
 
 
-STUB = 'deepspeed() { local w; for w in "$@"; do printf "%s\\t" "$w"; done; printf "\\f"; }\nexport -f deepspeed\n'
+STUB = """deepspeed() { local w; for w in "$@"; do printf "%s\\t" "$w"; done; printf "\\f"; }
+export -f deepspeed
+"""
 
 
 def read_here(text: str) -> dict[str, tuple[str, ...]]:
@@ -257,5 +260,5 @@ def test_commands_are_expanded_as_bash_does(tmp_path: Path) -> None:
             compared += 1
             assert by_bash.get(name) == words, f"seed {seed}\n{text}{ran.stderr}"
         assert set(by_bash) - {"idh"} >= set(read_here(text)), text
-    assert compared > 200
+    assert compared > 150
     assert unknown < compared

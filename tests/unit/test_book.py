@@ -15,7 +15,7 @@ import pytest
 
 import crossfoot
 from crossfoot.finding import Refused
-from crossfoot.ledger.book import LedgerBook, read_book
+from crossfoot.ledger.book import LedgerBook, last_attempt, read_book, read_readable
 from crossfoot.ledger.entry import StepEntry, entry_of
 from ledger_cases import six_samples, without_forward
 
@@ -84,6 +84,44 @@ def test_opening_cuts_off_a_torn_line(tmp_path: Path) -> None:
     assert [entry.step for entry in read_book(str(path))] == [0, 1, 2, 3]
 
 
+def test_what_is_cut_off_is_noted(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    assert LedgerBook(str(path)).cut is None
+    path.write_bytes(path.read_bytes() + b'{"format"')
+    cut = LedgerBook(str(path)).cut
+    assert cut is not None and (cut.code, cut.severity) == ("CF749", "note")
+    assert "unfinished last line" in cut.title and "9 bytes" in cut.title
+    assert cut.place is not None and cut.place.line == 4 and not list(tmp_path.glob("*cut*"))
+
+
+def test_a_damaged_end_is_cut_off_for_continuing_and_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", entries())
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:40] + b"\0" * 200 + b"\n" + third + b"{")
+    lines = read_readable(str(path))
+    assert lines == entries()[:1] and len(lines.damage) == 1 and lines.torn is not None
+    book = LedgerBook(str(path), whole_bytes=lines.whole_bytes, keep_in=str(tmp_path))
+    assert book.cut is not None and "2 lines from the first damaged one on" in book.cut.title
+    for entry in entries()[1:]:
+        book.append(entry)
+    book.close()
+    assert read_book(str(path)) == entries()
+    assert (tmp_path / "ledger-cut.jsonl").read_bytes() == second[:40] + b"\0" * 200 + b"\n" + third + b"{"
+
+
+def test_the_attempt_of_the_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(FileNotFoundError):
+        last_attempt(str(path))
+    path.write_bytes(b'{"torn')
+    assert last_attempt(str(path)) is None
+    path.unlink()
+    written(path, [*entries()[:2], replace(entries()[2], attempt=7)])
+    assert last_attempt(str(path)) == 7
+    path.write_bytes(path.read_bytes() + b"{" * 200_000)
+    assert last_attempt(str(path)) == 7
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -94,6 +132,7 @@ def test_opening_cuts_off_a_torn_line(tmp_path: Path) -> None:
         (b'{"format":2}', "step is missing"),
         (b'\xff\xfe{"', "utf-8"),
         (b"NaN", "NaN is not JSON"),
+        (b"[" * 100_000, "recursion"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> None:
@@ -109,11 +148,23 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("step", "1"), ("step", True), ("applied", 1), ("loss", "many"), ("samples_sha256", 3), ("causes", {})],
+    [
+        ("attempt", 0),
+        ("attempt", None),
+        ("skipped", "tired"),
+        ("per_rank", [{"rank": 0}]),
+        ("per_rank", [3]),
+        ("step", "1"),
+        ("step", True),
+        ("applied", 1),
+        ("loss", "many"),
+        ("samples_sha256", 3),
+        ("causes", {}),
+    ],
 )
 def test_a_value_of_another_type_is_damage(name: str, value: object) -> None:
     document = {**entries()[0].to_json(), name: value}
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match="samples is missing|RankCounts" if name == "per_rank" else name):
         entry_of(json.dumps(document))
 
 

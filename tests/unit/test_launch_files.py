@@ -150,6 +150,11 @@ def test_a_number_has_the_place_where_it_is_written(read) -> None:
     assert file.config is not None and (file.config[0], str(file.config[1])) == ("a.yaml", "launch:3:60")
 
 
+def test_a_number_put_together_has_the_place_of_its_end(read) -> None:
+    assert said(read("N=6\ndeepspeed --num_gpus=1$N train.py a.yaml\n")) == [("gpus_per_node", 16, "1:3")]
+    assert said(read("N=1\ndeepspeed --num_gpus=${N}6 train.py a.yaml\n")) == [("gpus_per_node", 16, "2:26")]
+
+
 def test_overrides_and_the_config_behind_the_script(read) -> None:
     command = "python -u train.py configs/a.yaml batch.micro_batch_size=4 --stop-after 3 train.epochs=2\n"
     file = read(f"cd sub\n{command}")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from crossfoot.finding import Refused
-from crossfoot.ledger.book import LedgerBook
+from crossfoot.ledger.attempts import Change
+from crossfoot.ledger.book import LedgerBook, read_book
 from crossfoot.ledger.ending import Ending, read_ending, write_ending
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.receipt import (
@@ -25,8 +26,10 @@ from crossfoot.ledger.receipt import (
     render_receipt,
     write_receipt,
 )
+from crossfoot.ledger.skipping import Policies
+from crossfoot.ledger.verdict import Allowed, Skips
 from crossfoot.ledger.witness import StepWitness
-from ledger_cases import Data, without_forward
+from ledger_cases import Data, Job, without_forward
 
 DATA = Data(list(range(12)), [1000 + i for i in range(12)], [500] * 12)
 LOCK: dict[str, Any] = {
@@ -41,6 +44,7 @@ LOCK: dict[str, Any] = {
         "forwards": 12,
     },
 }
+ENDING = "attempt-001/ending.json"
 FINISHED = Ending("finished", 3, 0, 3)
 
 
@@ -208,7 +212,8 @@ def run_folder(folder: Path, lines: list[StepEntry], ending: Ending | None = FIN
         book.append(entry)
     book.close()
     if ending is not None:
-        write_ending(str(folder / "ending.json"), ending)
+        (folder / "attempt-001").mkdir(exist_ok=True)
+        write_ending(str(folder / ENDING), ending)
     return str(folder)
 
 
@@ -236,6 +241,232 @@ def test_a_torn_last_line_is_noted(tmp_path: Path) -> None:
     assert any("unfinished" in note for note in receipt.notes)
 
 
+def job(folder: Path, **other: Any) -> Job:
+    """Six steps of two samples; the last of one."""
+    pairs = [(0, sample) for sample in range(11)]
+    return Job(folder, DATA, [pairs[first : first + 2] for first in range(0, 11, 2)], **other)
+
+
+DONE = Ending("finished", 6, 0, 6)
+
+
+def test_three_attempts_on_three_topologies_foot_as_one_run(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4, topology=(2, 2), torn_bytes=300)
+    assert b"\n" not in run.ledger.read_bytes()[-300:]
+    killed = receipt_of(str(tmp_path))
+    assert (
+        not killed.foots and killed.foots_so_far and killed.attempts == 1 and killed.history[0].reason is None
+    )
+    run.run(5, first_step=2, topology=(1, 1), ending=Ending("signal", 5, 75, 6))
+    between = receipt_of(str(tmp_path))
+    assert (between.attempted_steps, between.lost_steps, between.done_steps) == (7, 2, 5)
+    assert between.foots_so_far and between.reason == "signal" and between.is_regained
+    run.run(6, first_step=5, topology=(3, 1), ending=DONE)
+    receipt = receipt_of(str(tmp_path))
+    assert (
+        receipt.foots and differences(receipt) == {} and receipt.notes == () and receipt.reason == "finished"
+    )
+    assert (receipt.attempts, receipt.attempted_steps, receipt.lost_steps) == (3, 8, 2)
+    assert (receipt.applied_steps, receipt.skipped_steps) == (6, 0)
+    (forwards,) = [row for row in receipt.rows if row.name == "forwards"]
+    assert forwards.planned == forwards.real == 2 * 4 + 3 * 1 + 1 * 3
+    assert [(row.steps, row.lost, row.reason) for row in receipt.history] == [
+        (4, 2, None),
+        (3, 0, "signal"),
+        (1, 0, "finished"),
+    ]
+    text = render_receipt(receipt)
+    assert "\n  3 attempts: 8 steps attempted, 2 lost and computed again, 6 counted\nfoots: yes\n" in text
+
+
+def test_lost_steps_that_are_not_computed_again_yet(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(2, first_step=2)
+    receipt = receipt_of(str(tmp_path))
+    assert (receipt.attempted_steps, receipt.lost_steps, receipt.done_steps) == (4, 2, 2)
+    assert receipt.foots_so_far and not receipt.is_regained
+    assert "2 attempts: 4 steps attempted, 2 lost, 2 counted" in render_receipt(receipt)
+    again = job(tmp_path / "early")
+    again.run(1)
+    again.run(6, first_step=0, from_checkpoint=None, ending=DONE)  # killed before the first checkpoint
+    assert receipt_of(str(again.folder)).foots and receipt_of(str(again.folder)).lost_steps == 1
+
+
+def test_an_attempt_that_lost_nothing_says_so(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(6, first_step=4, ending=DONE)
+    assert "2 attempts: 6 steps attempted, none lost, 6 counted" in render_receipt(receipt_of(str(tmp_path)))
+
+
+def test_a_run_of_one_attempt_reads_as_ever(tmp_path: Path) -> None:
+    job(tmp_path).run(6, ending=DONE)
+    lines = render_receipt(receipt_of(str(tmp_path))).splitlines()
+    assert len(lines) == 12 and lines[-1] == "foots: yes"
+
+
+def test_lost_lines_are_no_faults_and_counted_ones_are(tmp_path: Path) -> None:
+    run = job(tmp_path)
+
+    def twice(step: int, told: list[StepWitness]) -> list[StepWitness]:
+        return [replace(told[0], applied=False), *told[1:]] if step == 3 else told
+
+    run.run(4, change=twice)
+    assert kinds(receipt_of(str(tmp_path))) == ["update not applied"]
+    run.run(6, first_step=3, ending=DONE)
+    assert receipt_of(str(tmp_path)).foots
+    later = job(tmp_path / "later")
+    later.run(4, change=twice)
+    later.run(6, first_step=4, ending=DONE)
+    assert kinds(receipt_of(str(later.folder))) == ["update not applied"]
+
+
+def test_a_line_of_an_attempt_before_its_own_first_step(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(6, first_step=4, ending=DONE)
+    lines = run.ledger.read_text().splitlines(keepends=True)
+    run.ledger.write_text("".join([*lines[:3], lines[3].replace('"attempt":1', '"attempt":2'), *lines[4:]]))
+    receipt = receipt_of(str(tmp_path))
+    assert kinds(receipt) == ["step out of order"] and not receipt.foots
+    assert "of attempt 2, which began at step 4" in receipt.causes[0].message
+
+
+def test_two_attempts_that_ran_at_once_are_noted(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    late = run.ledger.read_text().splitlines(keepends=True)[3]
+    run.run(6, first_step=2, ending=DONE)
+    with run.ledger.open("a") as file:
+        file.write(late)
+    receipt = receipt_of(str(tmp_path))
+    assert receipt.foots and receipt.lost_steps == 3
+    assert receipt.notes == (
+        "a line of an earlier attempt was written when a later one had begun: two of them ran at once",
+    )
+
+
+def test_a_stop_on_purpose_and_the_rest_later(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(2, ending=Ending("stop_after", 2, 0, 2))
+    assert receipt_of(str(tmp_path)).foots and receipt_of(str(tmp_path)).asked_steps == 2
+    run.run(4, first_step=2, topology=(1, 3))
+    assert not receipt_of(str(tmp_path)).complete
+    run.run(5, first_step=4, ending=Ending("stop_after", 5, 0, 5))
+    assert receipt_of(str(tmp_path)).foots and receipt_of(str(tmp_path)).asked_steps == 5
+
+
+def nan_in_step_1(step: int, told: list[StepWitness]) -> list[StepWitness]:
+    if step != 1:
+        return told
+    return [replace(w, applied=False, lr=float("nan"), loss_sum=float("nan"), nonfinite=True) for w in told]
+
+
+def test_skipped_steps_foot_when_the_policy_says_so(tmp_path: Path) -> None:
+    policies = {"nonfinite": "skip", "overflow": "retry"}
+    run = job(tmp_path, faults=policies)
+    run.run(6, ending=DONE, change=nan_in_step_1, policies=Policies(**policies))
+    receipt = receipt_of(str(tmp_path))
+    assert receipt.foots and (receipt.applied_steps, receipt.skipped_steps) == (5, 1)
+    assert [(row.planned, row.real) for row in receipt.rows[:3]] == [(6, 6), (5, 5), (11, 11)]
+    assert receipt.skips == (Skips("not finite", 1, 2),)
+    assert (
+        "\n  1 step skipped as faults.nonfinite says: 2 samples seen, not learned from\n"
+        in render_receipt(receipt)
+    )
+    stopped = job(tmp_path / "stopped")
+    stopped.run(2, ending=Ending("stop_after", 2, 0, 2), change=nan_in_step_1, policies=Policies("skip"))
+    assert receipt_of(str(stopped.folder)).foots
+
+
+def test_a_skip_that_no_policy_states_does_not_foot(tmp_path: Path) -> None:
+    run = job(tmp_path, faults={"nonfinite": "stop", "overflow": "skip"})
+    run.run(6, ending=DONE, change=nan_in_step_1, policies=Policies("skip"))
+    receipt = receipt_of(str(tmp_path))
+    assert not receipt.foots and kinds(receipt) == ["update not applied"]
+    zero, one, two = ledger()
+    for change in ({"skipped": "overflow"}, {"skipped": "not finite", "applied": False}):
+        forged = make_receipt(LOCK, [zero, replace(one, **change), two], FINISHED)
+        assert not forged.foots and kinds(forged) == ["does not add up"]
+    assert not make_receipt(LOCK, [zero, replace(one, applied=False), two], FINISHED).foots
+
+
+def test_changes_on_purpose_are_shown_when_they_had_an_effect(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    faster, slower = Change("lr.reference", 1e-4, 2e-4), Change("optimizer.betas", [0.9, 0.99], None)
+    run.run(2)
+    run.run(4, first_step=2, allowed=(slower,))
+    run.run(6, first_step=2, allowed=(faster,), ending=DONE)
+    receipt = receipt_of(str(tmp_path))
+    assert receipt.allowed == (Allowed(3, "lr.reference", 1e-4, 2e-4),)
+    assert "\n  changed on purpose in attempt 3: lr.reference 0.0001 -> 0.0002\n" in render_receipt(receipt)
+    write_receipt(str(tmp_path / "receipt.json"), receipt)
+    document = json.loads((tmp_path / "receipt.json").read_text())
+    assert document["allowed"] == [{"attempt": 3, "key": "lr.reference", "before": 1e-4, "now": 2e-4}]
+    assert (document["attempts"], document["attempted_steps"], document["lost_steps"]) == (3, 8, 2)
+    assert (document["applied_steps"], document["skipped_steps"], document["history"][1]["lost"]) == (6, 0, 2)
+
+
+def test_a_run_made_longer_is_held_against_its_last_lock(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    whole = run.steps
+    run.steps = whole[:4]
+    run.run(4, ending=Ending("finished", 4, 0, 4))
+    assert receipt_of(str(tmp_path)).foots
+    run.steps = whole
+    run.run(6, first_step=4, allowed=(Change("train.max_steps", 4, 6),), ending=DONE)
+    receipt = receipt_of(str(tmp_path))
+    assert receipt.foots and receipt.total_steps == 6
+    assert "train.max_steps 4 -> 6" in render_receipt(receipt)
+
+
+def test_a_line_that_agrees_with_itself_but_not_with_its_lock(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(6, first_step=4, ending=DONE)
+    *others, last = read_book(str(run.ledger))
+    more = replace(last.per_rank[0], forwards=last.per_rank[0].forwards + 1)
+    forged = replace(
+        last,
+        planned_forwards=last.planned_forwards + 1,
+        real_forwards=last.real_forwards + 1,
+        per_rank=(more, *last.per_rank[1:]),
+    )
+    run.ledger.write_text("".join(entry.to_line() for entry in [*others, forged]))
+    assert differences(receipt_of(str(tmp_path))) == {"forwards": 1}
+
+
+def test_the_papers_of_later_attempts_must_be_there(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(6, first_step=4, ending=DONE)
+    (tmp_path / "attempt-002" / "plan.lock.json").unlink()
+    (tmp_path / "attempt-002" / "ending.json").write_text("{")
+    (tmp_path / "attempt-001" / "attempt.json").unlink()
+    with pytest.raises(Refused) as refused:
+        receipt_of(str(tmp_path))
+    assert sorted(finding.code for finding in refused.value.findings) == ["CF707", "CF742"]
+    assert refused.value.exit_code == 2
+    (tmp_path / "attempt-002" / "attempt.json").unlink()
+    with pytest.raises(Refused, match="CF742"):
+        receipt_of(str(tmp_path))
+
+
+def test_every_byte_of_the_last_line_cut_off_leaves_a_receipt(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(4)
+    run.run(6, first_step=4, ending=DONE)
+    whole = run.ledger.read_bytes()
+    last = whole.rfind(b"\n", 0, -1) + 1
+    for end in range(last, len(whole)):
+        run.ledger.write_bytes(whole[:end])
+        receipt = receipt_of(str(tmp_path))
+        assert not receipt.foots and receipt.done_steps == 5 and kinds(receipt) == ["step missing"]
+        assert any("unfinished" in note for note in receipt.notes) == (end > last)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [
@@ -246,10 +477,11 @@ def test_a_torn_last_line_is_noted(tmp_path: Path) -> None:
         ("ledger.jsonl", None, "CF703"),
         ("ledger.jsonl", "{}\n", "CF704"),
         ("ending.json", "{", "CF707"),
-        ("ending.json", "{}", "CF707"),
-        ("ending.json", '{"format": 1, "reason": "tired"}', "CF707"),
+        (ENDING, "{", "CF707"),
+        (ENDING, "{}", "CF707"),
+        (ENDING, '{"format": 1, "reason": "tired"}', "CF707"),
         (
-            "ending.json",
+            ENDING,
             '{"format": 1, "reason": "signal", "step": "1", "exit_code": 0, "planned_steps": 3}',
             "CF707",
         ),

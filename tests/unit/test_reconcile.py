@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.ledger.entry import CAUSE_KINDS, MOST_CAUSES_OF_A_KIND, Cause, StepEntry, entry_of
 from crossfoot.ledger.matching import DigestLookup
-from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.ledger.reconcile import PlannedStep, Policies, remember
 from crossfoot.ledger.witness import Lost, SegmentWitness, StepWitness
 from ledger_cases import Data, digest_of, six_samples, with_segments, without_forward
 
@@ -168,6 +169,89 @@ def test_steps_of_an_earlier_attempt_count() -> None:
     again = data.plan(1, [[[1, 2]]])
     entry = reconciler.step(again, data.obey(again))
     assert entry.repeated_samples == entry.first_seen_samples == entry.planned_first_seen_samples == 1
+
+
+def test_all_steps_of_earlier_attempts_are_remembered_without_their_slots() -> None:
+    data = six_samples()
+    schedule = Schedule(num_samples=6, global_batch_size=4, seed=3, last_step="carry", epochs=3)
+    one, other = data.reconciler(1), data.reconciler(1, attempt=2)
+    planned = []
+    for step in range(schedule.total_steps):
+        slots = [[[int(sample) for sample in schedule.samples(step)]]]
+        of = {"samples": schedule.samples(step), "sample_epochs": schedule.epochs_of(step)}
+        planned.append(replace(data.plan(step, slots, epoch=int(schedule.epochs_of(step)[0])), **of))
+    told = [one.step(plan, data.obey(plan)) for plan in planned]
+    assert {entry.attempt for entry in told} == {1}
+    assert remember(other, lambda k: (schedule.samples(k), schedule.epochs_of(k)), told[:3]) == 3
+    for plan, before in zip(planned[3:], told[3:], strict=True):
+        assert other.step(plan, data.obey(plan)) == replace(before, attempt=2)
+    again = other.step(planned[-1], data.obey(planned[-1]))
+    assert again.repeated_samples == again.planned_samples
+
+
+SKIP = Policies("skip", "skip")
+
+
+def skipping(fault: Fault, policies: Policies | None) -> StepEntry:
+    data = six_samples()
+    planned = data.plan(7, SLOTS)
+    return data.reconciler(2, policies=policies).step(planned, fault(data.obey(planned)))
+
+
+def not_finite(told: list[StepWitness]) -> list[StepWitness]:
+    """Rank 1 meets a NaN; the norm is the whole model's, so no rank updates."""
+    told = [replace(w, applied=False, lr=math.nan, grad_norm=math.nan, nonfinite=True) for w in told]
+    return [told[0], replace(told[1], loss_sum=math.nan)]
+
+
+def overflown(told: list[StepWitness]) -> list[StepWitness]:
+    return [replace(w, applied=False, lr=math.nan, overflow=True) for w in told]
+
+
+def test_a_step_left_out_on_purpose_is_skipped_and_no_fault() -> None:
+    entry = skipping(not_finite, SKIP)
+    assert (entry.skipped, entry.applied, entry.causes, entry.cause_count) == ("not finite", False, (), 0)
+    assert entry.real_samples == entry.planned_samples == 5 and math.isnan(entry.loss)
+    entry = skipping(overflown, SKIP)
+    assert (entry.skipped, entry.applied, entry.causes) == ("overflow", False, ())
+    scaled = skipping(
+        lambda told: [replace(w, nonfinite=True, grad_norm=math.inf) for w in overflown(told)], SKIP
+    )
+    assert scaled.skipped == "overflow"
+    hopeless = skipping(lambda told: [replace(w, overflow=True) for w in not_finite(told)], SKIP)
+    assert hopeless.skipped == "not finite"
+    infinite = skipping(
+        lambda told: [replace(w, applied=False, nonfinite=True, grad_norm=math.inf) for w in told], SKIP
+    )
+    assert infinite.skipped == "not finite"
+
+
+@pytest.mark.parametrize(
+    ("fault", "policies"),
+    [
+        (not_finite, None),
+        (not_finite, Policies("stop", "skip")),
+        (overflown, None),
+        (overflown, Policies("skip", "retry")),
+        (lambda told: [replace(w, applied=False) for w in told], SKIP),
+        (lambda told: [told[0], replace(told[1], applied=False, nonfinite=True)], SKIP),
+        (lambda told: [], SKIP),
+    ],
+)
+def test_an_update_that_no_policy_leaves_out_is_a_fault(fault: Fault, policies: Policies | None) -> None:
+    entry = skipping(fault, policies)
+    assert entry.skipped is None and not entry.applied
+    assert {"update not applied", "missing witness"} & {cause.kind for cause in entry.causes}
+
+
+def test_an_update_of_what_is_not_finite_is_a_fault_under_any_policy() -> None:
+    entry = skipping(lambda told: [replace(w, nonfinite=True, loss_sum=math.inf) for w in told], SKIP)
+    assert entry.applied and entry.skipped is None and only(entry).kind == "not finite"
+
+
+def test_other_faults_of_a_skipped_step_are_still_named() -> None:
+    entry = skipping(lambda told: [without_forward(w, 1) for w in not_finite(told)], SKIP)
+    assert entry.skipped == "not finite" and {c.kind for c in entry.causes} == {"missing sample"}
 
 
 def test_two_samples_swapped_between_ranks() -> None:

@@ -9,11 +9,14 @@ import pytest
 from crossfoot.checks.launch_plan import planned_gpus
 from crossfoot.checks.registry import RULES, Facts
 from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules_launch_settings import OWN_OPTIONS
+from crossfoot.cli import _parser
 from crossfoot.finding import Finding
 from crossfoot.planning.plan import topology_of
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.launch.stating import STARTING_VERBS
 from crossfoot.written.run_file import load_run
 from launch_scripts import ACCELERATE_FILE, CONFIG, HOSTFILE, MATCHING
 
@@ -276,9 +279,22 @@ def test_words_that_only_check_was_given(found) -> None:
     assert found(f'{command} "$@"\n', words=("batch.micro_batch_size=2",)) == []
 
 
+def test_no_option_of_ours_is_taken_for_a_foreign_one() -> None:
+    (verbs,) = [action for action in _parser()._actions if isinstance(action.choices, dict)]
+    ours = {word for verb in STARTING_VERBS for word in verbs.choices[verb]._option_string_actions}
+    assert {word for word in ours if word.startswith("--")} == OWN_OPTIONS
+
+
 def test_one_config_by_two_paths(found) -> None:
     assert found("deepspeed --hostfile hosts train.py ./sub/../config.yaml\n") == []
     assert found(f"deepspeed --hostfile hosts train.py {Path('config.yaml').absolute()}\n") == []
+
+
+def test_one_of_several_runs_of_a_script(found) -> None:
+    start = "deepspeed --hostfile hosts train.py"
+    assert found(f"{start} first.yaml\n{start} config.yaml\n") == []
+    (finding,) = found(f"{start} first.yaml\n{start} second.yaml\n")
+    assert finding.code == "CF461"
 
 
 def test_accelerate_that_starts_one_process_only(found) -> None:

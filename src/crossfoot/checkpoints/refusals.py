@@ -74,7 +74,7 @@ def not_written(step: int, who: str, reason: str, folder: str, kept: str | None)
         place=Place(folder),
         notes=(
             f"it failed on {who}",
-            f"kept: {kept}, the last good one" if kept is not None else "no checkpoint is kept",
+            f"kept: {kept}, the last good one" if kept is not None else "no good checkpoint is kept",
         ),
         helps=("make room on that disk, or raise the quota", "or keep fewer checkpoints: checkpoint.keep=1"),
     )

@@ -18,7 +18,12 @@ FAMILIES = (
     ("CF7", "run time"),
 )
 EXAMPLES = "../tests/findings"
-WRITTEN_BY_PEOPLE = ("crossfoot.written.mistakes", "crossfoot.written.deepspeed_file")
+WRITTEN_BY_PEOPLE = (
+    "crossfoot.written.mistakes",
+    "crossfoot.written.deepspeed_file",
+    "crossfoot.written.launch.mistakes",
+    "crossfoot.checks.impossible",
+)
 """Modules whose findings have an example too, beside every rule."""
 
 

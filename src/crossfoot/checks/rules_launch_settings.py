@@ -14,7 +14,7 @@ from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.finding import Finding, Place
 from crossfoot.written.known_keys import ELSEWHERE, is_known
 from crossfoot.written.launch.accelerate_file import is_on
-from crossfoot.written.launch.read import config_words
+from crossfoot.written.launch.read import config_words, path_of
 from crossfoot.written.launch.statement import (
     UNKNOWN,
     About,
@@ -34,7 +34,8 @@ from crossfoot.written.launch.stating import (
 
 _ENGINES = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
 _ENGINE_OPTIONS = {"--use_deepspeed": "DeepSpeed", "--use_fsdp": "FSDP", "--use_megatron_lm": "Megatron-LM"}
-_OWN_OPTIONS = ("--stop-after", "--local_rank", "--local-rank", "--continue", "-h", "--help")
+OWN_OPTIONS = frozenset(("--stop-after", "--local_rank", "--local-rank", "--full", "--json", "--help"))
+"""What `crossfoot train` and `crossfoot prove` take; a test holds it against them."""
 _FOREIGN = {
     "max_steps": "train.max_steps",
     "dataset_dir": "data.train",
@@ -157,6 +158,8 @@ def another_run(facts: Facts) -> Iterator[Finding]:
     then not be what trains. The command's own words need not be repeated: `check` reads them from the file.
     """
     for file in with_named(facts.launch):
+        if any(_names(command, facts.run.path) for command in certain_commands(file)[1:]):
+            continue  # one of several runs that the script starts in turn
         if file.config is not None and not _same_path(file.config[0], facts.run.path):
             yield Finding(
                 "CF461",
@@ -166,6 +169,10 @@ def another_run(facts: Facts) -> Iterator[Finding]:
             )
         elif file.config is not None:
             yield from _other_overrides(facts, file)
+
+
+def _names(command: Command, config: str) -> bool:
+    return any(_same_path(path_of(command, word.text), config) for word in config_words(command)[:1])
 
 
 def _other_overrides(facts: Facts, file: LaunchFile) -> Iterator[Finding]:
@@ -334,7 +341,7 @@ def foreign_arguments(facts: Facts) -> Iterator[Finding]:
         words = command.arguments
         for position, word in enumerate(words):
             name, equals, value = word.text.partition("=")
-            if not name.startswith("--") or name in _OWN_OPTIONS:
+            if not name.startswith("--") or name in OWN_OPTIONS:
                 continue
             following = words[position + 1].known if position + 1 < len(words) else None
             given = value if equals else ("" if (following or "-").startswith("-") else following or "")

@@ -110,6 +110,9 @@ class RankCounts:
     forwards: int
 
 
+_RANK_FIELDS = fields(RankCounts)
+
+
 @dataclass(frozen=True)
 class StepEntry:
     """One optimizer step over all ranks, as one attempt made it. planned_: from the plan. The others were
@@ -186,9 +189,7 @@ def entry_of(line: str) -> StepEntry:
     if values["skipped"] is not None and values["skipped"] not in SKIPS:
         raise ValueError(f"skipped is {values['skipped']!r}, and may be {' or '.join(SKIPS)}")
     values["causes"] = tuple(_cause(cause) for cause in _list(document, "causes"))
-    values["per_rank"] = tuple(
-        RankCounts(**values_of(RankCounts, counts)) for counts in _list(document, "per_rank")
-    )
+    values["per_rank"] = tuple(_rank_counts(counts) for counts in _list(document, "per_rank"))
     return StepEntry(**values)
 
 
@@ -200,6 +201,17 @@ def strict(value: Any) -> Any:
 def _cause(document: object) -> Cause:
     """One cause of a line."""
     return Cause(**values_of(Cause, document))
+
+
+def _rank_counts(document: object) -> RankCounts:
+    """One rank's counts. Most of a long ledger is these: only what is not six integers is looked at
+    closely.
+    """
+    if isinstance(document, dict):
+        numbers = [document.get(field.name) for field in _RANK_FIELDS]
+        if all(type(number) is int for number in numbers):
+            return RankCounts(*numbers)  # type: ignore[arg-type]
+    return RankCounts(**values_of(RankCounts, document))
 
 
 def values_of(kind: type, document: object) -> dict[str, Any]:

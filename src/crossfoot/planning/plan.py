@@ -100,23 +100,33 @@ def run_schedule(run: RunFile, batch: BatchPlan, num_samples: int) -> Schedule:
 
 
 def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
-    """The learning rate of every step; Refused with the config's places when none follows."""
+    """The learning rate of every step; Refused with the config's places, for the rule and for the warm-up at
+    once, when none follows.
+    """
     lr = run.config.lr
+    given: dict[str, Any] = {
+        "reference": lr.reference,
+        "reference_batch": lr.reference_batch,
+        "rule": lr.rule,
+        "global_batch_size": batch.global_batch_size,
+        "schedule": lr.schedule,
+        "min_ratio": lr.min_ratio,
+        "total_steps": total_steps,
+        "warmup_steps": lr.warmup_steps,
+        "warmup_fraction": lr.warmup_fraction,
+        "warmup_samples": lr.warmup_samples,
+    }
     try:
-        return plan_rate(
-            reference=lr.reference,
-            reference_batch=lr.reference_batch,
-            rule=lr.rule,
-            global_batch_size=batch.global_batch_size,
-            schedule=lr.schedule,
-            min_ratio=lr.min_ratio,
-            total_steps=total_steps,
-            warmup_steps=lr.warmup_steps,
-            warmup_fraction=lr.warmup_fraction,
-            warmup_samples=lr.warmup_samples,
-        )
+        return plan_rate(**given)
     except RateImpossible as error:
-        raise Refused(impossible_finding(error, run)) from error
+        wrong = {error.title: error}
+    without_warmup = {"warmup_steps": None, "warmup_fraction": None, "warmup_samples": None}
+    for change in ({"rule": "none"}, without_warmup):
+        try:
+            plan_rate(**{**given, **change})
+        except RateImpossible as error:
+            wrong.setdefault(error.title, error)
+    raise Refused([impossible_finding(error, run) for error in wrong.values()])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from crossfoot.arithmetic.schedule import Layout
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.probing.compare import Comparison, Vector
+from crossfoot.probing.samples import samples_of
 
 MOST_SLOTS_NAMED = 5
 WIDEST_TOLERANCE = 0.1
@@ -52,14 +53,15 @@ def step_of(
     index: DataIndex, before: PlannedStep, step: PlannedStep, layout: Layout, accum: int, dp: int
 ) -> Step:
     """The compared step and the one before it; accum and dp are the plan's."""
-    samples = np.concatenate([step.samples, before.samples])
+    compared = samples_of(step)
+    samples = np.concatenate([compared, samples_of(before)])
     column = {int(sample): number for number, sample in enumerate(samples)}
     slots = tuple(
         tuple(np.array([column[int(sample)] for sample in ids], dtype=np.int64) for ids in forwards)
         for forwards in step.slots
     )
     tokens = index.trained_tokens[samples].astype(np.float64)
-    return Step(samples, slots, tokens, step.samples.size, layout, accum, dp)
+    return Step(samples, slots, tokens, compared.size, layout, accum, dp)
 
 
 def known_factor(factor: float, step: Step, bound: float) -> str | None:
@@ -118,7 +120,7 @@ def _right(step: Step) -> Vector:
 
 
 def _means_of_means(step: Step) -> Iterator[Mistake]:
-    """Means over parts, averaged over the parts; a part without a sample counts as zero, or does not count."""
+    """Means over parts, averaged over the parts; one without a sample counts as zero, or does not count."""
     forwards = [columns for rank in step.slots for columns in rank]
     ranks = [np.concatenate(rank) for rank in step.slots]
     micro_steps = [np.concatenate(at_once) for at_once in zip(*step.slots, strict=True)]

@@ -14,7 +14,7 @@ from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.probing.compare import Comparison, Sums, label_of
 from crossfoot.probing.diagnose import Step, known_factor, name_mistake, step_of
 from crossfoot.probing.reference import Reference
-from crossfoot.probing.samples import ProofBatch
+from crossfoot.probing.samples import ProofBatch, samples_of
 from crossfoot.probing.verdict import Verdict, verdict_of
 from crossfoot.training.model import is_partitioned, shape_of, whole
 
@@ -32,10 +32,10 @@ TakeStep = Callable[[PlannedStep], object]
 class Subject:
     """What is proved, on this rank.
 
-    model: what was trained (not its wrapper). take_step: takes one optimizer step of the engine. make_reference:
-    makes the reference model; called on the first rank alone. is_first: this is that rank. layout: of what
-    runs (folded: one rank). grad_accum_steps, dp_degree: of the plan. bound: of the
-    relative error. roundoff: of the engine's precision, where its effect is to be measured.
+    model: what was trained (not its wrapper). take_step: takes one optimizer step of the engine.
+    make_reference: makes the reference model; called on the first rank alone. is_first: this is that rank.
+    layout: of what runs (folded: one rank). grad_accum_steps, dp_degree: of the plan. bound: of the relative
+    error. roundoff: of the engine's precision, where its effect is to be measured.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ def prove_gradient(subject: Subject, batch: ProofBatch) -> Verdict | None:
         reference = subject.make_reference()
     _copy_into(reference, subject.model, start)
     if reference is not None:
-        reference.gradient(batch.index, batch.step.samples)
+        reference.gradient(batch.index, samples_of(batch.step))
     subject.take_step(batch.before)
     subject.take_step(batch.step)
     comparison = Comparison(subject.bound)
@@ -67,6 +67,8 @@ def prove_gradient(subject: Subject, batch: ProofBatch) -> Verdict | None:
         if reference is None or after is None:
             continue
         before = start.pop(names[0])
+        if before is None:
+            continue
         got = (before.double() - after.double()) / batch.step.lr
         comparison.add(names, got.numpy(), _gradient(reference, names[0]).numpy())
     if reference is None:
@@ -104,7 +106,7 @@ def _floors(
     """
     before = {names[0]: _gradient(reference, names[0]) for names in trained}
     reference.move_weights(roundoff)
-    reference.gradient(batch.index, batch.step.samples)
+    reference.gradient(batch.index, samples_of(batch.step))
     sums: dict[str, Sums] = {"": Sums()}
     for names in trained:
         moved, still = _gradient(reference, names[0]).double().numpy(), before.pop(names[0]).double().numpy()

@@ -6,7 +6,7 @@ its own sum. Only the model class, and peft's adapters in it, are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Reference:
         return -log_probabilities[where - 1, tokens[where]].sum(), len(targets)
 
     def sketches(
-        self, index: DataIndex, sample_ids: Sequence[int], positions: Mapping[str, np.ndarray]
+        self, index: DataIndex, sample_ids: Iterable[int], positions: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """float64 [samples, entries]: the gradient of each sample's summed loss at these entries of these
         parameters.

@@ -10,12 +10,12 @@ from crossfoot.manual import page
 def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
     """CF750: the gradient that the engine applied is not the gradient of the batch.
 
-    `crossfoot prove` takes one optimizer step under the real launcher, engine, precision and DeepSpeed config,
-    with SGD and without clipping, so that what changes in the parameters is the gradient. A plain-torch
-    float32 reference, which shares neither collator nor loss code, computes the same gradient one sample at a
-    time, unpadded: the sum of the cross entropy of all trained tokens, divided by their number. The two must
-    agree in every group of parameters: |difference| / |reference| within 1e-5 in float32, and within the
-    larger bound that the page states in bfloat16.
+    `crossfoot prove` takes one optimizer step under the real launcher, engine, precision and DeepSpeed
+    config, with SGD and without clipping, so that what changes in the parameters is the gradient. A
+    plain-torch float32 reference, which shares neither collator nor loss code, computes the same gradient one
+    sample at a time, unpadded: the sum of the cross entropy of all trained tokens, divided by their number.
+    The two must agree in every group of parameters: |difference| / |reference| within 1e-5 in float32, within
+    3e-2 in bfloat16. Real weights (`--full`) enlarge rounding: it is measured, and widens the bound.
 
     When they do not, the page says by which factor they differ, and which known mistake has that factor:
     gradients summed over ranks instead of averaged ("gradient_allreduce_op": "sum", or averaging switched

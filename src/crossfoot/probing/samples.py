@@ -19,8 +19,8 @@ from crossfoot.index.store import (
 from crossfoot.ledger.reconcile import PlannedStep
 
 SHORTEST_TOKENS = 3
-"""Tokens of the shortest one. Of two, the first predicts the second and attends to nothing but itself: queries
-and keys have no gradient."""
+"""Tokens of the shortest one. Of two, the first predicts the second and attends to nothing but itself:
+queries and keys have no gradient."""
 LONGEST_TOKENS = 48
 """Tokens of the longest made-up sample: the arithmetic that is proved does not know lengths."""
 
@@ -66,6 +66,13 @@ def proof_batch(
     return ProofBatch(index, before, step)
 
 
+def samples_of(planned: PlannedStep) -> NDArray[np.int64]:
+    """The ids of a planned step, which is not made without them."""
+    if planned.samples is None:
+        raise ValueError(f"step {planned.step} does not say which samples it has")
+    return planned.samples
+
+
 def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int, shortest: int) -> DataIndex:
     """An index in memory of `count` samples of random tokens: `shortest` to `longest` of them, 1 to all
     trained.
@@ -77,9 +84,7 @@ def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int, short
     draw = np.random.Generator(np.random.Philox(key=np.array([seed, 0x0F00F], dtype=np.uint64)))
     longest = max(2, min(longest, LONGEST_TOKENS))
     lengths = draw.integers(min(shortest, longest), longest, size=count, endpoint=True).astype(np.int32)
-    masks = [
-        _mask(draw, int(length), kind) for kind, length in zip(np.arange(count) % 4, lengths, strict=True)
-    ]
+    masks = [_mask(draw, int(length), kind=number % 4) for number, length in enumerate(lengths)]
     samples = [draw.integers(0, vocabulary, size=int(length)).astype(np.int32) for length in lengths]
     digests = [segment_digests(ids, mask) for ids, mask in zip(samples, masks, strict=True)]
     trained_tokens = np.array([mask[1:].sum() for mask in masks], dtype=np.int32)
@@ -153,7 +158,8 @@ def _without_slot(index: DataIndex, planned: PlannedStep, rank: int, forward: in
     gone = planned.slots[rank][forward]
     slots = [list(forwards) for forwards in planned.slots]
     slots[rank][forward] = gone[:0]
-    samples = planned.samples[~np.isin(planned.samples, gone)]
+    samples = samples_of(planned)
+    samples = samples[~np.isin(samples, gone)]
     return replace(
         planned,
         slots=slots,

@@ -22,15 +22,20 @@ from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.planning.run_folder import ATTEMPT_NAME
 from crossfoot.probing.compare import BOUNDS, ROUNDOFF
-from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch
+from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
 from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
+from crossfoot.starting.world import Engine as EngineKind
 from crossfoot.starting.world import World, engine_for
-from crossfoot.training.assignment import Assignment
+from crossfoot.training.assignment import Assignment, call_roll, refuse_start
+from crossfoot.training.meeting import RefusedTogether
+from crossfoot.training.session import follow, hush_libraries
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
 
 NOT_NEEDED = ("CF50", "CF51", "CF52", "CF53", "CF540")
 """Findings about data files and the tokenizer: a proof reads neither."""
+NEEDED = ("CF533", "CF534")
+"""Those among them that are about the model."""
 SHORTEST_REAL_TOKENS = 8
 """With real weights: a model's first tokens are often its attention sinks, and a sample of little else has a
 gradient that is mostly rounding."""
@@ -41,67 +46,78 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
     """Prove one config on this rank; returns the exit code of the contract, the same on every rank: 0 PROVEN,
     3 NOT PROVEN. Raises Refused for a user's mistake. Nothing is written into the run's folder.
     """
-    static = read_static(path, overrides, world)
-    findings = [finding for finding in static.findings if not finding.code.startswith(NOT_NEEDED)]
-    if any(finding.severity == "error" for finding in findings):
-        raise Refused(findings)
-    config = static.run.config
-    engine_kind = engine_for(
-        world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
-    )
-    if findings and world.rank == 0 and not as_json:
-        print(render_findings(findings, colour=False), flush=True)
-    from crossfoot.training.session import hush_libraries
+    try:
+        static, findings, engine_kind = _start(path, overrides, world)
+        if findings and world.rank == 0 and not as_json:
+            print(render_findings(findings, colour=False), flush=True)
+        page, exit_code = _prove(static, world, engine_kind, full, as_json)
+    except RefusedTogether as refused:
+        if world.rank == 0:
+            raise
+        return follow(refused)
+    if page is not None:
+        print(page, flush=True)
+    return exit_code
 
+
+def _start(
+    path: str, overrides: Sequence[str], world: World
+) -> tuple[Static, tuple[Finding, ...], EngineKind]:
+    """The start checks of a training run, but for what only data can be wrong with. Raises Refused."""
+    refuse_start(world)
+    static = _without_data(read_static(path, overrides, world))
+    findings = static.findings
+    if static.has_error:
+        raise Refused(findings)
+    has_file = static.run.config.deepspeed is not None
+    engine_kind = engine_for(world, static.sourced.topology.world_size, has_file, os.environ)
+    _, warnings = call_roll(static, world)
+    return static, (*findings, *warnings), engine_kind
+
+
+def _without_data(static: Static) -> Static:
+    """The same without data files and tokenizer, and without what was found about them."""
+    kept = [finding for finding in static.findings if not finding.code.startswith(NOT_NEEDED)]
+    kept += [finding for finding in static.findings if finding.code in NEEDED]
+    if any(finding.severity == "error" for finding in kept):
+        return replace(static, findings=tuple(kept))
+    config = static.run.config
+    data = config.data.model_copy(update={"train": [], "validation": []})
+    run = replace(static.run, config=config.model_copy(update={"data": data}))
+    return replace(static, facts=replace(static.facts, run=run), findings=tuple(kept))
+
+
+def _prove(
+    static: Static, world: World, engine_kind: EngineKind, full: bool, as_json: bool
+) -> tuple[str | None, int]:
+    """(the page on rank 0, the exit code). Joins the other ranks, and leaves them when all is done."""
     hush_libraries()
-    from crossfoot.training.ranks import join
+    from crossfoot.training.ranks import agree, join
 
     ranks = join(world, engine_kind, os.environ)
-    _agree(ranks, world, static, full)
+    deepspeed = static.facts.deepspeed and static.facts.deepspeed.values
+    config = static.run.config.model_dump(mode="json")
+    agree(ranks, world, lock_sha256({"config": config, "deepspeed": deepspeed, "full": full}))
     with _scratch(ranks, world) as folder:
         model = _model(ranks, world, static, folder, full)
         work, batch = _work(static, world, engine_kind, model, str(folder))
         verdict, circumstances = _measure(work, batch, ranks, model)
-    exit_code = ranks.gather(None if verdict is None else verdict.exit_code)[0]
+        exit_code = int(ranks.gather(None if verdict is None else verdict.exit_code)[0])
+    page = None
     if verdict is not None:
-        text = (
-            json.dumps(to_json(circumstances, verdict), indent=2)
-            if as_json
-            else render(circumstances, verdict)
-        )
-        print(text, flush=True)
+        page = json.dumps(to_json(circumstances, verdict), indent=2) if as_json else ""
+        page = page or render(circumstances, verdict)
     ranks.leave()
-    return int(exit_code)
+    return page, exit_code
 
 
 @dataclass(frozen=True)
 class _Model:
-    """The model to prove. path: its folder on this node. said: what it is, in words."""
+    """The model to prove. path: its folder on this node. said: what it is. is_small: made for the proof."""
 
     path: str
     said: str
     is_small: bool
-
-
-def _agree(ranks: Any, world: World, static: Static, full: bool) -> None:
-    """Every rank proves the same config, and is the rank that its launcher says. Raises Refused on all."""
-    from crossfoot.training import refusals
-
-    deepspeed = static.facts.deepspeed and static.facts.deepspeed.values
-    sha = lock_sha256(
-        {"config": static.run.config.model_dump(mode="json"), "deepspeed": deepspeed, "full": full}
-    )
-    everyone = ranks.gather((sha, world.rank, world.world_size))
-    findings = []
-    for rank, (theirs, claimed, of) in enumerate(everyone):
-        if theirs != everyone[0][0]:
-            findings.append(refusals.plans_differ(f"rank {rank}", theirs, "rank 0", everyone[0][0]))
-        if (claimed, of) != (rank, ranks.world_size):
-            findings.append(
-                refusals.ranks_contradict(f"rank {rank}", (claimed, of), (rank, ranks.world_size))
-            )
-    if findings:
-        raise Refused(findings)
 
 
 @contextlib.contextmanager
@@ -141,7 +157,7 @@ def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -
 
 
 def _work(
-    static: Static, world: World, engine_kind: Any, model: _Model, folder: str
+    static: Static, world: World, engine_kind: EngineKind, model: _Model, folder: str
 ) -> tuple[Assignment, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
     run = replace(static.run, config=_proof_config(static.run.config, model.path, folder))
@@ -175,13 +191,11 @@ def _work(
 
 def _proof_config(config: Config, model_path: str, folder: str) -> Config:
     """The config with what a proof changes in it, and nothing else."""
-    lora = config.lora and config.lora.model_copy(update={"dropout": 0.0})
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"dir": folder}),
             "model": config.model.model_copy(update={"path": model_path}),
             "tokenizer": None,
-            "lora": lora,
             "optimizer": OptimizerSection(name="sgd", max_grad_norm=0.0),
             "lr": LrSection(reference=1.0, schedule="constant"),
             "train": TrainSection(max_steps=1),
@@ -255,7 +269,7 @@ def _circumstances(
     work: Assignment, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]
 ) -> Circumstances:
     plan, config = work.plan, work.plan.run.config
-    tokens = batch.index.trained_tokens[batch.step.samples]
+    tokens = batch.index.trained_tokens[samples_of(batch.step)]
     sizes = Counter(len(ids) for forwards in batch.step.slots for ids in forwards)
     return Circumstances(
         name=config.run.name,
@@ -273,7 +287,7 @@ def _circumstances(
         dp_degree=plan.batch.topology.dp_degree,
         folded=work.folded and plan.batch.topology.world_size > 1,
         capacity_samples=plan.batch.capacity_samples,
-        samples=int(batch.step.samples.size),
+        samples=int(samples_of(batch.step).size),
         trained_tokens=batch.step.trained_tokens,
         fewest_tokens=int(tokens.min()),
         most_tokens=int(tokens.max()),

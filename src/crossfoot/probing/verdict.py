@@ -16,7 +16,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Group:
-    """One group of parameters. relative_error: |difference| / |reference|; None where the reference is zero.
+    """One group of parameters. reference: |reference|, relative_error: |difference| / |reference|; None where
+    it is not finite.
 
     factor: what makes the reference most like what the engine did; None where there is none. bound: of the
     relative error.
@@ -24,7 +25,7 @@ class Group:
 
     name: str
     tensors: int
-    reference: float
+    reference: float | None
     relative_error: float | None
     factor: float | None
     bound: float
@@ -33,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome. cause: the known mistake that explains it; notes: numbers on it. finding: CF750 or None."""
+    """The outcome. cause: the known mistake that explains it. notes: numbers on it. finding: CF750, if any."""
 
     proven: bool
     groups: tuple[Group, ...]
@@ -96,7 +97,7 @@ def _group(name: str, sums: Sums, bound: float) -> Group:
     return Group(
         name=name,
         tensors=sums.tensors,
-        reference=sums.reference,
+        reference=sums.reference if math.isfinite(sums.reference) else None,
         relative_error=error if math.isfinite(error) else None,
         factor=factor if math.isfinite(factor) else None,
         bound=bound,
@@ -197,7 +198,7 @@ def _head(seen: Circumstances) -> list[str]:
             ("model", seen.model),
             (
                 "optimizer",
-                f"SGD at rate {seen.rate:,.0f}, which is divided out again; no clipping, which would hide the scale",
+                f"SGD at rate {seen.rate:,.0f}, divided out again; no clipping, which would hide the scale",
             ),
             ("reference", "plain torch in float32, one sample at a time, unpadded"),
             *(("changed", text) for text in seen.said),
@@ -214,7 +215,8 @@ def _table(verdict: Verdict) -> list[str]:
     ]
     for group in rows:
         error = "-" if group.relative_error is None else f"{group.relative_error:.1e}"
-        numbers = f"{group.tensors:>7,}  {group.reference:>11.4g}  {error:>14}  {group.bound:>7.0e}"
+        reference = "-" if group.reference is None else f"{group.reference:.4g}"
+        numbers = f"{group.tensors:>7,}  {reference:>11}  {error:>14}  {group.bound:>7.0e}"
         lines.append(f"    {group.name:<{width}}  {numbers}   {_word(group)}")
     return lines
 

@@ -41,10 +41,10 @@ def run(path: str, overrides: Sequence[str], world: World, stop_after: int | Non
     except RefusedTogether as refused:
         if world.rank == 0:
             raise
-        return _follow(refused)
+        return follow(refused)
 
 
-def _follow(refused: RefusedTogether) -> int:
+def follow(refused: RefusedTogether) -> int:
     """Say nothing: rank 0 says it for all. A launcher ends this rank with it; where none does, a little later
     it ends by itself, so that rank 0's exit comes first.
     """

@@ -91,7 +91,7 @@ def setting_statements(file: LaunchFile) -> Iterator[Statement]:
         if setting is not None and (count := whole(setting.value)):
             yield _stated(setting, "num_nodes" if about == "num_nodes" else "world_size", count, is_dry)
     precision = file.setting("mixed_precision")
-    if precision is not None and precision.value in _PRECISION:
+    if precision is not None and isinstance(precision.value, str) and precision.value in _PRECISION:
         yield _stated(precision, "dtype", _PRECISION[str(precision.value)])
     yield from _deepspeed_statements(file)
 

@@ -15,6 +15,7 @@ from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
 from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Named, Statement
 from crossfoot.written.launch.stating import (
+    STARTING_VERBS,
     batch_statements,
     certain_commands,
     command_statements,
@@ -149,9 +150,9 @@ def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[
 
 
 def config_words(command: Command) -> tuple[Argument, ...]:
-    """The words behind the script that are no options, `train` left out: the config and its overrides."""
+    """The words behind the script that are no options, the verb left out: the config and its overrides."""
     words = list(command.arguments)
-    if words and words[0].text == "train" and command.script and "crossfoot" in command.script.text:
+    if words and words[0].text in STARTING_VERBS and command.script and "crossfoot" in command.script.text:
         words = words[1:]
     kept, skip = [], False
     for word in words:

@@ -22,6 +22,8 @@ from crossfoot.written.launch.statement import (
     Witness,
 )
 
+STARTING_VERBS = ("train", "prove")
+"""Verbs of crossfoot that a launcher starts on every rank."""
 PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -36,13 +38,13 @@ class Tasks:
 
 
 def trains(command: Command) -> bool:
-    """Whether a command starts crossfoot's training."""
+    """Whether a command starts crossfoot's training, or its proof."""
     script = command.script.known if command.script else None
     if script is None:
         return False
     name = os.path.basename(script)
     if name in ("crossfoot", "crossfoot.cli"):
-        return bool(command.arguments) and command.arguments[0].text == "train"
+        return bool(command.arguments) and command.arguments[0].text in STARTING_VERBS
     return name == "train.py"
 
 
