@@ -33,6 +33,7 @@ def _layouts() -> list[Case]:
     ]
 
 
+@pytest.mark.lie("B7", "B8", answer="impossible")
 @pytest.mark.parametrize("case", _layouts(), ids=str)
 def test_a_random_layout_is_proven(folder: Path, case: Case) -> None:
     verdict = prove_in_process(folder, case)
@@ -52,6 +53,7 @@ NAMED = {
 }
 
 
+@pytest.mark.lie("B7", "B8", "J6", answer="CF750")
 @pytest.mark.parametrize("lora", (True, False), ids=("lora", "full"))
 @pytest.mark.parametrize("fault", NAMED)
 def test_a_planted_mistake_is_named(folder: Path, fault: str, lora: bool) -> None:

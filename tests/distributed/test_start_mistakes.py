@@ -109,6 +109,7 @@ def nothing_was_tokenised(folder: Path) -> None:
 # --- what variables and the system show, before torch
 
 
+@pytest.mark.lie("B17", answer="CF417")
 def test_srun_without_a_place_to_meet(tmp_path: Path) -> None:
     here = node(tmp_path / "node1")
     variables = srun_like(1, "2", 2, 1)
@@ -118,6 +119,7 @@ def test_srun_without_a_place_to_meet(tmp_path: Path) -> None:
     nothing_was_tokenised(tmp_path)
 
 
+@pytest.mark.lie("U9", answer="CF435")
 def test_unequal_tasks_on_two_nodes(tmp_path: Path) -> None:
     here = node(tmp_path / "node1")
     (done,) = together([(here, [], srun_like(2, "2,1", 3, 2))])
@@ -159,6 +161,7 @@ def test_accelerate_inside_torchrun(tmp_path: Path) -> None:
     nothing_was_tokenised(tmp_path)
 
 
+@pytest.mark.lie("U8", answer="CF442")
 def test_accelerate_with_two_machines_starts_one_process(tmp_path: Path) -> None:
     """It sets no rank at all: each machine would train everything. (lie U8)"""
     here = node(tmp_path / "node1")
@@ -229,6 +232,7 @@ def test_srun_tasks_without_variables_find_each_other(tmp_path: Path) -> None:
     nothing_was_tokenised(tmp_path)
 
 
+@pytest.mark.lie("U2", "U9", answer="CF439")
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [
@@ -298,6 +302,7 @@ def test_a_run_folder_on_each_nodes_own_disk(tmp_path: Path) -> None:
 # --- the read-back
 
 
+@pytest.mark.lie("U1", "U3", answer="CF431")
 def test_deepspeed_that_is_silently_absent(tmp_path: Path) -> None:
     """deepspeed.initialize gives back the bare model: nobody shards, nobody adds up gradients. (lie U1)"""
     here = node(tmp_path / "node1")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from crossfoot.checks.reference import has_example
 from crossfoot.checks.registry import import_pages
@@ -53,6 +53,7 @@ LIES = {
     "U10": "float16 with trained embeddings and without DeepSpeed fails at the first step",
     "U11": "long samples are cut, and nobody counts the targets that are lost",
 }
+KINDS = ("impossible", "check", "run")
 _IDS = re.compile(r"\(lies? ([^)]+)\)")
 
 
@@ -72,7 +73,8 @@ def lies_of_page(code: str) -> list[str]:
     return [_row_of(word.strip()) for group in found for word in group.split(",")]
 
 
-def answers() -> list[Answer]:
+@cache
+def answers() -> tuple[Answer, ...]:
     """Every answer there is, sorted. KeyError for an id that does not exist."""
     import_pages()
     found = [
@@ -84,42 +86,34 @@ def answers() -> list[Answer]:
     found += list(_marked())
     for answer in found:
         LIES[answer.lie]
-    kinds = ("impossible", "check", "run")
-    return sorted(set(found), key=lambda a: (kinds.index(a.kind), a.code, a.fixture))
+    return tuple(sorted(set(found), key=lambda a: (KINDS.index(a.kind), a.code, a.fixture)))
 
 
 def table() -> str:
     """docs/lies.md."""
-    rows: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[str, dict[str, list[str]]] = {lie: {kind: [] for kind in KINDS} for lie in LIES}
     for answer in answers():
-        rows[answer.lie][answer.kind, answer.code].append(answer.fixture)
-    words = {
-        "impossible": "impossible by construction",
-        "check": "found by `check`",
-        "run": "caught at run time",
-    }
+        name = _link(answer.fixture)
+        cells[answer.lie][answer.kind].append(f"{answer.code} {name}" if answer.kind == "run" else name)
     lines = [
         "# The lies about a batch, and the answers",
         "",
         "Each is a way in which the batch, the rate or the number of steps that a user believes in is not",
         "what trains. `make lies` runs every fixture below and writes this table when all of them pass.",
         "",
-        "| lie | what happens elsewhere | crossfoot's answer | shown by |",
-        "|---|---|---|---|",
+        "| lie | what happens elsewhere | impossible here, shown by | found by `check` | caught when it runs |",
+        "|---|---|---|---|---|",
     ]
     for lie, what in LIES.items():
-        cells = []
-        for (kind, code), fixtures in rows[lie].items():
-            name = f"{code}, {words[kind]}" if code else words[kind]
-            cells.append((name, ", ".join(_link(fixture) for fixture in dict.fromkeys(fixtures))))
-        answer = "<br>".join(name for name, _ in cells)
-        lines.append(f"| {lie} | {what} | {answer} | {'<br>'.join(shown for _, shown in cells)} |")
+        row = " | ".join("<br>".join(shown) for shown in cells[lie].values())
+        lines.append(f"| {lie} | {what} | {row} |")
     return "\n".join([*lines, ""])
 
 
 def _link(fixture: str) -> str:
     file, _, test = fixture.partition("::")
-    return f"[{test or file.rsplit('/', 1)[-1].removesuffix('.md')}](../{file})"
+    words = test.removeprefix("test_").replace("_", " ")
+    return f"[{words or file.rsplit('/', 1)[-1].removesuffix('.md')}](../{file})"
 
 
 def _row_of(lie: str) -> str:

@@ -92,7 +92,8 @@ def test_annotations_are_escaped_as_github_wants_it() -> None:
     place = Place("a,b:c.yaml", 3, 4, 2)
     finding = Finding("CF000", "50% of\nit", place=place, notes=("a",), helps=("b: c",), severity="note")
     assert formatted([finding], "github") == (
-        "::notice file=a%2Cb%3Ac.yaml,line=3,col=4,endColumn=6,title=CF000::50%25 of\ufffdit%0Anote: a%0Ahelp: b: c"
+        "::notice file=a%2Cb%3Ac.yaml,line=3,col=4,endColumn=6,title=CF000"
+        "::50%25 of\ufffdit%0Anote: a%0Ahelp: b: c"
     )
     nowhere = Finding("CF000", "x", place=Place("command line"))
     assert formatted([nowhere], "github") == "::error title=CF000::x"

@@ -442,7 +442,12 @@ def test_the_papers_of_later_attempts_must_be_there(tmp_path: Path) -> None:
     run = job(tmp_path)
     run.run(4)
     run.run(6, first_step=4, ending=DONE)
-    (tmp_path / "attempt-002" / "plan.lock.json").unlink()
+    lock = tmp_path / "attempt-002" / "plan.lock.json"
+    promise = lock.read_text()
+    lock.unlink()
+    with pytest.raises(Refused, match="CF706"):
+        receipt_of(str(tmp_path))
+    lock.write_text(promise)
     (tmp_path / "attempt-002" / "ending.json").write_text("{")
     (tmp_path / "attempt-001" / "attempt.json").unlink()
     with pytest.raises(Refused) as refused:

@@ -172,6 +172,7 @@ def test_a_local_rank_beyond_the_devices() -> None:
     assert finding.code == "CF437" and finding.title == "rank 3 on node2 has LOCAL_RANK 1, but sees 0 GPUs"
 
 
+@pytest.mark.lie("U2", answer="CF438")
 def test_a_node_without_a_gpu() -> None:
     finding = only(four(gpu(0), gpu(1), Device("cpu"), Device("cpu")))
     assert finding.code == "CF438" and finding.notes == ("node2: no GPU", "node1: H100")

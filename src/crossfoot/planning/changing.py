@@ -146,7 +146,7 @@ def bad_allow(key: str, near: Sequence[str], why: str | None = None) -> Finding:
 
 
 @page("CF745")
-def never_changes(run: RunFile, change: Change, attempt: int, why: str) -> Finding:
+def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: str | None = None) -> Finding:
     """CF745: a value was changed that makes it another run, and that cannot be allowed.
 
     Data, seed, global batch and what becomes of an epoch's last step decide which samples each step holds.
@@ -157,7 +157,8 @@ def never_changes(run: RunFile, change: Change, attempt: int, why: str) -> Findi
     """
     return Finding(
         "CF745",
-        f"{change.key} is {shown(change.now)}, and a run that was trained with {shown(change.before)} "
+        title
+        or f"{change.key} is {shown(change.now)}, and a run that was trained with {shown(change.before)} "
         "cannot be continued so",
         place=_place(run, change.key),
         label=f"attempt {attempt} had {shown(change.before)}",

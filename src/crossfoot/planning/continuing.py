@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
-from crossfoot.finding import Finding, Refused
+from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
@@ -25,6 +25,7 @@ from crossfoot.ledger.book import BookLines, read_readable
 from crossfoot.ledger.ending import Ending, read_ending, read_lock, write_document
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.ledger.refusals import lock_unreadable
 from crossfoot.manual import page
 from crossfoot.planning.changing import never_changes
 from crossfoot.planning.run_folder import holds_run
@@ -92,9 +93,14 @@ def lock_in_force(run: RunFile, earlier: Earlier, first_step: int) -> tuple[int,
     for line in counted(earlier.lines, earlier.attempts)[0]:
         if line.step == first_step - 1:
             number = line.attempt
-    own = attempt_path(run.run_dir, number, LOCK_FILE)
-    is_own = number > 1 or os.path.exists(own)
-    return number, read_lock(own if is_own else os.path.join(run.run_dir, LOCK_FILE))
+    path = attempt_path(run.run_dir, number, LOCK_FILE)
+    if number == 1 and not os.path.exists(path):
+        path = os.path.join(run.run_dir, LOCK_FILE)
+    lock = read_lock(path)
+    missing = [name for name in ("config", "plan", "index") if not isinstance(lock.get(name), Mapping)]
+    if missing:
+        raise Refused(lock_unreadable("the plan's lock cannot be read", Place(path), (f"no {missing[0]}",)))
+    return number, lock
 
 
 def start_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> None:
@@ -108,25 +114,34 @@ def start_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> No
 
 
 def refuse_other_past(
-    run: RunFile, earlier: Earlier, first_step: int, schedule: Schedule, digests: Uint64Array
+    run: RunFile,
+    earlier: Earlier,
+    before: tuple[int, Mapping[str, Any]],
+    first_step: int,
+    schedule: Schedule,
+    digests: Uint64Array,
 ) -> None:
     """Refused (CF745) when the steps already done are not the first steps of the new plan.
 
     Only a run of another length can come to this: it may be shorter than what is done, or the old plan's last
-    step, which held what was left, is now an ordinary one. digests: uint64[N], of the index.
+    step, which held what was left, is now an ordinary one. before: from `lock_in_force`. digests: uint64[N],
+    of the index.
     """
-    key = "train.max_steps" if run.config.train.max_steps is not None else "train.epochs"
-    why = f"{first_step:,} steps are done"
+    attempt, lock = before
+    key = "max_steps" if run.config.train.max_steps is not None else "epochs"
+    change = Change(f"train.{key}", lock["config"]["train"].get(key), getattr(run.config.train, key))
+    done = f"{first_step:,} steps are done"
     if schedule.total_steps < first_step:
-        change = Change(key, f"{first_step:,} steps and more", f"{schedule.total_steps:,} steps")
-        raise Refused(
-            never_changes(run, change, earlier.attempts[-1].attempt if earlier.attempts else 1, why)
-        )
+        title = f"{change.key} makes a run of {schedule.total_steps:,} steps, and {done}"
+        raise Refused(never_changes(run, change, attempt, "what is trained cannot be taken back", title))
     for line in counted(earlier.lines, earlier.attempts)[0]:
         if line.step != first_step - 1:
             continue
         samples = schedule.samples(line.step)
         if samples_sha256(digests[samples]) != line.planned_samples_sha256:
-            sizes = (f"{line.planned_samples:,} samples in step {line.step}", f"{len(samples):,} in it")
-            why = f"{why}, and the last of them would now hold other samples than it was trained with"
-            raise Refused(never_changes(run, Change(key, *sizes), line.attempt, why))
+            title = (
+                f"{change.key} gives step {line.step} {len(samples):,} samples, "
+                f"and it was trained with {line.planned_samples:,}, what was left then"
+            )
+            why = f"{done}, and the last of them was the end of the run; continue from before it to go on"
+            raise Refused(never_changes(run, change, attempt, why, title))

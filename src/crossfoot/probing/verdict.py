@@ -34,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome. cause: the known mistake that explains it. notes: numbers on it. finding: CF750, if any."""
+    """The outcome. cause: the known mistake that explains it; notes: numbers on it; finding: CF750."""
 
     proven: bool
     groups: tuple[Group, ...]

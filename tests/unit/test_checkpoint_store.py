@@ -1,0 +1,464 @@
+"""Checkpoints on disk: what is damaged is named, the last good one survives a kill at any instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from crossfoot.checkpoints import manifest as manifests
+from crossfoot.checkpoints import store
+from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, read_manifest, write_manifest
+from crossfoot.checkpoints.store import (
+    Checkpoint,
+    commit,
+    list_checkpoints,
+    newest_good,
+    partial_folder,
+    prune,
+)
+from crossfoot.checkpoints.tensor_file import TensorFile
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {}
+
+
+def values(step: int, name: str) -> np.ndarray:
+    return np.arange(7, dtype=np.float32).reshape(7, 1) * step + len(name)
+
+
+def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Path:
+    """Two files and their manifest, not committed."""
+    partial = partial_folder(run, step, attempt)
+    partial.mkdir(parents=True)
+    files, tensors = [], {}
+    for name in ("a", "a.exp_avg"):
+        file = TensorFile(str(partial / f"{name}.safetensors"), [(name, (7, 1))])
+        file.write(name, values(step, name))
+        files.append(file.close())
+        tensors[name] = StoredTensor(files[-1].name, (7, 1), "F32")
+    manifest = Manifest(
+        step=step,
+        plan_sha256="p" * 64,
+        batches_sha256="b" * 64,
+        samples_sha256=None,
+        attempt=attempt,
+        files=tuple(files),
+        tensors=tensors,
+        optimizer="adamw",
+        optimizer_step=step,
+        validation_loss=loss,
+        seconds=0.1,
+        written="2025-01-01T00:00:00+00:00",
+    )
+    write_manifest(partial, manifest)
+    return partial
+
+
+def save(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Checkpoint:
+    return commit(half_made(run, step, attempt, loss))
+
+
+def names(run: Path) -> list[str]:
+    return sorted(os.listdir(run / "checkpoints"))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    saved = save(tmp_path, 12, loss=2.5)
+    assert saved.name == "step-000012"
+    found, findings = newest_good(tmp_path, checksums=True)
+    assert found == saved
+    assert findings == ()
+    assert read_manifest(saved.folder) == saved.manifest
+    assert (saved.step, saved.manifest.validation_loss) == (12, 2.5)
+    for name, tensor in saved.manifest.tensors.items():
+        read = load_file(saved.folder / tensor.file)
+        assert np.array_equal(read[name], values(12, name))
+
+
+def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert newest_good(tmp_path / "nowhere") == (None, ())
+    assert list_checkpoints(tmp_path) == ()
+    assert prune(tmp_path, keep=1, best=True, attempt=1) == ()
+
+
+def test_a_file_of_tensors_is_what_was_announced(tmp_path: Path) -> None:
+    file = TensorFile(str(tmp_path / "x.safetensors"), [("a", (2,)), ("b", ())])
+    with pytest.raises(ValueError, match="announced"):
+        file.write("b", np.float32(1).reshape(()))
+    file = TensorFile(str(tmp_path / "y.safetensors"), [("a", (2,)), ("b", ())])
+    with pytest.raises(ValueError, match="never came"):
+        file.close()
+    with pytest.raises(ValueError, match="announced"):
+        file.write("a", np.zeros(2, np.float64))
+    with pytest.raises(FileExistsError):
+        TensorFile(str(tmp_path / "y.safetensors"), [])
+
+
+def test_the_library_reads_every_shape(tmp_path: Path) -> None:
+    shapes = [("scalar", ()), ("empty", (0, 3)), ("odd", (3, 5, 7)), ("\u5c71 name", (1,))]
+    file = TensorFile(str(tmp_path / "x.safetensors"), shapes)
+    written = {name: np.random.default_rng(1).random(shape, dtype=np.float32) for name, shape in shapes}
+    for name, _ in shapes:
+        file.write(name, written[name])
+    entry = file.close()
+    assert entry.bytes == (tmp_path / "x.safetensors").stat().st_size
+    read = load_file(tmp_path / "x.safetensors")
+    assert all(np.array_equal(read[name], value) for name, value in written.items())
+
+
+def damage(text: str) -> Callable[[Callable[[Path], object]], None]:
+    """Decorator: a way to damage a checkpoint folder, and what is then said of it."""
+
+    def register(how: Callable[[Path], object]) -> None:
+        DAMAGE[how.__name__] = (how, text)
+
+    return register
+
+
+@damage("a.safetensors has 99 bytes, 100 were written")
+def truncated(folder: Path) -> None:
+    os.truncate(folder / "a.safetensors", 99)
+
+
+@damage("a.safetensors has 101 bytes, 100 were written")
+def longer(folder: Path) -> None:
+    with (folder / "a.safetensors").open("ab") as file:
+        file.write(b"0")
+
+
+@damage("a.exp_avg.safetensors is missing")
+def deleted(folder: Path) -> None:
+    (folder / "a.exp_avg.safetensors").unlink()
+
+
+@damage("manifest.json is missing")
+def without_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+@damage("manifest.json is not JSON")
+def half_a_manifest(folder: Path) -> None:
+    os.truncate(folder / "manifest.json", 200)
+
+
+@damage("manifest.json is not JSON")
+def empty_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"")
+
+
+@damage("manifest.json is not JSON")
+def binary_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
+
+
+@damage("manifest.json is not a JSON object")
+def manifest_of_another_kind(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[1]")
+
+
+@damage("manifest.json is not what was written: its sha256 differs")
+def manifest_edited(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text().replace('"step": 12', '"step": 13')
+    (folder / "manifest.json").write_text(text)
+
+
+@damage("it is written in format 2, this version reads format 1")
+def newer_format(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+    (folder / "manifest.json").write_text(text)
+
+
+@damage("its manifest is of step 11")
+def another_ones_files(folder: Path) -> None:
+    other = half_made(folder.parents[1], 11)
+    shutil.rmtree(folder)
+    other.rename(folder)
+
+
+@damage("manifest.json is missing")
+def emptied(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
+    before, newest = save(tmp_path, 8), save(tmp_path, 12)
+    make_bad, text = DAMAGE[how]
+    size = (newest.folder / "a.safetensors").stat().st_size
+    make_bad(newest.folder)
+    found, (finding,) = newest_good(tmp_path)
+    assert found == before
+    assert (finding.code, finding.severity) == ("CF761", "warning")
+    assert (
+        finding.title.replace(f"{size:,}", "100")
+        .replace(f"{size - 1:,}", "99")
+        .replace(f"{size + 1:,}", "101")
+        == f"a checkpoint is damaged: {text}"
+    )
+    assert finding.place is not None
+    assert finding.place.file == str(newest.folder)
+    assert finding.notes == ("step-000008 is used instead",)
+    assert list_checkpoints(tmp_path) == (before,)
+
+
+def test_any_flipped_bit_is_found(tmp_path: Path) -> None:
+    before, newest = save(tmp_path, 8), save(tmp_path, 12)
+    for file in newest.folder.iterdir():
+        whole = file.read_bytes()
+        for position in range(0, len(whole), 7):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << (position % 8)
+            file.write_bytes(flipped)
+            found, findings = newest_good(tmp_path, checksums=True)
+            same_json = file.name == "manifest.json" and _equal_json(whole, bytes(flipped))
+            assert (found == newest) if same_json else (found == before), (file.name, position)
+            assert len(findings) == (0 if same_json else 1)
+        file.write_bytes(whole)
+    assert newest_good(tmp_path, checksums=True) == (newest, ())
+
+
+def _equal_json(one: bytes, other: bytes) -> bool:
+    """A space that became another blank, say."""
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
+def test_sizes_alone_do_not_see_a_flipped_bit_and_read_no_file(tmp_path: Path) -> None:
+    newest = save(tmp_path, 12)
+    file = newest.folder / "a.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert newest_good(tmp_path) == (newest, ())
+    with pytest.raises(Damaged, match=r"a.safetensors has sha256 \w{7}, \w{7} was written"):
+        manifests.verify_checksums(newest.folder, newest.manifest.files)
+    found, (finding,) = newest_good(tmp_path, known_bad={"step-000012": "rank 3 says so"})
+    assert found is None
+    assert finding.title == "a checkpoint is damaged: rank 3 says so"
+    assert finding.notes == ("there is no good one before it",)
+
+
+def test_a_manifest_names_only_files_of_its_folder(tmp_path: Path) -> None:
+    newest = save(tmp_path, 12)
+    document = newest.manifest.to_json()
+    for name in ("../a.safetensors", "/etc/passwd", ".hidden", ""):
+        document["files"][0]["name"] = name
+        del document["sha256"]
+        document["sha256"] = manifests._own_sha256(document)
+        (newest.folder / "manifest.json").write_text(json.dumps(document))
+        found, (finding,) = newest_good(tmp_path)
+        assert found is None
+        assert "no name of a file in its folder" in finding.title
+
+
+def test_a_save_that_was_cut_off_is_named_and_not_taken(tmp_path: Path) -> None:
+    before = save(tmp_path, 8)
+    half_made(tmp_path, 4)
+    partial = half_made(tmp_path, 12)  # whole, but never renamed
+    found, (finding,) = newest_good(tmp_path)
+    assert found == before
+    assert (finding.code, finding.severity) == ("CF762", "warning")
+    assert finding.place is not None
+    assert finding.place.file == str(partial)
+    assert finding.notes == ("step-000008 is used",)
+
+
+def test_what_is_not_whole_is_not_committed(tmp_path: Path) -> None:
+    partial = half_made(tmp_path, 12)
+    os.truncate(partial / "a.safetensors", 3)
+    with pytest.raises(Damaged):
+        commit(partial)
+    assert newest_good(tmp_path)[0] is None
+
+
+def test_a_second_checkpoint_of_a_step_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    save(tmp_path, 12, attempt=1)
+    second = save(tmp_path, 12, attempt=2)
+    assert newest_good(tmp_path) == (second, ())
+    assert list_checkpoints(tmp_path) == (second,)
+    prune(tmp_path, keep=5, best=True, attempt=2)
+    assert names(tmp_path) == ["step-000012"]
+    assert newest_good(tmp_path) == (second, ())
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "stay"),
+    [
+        (1, False, [5]),
+        (2, False, [4, 5]),
+        (2, True, [2, 4, 5]),
+        (9, True, [1, 2, 3, 4, 5]),
+        (0, False, [5]),
+        (0, True, [2, 5]),
+    ],
+)
+def test_the_last_ones_and_the_best_one_stay(tmp_path: Path, keep: int, best: bool, stay: list[int]) -> None:
+    for step, loss in enumerate([2.0, 1.5, None, 1.5, float("nan")], 1):
+        save(tmp_path, step, loss=loss if step != 4 else 1.75)
+    gone = prune(tmp_path, keep, best, attempt=1)
+    assert [int(name[-6:]) for name in names(tmp_path)] == stay
+    assert sorted(gone) == [f"step-{step:06d}" for step in range(1, 6) if step not in stay]
+
+
+def test_of_equally_good_ones_the_newest_is_the_best(tmp_path: Path) -> None:
+    for step, loss in enumerate([1.0, 1.0, 2.0], 1):
+        save(tmp_path, step, loss=loss)
+    prune(tmp_path, keep=1, best=True, attempt=1)
+    assert names(tmp_path) == ["step-000002", "step-000003"]
+
+
+def test_a_damaged_newest_one_does_not_push_out_the_last_good_one(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        save(tmp_path, step)
+    truncated(tmp_path / "checkpoints" / "step-000012")
+    prune(tmp_path, keep=1, best=False, attempt=1)
+    assert names(tmp_path) == ["step-000008", "step-000012"]
+    again = save(tmp_path, 12, attempt=2)
+    prune(tmp_path, keep=1, best=False, attempt=2)
+    assert names(tmp_path) == ["step-000012"]
+    assert newest_good(tmp_path, checksums=True) == (again, ())
+
+
+def test_leftovers_of_killed_saves_go_and_those_being_written_stay(tmp_path: Path) -> None:
+    save(tmp_path, 8, attempt=2)
+    earlier, mine, old, later = (half_made(tmp_path, 12, attempt) for attempt in (1, 2, 2, 3))
+    for path in (*old.iterdir(), old):
+        os.utime(path, (0, 0))
+    (tmp_path / "checkpoints" / ".trash-step-000001-ab").mkdir()
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    assert prune(tmp_path, keep=2, best=True, attempt=2) == ()
+    left = names(tmp_path)
+    assert mine.name in left
+    assert later.name in left
+    assert earlier.name not in left
+    assert old.name not in left
+    assert {"notes.txt", "step-000008"} <= set(left)
+    assert not [name for name in left if name.startswith(".trash")]
+
+
+def test_what_cannot_be_deleted_is_no_checkpoint_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (4, 8):
+        save(tmp_path, step)
+    monkeypatch.setattr(store.shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it deletes
+    prune(tmp_path, keep=1, best=False, attempt=1)
+    monkeypatch.undo()
+    assert [one.step for one in list_checkpoints(tmp_path)] == [8]
+    assert len(names(tmp_path)) == 2
+    prune(tmp_path, keep=1, best=False, attempt=1)
+    assert names(tmp_path) == ["step-000008"]
+
+
+class Killer:
+    """Copies a folder before every system call below it that Python announces, as a kill there would leave
+    it; an audit hook cannot be taken off again, so there is one.
+    """
+
+    def __init__(self) -> None:
+        self.watched: Path | None = None
+        self.copies: list[tuple[str, Path]] = []
+        self._hooked = False
+
+    @contextmanager
+    def watch(self, folder: Path, copies: Path) -> Iterator[None]:
+        if not self._hooked:
+            sys.addaudithook(self._see)
+            self._hooked = True
+        self._into, self.copies, self.watched = copies, [], folder
+        try:
+            yield
+        finally:
+            self.watched = None
+
+    def snapshot(self, event: str) -> None:
+        folder, self.watched = self.watched, None
+        copy = self._into / f"{len(self.copies):03d}"
+        shutil.copytree(folder, copy)
+        self.copies.append((event, copy))
+        self.watched = folder
+
+    def _see(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.watched is None or not event.startswith(("open", "os.", "shutil.")) or not arguments:
+            return
+        if event == "open" or event.startswith(("os.re", "os.rm", "os.mk", "os.un", "shutil")):
+            self.snapshot(f"{event} {arguments[0]}")
+
+
+KILLER = Killer()
+
+
+def test_a_kill_at_any_instant_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two older ones are there; a third is written, a fourth takes the place of the third, and each time the
+    old ones go. Every state in between has a good newest one, and the next prune clears the rest away.
+    """
+    run = tmp_path / "run"
+    for step in (4, 8):
+        save(run, step)
+    put = TensorFile._put
+
+    def put_in_pieces(self: TensorFile, data: bytes) -> None:
+        view = memoryview(data)
+        put(self, view[:5])
+        KILLER.snapshot("in the middle of a write")
+        put(self, view[5:])
+
+    monkeypatch.setattr(TensorFile, "_put", put_in_pieces)
+    done = []
+    with KILLER.watch(run, tmp_path / "copies"):
+        for attempt in (1, 2):
+            save(run, 12, attempt)
+            done.append(len(KILLER.copies))
+            prune(run, keep=1, best=False, attempt=attempt)
+    monkeypatch.undo()
+    assert names(run) == ["step-000012"]
+    events = [event.split()[0] for event, _ in KILLER.copies]
+    assert {"os.mkdir", "open", "os.rename", "shutil.rmtree", "os.rmdir"} <= set(events)
+    assert events.count("in") == 8
+    assert len(events) > 30
+    for number, (event, copy) in enumerate(KILLER.copies):
+        found, _ = newest_good(copy, checksums=True)
+        assert found is not None, event
+        is_written = number >= done[0]
+        assert found.step == 12 if is_written else found.step in (8, 12), event
+        if number >= done[1]:
+            assert found.manifest.attempt == 2, event
+        for name, tensor in found.manifest.tensors.items():
+            assert np.array_equal(load_file(found.folder / tensor.file)[name], values(found.step, name))
+        prune(copy, keep=1, best=False, attempt=3)
+        assert len(names(copy)) == 1, event
+        assert newest_good(copy, checksums=True)[0] is not None, event
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = half_made(tmp_path, 12)
+    calls: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def seen_sync(descriptor: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def seen_rename(self: Path, target: Path) -> Path:
+        calls.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen_sync)
+    monkeypatch.setattr(Path, "rename", seen_rename)
+    commit(partial)
+    files = {"a.safetensors", "a.exp_avg.safetensors", "manifest.json", partial.name}
+    assert set(calls[:4]) == files
+    assert calls[3:] == [partial.name, "rename to step-000012", "checkpoints"]
