@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
-from model_worker import config_of, deepspeed_values
+from model_worker import LiveBytes, config_of, deepspeed_values
 from torch import nn
 
 from crossfoot.checkpoints.store import list_checkpoints
@@ -139,13 +140,15 @@ def save(case: dict[str, Any], engine: Engine, model: nn.Module, step: int, rank
     if ranks.rank == case.get("full_disk_on"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        saved = save_checkpoint(engine, model, case["save"], step, facts, ranks)
+        with LiveBytes() if case.get("measure") else nullcontext() as counter:
+            saved = save_checkpoint(engine, model, case["save"], step, facts, ranks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     return {
         "name": saved.checkpoint and saved.checkpoint.name,
         "finding": saved.finding and [saved.finding.code, saved.finding.title, *saved.finding.notes],
         "seconds": saved.seconds,
+        "most_bytes": counter and counter.most,
     }
 
 

@@ -312,3 +312,20 @@ def test_deepspeed_that_is_silently_absent(tmp_path: Path) -> None:
     assert "error[CF431]: the engine is crossfoot.SummedLoss, not deepspeed.DeepSpeedEngine" in done.stdout
     assert "Traceback" not in said(done)
     assert not (here / "run").exists()
+
+
+@pytest.mark.lie("B10", "B11", "B14/15", answer="CF430")
+def test_numbers_that_deepspeed_believes_otherwise(tmp_path: Path) -> None:
+    """Without crossfoot's own number in its config DeepSpeed clips at 1.0, and counts what it was told."""
+    here = node(tmp_path / "node1")
+    alone = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "CROSSFOOT_TEST_MISTAKE": "numbers left out"}
+    words = ["optimizer.max_grad_norm=0.25"]
+    (done,) = together([(here, words, torchrun_like(0, free_port(), **alone))])
+    assert done.returncode == 1, said(done)[-3000:]
+    for believed in (
+        "deepspeed believes gradient_clipping is 1.0, the plan says 0.25",
+        "deepspeed believes gradient_accumulation_steps is 3, the plan says 4",
+        "deepspeed believes train_batch_size is 6, the plan says 8",
+    ):
+        assert f"error[CF430]: {believed}" in done.stdout, said(done)[-3000:]
+    assert "Traceback" not in said(done)

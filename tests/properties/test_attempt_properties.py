@@ -1,5 +1,5 @@
-"""For any history of attempts (kills anywhere, torn lines, lost steps, other topologies) the receipt foots when
-each step's counted line is honest, never when one was altered, and always can be read.
+"""For any history of attempts (kills anywhere, torn lines, lost steps, other topologies) the receipt foots
+when each step's counted line is honest, never when one was altered, and always can be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness
 from ledger_cases import Data, Job
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=40, deadline=None)
 POLICIES = Policies("skip", "skip")
 
 
@@ -197,7 +197,7 @@ TOLD: dict[str, Callable[[StepEntry], Any]] = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), st.sampled_from(sorted(TOLD)), st.data())
 def test_an_altered_line_that_counts_never_foots(history: History, change: str, draw: st.DataObject) -> None:
     with happened(history) as job:

@@ -101,7 +101,7 @@ def table() -> str:
         "Each is a way in which the batch, the rate or the number of steps that a user believes in is not",
         "what trains. `make lies` runs every fixture below and writes this table when all of them pass.",
         "",
-        "| lie | what happens elsewhere | impossible here, shown by | found by `check` | caught when it runs |",
+        "| lie | what happens elsewhere | impossible, shown by | found by `check` | caught at run time |",
         "|---|---|---|---|---|",
     ]
     for lie, what in LIES.items():

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from unittest import mock
 
 from crossfoot import cli
-from crossfoot.training import assignment, meeting, session, shared_folder
+from crossfoot.planning import deepspeed_config
+from crossfoot.training import assignment, build, meeting, session, shared_folder
 from crossfoot.training.devices import Device
 
 
@@ -35,7 +36,25 @@ def no_deepspeed() -> Iterator[None]:
         yield
 
 
-MISTAKES = {"one gpu": one_gpu_for_all, "no deepspeed": no_deepspeed, "": contextlib.nullcontext}
+@contextlib.contextmanager
+def owned_numbers_left_out() -> Iterator[None]:
+    """What is handed to DeepSpeed lacks the clipping, and has another accumulation."""
+
+    def resolve(*given: object) -> dict[str, object]:
+        resolved = deepspeed_config.resolve_deepspeed(*given)
+        del resolved["gradient_clipping"], resolved["train_batch_size"]
+        return {**resolved, "gradient_accumulation_steps": 3}
+
+    with mock.patch.object(build, "resolve_deepspeed", resolve):
+        yield
+
+
+MISTAKES = {
+    "one gpu": one_gpu_for_all,
+    "no deepspeed": no_deepspeed,
+    "numbers left out": owned_numbers_left_out,
+    "": contextlib.nullcontext,
+}
 
 if __name__ == "__main__":
     meeting.PATIENCE_SECONDS = float(os.environ.get("CROSSFOOT_TEST_PATIENCE", "60"))

@@ -27,7 +27,8 @@ from crossfoot.checkpoints.store import (
 )
 from crossfoot.checkpoints.tensor_file import TensorFile
 
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {}
+Damager = Callable[[Path], object]
+DAMAGE: dict[str, tuple[Damager, str]] = {}
 
 
 def values(step: int, name: str) -> np.ndarray:
@@ -114,11 +115,12 @@ def test_the_library_reads_every_shape(tmp_path: Path) -> None:
     assert all(np.array_equal(read[name], value) for name, value in written.items())
 
 
-def damage(text: str) -> Callable[[Callable[[Path], object]], None]:
+def damage(text: str) -> Callable[[Damager], Damager]:
     """Decorator: a way to damage a checkpoint folder, and what is then said of it."""
 
-    def register(how: Callable[[Path], object]) -> None:
+    def register(how: Damager) -> Damager:
         DAMAGE[how.__name__] = (how, text)
+        return how
 
     return register
 
@@ -461,4 +463,4 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     commit(partial)
     files = {"a.safetensors", "a.exp_avg.safetensors", "manifest.json", partial.name}
     assert set(calls[:4]) == files
-    assert calls[3:] == [partial.name, "rename to step-000012", "checkpoints"]
+    assert calls[3:] == [partial.name, "rename to step-000012", "checkpoints", tmp_path.name]

@@ -141,7 +141,7 @@ def test_one_small_group_that_is_wrong_is_not_hidden_by_a_large_one() -> None:
 
 def test_measured_rounding_widens_a_bound_up_to_a_limit() -> None:
     comparison = _comparison([1.1], [1.0])
-    comparison.floors["a"], comparison.floors[""] = 0.02, 0.02
+    comparison.floors["a"], comparison.floors[""] = 0.01, 0.01
     assert comparison.bound_of("a") == pytest.approx(0.16)
     assert comparison.is_proven
     comparison.floors["a"] = 10.0

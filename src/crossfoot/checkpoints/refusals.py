@@ -128,17 +128,17 @@ def other_optimizer(checkpoint: str, saved: str, trained: str) -> Finding:
 
 
 @page("CF767")
-def not_readable(checkpoint: str, who: str, reason: str) -> Finding:
-    """CF767: a checkpoint that was good a moment ago could not be read while it was loaded.
+def not_readable(what: str, who: str, reason: str) -> Finding:
+    """CF767: a checkpoint could not be read while it was chosen or loaded.
 
-    The disk failed, or another process changed the folder. What is in memory by then is a mixture, so nothing
-    is trained from it.
+    A right is missing, the disk failed, or another process changed the folder between the two. Nothing is
+    trained: what is in memory may be a mixture by then.
     """
     return Finding(
         "CF767",
-        f"{checkpoint} could not be read: {reason}",
+        f"{what} could not be read: {reason}",
         notes=(f"it failed on {who}",),
-        helps=("start again: the checkpoint is looked at anew",),
+        helps=("look at the rights and the disk, and start again: checkpoints are looked at anew",),
         unreadable=True,
     )
 

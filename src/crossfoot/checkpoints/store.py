@@ -118,6 +118,7 @@ def commit(partial: Path) -> Checkpoint:
         target.rename(target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}")
     partial.rename(target)
     sync_folder(str(target.parent))
+    sync_folder(str(target.parents[1]))  # the first checkpoint of a run made the folder of all of them
     return Checkpoint(target, manifest)
 
 

@@ -15,7 +15,7 @@ def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
     plain-torch float32 reference, which shares neither collator nor loss code, computes the same gradient one
     sample at a time, unpadded: the sum of the cross entropy of all trained tokens, divided by their number.
     The two must agree in every group of parameters: |difference| / |reference| within 1e-5 in float32, within
-    3e-2 in bfloat16. Real weights (`--full`) enlarge rounding: it is measured, and widens the bound.
+    5e-2 in bfloat16. Real weights (`--full`) enlarge rounding: it is measured, and widens the bound.
 
     When they do not, the page says by which factor they differ, and which known mistake has that factor:
     gradients summed over ranks instead of averaged ("gradient_allreduce_op": "sum", or averaging switched

@@ -6,7 +6,7 @@ Nothing is changed before every byte was compared with its checksum, and every n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,24 +20,24 @@ from crossfoot.finding import Finding, Refused
 from crossfoot.training.engine import Engine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import GivenUp, together
-from crossfoot.training.state import StateTensor, TrainedState, trained_state
+from crossfoot.training.state import MOMENTS, StateTensor, TrainedState, trained_state
 
 
 def choose_checkpoint(run_dir: str, ranks: Ranks) -> tuple[Checkpoint | None, tuple[Finding, ...]]:
     """The newest checkpoint whose every byte is as it was written, and a warning for each one passed over.
 
-    The same on every rank; each reads its share of the files. None: there is no good one.
+    The same on every rank; each reads its share of the files. None: there is no good one. Raises Refused when
+    the folder itself cannot be read.
     """
     known_bad: dict[str, str] = {}
     while True:
-        chosen: tuple[Checkpoint | None, tuple[Finding, ...]]
-        chosen = together(
-            ranks, lambda: newest_good(run_dir, known_bad=known_bad) if ranks.is_first else None
-        )[0]
-        checkpoint, _ = chosen
+        with _refusing(run_dir):
+            checkpoint, findings = together(
+                ranks, lambda: newest_good(run_dir, known_bad=known_bad) if ranks.is_first else None
+            )[0]
         problem = _first_damage(checkpoint, ranks) if checkpoint is not None else None
         if problem is None:
-            return chosen
+            return checkpoint, findings
         known_bad[checkpoint.name] = problem
 
 
@@ -63,12 +63,18 @@ def load_checkpoint(
     with reader:
         for tensor in state.tensors():
             state.write(tensor.name, tensor.moment, reader.tensor(tensor))
-    try:
+    with _refusing(checkpoint.name):
         together(ranks, reader.check)
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """What the disk refuses on any rank is Refused on all."""
+    try:
+        yield
     except GivenUp as given_up:
         rank, host, reason = given_up.failed[0]
-        finding = refusals.not_readable(checkpoint.name, f"rank {rank} on {host}", reason)
-        raise Refused(finding) from given_up
+        raise Refused(refusals.not_readable(what, f"rank {rank} on {host}", reason)) from given_up
 
 
 def _first_damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
@@ -81,7 +87,8 @@ def _first_damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
             return str(damage)
         return None
 
-    return next((problem for problem in together(ranks, verify) if problem is not None), None)
+    with _refusing(checkpoint.name):
+        return next((problem for problem in together(ranks, verify) if problem is not None), None)
 
 
 def _share_of_files(manifest: Manifest, ranks: Ranks) -> list[WrittenFile]:
@@ -111,7 +118,7 @@ def _differences(state: TrainedState, checkpoint: Checkpoint) -> Iterator[Findin
     manifest, name = checkpoint.manifest, checkpoint.name
     if manifest.optimizer != state.optimizer_name:
         yield refusals.other_optimizer(name, manifest.optimizer, state.optimizer_name)
-    moments = tuple(f".{moment}" for moment in ("exp_avg", "exp_avg_sq"))
+    moments = tuple(f".{moment}" for kept in MOMENTS.values() for moment in kept)
     saved = {stored for stored in manifest.tensors if not stored.endswith(moments)}
     lacking = [trained for trained in state.shapes if trained not in saved]
     if lacking:
