@@ -15,7 +15,7 @@ import pytest
 
 import crossfoot
 from crossfoot.finding import Refused
-from crossfoot.ledger.book import LedgerBook, last_attempt, read_book, read_readable
+from crossfoot.ledger.book import LedgerBook, read_book, read_readable
 from crossfoot.ledger.entry import StepEntry, entry_of
 from ledger_cases import six_samples, without_forward
 
@@ -107,19 +107,6 @@ def test_a_damaged_end_is_cut_off_for_continuing_and_kept(tmp_path: Path) -> Non
     book.close()
     assert read_book(str(path)) == entries()
     assert (tmp_path / "ledger-cut.jsonl").read_bytes() == second[:40] + b"\0" * 200 + b"\n" + third + b"{"
-
-
-def test_the_attempt_of_the_last_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    with pytest.raises(FileNotFoundError):
-        last_attempt(str(path))
-    path.write_bytes(b'{"torn')
-    assert last_attempt(str(path)) is None
-    path.unlink()
-    written(path, [*entries()[:2], replace(entries()[2], attempt=7)])
-    assert last_attempt(str(path)) == 7
-    path.write_bytes(path.read_bytes() + b"{" * 200_000)
-    assert last_attempt(str(path)) == 7
 
 
 @pytest.mark.parametrize(

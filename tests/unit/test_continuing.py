@@ -359,4 +359,5 @@ def test_an_attempt_with_a_line_stays(run: RunFile) -> None:
     job.run(4, first_step=3)
     before = snapshot(job.folder)
     release_folder(run, 2)
+    release_folder(run, 1)  # it was not killed after all, and fails now
     assert snapshot(job.folder) == before and len(read_book(str(job.ledger))) == 4

@@ -208,27 +208,10 @@ def read_readable(path: str) -> BookLines:
     return BookLines(entries, torn, tuple(findings), whole_bytes)
 
 
-def last_attempt(path: str) -> int | None:
-    """The attempt of the ledger's last whole line; None without one, or when it cannot be read.
-
-    Looks at the end of the file only. Raises OSError when there is no file to read.
-    """
-    with open(path, "rb") as file:
-        end = _end_of_last_line(file.fileno())
-        start = _end_of_last_line(file.fileno(), max(0, end - 1))
-        line = os.pread(file.fileno(), end - start, start)
-    try:
-        return entry_of(line.decode("utf-8")).attempt
-    except ValueError:
-        return None
-
-
-def _end_of_last_line(descriptor: int, before: int | None = None) -> int:
-    """Bytes up to and with the last newline, 0 when there is none. before: look at no more bytes than
-    these.
-    """
+def _end_of_last_line(descriptor: int) -> int:
+    """Bytes up to and with the last newline, 0 when there is none."""
     block_bytes = 1 << 16
-    end = os.fstat(descriptor).st_size if before is None else before
+    end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - block_bytes)
         newline = os.pread(descriptor, end - start, start).rfind(b"\n")

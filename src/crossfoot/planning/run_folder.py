@@ -18,7 +18,7 @@ from crossfoot.ledger.attempts import (
     attempt_numbers,
     attempt_path,
 )
-from crossfoot.ledger.book import CUT_FILE, last_attempt
+from crossfoot.ledger.book import CUT_FILE, read_readable
 from crossfoot.manual import page
 from crossfoot.written.run_file import RunFile
 
@@ -165,10 +165,9 @@ def make_folder(run: RunFile, attempt: int = 1) -> None:
     Making a folder either succeeds or finds that another process was faster, on shared storage too: of two
     that want the same attempt one is Refused (the first attempt: CF011, a later one: CF748).
     """
+    folder = Path(attempt_path(run.run_dir, attempt))
     try:
-        os.makedirs(attempt_path(run.run_dir, attempt)) if attempt == 1 else os.mkdir(
-            attempt_path(run.run_dir, attempt)
-        )
+        folder.mkdir(parents=attempt == 1)
     except FileExistsError as error:
         refusal = folder_in_use(run) if attempt == 1 else attempt_taken(run, attempt)
         raise Refused(refusal) from error
@@ -190,7 +189,7 @@ def release_folder(run: RunFile, attempt: int = 1) -> None:
     with contextlib.suppress(OSError):
         if is_only and ledger.exists() and ledger.stat().st_size:
             return
-        if not is_only and ledger.exists() and last_attempt(str(ledger)) == attempt:
+        if not is_only and ledger.exists() and _has_trained(str(ledger), attempt):
             return
         for file in (ledger, folder / LOCK_FILE) if is_only else ():
             file.unlink(missing_ok=True)
@@ -200,3 +199,11 @@ def release_folder(run: RunFile, attempt: int = 1) -> None:
         own.rmdir()
         if is_only:
             folder.rmdir()
+
+
+def _has_trained(ledger: str, attempt: int) -> bool:
+    """Whether the ledger has a line of this attempt, or one that nobody can read; later attempts may have
+    begun since.
+    """
+    lines = read_readable(ledger)
+    return bool(lines.damage) or any(line.attempt == attempt for line in lines)
