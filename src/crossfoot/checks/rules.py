@@ -4,44 +4,18 @@ modules.
 
 from __future__ import annotations
 
-from crossfoot.checks import (
-    rules_batch,
-    rules_data,
-    rules_deepspeed,
-    rules_deepspeed_engine,
-    rules_deepspeed_keys,
-    rules_deepspeed_types,
-    rules_deepspeed_zero,
-    rules_json,
-    rules_launch,
-    rules_launch_files,
-    rules_launch_ranks,
-    rules_launch_settings,
-    rules_model,
-    rules_rate,
-)
+import importlib
+import pkgutil
+
+from crossfoot import checks
 from crossfoot.checks.registry import Facts, run_rules
 from crossfoot.finding import Finding
 
-__all__ = ["RULE_MODULES", "Facts", "check_static"]
+__all__ = ["Facts", "check_static"]
 
-RULE_MODULES = (
-    rules_batch,
-    rules_data,
-    rules_deepspeed,
-    rules_deepspeed_engine,
-    rules_deepspeed_keys,
-    rules_deepspeed_types,
-    rules_deepspeed_zero,
-    rules_json,
-    rules_launch,
-    rules_launch_files,
-    rules_launch_ranks,
-    rules_launch_settings,
-    rules_model,
-    rules_rate,
-)
-"""Importing them registers their rules."""
+for _module in pkgutil.iter_modules(checks.__path__):
+    if _module.name.startswith("rules_"):
+        importlib.import_module(f"{checks.__name__}.{_module.name}")  # which registers its rules
 
 
 def check_static(facts: Facts) -> tuple[Finding, ...]:
