@@ -20,14 +20,22 @@ help:
 demo: .venv/.installed
 	@tools/demo.sh
 
+# Without arguments: the quick tests side by side, then those that start ranks, one after the other.
+QUICK := tests/unit tests/findings tests/properties
+
 test: .venv/.installed-test
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(QUICK)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(foreach folder,$(QUICK),--ignore $(folder))
+else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+endif
 
 check: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests/unit tests/findings tests/properties
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(QUICK)
 
 lies: .venv/.installed-test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --lies-table docs/lies.md
