@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,14 @@ def low_precision_differs(model: nn.Module, state: TrainedState) -> list[str]:
     return wrong
 
 
+def counting_new_bytes() -> LiveBytes:
+    """Counts what is made from now on: a view of a tensor that was there is nothing new."""
+    counter = LiveBytes()
+    there = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    counter.alive.update({tensor.untyped_storage()._cdata: 0 for tensor in there})
+    return counter
+
+
 def save(case: dict[str, Any], engine: Engine, model: nn.Module, step: int, ranks: Ranks) -> Any:
     """One save, under the case's trouble; what it said."""
     facts = CheckpointFacts("p" * 64, "b" * 64, None, case.get("attempt", 1), case.get("validation_loss"))
@@ -140,7 +149,7 @@ def save(case: dict[str, Any], engine: Engine, model: nn.Module, step: int, rank
     if ranks.rank == case.get("full_disk_on"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        with LiveBytes() if case.get("measure") else nullcontext() as counter:
+        with counting_new_bytes() if case.get("measure") else nullcontext() as counter:
             saved = save_checkpoint(engine, model, case["save"], step, facts, ranks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -172,6 +181,8 @@ def load(case: dict[str, Any], engine: Engine, model: nn.Module, ranks: Ranks) -
         return {**seen, "refused": ["none"]}
     if case.get("spoil") and ranks.is_first:  # between choosing and loading
         flip_a_bit(checkpoint.folder)
+    if ranks.rank == case.get("lost_on"):
+        checkpoint = replace(checkpoint, folder=Path("/nowhere", checkpoint.name))
     ranks.gather(None)
     before = hashes(everything(trained_state(engine, model))) if case.get("expect_refusal") else None
     started = time.monotonic()

@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +22,14 @@ import torch
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from crossfoot.checkpoints.manifest import Damaged
 from crossfoot.checkpoints.store import newest_good
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.saving import GivenUp, share_out, together
+from crossfoot.training.state import StateTensor
 from support.launching import free_port, start
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 WORKER = Path(__file__).with_name("state_worker.py")
 LORA = {
@@ -45,15 +51,16 @@ Sight = dict[str, Any]
 class Lab:
     """A folder with two tiny models, and what the ranks saw of each case, by its name."""
 
-    def __init__(self, folder: Path, layers: int = 1) -> None:
+    def __init__(self, folder: Path, layers: int = 1, times: int = 1) -> None:
         self.folder = folder
         self.seen: dict[str, list[Sight]] = {}
         for tied in (False, True):
             torch.manual_seed(0)
-            shape = {"hidden_size": 35, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 6}
+            shape = {"hidden_size": 35 * times, "intermediate_size": 33 * times, "head_dim": 6}
             config = LlamaConfig(
                 vocab_size=61,
-                intermediate_size=33,
+                num_attention_heads=5,
+                num_key_value_heads=5,
                 num_hidden_layers=layers,
                 max_position_embeddings=64,
                 tie_word_embeddings=tied,
@@ -159,6 +166,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, small_disk: Path | str) -> Lab
             lab.case("other modules", "lora", 3, **{**refused, "lora": {**LORA, "modules_to_save": []}}),
             lab.case("other optimizer", "sgd", 0, **refused),
             lab.case("file too long", "lora", 2, save="run limited", save_at=[2, 4], full_disk_on=1),
+            lab.case("lost on rank 1", "lora", 3, **refused, lost_on=1),
             lab.case("damaged", "lora", 1, **damaged),
             *([lab.case("disk full", "lora", 3, save=small_disk, save_at=[2, 4])] if on_disk else []),
         ],
@@ -325,6 +333,74 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(lab: Lab) -> None:
         assert all(seen["same"] for seen in lab.seen[name])
 
 
+def test_a_file_that_one_rank_cannot_read_stops_all(lab: Lab) -> None:
+    for seen in lab.seen["lost on rank 1"]:
+        ((code, title, who),) = seen["refused"]
+        assert code == "CF767"
+        assert title.startswith("step-000003 could not be read: no such file or directory")
+        assert who.startswith("it failed on rank 1 on ")
+
+
+class Meeting(Ranks):
+    """One of two ranks that are threads."""
+
+    barrier = threading.Barrier(2)
+    table: ClassVar[list[Any]] = [None, None]
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, 2, None)
+
+    def gather(self, thing: Any) -> list[Any]:
+        self.table[self.rank] = thing
+        self.barrier.wait(10)
+        things = list(self.table)
+        self.barrier.wait(10)
+        return things
+
+
+def in_two_threads(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
+    """What `together` returns or raises on each of two ranks."""
+
+    def one(rank: int) -> Any:
+        try:
+            return together(Meeting(rank), (first, second)[rank])
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, (0, 1)))
+
+
+def fails(error: Exception) -> Callable[[], Any]:
+    def action() -> Any:
+        raise error
+
+    return action
+
+
+def test_what_fails_on_one_rank_fails_on_all() -> None:
+    assert in_two_threads(lambda: 1, lambda: 2) == [[1, 2], [1, 2]]
+    for refusal in (OSError(28, "No space left on device"), MemoryError(), Damaged("a is gone")):
+        seen = in_two_threads(lambda: 1, fails(refusal))
+        assert all(isinstance(one, GivenUp) for one in seen)
+        assert seen[0].failed == seen[1].failed
+        assert seen[0].failed[0][0] == 1
+    wrong = in_two_threads(fails(ValueError("a mistake in a program")), lambda: 1)
+    assert isinstance(wrong[0], ValueError)
+    assert isinstance(wrong[1], RuntimeError)
+    assert "rank 0" in str(wrong[1])
+
+
+def test_shares_are_even_and_hold_everything_once() -> None:
+    tensors = [StateTensor(f"p{number}", None, (number, 3)) for number in range(1, 40)]
+    shares = share_out(tensors, 3)
+    assert shares == share_out(tensors[::-1], 3)
+    assert sorted(tensor for share in shares for tensor in share) == sorted(tensors)
+    sizes = [sum(tensor.shape[0] for tensor in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 2
+    assert share_out(tensors[:1], 3) == [tensors[:1], [], []]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ("full", "sgd", "bfloat16"))
 def test_every_stage_on_every_world_goes_on_from_another(tmp_path: Path, kind: str) -> None:
@@ -375,10 +451,10 @@ def test_a_chain_of_topologies_is_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_save_holds_a_few_tensors_and_not_all(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, layers=8)
+    lab = Lab(tmp_path, layers=8, times=6)
     cases = [whole_run(lab, "full", stage, steps=[0, 4], measure=True) for stage in (0, 2, 3)]
     lab.launch(2, cases)
-    largest = 61 * 35 * 4
+    largest = (33 * 6) * (35 * 6) * 4
     for stage in (0, 2, 3):
         manifest = next((lab.folder / f"run full {stage}").rglob("manifest.json"))
         total = sum(file["bytes"] for file in json.loads(manifest.read_text())["files"])

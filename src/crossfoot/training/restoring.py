@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ def load_checkpoint(
     file cannot be read any more after it was verified, the state is a mixture, and must not be trained.
     """
     if not is_verified and (problem := _first_damage(checkpoint, ranks)) is not None:
-        raise Refused(refusals.damaged(str(checkpoint.folder), problem, None))
+        finding = refusals.damaged(str(checkpoint.folder), problem, None)
+        note = "nothing was loaded; it was whole when it was chosen"
+        raise Refused(replace(finding, severity="error", notes=(note,)))
     state = trained_state(engine, model)
     findings = list(_differences(state, checkpoint))
     if findings:

@@ -117,7 +117,8 @@ def save_checkpoint(
             if partial is not None:
                 remove_partial(partial)
             finding = _not_written(run_dir, step, given_up)
-    return ranks.gather(Saved(checkpoint, finding, time.monotonic() - started))[0]
+    finding, seconds = ranks.gather((finding, time.monotonic() - started))[0]
+    return Saved(checkpoint, finding, seconds)
 
 
 def share_out(tensors: Sequence[StateTensor], world_size: int) -> list[list[StateTensor]]:
