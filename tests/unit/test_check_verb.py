@@ -99,6 +99,17 @@ def test_annotations_are_escaped_as_github_wants_it() -> None:
     assert formatted([nowhere], "github") == "::error title=CF000::x"
 
 
+@pytest.mark.parametrize("path", ["run.yaml", "./run.yaml", "{here}/run.yaml"])
+def test_a_scripts_overrides_count_however_the_config_is_named(
+    check, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run.yaml").write_text(GOOD)
+    Path("ds.json").write_text('{"gradient_clipping": 3, "train_batch_size": 64}')
+    Path("run.sh").write_text("deepspeed --num_gpus 2 train.py run.yaml batch.grad_accum_steps=4\n")
+    code = main(["check", path.format(here=os.getcwd()), "run.sh", "--format", "concise"])
+    assert (code, "this run steps on 32 samples" in capsys.readouterr().out) == (1, True)
+
+
 def test_a_good_run_says_so_and_its_json_is_empty(check) -> None:
     Path("run.yaml").write_text(GOOD)
     Path("ds.json").write_text('{"gradient_clipping": 3}')

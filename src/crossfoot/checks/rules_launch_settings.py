@@ -4,7 +4,6 @@ starts.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import BatchPlan
@@ -31,6 +30,7 @@ from crossfoot.written.launch.stating import (
     machines_and_processes,
     trains,
 )
+from crossfoot.written.source import same_file
 
 _ENGINES = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
 _ENGINE_OPTIONS = {"--use_deepspeed": "DeepSpeed", "--use_fsdp": "FSDP", "--use_megatron_lm": "Megatron-LM"}
@@ -126,7 +126,7 @@ def deepspeed_file(facts: Facts) -> Iterator[Finding]:
     """
     named = facts.run.config.deepspeed
     for said in statements(facts.launch, "deepspeed_file"):
-        if named is not None and _same_path(str(said.value), named):
+        if named is not None and same_file(str(said.value), named):
             continue
         place = facts.run.place("deepspeed")
         is_named = "the config names none" if named is None else f"the config names {named}"
@@ -160,7 +160,7 @@ def another_run(facts: Facts) -> Iterator[Finding]:
     for file in with_named(facts.launch):
         if any(_names(command, facts.run.path) for command in certain_commands(file)[1:]):
             continue  # one of several runs that the script starts in turn
-        if file.config is not None and not _same_path(file.config[0], facts.run.path):
+        if file.config is not None and not same_file(file.config[0], facts.run.path):
             yield Finding(
                 "CF461",
                 f"the command starts {file.config[0]}, but {facts.run.path} is checked",
@@ -172,7 +172,7 @@ def another_run(facts: Facts) -> Iterator[Finding]:
 
 
 def _names(command: Command, config: str) -> bool:
-    return any(_same_path(path_of(command, word.text), config) for word in config_words(command)[:1])
+    return any(same_file(path_of(command, word.text), config) for word in config_words(command)[:1])
 
 
 def _other_overrides(facts: Facts, file: LaunchFile) -> Iterator[Finding]:
@@ -197,10 +197,6 @@ def _other_overrides(facts: Facts, file: LaunchFile) -> Iterator[Finding]:
 def _may_hold_more(file: LaunchFile) -> bool:
     """Whether the command hands on words that only the run can tell, such as "$@"."""
     return any(UNKNOWN in word.text for command in certain_commands(file) for word in command.arguments)
-
-
-def _same_path(one: str, other: str) -> bool:
-    return os.path.abspath(one) == os.path.abspath(other)
 
 
 @rule("CF465")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from crossfoot.written.mistakes import COMMAND_LINE
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
+from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ def _launch(
 
 def _starts(file: LaunchFile, config: str) -> bool:
     """Whether the command in a launch file names this run config."""
-    return file.config is not None and os.path.normpath(file.config[0]) == os.path.normpath(config)
+    return file.config is not None and same_file(file.config[0], config)
 
 
 def _deepspeed(run: RunFile) -> DeepSpeedFile | None:

@@ -79,6 +79,11 @@ class Source:
         return self._line_starts[place.line - 1] + place.column - 1
 
 
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one place from here, as a.yaml, ./a.yaml and the whole path do."""
+    return os.path.abspath(one) == os.path.abspath(other)
+
+
 def read_source(path: str) -> Source:
     """The UTF-8 text of a regular file. Raises UnreadableText: absent, a folder, a pipe, too large, a BOM, no
     UTF-8.
