@@ -240,7 +240,8 @@ def _on_this_rank(work: Callable[[World], int], interrupted: str) -> int:
 
 
 def _receipt(arguments: argparse.Namespace) -> int:
-    from crossfoot.ledger.receipt import receipt_of, render_receipt
+    from crossfoot.ledger.receipt import receipt_of
+    from crossfoot.ledger.receipt_page import render_receipt
 
     receipt = receipt_of(arguments.run_dir)
     print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))

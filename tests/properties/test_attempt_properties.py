@@ -19,8 +19,9 @@ from crossfoot.ledger.attempts import counted, read_attempts, vouched_steps
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import Receipt, receipt_of
+from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.skipping import Policies
+from crossfoot.ledger.verdict import Receipt
 from crossfoot.ledger.witness import StepWitness
 from ledger_cases import Data, Job
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import Receipt, make_receipt
+from crossfoot.ledger.receipt import make_receipt
 from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.ledger.verdict import Receipt
 from crossfoot.ledger.witness import SegmentWitness, StepWitness, pack, packed_width, unpack
 from ledger_cases import Data, with_segments
 

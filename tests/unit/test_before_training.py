@@ -14,7 +14,7 @@ import pytest
 from crossfoot.finding import Refused
 from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
-from crossfoot.ledger.receipt import LEDGER_FILE, LOCK_FILE
+from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.planning.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
 from crossfoot.training.stopping import Stop, StopRequest
 from crossfoot.written.run_file import RunFile, load_run

@@ -19,15 +19,10 @@ from crossfoot.ledger.attempts import Change
 from crossfoot.ledger.book import LedgerBook, read_book
 from crossfoot.ledger.ending import Ending, read_ending, write_ending
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import (
-    Receipt,
-    make_receipt,
-    receipt_of,
-    render_receipt,
-    write_receipt,
-)
+from crossfoot.ledger.receipt import make_receipt, receipt_of, write_receipt
+from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.skipping import Policies
-from crossfoot.ledger.verdict import Allowed, Skips
+from crossfoot.ledger.verdict import Allowed, Receipt, Skips
 from crossfoot.ledger.witness import StepWitness
 from ledger_cases import Data, Job, without_forward
 

@@ -11,7 +11,6 @@ A kill at any instant leaves the last good checkpoint under a name that is looke
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
@@ -29,7 +28,7 @@ from crossfoot.checkpoints.manifest import (
     verify_checksums,
     verify_sizes,
 )
-from crossfoot.durable import sync_folder
+from crossfoot.durable import sync
 from crossfoot.finding import Finding
 
 CHECKPOINTS = "checkpoints"
@@ -111,14 +110,14 @@ def commit(partial: Path) -> Checkpoint:
     manifest = read_manifest(partial)
     verify_sizes(partial, manifest)
     for name in (*(file.name for file in manifest.files), MANIFEST_FILE):
-        _sync_file(partial / name)
-    sync_folder(str(partial))
+        sync(partial / name)
+    sync(partial)
     target = partial.parent / checkpoint_name(manifest.step)
     if target.exists():
         target.rename(target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}")
     partial.rename(target)
-    sync_folder(str(target.parent))
-    sync_folder(str(target.parents[1]))  # the first checkpoint of a run made the folder of all of them
+    sync(target.parent)
+    sync(target.parents[1])  # the first checkpoint of a run made the folder of all of them
     return Checkpoint(target, manifest)
 
 
@@ -214,11 +213,3 @@ def _delete(path: Path) -> None:
     """Renamed first: half of a deleted checkpoint must not be taken for a damaged one."""
     with contextlib.suppress(OSError):
         path.rename(path.parent / f"{_TRASH}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

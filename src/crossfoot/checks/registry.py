@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.finding import Finding, Refused
 from crossfoot.manual import known_codes, page, page_text
 from crossfoot.written.config import Unsure
 
@@ -92,7 +92,7 @@ def rule(code: str) -> Callable[[Check], Check]:
 
 
 def run_rules(facts: Facts) -> tuple[Finding, ...]:
-    """Every finding of every rule, ordered by file, line and column. A rule that asks for a key which the
+    """Every finding of every rule, by code. A rule that asks for a key which the
     config has wrong is passed over. A rule with a foreign code is a RuntimeError.
     """
     found: list[Finding] = []
@@ -102,12 +102,7 @@ def run_rules(facts: Facts) -> tuple[Finding, ...]:
                 if finding.code != code:
                     raise RuntimeError(f"the rule {code} made a finding {finding.code}")
                 found.append(finding)
-    return tuple(sorted(found, key=_file_order))
-
-
-def _file_order(finding: Finding) -> tuple[str, int, int, str]:
-    place = finding.place or Place("")
-    return (place.file, place.line, place.column, finding.code)
+    return tuple(found)
 
 
 def import_pages() -> None:

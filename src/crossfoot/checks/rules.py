@@ -19,5 +19,5 @@ for _module in pkgutil.iter_modules(checks.__path__):
 
 
 def check_static(facts: Facts) -> tuple[Finding, ...]:
-    """All findings about what people wrote, in file order. Torch-free, and opens no file."""
+    """All findings about what people wrote, by code. Torch-free, and opens no file."""
     return run_rules(facts)

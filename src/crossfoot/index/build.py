@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.durable import sync_folder
+from crossfoot.durable import sync
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import (
     Problem,
@@ -137,7 +137,7 @@ def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
                     os.rename(final, aside)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    sync_folder(os.path.dirname(final))
+    sync(os.path.dirname(final))
 
 
 @dataclass

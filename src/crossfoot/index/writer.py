@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from crossfoot.durable import sync_folder
+from crossfoot.durable import sync
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.samples import Sample
 from crossfoot.index.store import (
@@ -93,7 +93,7 @@ class IndexWriter:
         np.cumsum(lengths, out=offsets[1:])
         _write_durably(Path(array_path(self._folder, "offsets")), offsets.tobytes())
         _write_durably(Path(self._folder, HEADER), header_text(header).encode("utf-8"))
-        sync_folder(self._folder)
+        sync(self._folder)
 
     def duplicate_samples(self) -> int:
         """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in

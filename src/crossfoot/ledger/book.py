@@ -17,7 +17,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-from crossfoot.durable import sync_folder
+from crossfoot.durable import sync
 from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import (
@@ -112,7 +112,7 @@ class LedgerBook:
         try:
             os.fsync(self._descriptor)
             if not self._is_folder_synced:
-                sync_folder(os.path.dirname(self.path) or ".")
+                sync(os.path.dirname(self.path) or ".")
                 self._is_folder_synced = True
         except OSError as error:
             raise self._refusal(error, "be made durable") from error

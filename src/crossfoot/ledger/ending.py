@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossfoot.durable import sync_folder
+from crossfoot.durable import sync
 from crossfoot.finding import Place, Refused
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
@@ -145,7 +145,7 @@ def write_document(path: str, document: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(os.path.dirname(path) or ".")
+        sync(os.path.dirname(path) or ".")
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crossfoot.finding import Finding, Refused
-from crossfoot.ledger.attempts import ENDING_FILE as ENDING_FILE
-from crossfoot.ledger.attempts import LEDGER_FILE as LEDGER_FILE
-from crossfoot.ledger.attempts import LOCK_FILE as LOCK_FILE
-from crossfoot.ledger.attempts import RECEIPT_FILE as RECEIPT_FILE
 from crossfoot.ledger.attempts import (
+    ENDING_FILE,
+    LEDGER_FILE,
+    LOCK_FILE,
     Attempt,
     Standing,
     attempt_numbers,
@@ -27,13 +26,11 @@ from crossfoot.ledger.attempts import (
 )
 from crossfoot.ledger.audit import NumberedLines, audit
 from crossfoot.ledger.book import read_book
-from crossfoot.ledger.columns import Row, planned_forwards, planned_of, planned_of_lock, real_of
-from crossfoot.ledger.ending import Ending, expects_of, read_ending, read_lock, write_document
+from crossfoot.ledger.columns import Row, Sums, planned_forwards, planned_of, planned_of_lock, real_of
+from crossfoot.ledger.ending import Ending, Expects, expects_of, read_ending, read_lock, write_document
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt_page import render_receipt as render_receipt
 from crossfoot.ledger.skipping import policies_of
-from crossfoot.ledger.verdict import Allowed, AttemptRow, Skips
-from crossfoot.ledger.verdict import Receipt as Receipt
+from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips
 
 MOST_CAUSES_WRITTEN = 1000
 Found = TypeVar("Found")
@@ -77,12 +74,7 @@ def make_receipt(
     skips = _skips(count)
     skipped_steps = sum(skip.steps for skip in skips)
     done = planned_of(count, asked_steps)
-    promised = dict(done) if asked_steps < expects.total_steps else planned_of_lock(expects)
-    if asked_steps < expects.total_steps:
-        promised["optimizer steps"] = promised["updates applied"] = asked_steps
-    elif len(papers) > 1:
-        promises = {paper.attempt.attempt: expects_of(paper.lock) for paper in papers}
-        promised["forwards"] = planned_forwards(count, promises, expects)
+    promised = _promised(count, done, asked_steps, expects, papers)
     for column in (done, promised):
         column["updates applied"] -= skipped_steps
     real = real_of(count)
@@ -123,6 +115,25 @@ def make_receipt(
         allowed=_allowed(attempts, lines),
         history=_history(papers, entries, count),
     )
+
+
+def _promised(
+    count: Sequence[StepEntry],
+    done: Sums,
+    asked_steps: int,
+    expects: Expects,
+    papers: Sequence[AttemptPapers],
+) -> Sums:
+    """The planned column: of the first steps for a run stopped on purpose, else of the whole plan. Attempts
+    on other topologies planned other numbers of forwards.
+    """
+    if asked_steps < expects.total_steps:
+        return {**done, "optimizer steps": asked_steps, "updates applied": asked_steps}
+    promised = planned_of_lock(expects)
+    if len(papers) > 1:
+        promises = {paper.attempt.attempt: expects_of(paper.lock) for paper in papers}
+        promised["forwards"] = planned_forwards(count, promises, expects)
+    return promised
 
 
 def receipt_of(run_dir: str) -> Receipt:

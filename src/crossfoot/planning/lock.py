@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from crossfoot.ledger.attempts import LOCK_FILE
 from crossfoot.ledger.ending import write_document
-from crossfoot.ledger.receipt import LOCK_FILE
 from crossfoot.planning.plan import RunPlan
 
 LOCK_VERSION = 1

@@ -26,7 +26,7 @@ from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
-from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.mistakes import in_file_order
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
@@ -163,15 +163,7 @@ def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology
     for finding in found:
         if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
             unique.setdefault((finding.code, finding.place, finding.title), finding)
-    ordered = sorted(unique.values(), key=lambda finding: _file_order(finding, facts.run.path))
-    return Static(facts, tuple(reading), tuple(ordered), topology)
-
-
-def _file_order(finding: Finding, config: str) -> tuple[bool, bool, str, int, int, str]:
-    """The config first, then the other files, then the command line."""
-    place = finding.place or Place("")
-    is_word = place.file == COMMAND_LINE
-    return (is_word, place.file != config, place.file, place.line, place.column, finding.code)
+    return Static(facts, tuple(reading), in_file_order(unique.values(), facts.run.path), topology)
 
 
 def _unless_unsure(ask: Callable[[], T], findings: list[Finding]) -> T | None:

@@ -27,7 +27,7 @@ from crossfoot.training.devices import look_at_device
 from crossfoot.training.meeting import Meeting, RefusedTogether, meet
 from crossfoot.training.shared_folder import claim_folder
 from crossfoot.training.tracking import refuse_missing_tracker
-from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings, read_model_facts
+from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.resolved import dump_config
 
 
@@ -135,7 +135,7 @@ def _refused_alone(static: Static, world: World) -> list[Finding]:
 
 
 def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
-    facts = read_model_facts(static.run.config.model.path)
+    facts = static.facts.model
     if facts is None:
         return
     vocabulary = index.header.tokenizer.vocabulary

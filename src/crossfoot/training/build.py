@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from crossfoot.finding import Refused
+from crossfoot.ledger.attempts import LEDGER_FILE
 from crossfoot.ledger.book import LedgerBook
-from crossfoot.ledger.receipt import LEDGER_FILE
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
 from crossfoot.planning.run_folder import ATTEMPT_NAME, DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment

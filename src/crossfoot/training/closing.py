@@ -14,16 +14,11 @@ from torch import nn
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
+from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import Ending, write_ending
-from crossfoot.ledger.receipt import (
-    ENDING_FILE,
-    LEDGER_FILE,
-    RECEIPT_FILE,
-    make_receipt,
-    render_receipt,
-    write_receipt,
-)
+from crossfoot.ledger.receipt import make_receipt, write_receipt
+from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built

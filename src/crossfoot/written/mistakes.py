@@ -4,6 +4,8 @@ CF009, CF105, CF201).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from crossfoot.finding import Edit, Finding, Place
 from crossfoot.manual import page
 from crossfoot.written.known_keys import Suggestion
@@ -12,6 +14,17 @@ from crossfoot.written.source import UnreadableText
 from crossfoot.written.yaml_tree import BrokenYaml
 
 COMMAND_LINE = "command line"
+
+
+def in_file_order(findings: Iterable[Finding], config: str) -> tuple[Finding, ...]:
+    """The run config's findings first, then those of other files, then those of the command line."""
+
+    def order(finding: Finding) -> tuple[bool, bool, str, int, int, str]:
+        place = finding.place or Place("")
+        is_word = place.file == COMMAND_LINE
+        return (is_word, place.file != config, place.file, place.line, place.column, finding.code)
+
+    return tuple(sorted(findings, key=order))
 
 
 @page("CF001")

@@ -106,7 +106,7 @@ def read_run(path: str, overrides: Sequence[str | Override] = ()) -> tuple[RunFi
     for word in words:
         findings.extend(apply(tree, word, replaced))
     judged = judge(tree, source)
-    found = tuple(sorted((*findings, *judged.findings), key=_file_order))
+    found = mistakes.in_file_order((*findings, *judged.findings), path)
     if judged.config is None:
         raise Refused(found)
     run = RunFile(
@@ -132,11 +132,6 @@ def _read(path: str) -> tuple[Source, Tree]:
         where = tree.spots[()].value if tree.spots else Place(path)
         raise Refused(mistakes.not_a_config(path, where, tree.value or None))
     return source, tree
-
-
-def _file_order(finding: Finding) -> tuple[bool, int, int, str]:
-    place = finding.place or Place("")
-    return (place.file == COMMAND_LINE, place.line, place.column, finding.code)
 
 
 def _path(keys: tuple[str | int, ...]) -> Keys:
