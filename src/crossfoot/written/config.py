@@ -191,6 +191,34 @@ class ValidationSection(Section):
     """Also every so many optimizer steps."""
 
 
+class CheckpointSection(Section):
+    """When the run can be continued from. One is also written when a run is stopped, and on request."""
+
+    every_steps: Count | None = 500
+    """Also every so many optimizer steps, and at the end; null: only when it is stopped or asked for."""
+    keep: Count = 2
+    """The last so many are kept."""
+    best: bool = True
+    """The one of the lowest validation loss is kept too."""
+
+
+class FaultsSection(Section):
+    """What becomes of a step that cannot be learned from, of a rank that is silent, of a full disk."""
+
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is no number: stop and name its samples, or leave the update out and count it."""
+    overflow: Literal["retry", "skip"] = "retry"
+    """A float16 gradient beyond its loss scale: train the same samples again at a lower one, or leave them
+    out and count them.
+    """
+    timeout_seconds: Positive = 600.0
+    """So long may a rank be silent, or a step take, before the others give it up."""
+    disk_full: Literal["stop", "go_on"] = "stop"
+    """A checkpoint that cannot be written: stop the run, or go on with the last good one."""
+    grace_seconds: Positive | None = None
+    """Time between a signal and the kill. A checkpoint that takes longer is not begun; null: not known."""
+
+
 class TrackingSection(Section):
     """Mirrors of the ledger elsewhere."""
 
@@ -216,4 +244,6 @@ class Config(Section):
     """Path of a DeepSpeed JSON file; absent: the accelerate engine, one process."""
     train: TrainSection
     validation: ValidationSection = ValidationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
