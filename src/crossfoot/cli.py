@@ -100,7 +100,20 @@ def _parser() -> argparse.ArgumentParser:
     config_verb("index", _index, "tokenise and count the data once")
     train = config_verb("train", _train, "train exactly the plan; the same as train.py")
     train.add_argument(
-        "--stop-after", type=_count, metavar="N", help="stop after N steps; changes nothing else"
+        "--stop-after", type=_count, metavar="N", help="stop after N steps of the plan; changes nothing else"
+    )
+    train.add_argument(
+        "--continue",
+        dest="continued",
+        metavar="RUN_DIR",
+        help="go on with the run in this folder, from its last good checkpoint",
+    )
+    train.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="this key may be changed since then, and the receipt says so; once for each key",
     )
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     proof = config_verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
@@ -193,11 +206,17 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from crossfoot.training.assignment import Orders
     from crossfoot.training.session import run
 
+    overrides, is_continued = arguments.overrides, arguments.continued is not None
+    if is_continued:
+        overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
+    orders = Orders(arguments.stop_after, is_continued, tuple(arguments.allow))
+    kept = "what it had before is untouched" if is_continued else "nothing is kept"
     return _on_this_rank(
-        lambda world: run(arguments.config, arguments.overrides, world, arguments.stop_after),
-        "stopped before the first step: nothing was trained, nothing is kept",
+        lambda world: run(arguments.config, overrides, world, orders),
+        f"stopped before the first step: nothing was trained, {kept}",
     )
 
 
@@ -225,10 +244,10 @@ def _on_this_rank(work: Callable[[World], int], interrupted: str) -> int:
             time.sleep(_SILENT_RANK_SECONDS)
             print(f"rank {world.rank} of {world.world_size} says:", flush=True)
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signal:
         if world.local_rank == 0:
             print(interrupted, file=sys.stderr)
-        return 130
+        return getattr(signal, "exit_code", 130)
     except Exception as error:
         if world.world_size == 1 or isinstance(error, OSError):
             raise

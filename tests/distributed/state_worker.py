@@ -28,7 +28,7 @@ import torch.distributed as dist
 from model_worker import LiveBytes, config_of, deepspeed_values
 from torch import nn
 
-from crossfoot.checkpoints.store import list_checkpoints
+from crossfoot.checkpoints.store import list_checkpoints, newest_good
 from crossfoot.finding import Refused
 from crossfoot.training.batches import IGNORED_LABEL, Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
@@ -37,7 +37,7 @@ from crossfoot.training.loss import SummedLoss
 from crossfoot.training.meter import Meter
 from crossfoot.training.model import build_optimizer, load_model, whole
 from crossfoot.training.ranks import Ranks
-from crossfoot.training.restoring import choose_checkpoint, load_checkpoint
+from crossfoot.training.restoring import load_checkpoint
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.state import TrainedState, trained_state
 from crossfoot.written.config import OptimizerSection
@@ -175,19 +175,17 @@ def load(case: dict[str, Any], engine: Engine, model: nn.Module, ranks: Ranks) -
     if case.get("flip") and ranks.is_first:
         flip_a_bit(list_checkpoints(case["load"])[-1].folder)
     ranks.gather(None)
-    checkpoint, findings = choose_checkpoint(case["load"], ranks)
+    checkpoint, findings = newest_good(case["load"], checksums=True)
     seen: dict[str, Any] = {"warnings": [[one.code, one.title, one.place.file] for one in findings]}
     if checkpoint is None:
         return {**seen, "refused": ["none"]}
-    if case.get("spoil") and ranks.is_first:  # between choosing and loading
-        flip_a_bit(checkpoint.folder)
     if ranks.rank == case.get("lost_on"):
         checkpoint = replace(checkpoint, folder=Path("/nowhere", checkpoint.name))
     ranks.gather(None)
     before = hashes(everything(trained_state(engine, model))) if case.get("expect_refusal") else None
     started = time.monotonic()
     try:
-        load_checkpoint(engine, model, checkpoint, ranks, is_verified=not case.get("spoil"))
+        load_checkpoint(engine, model, checkpoint, ranks)
     except Refused as refused:
         same = before == hashes(everything(trained_state(engine, model)))
         return {

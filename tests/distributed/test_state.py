@@ -180,7 +180,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, small_disk: Path | str) -> Lab
             second_half(lab, 1, "sgd", None, "sgd 2"),
             second_half(lab, 1, "lora", 3, "lora 2"),
             second_half(lab, 1, "lora", 2, "lora 3"),
-            lab.case("spoiled", "lora", 0, load="run sgd 2", spoil=True, expect_refusal=True),
         ],
     )
     lab.launch(
@@ -319,7 +318,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(lab: Lab) -> N
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(lab: Lab) -> None:
-    assert lab.seen["spoiled"][0]["refused"][0][0] == "CF761"
     for name, expected in {
         "other r": ("CF765", "lora_A.default.weight is 5 x 35 in step-000003, and 7 x 35 in this run"),
         "other modules": ("CF764", "are in step-000003 and not trained in this run"),
@@ -329,7 +327,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(lab: Lab) -> None:
             code, title, *_ = seen["refused"][0]
             assert code == expected[0]
             assert expected[1] in title
-    for name in ("spoiled", "other r", "other modules", "other optimizer"):
+    for name in ("other r", "other modules", "other optimizer"):
         assert all(seen["same"] for seen in lab.seen[name])
 
 

@@ -47,7 +47,9 @@ def mean_loss(model: torch.nn.Module, index: DataIndex) -> float:
 
 def validation_loss_of(run_dir: Path) -> float:
     """What the run took at its end, of the model it had trained."""
-    ending: dict[str, Any] = json.loads((run_dir / "ending.json").read_text(encoding="utf-8"))
+    ending: dict[str, Any] = json.loads(
+        (sorted(run_dir.glob("attempt-*/ending.json"))[-1]).read_text(encoding="utf-8")
+    )
     loss = ending["validation_loss"]
     assert isinstance(loss, float)
     return loss

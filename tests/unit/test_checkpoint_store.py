@@ -49,7 +49,6 @@ def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None)
         step=step,
         plan_sha256="p" * 64,
         batches_sha256="b" * 64,
-        samples_sha256=None,
         attempt=attempt,
         files=tuple(files),
         tensors=tensors,

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 24
+_READERS = 8
+"""Files that are read at the same time."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -44,8 +47,8 @@ class StoredTensor:
 class Manifest:
     """What a checkpoint holds and what it belongs to.
 
-    step: optimizer steps done. plan_sha256: the lock of the attempt that wrote it. batches_sha256,
-    samples_sha256: the step sets and the samples, None where the plan does not know them. attempt: 1-based.
+    step: optimizer steps done. plan_sha256: the lock of the attempt that wrote it. batches_sha256:
+    the step sets, None where the plan does not know them. attempt: 1-based. files: all but the manifest.
     tensors: "NAME" the float32 value of the trained parameter NAME, "NAME.exp_avg" and "NAME.exp_avg_sq"
     what adamw keeps for it. optimizer: its name. optimizer_step: how often it stepped. odd_steps: by
     parameter, where that differs. validation_loss: None when none was taken. seconds: the save took.
@@ -55,7 +58,6 @@ class Manifest:
     step: int
     plan_sha256: str
     batches_sha256: str | None
-    samples_sha256: str | None
     attempt: int
     files: tuple[WrittenFile, ...]
     tensors: Mapping[str, StoredTensor]
@@ -79,7 +81,6 @@ class Manifest:
             "step": self.step,
             "plan_sha256": self.plan_sha256,
             "batches_sha256": self.batches_sha256,
-            "samples_sha256": self.samples_sha256,
             "attempt": self.attempt,
             "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in self.files],
             "tensors": {
@@ -141,14 +142,19 @@ def verify_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
-    """Every byte of these files is as it was. Raises Damaged; reads them whole."""
-    for file in files:
+    """Every byte of these files is as it was. Raises Damaged; reads them whole, several at a time."""
+
+    def verify(file: WrittenFile) -> None:
         try:
             found = _sha256_of(folder / file.name)
         except OSError as error:
             raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
         if found != file.sha256:
             raise Damaged(f"{file.name} has sha256 {found[:7]}, {file.sha256[:7]} was written")
+
+    with ThreadPoolExecutor(_READERS) as readers:  # hashlib lets other threads run
+        for _ in readers.map(verify, files):
+            pass
 
 
 def _manifest_of(document: dict[str, Any]) -> Manifest:
@@ -161,7 +167,6 @@ def _manifest_of(document: dict[str, Any]) -> Manifest:
         step=document["step"],
         plan_sha256=document["plan_sha256"],
         batches_sha256=document["batches_sha256"],
-        samples_sha256=document["samples_sha256"],
         attempt=document["attempt"],
         files=files,
         tensors={

@@ -13,15 +13,18 @@ from crossfoot.manual import page
 
 @page("CF760")
 def no_checkpoint(run_dir: str) -> Finding:
-    """CF760: a run is to be continued, and there is no checkpoint to continue from.
+    """CF760: a run is to be continued, and every one of its checkpoints is damaged.
 
-    None was written yet, or every one of them is damaged: then each is named by a warning (CF761). The ledger
-    says which steps were trained; without their weights they would have to be trained again.
+    Each is named by a warning (CF761). The ledger says which steps were trained; without their weights they
+    have to be trained again, and that is not begun without being asked for.
     """
     return Finding(
         "CF760",
         f"there is no good checkpoint to continue from in {run_dir}",
-        helps=("train again from the first step, into another folder: run.dir=...",),
+        helps=(
+            f"begin again at the first step: rm -r {run_dir}/checkpoints, and continue",
+            "or train into another folder: run.dir=...",
+        ),
     )
 
 
@@ -140,6 +143,46 @@ def not_readable(what: str, who: str, reason: str) -> Finding:
         notes=(f"it failed on {who}",),
         helps=("look at the rights and the disk, and start again: checkpoints are looked at anew",),
         unreadable=True,
+    )
+
+
+@page("CF768")
+def from_the_beginning(run_dir: str, steps: int) -> Finding:
+    """CF768: a run is continued that was killed before its first checkpoint, so it begins at its first step.
+
+    Nothing of what it had learned was safe yet. The steps are trained again, with the same samples at the
+    same rates, and the receipt counts those of the killed attempt as lost. A smaller checkpoint.every_steps
+    loses less.
+    """
+    what = "a step is" if steps == 1 else f"{steps:,} steps are"
+    return Finding(
+        "CF768",
+        f"no checkpoint was finished: {what} trained again, from the first",
+        severity="warning",
+        place=Place(run_dir),
+        helps=("write checkpoints more often: checkpoint.every_steps",),
+    )
+
+
+@page("CF771")
+def no_time(step: int, takes_seconds: float, left_seconds: float, kept: str | None) -> Finding:
+    """CF771: a signal asked the run to stop, and a checkpoint would not have been finished before the kill.
+
+    Schedulers and launchers kill what still runs some seconds after their signal: SLURM at the end of its
+    grace time, the deepspeed and torchrun launchers after 30 seconds. A save that is cut off is worth
+    nothing, so none was begun, and the last good checkpoint stands. How long a save takes was measured at the
+    one before. Ask the scheduler for an earlier warning (`#SBATCH --signal=USR1@120`), say how much time
+    there is in faults.grace_seconds, or write checkpoints more often.
+    """
+    return Finding(
+        "CF771",
+        f"no checkpoint of step {step:,}: a save takes {takes_seconds:.0f} s, {left_seconds:.0f} s are left",
+        severity="warning",
+        notes=(f"kept: {kept}, the last good one" if kept is not None else "no good checkpoint is kept",),
+        helps=(
+            "ask for an earlier signal and say so: faults.grace_seconds=120",
+            "or write checkpoints more often: checkpoint.every_steps",
+        ),
     )
 
 

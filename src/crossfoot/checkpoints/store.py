@@ -32,6 +32,8 @@ from crossfoot.durable import sync
 from crossfoot.finding import Finding
 
 CHECKPOINTS = "checkpoints"
+CHECKPOINT_NOW = "checkpoint-now"
+"""A file of this name in the run folder asks a running run for a checkpoint."""
 ABANDONED_SECONDS = 3600.0
 """A save of this attempt that has not written for so long is not being written any more."""
 _DONE = re.compile(r"step-(\d{6,})|\.replaced-step-(\d{6,})-[0-9a-f]+")
@@ -65,6 +67,12 @@ def partial_folder(run_dir: str | Path, step: int, attempt: int) -> Path:
     """A name, not used before, for a checkpoint that is being written. Makes nothing."""
     name = f".partial-{checkpoint_name(step)}-attempt-{attempt:03d}-{secrets.token_hex(4)}"
     return Path(run_dir) / CHECKPOINTS / name
+
+
+def checkpoint_in(run_dir: str | Path, name: str) -> Checkpoint:
+    """The checkpoint of this name. Raises Damaged when its manifest cannot be read."""
+    folder = Path(run_dir) / CHECKPOINTS / name
+    return Checkpoint(folder, read_manifest(folder))
 
 
 def list_checkpoints(run_dir: str | Path) -> tuple[Checkpoint, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.checkpoints.manifest import Damaged, verify_checksums
+from crossfoot.checkpoints.refusals import from_the_beginning, no_checkpoint
+from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
     ENDING_FILE,
@@ -16,6 +19,7 @@ from crossfoot.ledger.attempts import (
     Attempt,
     Change,
     attempt_path,
+    continue_from,
     counted,
     next_attempt,
     read_attempts,
@@ -27,7 +31,7 @@ from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
 from crossfoot.ledger.refusals import lock_unreadable
 from crossfoot.manual import page
-from crossfoot.planning.changing import never_changes
+from crossfoot.planning.changing import hold_against, never_changes
 from crossfoot.planning.run_folder import holds_run
 from crossfoot.written.run_file import RunFile
 
@@ -55,6 +59,109 @@ class Earlier:
     lines: BookLines
     attempt: int
     ending: Ending | None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where an attempt begins, the same on all ranks.
+
+    attempt: its number. first_step: so many steps of the plan are done. checkpoint: the name of the folder
+    that it goes on from, None at the beginning.
+    """
+
+    attempt: int = 1
+    first_step: int = 0
+    checkpoint: str | None = None
+
+
+NEW_RUN = Beginning()
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A run that is taken up again. findings: warnings; allowed: what was changed on purpose."""
+
+    beginning: Beginning
+    earlier: Earlier
+    allowed: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+
+
+def is_requeued(run: RunFile, environ: Mapping[str, str]) -> bool:
+    """Whether SLURM has started this very job again, and the run folder holds what it did before.
+
+    Raises Refused when the attempts in the folder cannot be read.
+    """
+    restarts = environ.get("SLURM_RESTART_COUNT", "")
+    if not restarts.isdecimal() or int(restarts) < 1 or not holds_run(run.run_dir):
+        return False
+    attempts = read_attempts(run.run_dir)
+    return not attempts or attempts[-1].job_id == environ.get("SLURM_JOB_ID")
+
+
+def take_up(
+    run: RunFile,
+    lock: Mapping[str, Any],
+    schedule: Schedule,
+    digests: Uint64Array,
+    allow: Sequence[str],
+    steps: int,
+) -> Continued:
+    """Look back at a run, choose the checkpoint to go on from, and hold the new plan against the old one.
+
+    lock, schedule, digests (uint64[N], of the index): of the new plan. allow: keys that may change. steps: to
+    be done at the end of this attempt, over all attempts. Every byte of the checkpoint is read; nothing is
+    written. Raises Refused.
+    """
+    earlier = look_back(run)
+    checkpoint, findings = choose_checkpoint(run, earlier)
+    first_step = checkpoint.step if checkpoint is not None else 0
+    before = lock_in_force(run, earlier, first_step)
+    allowed: tuple[Change, ...] = ()
+    if before is not None:
+        allowed = hold_against(run, before, lock, allow)
+        refuse_other_past(run, earlier, before, first_step, schedule, digests)
+    refuse_finished(run, earlier, schedule.total_steps)
+    if steps <= first_step:
+        helps = (f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}",)
+        raise Refused(
+            nothing_to_continue(run, f"{first_step:,} steps are done, {steps:,} were asked for", helps)
+        )
+    name = checkpoint.name if checkpoint is not None else None
+    return Continued(Beginning(earlier.attempt, first_step, name), earlier, allowed, tuple(findings))
+
+
+def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None, list[Finding]]:
+    """The newest checkpoint whose every byte is as it was written and whose steps the ledger vouches for,
+    with a warning for each one passed over; None when none was ever finished.
+
+    Raises Refused: there were some, and none is good (CF760); the ledger is damaged before it (CF704).
+    """
+    known_bad: dict[str, str] = {}
+    while True:
+        newest, warnings = newest_good(run.run_dir, checksums=True, known_bad=known_bad)
+        findings = list(warnings)
+        if newest is None:
+            if any(finding.code == "CF761" for finding in findings):
+                raise Refused([no_checkpoint(run.run_dir), *findings])
+            done = len(counted(earlier.lines, earlier.attempts)[0])
+            return None, [*findings, from_the_beginning(run.run_dir, done)] if done else findings
+        good = [one for one in list_checkpoints(run.run_dir) if one.name not in known_bad]
+        steps = [one.step for one in good if one.step <= newest.step]
+        ledger = os.path.join(run.run_dir, LEDGER_FILE)
+        first_step, ahead = continue_from(earlier.lines, earlier.attempts, steps, ledger)
+        if ahead is None:
+            return newest, findings
+        findings.append(ahead)
+        older = next((one for one in good if one.step == first_step), None)
+        if older is None:
+            return None, findings
+        try:
+            verify_checksums(older.folder, older.manifest.files)
+        except Damaged as damage:
+            known_bad[older.name] = str(damage)
+            continue
+        return older, findings
 
 
 def look_back(run: RunFile) -> Earlier:

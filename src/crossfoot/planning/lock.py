@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from crossfoot.ledger.attempts import LOCK_FILE
-from crossfoot.ledger.ending import write_document
 from crossfoot.planning.plan import RunPlan
 
 LOCK_VERSION = 1
@@ -56,8 +53,3 @@ def lock_sha256(lock: Mapping[str, Any]) -> str:
     body = {key: value for key, value in lock.items() if key != "sha256"}
     canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def write_lock(lock: Mapping[str, Any], run_dir: str) -> None:
-    """Write the lock into a run folder, atomically. Raises Refused when the disk does not take it."""
-    write_document(os.path.join(run_dir, LOCK_FILE), lock)

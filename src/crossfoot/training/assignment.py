@@ -1,43 +1,55 @@
-"""What a rank is to do: everything that is decided, refused and shown before torch is imported."""
+"""What a rank is to do: everything that is decided and refused before torch is imported."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine
-from crossfoot.planning.lock import make_lock, write_lock
-from crossfoot.planning.page import render_plan
+from crossfoot.planning.changing import refusals_of_allow
+from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, is_requeued, look_back
+from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
-from crossfoot.planning.prepare import Static, plan_static, read_static
-from crossfoot.planning.run_folder import ATTEMPT_NAME, CONFIG_NAME, refuse_used_folder, release_folder
+from crossfoot.planning.prepare import Static, plan_static, read_static, survey
+from crossfoot.planning.run_folder import refuse_used_folder
 from crossfoot.starting.ancestry import launchers_above
 from crossfoot.starting.world import World, engine_for, refuse_nested, refuse_unequal
 from crossfoot.training.account import account_of
 from crossfoot.training.devices import look_at_device
-from crossfoot.training.meeting import Meeting, RefusedTogether, meet
-from crossfoot.training.shared_folder import claim_folder
+from crossfoot.training.meeting import Meeting, meet
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
-from crossfoot.written.resolved import dump_config
+from crossfoot.written.run_file import RunFile
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the command line asks for besides the plan.
+
+    stop_after: so many steps of the plan, over all attempts; None: all. continues: go on with the run in the
+    run folder. allow: keys that may be changed for that.
+    """
+
+    stop_after: int | None = None
+    continues: bool = False
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: how many to train, from the
-    first.
+    """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: of the plan, done when this
+    attempt ends.
 
     validation is None without validation data. engine_kind: deepspeed or accelerate. meeting: where all ranks
-    meet before they have a process group; None for a rank that is alone.
+    meet before they have a process group; None for a rank that is alone. beginning: where it starts, known
+    once the run folder is claimed. continued: what rank 0 found in it; None for a new run. hosts: of every
+    rank.
     """
 
     plan: RunPlan
@@ -48,7 +60,11 @@ class Assignment:
     warnings: tuple[Finding, ...]
     lock: dict[str, Any]
     steps: int
+    orders: Orders = Orders()
     meeting: Meeting | None = None
+    beginning: Beginning = NEW_RUN
+    continued: Continued | None = None
+    hosts: tuple[str, ...] = ()
 
     @property
     def folded(self) -> bool:
@@ -62,20 +78,24 @@ class Assignment:
         return tiny_folder(self.plan.run.index_dir) if path == BUILTIN_TINY else path
 
 
-def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | None) -> Assignment:
+def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) -> Assignment:
     """Read, check, call the roll of the ranks, index, plan.
 
     What can be refused without torch is refused first; tokenising comes last. Raises Refused, for what all
     ranks found together on all of them.
     """
     refuse_start(world)
+    if unknown := refusals_of_allow(orders.allow):
+        raise Refused(unknown)
     static = read_static(path, overrides, world)
     static.refuse()
     config = static.run.config
+    if world.rank == 0 and is_requeued(static.run, os.environ):
+        orders = replace(orders, continues=True)
     engine_kind = engine_for(
         world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
     )
-    meeting, warnings = call_roll(static, world, _refused_alone(static, world))
+    meeting, warnings = call_roll(static, world, _refused_alone(static.run, world, orders))
     builds = world.rank == 0
     line = TokenisingLine() if builds else None
     index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
@@ -85,8 +105,10 @@ def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | 
             static.run, config.data.validation, is_builder=builds, progress=line and TokenisingLine()
         )
     _refuse_untrained_rows(static, index)
+    static = survey(static, index)
+    static.refuse()
     plan = plan_static(static, index)
-    total = plan.schedule.total_steps
+    total, stop_after = plan.schedule.total_steps, orders.stop_after
     return Assignment(
         plan=plan,
         index=index,
@@ -96,6 +118,7 @@ def assign(path: str, overrides: Sequence[str], world: World, stop_after: int | 
         warnings=(*static.findings, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
+        orders=orders,
         meeting=meeting,
     )
 
@@ -123,12 +146,13 @@ def call_roll(
     return meeting, meeting.call_the_roll(account_of(static, world, device, refused))
 
 
-def _refused_alone(static: Static, world: World) -> list[Finding]:
+def _refused_alone(run: RunFile, world: World, orders: Orders) -> list[Finding]:
     """What only rank 0 looks at: the run folder, and the tracker."""
     found: list[Finding] = []
-    for look in (refuse_used_folder, refuse_missing_tracker) if world.rank == 0 else ():
+    looks = (look_back if orders.continues else refuse_used_folder, refuse_missing_tracker)
+    for look in looks if world.rank == 0 else ():
         try:
-            look(static.run)
+            look(run)
         except Refused as refusal:
             found += refusal.findings
     return found
@@ -142,35 +166,3 @@ def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
     finding = needs_trained_embeddings(static.run.config, facts.vocab_size, vocabulary, facts.tied)
     if finding is not None:
         raise Refused(replace(finding, place=static.run.place("lora")))
-
-
-def claim(work: Assignment) -> None:
-    """Rank 0 makes the run folder its own, and all see it there. Raises Refused, on all ranks together."""
-    try:
-        claim_folder(work.plan.run, work.world.rank, work.meeting)
-    except RefusedTogether as refused:
-        if work.world.rank == 0 and any(finding.code == "CF421" for finding in refused.findings):
-            release_folder(work.plan.run)
-        raise
-
-
-def announce(work: Assignment) -> None:
-    """Rank 0 writes the lock and the resolved config, and shows the plan."""
-    if work.world.rank != 0:
-        return
-    run = work.plan.run
-    write_lock(work.lock, run.run_dir)
-    resolved = Path(run.run_dir) / ATTEMPT_NAME / CONFIG_NAME
-    resolved.write_text(dump_config(run.config), encoding="utf-8")
-    if work.warnings:
-        print(render(work.warnings, colour=sys.stdout.isatty()), flush=True)
-    print(render_plan(work.plan, work.lock["sha256"]), flush=True)
-    planned = work.plan.batch
-    if work.folded and planned.topology.world_size > 1:
-        print(
-            f"\nFOLDED: this one process stands in for {planned.topology.world_size} ranks: "
-            f"{planned.fold().grad_accum_steps} forwards per step instead of {planned.grad_accum_steps}; "
-            "same samples, same rates, same losses",
-            flush=True,
-        )
-    print(flush=True)

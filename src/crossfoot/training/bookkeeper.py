@@ -48,26 +48,26 @@ class StepPlanner:
 
 class Bookkeeper:
     """One per rank. `settle` hands in this rank's closed step and returns what all ranks agree on: go on, or
-    stop.
+    stop. book and reconciler: rank 0's.
     """
 
     def __init__(
         self,
         *,
-        plan: RunPlan,
-        index: DataIndex,
         layout: Layout,
         ranks: Ranks,
         meter: Meter,
         stop: StopRequest,
         book: LedgerBook | None,
+        reconciler: Reconciler | None,
         listeners: Sequence[Callable[[StepEntry], None]] = (),
     ) -> None:
         self._ranks, self._meter, self._stop, self._book = ranks, meter, stop, book
         self._listeners = listeners
         self._width = packed_width(layout.grad_accum_steps, layout.micro_batch_size)
         self._waiting: tuple[ClosedStep, PlannedStep] | None = None
-        self._reconciler = _reconciler(index, layout) if book is not None else None
+        self._reconciler = reconciler
+        self._paused_seconds = 0.0
         self.finding: Finding | None = None
 
     def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
@@ -75,18 +75,29 @@ class Bookkeeper:
         waiting, self._waiting = self._waiting, (closed, planned)
         return Stop.NO if waiting is None else self._book_step(*waiting)
 
-    def close(self) -> Stop:
-        """Book the last step, make the ledger durable. Returns why the run stops, the same on all ranks."""
+    def drain(self) -> Stop:
+        """Book the step that waits, and make the ledger durable. Returns what all ranks wish now."""
         waiting, self._waiting = self._waiting, None
         stop = Stop.NO if waiting is None else self._book_step(*waiting)
-        if self._book is not None:
+        if self._book is not None and self.finding is None:
             try:
                 self._book.fsync()
+            except Refused as refused:
+                self._not_writable(refused)
+        # Only rank 0 meets a full disk, and a signal may reach one rank: nobody may go on in another way.
+        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)))))
+
+    def paused(self, seconds: float) -> None:
+        """A checkpoint took so long; the next step's line says so."""
+        self._paused_seconds += seconds
+
+    def close(self) -> None:
+        """Nothing will be booked any more."""
+        if self._book is not None:
+            try:
                 self._book.close()
             except Refused as refused:
                 self._not_writable(refused)
-        # Only rank 0 meets a full disk, and a signal may reach one rank: nobody may close in another way.
-        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)))))
 
     def rescue(self) -> None:
         """Make what is booked durable, as far as it goes: something else has failed already."""
@@ -116,16 +127,5 @@ class Bookkeeper:
             listener(entry)
 
     def _not_writable(self, refused: Refused) -> None:
-        self.finding = refused.findings[0]
+        self.finding = self.finding or refused.findings[0]
         self._stop.ask(Stop.NOT_WRITABLE)
-
-
-def _reconciler(index: DataIndex, layout: Layout) -> Reconciler:
-    return Reconciler(
-        index.digests,
-        index.token_digests,
-        index.lengths,
-        index.trained_tokens,
-        dp_degree=layout.dp_degree,
-        origin=index.origin,
-    )

@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from crossfoot.finding import Refused
-from crossfoot.ledger.attempts import LEDGER_FILE
-from crossfoot.ledger.book import LedgerBook
+from crossfoot.ledger.attempts import attempt_path
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
-from crossfoot.planning.run_folder import ATTEMPT_NAME, DEEPSPEED_NAME
+from crossfoot.planning.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
@@ -24,13 +23,15 @@ from crossfoot.training.lora import prepare_training, trained_summary
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.meter import Meter
 from crossfoot.training.model import LoadedModel, build_optimizer, load_model
+from crossfoot.training.opening import open_book
+from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.refusals import engine_believes, placed
+from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
-from crossfoot.training.validation import validation_loss
 from crossfoot.written.model_facts import BUILTIN_TINY
 
 
@@ -70,17 +71,20 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         report(f"lora.dropout {dropout:g}: its draws are repeatable on this topology, and others on another")
     optimizer = build_optimizer(model, config.optimizer)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
+    run_dir, beginning = plan.run.run_dir, work.beginning
+    if beginning.checkpoint is not None:
+        load_checkpoint(engine, model, find_checkpoint(run_dir, beginning.checkpoint, ranks), ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
     progress = ProgressLine(work.steps) if ranks.is_first else None
+    book, reconciler = open_book(work, layout, report) if ranks.is_first else (None, None)
     keeper = Bookkeeper(
-        plan=plan,
-        index=work.index,
         layout=layout,
         ranks=ranks,
         meter=meter,
         stop=stop,
-        book=LedgerBook(str(Path(plan.run.run_dir) / LEDGER_FILE)) if ranks.is_first else None,
+        book=book,
+        reconciler=reconciler,
         listeners=[listener for listener in (progress, mirror) if listener is not None],
     )
     training = Training(
@@ -91,7 +95,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         keeper=keeper,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        after_step=_validator(work, engine, ranks, report),
+        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, report),
     )
     return Built(training, loaded, model, progress, mirror)
 
@@ -131,23 +135,6 @@ def load_base(
     )
 
 
-def _validator(
-    work: Assignment, engine: Engine, ranks: Ranks, report: Callable[[str], None]
-) -> Callable[[int], bool]:
-    """What the loop calls after a step: the validation loss every so often (the last is closing's)."""
-    every = work.plan.run.config.validation.every_steps
-    index = work.validation
-
-    def after_step(step: int) -> bool:
-        if index is None or every is None or step + 1 == work.steps or (step + 1) % every:
-            return False
-        loss = validation_loss(engine, index, ranks, work.plan.batch.micro_batch_size)
-        report(f"step {step + 1}   validation loss {loss:.4f}")
-        return True
-
-    return after_step
-
-
 def start_engine(
     work: Assignment, module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any] | None, ranks: Ranks
 ) -> Engine:
@@ -165,7 +152,7 @@ def start_engine(
         }
     else:
         if ranks.is_first:
-            handed = Path(work.plan.run.run_dir) / ATTEMPT_NAME / DEEPSPEED_NAME
+            handed = Path(attempt_path(work.plan.run.run_dir, work.beginning.attempt, DEEPSPEED_NAME))
             handed.write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
         expected = owned_numbers(config, work.plan.batch)

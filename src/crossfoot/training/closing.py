@@ -11,13 +11,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from crossfoot.checkpoints.refusals import no_time
+from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
-from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE
-from crossfoot.ledger.book import read_book
+from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.ledger.ending import Ending, write_ending
-from crossfoot.ledger.receipt import make_receipt, write_receipt
+from crossfoot.ledger.receipt import receipt_of, write_receipt
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
@@ -25,11 +26,9 @@ from crossfoot.training.build import Built
 from crossfoot.training.lora import save_adapter
 from crossfoot.training.refusals import not_finite, not_saved
 from crossfoot.training.stopping import Stop
-from crossfoot.training.validation import validation_loss
 
 _REASONS = {
-    Stop.NO: ("finished", 0),
-    Stop.TERMINATED: ("signal", 130),
+    Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
     Stop.NOT_WRITABLE: ("fault", 1),
     Stop.NOT_FINITE: ("fault", 1),
@@ -37,38 +36,65 @@ _REASONS = {
 
 
 def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
-    """Close the run on all ranks together; rank 0 writes and speaks. Returns one exit code everywhere."""
-    ranks, run = built.training.ranks, work.plan.run
-    is_stopped_early = stop is not Stop.NO and steps_done < work.steps
-    reason, exit_code = _REASONS[stop] if is_stopped_early or stop > Stop.INTERRUPTED else _REASONS[Stop.NO]
-    if reason == "finished" and work.steps < work.plan.schedule.total_steps:
-        reason = "stop_after"
+    """Close the run on all ranks together; rank 0 writes and speaks. Returns one exit code everywhere.
+
+    steps_done: over all attempts. The ledger is drained.
+    """
+    training, ranks = built.training, built.training.ranks
+    reason, exit_code = _how_it_ends(work, steps_done, stop)
+    training.keeper.close()
     if built.progress is not None:
         built.progress.close()
     loss = None
     if work.validation is not None and exit_code == 0:
-        micro = work.plan.batch.micro_batch_size
         if ranks.is_first:
             print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
-        loss = validation_loss(built.training.engine, work.validation, ranks, micro)
-    finding = built.training.keeper.finding
-    saved = None
+        loss = training.pauses.validate(steps_done)
+    findings = [] if training.keeper.finding is None else [training.keeper.finding]
+    if reason != "fault":
+        findings += _last_checkpoint(work, built, reason, steps_done)
+        if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
+            exit_code = 1
+    elif training.pauses.finding is not None:
+        findings.append(training.pauses.finding)
     is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
-    if finding is None and stop is Stop.NOT_FINITE:
-        finding = not_finite(steps_done, str(Path(run.run_dir) / LEDGER_FILE))
+    if not findings and stop is Stop.NOT_FINITE:
+        finding = not_finite(steps_done, str(Path(work.plan.run.run_dir) / LEDGER_FILE))
         if not is_finite:
             note = "the trained weights are not finite either, so they were not saved"
             finding = replace(finding, notes=(*finding.notes, note))
-    if stop is not Stop.NOT_WRITABLE and is_finite:
-        saved = str(Path(run.run_dir) / (ADAPTER_NAME if run.config.lora else MODEL_NAME))
-        problem = _save(work, built, saved)
-        finding = finding or problem
-        failed = any(ranks.gather(problem is not None))
-        exit_code, saved = (1, None) if failed else (exit_code, saved)
+        findings.append(finding)
+    saved = None
+    is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
+    if is_finite and not is_disk_full and reason != "signal":  # before a kill only the checkpoint is written
+        saved, problem = _save(work, built)
+        exit_code = 1 if saved is None else exit_code
+        findings += problem
     if ranks.is_first:
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
-        exit_code = _write_receipt(work, built, ending, finding)
+        exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code)[0])
+
+
+def _how_it_ends(work: Assignment, steps_done: int, stop: Stop) -> tuple[str, int]:
+    """A reason of `Ending`, and the exit code so far. A signal during the last step changes nothing."""
+    if stop.ends and (steps_done < work.steps or stop > Stop.INTERRUPTED):
+        return _REASONS[stop]
+    return ("stop_after" if work.steps < work.plan.schedule.total_steps else "finished"), 0
+
+
+def _last_checkpoint(work: Assignment, built: Built, reason: str, steps_done: int) -> list[Finding]:
+    """Save what the run can be continued from; returns what stood in the way, the same on all ranks."""
+    pauses = built.training.pauses
+    if reason == "finished" and work.plan.run.config.checkpoint.every_steps is None:
+        return []
+    if reason in ("signal", "interrupt"):
+        fits, takes, left = pauses.fits()
+        if not fits:
+            kept = newest_good(work.plan.run.run_dir)[0]
+            return [no_time(steps_done, takes, left, kept.name if kept is not None else None)]
+    pauses.save_last(steps_done)
+    return [] if pauses.finding is None else [replace(pauses.finding, severity="warning")]
 
 
 def _is_finite(model: nn.Module) -> bool:
@@ -77,9 +103,11 @@ def _is_finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
 
 
-def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
-    """Save what was trained, all ranks together; the finding when rank 0 could not write it."""
-    config = work.plan.run.config
+def _save(work: Assignment, built: Built) -> tuple[str | None, list[Finding]]:
+    """Save what was trained, all ranks together. Returns where, or None and why rank 0 could not."""
+    config, ranks = work.plan.run.config, built.training.ranks
+    folder = str(Path(work.plan.run.run_dir) / (ADAPTER_NAME if config.lora else MODEL_NAME))
+    problem = []
 
     def add_tokenizer(destination: str) -> None:
         copy_tokenizer(tokenizer_path(config), work.plan.run.index_dir, destination)
@@ -94,24 +122,25 @@ def _save(work: Assignment, built: Built, folder: str) -> Finding | None:
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
-        return not_saved(what, folder, getattr(error, "strerror", None) or str(error))
-    return None
+        problem.append(not_saved(what, folder, getattr(error, "strerror", None) or str(error)))
+    return (None if any(ranks.gather(bool(problem))) else folder), problem
 
 
-def _write_receipt(work: Assignment, built: Built, ending: Ending, finding: Finding | None) -> int:
-    """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code."""
-    folder = Path(work.plan.run.run_dir)
-    findings = [finding] if finding is not None else []
+def _write_receipt(work: Assignment, built: Built, ending: Ending, findings: list[Finding]) -> int:
+    """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code.
+
+    An ending that the disk does not take leaves a run that looks killed, and can be continued like one.
+    """
+    run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
     try:
-        lines = read_book(str(folder / LEDGER_FILE))
-        receipt = make_receipt(work.lock, lines, ending, lines.torn)
+        write_ending(attempt_path(run_dir, work.beginning.attempt, ENDING_FILE), ending)
+        receipt = receipt_of(run_dir)
         exit_code = exit_code or receipt.exit_code
         print(f"\n{render_receipt(receipt)}", flush=True)
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
-        write_ending(str(folder / ENDING_FILE), ending)
-        write_receipt(str(folder / RECEIPT_FILE), receipt)
+        write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     except Refused as refused:
         findings.extend(refused.findings)
         exit_code = exit_code or 1
@@ -123,11 +152,8 @@ def _write_receipt(work: Assignment, built: Built, ending: Ending, finding: Find
 
 def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     run = work.plan.run
-    if exit_code == 130 or (exit_code == 1 and ending.step < work.steps):
-        print(
-            f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {run.run_dir}/ledger.jsonl", end=""
-        )
-        print(f" and {ending.adapter_path}" if ending.adapter_path else "")
+    if exit_code in (75, 130) or (exit_code == 1 and ending.step < work.steps):
+        _say_kept(work, ending)
     if exit_code == 0:
         crossfoot = _command()
         print("next:")
@@ -138,6 +164,22 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     if exit_code == 3:
         print(f"what a cause means: {_command()} explain CODE")
     sys.stdout.flush()
+
+
+def _say_kept(work: Assignment, ending: Ending) -> None:
+    """What a run that stopped before its end leaves, and how it goes on."""
+    run = work.plan.run
+    checkpoint = newest_good(run.run_dir)[0]
+    kept = [f"{run.run_dir}/{LEDGER_FILE}"]
+    if checkpoint is not None:
+        kept.append(f"{run.run_dir}/{CHECKPOINTS}/{checkpoint.name}")
+    if ending.adapter_path:
+        kept.append(ending.adapter_path)
+    print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
+    print("next:")
+    print(f"  {_command()} train {run.path} --continue {run.run_dir}")
+    where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
+    print(f"      the same run, going on {where}; on other machines too")
 
 
 def _command() -> str:

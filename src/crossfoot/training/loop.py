@@ -14,6 +14,7 @@ from crossfoot.training.batches import collate
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
 from crossfoot.training.meter import Meter
+from crossfoot.training.pauses import Pauses
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.stopping import Stop
 
@@ -30,12 +31,14 @@ class Training:
     ranks: Ranks
     dropout_seed: int | None
     """Seed of the dropout draws; None when nothing is drawn."""
-    after_step: Callable[[int], bool]
-    """Called with every finished step; true when it took time that is no step's (a validation)."""
+    pauses: Pauses
+    """Between two steps: validation, checkpoint."""
 
 
 def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
-    """Train steps [first, end). Returns the steps done and why it stopped, the same on every rank."""
+    """Train steps [first, end). Returns the steps done, with those before, and why it stopped, the same on
+    every rank. The ledger is durable then.
+    """
     meter, rank = training.meter, training.ranks.rank
     done, stop = first, Stop.NO
     meter.restart_clock()
@@ -45,11 +48,11 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         closed = meter.end_step(step, norm)
         done += 1
         stop = training.keeper.settle(closed, planned)
-        if stop is not Stop.NO:
+        if not stop.ends:
+            stop = training.pauses.after(done, stop)
+        if stop.ends:
             break
-        if training.after_step(step):
-            meter.restart_clock()
-    return done - first, max(stop, training.keeper.close())
+    return done, max(stop, training.keeper.drain())
 
 
 def run_step(

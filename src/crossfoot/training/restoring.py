@@ -1,13 +1,13 @@
-"""Choose a checkpoint and load it into any engine, stage and number of ranks; all ranks together.
+"""Load a checkpoint into any engine, stage and number of ranks; all ranks together.
 
-Nothing is changed before every byte was compared with its checksum, and every name and shape with the model.
+Its every byte was compared with its checksum when it was chosen (`planning.continuing`). Nothing is changed
+before every name and shape was compared with the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from crossfoot.checkpoints import refusals
-from crossfoot.checkpoints.manifest import Damaged, Manifest, WrittenFile, verify_checksums
-from crossfoot.checkpoints.store import Checkpoint, newest_good
+from crossfoot.checkpoints.manifest import Manifest
+from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.finding import Finding, Refused
 from crossfoot.training.engine import Engine
 from crossfoot.training.ranks import Ranks
@@ -24,38 +24,20 @@ from crossfoot.training.saving import GivenUp, together
 from crossfoot.training.state import MOMENTS, StateTensor, TrainedState, trained_state
 
 
-def choose_checkpoint(run_dir: str, ranks: Ranks) -> tuple[Checkpoint | None, tuple[Finding, ...]]:
-    """The newest checkpoint whose every byte is as it was written, and a warning for each one passed over.
-
-    The same on every rank; each reads its share of the files. None: there is no good one. Raises Refused when
-    the folder itself cannot be read.
-    """
-    known_bad: dict[str, str] = {}
-    while True:
-        with _refusing(run_dir):
-            checkpoint, findings = together(
-                ranks, lambda: newest_good(run_dir, known_bad=known_bad) if ranks.is_first else None
-            )[0]
-        problem = _first_damage(checkpoint, ranks) if checkpoint is not None else None
-        if problem is None:
-            return checkpoint, findings
-        known_bad[checkpoint.name] = problem
+def find_checkpoint(run_dir: str, name: str, ranks: Ranks) -> Checkpoint:
+    """The checkpoint that was chosen, as this rank sees it. Raises Refused, on all, where one does not."""
+    with _refusing(name):
+        return together(ranks, lambda: checkpoint_in(run_dir, name))[ranks.rank]
 
 
-def load_checkpoint(
-    engine: Engine, model: nn.Module, checkpoint: Checkpoint, ranks: Ranks, *, is_verified: bool = False
-) -> None:
+def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ranks: Ranks) -> None:
     """Set what `engine` trains, and what its optimizer keeps, to a checkpoint; all ranks together.
 
-    model: what was given to the engine, without its loss. is_verified: `choose_checkpoint` has just read it.
-    No forward is run and no step is taken; the rate is left alone. Raises Refused, the same on every rank:
-    damaged, or written for other tensors, shapes or another optimizer. Then nothing was changed; only when a
-    file cannot be read any more after it was verified, the state is a mixture, and must not be trained.
+    model: what was given to the engine, without its loss. No forward is run and no step is taken; the rate is
+    left alone. Raises Refused, the same on every rank: written for other tensors, shapes or another
+    optimizer. Then nothing was changed; only when a file cannot be read any more after it was chosen, the
+    state is a mixture, and must not be trained.
     """
-    if not is_verified and (problem := _first_damage(checkpoint, ranks)) is not None:
-        finding = refusals.damaged(str(checkpoint.folder), problem, None)
-        note = "nothing was loaded; it was whole when it was chosen"
-        raise Refused(replace(finding, severity="error", notes=(note,)))
     state = trained_state(engine, model)
     findings = list(_differences(state, checkpoint))
     if findings:
@@ -78,32 +60,6 @@ def _refusing(what: str) -> Iterator[None]:
     except GivenUp as given_up:
         rank, host, reason = given_up.failed[0]
         raise Refused(refusals.not_readable(what, f"rank {rank} on {host}", reason)) from given_up
-
-
-def _first_damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
-    """What is wrong with a checkpoint's bytes, None when nothing is; each rank reads its share of them."""
-
-    def verify() -> str | None:
-        try:
-            verify_checksums(checkpoint.folder, _share_of_files(checkpoint.manifest, ranks))
-        except Damaged as damage:
-            return str(damage)
-        return None
-
-    with _refusing(checkpoint.name):
-        return next((problem for problem in together(ranks, verify) if problem is not None), None)
-
-
-def _share_of_files(manifest: Manifest, ranks: Ranks) -> list[WrittenFile]:
-    """The files that this rank verifies: about as many bytes on each."""
-    loads = [0] * ranks.world_size
-    mine = []
-    for file in sorted(manifest.files, key=lambda one: (-one.bytes, one.name)):
-        lightest = loads.index(min(loads))
-        loads[lightest] += file.bytes
-        if lightest == ranks.rank:
-            mine.append(file)
-    return mine
 
 
 def _names_with_moments(state: TrainedState, manifest: Manifest) -> set[str]:

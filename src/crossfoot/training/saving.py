@@ -47,7 +47,6 @@ class CheckpointFacts:
 
     plan_sha256: str
     batches_sha256: str | None
-    samples_sha256: str | None
     attempt: int
     validation_loss: float | None = None
 
@@ -248,7 +247,6 @@ def _manifest(
         step=step,
         plan_sha256=facts.plan_sha256,
         batches_sha256=facts.batches_sha256,
-        samples_sha256=facts.samples_sha256,
         attempt=facts.attempt,
         files=tuple(file for file in files if file is not None),
         tensors={

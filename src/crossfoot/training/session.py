@@ -14,14 +14,16 @@ from crossfoot.finding import Refused
 from crossfoot.planning.run_folder import release_folder
 from crossfoot.starting.refusals import rank_lost
 from crossfoot.starting.world import World
-from crossfoot.training.assignment import Assignment, announce, assign, claim
+from crossfoot.training.assignment import Assignment, Orders, assign
+from crossfoot.training.claiming import announce, claim
 from crossfoot.training.meeting import RefusedTogether
 from crossfoot.training.stopping import StopRequest
 
 FOLLOW_SECONDS = 10.0
+NO_ORDERS = Orders()
 
 
-def run(path: str, overrides: Sequence[str], world: World, stop_after: int | None = None) -> int:
+def run(path: str, overrides: Sequence[str], world: World, orders: Orders = NO_ORDERS) -> int:
     """The main job on one rank; returns the exit code of the contract, the same on every rank.
 
     Raises Refused for a user's mistake, KeyboardInterrupt for a signal before the first step; the run folder
@@ -29,14 +31,13 @@ def run(path: str, overrides: Sequence[str], world: World, stop_after: int | Non
     """
     try:
         with StopRequest() as stop:
-            work = assign(path, overrides, world, stop_after)
-            claim(work)
+            work = claim(assign(path, overrides, world, orders))
             try:
                 announce(work)
                 return _train(work, stop)
             except BaseException:
                 if world.rank == 0:
-                    release_folder(work.plan.run)
+                    release_folder(work.plan.run, work.beginning.attempt)
                 raise
     except RefusedTogether as refused:
         if world.rank == 0:
@@ -67,7 +68,7 @@ def _train(work: Assignment, stop: StopRequest) -> int:
         agree(ranks, world, work.lock["sha256"])
         built = build(work, ranks, stop)
         stop.begin()
-        steps_done, reason = train_steps(built.training, 0, work.steps)
+        steps_done, reason = train_steps(built.training, work.beginning.first_step, work.steps)
         exit_code = close(work, built, steps_done, reason)
         ranks.leave()
     except Exception as error:

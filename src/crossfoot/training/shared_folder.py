@@ -4,13 +4,15 @@ rank 0 writes there is read by all.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from crossfoot.finding import Refused
-from crossfoot.planning.run_folder import make_folder, system_refused
+from crossfoot.planning.run_folder import system_refused
 from crossfoot.training.meeting import Meeting
 from crossfoot.training.refusals import folder_not_shared
 from crossfoot.written.run_file import RunFile
@@ -19,24 +21,27 @@ NONCE_WAIT_SECONDS = 10.0
 """A network file system may show a new file late."""
 
 
-def claim_folder(run: RunFile, rank: int, meeting: Meeting | None) -> None:
-    """Make the run folder on rank 0, and see it on all. Raises Refused, on all ranks together.
+def claim_folder(
+    run: RunFile, rank: int, meeting: Meeting | None, take: Callable[[], str]
+) -> tuple[tuple[str, ...], str]:
+    """Make the run folder on rank 0, and see it on all. Returns every rank's host, and what rank 0 told all.
 
-    meeting: where the ranks meet; None for a rank that is alone.
+    take: called on rank 0 only: makes the folder and returns the text for all. meeting: where the ranks meet;
+    None for a rank that is alone. Raises Refused, on all ranks together.
     """
+    host = socket.gethostname()
     if meeting is None:
-        make_folder(run)
-        return
-    nonce, refused = "", ()
+        return (host,), take()
+    nonce, told, refused = "", "", ()
     if rank == 0:
         nonce = secrets.token_hex(8)
         try:
-            make_folder(run)
+            told = take()
             _write(_witness(run, nonce), nonce)
         except Refused as refusal:
             refused = refusal.findings
-    host = socket.gethostname()
-    hosts, nonces = zip(*(text.split() for text in meeting.exchange(f"{host} {nonce or '-'}")), strict=True)
+    said = [json.loads(text) for text in meeting.exchange(json.dumps([host, nonce, told]))]
+    hosts, nonces, texts = zip(*said, strict=True)
     meeting.share_refusal(refused)
     witness = _witness(run, nonces[0])
     sees = meeting.exchange("yes" if _reads(witness, nonces[0]) else "no")
@@ -49,6 +54,7 @@ def claim_folder(run: RunFile, rank: int, meeting: Meeting | None) -> None:
             if answer == "no"
         ]
     )
+    return hosts, texts[0]
 
 
 def _witness(run: RunFile, nonce: str) -> Path:

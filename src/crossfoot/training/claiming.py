@@ -1,0 +1,119 @@
+"""An attempt at a run: rank 0 claims it in the run folder, all ranks learn where it begins, it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from crossfoot import __version__
+from crossfoot.checks.render import render
+from crossfoot.finding import Finding
+from crossfoot.ledger.attempts import Attempt, attempt_path
+from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, start_attempt, take_up
+from crossfoot.planning.page import render_plan
+from crossfoot.planning.run_folder import CONFIG_NAME, make_folder, release_folder
+from crossfoot.training.assignment import Assignment
+from crossfoot.training.shared_folder import claim_folder
+from crossfoot.written.resolved import dump_config
+
+
+def claim(work: Assignment) -> Assignment:
+    """Rank 0 makes the attempt's folder its own, and all see it there and learn where the attempt begins.
+
+    Returns the work with its beginning. Raises Refused, on all ranks together; the folder is then free again.
+    """
+    run = work.plan.run
+    taken: list[tuple[Beginning, Continued | None]] = []
+
+    def take() -> str:
+        continued = _take_up(work)
+        beginning = continued.beginning if continued is not None else NEW_RUN
+        make_folder(run, beginning.attempt)
+        taken.append((beginning, continued))
+        return json.dumps(asdict(beginning))
+
+    try:
+        hosts, told = claim_folder(run, work.world.rank, work.meeting, take)
+    except BaseException:
+        for beginning, _ in taken:
+            release_folder(run, beginning.attempt)
+        raise
+    continued = taken[0][1] if taken else None
+    return replace(work, beginning=Beginning(**json.loads(told)), continued=continued, hosts=hosts)
+
+
+def announce(work: Assignment) -> None:
+    """Rank 0 writes how the attempt starts, and shows the plan."""
+    if work.world.rank != 0:
+        return
+    run = work.plan.run
+    resolved = Path(attempt_path(run.run_dir, work.beginning.attempt, CONFIG_NAME))
+    resolved.write_text(dump_config(run.config), encoding="utf-8")
+    start_attempt(run, _attempt(work, os.environ), work.lock)
+    findings: tuple[Finding, ...] = work.warnings
+    if work.continued is not None:
+        findings += work.continued.findings
+    if findings:
+        print(render(findings, colour=sys.stdout.isatty()), flush=True)
+    print(render_plan(work.plan, work.lock["sha256"]), flush=True)
+    for line in (_folding(work), _continuing(work)):
+        if line:
+            print(f"\n{line}", flush=True)
+    print(flush=True)
+
+
+def _take_up(work: Assignment) -> Continued | None:
+    if not work.orders.continues:
+        return None
+    plan = work.plan
+    return take_up(plan.run, work.lock, plan.schedule, work.index.digests, work.orders.allow, work.steps)
+
+
+def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
+    """How this attempt starts, as attempt.json says it."""
+    world, beginning = work.world, work.beginning
+    return Attempt(
+        attempt=beginning.attempt,
+        first_step=beginning.first_step,
+        from_checkpoint=beginning.checkpoint,
+        world_size=world.world_size,
+        num_nodes=world.num_nodes,
+        gpus_per_node=world.local_world_size,
+        engine=work.engine_kind,
+        zero_stage=work.plan.zero_stage if work.engine_kind == "deepspeed" else None,
+        hosts=tuple(dict.fromkeys(work.hosts)),
+        job_id=environ.get("SLURM_JOB_ID") or None,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        allowed=work.continued.allowed if work.continued is not None else (),
+        crossfoot=__version__,
+    )
+
+
+def _folding(work: Assignment) -> str:
+    planned = work.plan.batch
+    if not work.folded or planned.topology.world_size == 1:
+        return ""
+    return (
+        f"FOLDED: this one process stands in for {planned.topology.world_size} ranks: "
+        f"{planned.fold().grad_accum_steps} forwards per step instead of {planned.grad_accum_steps}; "
+        "same samples, same rates, same losses"
+    )
+
+
+def _continuing(work: Assignment) -> str:
+    if work.continued is None:
+        return ""
+    beginning, total = work.beginning, work.plan.schedule.total_steps
+    source = f"from {beginning.checkpoint}" if beginning.checkpoint else "from the beginning"
+    allowed = "".join(
+        f"\nALLOWED: {change.key} {change.before} -> {change.now}" for change in work.continued.allowed
+    )
+    return (
+        f"CONTINUING: attempt {beginning.attempt}, {source}: "
+        f"{beginning.first_step:,} of {total:,} steps are done{allowed}"
+    )

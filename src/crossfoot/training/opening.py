@@ -1,0 +1,47 @@
+"""The ledger of a run, opened for one attempt at it, and what earlier attempts trained taken over. Rank 0."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from crossfoot.arithmetic.schedule import Layout
+from crossfoot.checks.render import render
+from crossfoot.ledger.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
+from crossfoot.ledger.book import LedgerBook
+from crossfoot.ledger.reconcile import Reconciler, remember
+from crossfoot.ledger.skipping import policies_of
+from crossfoot.training.assignment import Assignment
+
+
+def open_book(
+    work: Assignment, layout: Layout, report: Callable[[str], None]
+) -> tuple[LedgerBook, Reconciler]:
+    """The book to append to, cut back to what can be read, and a reconciler that knows what was trained.
+
+    Raises Refused when the ledger cannot be written.
+    """
+    run_dir, attempt, index = work.plan.run.run_dir, work.beginning.attempt, work.index
+    earlier = work.continued.earlier if work.continued is not None else None
+    book = LedgerBook(
+        os.path.join(run_dir, LEDGER_FILE),
+        whole_bytes=earlier.lines.whole_bytes if earlier is not None else None,
+        keep_in=attempt_path(run_dir, attempt),
+    )
+    if book.cut is not None:
+        report(render([book.cut], colour=False))
+    reconciler = Reconciler(
+        index.digests,
+        index.token_digests,
+        index.lengths,
+        index.trained_tokens,
+        dp_degree=layout.dp_degree,
+        origin=index.origin,
+        attempt=attempt,
+        policies=policies_of(work.lock),
+    )
+    if earlier is not None:
+        schedule = work.plan.schedule
+        lines, _ = counted(earlier.lines, read_attempts(run_dir))
+        remember(reconciler, lambda step: (schedule.samples(step), schedule.epochs_of(step)), lines)
+    return book, reconciler

@@ -1,0 +1,147 @@
+"""What happens between two steps: a validation, a checkpoint. All ranks together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from crossfoot.checkpoints.store import CHECKPOINT_NOW, list_checkpoints, prune
+from crossfoot.checks.render import render
+from crossfoot.finding import Finding
+from crossfoot.training.assignment import Assignment
+from crossfoot.training.bookkeeper import Bookkeeper
+from crossfoot.training.engine import Engine
+from crossfoot.training.meter import Meter
+from crossfoot.training.ranks import Ranks
+from crossfoot.training.saving import CheckpointFacts, save_checkpoint
+from crossfoot.training.stopping import Stop, StopRequest
+from crossfoot.training.validation import validation_loss
+
+LOOK_SECONDS = 1.0
+"""How often rank 0 looks whether somebody asks for a checkpoint."""
+LAUNCHER_GRACE_SECONDS = {"deepspeed": 30.0, "torchrun": 30.0, "accelerate": 30.0}
+"""These launchers pass a signal on and kill what is left so many seconds later."""
+
+
+class Pauses:
+    """The pauses of one rank. `after` is called with every finished step.
+
+    finding: why the last checkpoint could not be written, None when it could; the same on all ranks.
+    """
+
+    def __init__(
+        self,
+        work: Assignment,
+        engine: Engine,
+        model: nn.Module,
+        ranks: Ranks,
+        meter: Meter,
+        keeper: Bookkeeper,
+        stop: StopRequest,
+        report: Callable[[str], None],
+    ) -> None:
+        self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
+        self._meter, self._keeper, self._stop, self._report = meter, keeper, stop, report
+        self._run_dir = work.plan.run.run_dir
+        self._looked = time.monotonic()
+        self._save_seconds = self._known_save_seconds()
+        self._saved_step = work.beginning.first_step
+        self._loss: tuple[int, float] | None = None
+        self.finding: Finding | None = None
+
+    def after(self, steps_done: int, wish: Stop) -> Stop:
+        """What is due after so many steps. Returns the wish that is left: whether all ranks stop here.
+
+        Nothing is due after the last step: that is closing's.
+        """
+        if steps_done == self._work.steps:
+            return wish
+        self._look_for_request()
+        config = self._work.plan.run.config
+        validates = self._work.validation is not None and _is_due(config.validation.every_steps, steps_done)
+        saves = wish is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
+        if validates:
+            self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
+        if saves:
+            wish = self._keeper.drain()
+            if not wish.ends:
+                wish = self._save(steps_done)
+        if validates or saves:
+            self._meter.restart_clock()
+        return wish
+
+    def validate(self, steps_done: int) -> float:
+        """The validation loss of the weights as they are; there must be validation data."""
+        assert self._work.validation is not None
+        micro_batch_size = self._work.plan.batch.micro_batch_size
+        loss = validation_loss(self._engine, self._work.validation, self._ranks, micro_batch_size)
+        self._loss = (steps_done, loss)
+        return loss
+
+    def save_last(self, steps_done: int) -> None:
+        """The checkpoint at the end of an attempt, when this very step has none. The ledger is drained."""
+        if steps_done > self._saved_step:
+            self._save(steps_done)
+
+    def fits(self, stop: Stop) -> tuple[bool, float, float]:
+        """Whether a checkpoint can be written before the kill that follows a signal, with the seconds that
+        it takes and those that are left; as far as they are known. The same on all ranks.
+        """
+        grace = self._work.plan.run.config.faults.grace_seconds
+        if grace is None:
+            grace = LAUNCHER_GRACE_SECONDS.get(self._work.world.launcher)
+        asked = self._stop.asked_seconds
+        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked))
+        takes = self._ranks.gather(self._save_seconds)[0]
+        if grace is None or not takes:
+            return True, takes, grace or 0.0
+        return takes <= grace - waited, takes, max(0.0, grace - waited)
+
+    def _save(self, steps_done: int) -> Stop:
+        work, faults = self._work, self._work.plan.run.config.faults
+        if self._ranks.is_first:  # before the save: who asks while it is written gets another
+            Path(self._run_dir, CHECKPOINT_NOW).unlink(missing_ok=True)
+        loss = self._loss[1] if self._loss is not None and self._loss[0] == steps_done else None
+        facts = CheckpointFacts(
+            plan_sha256=work.lock["sha256"],
+            batches_sha256=work.lock["plan"]["batches_sha256"],
+            attempt=work.beginning.attempt,
+            validation_loss=loss,
+        )
+        saved = save_checkpoint(self._engine, self._model, self._run_dir, steps_done, facts, self._ranks)
+        self._stop.saved()
+        self.finding = saved.finding
+        self._keeper.paused(saved.seconds)
+        if saved.finding is not None:
+            if faults.disk_full == "stop":
+                return Stop.NOT_WRITABLE
+            self._report(render([replace(saved.finding, severity="warning")], colour=False))
+            return Stop.NO
+        self._saved_step = steps_done
+        self._save_seconds = max(self._save_seconds, saved.seconds)
+        if self._ranks.is_first:
+            keeps = work.plan.run.config.checkpoint
+            prune(self._run_dir, keeps.keep, keeps.best, work.beginning.attempt)
+        return Stop.NO
+
+    def _look_for_request(self) -> None:
+        """Rank 0's wish for a checkpoint, when the file that asks for one is there."""
+        now = time.monotonic()
+        if self._ranks.is_first and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if Path(self._run_dir, CHECKPOINT_NOW).exists():
+                self._stop.ask(Stop.SAVE)
+
+    def _known_save_seconds(self) -> float:
+        """What an earlier attempt's last save took, 0 when nobody knows. On rank 0."""
+        if not self._ranks.is_first:
+            return 0.0
+        return max((one.manifest.seconds for one in list_checkpoints(self._run_dir)), default=0.0)
+
+
+def _is_due(every_steps: int | None, steps_done: int) -> bool:
+    return every_steps is not None and steps_done % every_steps == 0

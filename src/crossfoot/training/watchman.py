@@ -1,0 +1,350 @@
+"""Each rank's watchman: threads that show that this rank lives, see whether the others do, and end the process
+when one is lost. The main thread could not: it waits in a collective or a kernel that nobody can interrupt.
+
+Torch-free. Nothing here takes part in a collective.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from crossfoot.checks.render import render
+from crossfoot.faults.judging import Judge, Verdict
+from crossfoot.faults.processes import is_there, supervisors_above, this_machine
+from crossfoot.faults.refusals import finding_of, folder_silent, nobody_waits
+from crossfoot.faults.verdicts import read_verdict, write_verdict
+from crossfoot.finding import Finding
+from crossfoot.heartbeats import (
+    FOLDER,
+    Heartbeat,
+    Phase,
+    clear_heartbeats,
+    heartbeat_path,
+    read_heartbeats,
+    write_heartbeat,
+)
+
+LONGEST_PERIOD_SECONDS = 10.0
+_PERIODS = 10
+"""Beats within the timeout: one that is late, or read late, must not cost a run."""
+_SEEKING_SECONDS = 0.5
+_SEEKING_PERIODS = 5
+_LAST_WORDS_SECONDS = 2.0
+_FAREWELL_SECONDS = 30.0
+
+
+def period_of(timeout_seconds: float) -> float:
+    """Seconds from one beat to the next."""
+    return min(LONGEST_PERIOD_SECONDS, timeout_seconds / _PERIODS)
+
+
+class Watchman:
+    """Watches over rank `rank` of `world_size` in one attempt at a run; used as a context manager.
+
+    timeout_seconds: so long may a rank be silent, or all be still. on_orphaned: called once when the launcher
+    that waits for this process is gone; without it the process ends. before_exit: called when the watchman
+    is about to end the process, to clear the screen; it has two seconds.
+
+    The main thread says where it is: `phase` and `tick`. Ticks stand at the same places of the program on all
+    ranks, so that it can be told which one came least far.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        attempt: int,
+        rank: int,
+        world_size: int,
+        timeout_seconds: float = 600.0,
+        *,
+        host: str | None = None,
+        first_step: int = 0,
+        on_orphaned: Callable[[], None] | None = None,
+        before_exit: Callable[[], None] | None = None,
+    ) -> None:
+        self._run_dir, self._attempt, self.rank, self._world_size = run_dir, attempt, rank, world_size
+        self._timeout, self._period = timeout_seconds, period_of(timeout_seconds)
+        self.host = host or socket.gethostname()
+        self.on_orphaned, self.before_exit = on_orphaned, before_exit
+        self._machine = this_machine()
+        self._judge = Judge(attempt, rank, world_size, timeout_seconds, self._period, self._machine)
+        self._place: tuple[Phase, int, int] = ("starting", first_step, 0)
+        self._moved: tuple[tuple[Phase, int, int], float] = (self._place, time.monotonic())
+        self._beats = self._rounds = 0
+        self._trouble = ""
+        self._hosts: dict[int, str] = {rank: self.host}
+        self._main = threading.get_ident()
+        self._supervisors = supervisors_above()
+        self._lock = threading.Lock()
+        self._wake, self._closing, self._judged = threading.Event(), threading.Event(), threading.Event()
+        self._seeking: str | None = None
+        self._speaker: str | None = None
+        self._found: tuple[Finding, Verdict | None] | None = None
+        self._exit_at: float | None = None
+        self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
+        self._guard = threading.Thread(target=self._stand_guard, name="watchman", daemon=True)
+
+    def __enter__(self) -> Watchman:
+        with suppress(OSError):  # the heart says it, if it lasts
+            os.makedirs(Path(self._run_dir, FOLDER), exist_ok=True)
+            self._beat()
+        self._heart.start()
+        self._guard.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+    def phase(self, name: Phase, step: int | None = None) -> None:
+        """The main thread begins something else."""
+        self._place = (name, self._place[1] if step is None else step, 0)
+
+    def tick(self, step: int | None = None) -> None:
+        """The main thread has done something (a forward, a step). Costs nothing: no lock, no file."""
+        phase, now, progress = self._place
+        self._place = (phase, now, progress + 1) if step is None or step == now else (phase, step, 1)
+
+    def who_is_lost(self, said: str) -> Finding:
+        """Called by the main thread when a collective raised because a connection broke: which rank is it?
+
+        said: torch's words. Waits a few periods at most: a process of this machine that is gone shows at once,
+        another one by its silence. From here on the caller says the finding (`speaks`: whether it is this
+        rank that does on its node) and ends with exit code 1; the process is ended if it does not. Does not
+        return when the watchman is saying it already.
+        """
+        self._take_over()
+        self._seeking = said
+        self._wake.set()
+        if not self._judged.wait(_SEEKING_PERIODS * self._period + _LAST_WORDS_SECONDS):
+            self._judged_now(write_verdict(self._run_dir, self._judge.verdict("broken", (), said=said)))
+        assert self._found is not None
+        return self._found[0]
+
+    def failed(self, said: str) -> None:
+        """Called by the main thread when it fails on its own: the others are told at once, and end."""
+        self._take_over()
+        self._judged_now(write_verdict(self._run_dir, self._judge.verdict("failed", [self.rank], said=said)))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank says what was found: the lowest one of its host that is not lost."""
+        lost = self._lost_ranks()
+        return self.rank in lost or self.rank == min(
+            rank for rank, host in self._hosts.items() if host == self.host and rank not in lost
+        )
+
+    def close(self) -> None:
+        """This rank ends in order. Does not return when the process is being ended for a lost rank."""
+        if self._speaker == "watchman":
+            self._wait_for_the_end()
+        self._place = ("ended", self._place[1], self._place[2])
+        if self._heart.is_alive():
+            self._closing.set()
+            self._wake.set()
+            # A folder that does not answer: the guard ends the process.
+            self._heart.join()
+            with suppress(OSError):
+                self._beat()
+            self._guard.join()
+
+    def forget(self) -> None:
+        """After `close`, when nothing was trained: take the heartbeats of this attempt's folder away."""
+        if self._attempt == 1:
+            clear_heartbeats(self._run_dir)
+        else:
+            with suppress(OSError):
+                heartbeat_path(self._run_dir, self.rank).unlink(missing_ok=True)
+
+    # The heart: the thread that reads and writes the run folder.
+
+    def _live(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._round()
+            except OSError as error:
+                self._trouble = error.strerror or str(error)
+            except Exception:
+                self._trouble = traceback.format_exc(limit=-1).strip().replace("\n", " | ")
+            else:
+                self._rounds += 1
+                self._trouble = ""
+            # after the look, so that nothing that was set meanwhile is lost
+            self._wake.wait(self._period if self._seeking is None else min(self._period, _SEEKING_SECONDS))
+            self._wake.clear()
+
+    def _round(self) -> None:
+        """Read first: a process that was stopped for long must not write before it knows what became of it."""
+        others = [beat for beat in read_heartbeats(self._run_dir) if beat.rank != self.rank]
+        own_file = [beat for beat in read_heartbeats(self._run_dir) if beat.rank == self.rank]
+        newest = max((beat.attempt for beat in (*others, *own_file)), default=0)
+        if newest > self._attempt:
+            why = f"attempt {newest} has begun, and this process belongs to attempt {self._attempt}"
+            self._end(nobody_waits(self._who, why), None)
+            return
+        mine = self._beat()
+        self._hosts.update({beat.rank: beat.host for beat in others if beat.attempt == self._attempt})
+        verdict = read_verdict(self._run_dir, self._attempt)
+        found = self._judge.look(time.monotonic(), [*others, mine], is_broken=self._seeking is not None)
+        if verdict is None and found is not None:
+            if self._seeking is not None and not found.said:
+                found = self._with_words(found)
+            verdict = write_verdict(self._run_dir, found)
+        if verdict is not None:
+            self._judged_now(verdict)
+
+    def _with_words(self, found: Verdict) -> Verdict:
+        words = f"torch.distributed said to rank {self.rank}: {self._seeking}"
+        return Verdict(found.attempt, found.kind, found.by, found.lost, found.others, found.seconds, words)
+
+    def _beat(self) -> Heartbeat:
+        place, now = self._place, time.monotonic()
+        if place != self._moved[0]:
+            self._moved = (place, now)
+        is_still = now - self._moved[1] > self._timeout / 2 and place[0] != "ended"
+        self._beats += 1
+        beat = Heartbeat(
+            attempt=self._attempt,
+            rank=self.rank,
+            host=self.host,
+            pid=os.getpid(),
+            phase=place[0],
+            step=place[1],
+            progress=place[2],
+            beats=self._beats,
+            beat_seconds=time.time(),
+            period_seconds=self._period,
+            where=_where(sys._current_frames().get(self._main)) if is_still else "",
+            machine=self._machine,
+        )
+        write_heartbeat(self._run_dir, beat)
+        return beat
+
+    # The guard: the thread that touches no file of the run folder.
+
+    def _stand_guard(self) -> None:
+        tick = min(1.0, self._period)
+        silent, rounds, last = 0.0, -1, time.monotonic()
+        while self._heart.is_alive() or self._exit_at is not None:
+            time.sleep(tick)
+            now = time.monotonic()
+            silent = 0.0 if rounds != self._rounds else silent + min(now - last, 2 * tick)
+            rounds, last = self._rounds, now
+            if self._exit_at is not None and now >= self._exit_at:
+                os._exit(1)
+            if silent >= self._timeout and self._world_size > 1:
+                self._end(folder_silent(self._who, self._run_dir, silent, self._trouble), None)
+            if self._supervisors and not all(is_there(above) for above in self._supervisors):
+                self._orphaned()
+
+    def _orphaned(self) -> None:
+        gone = [above for above in self._supervisors if not is_there(above)]
+        self._supervisors = ()
+        if self._closing.is_set() or self._speaker is not None:
+            return
+        if self.on_orphaned is not None:
+            self.on_orphaned()
+            return
+        why = f"its launcher is gone ({gone[0].name}, process {gone[0].pid})"
+        self._end(nobody_waits(self._who, why), None)
+
+    # The end.
+
+    @property
+    def _who(self) -> str:
+        return f"rank {self.rank} on {self.host}"
+
+    def _lost_ranks(self) -> frozenset[int]:
+        verdict = self._found[1] if self._found is not None else None
+        return verdict.lost_ranks if verdict is not None else frozenset()
+
+    def _take_over(self) -> None:
+        """From now on the main thread speaks, and is ended if it stays too long."""
+        with self._lock:
+            if self._speaker is None:
+                self._speaker = "main"
+        if self._speaker == "watchman":
+            self._wait_for_the_end()
+        self._exit_at = time.monotonic() + _FAREWELL_SECONDS + 2 * _SEEKING_PERIODS * self._period
+
+    def _judged_now(self, verdict: Verdict) -> None:
+        with self._lock:
+            if self._found is None:
+                self._found = (finding_of(verdict, self._run_dir), verdict)
+        if self._speaker == "main":
+            self._judged.set()
+            return
+        self._end(self._found[0], verdict)
+
+    def _end(self, finding: Finding, verdict: Verdict | None) -> None:
+        """Say it, once per node, and end the process: the lowest rank that lives at once, the others a little
+        later, so that a launcher that ends all with the first one does not cut it short.
+        """
+        with self._lock:
+            if self._speaker is not None:
+                return
+            self._speaker = "watchman"
+            self._found = self._found or (finding, verdict)
+        lost = self._lost_ranks()
+        is_first = self.rank == min((rank for rank in range(self._world_size) if rank not in lost), default=0)
+        linger = 0.0 if is_first else 2 * self._period + 1.0
+        self._exit_at = time.monotonic() + 2 * _LAST_WORDS_SECONDS + linger
+        if self.before_exit is not None:
+            _within(_LAST_WORDS_SECONDS, self.before_exit)
+        if verdict is None or self.speaks:
+            _within(_LAST_WORDS_SECONDS, lambda: _say(finding))
+        time.sleep(linger)
+        os._exit(1)
+
+    def _wait_for_the_end(self) -> None:
+        while True:
+            time.sleep(60.0)
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do something that may hang, for so long: another thread may hold what it needs."""
+    thread = threading.Thread(target=_suppressed, args=(work,), daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def _suppressed(work: Callable[[], None]) -> None:
+    with suppress(Exception):
+        work()
+
+
+def _say(finding: Finding) -> None:
+    """To stdout, past Python's buffers: the main thread may hold them. What is in them comes after."""
+    colour = os.isatty(1) and not os.environ.get("NO_COLOR")
+    text = f"\n{render([finding], colour)}\n".encode()
+    with suppress(OSError):
+        while text:
+            text = text[os.write(1, text) :]
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _where(frame: FrameType | None) -> str:
+    """The function a thread is in, and the one of ours that called it: `f (package/file.py:12)`."""
+    if frame is None:
+        return ""
+    inner, ours = _shown(frame), ""
+    while frame is not None and not ours:
+        if frame.f_globals.get("__name__", "").split(".")[0] in ("crossfoot", "__main__"):
+            ours = _shown(frame)
+        frame = frame.f_back
+    return inner if ours in ("", inner) else f"{inner}, called by {ours}"
+
+
+def _shown(frame: FrameType) -> str:
+    path = Path(frame.f_code.co_filename)
+    return f"{frame.f_code.co_name} ({path.parent.name}/{path.name}:{frame.f_lineno})"
