@@ -124,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     receipt.add_argument("run_dir", metavar="RUN_DIR")
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
+    watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
+    watch.add_argument("run_dir", metavar="RUN_DIR")
+    watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
+    watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
+    watch.set_defaults(verb=_watch)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
     explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101")
     explain.add_argument("--all", action="store_true", help="every page, as the reference in docs/")
@@ -265,6 +270,12 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = receipt_of(arguments.run_dir)
     print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from crossfoot.watching.watch import watch
+
+    return watch(arguments.run_dir, once=arguments.once, plain=arguments.plain)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

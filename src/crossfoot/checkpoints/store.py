@@ -80,6 +80,11 @@ def list_checkpoints(run_dir: str | Path) -> tuple[Checkpoint, ...]:
     return tuple(_good(_candidates(run_dir)))
 
 
+def list_unfinished(run_dir: str | Path) -> tuple[tuple[int, int, Path], ...]:
+    """(step, attempt, folder) of every save that is being written or was killed."""
+    return tuple(_partials(Path(run_dir) / CHECKPOINTS))
+
+
 def newest_good(
     run_dir: str | Path, *, checksums: bool = False, known_bad: Mapping[str, str] | None = None
 ) -> tuple[Checkpoint | None, tuple[Finding, ...]]:

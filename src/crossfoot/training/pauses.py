@@ -87,7 +87,7 @@ class Pauses:
         if steps_done > self._saved_step:
             self._save(steps_done)
 
-    def fits(self, stop: Stop) -> tuple[bool, float, float]:
+    def fits(self) -> tuple[bool, float, float]:
         """Whether a checkpoint can be written before the kill that follows a signal, with the seconds that
         it takes and those that are left; as far as they are known. The same on all ranks.
         """

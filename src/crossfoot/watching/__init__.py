@@ -1,0 +1,1 @@
+"""A run seen from its files alone, while it runs or afterwards."""

@@ -1,0 +1,174 @@
+"""A run told in plain lines, as it happens: for pipes, files and terminals that cannot do more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from crossfoot.checks.render import clean
+from crossfoot.ledger.attempts import Attempt
+from crossfoot.watching import words
+from crossfoot.watching.state import AttemptView, RunState, speed_of
+
+_SILENCE_SAID_AGAIN = 2.0
+"""Silence is said again when it has lasted so many times as long."""
+_MOST_CAUSES = 3
+
+
+class Teller:
+    """Told one state after the other, it gives the lines that are new. Of several new steps it tells the
+    last.
+    """
+
+    def __init__(self) -> None:
+        self._before: RunState | None = None
+        self._step = (0, -1)
+        self._silence_seconds = 0.0
+        self._causes = -1
+        self._findings: set[str] = set()
+
+    def tell(self, state: RunState) -> list[str]:
+        """The lines about what has happened since the last state."""
+        lines = [] if self._before is not None else [self._title(state)]
+        lines += [*self._over(state, state.attempts[:-1]), *self._begun(state), *self._step_line(state)]
+        lines += [*self._checkpoint(state), *self._over(state, state.attempts[-1:])]
+        lines += [*self._ranks(state), *self._silence(state), *self._verdict(state)]
+        self._before = state
+        return [clean(line) for line in lines]
+
+    def end(self, state: RunState) -> list[str]:
+        """The last lines about a run that has ended; `state` has its receipt."""
+        lines = [*self._over(state, state.attempts), *self._step_line(state), *self._verdict(state)]
+        validation = state.ending.validation_loss if state.ending is not None else None
+        if validation is not None:
+            lines.append(f"validation loss {validation:.4f}")
+        if not state.footed.findings:
+            lines.append(f"foots: {words.verdict_words(state)}")
+        if (hint := words.next_words(state)) is not None:
+            lines.append(": ".join(hint))
+        return [clean(line) for line in lines]
+
+    def _title(self, state: RunState) -> str:
+        steps = "" if state.asked_steps is None else f"   {words.number(state.asked_steps, 'step')} planned"
+        lock = f"   lock {state.sha[:7]}" if state.sha else ""
+        return f"{state.name}{lock}{steps}"
+
+    def _known(self) -> dict[int, AttemptView]:
+        return {view.number: view for view in (self._before.attempts if self._before is not None else ())}
+
+    def _begun(self, state: RunState) -> Iterator[str]:
+        known = self._known()
+        for view in state.attempts:
+            old = known.get(view.number)
+            if view.paper is not None and (old is None or old.paper is None):
+                yield _began(view.paper)
+            elif view.paper is None and old is None:
+                yield f"attempt {view.number} is starting"
+
+    def _over(self, state: RunState, attempts: Sequence[AttemptView]) -> Iterator[str]:
+        """Attempts that have ended, and what they lost."""
+        known = self._known()
+        for view in attempts:
+            old = known.get(view.number)
+            before = (old.how, old.lost or 0) if old is not None else ("", 0)
+            is_over = view.how not in ("starting", "running", "silent", "ended")
+            if is_over and view.how != before[0]:
+                yield _ended(view, state)
+            if view.lost and view.lost != before[1]:
+                yield f"attempt {view.number} lost {words.number(view.lost, 'step')}"
+
+    def _checkpoint(self, state: RunState) -> Iterator[str]:
+        saved, old = state.saved, self._before.saved if self._before is not None else None
+        if saved is not None and (old is None or saved.step != old.step):
+            yield (
+                f"checkpoint after {words.number(saved.step, 'step')}   took {words.took(saved.seconds)}"
+                f"   {words.size(saved.total_bytes)}"
+            )
+        was_writing = self._before.unfinished if self._before is not None else ()
+        for save in state.unfinished:
+            if not save.is_current and save not in was_writing:
+                steps = words.number(save.step, "step")
+                yield f"the save after {steps}, of attempt {save.attempt}, was cut off"
+        validation, known = state.validation, self._before.validation if self._before is not None else None
+        if validation is not None and validation != known and state.status != "ended":
+            yield f"validation loss {validation.loss:.4f} after {words.number(validation.step, 'step')}"
+
+    def _step_line(self, state: RunState) -> Iterator[str]:
+        last, speed = state.last, speed_of(state.recent)
+        if last is None or (last.attempt, last.step) <= self._step:
+            return
+        for entry in state.recent:
+            if entry.skipped and (entry.attempt, entry.step) > self._step:
+                what = f": {entry.not_finite[0]}" if entry.not_finite else ""
+                yield f"the update of step {entry.step} was left out on purpose ({entry.skipped}){what}"
+        self._step = (last.attempt, last.step)
+        asked = "?" if state.asked_steps is None else str(state.asked_steps)
+        line = f"step {last.step + 1:>{len(asked)}}/{asked}   loss {last.loss:.4f}   lr {last.lr:.3e}"
+        if speed is not None:
+            line += f"   {speed.trained_tokens:,.0f} trained tokens/s"
+        if state.left_seconds:
+            line += f"   about {words.clock(state.left_seconds)} left"
+        yield line
+
+    def _ranks(self, state: RunState) -> Iterator[str]:
+        before = self._before.ranks if self._before is not None else ()
+        silent = {rank.rank for rank in before if rank.is_silent}
+        for rank in state.ranks:
+            if rank.is_silent and rank.rank not in silent:
+                if rank.age_seconds is None:
+                    yield f"{rank.who} has never been seen"
+                    continue
+                yield (
+                    f"{rank.who} is silent for {words.clock(rank.age_seconds)}, "
+                    f"last seen {rank.phase} in step {rank.step}"
+                )
+            elif not rank.is_silent and rank.rank in silent:
+                yield f"{rank.who} is back, {rank.phase} in step {rank.step}"
+
+    def _silence(self, state: RunState) -> Iterator[str]:
+        if state.status != "silent":
+            self._silence_seconds = 0.0
+        elif state.silent_seconds >= _SILENCE_SAID_AGAIN * self._silence_seconds:
+            self._silence_seconds = max(state.silent_seconds, 1.0)
+            yield words.status_words(state)
+            if (hint := words.next_words(state)) is not None:
+                yield ": ".join(hint)
+
+    def _verdict(self, state: RunState) -> Iterator[str]:
+        footed = state.footed
+        for finding in footed.findings:
+            if finding.title not in self._findings:
+                self._findings.add(finding.title)
+                yield f"{finding.code} {finding.title}"
+        if footed.foots is None or footed.findings:
+            return
+        count = 0 if footed.foots else max(1, footed.cause_count)
+        if count != self._causes:
+            if count:
+                yield f"does not foot so far: {words.number(count, 'cause')}"
+                yield from (f"  {words.cause_words(cause)}" for cause in footed.causes[:_MOST_CAUSES])
+            elif self._causes > 0:
+                yield "foots so far again"
+            self._causes = count
+
+
+def _began(paper: Attempt) -> str:
+    where = f" from {paper.from_checkpoint}" if paper.from_checkpoint else ""
+    return f"attempt {paper.attempt} began at step {paper.first_step:,}{where}   {words.topology(paper)}"
+
+
+def _ended(view: AttemptView, state: RunState) -> str:
+    line = f"attempt {view.number} {_PAST.get(view.how, words.HOW[view.how])}"
+    if state.ending is not None and view is state.attempts[-1]:
+        line += f" after {words.number(state.ending.step, 'step')} (exit code {state.ending.exit_code})"
+    return f"{line}: {view.why}" if view.why else line
+
+
+_PAST = {
+    "signal": "was stopped by a signal",
+    "interrupt": "was interrupted",
+    "fault": "stopped on a fault",
+    "stop_after": "stopped on purpose",
+    "killed": "was killed",
+    "rank lost": "lost a rank",
+    "given up": "was given up",
+}

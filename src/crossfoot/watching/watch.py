@@ -1,0 +1,105 @@
+"""`crossfoot watch`: the page or the lines, again and again, until the run has ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from crossfoot.checks.render import render
+from crossfoot.watching.lines import Teller
+from crossfoot.watching.page import make_page
+from crossfoot.watching.state import RunState
+from crossfoot.watching.watcher import Watcher
+from crossfoot.watching.words import size
+
+REFRESH_SECONDS = 1.0
+_CATCHING_UP_SECONDS = 0.05
+_LONG_LEDGER_BYTES = 10_000_000
+
+
+def watch(run_dir: str, *, once: bool = False, plain: bool = False) -> int:
+    """Show a run; returns the exit code. Raises Refused (CF706) when there is none.
+
+    once: as it is now, and leave. plain: lines even on a terminal. Ctrl-C leaves with 0: the run goes on.
+    """
+    watcher = Watcher(run_dir)
+    console = Console(highlight=False)
+    with suppress(KeyboardInterrupt):
+        if once:
+            return _show_once(watcher, console)
+        is_page = sys.stdout.isatty() and not console.is_dumb_terminal and not plain
+        return _show_page(watcher, console) if is_page else _tell(watcher)
+    return 0
+
+
+def _show_once(watcher: Watcher, console: Console) -> int:
+    state = watcher.look()
+    if not watcher.is_caught_up or state.status == "ended":
+        _say_it_takes_long(watcher)
+    while not watcher.is_caught_up and state.status != "ended" and not state.footed.findings:
+        state = watcher.look()
+    if state.status == "ended":
+        state = watcher.settle(state)
+    console.print(_page(state, console))
+    return _close(state)
+
+
+def _show_page(watcher: Watcher, console: Console) -> int:
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        state = watcher.look()
+        live.update(_page(state, console), refresh=True)
+        if state.status != "ended":
+            for state in _looks(watcher):
+                live.update(_page(state, console), refresh=True)
+        state = watcher.settle(state)
+        live.update(_page(state, console), refresh=True)
+    return _close(state)
+
+
+def _tell(watcher: Watcher) -> int:
+    teller = Teller()
+    state = watcher.look()
+    _print(teller.tell(state))
+    if state.status != "ended":
+        for state in _looks(watcher):
+            _print(teller.tell(state))
+    state = watcher.settle(state)
+    _print(teller.end(state))
+    return _close(state)
+
+
+def _looks(watcher: Watcher) -> Iterator[RunState]:
+    """One state a second until the run has ended; more often while an old ledger is still being added up."""
+    while True:
+        time.sleep(REFRESH_SECONDS if watcher.is_caught_up else _CATCHING_UP_SECONDS)
+        state = watcher.look()
+        yield state
+        if state.status == "ended":
+            return
+
+
+def _say_it_takes_long(watcher: Watcher) -> None:
+    """On stderr: some ten thousand lines can be added up in a second, or a few thousand of many ranks."""
+    if watcher.ledger_bytes > _LONG_LEDGER_BYTES and sys.stderr.isatty():
+        print(f"adding up a ledger of {size(watcher.ledger_bytes)} ...", file=sys.stderr, flush=True)
+
+
+def _page(state: RunState, console: Console) -> Group:
+    return make_page(state, console.width, console.options.ascii_only)
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _close(state: RunState) -> int:
+    """The exit code; what stood in the way of a verdict is said in full."""
+    if state.footed.findings:
+        print(f"\n{render(state.footed.findings, colour=False)}", flush=True)
+    return state.exit_code

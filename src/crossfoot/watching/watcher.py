@@ -1,0 +1,374 @@
+"""Looks at a run folder again and again; each look costs what is new in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
+from crossfoot.faults.refusals import finding_of
+from crossfoot.faults.verdicts import read_verdict
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.heartbeats import FOLDER, read_heartbeats
+from crossfoot.ledger.attempts import (
+    ENDING_FILE,
+    LEDGER_FILE,
+    LOCK_FILE,
+    Attempt,
+    Standing,
+    attempt_name,
+    attempt_numbers,
+    attempt_path,
+    read_attempts,
+)
+from crossfoot.ledger.ending import Ending, expects_of, read_ending, read_lock
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.receipt import receipt_of
+from crossfoot.ledger.refusals import lock_unreadable
+from crossfoot.ledger.verdict import Receipt
+from crossfoot.watching.follow import LedgerFollower, News
+from crossfoot.watching.footing import Footing
+from crossfoot.watching.freshness import Freshness
+from crossfoot.watching.state import (
+    AttemptView,
+    Footed,
+    Loss,
+    RankView,
+    RunState,
+    SavedView,
+    UnfinishedView,
+    speed_of,
+)
+
+RECENT_STEPS = 240
+SILENT_PERIODS = 3.0
+LEAST_SILENT_SECONDS = 10.0
+"""A rank is called silent after so many of its periods, and not before so many seconds."""
+NO_SIGN_SECONDS, NO_SIGN_STEPS = 60.0, 10.0
+"""A run without heartbeats is called silent after so many seconds, and so many of its steps."""
+STARTING_SECONDS = 600.0
+"""An attempt that has only claimed its folder is waited for so long."""
+RECEIPT_PAUSE_SECONDS, RECEIPT_PAUSE = 3.0, 10.0
+"""Between two receipts of a running run lie so many seconds, and so many times what the last one took."""
+
+_IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{FOLDER}")
+
+
+def no_run_here(run_dir: str) -> Finding:
+    """The finding (CF706, unreadable) for a folder in which no run was begun."""
+    what = "holds no run" if os.path.isdir(run_dir) else "is not there"
+    finding = lock_unreadable("there is no run to watch", Place(run_dir), (f"this folder {what}",))
+    parent, name = os.path.split(os.path.abspath(run_dir))
+    if not _IN_A_RUN.fullmatch(name):
+        return finding
+    return replace(finding, helps=(f"name the run folder itself: crossfoot watch {os.path.relpath(parent)}",))
+
+
+def _is_run(run_dir: str, numbers: list[int]) -> bool:
+    """Whether a run was begun here; an attempt's folder has a lock too."""
+    name = os.path.basename(os.path.abspath(run_dir))
+    has_lock = os.path.exists(os.path.join(run_dir, LOCK_FILE))
+    return bool(numbers) or (has_lock and not _IN_A_RUN.fullmatch(name))
+
+
+class Watcher:
+    """The eyes on one run folder. Raises Refused (CF706) when it holds no run."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = os.path.normpath(run_dir)
+        ledger = os.path.join(self.run_dir, LEDGER_FILE)
+        self._tail = LedgerFollower(ledger, tail_lines=RECENT_STEPS)
+        self._whole = LedgerFollower(ledger)
+        self._recent: deque[StepEntry] = deque(maxlen=2 * RECENT_STEPS)
+        self._footing = Footing()
+        self._locks: dict[int, Mapping[str, Any]] = {}
+        self._attempts: tuple[Attempt, ...] = ()
+        self._fresh = Freshness()
+        self._folder_seen: object = None
+        self._checkpoints: tuple[Checkpoint, ...] = ()
+        self._losses: dict[int, float] = {}
+        self._receipt: Receipt | None = None
+        self._next_receipt = 0.0
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the whole ledger has been added up."""
+        return self._whole.is_caught_up
+
+    @property
+    def ledger_bytes(self) -> int:
+        """Size of the ledger at the last look."""
+        return self._whole.size_bytes
+
+    def look(self, seconds: float = 0.2) -> RunState:
+        """The run now. About `seconds` are spent on adding up lines that were not read yet.
+
+        Raises Refused when there is no run, or no longer.
+        """
+        numbers = attempt_numbers(self.run_dir)
+        if not _is_run(self.run_dir, numbers):
+            raise Refused(no_run_here(self.run_dir))
+        findings: list[Finding] = []
+        # Endings before lines before attempts, as a receipt reads them: what is written later is read first,
+        # so that no look finds an ending whose lines it has not seen, or a line without its attempt.
+        endings = self._endings(numbers, findings)
+        tail = self._tail.look()
+        news = self._whole.look(seconds)
+        self._read_attempts({entry.attempt for entry in (*tail.entries, *news.entries)}, findings)
+        for number in [attempt.attempt for attempt in self._attempts] or numbers[:1]:
+            self._read_lock(number)
+        self._book(tail, news)
+        return self._state(numbers, endings, findings)
+
+    def settle(self, state: RunState) -> RunState:
+        """The state of a run that has ended, with its receipt."""
+        try:
+            receipt = receipt_of(self.run_dir)
+        except Refused as refused:
+            return replace(state, footed=Footed(None, findings=refused.findings))
+        by_number = {row.attempt: row for row in receipt.history}
+        attempts = tuple(
+            replace(view, written=by_number[view.number].steps, lost=by_number[view.number].lost)
+            if view.number in by_number
+            else view
+            for view in state.attempts
+        )
+        return replace(state, attempts=attempts, footed=_footed_of(receipt))
+
+    def _endings(self, numbers: list[int], findings: list[Finding]) -> dict[int, Ending]:
+        endings = {}
+        for number in numbers:
+            try:
+                ending = read_ending(attempt_path(self.run_dir, number, ENDING_FILE))
+            except Refused as refused:
+                findings.extend(refused.findings)
+                continue
+            if ending is not None:
+                endings[number] = ending
+        return endings
+
+    def _read_attempts(self, trained: set[int], findings: list[Finding]) -> None:
+        trained = trained | set(self._footing.written) | {entry.attempt for entry in self._recent}
+        try:
+            self._attempts = read_attempts(self.run_dir, trained)
+        except Refused as refused:
+            findings.extend(refused.findings)
+
+    def _read_lock(self, number: int) -> None:
+        """The lock of an attempt; it never changes. One that is not there yet is tried again."""
+        if number in self._locks:
+            return
+        own = attempt_path(self.run_dir, number, LOCK_FILE)
+        paths = [own] if number > 1 else [own, os.path.join(self.run_dir, LOCK_FILE)]
+        for path in paths:
+            if os.path.exists(path):
+                with suppress(Refused):
+                    self._locks[number] = read_lock(path)
+                    return
+
+    def _book(self, tail: News, news: News) -> None:
+        if tail.is_anew:
+            self._recent.clear()
+        self._recent.extend(tail.entries)
+        if news.is_anew:
+            self._footing = Footing()
+            self._receipt = None
+        self._footing.add(news.entries, self._locks)
+        self._footing.stand(self._attempts)
+
+    def _state(self, numbers: list[int], endings: dict[int, Ending], findings: list[Finding]) -> RunState:
+        standing = Standing(self._attempts)
+        recent = tuple(entry for entry in self._recent if standing.counts(entry))[-RECENT_STEPS:]
+        newest = self._attempts[-1].attempt if self._attempts else 1
+        current = max(newest, *numbers) if numbers else 1
+        lock = self._locks.get(newest) or self._locks.get(1)
+        promise = expects_of(lock) if lock is not None else None
+        ending = endings.get(newest)
+        asked = None if promise is None else promise.total_steps
+        if ending is not None and ending.reason == "stop_after" and asked is not None:
+            asked = min(ending.planned_steps, asked)
+        first_step = self._attempts[-1].first_step if self._attempts else 0
+        ranks = self._ranks(current, newest)
+        silent = self._silent_seconds(current, ranks)
+        status = self._status(current, newest, ending, recent, ranks, silent)
+        self._look_at_checkpoints()
+        if ending is not None and ending.validation_loss is not None:
+            self._losses[ending.step] = ending.validation_loss
+        return RunState(
+            run_dir=self.run_dir,
+            name=promise.name if promise is not None else os.path.basename(os.path.abspath(self.run_dir)),
+            sha=promise.sha if promise is not None else "",
+            status=status,
+            done_steps=max(recent[-1].step + 1 if recent else 0, first_step),
+            asked_steps=asked,
+            recent=recent,
+            attempts=self._attempt_views(numbers, endings, status),
+            saved=self._saved(),
+            unfinished=self._unfinished(current, status),
+            validation=_newest(self._losses),
+            best_validation=_lowest(self._losses),
+            ranks=ranks if status != "ended" else (),
+            ending=ending if current == newest or status == "ended" else None,
+            silent_seconds=silent,
+            footed=self._footed(asked, ending, findings, is_ended=status == "ended"),
+        )
+
+    def _status(
+        self,
+        current: int,
+        newest: int,
+        ending: Ending | None,
+        recent: tuple[StepEntry, ...],
+        ranks: tuple[RankView, ...],
+        silent: float,
+    ) -> str:
+        if ending is not None and (current == newest or (silent > STARTING_SECONDS and not ranks)):
+            return "ended"
+        speed = speed_of(recent)
+        patience = max(NO_SIGN_SECONDS, NO_SIGN_STEPS * speed.step_seconds if speed is not None else 0.0)
+        has_lines = any(entry.attempt == current for entry in recent)
+        if ranks:
+            if all(rank.is_silent or rank.phase == "ended" for rank in ranks):
+                return "silent"
+            return "running" if has_lines else "starting"
+        if has_lines:
+            return "silent" if silent > patience else "running"
+        return "silent" if silent > STARTING_SECONDS else "starting"
+
+    def _attempt_views(
+        self, numbers: list[int], endings: dict[int, Ending], status: str
+    ) -> tuple[AttemptView, ...]:
+        papers: dict[int, Attempt | None] = {attempt.attempt: attempt for attempt in self._attempts}
+        if numbers and (1 in numbers and 1 not in papers and self._footing.written[1]):
+            papers[1] = None
+        current = max(numbers, default=1)
+        if current not in papers and status != "ended":
+            papers[current] = None
+        last = max(papers, default=1)
+        views = []
+        for number in sorted(papers):
+            verdict = None if number in endings else read_verdict(self.run_dir, number)
+            if number in endings:
+                how = endings[number].reason
+            elif verdict is not None:
+                how = "rank lost" if verdict.lost_ranks else "given up"
+            else:
+                how = status if number == last else "killed"
+            is_known = self._whole.is_caught_up
+            views.append(
+                AttemptView(
+                    number,
+                    papers[number],
+                    how,
+                    "" if verdict is None else finding_of(verdict, self.run_dir).title,
+                    self._footing.written[number] if is_known else None,
+                    self._footing.lost[number] if is_known else None,
+                )
+            )
+        return tuple(views)
+
+    def _ranks(self, current: int, newest: int) -> tuple[RankView, ...]:
+        """The ranks of the attempt that runs, as far as any of them has ever beaten."""
+        views = {}
+        for beat in read_heartbeats(self.run_dir):
+            if beat.attempt != current:
+                continue
+            age = self._fresh.age(("rank", current, beat.rank), beat.beats, beat.beat_seconds)
+            patience = max(SILENT_PERIODS * beat.period_seconds, LEAST_SILENT_SECONDS)
+            is_silent = age > patience and beat.phase != "ended"
+            views[beat.rank] = RankView(
+                beat.rank, beat.host, beat.phase, beat.step, age, is_silent, beat.where
+            )
+        if views and current == newest and self._attempts:
+            for rank in range(self._attempts[-1].world_size):
+                views.setdefault(rank, RankView(rank, "", "", 0, None, True))
+        return tuple(views[rank] for rank in sorted(views))
+
+    def _silent_seconds(self, current: int, ranks: tuple[RankView, ...]) -> float:
+        """Since the last sign of life: a beat, a line, the start of an attempt."""
+        ages = [rank.age_seconds for rank in ranks if rank.age_seconds is not None]
+        for name in (LEDGER_FILE, attempt_name(current)):
+            with suppress(OSError):
+                found = os.stat(os.path.join(self.run_dir, name))
+                ages.append(self._fresh.age(name, (found.st_size, found.st_mtime), found.st_mtime))
+        return min(ages, default=0.0)
+
+    def _look_at_checkpoints(self) -> None:
+        """Their manifests are read again only when a name in their folder has changed."""
+        try:
+            with os.scandir(os.path.join(self.run_dir, CHECKPOINTS)) as entries:
+                seen = sorted((entry.name, entry.inode()) for entry in entries)
+        except OSError:
+            seen = []
+        if seen != self._folder_seen:
+            self._folder_seen = seen
+            self._checkpoints = list_checkpoints(self.run_dir) if seen else ()
+            for checkpoint in self._checkpoints:
+                if (loss := checkpoint.manifest.validation_loss) is not None:
+                    self._losses[checkpoint.step] = loss
+
+    def _saved(self) -> SavedView | None:
+        if not self._checkpoints:
+            return None
+        manifest = self._checkpoints[-1].manifest
+        age = None
+        with suppress(ValueError):
+            written = datetime.fromisoformat(manifest.written.replace("Z", "+00:00"))
+            age = max(0.0, (datetime.now(timezone.utc) - written).total_seconds())
+        return SavedView(manifest.step, age, manifest.seconds, manifest.total_bytes)
+
+    def _unfinished(self, current: int, status: str) -> tuple[UnfinishedView, ...]:
+        if not self._folder_seen:
+            return ()
+        is_alive = status in ("running", "starting")
+        return tuple(
+            UnfinishedView(step, attempt, is_alive and attempt == current)
+            for step, attempt, _ in list_unfinished(Path(self.run_dir))
+        )
+
+    def _footed(
+        self, asked: int | None, ending: Ending | None, findings: list[Finding], is_ended: bool
+    ) -> Footed:
+        stopped = (self._whole.finding,) if self._whole.finding is not None else ()
+        if findings or stopped:
+            return Footed(None, findings=(*findings, *stopped))
+        if not self._whole.is_caught_up or is_ended:
+            return Footed(None, self._whole.share)
+        if not self._footing.counted if asked is None else self._footing.foots(asked, ending):
+            return Footed(True, skipped=self._footing.skipped)
+        now = time.monotonic()
+        if self._receipt is None or now >= self._next_receipt:
+            try:
+                self._receipt = receipt_of(self.run_dir)
+            except Refused as refused:
+                return Footed(None, findings=refused.findings)
+            took = time.monotonic() - now
+            self._next_receipt = now + took + max(RECEIPT_PAUSE_SECONDS, RECEIPT_PAUSE * took)
+        return replace(_footed_of(self._receipt), receipt=None)
+
+
+def _footed_of(receipt: Receipt) -> Footed:
+    return Footed(
+        receipt.foots_so_far,
+        causes=receipt.causes,
+        cause_count=receipt.cause_count,
+        receipt=receipt,
+        skipped=receipt.skipped_steps,
+    )
+
+
+def _newest(losses: Mapping[int, float]) -> Loss | None:
+    return Loss(max(losses), losses[max(losses)]) if losses else None
+
+
+def _lowest(losses: Mapping[int, float]) -> Loss | None:
+    step = min(losses, key=lambda step: (losses[step], step), default=None)
+    return None if step is None else Loss(step, losses[step])

@@ -1,0 +1,126 @@
+"""The words that the page and the plain lines have in common."""
+
+from __future__ import annotations
+
+import math
+
+from crossfoot.ledger.attempts import Attempt
+from crossfoot.ledger.entry import Cause
+from crossfoot.watching.state import AttemptView, RunState
+
+HOW = {
+    "finished": "finished",
+    "stop_after": "stopped on purpose",
+    "signal": "stopped by a signal",
+    "interrupt": "interrupted",
+    "fault": "stopped on a fault",
+    "starting": "starting",
+    "running": "running",
+    "silent": "no sign of life",
+    "ended": "ended",
+    "killed": "killed",
+    "rank lost": "a rank was lost",
+    "given up": "given up",
+}
+"""How an attempt ended, or what it does."""
+
+
+def number(count: int, what: str) -> str:
+    """`1 step`, `1,234 steps`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def clock(seconds: float) -> str:
+    """`14 s`, `2:05`, `1:02:03`, `2 days`: whole seconds, whole days from two on."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    days, _ = divmod(hours, 24)
+    if days > 1:
+        return f"{days:,} days"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def took(seconds: float) -> str:
+    """`0.84 s`, `12 s`, `2:05`."""
+    return f"{seconds:.2g} s" if seconds < 9.5 else clock(seconds)
+
+
+def size(total_bytes: int) -> str:
+    """`812 kB`, `7.1 GB`: decimal units."""
+    value, units = float(total_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if value >= 9.95 or units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def topology(paper: Attempt) -> str:
+    """`2 ranks on 1 node, DeepSpeed ZeRO-2`."""
+    return f"{number(paper.world_size, 'rank')} on {number(paper.num_nodes, 'node')}, {engine(paper)}"
+
+
+def engine(paper: Attempt) -> str:
+    """`DeepSpeed ZeRO-2`, `accelerate`."""
+    name = {"deepspeed": "DeepSpeed"}.get(paper.engine, paper.engine)
+    return name if paper.zero_stage is None else f"{name} ZeRO-{paper.zero_stage}"
+
+
+def lost_words(view: AttemptView) -> str:
+    """`3 lost`, or nothing."""
+    return f"{view.lost:,} lost" if view.lost else ""
+
+
+def cause_words(cause: Cause) -> str:
+    """`CF710 step 3, rank 1: ...`."""
+    rank = "" if cause.rank is None else f", rank {cause.rank}"
+    return f"{cause.code} step {cause.step}{rank}: {cause.message}"
+
+
+def status_words(state: RunState) -> str:
+    """What the run does at the moment, or how it ended."""
+    if state.status == "silent":
+        return f"no sign of life for {clock(state.silent_seconds)}"
+    if state.status == "ended" and state.ending is not None:
+        return HOW[state.ending.reason]
+    if silent := state.silent_ranks:
+        return f"{silent[0].who} is silent" if len(silent) == 1 else f"{len(silent):,} ranks are silent"
+    if state.status == "running" and state.ranks:
+        phases = {rank.phase for rank in state.ranks}
+        return next((phase for phase in ("saving", "validating", "closing") if phase in phases), "training")
+    return "training" if state.status == "running" else state.status
+
+
+def verdict_words(state: RunState) -> str:
+    """The verdict of the moment, without its causes."""
+    footed = state.footed
+    if footed.findings:
+        return "cannot be said"
+    if footed.foots is None:
+        return f"adding up, {footed.share:.0%} of the ledger" if footed.share < 1 else "adding up"
+    receipt = footed.receipt
+    if receipt is not None and state.status == "ended":
+        if receipt.foots:
+            return "yes"
+        if receipt.foots_so_far:
+            return f"not complete: {receipt.done_steps:,} of {receipt.asked_steps:,} steps, and those foot"
+        return f"no, {number(footed.cause_count, 'cause')}"
+    if footed.foots and not state.done_steps:
+        return "nothing to add up yet"
+    return "yes" if footed.foots else f"no, {number(footed.cause_count, 'cause')}"
+
+
+def next_words(state: RunState) -> tuple[str, str] | None:
+    """What to do next with a run that does not run, and the command for it; None when there is nothing."""
+    go_on = f"crossfoot train CONFIG --continue {state.run_dir}"
+    if state.footed.foots is False and state.footed.causes:
+        return "what a cause means", f"crossfoot explain {state.footed.causes[0].code}"
+    if state.status == "silent":
+        return "if nothing of it is alive, continue it", go_on
+    if state.status == "ended" and state.ending is not None and not state.footed.findings:
+        if state.ending.reason in ("finished", "stop_after"):
+            return "the whole receipt", f"crossfoot receipt {state.run_dir}"
+        return "continue it", go_on
+    return None
