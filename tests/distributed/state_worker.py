@@ -40,6 +40,7 @@ from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import load_checkpoint
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.state import TrainedState, trained_state
+from crossfoot.training.update import Update
 from crossfoot.written.config import OptimizerSection
 
 SAMPLES_A_STEP = 6
@@ -89,6 +90,8 @@ def built(case: dict[str, Any]) -> tuple[Engine, nn.Module]:
             values["zero_optimization"].pop("stage3_param_persistence_threshold")
         if config.model.dtype == "float32":
             values.pop("data_types")
+        for what in case.get("offload", ()):
+            values["zero_optimization"][f"offload_{what}"] = {"device": "cpu"}
     loaded = load_model(
         config,
         case["base"],
@@ -193,7 +196,7 @@ def load(case: dict[str, Any], engine: Engine, model: nn.Module, ranks: Ranks) -
             "refused": [[one.code, one.title, *one.notes] for one in refused.findings],
             "same": same,
         }
-    closed = meter.end_step(0, lambda: 0.0)
+    closed = meter.end_step(0, Update(lambda: 0.0))
     state = trained_state(engine, model)
     return {
         **seen,

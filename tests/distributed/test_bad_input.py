@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from support.launching import (
     ROOT,
@@ -322,9 +324,14 @@ def test_disk_full_at_the_last_line_ends_all_ranks(indexed: Path, tmp_path: Path
 
 def test_loss_that_is_no_number(indexed: Path, tmp_path: Path) -> None:
     done = plain(BREAKAGE, "nan", indexed, f"run.dir={tmp_path / 'run'}", "train.max_steps=50")
-    _refused(done, 1, "error[CF741]", "foots: no", "CF723  step 2, rank 0", "they were not saved")
-    assert not (tmp_path / "run" / "adapter").exists()
-    assert len(ledger(tmp_path / "run")) == 4, "it stops one step later, not at the end"
+    _refused(
+        done, 1, "error[CF741]: step 2 of epoch 0", "foots: no", "CF723  step 2: the gradient norm is nan"
+    )
+    lines = ledger(tmp_path / "run")
+    assert len(lines) == 4, "it stops one step later, not at the end"
+    assert [line["applied"] for line in lines] == [True, True, False, False]
+    weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(np.isfinite(tensor).all() for tensor in weights.values()), "they are those before the step"
 
 
 def test_an_error_on_one_rank_ends_the_others(indexed: Path, tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from unittest import mock
 from crossfoot.finding import Refused
 from crossfoot.starting.world import read_world
 from crossfoot.training import ranks as ranks_module
+from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run
 from support.faults import FAULTS
+from support.number_faults import NUMBER_FAULTS
 
 
 class _Tee:
@@ -53,7 +55,7 @@ def _surroundings(job: dict[str, object], said: Path, rank: int) -> Iterator[Non
     """One run's own: its fault, its environment variables, what it says."""
     with ExitStack() as stack:
         if job.get("fault"):
-            stack.enter_context(FAULTS[job["fault"]](rank))
+            stack.enter_context({**FAULTS, **NUMBER_FAULTS}[job["fault"]](rank))
         stack.enter_context(mock.patch.dict(os.environ, job.get("environ") or {}))
         if rank == 0:
             file = stack.enter_context(said.open("w", encoding="utf-8"))
@@ -76,13 +78,14 @@ def main(jobs_path: str) -> int:
     world = read_world(os.environ)
     join, leave = ranks_module.join, ranks_module.Ranks.leave
     joined = lru_cache(maxsize=None)(lambda engine_kind: join(world, engine_kind, os.environ))
-    ranks_module.join = lambda world, engine_kind, environ: joined(engine_kind)
+    ranks_module.join = lambda world, engine_kind, *rest, **more: joined(engine_kind)
     ranks_module.Ranks.leave = lambda self: self.gather(None) and None
     codes = {}
     for job in jobs:
+        orders = Orders(stop_after=job.get("stop_after"))
         with _surroundings(job, Path(jobs_path).with_name(f"{job['name']}.said"), world.rank):
             try:
-                codes[job["name"]] = run(job["config"], job["overrides"], world, job.get("stop_after"))
+                codes[job["name"]] = run(job["config"], job["overrides"], world, orders)
             except Refused as refused:
                 if world.world_size > 1:  # the other ranks may not have been refused, and would wait
                     raise

@@ -27,6 +27,7 @@ from crossfoot.training.lora import prepare_training
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.model import load_model
 from crossfoot.training.tiny_model import write_tiny_model
+from crossfoot.training.update import Update
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import TINY_VOCABULARY
 
@@ -51,7 +52,7 @@ class SerialEngine(Engine):
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         (loss * weight).backward()
 
-    def step(self) -> Callable[[], float]:
+    def step(self) -> Update:
         self.rank = (self.rank + 1) % self.dp_degree
         if self.rank == 0:
             for parameter in self._trained:
@@ -64,7 +65,7 @@ class SerialEngine(Engine):
                 for parameter in self._trained:
                     if parameter.grad is not None:
                         parameter.grad *= self.dp_degree  # each of the ranks is left with the average
-        return lambda: 0.0
+        return Update(lambda: 0.0)
 
     def read_back(self) -> dict[str, Any]:
         return {}

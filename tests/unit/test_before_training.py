@@ -16,7 +16,8 @@ from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.planning.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
-from crossfoot.training.stopping import Stop, StopRequest
+from crossfoot.training import stopping
+from crossfoot.training.stopping import Stop, Stopped, StopRequest
 from crossfoot.written.run_file import RunFile, load_run
 from support.launching import small_config
 
@@ -62,14 +63,59 @@ def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest():
+    with pytest.raises(Stopped) as stopped, StopRequest():
         os.kill(os.getpid(), number)
+    assert stopped.value.exit_code == (130 if number == signal.SIGINT else 75)
     with StopRequest() as stop:
         stop.begin()
         os.kill(os.getpid(), number)
         assert stop.reason is (Stop.INTERRUPTED if number == signal.SIGINT else Stop.TERMINATED)
+
+
+@pytest.mark.parametrize(
+    ("signals", "exit_code"),
+    [
+        ((signal.SIGINT, signal.SIGINT), 130),
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR1), None),
+        ((signal.SIGUSR1, signal.SIGTERM), None),
+        ((signal.SIGINT, signal.SIGTERM), None),
+        ((signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), 143),
+    ],
+)
+@pytest.mark.parametrize("seconds_apart", [0.5, 2.0])
+def test_the_same_signal_again_stops_at_once_and_an_echo_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+    signals: tuple[signal.Signals, ...],
+    exit_code: int | None,
+    seconds_apart: float,
+) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.os, "_exit", ended.append)
+    with StopRequest() as stop:
+        stop.begin()
+        for number in signals:
+            os.kill(os.getpid(), number)
+            now[0] += seconds_apart
+    assert ended == ([exit_code] if exit_code is not None and seconds_apart > 1 else [])
+    assert stop.asked_seconds == 100.0
+
+
+def test_a_wish_for_a_checkpoint_ends_nothing_and_is_over_when_it_is_written() -> None:
+    stop = StopRequest()
+    stop.ask(Stop.SAVE)
+    stop.begin()
+    assert not stop.reason.ends
+    stop.saved()
+    assert stop.reason is Stop.NO
+    stop.ask(Stop.TERMINATED)
+    stop.ask(Stop.SAVE)
+    stop.saved()
+    assert stop.reason is Stop.TERMINATED
+    assert [wish for wish in Stop if wish.ends] == list(Stop)[2:]
 
 
 def test_a_swallowed_signal_ends_the_run_before_its_first_step() -> None:

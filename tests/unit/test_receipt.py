@@ -476,7 +476,6 @@ def test_every_byte_of_the_last_line_cut_off_leaves_a_receipt(tmp_path: Path) ->
         ("plan.lock.json", '{"expects": {}}', "CF706"),
         ("ledger.jsonl", None, "CF703"),
         ("ledger.jsonl", "{}\n", "CF704"),
-        ("ending.json", "{", "CF707"),
         (ENDING, "{", "CF707"),
         (ENDING, "{}", "CF707"),
         (ENDING, '{"format": 1, "reason": "tired"}', "CF707"),

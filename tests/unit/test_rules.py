@@ -117,14 +117,23 @@ def test_bfloat16_unsharded_is_refused_and_nothing_near_it(found, deepspeed: str
 @pytest.mark.parametrize(
     ("block", "shown"),
     [
-        ('{"offload_optimizer": {"device": "cpu"}}', 'offload_optimizer.device is "cpu"'),
+        ('{"offload_optimizer": {"device": "nvme"}}', 'offload_optimizer.device is "nvme"'),
         ('{"offload_param": {"device": "nvme"}}', 'offload_param.device is "nvme"'),
         ('{"offload_param": {"device": "auto"}}', 'offload_param.device is "auto"'),
         ('{"offload_optimizer": "cpu"}', 'offload_optimizer is "cpu"'),
+        ('{"offload_param": {"device": null}}', "offload_param.device is nothing"),
         ('{"cpu_offload": true}', "cpu_offload is true"),
+        (
+            '{"stage": 2, "offload_optimizer": {"device": "cpu", "super_offload": true}}',
+            "super_offload is true",
+        ),
+        (
+            '{"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}',
+            "offload_optimizer.ratio is 0.5",
+        ),
     ],
 )
-def test_offloading_is_refused(found, block: str, shown: str) -> None:
+def test_offloading_that_does_not_run_is_refused(found, block: str, shown: str) -> None:
     (finding,) = found(f'{{"zero_optimization": {block}}}')
     assert finding.code == "CF312"
     assert shown in finding.title
@@ -135,6 +144,13 @@ def test_offloading_is_refused(found, block: str, shown: str) -> None:
 )
 def test_no_offloading_is_nobodys_mistake(found, block: str) -> None:
     assert found(f'{{"zero_optimization": {block}}}') == ()
+
+
+@pytest.mark.parametrize("stage", (0, 1, 2, 3))
+def test_offloading_to_the_cpu_is_said_where_it_does_nothing(found, stage: int) -> None:
+    for key, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
+        said = found(f'{{"zero_optimization": {{"stage": {stage}, "{key}": {{"device": "cpu"}}}}}}')
+        assert [finding.code for finding in said] == ([] if stage >= lowest else ["CF330"]), key
 
 
 def test_float16_is_refused(found) -> None:

@@ -26,10 +26,10 @@ def witness(forwards: int = 2, segments: int = 3) -> StepWitness:
         return SegmentWitness(HIGH - i, (1 << 63) + i, 20 + i, 10 + i)
 
     parts = tuple(
-        ForwardWitness(f, 100 + f, 0.1 + f, tuple(segment(f * segments + i) for i in range(segments)))
+        ForwardWitness(f, 100 + f, 0.1 + f, tuple(segment(f * segments + i) for i in range(segments)), -1.5)
         for f in range(forwards)
     )
-    return StepWitness(3, 41, parts, 1.999e-5, True, 12.3456789, 0.1, 0.25, False, 2)
+    return StepWitness(3, 41, parts, 1.999e-5, True, 12.3456789, 0.1, 0.25, False, 2, retries=7)
 
 
 def test_a_witness_comes_back_bit_for_bit() -> None:
@@ -58,7 +58,7 @@ def test_an_empty_forward_is_kept() -> None:
 
 def test_what_finds_no_room_is_counted() -> None:
     whole = witness(forwards=3, segments=3)
-    for width in range(15, 80):
+    for width in range(16, 80):
         told = unpack(pack(whole, width))
         stored = [segment for forward in told.forwards for segment in forward.segments]
         assert len(stored) + told.lost.segments == 9
@@ -67,8 +67,8 @@ def test_what_finds_no_room_is_counted() -> None:
         assert sum(s.trained_tokens for s in stored) + told.lost.trained_tokens == sum(range(10, 19))
         assert sum(f.token_slots for f in told.forwards) + told.lost.token_slots == 303
         assert bool(told.lost) == (told != whole)
-    assert unpack(pack(whole, 15)).lost.forwards == 3
-    assert unpack(pack(whole, 63)) == whole
+    assert unpack(pack(whole, 16)).lost.forwards == 3
+    assert unpack(pack(whole, 67)) == whole
 
 
 def test_packing_what_was_cut_before_keeps_the_count() -> None:

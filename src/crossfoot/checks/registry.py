@@ -31,6 +31,7 @@ PAGES_ARE_IN = (
     "crossfoot.checkpoints.refusals",
     "crossfoot.checks.impossible",
     "crossfoot.checks.rules",
+    "crossfoot.faults.refusals",
     "crossfoot.index.bad_data",
     "crossfoot.ledger.cause_pages",
     "crossfoot.ledger.refusals",

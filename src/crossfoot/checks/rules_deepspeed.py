@@ -1,4 +1,4 @@
-"""CF303 to CF308, CF311, CF312: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
+"""CF303 to CF308, CF311: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
 optimizer, schedule, ZeRO.
 """
 
@@ -272,40 +272,3 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
             "or set model.dtype to float32",
         ),
     )
-
-
-@rule("CF312")
-def offloading(facts: Facts) -> Iterator[Finding]:
-    """CF312: the DeepSpeed file moves weights or optimizer state out of the GPU, which is not supported yet.
-
-    With `offload_optimizer` DeepSpeed wants its own CPU optimizer, which it compiles when it starts, and
-    refuses the one that it is given; `offload_param` is not tested here. `cpu_offload` and
-    `cpu_offload_param` are older names of the two. More ranks under ZeRO 2 or 3, a smaller micro batch or
-    gradient checkpointing save memory too, and are supported.
-    """
-    deepspeed = facts.deepspeed
-    if deepspeed is None:
-        return
-    for key in ("offload_optimizer", "offload_param", "cpu_offload", "cpu_offload_param"):
-        value = deepspeed.get("zero_optimization", key)
-        if value is None or (value is False and key.startswith("cpu_")):
-            continue
-        keys = ("zero_optimization", key)
-        device = value.get("device", "none") if isinstance(value, dict) else value
-        if device in ("none", None):
-            continue
-        at = (*keys, "device") if isinstance(value, dict) else keys
-        wants = (_OWN_OPTIMIZER,) if key in ("offload_optimizer", "cpu_offload") else ()
-        yield Finding(
-            "CF312",
-            f"{'.'.join(at)} is {shown(device)}, and offloading is not supported yet",
-            place=deepspeed.place(*at),
-            notes=(
-                *wants,
-                "memory is saved by ZeRO stage 3, a smaller micro batch or gradient checkpointing too",
-            ),
-            helps=(f"remove {key}",),
-        )
-
-
-_OWN_OPTIMIZER = "DeepSpeed wants its own CPU optimizer with it, and compiles that at start-up"

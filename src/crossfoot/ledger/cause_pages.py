@@ -90,14 +90,16 @@ that anybody planned.
 
 Look for a scheduler that depends on the rank, on the number of samples seen, or on local time.""",
     "update not applied": """\
-The step was computed and then skipped: a loss scaler met an overflow, a gradient was not finite, or the
-engine did not believe itself at the end of an accumulation.
+The step was computed and then skipped, and no policy says so: a loss scaler met an overflow, a gradient was
+not finite here or in a step before, for which the run stopped, or the engine did not believe itself at the end
+of an accumulation.
 
 If the message says that the loss was not finite, look there first (CF723). Otherwise compare the engine's
 accumulation with the plan's.""",
     "not finite": """\
-From such a gradient nothing can be learned, and one update with it destroys the weights. The run stops after
-the step.
+From such a gradient nothing can be learned, and one update with it destroys the weights. It is left out on
+all ranks, and the run stops; the ledger's line names the samples of a loss that was no number. With
+faults.nonfinite skip the run goes on, and the step is counted as skipped, which is no fault.
 
 Lower lr.reference or lengthen the warm-up; look at the step's samples; and in bfloat16 try whether float32
 passes the same step.""",

@@ -19,7 +19,7 @@ from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
 
 ENDING_FORMAT = 1
-REASONS = ("finished", "stop_after", "signal", "interrupt", "fault")
+REASONS = ("finished", "stop_after", "signal", "orphaned", "interrupt", "fault")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, NoReturn
 
-LEDGER_FORMAT = 2
+LEDGER_FORMAT = 3
 MOST_CAUSES_OF_A_KIND = 8
 
 Value = int | float | str | None
@@ -114,6 +114,32 @@ _RANK_FIELDS = fields(RankCounts)
 
 
 @dataclass(frozen=True)
+class NotFinite:
+    """What was no number in a step, infinite or NaN.
+
+    what: "loss", of one forward (forward None: of a rank's step), summed over its trained tokens; or
+    "gradient norm", of the whole model over all ranks (rank None). samples: ids of those in the forward,
+    origins: their "file:line". Of a gradient norm there are none: it is of all samples together.
+    """
+
+    what: str
+    value: float
+    rank: int | None
+    forward: int | None
+    samples: tuple[int, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """In plain words."""
+        if self.rank is None:
+            return f"the {self.what} is {self.value!r}, and every loss is a number"
+        where = f"rank {self.rank}" if self.forward is None else f"forward {self.forward} of rank {self.rank}"
+        ids = ", ".join(str(sample) for sample in self.samples)
+        which = f" ({'sample' if len(self.samples) == 1 else 'samples'} {ids})" if ids else ""
+        return f"the {self.what} of {where} is {self.value!r}{which}"
+
+
+@dataclass(frozen=True)
 class StepEntry:
     """One optimizer step over all ranks, as one attempt made it. planned_: from the plan. The others were
     measured.
@@ -124,7 +150,9 @@ class StepEntry:
     same epoch's order; first_seen_samples: those never trained before in the run. forwards: over all ranks.
     loss: sum over all ranks / planned trained tokens (NaN when there are none). grad_norm: of the lowest
     rank. applied: on every rank. skipped: why the update was left out on purpose, a key of SKIPS: the samples
-    were seen and not learned from; None when no policy left it out. seconds: of the slowest rank.
+    were seen and not learned from; None when no policy left it out. retries: tries at the step that were
+    thrown away for a lower loss scale; nothing else of them is counted. not_finite: the first
+    MOST_CAUSES_OF_A_KIND, whatever the policy is. seconds: of the slowest rank.
     samples_sha256: first 16 hex digits of the sha256 over the sorted little-endian 64-bit digests.
     wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
     MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
@@ -152,12 +180,14 @@ class StepEntry:
     grad_norm: float
     applied: bool
     skipped: str | None
+    retries: int
     seconds: float
     planned_samples_sha256: str
     samples_sha256: str
     wrong_rate_ranks: int
     wrong_weight_forwards: int
     cause_count: int
+    not_finite: tuple[NotFinite, ...]
     causes: tuple[Cause, ...]
     per_rank: tuple[RankCounts, ...]
 
@@ -166,6 +196,9 @@ class StepEntry:
         document: dict[str, Any] = {"format": LEDGER_FORMAT}
         for field in fields(self):
             document[field.name] = strict(getattr(self, field.name))
+        document["not_finite"] = [
+            {name: strict(value) for name, value in asdict(one).items()} for one in self.not_finite
+        ]
         document["causes"] = [cause.to_json() for cause in self.causes]
         document["per_rank"] = [asdict(counts) for counts in self.per_rank]
         return document
@@ -188,6 +221,7 @@ def entry_of(line: str) -> StepEntry:
         raise ValueError(f"attempt is {values['attempt']}, and attempts are counted from 1")
     if values["skipped"] is not None and values["skipped"] not in SKIPS:
         raise ValueError(f"skipped is {values['skipped']!r}, and may be {' or '.join(SKIPS)}")
+    values["not_finite"] = tuple(_not_finite(one) for one in _list(document, "not_finite"))
     values["causes"] = tuple(_cause(cause) for cause in _list(document, "causes"))
     values["per_rank"] = tuple(_rank_counts(counts) for counts in _list(document, "per_rank"))
     return StepEntry(**values)
@@ -201,6 +235,17 @@ def strict(value: Any) -> Any:
 def _cause(document: object) -> Cause:
     """One cause of a line."""
     return Cause(**values_of(Cause, document))
+
+
+def _not_finite(document: object) -> NotFinite:
+    """One thing that was no number."""
+    values = values_of(NotFinite, document)
+    for name, read in (("samples", _read_int), ("origins", _read_text)):
+        try:
+            values[name] = tuple(read(value) for value in _list(document, name))  # type: ignore[arg-type]
+        except TypeError:
+            raise ValueError(f"{name} of a NotFinite holds another type") from None
+    return NotFinite(**values)
 
 
 def _rank_counts(document: object) -> RankCounts:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from crossfoot.ledger.attendance import Attendance
-from crossfoot.ledger.entry import Cause, Value
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Value
 from crossfoot.ledger.matching import Content, PlannedSample, PlannedStep, RealSegment, StepMatch
 from crossfoot.ledger.witness import StepWitness
 
@@ -184,7 +184,33 @@ def name_rates(scene: Scene) -> tuple[list[Cause], list[StepWitness]]:
     return causes, wrong
 
 
-def name_updates(scene: Scene, skipped: str | None) -> list[Cause]:
+def find_not_finite(scene: Scene, match: StepMatch) -> tuple[NotFinite, ...]:
+    """The losses that are no numbers, with the samples that were in their forwards; where every loss is one,
+    the gradient norm, if that is none. A norm that overflowed under a loss scale is no such fault.
+    """
+    known = [*match.as_planned, *match.moved, *match.masked, *match.again]
+    seen = [(real, p.sample) for p, real in known]
+    seen += [(real, int(ids[0])) for ids, real in [*match.unplanned, *match.unplanned_masked]]
+    found: list[NotFinite] = []
+
+    def add(value: float, rank: int, forward: int | None) -> None:
+        samples = sorted(id_ for real, id_ in seen if real.rank == rank and forward in (None, real.forward))
+        origins = () if scene.origin is None else tuple(scene.origin(sample) for sample in samples)
+        found.append(NotFinite("loss", value, rank, forward, tuple(samples), origins))
+
+    for witness in scene.witnesses:
+        for forward in witness.forwards:
+            if not math.isfinite(forward.loss_sum):
+                add(forward.loss_sum, witness.rank, forward.forward)
+        if not math.isfinite(witness.loss_sum) and all(one.rank != witness.rank for one in found):
+            add(witness.loss_sum, witness.rank, None)
+    norms = [w.grad_norm for w in scene.witnesses if not math.isfinite(w.grad_norm) and not w.overflow]
+    if norms and not found:
+        found.append(NotFinite("gradient norm", norms[0], None, None))
+    return tuple(found[:MOST_CAUSES_OF_A_KIND])
+
+
+def name_updates(scene: Scene, skipped: str | None, not_finite: Sequence[NotFinite]) -> list[Cause]:
     """Updates that were not applied, losses and norms that are not finite. skipped: why the update was left
     out on purpose; then neither is a fault.
     """
@@ -192,26 +218,32 @@ def name_updates(scene: Scene, skipped: str | None) -> list[Cause]:
         return []
     causes = []
     left_out = [witness for witness in scene.witnesses if not witness.applied]
-    for rank, accounts in _by_rank(scene, left_out, lambda witness: witness.nonfinite):
-        why = ": the loss or the gradient norm was not finite" if accounts[0].nonfinite else ""
+    for rank, accounts in _by_rank(scene, left_out, _why_left_out):
+        why = _why_left_out(accounts[0])
         who = "no rank" if rank is None else f"rank {rank} has not"
         message = f"{who} updated the weights{why}"
         causes.append(scene.cause("update not applied", message, rank, values=(1, 0)))
-    nonfinite = [
-        witness for witness in scene.witnesses if witness.nonfinite or not math.isfinite(witness.loss_sum)
-    ]
-    for rank, accounts in _by_rank(scene, nonfinite, lambda witness: None):
-        loss, norm = accounts[0].loss_sum, accounts[0].grad_norm
-        message = f"the loss or the gradient norm is not finite (loss sum {loss!r}, norm {norm!r})"
-        causes.append(scene.cause("not finite", message, rank))
+    for one in not_finite:
+        sample = one.samples[0] if one.samples else None
+        causes.append(scene.cause("not finite", str(one), one.rank, one.forward, sample))
+    if not not_finite and any(witness.nonfinite and not witness.overflow for witness in scene.witnesses):
+        causes.append(scene.cause("not finite", "a rank said that its loss or gradient norm is no number"))
     return causes
+
+
+def _why_left_out(witness: StepWitness) -> str:
+    """The end of a sentence; empty when nobody knows."""
+    if witness.overflow:
+        tries = f" in {witness.retries + 1} tries" if witness.retries else ""
+        return f": its gradients were too large for float16{tries}"
+    return ": the loss or the gradient norm was not finite" if witness.nonfinite else ""
 
 
 def name_weights(scene: Scene) -> list[Cause]:
     """One cause for every forward whose tokens did not weigh dp_degree / trained tokens of the whole step.
 
     Data parallelism averages the ranks' gradients, hence dp_degree. Empty forwards weigh nothing; in a step
-    without a single target no weight is wrong.
+    without a single target no weight is wrong. A loss that is no number is named as that.
     """
     if scene.planned.trained_tokens == 0:
         return []
@@ -220,7 +252,8 @@ def name_weights(scene: Scene) -> list[Cause]:
     for witness in scene.witnesses:
         for forward in witness.forwards:
             ratio = forward.token_weight / planned
-            if forward.segments and not abs(ratio - 1) <= WEIGHT_TOLERANCE:
+            is_number = math.isfinite(forward.loss_sum)
+            if forward.segments and is_number and not abs(ratio - 1) <= WEIGHT_TOLERANCE:
                 message = (
                     f"a token weighed {forward.token_weight:.9g}, planned {planned:.9g} ({ratio:.6g} times)"
                 )

@@ -30,7 +30,7 @@ from crossfoot.ledger.columns import Row, Sums, planned_forwards, planned_of, pl
 from crossfoot.ledger.ending import Ending, Expects, expects_of, read_ending, read_lock, write_document
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import policies_of
-from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips
+from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
 
 MOST_CAUSES_WRITTEN = 1000
 Found = TypeVar("Found")
@@ -87,6 +87,7 @@ def make_receipt(
         {attempt.attempt: attempt.first_step for attempt in attempts},
         {attempt: stated for attempt, stated in policies.items() if stated is not None},
     )
+    skipped_for = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
     return Receipt(
@@ -112,6 +113,8 @@ def make_receipt(
         applied_steps=sum(entry.applied for entry in count),
         skipped_steps=skipped_steps,
         skips=skips,
+        retried=sum(entry.retries for entry in count),
+        not_finite=tuple(skipped_for[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
         history=_history(papers, entries, count),
     )
@@ -156,7 +159,6 @@ def receipt_of(run_dir: str) -> Receipt:
     # While others write: an ending that is there now has all its lines in the ledger, and a line that is in
     # the ledger then has its attempt. The other way round a running run would seem to have a fault.
     endings = {n: tried(read_ending, attempt_path("", n, ENDING_FILE)) for n in attempt_numbers(run_dir)}
-    top_ending = tried(read_ending, ENDING_FILE)
     lines = tried(read_book, LEDGER_FILE)
     attempts = tried(lambda path: read_attempts(path, {line.attempt for line in lines or ()}))
     papers = []
@@ -168,8 +170,6 @@ def receipt_of(run_dir: str) -> Receipt:
     if findings or lock is None or lines is None:
         raise Refused(findings)
     ending = papers[-1].ending if papers else endings.get(1)
-    if len(papers) < 2 and ending is None:
-        ending = top_ending  # where a run of one attempt wrote it before attempts had endings of their own
     return make_receipt(lock, lines, ending, lines.torn, papers)
 
 
@@ -227,6 +227,7 @@ def _notes(ending: Ending | None, torn: Finding | None, entries: Sequence[StepEn
     elif ending.reason not in ("finished", "stop_after"):
         words = {
             "signal": "was stopped by a signal",
+            "orphaned": "lost its launcher, and stopped",
             "interrupt": "was interrupted",
             "fault": "stopped on a fault",
         }

@@ -62,6 +62,12 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"{_number(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
             f"{_number(skip.samples, 'sample')} seen, not learned from"
         )
+    words += [f"  step {one.step}: {one.found}" for one in receipt.not_finite[:MOST_CAUSES_SHOWN]]
+    if (more := len(receipt.not_finite) - MOST_CAUSES_SHOWN) > 0:
+        words.append(f"  and {more:,} more")
+    if receipt.retried:
+        tries = "1 try was" if receipt.retried == 1 else f"{receipt.retried:,} tries were"
+        words.append(f"{tries} thrown away and done again at a lower loss scale, as faults.overflow says")
     for change in receipt.allowed:
         words.append(
             f"changed on purpose in attempt {change.attempt}: "

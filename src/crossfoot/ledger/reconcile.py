@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.ledger.attendance import Attendance
-from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, RankCounts, StepEntry
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, RankCounts, StepEntry
 from crossfoot.ledger.matching import (
     Content,
     DigestLookup,
@@ -26,6 +26,7 @@ from crossfoot.ledger.matching import (
 )
 from crossfoot.ledger.naming import (
     Scene,
+    find_not_finite,
     name_content,
     name_forwards,
     name_rates,
@@ -124,8 +125,10 @@ class Reconciler:
         weight_causes = name_weights(scene)
         causes = name_witness_faults(scene) + name_forwards(scene, match) + name_samples(scene, match)
         skipped = stated_skip(witnesses, self._policies)
-        causes += name_content(scene, match) + rate_causes + name_updates(scene, skipped) + weight_causes
-        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes), skipped)
+        not_finite = find_not_finite(scene, match)
+        causes += name_content(scene, match) + rate_causes
+        causes += name_updates(scene, skipped, not_finite) + weight_causes
+        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes), skipped, not_finite)
 
     def _entry(
         self,
@@ -136,6 +139,7 @@ class Reconciler:
         wrong_rates: Sequence[StepWitness],
         wrong_weight_forwards: int,
         skipped: str | None,
+        not_finite: tuple[NotFinite, ...],
     ) -> StepEntry:
         planned, witnesses = scene.planned, scene.witnesses
         per_rank = tuple(_counts(witness) for witness in witnesses)
@@ -169,12 +173,14 @@ class Reconciler:
             grad_norm=witnesses[0].grad_norm if witnesses else math.nan,
             applied=bool(witnesses) and all(witness.applied for witness in witnesses),
             skipped=skipped,
+            retries=max((witness.retries for witness in witnesses), default=0),
             seconds=max((witness.seconds for witness in witnesses), default=0.0),
             planned_samples_sha256=samples_sha256(self._content.digests[ids]),
             samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
             wrong_rate_ranks=len(wrong_rates),
             wrong_weight_forwards=wrong_weight_forwards,
             cause_count=len(causes),
+            not_finite=not_finite,
             causes=_first_of_each_kind(causes),
             per_rank=per_rank,
         )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot.ledger.columns import Row
-from crossfoot.ledger.entry import Cause
+from crossfoot.ledger.entry import Cause, NotFinite, strict
 
 RECEIPT_FORMAT = 2
 
@@ -37,6 +37,14 @@ class Skips:
 
 
 @dataclass(frozen=True)
+class Unlearned:
+    """What was no number in a skipped step."""
+
+    step: int
+    found: NotFinite
+
+
+@dataclass(frozen=True)
 class Allowed:
     """A value that an attempt with counted lines was allowed to change."""
 
@@ -57,7 +65,9 @@ class Receipt:
     causes: the first 1,000; cause_count: all. notes: what is worth knowing and no fault, such as a torn last
     line. attempts: how many have started. Each line of the ledger is one of attempted_steps = lost_steps +
     counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every lost step
-    has a line that counts by now. sha: of the first lock.
+    has a line that counts by now. retried: tries at those counted steps that were thrown away for a lower
+    loss scale, on top; a step counts once, however often it was tried. not_finite: what was no number in the
+    first steps that were skipped for it. sha: of the first lock.
     """
 
     name: str
@@ -82,6 +92,8 @@ class Receipt:
     applied_steps: int = 0
     skipped_steps: int = 0
     skips: tuple[Skips, ...] = ()
+    retried: int = 0
+    not_finite: tuple[Unlearned, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     history: tuple[AttemptRow, ...] = ()
 
@@ -94,5 +106,7 @@ class Receipt:
         """The document of `receipt.json`."""
         document = {"format": RECEIPT_FORMAT, **asdict(self)}
         document["rows"] = [{**asdict(row), "difference": row.difference} for row in self.rows]
+        for one in document["not_finite"]:
+            one["found"]["value"] = strict(one["found"]["value"])
         document["causes"] = [cause.to_json() for cause in self.causes]
         return document

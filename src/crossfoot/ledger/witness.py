@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-WITNESS_FORMAT = 0x43465701  # "CFW", version 1
-_HEADER, _FORWARD, _SEGMENT = 15, 4, 4  # int64 words
+WITNESS_FORMAT = 0x43465702  # "CFW", version 2
+_HEADER, _FORWARD, _SEGMENT = 16, 5, 4  # int64 words
 _MASK = (1 << 64) - 1
 
 
@@ -40,13 +40,15 @@ class ForwardWitness:
     """One forward whose backward ran on this rank.
 
     forward: its number within the step, from 0. token_slots: tokens computed, padding in. token_weight: what
-    the summed loss of its tokens was multiplied with. segments: empty for an empty slot.
+    the summed loss of its tokens was multiplied with. segments: empty for an empty slot. loss_sum: over its
+    trained tokens, undivided.
     """
 
     forward: int
     token_slots: int
     token_weight: float
     segments: tuple[SegmentWitness, ...]
+    loss_sum: float = 0.0
 
     @property
     def real_tokens(self) -> int:
@@ -77,10 +79,11 @@ class Lost:
 class StepWitness:
     """One rank's account of one optimizer step; only forwards whose backward ran are in it.
 
-    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the optimizer updated.
+    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the weights were updated.
     loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the whole model.
     seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: this rank's wish to end the
     run, 0 for none. overflow: the loss scaler met a gradient too large for float16 and left the update out.
+    retries: how often the step was tried before, at a higher loss scale, and thrown away: only counted.
     """
 
     rank: int
@@ -95,6 +98,7 @@ class StepWitness:
     stop: int
     lost: Lost = Lost()
     overflow: bool = False
+    retries: int = 0
 
 
 def packed_width(grad_accum_steps: int, micro_batch_size: int) -> int:
@@ -129,7 +133,8 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
             continue
         fits, _ = divmod(room, _SEGMENT)
         kept, cut = forward.segments[:fits], forward.segments[fits:]
-        body += [forward.forward, forward.token_slots, _bits(forward.token_weight), len(kept)]
+        body += [forward.forward, forward.token_slots, _bits(forward.token_weight)]
+        body += [_bits(forward.loss_sum), len(kept)]
         for segment in kept:
             body += [_signed(segment.token_digest), _signed(segment.digest)]
             body += [segment.real_tokens, segment.trained_tokens]
@@ -138,6 +143,7 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
     flags = int(witness.applied) | int(witness.nonfinite) << 1 | int(witness.overflow) << 2
     head = [WITNESS_FORMAT, witness.rank, witness.step, flags, witness.stop, _bits(witness.lr)]
     head += [_bits(witness.loss_sum), _bits(witness.grad_norm), _bits(witness.seconds), stored, *lost]
+    head.append(witness.retries)
     row = np.zeros(width, dtype=np.int64)
     row[: len(head)] = head
     row[_HEADER : _HEADER + len(body)] = body
@@ -154,7 +160,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
     for _ in range(words[9]):
         if at + _FORWARD > len(words):
             raise ValueError("a packed witness ends before its last forward")
-        number, token_slots, weight, count = words[at : at + _FORWARD]
+        number, token_slots, weight, loss_sum, count = words[at : at + _FORWARD]
         at += _FORWARD
         if count < 0 or at + count * _SEGMENT > len(words):
             raise ValueError("a packed witness ends before its last segment")
@@ -163,7 +169,9 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
             token_digest, digest, real_tokens, trained_tokens = words[start : start + _SEGMENT]
             segments.append(SegmentWitness(token_digest & _MASK, digest & _MASK, real_tokens, trained_tokens))
         at += count * _SEGMENT
-        forwards.append(ForwardWitness(number, token_slots, _float(weight), tuple(segments)))
+        forwards.append(
+            ForwardWitness(number, token_slots, _float(weight), tuple(segments), _float(loss_sum))
+        )
     return StepWitness(
         rank=words[1],
         step=words[2],
@@ -177,6 +185,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
         stop=words[4],
         lost=Lost(*words[10:15]),
         overflow=bool(words[3] & 4),
+        retries=words[15],
     )
 
 

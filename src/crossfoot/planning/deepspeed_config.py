@@ -72,6 +72,7 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
         # Otherwise bf16 gradients are added up in bf16 and the result depends on the accumulation.
         resolved.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     resolved["zero_allow_untested_optimizer"] = True
+    resolved["zero_force_ds_cpu_optimizer"] = False  # with offload_optimizer ours steps on the CPU
     resolved.setdefault("steps_per_print", 2**31 - 1)
     return resolved
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
     ATTEMPT_FILE,
@@ -191,6 +192,7 @@ def release_folder(run: RunFile, attempt: int = 1) -> None:
             return
         if not is_only and ledger.exists() and _has_trained(str(ledger), attempt):
             return
+        forget_attempt(folder, attempt)
         for file in (ledger, folder / LOCK_FILE) if is_only else ():
             file.unlink(missing_ok=True)
         # attempt.json first: without it the attempt has not started, whatever else is left of it

@@ -317,18 +317,21 @@ def marks_of_two(marks: Mapping[str, str]) -> Finding:
 
 
 @page("CF423")
-def rank_lost(rank: int, said: str, run_dir: str) -> Finding:
-    """CF423: a rank waited for another one, and that one is gone.
+def rank_lost(rank: int, said: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
+    """CF423: a connection between ranks broke, and no rank is known to be lost.
 
-    Ranks wait for one another in every step. When one ends by an error, by a lack of memory or with its
-    node, the connection to it breaks on the others, and they end too. The cause is in the output of the rank
-    that ended first. The ledger keeps every step that was booked.
+    Ranks wait for one another in every step. When one ends by an error, by a lack of memory or with its node,
+    the connection to it breaks on the others at once, and it is named a little later (CF773): its process is
+    gone, or its heartbeat is silent. Here all hearts still beat, or there are none to look at. Then the
+    network between two nodes is the first suspect; or the cause is in the output of the rank that ended
+    first. The ledger keeps every step that was booked.
     """
     return Finding(
         "CF423",
-        f"another rank is gone, so rank {rank} ends too",
+        f"the connection to another rank broke, so rank {rank} ends",
         notes=(
             f"torch.distributed says: {said}",
+            *seen,
             f"the steps that were booked before are in {run_dir}/ledger.jsonl",
         ),
         helps=("look for the output of the rank that ended first: it says why",),

@@ -15,6 +15,7 @@ from crossfoot.index.store import DataIndex
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.reconcile import PlannedStep, Reconciler
+from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness, pack, packed_width, unpack
 from crossfoot.planning.plan import RunPlan
 from crossfoot.training.meter import ClosedStep, Meter
@@ -60,6 +61,7 @@ class Bookkeeper:
         stop: StopRequest,
         book: LedgerBook | None,
         reconciler: Reconciler | None,
+        policies: Policies,
         listeners: Sequence[Callable[[StepEntry], None]] = (),
     ) -> None:
         self._ranks, self._meter, self._stop, self._book = ranks, meter, stop, book
@@ -67,8 +69,11 @@ class Bookkeeper:
         self._width = packed_width(layout.grad_accum_steps, layout.micro_batch_size)
         self._waiting: tuple[ClosedStep, PlannedStep] | None = None
         self._reconciler = reconciler
+        self._policies = policies
         self._paused_seconds = 0.0
         self.finding: Finding | None = None
+        self.unlearnable: tuple[StepEntry, float] | None = None
+        """On rank 0: the step that the run stops for, as it cannot be learned from, and its loss scale."""
 
     def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
         """Hand in a step; book the one before it. A wish to stop, of any rank, is every rank's answer."""
@@ -109,22 +114,26 @@ class Bookkeeper:
         mine = self._meter.witness(closed, stop=int(self._stop.reason))
         rows = self._ranks.gather_row(pack(mine, self._width))
         witnesses = [unpack(row) for row in rows]
-        self._write(planned, witnesses)
-        if any(witness.nonfinite for witness in witnesses):
+        entry = self._write(planned, witnesses)
+        is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
+        if is_bad and stated_skip(witnesses, self._policies) is None:
+            self.unlearnable = self.unlearnable or (entry and (entry, closed.update.loss_scale))
             return Stop.NOT_FINITE
         return Stop(max(witness.stop for witness in witnesses))
 
-    def _write(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> None:
+    def _write(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> StepEntry | None:
+        """The step's line once it is written; None where nothing is written."""
         if self._book is None or self._reconciler is None or self.finding is not None:
-            return
+            return None
         entry = self._reconciler.step(planned, witnesses)
         try:
             self._book.append(entry)
         except Refused as refused:
             self._not_writable(refused)
-            return
+            return None
         for listener in self._listeners:
             listener(entry)
+        return entry
 
     def _not_writable(self, refused: Refused) -> None:
         self.finding = self.finding or refused.findings[0]

@@ -13,6 +13,7 @@ from torch import nn
 
 from crossfoot.finding import Refused
 from crossfoot.ledger.attempts import attempt_path
+from crossfoot.ledger.skipping import Policies
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
 from crossfoot.planning.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
@@ -32,6 +33,7 @@ from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
+from crossfoot.training.watchman import Watchman
 from crossfoot.written.model_facts import BUILTIN_TINY
 
 
@@ -46,7 +48,7 @@ class Built:
     mirror: WandbMirror | None
 
 
-def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
+def build(work: Assignment, ranks: Ranks, stop: StopRequest, watchman: Watchman) -> Built:
     """Everything of one rank, ready for the first step. All ranks call it together."""
     config, plan = work.plan.run.config, work.plan
 
@@ -76,8 +78,10 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         load_checkpoint(engine, model, find_checkpoint(run_dir, beginning.checkpoint, ranks), ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
-    progress = ProgressLine(work.steps) if ranks.is_first else None
+    done = sum(map(plan.schedule.step_size, range(beginning.first_step)))
+    progress = ProgressLine(work.steps, done) if ranks.is_first else None
     book, reconciler = open_book(work, layout, report) if ranks.is_first else (None, None)
+    policies = Policies(config.faults.nonfinite, config.faults.overflow)
     keeper = Bookkeeper(
         layout=layout,
         ranks=ranks,
@@ -85,6 +89,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         stop=stop,
         book=book,
         reconciler=reconciler,
+        policies=policies,
         listeners=[listener for listener in (progress, mirror) if listener is not None],
     )
     training = Training(
@@ -95,7 +100,9 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest) -> Built:
         keeper=keeper,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, report),
+        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, watchman, report),
+        watchman=watchman,
+        policies=policies,
     )
     return Built(training, loaded, model, progress, mirror)
 

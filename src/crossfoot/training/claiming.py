@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossfoot import __version__
 from crossfoot.checks.render import render
+from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.finding import Finding
 from crossfoot.ledger.attempts import Attempt, attempt_path
 from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, start_attempt, take_up
@@ -35,6 +36,7 @@ def claim(work: Assignment) -> Assignment:
         beginning = continued.beginning if continued is not None else NEW_RUN
         make_folder(run, beginning.attempt)
         taken.append((beginning, continued))
+        forget_attempt(run.run_dir, beginning.attempt)
         return json.dumps(asdict(beginning))
 
     try:

@@ -24,10 +24,11 @@ from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
 from crossfoot.training.lora import save_adapter
-from crossfoot.training.refusals import not_finite, not_saved
+from crossfoot.training.refusals import not_saved, unlearnable
 from crossfoot.training.stopping import Stop
 
 _REASONS = {
+    Stop.ORPHANED: ("orphaned", 75),
     Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
     Stop.NOT_WRITABLE: ("fault", 1),
@@ -59,14 +60,11 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         findings.append(training.pauses.finding)
     is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
     if not findings and stop is Stop.NOT_FINITE:
-        finding = not_finite(steps_done, str(Path(work.plan.run.run_dir) / LEDGER_FILE))
-        if not is_finite:
-            note = "the trained weights are not finite either, so they were not saved"
-            finding = replace(finding, notes=(*finding.notes, note))
-        findings.append(finding)
+        findings += unlearnable(training.keeper.unlearnable, is_finite)
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
-    if is_finite and not is_disk_full and reason != "signal":  # before a kill only the checkpoint is written
+    is_urgent = reason in ("signal", "orphaned")  # then only the checkpoint is written
+    if is_finite and not is_disk_full and not is_urgent:
         saved, problem = _save(work, built)
         exit_code = 1 if saved is None else exit_code
         findings += problem
@@ -157,6 +155,9 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     if exit_code == 0:
         crossfoot = _command()
         print("next:")
+        if ending.reason == "stop_after":
+            print(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
+            print("      the steps that are left, on other machines too")
         print(f"  {crossfoot} receipt {run.run_dir}")
         print("      the same receipt again, from the run's files")
         print(f"  {crossfoot} plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")

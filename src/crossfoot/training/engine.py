@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,9 @@ from torch import nn
 
 from crossfoot.finding import Refused
 from crossfoot.training.batches import Batch
+from crossfoot.training.host_copy import HostCopy
 from crossfoot.training.start_refusals import engine_absent
+from crossfoot.training.update import Update, UpdateGuard, weighted
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """model.dtype in accelerate's words."""
@@ -23,10 +24,12 @@ class Engine(ABC):
 
     kind: its name. dp_degree: ranks whose gradients are averaged. device: of this rank. module: what was
     wrapped; its hooks see what the engine hands on. optimizer: the torch optimizer that really updates
-    weights, below every wrapper.
+    weights, below every wrapper. holds: an update that was left out for a number that is none keeps all later
+    ones out too, until the run has come to its stop.
     """
 
     kind: str
+    holds: bool = False
     dp_degree: int
     device: torch.device
     module: nn.Module
@@ -53,8 +56,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def step(self) -> Callable[[], float]:
-        """Clip and update. Returns a reader of the global gradient norm before clipping (all ranks)."""
+    def step(self) -> Update:
+        """Clip and update, on all ranks alike. An update whose gradient norm is no number is left out:
+        weights and optimizer state stay bitwise as they were, and no gradient is left over.
+        """
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next update, all parameter groups."""
@@ -101,6 +106,39 @@ def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
+def _loss_scale(optimizer: Any) -> float:
+    """What DeepSpeed multiplies the next loss with: 1 unless in float16."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    return 1.0 if scaler is None else float(scaler.loss_scale)
+
+
+def _can_fall(optimizer: Any, scale: float) -> bool:
+    """Whether DeepSpeed goes below this loss scale, at once or after a second overflow (hysteresis)."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    return bool(scaler is not None and scaler.dynamic and scale > scaler.min_scale)
+
+
+def _look_at_every_norm(optimizer: Any) -> None:
+    """Put right two settings of DeepSpeed's that let a bad gradient pass, or end the process for it.
+
+    `bf16.check_grad_overflow: false` makes stage 2 apply updates that are no numbers. At its lowest loss
+    scale an overflow is an exception, without a word on the step: `Update.can_retry` says it instead.
+    """
+    if hasattr(optimizer, "check_grad_overflow"):
+        optimizer.check_grad_overflow = True
+    if hasattr(getattr(optimizer, "loss_scaler", None), "raise_error_at_min_scale"):
+        optimizer.loss_scaler.raise_error_at_min_scale = False
+
+
+def _forget_gradients(optimizer: Any) -> None:
+    """After an update that was left out. With offload_optimizer on ZeRO 1 and 2, DeepSpeed 0.19.8 adds the
+    gradients of bfloat16 and float16 up in a buffer that it drops after an applied update alone: they would
+    be in every later step.
+    """
+    if getattr(optimizer, "cpu_offload", False):
+        optimizer.averaged_gradients = dict.fromkeys(optimizer.averaged_gradients)
+
+
 class DeepSpeedEngine(Engine):
     """DeepSpeed used directly, for ZeRO 0-3. It owns clipping; batch numbers and precision are written into
     `config`.
@@ -122,26 +160,39 @@ class DeepSpeedEngine(Engine):
         self.device = self._engine.device
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._stage = self._engine.zero_optimization_stage()
+        self._guard = None
+        if self._engine.optimizer is optimizer:  # stage 0 in float32: DeepSpeed looks at nothing
+            self._guard = UpdateGuard(optimizer, self._trained)
+        _look_at_every_norm(self._engine.optimizer)
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and
         3).
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss * weight, scale_wrt_gas=False)
+        self._engine.backward(weighted(loss, weight), scale_wrt_gas=False)
         if not last:
             self._engine.step()
 
-    def step(self) -> Callable[[], float]:
-        """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, so it is
-        taken here.
+    def step(self) -> Update:
+        """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, and applies
+        whatever it is: so the norm is taken here, and judged. Everywhere else DeepSpeed decides, by a norm
+        that is the same on all ranks, and has its answer when `step` returns.
         """
-        before = None
-        if self._stage == 0 and not (self._engine.bfloat16_enabled() or self._engine.fp16_enabled()):
-            before = _norm_of_gradients(self._trained)
+        if self._guard is not None:
+            update = self._guard.judge(_norm_of_gradients(self._trained), self.holds)
+            self._engine.step()
+            return update
+        optimizer = self._engine.optimizer
+        scale = _loss_scale(optimizer)
         self._engine.step()
-        norm = before if before is not None else self._engine.get_global_grad_norm()
-        return lambda: math.nan if norm is None else float(norm)
+        norm = self._engine.get_global_grad_norm()
+        told = HostCopy(norm).number if torch.is_tensor(norm) else lambda: math.nan if norm is None else norm
+        if not optimizer.overflow:
+            return Update(told, loss_scale=scale)
+        _forget_gradients(optimizer)
+        why = "overflow" if self._engine.fp16_enabled() else "not finite"
+        return Update(told, lambda: False, why, scale, can_retry=_can_fall(optimizer, scale))
 
     def read_back(self) -> dict[str, Any]:
         """What DeepSpeed believes after initialisation."""
@@ -191,17 +242,38 @@ class AccelerateEngine(Engine):
         self.device = self._accelerator.device
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._max_grad_norm = max_grad_norm
+        self._guard = UpdateGuard(optimizer, self._trained)
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients add up in place; there is nobody to reduce with."""
-        self._accelerator.backward(loss * weight)
+        self._accelerator.backward(weighted(loss, weight))
 
-    def step(self) -> Callable[[], float]:
-        """Clip, update, clear."""
+    def step(self) -> Update:
+        """Clip, update, clear. In float16 the update waits for the norm: the loss scale depends on it."""
+        scaler = self._accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
         norm = self._accelerator.clip_grad_norm_(self._trained, self._max_grad_norm or math.inf)
-        self._wrapped.step()
+        if scaler is None:
+            update = self._guard.judge(norm, self.holds)
+            self._wrapped.step()
+        else:
+            update = self._scaled_step(scaler, scale, float(norm))
         self._wrapped.zero_grad()
-        return lambda: float(norm)
+        return update
+
+    def _scaled_step(self, scaler: Any, scale: float, norm: float) -> Update:
+        """Update, or lower the loss scale.
+
+        accelerate's own `step_was_skipped` is not asked: a fused optimizer looks at torch's flag itself, and
+        then accelerate 1.15 believes that every step was applied.
+        """
+        if math.isfinite(norm):
+            self._wrapped.step()
+            return Update(lambda: norm, loss_scale=scale)
+        scaler.update()
+        if scaler.get_scale() >= scale:  # every gradient is a number, only their norm is none
+            scaler.update(scale * scaler.get_backoff_factor())
+        return Update(lambda: norm, lambda: False, "overflow", scale, can_retry=scaler.get_scale() > 0)
 
     def read_back(self) -> dict[str, Any]:
         """What accelerate believes: an environment variable of its launcher overrules its own arguments."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.ledger.skipping import Policies
 from crossfoot.training.batches import collate
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
@@ -17,6 +18,11 @@ from crossfoot.training.meter import Meter
 from crossfoot.training.pauses import Pauses
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.stopping import Stop
+from crossfoot.training.update import Update
+from crossfoot.training.watchman import Watchman
+
+TRIES_AT_MOST = 40
+"""Of one step in float16. Halving brings DeepSpeed's largest first loss scale, 2^32, below 1."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,29 @@ class Training:
     """Seed of the dropout draws; None when nothing is drawn."""
     pauses: Pauses
     """Between two steps: validation, checkpoint."""
+    policies: Policies
+    """What becomes of a step that cannot be learned from."""
+    watchman: Watchman
+    """Is told how far this rank came."""
 
 
 def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     """Train steps [first, end). Returns the steps done, with those before, and why it stopped, the same on
     every rank. The ledger is durable then.
     """
-    meter, rank = training.meter, training.ranks.rank
+    meter, policies = training.meter, training.policies
     done, stop = first, Stop.NO
+    training.engine.holds = policies.nonfinite == "stop"
     meter.restart_clock()
     for step in range(first, end):
+        training.watchman.tick(step)
         planned = training.planner.step(step)
-        norm = run_step(training.engine, training.index, planned, rank, training.dropout_seed)
-        closed = meter.end_step(step, norm)
+        update = learn_step(training, planned)
+        closed = meter.end_step(step, update)
         done += 1
         stop = training.keeper.settle(closed, planned)
+        if update.left_out is not None and not policies.states(update.left_out):
+            break  # when it is drained, the step says why
         if not stop.ends:
             stop = training.pauses.after(done, stop)
         if stop.ends:
@@ -55,13 +69,45 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     return done, max(stop, training.keeper.drain())
 
 
-def run_step(
-    engine: Engine, index: DataIndex, planned: PlannedStep, rank: int, dropout_seed: int | None
-) -> Callable[[], float]:
-    """One optimizer step of one rank: forward and backward of each of its slots, then the update.
+def learn_step(training: Training, planned: PlannedStep) -> Update:
+    """One optimizer step, tried again at a lower loss scale where float16 gradients overflow.
 
-    Returns the reader of the global gradient norm (`Engine.step`). The loop and `crossfoot prove` both step
-    through here.
+    Not again when the policy is to skip, when the scale cannot fall further, or when a loss of any rank is no
+    number: no scale heals that. The same on all ranks; float16 alone has them ask each other, after an
+    overflow.
+    """
+    meter, ranks = training.meter, training.ranks
+    for left in reversed(range(TRIES_AT_MOST)):
+        update = run_step(
+            training.engine,
+            training.index,
+            planned,
+            ranks.rank,
+            training.dropout_seed,
+            training.watchman.tick,
+        )
+        if update.left_out != "overflow":
+            break
+        if not all(ranks.gather(meter.losses_are_finite())):
+            update = replace(update, left_out="not finite")
+            break
+        if training.policies.states("overflow") or not update.can_retry or not left:
+            break
+        meter.forget_try()
+    return update
+
+
+def run_step(
+    engine: Engine,
+    index: DataIndex,
+    planned: PlannedStep,
+    rank: int,
+    dropout_seed: int | None,
+    tick: Callable[[], None] = lambda: None,
+) -> Update:
+    """One try at an optimizer step, of one rank: forward and backward of each of its slots, then the update.
+
+    tick: called after each backward. The loop and `crossfoot prove` both step through here.
     """
     # A summed loss times this, averaged over ranks, is the mean over the whole step's trained tokens.
     weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
@@ -72,6 +118,7 @@ def run_step(
             torch.manual_seed(forward_seed(dropout_seed, planned.step, rank, forward))
         loss = engine.forward(collate(index, sample_ids))
         engine.backward(loss, weight, last=forward == len(slots) - 1)
+        tick()
     return engine.step()
 
 

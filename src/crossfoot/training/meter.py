@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,32 +20,8 @@ from torch import nn
 from crossfoot.index.store import segment_digests
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 from crossfoot.training.batches import IGNORED_LABEL
-
-
-class HostCopy:
-    """A tensor's value on its way to the CPU; `numpy()` waits for it only if it has not arrived."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        tensor = tensor.detach()
-        self._event: torch.cuda.Event | None = None
-        if tensor.is_cuda:
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._host = tensor.clone()
-
-    def numpy(self) -> np.ndarray:
-        """The value as a numpy array on the CPU."""
-        if self._event is not None:
-            self._event.synchronize()
-        host = self._host.float() if self._host.dtype in (torch.bfloat16, torch.float16) else self._host
-        return host.numpy()
-
-    def number(self) -> float:
-        """The value of a scalar."""
-        return float(self.numpy())
+from crossfoot.training.host_copy import HostCopy
+from crossfoot.training.update import Update
 
 
 @dataclass
@@ -64,13 +39,14 @@ class _Forward:
 
 @dataclass
 class ClosedStep:
-    """Everything seen between two `end_step` calls on this rank."""
+    """Everything seen between two `end_step` calls on this rank. retries: tries that were thrown away."""
 
-    forwards: list[_Forward]
-    rates: list[float]
     started: float
+    forwards: list[_Forward] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    retries: int = 0
     step: int = -1
-    grad_norm: Callable[[], float] = lambda: math.nan
+    update: Update = field(default_factory=lambda: Update(lambda: math.nan))
     seconds: float = 0.0
 
 
@@ -84,7 +60,7 @@ class Meter:
     ) -> None:
         self.rank = rank
         self._pending: _Forward | None = None
-        self._now = ClosedStep([], [], time.monotonic())
+        self._now = ClosedStep(time.monotonic())
         model.register_forward_pre_hook(self._see_batch, with_kwargs=True)
         model.register_forward_hook(self._see_loss)
         embedding.register_forward_pre_hook(self._see_ids)
@@ -120,10 +96,26 @@ class Meter:
     def _see_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._now.rates.extend(float(group["lr"]) for group in optimizer.param_groups)
 
-    def end_step(self, step: int, grad_norm: Callable[[], float]) -> ClosedStep:
-        """Close the step on this rank. `grad_norm` is read later, when nothing has to wait for it."""
-        done, self._now = self._now, ClosedStep([], [], time.monotonic())
-        done.step, done.grad_norm = step, grad_norm
+    def losses_are_finite(self) -> bool:
+        """Whether every loss of this rank's open step is a number. Waits for the GPU."""
+        losses = (forward.loss for forward in self._now.forwards)
+        return all(math.isfinite(loss.number()) for loss in losses if loss is not None)
+
+    def forget_try(self) -> None:
+        """The open step begins again: what was differentiated was not learned from, and is only counted. Its
+        time stays the step's.
+        """
+        self._now.forwards.clear()
+        self._now.rates.clear()
+        self._now.retries += 1
+        self._forwards_begun = 0
+
+    def end_step(self, step: int, update: Update) -> ClosedStep:
+        """Close the step on this rank. What became of the update is read later, when nothing has to wait for
+        it.
+        """
+        done, self._now = self._now, ClosedStep(time.monotonic())
+        done.step, done.update = step, update
         done.seconds = self._now.started - done.started
         self._forwards_begun = 0
         return done
@@ -134,20 +126,23 @@ class Meter:
 
     def witness(self, done: ClosedStep, stop: int = 0) -> StepWitness:
         """What this rank did in a step, in CPU numbers. `stop`: this rank's wish to end the run (0: none)."""
-        forwards = tuple(_testify(forward) for forward in done.forwards)
-        loss_sum = sum(forward.loss.number() for forward in done.forwards if forward.loss is not None)
-        grad_norm = done.grad_norm()
+        update = done.update
+        forwards = tuple(_testify(forward, update.loss_scale) for forward in done.forwards)
+        loss_sum = float(sum(forward.loss_sum for forward in forwards))
+        grad_norm = update.grad_norm()
         return StepWitness(
             rank=self.rank,
             step=done.step,
             forwards=forwards,
             lr=_odd_one(done.rates),
-            applied=bool(done.rates),
-            loss_sum=float(loss_sum),
+            applied=bool(done.rates) and update.was_applied(),
+            loss_sum=loss_sum,
             grad_norm=grad_norm,
             seconds=done.seconds,
             nonfinite=not (math.isfinite(loss_sum) and math.isfinite(grad_norm)),
             stop=stop,
+            overflow=update.left_out == "overflow",
+            retries=done.retries,
         )
 
 
@@ -156,10 +151,11 @@ def _odd_one(rates: list[float]) -> float:
     return min(set(rates), key=lambda rate: (rates.count(rate), rate), default=math.nan)
 
 
-def _testify(forward: _Forward) -> ForwardWitness:
+def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:
     """Digest every sample of one differentiated forward: ids as embedded, labels as they entered the loss."""
+    loss_sum = 0.0 if forward.loss is None else forward.loss.number()
     if forward.input_ids is None or forward.gradient is None:
-        return ForwardWitness(forward.number, 0, math.nan, ())
+        return ForwardWitness(forward.number, 0, math.nan, (), loss_sum)
     input_ids, labels, predicting = (
         copy.numpy() for copy in (forward.input_ids, forward.labels, forward.predicting)
     )
@@ -180,6 +176,7 @@ def _testify(forward: _Forward) -> ForwardWitness:
     return ForwardWitness(
         forward=forward.number,
         token_slots=int(input_ids.size),
-        token_weight=forward.gradient.number(),
+        token_weight=forward.gradient.number() / loss_scale,
         segments=tuple(segments),
+        loss_sum=loss_sum,
     )

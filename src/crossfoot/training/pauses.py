@@ -20,6 +20,7 @@ from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.stopping import Stop, StopRequest
 from crossfoot.training.validation import validation_loss
+from crossfoot.training.watchman import Watchman
 
 LOOK_SECONDS = 1.0
 """How often rank 0 looks whether somebody asks for a checkpoint."""
@@ -42,10 +43,12 @@ class Pauses:
         meter: Meter,
         keeper: Bookkeeper,
         stop: StopRequest,
+        watchman: Watchman,
         report: Callable[[str], None],
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
-        self._meter, self._keeper, self._stop, self._report = meter, keeper, stop, report
+        self._meter, self._keeper, self._stop, self._watchman = meter, keeper, stop, watchman
+        self._report = report
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
         self._save_seconds = self._known_save_seconds()
@@ -65,12 +68,15 @@ class Pauses:
         validates = self._work.validation is not None and _is_due(config.validation.every_steps, steps_done)
         saves = wish is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
         if validates:
+            self._watchman.phase("validating", steps_done)
             self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
         if saves:
+            self._watchman.phase("saving", steps_done)
             wish = self._keeper.drain()
             if not wish.ends:
                 wish = self._save(steps_done)
         if validates or saves:
+            self._watchman.phase("training", steps_done)
             self._meter.restart_clock()
         return wish
 

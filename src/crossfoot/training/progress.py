@@ -11,7 +11,7 @@ from collections import deque
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.entry import SKIPS, StepEntry
 
 _PLAIN_LINE_SECONDS = 2.0
 _SPEED_WINDOW_STEPS = 20
@@ -19,12 +19,12 @@ _SPEED_WINDOW_STEPS = 20
 
 class ProgressLine:
     """Fed with ledger entries; says step, loss, rate, samples, real tokens per second over all ranks, time
-    left.
+    left. samples_before: those of the steps that earlier attempts did.
     """
 
-    def __init__(self, total_steps: int) -> None:
+    def __init__(self, total_steps: int, samples_before: int = 0) -> None:
         self._total = total_steps
-        self._samples = 0
+        self._samples = samples_before
         self._spoke = 0.0
         self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_WINDOW_STEPS)
         self._bar: Progress | None = None
@@ -43,6 +43,7 @@ class ProgressLine:
         self._samples += entry.real_samples
         self._recent.append((entry.real_tokens, entry.seconds))
         line = self._line(entry)
+        self._say_aside(entry)
         if entry.causes and not self._bar:
             print(f"step {entry.step} does not foot: {entry.causes[0].message}", file=sys.stderr, flush=True)
         if self._bar:
@@ -56,6 +57,20 @@ class ProgressLine:
         if last or not self._spoke or time.monotonic() - self._spoke >= _PLAIN_LINE_SECONDS:
             self._spoke = time.monotonic()
             print(line, file=sys.stderr, flush=True)
+
+    def _say_aside(self, entry: StepEntry) -> None:
+        """What a policy made of the step: it was skipped, or tried again."""
+        words = []
+        if entry.skipped is not None:
+            words = [f"step {entry.step} was skipped, as {SKIPS[entry.skipped]} says"]
+            words += [f"  {one}" for one in entry.not_finite]
+        elif entry.retries:
+            words = [f"step {entry.step} overflowed float16 and was tried {entry.retries + 1} times"]
+        for line in words:
+            if self._bar:
+                self._bar.console.print(line, style="yellow", markup=False, highlight=False)
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     def _line(self, entry: StepEntry) -> str:
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
 from crossfoot.finding import Finding, Refused
 from crossfoot.starting.world import World
@@ -63,8 +64,13 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
+def join(
+    world: World, engine_kind: str, environ: Mapping[str, str], timeout_seconds: float | None = None
+) -> Ranks:
     """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins none.
+
+    timeout_seconds: faults.timeout_seconds. A collective gives up after twice that, and not before the
+    libraries' own time: the watchman, who knows which rank is missing, comes first.
 
     Raises Refused when the meeting point cannot be had, when this rank has no device, or when ranks that met
     cannot talk to each other.
@@ -74,6 +80,7 @@ def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
     meet(world, environ)
     import deepspeed
     from deepspeed.accelerator import get_accelerator
+    from deepspeed.constants import default_pg_timeout as deepspeeds
 
     # Only an optimisation of CPU collectives, and one that compiles C++ for minutes at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -86,9 +93,10 @@ def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
             raise Refused(device_beyond(world.rank, host, world.local_rank, world.local_world_size, visible))
         accelerator.set_device(index)
         backend = accelerator.communication_backend_name()
+    timeout = max(deepspeeds, timedelta(seconds=2 * (timeout_seconds or 0.0)))
     try:
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
-        group = dist.group.WORLD if backend == "gloo" else _gloo_group()
+        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
+        group = dist.group.WORLD if backend == "gloo" else _gloo_group(timeout)
     except RuntimeError as error:
         said = str(error).strip().splitlines()[0]
         if is_lost_rank(error) and "connectfullmesh" not in said.lower():
@@ -97,13 +105,13 @@ def join(world: World, engine_kind: str, environ: Mapping[str, str]) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
 
 
-def _gloo_group() -> dist.ProcessGroup:
+def _gloo_group(timeout: timedelta) -> dist.ProcessGroup:
     """All ranks on the CPU. A first group, which connects them all, gives up within minutes; the one that is
     kept waits as long as DeepSpeed's, for a rank that loads or saves.
     """
     probe = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
     dist.destroy_process_group(probe)
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=max(timeout, default_pg_timeout))
 
 
 def is_lost_rank(error: Exception) -> bool:

@@ -6,13 +6,17 @@ Torch-free, so that `crossfoot explain` can read the pages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from crossfoot.finding import Finding, Place
+from crossfoot.ledger.entry import StepEntry
 from crossfoot.manual import page
 from crossfoot.written.run_file import RunFile
+
+MOST_SAMPLES_NAMED = 8
 
 
 @page("CF013")
@@ -119,17 +123,74 @@ def not_saved(what: str, folder: str, reason: str) -> Finding:
 
 
 @page("CF741")
-def not_finite(steps_done: int, ledger: str) -> Finding:
-    """CF741: the loss or the gradient norm became infinite or not a number, and the run was stopped.
+def not_finite(entry: StepEntry) -> Finding:
+    """CF741: a loss or the gradient norm became infinite or not a number, and the run was stopped.
 
-    All ranks stop after the same step. The ledger's line of the step says on which rank it was seen.
+    The step's update is left out on all ranks: weights and optimizer state are bitwise those before it, so
+    nothing poisoned is saved, and the last checkpoint stands. Where a loss was no number, its forward's
+    samples are named with the file and line that they come from. Where every loss is a number and the
+    gradient norm is none, all samples of the step have a part in it. In accelerate, and in ZeRO stage 0 with
+    float32, nobody waits for the GPU to say so: one more step is computed by then, and its update is left out
+    too.
+
+    `faults.nonfinite: skip` leaves such updates out and goes on; each is in the ledger and in the receipt.
     """
+    samples = [pair for one in entry.not_finite for pair in zip(one.samples, one.origins, strict=False)]
+    notes = [str(one) for one in entry.not_finite[1:]]
+    notes += [f"sample {sample} is {origin}" for sample, origin in samples[:MOST_SAMPLES_NAMED]]
+    if (more := len(samples) - MOST_SAMPLES_NAMED) > 0:
+        notes.append(f"and {more:,} more samples: the ledger's line of the step has them")
+    notes.append("its update was left out on all ranks: the weights are those before the step")
+    what = entry.not_finite[0] if entry.not_finite else "its loss or gradient norm is no number"
     return Finding(
         "CF741",
-        f"the loss or the gradient is not finite: stopped after {steps_done:,} steps",
-        notes=(f"the ledger names the step: {ledger}",),
-        helps=("lower lr.reference, or lengthen the warm-up", "look at the samples of that step"),
+        f"step {entry.step} of epoch {entry.epoch} cannot be learned from: {what}",
+        notes=tuple(notes),
+        helps=(
+            f"look at {'these' if samples else f'the {entry.real_samples:,}'} samples",
+            "or lower lr.reference, or lengthen the warm-up: weights that run away end like this",
+            "or set faults.nonfinite to skip: such updates are left out, and counted",
+        ),
     )
+
+
+@page("CF778")
+def overflow_stays(entry: StepEntry, loss_scale: float) -> Finding:
+    """CF778: float16 gradients overflow, and no loss scale helps.
+
+    In float16 the loss is multiplied with a scale, so that small gradients do not vanish; where the scaled
+    gradients overflow, the update is left out, the scale lowered, and the same samples are tried again
+    (`faults.overflow: retry`). This ends when they overflow at the lowest scale (`fp16.min_loss_scale` of the
+    DeepSpeed file, 1 by default), when the scale is fixed (`fp16.loss_scale`), or after 40 tries at one step.
+    The weights are those before the step.
+    """
+    tries = "1 try" if not entry.retries else f"{entry.retries + 1} tries"
+    return Finding(
+        "CF778",
+        f"the gradients of step {entry.step} overflow float16: {tries}, the last at loss scale {loss_scale:g}",
+        notes=("every loss is a number", "the update was left out: the weights are those before the step"),
+        helps=(
+            "set model.dtype to bfloat16, which has the range of float32",
+            "or let the scale fall further: fp16.loss_scale 0, fp16.min_loss_scale 1 in the DeepSpeed file",
+            "or lower lr.reference, or lengthen the warm-up",
+            "or set faults.overflow to skip: such steps are left out, and counted",
+        ),
+    )
+
+
+def unlearnable(stopped_for: tuple[StepEntry, float] | None, is_finite: bool) -> list[Finding]:
+    """Why a run stopped at a step that cannot be learned from: its line and its loss scale, None where they
+    are not known (not on rank 0). is_finite: whether the trained weights are.
+    """
+    if stopped_for is None:
+        return []
+    entry, loss_scale = stopped_for
+    is_overflow = not entry.not_finite and not entry.applied and not math.isfinite(entry.grad_norm)
+    finding = overflow_stays(entry, loss_scale) if is_overflow else not_finite(entry)
+    if not is_finite:
+        note = "the trained weights are not finite either, so they were not saved"
+        finding = replace(finding, notes=(*finding.notes, note))
+    return [finding]
 
 
 @page("CF542")

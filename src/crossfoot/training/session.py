@@ -9,15 +9,17 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from crossfoot.finding import Refused
+from crossfoot.checks.render import render
+from crossfoot.finding import Finding, Refused
 from crossfoot.planning.run_folder import release_folder
-from crossfoot.starting.refusals import rank_lost
 from crossfoot.starting.world import World
 from crossfoot.training.assignment import Assignment, Orders, assign
 from crossfoot.training.claiming import announce, claim
 from crossfoot.training.meeting import RefusedTogether
-from crossfoot.training.stopping import StopRequest
+from crossfoot.training.stopping import Stop, StopRequest
+from crossfoot.training.watchman import Watchman
 
 FOLLOW_SECONDS = 10.0
 NO_ORDERS = Orders()
@@ -33,8 +35,9 @@ def run(path: str, overrides: Sequence[str], world: World, orders: Orders = NO_O
         with StopRequest() as stop:
             work = claim(assign(path, overrides, world, orders))
             try:
-                announce(work)
-                return _train(work, stop)
+                with _watchman(work, stop) as watchman:
+                    announce(work)
+                    return _train(work, stop, watchman)
             except BaseException:
                 if world.rank == 0:
                     release_folder(work.plan.run, work.beginning.attempt)
@@ -54,7 +57,27 @@ def follow(refused: RefusedTogether) -> int:
     return refused.exit_code
 
 
-def _train(work: Assignment, stop: StopRequest) -> int:
+def _watchman(work: Assignment, stop: StopRequest) -> Watchman:
+    """Who looks after the other ranks until this one ends. A launcher that is gone is a wish to stop."""
+
+    def orphaned(finding: Finding) -> None:
+        stop.ask(Stop.ORPHANED)
+        if watchman.speaks:
+            print(render([replace(finding, severity="warning")], colour=False), flush=True)
+
+    watchman = Watchman(
+        work.plan.run.run_dir,
+        work.beginning.attempt,
+        work.world.rank,
+        work.world.world_size,
+        work.plan.run.config.faults.timeout_seconds,
+        first_step=work.beginning.first_step,
+        on_orphaned=orphaned,
+    )
+    return watchman
+
+
+def _train(work: Assignment, stop: StopRequest, watchman: Watchman) -> int:
     hush_libraries()
     from crossfoot.training.build import Built, build
     from crossfoot.training.closing import close
@@ -63,19 +86,25 @@ def _train(work: Assignment, stop: StopRequest) -> int:
 
     world = work.world
     built: Built | None = None
-    ranks = join(world, work.engine_kind, os.environ)
+    watchman.phase("loading")
     try:
+        ranks = join(world, work.engine_kind, os.environ, work.plan.run.config.faults.timeout_seconds)
         agree(ranks, world, work.lock["sha256"])
-        built = build(work, ranks, stop)
+        built = build(work, ranks, stop, watchman)
         stop.begin()
+        watchman.phase("training")
         steps_done, reason = train_steps(built.training, work.beginning.first_step, work.steps)
+        watchman.phase("closing")
         exit_code = close(work, built, steps_done, reason)
         ranks.leave()
     except Exception as error:
         if built is not None:
             built.training.keeper.rescue()
         if world.world_size > 1 and is_lost_rank(error):
-            raise Refused(rank_lost(world.rank, _first_line(error), work.plan.run.run_dir)) from error
+            finding = watchman.who_is_lost(_first_line(error))
+            raise (Refused if watchman.speaks else RefusedTogether)(finding) from error
+        if world.world_size > 1 and not isinstance(error, Refused):
+            watchman.failed(f"{type(error).__name__}: {_first_line(error)}")
         raise
     return exit_code
 

@@ -19,10 +19,11 @@ class Stop(enum.IntEnum):
 
     NO = 0
     SAVE = 1
-    TERMINATED = 2
-    INTERRUPTED = 3
-    NOT_WRITABLE = 4
-    NOT_FINITE = 5
+    ORPHANED = 2
+    TERMINATED = 3
+    INTERRUPTED = 4
+    NOT_WRITABLE = 5
+    NOT_FINITE = 6
 
     @property
     def ends(self) -> bool:

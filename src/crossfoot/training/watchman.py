@@ -1,5 +1,5 @@
-"""Each rank's watchman: threads that show that this rank lives, see whether the others do, and end the process
-when one is lost. The main thread could not: it waits in a collective or a kernel that nobody can interrupt.
+"""Each rank's watchman: threads that show that this rank lives, see whether the others do, and end the
+process when one is lost. The main thread could not: it waits in a collective that nobody can interrupt.
 
 Torch-free. Nothing here takes part in a collective.
 """
@@ -14,24 +14,17 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
-from crossfoot.checks.render import render
-from crossfoot.faults.judging import Judge, Verdict
-from crossfoot.faults.processes import is_there, supervisors_above, this_machine
+from crossfoot.faults.judging import Judge, Sighting, Verdict
+from crossfoot.faults.processes import is_there, state_of, supervisors_above, this_machine
 from crossfoot.faults.refusals import finding_of, folder_silent, nobody_waits
 from crossfoot.faults.verdicts import read_verdict, write_verdict
+from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.finding import Finding
-from crossfoot.heartbeats import (
-    FOLDER,
-    Heartbeat,
-    Phase,
-    clear_heartbeats,
-    heartbeat_path,
-    read_heartbeats,
-    write_heartbeat,
-)
+from crossfoot.heartbeats import FOLDER, Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.training.last_words import say, within
 
 LONGEST_PERIOD_SECONDS = 10.0
 _PERIODS = 10
@@ -50,9 +43,10 @@ def period_of(timeout_seconds: float) -> float:
 class Watchman:
     """Watches over rank `rank` of `world_size` in one attempt at a run; used as a context manager.
 
-    timeout_seconds: so long may a rank be silent, or all be still. on_orphaned: called once when the launcher
-    that waits for this process is gone; without it the process ends. before_exit: called when the watchman
-    is about to end the process, to clear the screen; it has two seconds.
+    timeout_seconds: so long may a rank be silent, or all be still. on_orphaned: called once, with what there
+    is to say, when the launcher that waits for this process is gone; without it the process ends with that.
+    before_exit: called when the watchman is about to end the process, to clear the screen; it has two
+    seconds. Both are called by a thread of the watchman's.
 
     The main thread says where it is: `phase` and `tick`. Ticks stand at the same places of the program on all
     ranks, so that it can be told which one came least far.
@@ -68,7 +62,7 @@ class Watchman:
         *,
         host: str | None = None,
         first_step: int = 0,
-        on_orphaned: Callable[[], None] | None = None,
+        on_orphaned: Callable[[Finding], None] | None = None,
         before_exit: Callable[[], None] | None = None,
     ) -> None:
         self._run_dir, self._attempt, self.rank, self._world_size = run_dir, attempt, rank, world_size
@@ -81,11 +75,12 @@ class Watchman:
         self._moved: tuple[tuple[Phase, int, int], float] = (self._place, time.monotonic())
         self._beats = self._rounds = 0
         self._trouble = ""
-        self._hosts: dict[int, str] = {rank: self.host}
+        self._others: dict[int, Heartbeat] = {}
         self._main = threading.get_ident()
         self._supervisors = supervisors_above()
         self._lock = threading.Lock()
-        self._wake, self._closing, self._judged = threading.Event(), threading.Event(), threading.Event()
+        self._wake, self._judged = threading.Event(), threading.Event()
+        self._closing, self._over = threading.Event(), threading.Event()
         self._seeking: str | None = None
         self._speaker: str | None = None
         self._found: tuple[Finding, Verdict | None] | None = None
@@ -96,7 +91,7 @@ class Watchman:
     def __enter__(self) -> Watchman:
         with suppress(OSError):  # the heart says it, if it lasts
             os.makedirs(Path(self._run_dir, FOLDER), exist_ok=True)
-            self._beat()
+            write_heartbeat(self._run_dir, self._state())
         self._heart.start()
         self._guard.start()
         return self
@@ -116,10 +111,10 @@ class Watchman:
     def who_is_lost(self, said: str) -> Finding:
         """Called by the main thread when a collective raised because a connection broke: which rank is it?
 
-        said: torch's words. Waits a few periods at most: a process of this machine that is gone shows at once,
-        another one by its silence. From here on the caller says the finding (`speaks`: whether it is this
-        rank that does on its node) and ends with exit code 1; the process is ended if it does not. Does not
-        return when the watchman is saying it already.
+        said: torch's words. Waits a few periods at most: a process of this machine that is gone shows at
+        once, another one by its silence. From here on the caller says the finding (`speaks`: whether it is
+        this rank that does on its node) and ends with exit code 1; the process is ended if it does not. Does
+        not return when the watchman is saying it already.
         """
         self._take_over()
         self._seeking = said
@@ -132,15 +127,21 @@ class Watchman:
     def failed(self, said: str) -> None:
         """Called by the main thread when it fails on its own: the others are told at once, and end."""
         self._take_over()
-        self._judged_now(write_verdict(self._run_dir, self._judge.verdict("failed", [self.rank], said=said)))
+        phase, step, progress = self._place
+        own = Sighting(self.rank, self.host, os.getpid(), phase, step, progress)
+        verdict = replace(self._judge.verdict("failed", [self.rank], said=said), lost=(own,))
+        self._judged_now(write_verdict(self._run_dir, verdict))
 
     @property
     def speaks(self) -> bool:
         """Whether this rank says what was found: the lowest one of its host that is not lost."""
         lost = self._lost_ranks()
-        return self.rank in lost or self.rank == min(
-            rank for rank, host in self._hosts.items() if host == self.host and rank not in lost
-        )
+        here = [
+            rank
+            for rank, beat in self._others.items()
+            if beat.host == self.host and rank not in lost and beat.phase != "ended"
+        ]
+        return self.rank in lost or self.rank < min(here, default=self._world_size)
 
     def close(self) -> None:
         """This rank ends in order. Does not return when the process is being ended for a lost rank."""
@@ -150,19 +151,10 @@ class Watchman:
         if self._heart.is_alive():
             self._closing.set()
             self._wake.set()
-            # A folder that does not answer: the guard ends the process.
-            self._heart.join()
+            self._heart.join()  # in a folder that does not answer, until the guard ends the process
             with suppress(OSError):
-                self._beat()
-            self._guard.join()
-
-    def forget(self) -> None:
-        """After `close`, when nothing was trained: take the heartbeats of this attempt's folder away."""
-        if self._attempt == 1:
-            clear_heartbeats(self._run_dir)
-        else:
-            with suppress(OSError):
-                heartbeat_path(self._run_dir, self.rank).unlink(missing_ok=True)
+                write_heartbeat(self._run_dir, self._state())
+        self._over.set()
 
     # The heart: the thread that reads and writes the run folder.
 
@@ -182,36 +174,37 @@ class Watchman:
             self._wake.clear()
 
     def _round(self) -> None:
-        """Read first: a process that was stopped for long must not write before it knows what became of it."""
-        others = [beat for beat in read_heartbeats(self._run_dir) if beat.rank != self.rank]
-        own_file = [beat for beat in read_heartbeats(self._run_dir) if beat.rank == self.rank]
-        newest = max((beat.attempt for beat in (*others, *own_file)), default=0)
+        """Read first: a process that was stopped for long must not write before it knows what has become of
+        the run.
+        """
+        beats = read_heartbeats(self._run_dir)
+        newest = max((beat.attempt for beat in beats), default=0)
         if newest > self._attempt:
             why = f"attempt {newest} has begun, and this process belongs to attempt {self._attempt}"
-            self._end(nobody_waits(self._who, why), None)
+            self._end(nobody_waits(self._who, why), None, says=True)
             return
-        mine = self._beat()
-        self._hosts.update({beat.rank: beat.host for beat in others if beat.attempt == self._attempt})
+        others = [beat for beat in beats if beat.rank != self.rank and beat.attempt == self._attempt]
+        self._others = {beat.rank: beat for beat in others}
         verdict = read_verdict(self._run_dir, self._attempt)
-        found = self._judge.look(time.monotonic(), [*others, mine], is_broken=self._seeking is not None)
-        if verdict is None and found is not None:
-            if self._seeking is not None and not found.said:
-                found = self._with_words(found)
-            verdict = write_verdict(self._run_dir, found)
         if verdict is not None:
             self._judged_now(verdict)
+        mine = self._state()
+        found = self._judge.look(time.monotonic(), [*others, mine], is_broken=self._seeking is not None)
+        if found is not None and verdict is None:
+            if self._seeking is not None:
+                found = replace(found, said=f"torch.distributed said to rank {self.rank}: {self._seeking}")
+            self._judged_now(write_verdict(self._run_dir, found))
+        write_heartbeat(self._run_dir, mine)
 
-    def _with_words(self, found: Verdict) -> Verdict:
-        words = f"torch.distributed said to rank {self.rank}: {self._seeking}"
-        return Verdict(found.attempt, found.kind, found.by, found.lost, found.others, found.seconds, words)
-
-    def _beat(self) -> Heartbeat:
+    def _state(self) -> Heartbeat:
+        """What this rank says of itself now."""
         place, now = self._place, time.monotonic()
         if place != self._moved[0]:
             self._moved = (place, now)
         is_still = now - self._moved[1] > self._timeout / 2 and place[0] != "ended"
+        frame = sys._current_frames().get(self._main) if is_still else None
         self._beats += 1
-        beat = Heartbeat(
+        return Heartbeat(
             attempt=self._attempt,
             rank=self.rank,
             host=self.host,
@@ -222,24 +215,24 @@ class Watchman:
             beats=self._beats,
             beat_seconds=time.time(),
             period_seconds=self._period,
-            where=_where(sys._current_frames().get(self._main)) if is_still else "",
+            where=where(frame),
+            is_waiting=is_waiting(frame),
             machine=self._machine,
         )
-        write_heartbeat(self._run_dir, beat)
-        return beat
 
     # The guard: the thread that touches no file of the run folder.
 
     def _stand_guard(self) -> None:
         tick = min(1.0, self._period)
         silent, rounds, last = 0.0, -1, time.monotonic()
-        while self._heart.is_alive() or self._exit_at is not None:
-            time.sleep(tick)
+        while not self._over.wait(tick) or self._exit_at is not None:
+            if self._over.is_set():
+                time.sleep(tick)
             now = time.monotonic()
             silent = 0.0 if rounds != self._rounds else silent + min(now - last, 2 * tick)
             rounds, last = self._rounds, now
             if self._exit_at is not None and now >= self._exit_at:
-                os._exit(1)
+                self._end_late(silent)
             if silent >= self._timeout and self._world_size > 1:
                 self._end(folder_silent(self._who, self._run_dir, silent, self._trouble), None)
             if self._supervisors and not all(is_there(above) for above in self._supervisors):
@@ -250,11 +243,11 @@ class Watchman:
         self._supervisors = ()
         if self._closing.is_set() or self._speaker is not None:
             return
+        finding = nobody_waits(self._who, f"its launcher is gone ({gone[0].name}, process {gone[0].pid})")
         if self.on_orphaned is not None:
-            self.on_orphaned()
+            self.on_orphaned(finding)
             return
-        why = f"its launcher is gone ({gone[0].name}, process {gone[0].pid})"
-        self._end(nobody_waits(self._who, why), None)
+        self._end(finding, None)
 
     # The end.
 
@@ -284,67 +277,39 @@ class Watchman:
             return
         self._end(self._found[0], verdict)
 
-    def _end(self, finding: Finding, verdict: Verdict | None) -> None:
-        """Say it, once per node, and end the process: the lowest rank that lives at once, the others a little
-        later, so that a launcher that ends all with the first one does not cut it short.
+    def _end(self, finding: Finding, verdict: Verdict | None, says: bool = False) -> None:
+        """Say it, once per node or in any case, and end the process: the lowest rank that lives at once, the
+        others a little later, so that a launcher that ends all with the first one does not cut it short.
         """
         with self._lock:
             if self._speaker is not None:
                 return
             self._speaker = "watchman"
             self._found = self._found or (finding, verdict)
-        lost = self._lost_ranks()
-        is_first = self.rank == min((rank for rank in range(self._world_size) if rank not in lost), default=0)
-        linger = 0.0 if is_first else 2 * self._period + 1.0
+        first = min(set(range(self._world_size)) - self._lost_ranks(), default=self.rank)
+        linger = 0.0 if first == self.rank else 2 * self._period + 1.0
         self._exit_at = time.monotonic() + 2 * _LAST_WORDS_SECONDS + linger
         if self.before_exit is not None:
-            _within(_LAST_WORDS_SECONDS, self.before_exit)
-        if verdict is None or self.speaks:
-            _within(_LAST_WORDS_SECONDS, lambda: _say(finding))
-        time.sleep(linger)
+            within(_LAST_WORDS_SECONDS, self.before_exit)
+        if says or self.speaks:
+            within(_LAST_WORDS_SECONDS, lambda: say(finding))
+        self._wait_for_exit_of(first, linger)
+        os._exit(1)
+
+    def _wait_for_exit_of(self, first: int, seconds: float) -> None:
+        """Wait so long at most; less where the first rank is seen to have ended."""
+        deadline, beat = time.monotonic() + seconds, self._others.get(first)
+        is_seen = beat is not None and beat.machine == self._machine != ""
+        while time.monotonic() < deadline and not (is_seen and state_of(beat.pid) == "gone"):
+            time.sleep(0.1)
+
+    def _end_late(self, silent_seconds: float) -> None:
+        """The thread that was to end the process hangs; the folder, most often."""
+        if self._speaker == "main" and not self._judged.is_set():
+            finding = folder_silent(self._who, self._run_dir, silent_seconds, self._trouble)
+            within(_LAST_WORDS_SECONDS, lambda: say(finding))
         os._exit(1)
 
     def _wait_for_the_end(self) -> None:
         while True:
             time.sleep(60.0)
-
-
-def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Do something that may hang, for so long: another thread may hold what it needs."""
-    thread = threading.Thread(target=_suppressed, args=(work,), daemon=True)
-    thread.start()
-    thread.join(seconds)
-
-
-def _suppressed(work: Callable[[], None]) -> None:
-    with suppress(Exception):
-        work()
-
-
-def _say(finding: Finding) -> None:
-    """To stdout, past Python's buffers: the main thread may hold them. What is in them comes after."""
-    colour = os.isatty(1) and not os.environ.get("NO_COLOR")
-    text = f"\n{render([finding], colour)}\n".encode()
-    with suppress(OSError):
-        while text:
-            text = text[os.write(1, text) :]
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-
-
-def _where(frame: FrameType | None) -> str:
-    """The function a thread is in, and the one of ours that called it: `f (package/file.py:12)`."""
-    if frame is None:
-        return ""
-    inner, ours = _shown(frame), ""
-    while frame is not None and not ours:
-        if frame.f_globals.get("__name__", "").split(".")[0] in ("crossfoot", "__main__"):
-            ours = _shown(frame)
-        frame = frame.f_back
-    return inner if ours in ("", inner) else f"{inner}, called by {ours}"
-
-
-def _shown(frame: FrameType) -> str:
-    path = Path(frame.f_code.co_filename)
-    return f"{frame.f_code.co_name} ({path.parent.name}/{path.name}:{frame.f_lineno})"

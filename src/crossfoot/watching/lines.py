@@ -165,6 +165,7 @@ def _ended(view: AttemptView, state: RunState) -> str:
 
 _PAST = {
     "signal": "was stopped by a signal",
+    "orphaned": "lost its launcher, and stopped",
     "interrupt": "was interrupted",
     "fault": "stopped on a fault",
     "stop_after": "stopped on purpose",

@@ -148,7 +148,11 @@ class RunState:
     @property
     def is_stopped(self) -> bool:
         """Whether it ended by a signal and what was done is in order: it waits to be continued."""
-        by_signal = self.ending is not None and self.ending.reason in ("signal", "interrupt")
+        by_signal = self.ending is not None and self.ending.reason in (
+            "signal",
+            "orphaned",
+            "interrupt",
+        )
         return self.status == "ended" and by_signal and self.footed.foots is True
 
     @property

@@ -12,6 +12,7 @@ HOW = {
     "finished": "finished",
     "stop_after": "stopped on purpose",
     "signal": "stopped by a signal",
+    "orphaned": "lost its launcher",
     "interrupt": "interrupted",
     "fault": "stopped on a fault",
     "starting": "starting",

@@ -159,7 +159,7 @@ def config_words(command: Command) -> tuple[Argument, ...]:
         if skip:
             skip = False
         elif word.text.startswith("-"):
-            skip = word.text in ("--stop-after", "--local_rank", "--local-rank")
+            skip = word.text in ("--stop-after", "--continue", "--allow", "--local_rank", "--local-rank")
         else:
             kept.append(word)
     return tuple(kept)
