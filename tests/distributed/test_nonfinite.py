@@ -26,6 +26,13 @@ FAULTS = (*LOSSES, "gradient is nan", "norm is inf")
 WHOLE = [(stage, dtype) for dtype in ("float32", "bfloat16") for stage in (0, 1, 2, 3)]
 WHOLE.remove((0, "bfloat16"))  # with sums in float32 DeepSpeed does not have it
 SMALL = [(0, "float32"), (2, "bfloat16")]
+CPU = {"device": "cpu"}
+OTHERS: list[tuple[str, int, dict[str, Any]]] = [
+    ("blind", 2, {"bf16": {"check_grad_overflow": False}}),  # DeepSpeed is told not to look
+    ("zero1 offloaded", 1, {"zero_optimization": {"offload_optimizer": CPU}}),
+    ("zero2 offloaded", 2, {"zero_optimization": {"offload_optimizer": CPU}}),
+    ("zero3 offloaded", 3, {"zero_optimization": {"offload_optimizer": CPU, "offload_param": CPU}}),
+]
 
 
 @dataclass(frozen=True)
@@ -136,20 +143,24 @@ def two_ranks(
     for stage, dtype in kinds:
         file = ROOT / "ds_configs" / f"zero{stage}.json"
         jobs += cases(folder, f"zero{stage} {dtype}", faults, deepspeed=file, model__dtype=dtype)
+    others: list[str] = []
     if request.param is WHOLE:
-        # DeepSpeed is told not to look, and the one optimizer that has no flag on the device
-        blind = json.loads((ROOT / "ds_configs" / "zero2.json").read_text(encoding="utf-8"))
-        blind["bf16"] = {"check_grad_overflow": False}
-        (folder / "blind.json").write_text(json.dumps(blind), encoding="utf-8")
-        blind_words = {"deepspeed": folder / "blind.json", "model__dtype": "bfloat16"}
-        jobs += cases(folder, "blind", faults, **blind_words)
+        for name, stage, change in OTHERS:
+            values = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text(encoding="utf-8"))
+            for block, block_values in change.items():
+                values[block] = {**values.get(block, {}), **block_values}
+            file = folder / f"{name}.json"
+            file.write_text(json.dumps(values), encoding="utf-8")
+            jobs += cases(folder, name, faults, deepspeed=file, model__dtype="bfloat16")
+            others.append(name)
         sgd = {
             "optimizer__name": "sgd",
             "lr__reference": 0.5,
             "deepspeed": ROOT / "ds_configs" / "zero0.json",
         }
-        jobs += cases(folder, "sgd", faults, **sgd)
-    return run_all(folder, jobs, 2), [*kinds, *(["blind", "sgd"] if request.param is WHOLE else [])], faults
+        jobs += cases(folder, "sgd", faults, **sgd)  # the one optimizer that has no flag on the device
+        others.append("sgd")
+    return run_all(folder, jobs, 2), [*kinds, *others], faults
 
 
 def test_it_is_left_out_on_all_ranks_alike_or_the_run_stops(two_ranks: tuple[Runs, Any, Any]) -> None:

@@ -128,6 +128,12 @@ def test_a_signal_ends_the_run_with_a_checkpoint_after_the_step(
     assert receipt(run_dir)["lost_steps"] == 0
 
 
+def test_what_a_checkpoint_cost_is_in_the_line_after_it(home: Path) -> None:
+    lines = ledger(home / "calm")
+    assert [line["step"] for line in lines if line["pause_seconds"]] == [5, 10]
+    assert "checkpoints took" in plain("-m", "crossfoot", "receipt", home / "calm").stdout
+
+
 def test_a_checkpoint_that_does_not_fit_in_the_grace_time_is_not_begun(home: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
 

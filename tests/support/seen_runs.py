@@ -29,8 +29,8 @@ def answer(model: torch.nn.Module) -> np.ndarray:
 
 
 def sight(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """logits; empty: trained parameters of which this rank holds no whole value; offloaded: what DeepSpeed
-    has moved to the CPU, by its own words.
+    """Before the save. empty: trained parameters of which this rank holds no whole value; offloaded: what
+    DeepSpeed has moved to the CPU, by its own words.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     offloaded = set()
@@ -44,7 +44,6 @@ def sight(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {
         "empty": np.array(sorted(name for name, parameter in trained.items() if not parameter.numel())),
         "offloaded": np.array(sorted(offloaded)),
-        "logits": answer(model),
     }
 
 
@@ -53,9 +52,10 @@ def main(jobs: str) -> int:
     real = closing.save_adapter
 
     def save_adapter(model: torch.nn.Module, folder: str, **words: Any) -> None:
+        before = sight(model)
         real(model, folder, **words)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        np.savez(Path(folder).parent / f"seen-rank{rank}.npz", **sight(model))
+        np.savez(Path(folder).parent / f"seen-rank{rank}.npz", logits=answer(model), **before)
 
     with mock.patch.object(closing, "save_adapter", save_adapter):
         return many_runs.main(jobs)

@@ -152,7 +152,9 @@ class StepEntry:
     rank. applied: on every rank. skipped: why the update was left out on purpose, a key of SKIPS: the samples
     were seen and not learned from; None when no policy left it out. retries: tries at the step that were
     thrown away for a lower loss scale; nothing else of them is counted. not_finite: the first
-    MOST_CAUSES_OF_A_KIND, whatever the policy is. seconds: of the slowest rank.
+    MOST_CAUSES_OF_A_KIND, whatever the policy is. seconds: of the slowest rank. pause_seconds:
+    before it, all ranks stood still so long for checkpoints; what the last one of an attempt cost stands in
+    its manifest only.
     samples_sha256: first 16 hex digits of the sha256 over the sorted little-endian 64-bit digests.
     wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
     MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
@@ -182,6 +184,7 @@ class StepEntry:
     skipped: str | None
     retries: int
     seconds: float
+    pause_seconds: float
     planned_samples_sha256: str
     samples_sha256: str
     wrong_rate_ranks: int

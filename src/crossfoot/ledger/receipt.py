@@ -114,6 +114,8 @@ def make_receipt(
         skipped_steps=skipped_steps,
         skips=skips,
         retried=sum(entry.retries for entry in count),
+        pause_seconds=sum(entry.pause_seconds for entry in entries),
+        seconds=sum(entry.seconds for entry in entries),
         not_finite=tuple(skipped_for[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
         history=_history(papers, entries, count),

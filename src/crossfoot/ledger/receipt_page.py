@@ -68,6 +68,9 @@ def _history_words(receipt: Receipt) -> list[str]:
     if receipt.retried:
         tries = "1 try was" if receipt.retried == 1 else f"{receipt.retried:,} tries were"
         words.append(f"{tries} thrown away and done again at a lower loss scale, as faults.overflow says")
+    if receipt.pause_seconds:
+        share = receipt.pause_seconds / (receipt.seconds + receipt.pause_seconds)
+        words.append(f"checkpoints took {share:.1%} of the time")
     for change in receipt.allowed:
         words.append(
             f"changed on purpose in attempt {change.attempt}: "

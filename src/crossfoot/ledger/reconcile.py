@@ -175,6 +175,7 @@ class Reconciler:
             skipped=skipped,
             retries=max((witness.retries for witness in witnesses), default=0),
             seconds=max((witness.seconds for witness in witnesses), default=0.0),
+            pause_seconds=0.0,
             planned_samples_sha256=samples_sha256(self._content.digests[ids]),
             samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
             wrong_rate_ranks=len(wrong_rates),

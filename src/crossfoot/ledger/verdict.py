@@ -67,7 +67,8 @@ class Receipt:
     counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every lost step
     has a line that counts by now. retried: tries at those counted steps that were thrown away for a lower
     loss scale, on top; a step counts once, however often it was tried. not_finite: what was no number in the
-    first steps that were skipped for it. sha: of the first lock.
+    first steps that were skipped for it. seconds and pause_seconds: spent in steps,
+    and standing still for checkpoints, lost lines too. sha: of the first lock.
     """
 
     name: str
@@ -93,6 +94,8 @@ class Receipt:
     skipped_steps: int = 0
     skips: tuple[Skips, ...] = ()
     retried: int = 0
+    pause_seconds: float = 0.0
+    seconds: float = 0.0
     not_finite: tuple[Unlearned, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     history: tuple[AttemptRow, ...] = ()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class Bookkeeper:
         self._waiting: tuple[ClosedStep, PlannedStep] | None = None
         self._reconciler = reconciler
         self._policies = policies
-        self._paused_seconds = 0.0
+        self._pause_seconds = 0.0
         self.finding: Finding | None = None
         self.unlearnable: tuple[StepEntry, float] | None = None
         """On rank 0: the step that the run stops for, as it cannot be learned from, and its loss scale."""
@@ -94,7 +95,7 @@ class Bookkeeper:
 
     def paused(self, seconds: float) -> None:
         """A checkpoint took so long; the next step's line says so."""
-        self._paused_seconds += seconds
+        self._pause_seconds += round(seconds, 3)
 
     def close(self) -> None:
         """Nothing will be booked any more."""
@@ -125,12 +126,13 @@ class Bookkeeper:
         """The step's line once it is written; None where nothing is written."""
         if self._book is None or self._reconciler is None or self.finding is not None:
             return None
-        entry = self._reconciler.step(planned, witnesses)
+        entry = replace(self._reconciler.step(planned, witnesses), pause_seconds=self._pause_seconds)
         try:
             self._book.append(entry)
         except Refused as refused:
             self._not_writable(refused)
             return None
+        self._pause_seconds = 0.0
         for listener in self._listeners:
             listener(entry)
         return entry
