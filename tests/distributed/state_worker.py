@@ -147,7 +147,7 @@ def counting_new_bytes() -> LiveBytes:
 
 def save(case: dict[str, Any], engine: Engine, model: nn.Module, step: int, ranks: Ranks) -> Any:
     """One save, under the case's trouble; what it said."""
-    facts = CheckpointFacts("p" * 64, "b" * 64, None, case.get("attempt", 1), case.get("validation_loss"))
+    facts = CheckpointFacts("p" * 64, "b" * 64, case.get("attempt", 1), case.get("validation_loss"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     if ranks.rank == case.get("full_disk_on"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))

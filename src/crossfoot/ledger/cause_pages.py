@@ -91,8 +91,8 @@ that anybody planned.
 Look for a scheduler that depends on the rank, on the number of samples seen, or on local time.""",
     "update not applied": """\
 The step was computed and then skipped, and no policy says so: a loss scaler met an overflow, a gradient was
-not finite here or in a step before, for which the run stopped, or the engine did not believe itself at the end
-of an accumulation.
+not finite here or in a step before, for which the run stopped, or the engine did not believe itself at the
+end of an accumulation.
 
 If the message says that the loss was not finite, look there first (CF723). Otherwise compare the engine's
 accumulation with the plan's.""",

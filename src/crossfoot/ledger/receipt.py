@@ -72,13 +72,7 @@ def make_receipt(
     lines = [line for line in enumerate(entries, start=1) if standing.counts(line[1])]
     count = [entry for _, entry in lines]
     skips = _skips(count)
-    skipped_steps = sum(skip.steps for skip in skips)
-    done = planned_of(count, asked_steps)
-    promised = _promised(count, done, asked_steps, expects, papers)
-    for column in (done, promised):
-        column["updates applied"] -= skipped_steps
-    real = real_of(count)
-    rows = tuple(Row(name, promised[name], real[name]) for name in real)
+    done, promised, real = _columns(count, skips, asked_steps, expects, papers)
     policies = {1: policies_of(lock), **{paper.attempt.attempt: policies_of(paper.lock) for paper in papers}}
     causes, cause_count = audit(
         lines,
@@ -93,14 +87,14 @@ def make_receipt(
     return Receipt(
         name=first.name,
         sha=first.sha,
-        foots=is_complete and cause_count == 0 and all(row.difference == 0 for row in rows),
+        foots=is_complete and cause_count == 0 and real == promised,
         complete=is_complete,
-        foots_so_far=cause_count == 0 and all(real[name] == done[name] for name in real),
+        foots_so_far=cause_count == 0 and real == done,
         asked_steps=asked_steps,
         total_steps=expects.total_steps,
         done_steps=len(seen),
         reason=None if ending is None else ending.reason,
-        rows=rows,
+        rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
         notes=_notes(ending, torn, entries),
@@ -111,7 +105,7 @@ def make_receipt(
         lost_steps=len(entries) - len(count),
         is_regained=all(entry.step in seen for entry in entries),
         applied_steps=sum(entry.applied for entry in count),
-        skipped_steps=skipped_steps,
+        skipped_steps=sum(skip.steps for skip in skips),
         skips=skips,
         retried=sum(entry.retries for entry in count),
         pause_seconds=sum(entry.pause_seconds for entry in entries),
@@ -120,6 +114,23 @@ def make_receipt(
         allowed=_allowed(attempts, lines),
         history=_history(papers, entries, count),
     )
+
+
+def _columns(
+    count: Sequence[StepEntry],
+    skips: Sequence[Skips],
+    asked_steps: int,
+    expects: Expects,
+    papers: Sequence[AttemptPapers],
+) -> tuple[Sums, Sums, Sums]:
+    """What the steps that were done were planned to be, what everything asked for is, and what was real. A
+    step that was skipped on purpose is not planned to be applied.
+    """
+    done = planned_of(count, asked_steps)
+    promised = _promised(count, done, asked_steps, expects, papers)
+    for column in (done, promised):
+        column["updates applied"] -= sum(skip.steps for skip in skips)
+    return done, promised, real_of(count)
 
 
 def _promised(

@@ -167,7 +167,8 @@ def overflow_stays(entry: StepEntry, loss_scale: float) -> Finding:
     tries = "1 try" if not entry.retries else f"{entry.retries + 1} tries"
     return Finding(
         "CF778",
-        f"the gradients of step {entry.step} overflow float16: {tries}, the last at loss scale {loss_scale:g}",
+        f"the gradients of step {entry.step} overflow float16: {tries}, "
+        f"the last at loss scale {loss_scale:g}",
         notes=("every loss is a number", "the update was left out: the weights are those before the step"),
         helps=(
             "set model.dtype to bfloat16, which has the range of float32",
