@@ -6,7 +6,7 @@ BIN := .venv/bin
 # A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
 $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
 
-.PHONY: demo test check lies docs figure real-data clean help
+.PHONY: demo test check lies docs launch-examples figure real-data clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test       the tests; PYTEST_ARGS='-m slow' for the long ones"
 	@echo "make check      formatting, lint, types and the quick tests"
 	@echo "make docs       docs/findings.md, from the manual pages; make lies: docs/lies.md, from a test run"
+	@echo "make launch-examples  the files in launch/, from their configs"
 	@echo "make figure     docs/nothing-lost.svg: a run that is killed thirty times, and one that is not"
 	@echo "make real-data  real weights (SmolLM2-135M) and real Chinese reviews, into real/"
 	@echo "make clean      remove .venv, caches and runs/demo; other runs and real/ stay"
@@ -43,6 +44,11 @@ lies: .venv/.installed-test
 
 docs: .venv/.installed-test
 	@$(BIN)/crossfoot explain --all > docs/findings.md
+
+# Each says in its second line how it was made. What this shell has set must not get in.
+launch-examples: .venv/.installed
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; unset DS_ACCELERATOR OMP_NUM_THREADS CUDA_VISIBLE_DEVICES; \
+	for file in launch/*.sh launch/*.sbatch; do eval "$$(sed -n 's/^# made by: //p' $$file)"; done
 
 figure: .venv/.installed-test
 	@CROSSFOOT_FIGURE=docs/nothing-lost.svg $(BIN)/python -m pytest -m slow tests/distributed/test_nothing_lost.py

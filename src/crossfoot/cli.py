@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         help="this key may be changed since then, and the receipt says so; once for each key",
     )
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    _launch_options(
+        config_verb("launch", _launch, "render a start on one or many machines, check it, start it")
+    )
     proof = config_verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
     proof.add_argument("--full", action="store_true", help="the model's own weights instead of a small model")
     proof.add_argument("--json", action="store_true", help="the proof as JSON")
@@ -129,11 +132,58 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
+    doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
+    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="run config to hold the machines against")
+    doctor.add_argument("overrides", metavar="key=value", nargs="*", help="override: cluster.num_nodes=2")
+    doctor.add_argument("--hostfile", metavar="FILE", help="look at each of its hosts, over ssh")
+    doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
+    doctor.set_defaults(verb=_doctor)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
     explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101")
     explain.add_argument("--all", action="store_true", help="every page, as the reference in docs/")
     explain.set_defaults(verb=_explain)
     return parser
+
+
+def _launch_options(launch: argparse.ArgumentParser) -> None:
+    """Options that only one target has are refused for the others."""
+    add = launch.add_argument
+    targets = ("local", "deepspeed", "slurm", "accelerate", "torchrun")
+    add("--to", required=True, choices=targets, dest="target", help="what starts the ranks")
+    add("--print", action="store_true", dest="shows", help="print what would be started, and no more")
+    add("--write", metavar="PATH", help="write it there to be kept, as PATH.sh or PATH.sbatch, and no more")
+    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder")
+    add("--allow", action="append", default=[], metavar="KEY", help="this key may be changed since then")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="train the plan's first steps here, in one process (accelerate)",
+    )
+    add("--steps", type=_count, metavar="N", help="so many, instead of 3")
+    add("--hostfile", metavar="FILE", help="a line `HOST slots=GPUS` for each node, in order")
+    add("--no-ssh", action="store_true", help="deepspeed: start this node only; run it on each")
+    add("--node-rank", type=_whole, metavar="N", help="which node this is, from 0 (else: by the hostfile)")
+    add("--address", metavar="HOST", help="where the nodes meet (else: the hostfile's first host)")
+    add("--port", type=_count, metavar="N", help="at which port, instead of 29500")
+    add("--partition", metavar="P", help="SLURM's, as all that follow")
+    add("--account", metavar="A", help="who pays")
+    add("--time", metavar="T", help="limit of one attempt, HH:MM:SS")
+    add(
+        "--cpus-per-task",
+        type=_count,
+        metavar="N",
+        help="cores for each rank (for each node with --tasks node)",
+    )
+    add("--signal-seconds", type=_count, metavar="N", help="warn the ranks so long before the limit; 120")
+    add("--tasks", choices=("rank", "node"), help="srun starts the ranks, or one torchrun on each node")
+    add("--detach", action="store_true", help="submit, and do not follow the log")
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("at least 0")
+    return number
 
 
 def _count(text: str) -> int:
@@ -225,6 +275,18 @@ def _train(arguments: argparse.Namespace) -> int:
     )
 
 
+def _launch(arguments: argparse.Namespace) -> int:
+    from crossfoot.launching.verb import launch, wishes_of
+
+    return launch(
+        arguments.config,
+        arguments.overrides,
+        wishes_of(arguments),
+        shows=arguments.shows,
+        stem=arguments.write,
+    )
+
+
 def _prove(arguments: argparse.Namespace) -> int:
     from crossfoot.probing.session import prove
 
@@ -276,6 +338,14 @@ def _watch(arguments: argparse.Namespace) -> int:
     from crossfoot.watching.watch import watch
 
     return watch(arguments.run_dir, once=arguments.once, plain=arguments.plain)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from crossfoot.doctor.examination import examine
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    words, file = arguments.overrides, arguments.hostfile
+    return examine(arguments.config, words, file, os.environ, arguments.json, colour)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -282,7 +282,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_disk_full_while_the_ledger_is_written(indexed: Path, small_disk: Path) -> None:
-    (small_disk / "fill").write_bytes(b"x" * (40 << 10))
+    (small_disk / "fill").write_bytes(b"x" * (8 << 10))
     run_dir = small_disk / "run"
     done = deepspeed(2, TRAIN, indexed, f"run.dir={run_dir}", "train.max_steps=500")
     steps = len(ledger(run_dir))

@@ -34,7 +34,7 @@ _COMMAND_SECONDS = 10.0
 
 def gather(request: dict[str, Any]) -> dict[str, Any]:
     """All facts. request: `questions` (text to run beside), `seconds` for them, `paths` ([path, use] with use
-    read or write), `meeting_point` (a host or address, or None).
+    read or write), `meeting_point` (a host or address, or None); `folder` and `python`: where it is run.
     """
     began = time.time()
     with ThreadPoolExecutor() as pool:
@@ -46,7 +46,9 @@ def gather(request: dict[str, Any]) -> dict[str, Any]:
             "format": FORMAT,
             "began": began,
             "host": socket.gethostname(),
+            "slurm_node": os.environ.get("SLURMD_NODENAME"),
             "folder": os.getcwd(),
+            "asked": {"folder": request["folder"], "python": request["python"]},
             "python": {"version": platform.python_version(), "path": sys.executable},
             "crossfoot": _crossfoot(),
             "versions": {name: _version(name) for name in LIBRARIES},
@@ -88,9 +90,10 @@ def _run(command: list[str], seconds: float = _COMMAND_SECONDS) -> tuple[str, st
         ) as process:
             try:
                 out, errors = process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as late:
                 process.kill()
-                return process.communicate()[0] or "", f"did not end within {seconds:.0f} s"
+                said = late.stdout or b""
+                return said.decode(errors="replace"), f"did not end within {seconds:.0f} s"
     except OSError as error:
         return "", str(error.strerror or error)
     if process.returncode == 0:
@@ -139,7 +142,9 @@ def _gpus() -> dict[str, Any]:
 
 def _tools() -> dict[str, str | None]:
     """What can compile DeepSpeed's operations: versions, None where a tool is missing."""
-    compiler = next((name for name in (os.environ.get("CXX"), "g++", "c++") if name and shutil.which(name)), "")
+    compiler = next(
+        (name for name in (os.environ.get("CXX"), "g++", "c++") if name and shutil.which(name)), ""
+    )
     home = os.environ.get("CUDA_HOME")
     nvcc = (home and shutil.which("nvcc", path=os.path.join(home, "bin"))) or shutil.which("nvcc")
     said = _run([nvcc, "--version"])[0] if nvcc else ""
@@ -149,7 +154,7 @@ def _tools() -> dict[str, str | None]:
         "compiler": f"{compiler} {_run([compiler, '-dumpfullversion', '-dumpversion'])[0].strip()}".strip()
         if compiler
         else None,
-        "ninja": (_run([ninja, "--version"])[0].strip() or "?") if ninja else None,
+        "ninja": (_run([ninja, "--version"])[0].strip().partition(".git")[0] or "?") if ninja else None,
         "nvcc": (release or "?") if nvcc else None,
     }
 
@@ -226,7 +231,9 @@ def _system() -> dict[str, Any]:
         "shm_bytes": shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         "open_files": limit(resource.RLIMIT_NOFILE),
         "locked_bytes": limit(resource.RLIMIT_MEMLOCK),
-        "has_infiniband": bool(os.path.isdir("/sys/class/infiniband") and os.listdir("/sys/class/infiniband")),
+        "has_infiniband": bool(
+            os.path.isdir("/sys/class/infiniband") and os.listdir("/sys/class/infiniband")
+        ),
     }
 
 
@@ -236,7 +243,7 @@ def _path(path: str, use: str) -> dict[str, Any]:
     is_there = os.path.exists(there)
     while not os.path.exists(there) and there != os.path.dirname(there):
         there = os.path.dirname(there)
-    facts = {"is_there": is_there, "nearest": there, "free_bytes": shutil.disk_usage(there).free}
+    facts = {"use": use, "is_there": is_there, "nearest": there, "free_bytes": shutil.disk_usage(there).free}
     if use == "write":
         return {**facts, "is_usable": os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)}
     wanted = os.R_OK | os.X_OK if os.path.isdir(there) else os.R_OK

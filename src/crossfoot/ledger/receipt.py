@@ -152,11 +152,12 @@ def _promised(
     return promised
 
 
-def receipt_of(run_dir: str) -> Receipt:
+def receipt_of(run_dir: str, ending: Ending | None = None) -> Receipt:
     """The receipt of a run folder: of a running run, a killed one, one continued many times.
 
     Read are the lock, the ledger, and of every attempt how it started, its lock and its ending (which a
-    killed one does not have). Raises Refused when one of them is missing or damaged; all that can be said
+    killed one does not have). ending: of the last attempt, for a run that is about to end and whose disk may
+    not have taken it. Raises Refused when one of them is missing or damaged; all that can be said
     about them at once.
     """
     findings: list[Finding] = []
@@ -182,7 +183,7 @@ def receipt_of(run_dir: str) -> Receipt:
         papers.append(AttemptPapers(attempt, own or {}, endings.get(attempt.attempt)))
     if findings or lock is None or lines is None:
         raise Refused(findings)
-    ending = papers[-1].ending if papers else endings.get(1)
+    ending = ending or (papers[-1].ending if papers else endings.get(1))
     return make_receipt(lock, lines, ending, lines.torn, papers)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,21 +133,31 @@ def _write_receipt(work: Assignment, built: Built, ending: Ending, findings: lis
     """
     run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
-    try:
+    refused = []
+    with _collecting(refused):
         write_ending(attempt_path(run_dir, work.beginning.attempt, ENDING_FILE), ending)
-        receipt = receipt_of(run_dir)
+    with _collecting(refused):
+        receipt = receipt_of(run_dir, ending)
         exit_code = exit_code or receipt.exit_code
         print(f"\n{render_receipt(receipt)}", flush=True)
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
-    except Refused as refused:
-        findings.extend(refused.findings)
-        exit_code = exit_code or 1
+    findings = [*findings, *refused]
+    exit_code = exit_code or int(bool(refused))
     if findings:
         print(render(findings, colour=sys.stdout.isatty()), flush=True)
     _say_next(work, ending, exit_code)
     return exit_code
+
+
+@contextmanager
+def _collecting(findings: list[Finding]) -> Iterator[None]:
+    """What is refused inside is kept for later."""
+    try:
+        yield
+    except Refused as refused:
+        findings.extend(refused.findings)
 
 
 def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from crossfoot.written.launch.options import (
     place_of,
 )
 from crossfoot.written.launch.shell import Letters, RawCommand, Value, run_script
-from crossfoot.written.launch.statement import Argument, Command, Export, Layer, LayerKind
+from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind
 from crossfoot.written.source import Source
 
 DEEPEST = 4
@@ -210,4 +211,25 @@ def _ended(
     if not base.layers:
         base = replace(base, layers=(Layer("python", script.place),))
     arguments = tuple(argument(source, word) for word in rest[:MOST_ARGUMENTS])
+    launcher = base.layer("deepspeed")
+    if launcher is not None and launcher.get("--hostfile") and launcher.lacks("--no_ssh"):
+        arguments = tuple(replace(word, text=over_ssh(word.text)) for word in arguments)
     yield replace(base, script=script, arguments=arguments, is_module=is_module)
+
+
+def over_ssh(word: str) -> str:
+    """A word as a rank finds it that `deepspeed` starts on another host: a shell there has read it once more.
+
+    deepspeed 0.19 puts double quotes around a word with a blank, and escapes those in it; pdsh makes `%` of
+    `%%`. A word that becomes several, or holds what only that shell knows, stays as it is.
+    """
+    if UNKNOWN in word:
+        return word
+    sent = word.replace("%%", "%")
+    if " " in word:
+        return re.sub(r"\\([\\$`])", r"\1", sent)
+    try:
+        words = shlex.split(sent)
+    except ValueError:
+        return word
+    return words[0] if len(words) == 1 else word

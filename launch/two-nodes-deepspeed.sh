@@ -1,0 +1,11 @@
+#!/bin/bash
+# alpaca2-7b-lora: 2 nodes x 8 GPUs = 16 ranks, by the deepspeed launcher over pdsh and ssh
+# made by: crossfoot launch configs/alpaca2-7b-lora.yaml --to deepspeed --hostfile launch/two-nodes.hostfile --write launch/two-nodes-deepspeed
+# a host that no longer answers ends the job
+export PDSH_SSH_ARGS_APPEND='-o ServerAliveInterval=5 -o ServerAliveCountMax=2'
+# what deepspeed sets on every host, besides PYTHON* and NCCL_*
+export DS_ENV_FILE=$(mktemp)
+grep -hs = ~/.deepspeed_env .deepspeed_env > "$DS_ENV_FILE"
+env | grep -E '^(PATH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_OFFLINE)=' >> "$DS_ENV_FILE"
+exec deepspeed --hostfile launch/two-nodes.hostfile --master_port 29500 \
+  --module crossfoot train configs/alpaca2-7b-lora.yaml

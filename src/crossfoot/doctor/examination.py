@@ -1,0 +1,85 @@
+"""The verb doctor: ask the machines, judge, show. Nothing is repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from crossfoot.checks.formats import as_json, formatted
+from crossfoot.doctor.asking import (
+    Node,
+    Question,
+    ask_here,
+    ask_in_allocation,
+    ask_over_ssh,
+    is_in_allocation,
+)
+from crossfoot.doctor.judging import judge
+from crossfoot.doctor.needs import Needs, read_hosts, read_needs
+from crossfoot.doctor.page import render_page
+from crossfoot.doctor.starters import Starters, look_at_starters
+from crossfoot.finding import Finding
+from crossfoot.starting.slurm import first_host
+from crossfoot.written.launch.statement import Host
+
+
+def examine(
+    config: str | None,
+    overrides: Sequence[str],
+    hostfile: str | None,
+    environ: Mapping[str, str],
+    is_json: bool = False,
+    colour: bool = False,
+) -> int:
+    """Print the page, or JSON. 0 when nothing would fail, 1 with errors. Raises Refused when a file cannot be
+    read.
+    """
+    hosts = read_hosts(hostfile) if hostfile else ()
+    needs = read_needs(config, overrides, hostfile, environ)
+    is_in_job = not hosts and is_in_allocation(environ)
+    point = environ.get("MASTER_ADDR")
+    if hosts:
+        point = hosts[0].name
+    elif is_in_job:
+        point = first_host(environ["SLURM_JOB_NODELIST"])
+    question = Question(tuple((wanted.path, wanted.use) for wanted in needs.paths), point)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(look_at_starters, environ)
+        how, nodes = _ask(question, hosts, is_in_job, environ)
+        starters = asked.result()
+    findings = judge(nodes, needs, starters, over_ssh=bool(hosts))
+    fails = any(finding.severity == "error" for finding in findings)
+    if is_json:
+        print(json.dumps(_document(nodes, needs, starters, findings, fails), indent=2, ensure_ascii=False))
+        return int(fails)
+    print(render_page(nodes, needs, starters, how), end="\n\n")
+    print(formatted(findings, "text", colour) if findings else "nothing would fail", flush=True)
+    return int(fails)
+
+
+def _ask(
+    question: Question, hosts: Sequence[Host], is_in_job: bool, environ: Mapping[str, str]
+) -> tuple[str, tuple[Node, ...]]:
+    """The machines that matter here, and how they were reached."""
+    if hosts:
+        return "over ssh", ask_over_ssh(hosts, question, environ)
+    if is_in_job:
+        return f"in job {environ['SLURM_JOB_ID']}", ask_in_allocation(question, environ)
+    return "", (ask_here(question),)
+
+
+def _document(
+    nodes: Sequence[Node], needs: Needs, starters: Starters, findings: Sequence[Finding], fails: bool
+) -> dict[str, Any]:
+    """The JSON document: what was asked for, what there is, and what would fail."""
+    asked = {name: getattr(needs, name) for name in ("config", "num_nodes", "gpus_per_node")}
+    return {
+        "would_fail": fails,
+        "asked_for": asked,
+        "starters": starters.to_json(),
+        "nodes": [asdict(node) for node in nodes],
+        "findings": [as_json(finding) for finding in findings],
+    }

@@ -1,0 +1,102 @@
+"""What a run config asks of the machines that it will run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from crossfoot.checks.registry import Facts
+from crossfoot.checks.rules_launch_files import hostfile_line
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.planning.prepare import read_static
+from crossfoot.written.launch.hostfile import read_hostfile
+from crossfoot.written.launch.mistakes import unreadable_launch_file
+from crossfoot.written.launch.statement import Host
+from crossfoot.written.model_facts import BUILTIN_TINY, looks_local
+from crossfoot.written.run_file import RunFile
+from crossfoot.written.source import UnreadableText, read_source
+
+
+@dataclass(frozen=True)
+class WantedPath:
+    """A path of the config. name: for people. use: read or write. place: where the config says it."""
+
+    name: str
+    path: str
+    use: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is asked for; None is not said. origin: who says the GPUs per node. paths: what must be readable
+    or writable. findings: what is wrong with the config itself.
+    """
+
+    config: str = ""
+    num_nodes: int | None = None
+    gpus_per_node: int | None = None
+    origin: str = ""
+    dtype: str = ""
+    uses_deepspeed: bool = True
+    paths: tuple[WantedPath, ...] = (WantedPath("run folder", "runs", "write"),)
+    findings: tuple[Finding, ...] = ()
+
+
+def read_needs(
+    config: str | None, overrides: Sequence[str], hostfile: str | None, environ: Mapping[str, str]
+) -> Needs:
+    """The needs of a run config. Raises Refused when nothing of it can be used.
+
+    A config with errors of its own is not held against machines key by key: the errors are what is said.
+    """
+    if config is None:
+        return Needs()
+    launch_files = [hostfile] if hostfile else []
+    static = read_static(config, overrides, launch_files=launch_files, environ=environ)
+    if static.has_error:
+        errors = tuple(finding for finding in static.findings if finding.severity == "error")
+        return Needs(config, findings=errors)
+    values, sourced = static.run.config, static.sourced
+    is_said = "assumed" not in sourced.gpus_origin
+    return Needs(
+        config,
+        num_nodes=sourced.topology.num_nodes,
+        gpus_per_node=sourced.topology.gpus_per_node if is_said else None,
+        origin=sourced.gpus_origin,
+        dtype=values.model.dtype,
+        uses_deepspeed=values.deepspeed is not None,
+        paths=tuple(_paths(static.run)),
+    )
+
+
+def read_hosts(hostfile: str) -> tuple[Host, ...]:
+    """The hosts of a hostfile. Raises Refused when it cannot be read, or when DeepSpeed would not read it."""
+    try:
+        file = read_hostfile(read_source(hostfile))
+    except UnreadableText as error:
+        raise Refused(unreadable_launch_file(error)) from error
+    # this rule looks at launch files only
+    if wrong := tuple(hostfile_line(Facts(cast(RunFile, None), launch=(file,)))):
+        raise Refused(wrong)
+    return file.hosts
+
+
+def _paths(run: RunFile) -> Iterator[WantedPath]:
+    """What the run reads and writes; a model from a hub is no path."""
+    config = run.config
+    yield WantedPath("run folder", run.run_dir, "write", run.place("run", "dir"))
+    yield WantedPath("index", run.index_dir, "write", run.place("data", "index_dir"))
+    if config.model.path != BUILTIN_TINY and looks_local(config.model.path):
+        yield WantedPath("model", config.model.path, "read", run.place("model", "path"))
+    if config.tokenizer is not None and looks_local(config.tokenizer.path):
+        yield WantedPath("tokenizer", config.tokenizer.path, "read", run.place("tokenizer", "path"))
+    for key, names in (("train", config.data.train), ("validation", config.data.validation)):
+        for number, name in enumerate(names):
+            yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
+    if config.deepspeed is not None:
+        yield WantedPath(
+            "DeepSpeed file", os.path.expanduser(config.deepspeed), "read", run.place("deepspeed")
+        )

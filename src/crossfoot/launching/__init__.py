@@ -1,0 +1,1 @@
+"""Starts a run anywhere: renders the start as plain text, checks it, and starts it. Pure: no torch."""

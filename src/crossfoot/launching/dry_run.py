@@ -1,0 +1,155 @@
+"""The dry run: the first steps of a cluster's plan, trained in one process, and what they say about it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.launching import refusals
+from crossfoot.launching.resolving import dry_dir_of
+from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, counted, read_attempts
+from crossfoot.ledger.book import read_readable
+from crossfoot.ledger.ending import read_lock
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.receipt import receipt_of
+from crossfoot.planning.changing import changes
+from crossfoot.planning.run_folder import holds_run
+from crossfoot.written.shown import shown
+
+MARK = "dry-run.json"
+"""In the folder of a dry run: it may be made again."""
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
+"""Of a step's loss, relative: what the rounding of another layout and another engine comes to."""
+
+
+def make_room(run_dir: str, steps: int) -> str:
+    """The folder for a new dry run; an older dry run in it is removed. Refused when it holds another run."""
+    folder = dry_dir_of(run_dir)
+    mark = Path(folder, MARK)
+    if mark.exists():
+        shutil.rmtree(folder)
+    elif holds_run(folder):
+        raise Refused(refusals.not_a_dry_run(folder))
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"of": run_dir, "steps": steps}) + "\n", encoding="utf-8")
+    return folder
+
+
+def report(folder: str) -> str:
+    """What a dry run has found out, as a page. Raises Refused when its papers cannot be read."""
+    lock, entries, receipt = read_lock(os.path.join(folder, LOCK_FILE)), _lines(folder), receipt_of(folder)
+    plan: Mapping[str, Any] = lock["plan"]
+    ranks, total = int(plan["dp_degree"]), int(plan["total_steps"])
+    rows = [
+        f"dry run of {lock['name']}: {_counted(len(entries), 'step')} of {total:,}, "
+        f"{_counted(ranks, 'rank')} folded into this process",
+        "   step           loss      grad norm           rate    seconds",
+    ]
+    for entry in entries:
+        rows.append(
+            f"  {entry.step:>5,}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
+            f"   {entry.seconds:>8.2f}"
+        )
+    samples = sum(entry.real_samples for entry in entries)
+    rows.append(f"receipt: {'foots' if receipt.foots else 'DOES NOT FOOT'}, {samples:,} samples trained")
+    rows += _estimate(entries, ranks, total)
+    rows.append(f"the run itself will print these losses, and is held against them when it ends ({folder})")
+    return "\n".join(rows)
+
+
+def _estimate(entries: Sequence[StepEntry], ranks: int, total: int) -> list[str]:
+    """Seconds per step here, and what the cluster should then need. The first step is not typical."""
+    typical = entries[1:] or entries
+    if not typical:
+        return []
+    here = statistics.median(entry.seconds for entry in typical)
+    there = here / ranks
+    return [
+        f"a step takes {_duration(here)} here; on {_counted(ranks, 'rank')} like this one "
+        f"{_duration(there)}, {_duration(there * total)} for all {total:,} steps",
+        "    an estimate: it assumes ranks as fast as this process and nothing lost to communication, and "
+        "leaves out loading, validation and checkpoints",
+    ]
+
+
+def compare_with_dry_run(run_dir: str) -> str | Finding | None:
+    """Hold the first steps of a run against its dry run: a line that says how well they agree, or a warning
+    with both values (CF490). None when there is no dry run of these very batches, or nothing to compare yet.
+
+    Only reads. A dry run of another plan (rates, model, precision) is named and not compared.
+    """
+    folder = dry_dir_of(os.path.normpath(run_dir))
+    try:
+        if not holds_run(folder) or not os.path.exists(os.path.join(folder, MARK)):
+            return None
+        lock, dry_lock = (read_lock(os.path.join(each, LOCK_FILE)) for each in (run_dir, folder))
+        batches = dry_lock["plan"]["batches_sha256"]
+        if batches is None or batches != lock["plan"]["batches_sha256"]:
+            return None
+        if others := changes(dry_lock, lock):
+            told = ", ".join(
+                f"{one.key} was {shown(one.before)} there and is {shown(one.now)}" for one in others
+            )
+            return f"not held against the dry run: {told}"
+        here = {entry.step: entry for entry in _lines(run_dir)}
+        pairs = [(here[entry.step], entry) for entry in _lines(folder) if entry.step in here]
+    except (Refused, KeyError, TypeError):
+        return None  # papers of a dry run that cannot be read say nothing against the run
+    return _verdict(pairs, lock["config"], folder) if pairs else None
+
+
+def _verdict(
+    pairs: Sequence[tuple[StepEntry, StepEntry]], config: Mapping[str, Any], folder: str
+) -> str | Finding:
+    differences = [_difference(real.loss, dry.loss) for real, dry in pairs]
+    largest = max(differences)
+    how_many = "the first step" if len(pairs) == 1 else f"the first {len(pairs)} steps"
+    if (config.get("lora") or {}).get("dropout"):
+        return (
+            f"{how_many} and the dry run differ by {largest:.0e}: dropout draws other numbers on other ranks"
+        )
+    tolerance = TOLERANCE[config["model"]["dtype"]]
+    worst = next((at for at, one in enumerate(differences) if not one <= tolerance), None)
+    if worst is None:
+        verb = "agrees" if len(pairs) == 1 else "agree"
+        return f"{how_many} {verb} with the dry run " + (f"to {largest:.0e}" if largest else "exactly")
+    real, dry = pairs[worst]
+    return refusals.differs_from_dry_run(
+        real.step, real.loss, dry.loss, differences[worst], tolerance, folder
+    )
+
+
+def _difference(one: float, other: float) -> float:
+    """Relative; 0 for two that are equal, both no numbers included, and infinite for one that is none."""
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.inf
+    return abs(one - other) / max(abs(one), abs(other))
+
+
+def _lines(run_dir: str) -> list[StepEntry]:
+    """The lines that count, by step."""
+    lines = read_readable(os.path.join(run_dir, LEDGER_FILE))
+    attempts = read_attempts(run_dir, {line.attempt for line in lines})
+    return sorted(counted(lines, attempts)[0], key=lambda entry: entry.step)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _duration(seconds: float) -> str:
+    """`2.5 s`, `52 min`, `3 h 20 min`."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours:,} h {rest} min" if hours else f"{minutes} min"

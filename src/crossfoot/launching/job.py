@@ -1,0 +1,154 @@
+"""What is to be started: a run config, where its ranks shall be, and everything that the targets render."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from crossfoot.launching.shell_text import comment
+
+Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
+TARGETS: tuple[str, ...] = get_args(Target)
+Tasks = Literal["rank", "node"]
+
+FORWARDED = (
+    *("DS_ACCELERATOR", "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
+    *("HF_HOME", "HF_HUB_OFFLINE"),
+)
+"""Variables that decide how ranks run. Those that are set here are written into what is rendered, so that it
+does the same from another shell."""
+PORT = 29_500
+"""Where rank 0 is met, unless it is said otherwise or taken: the default of every launcher."""
+FOLDER = "launch"
+"""Of the run folder: what the run was started with."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for. None: not said.
+
+    continued: run folder to go on with. steps: of a dry run. hostfile, no_ssh, node_rank, address: where the
+    nodes are. partition, account, time, cpus_per_task, signal_seconds, tasks, detach: SLURM's.
+    """
+
+    target: Target
+    continued: str | None = None
+    allow: tuple[str, ...] = ()
+    dry_run: bool = False
+    steps: int | None = None
+    hostfile: str | None = None
+    no_ssh: bool = False
+    node_rank: int | None = None
+    address: str | None = None
+    port: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    time: str | None = None
+    cpus_per_task: int | None = None
+    signal_seconds: int | None = None
+    tasks: Tasks | None = None
+    detach: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A start, all but rendered.
+
+    name: of the run. config: path as the commands shall name it. words: behind it. script: a train.py to
+    start; None: the module crossfoot. stem: path of the files that are rendered, without their endings.
+    made_by: the words after `crossfoot` that render this. tools: folder of deepspeed, torchrun, accelerate
+    and python; None when PATH leads there. exports: variables to set. uses_gpus: False on CPUs. visible:
+    CUDA_VISIBLE_DEVICES. hosts: of the hostfile, in order.
+    """
+
+    name: str
+    config: str
+    words: tuple[str, ...]
+    run_dir: str
+    num_nodes: int
+    gpus_per_node: int
+    stem: str
+    wishes: Wishes
+    made_by: tuple[str, ...] = ()
+    script: str | None = None
+    tools: str | None = None
+    exports: Mapping[str, str] = field(default_factory=dict)
+    uses_gpus: bool = True
+    visible: tuple[int, ...] = ()
+    hosts: tuple[str, ...] = ()
+    port: int = PORT
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.num_nodes * self.gpus_per_node
+
+    @property
+    def address(self) -> str | None:
+        """Host of node 0; None when nobody says."""
+        return self.wishes.address or next(iter(self.hosts), None)
+
+    def tool(self, name: str) -> str:
+        """How a launcher is called from here."""
+        return name if self.tools is None else os.path.join(self.tools, name)
+
+    def trained(self, module_option: str = "-m") -> tuple[str, ...]:
+        """What the launcher starts on every rank, its words too."""
+        program = (module_option, "crossfoot", "train") if self.script is None else (self.script,)
+        return (*program, self.config, *self.words)
+
+    @property
+    def topology(self) -> str:
+        """`2 nodes x 8 GPUs = 16 ranks`."""
+        what = "GPU" if self.uses_gpus else "CPU rank"
+        nodes, each = counted(self.num_nodes, "node"), counted(self.gpus_per_node, what)
+        return f"{nodes} x {each} = {counted(self.world_size, 'rank')}"
+
+    def heading(self, how: str) -> list[str]:
+        """The comment that every rendered file begins with."""
+        lines = [comment(f"{self.name}: {self.topology}, {how}")]
+        if self.made_by:
+            lines.append(comment(f"made by: crossfoot {shlex.join(self.made_by)}"))
+        return lines
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a target renders. files: (path, text), that which is started first. command: what starts it.
+    needs: programs that must be here. notes: for the person who keeps it.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    command: tuple[str, ...]
+    needs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def script_file(lines: list[str]) -> str:
+    """The text of a script."""
+    return "\n".join(["#!/bin/bash", *lines]) + "\n"
+
+
+def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of this shell that are written into what is rendered."""
+    return {name: environ[name] for name in FORWARDED if environ.get(name)}
+
+
+def tools_folder(name: str = "python") -> str | None:
+    """Where this interpreter's scripts are; None when PATH finds the same ones."""
+    own = Path(sys.executable).parent
+    found = shutil.which(name)
+    if found is not None and Path(found).parent == own:
+        return None
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 node`, `8 nodes`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -1,0 +1,113 @@
+"""The ranks that a launcher has started on this machine, and signals to them past the launcher.
+
+Launchers do not hand signals on as they come: deepspeed's command ends without its ranks at SIGTERM, the
+part of it that starts them dies of SIGUSR1, and torchrun makes SIGTERM of Ctrl-C. A rank that gets a signal
+by itself finishes its step, writes a checkpoint, and its launcher then ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from crossfoot.heartbeats import Heartbeat, read_heartbeats
+
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
+_SSH_SECONDS = 15.0
+
+
+def rank_processes(pid: int, proc: str = "/proc") -> list[int]:
+    """The ranks below a process: those that run crossfoot's training. What a rank has started is none."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for name in os.listdir(proc) if os.path.isdir(proc) else ():
+        if name.isdigit() and (parent := _parent(int(name), proc)):
+            children[parent].append(int(name))
+    found: list[int] = []
+    waiting = list(children[pid])
+    while waiting:
+        current = waiting.pop()
+        if is_rank(_words(current, proc)):
+            found.append(current)
+        else:
+            waiting.extend(children[current])
+    return sorted(found)
+
+
+def is_rank(words: Sequence[str]) -> bool:
+    """Whether a process with these command line words is a rank: python with `-m crossfoot`, or with a
+    train.py."""
+    if not words or not os.path.basename(words[0]).startswith("python"):
+        return False
+    rest = list(words[1:])
+    while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-c"):
+        rest = rest[2:] if rest[0] in ("-W", "-X") else rest[1:]
+    if rest[:1] == ["-m"]:
+        return rest[1:2] == ["crossfoot"]
+    return bool(rest) and os.path.basename(rest[0]) == "train.py"
+
+
+def signal_ranks(pids: Iterable[int], number: int) -> bool:
+    """Send a signal to processes of this machine; whether one was there."""
+    was_there = False
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+            was_there = True
+    return was_there
+
+
+def ranks_elsewhere(run_dir: str, before: Sequence[int]) -> dict[str, list[int]]:
+    """The ranks of the attempts that are new since `before`, as they say themselves: host -> processes."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for beat in living(run_dir, before):
+        found[beat.host].append(beat.pid)
+    return dict(found)
+
+
+def living(run_dir: str, before: Sequence[int]) -> list[Heartbeat]:
+    """The heartbeats of the newest attempt that is not among `before`, of ranks that have not ended."""
+    beats = [beat for beat in read_heartbeats(run_dir) if beat.attempt not in before]
+    newest = max((beat.attempt for beat in beats), default=0)
+    return [beat for beat in beats if beat.attempt == newest and beat.phase != "ended"]
+
+
+def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
+    """Send a signal (`USR1`) to processes of other machines; whether every machine took it."""
+    asked = [
+        subprocess.Popen(
+            [*_SSH, host, "kill", "-s", name, *map(str, pids)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for host, pids in ranks.items()
+    ]
+    taken = True
+    for process in asked:
+        try:
+            taken &= process.wait(_SSH_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            taken = False
+    return bool(asked) and taken
+
+
+def _parent(pid: int, proc: str) -> int:
+    try:
+        text = Path(proc, str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+        return int(text.rpartition(")")[2].split()[1])  # the name in brackets may hold anything
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _words(pid: int, proc: str) -> list[str]:
+    try:
+        text = Path(proc, str(pid), "cmdline").read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.split("\0")[:-1]

@@ -1,0 +1,193 @@
+"""From the run config and the words of the command line to a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.launching import refusals
+from crossfoot.launching.job import FOLDER, PORT, Job, Wishes, forwarded, tools_folder
+from crossfoot.planning.changing import refusals_of_allow
+from crossfoot.planning.prepare import Static, read_static
+from crossfoot.starting.meeting_point import why_not_free
+from crossfoot.written.launch.statement import LaunchFile, with_named
+
+DRY_STEPS = 3
+_MACHINES = "--to deepspeed, torchrun or accelerate"
+_SLURM = "--to slurm"
+_PORTS_TRIED = 64
+
+
+def refuse_options(wishes: Wishes) -> None:
+    """Refused with every option that would be ignored."""
+    is_slurm, by_hand = wishes.target == "slurm", wishes.target in ("deepspeed", "torchrun", "accelerate")
+    numbered = wishes.target == "accelerate" or wishes.no_ssh
+    given = (
+        ("--hostfile", wishes.hostfile, by_hand, _MACHINES),
+        ("--address", wishes.address, by_hand, _MACHINES),
+        ("--port", wishes.port, not is_slurm, f"{_MACHINES} or local"),
+        ("--no-ssh", wishes.no_ssh or None, wishes.target == "deepspeed", "--to deepspeed"),
+        ("--node-rank", wishes.node_rank, numbered, "--to deepspeed --no-ssh, or --to accelerate"),
+        ("--partition", wishes.partition, is_slurm, _SLURM),
+        ("--account", wishes.account, is_slurm, _SLURM),
+        ("--time", wishes.time, is_slurm, _SLURM),
+        ("--cpus-per-task", wishes.cpus_per_task, is_slurm, _SLURM),
+        ("--signal-seconds", wishes.signal_seconds, is_slurm, _SLURM),
+        ("--tasks", wishes.tasks, is_slurm, _SLURM),
+        ("--detach", wishes.detach or None, is_slurm, _SLURM),
+        ("--dry-run", wishes.dry_run or None, wishes.target == "accelerate", "--to accelerate"),
+        ("--steps", wishes.steps, wishes.dry_run, "--dry-run"),
+        ("--continue", wishes.continued, not wishes.dry_run, "a run, not a dry run"),
+    )
+    wrong = [
+        refusals.option_elsewhere(option, belongs)
+        for option, value, fits, belongs in given
+        if value is not None and not fits
+    ]
+    wrong += refusals_of_allow(wishes.allow)
+    if wrong:
+        raise Refused(wrong)
+
+
+def read_run_for(config: str, overrides: Sequence[str], wishes: Wishes) -> Static:
+    """The run as the ranks will read it, the hostfile held against it. Refused with all that is wrong."""
+    words = list(overrides)
+    if wishes.continued is not None:
+        words.append(run_dir_word(wishes.continued))
+    static = read_static(config, words, launch_files=[wishes.hostfile] if wishes.hostfile else [])
+    static.refuse()
+    return static
+
+
+def run_dir_word(run_dir: str) -> str:
+    """The override that sets the run folder; quoted where YAML could take the path for something else."""
+    is_plain = re.fullmatch(r"[\w.-]*/[\w./-]*", run_dir, re.ASCII) is not None
+    return f"run.dir={run_dir if is_plain else json.dumps(run_dir, ensure_ascii=False)}"
+
+
+def make_job(
+    static: Static,
+    overrides: Sequence[str],
+    wishes: Wishes,
+    environ: Mapping[str, str],
+    *,
+    stem: str | None = None,
+) -> Job:
+    """The job. stem: where its files are to be; None: in the run folder. Refused with all that is missing."""
+    run = static.run
+    findings = list(_missing(static, wishes))
+    uses_gpus = environ.get("DS_ACCELERATOR", "").lower() != "cpu"
+    hosts = _hosts(static.facts.launch)
+    topology = static.sourced.topology
+    visible: tuple[int, ...] = ()
+    if wishes.target == "local" and uses_gpus:
+        try:
+            visible = _visible(environ.get("CUDA_VISIBLE_DEVICES", ""), topology.gpus_per_node)
+        except ValueError as reason:
+            findings.append(refusals.visible_devices(str(reason)))
+    if findings:
+        raise Refused(findings)
+    run_dir, words = run.run_dir, list(overrides)
+    if wishes.dry_run:
+        run_dir = dry_dir_of(run_dir)
+        words += [run_dir_word(run_dir), "--stop-after", str(wishes.steps or DRY_STEPS)]
+    if wishes.continued is not None:
+        words += ["--continue", wishes.continued]
+    for key in wishes.allow:
+        words += ["--allow", key]
+    return Job(
+        name=run.config.run.name,
+        config=run.path,
+        words=tuple(words),
+        run_dir=run_dir,
+        num_nodes=topology.num_nodes,
+        gpus_per_node=topology.gpus_per_node,
+        stem=stem or os.path.join(run_dir, FOLDER, wishes.target),
+        wishes=wishes,
+        made_by=(*made_by(run.path, overrides, wishes), *(("--write", stem) if stem else ())),
+        tools=tools_folder(),
+        exports=forwarded(environ),
+        uses_gpus=uses_gpus,
+        visible=visible,
+        hosts=hosts,
+        port=wishes.port or PORT,
+    )
+
+
+def dry_dir_of(run_dir: str) -> str:
+    """The folder of a run's dry run."""
+    return f"{run_dir}-dryrun"
+
+
+def made_by(config: str, overrides: Sequence[str], wishes: Wishes) -> Iterator[str]:
+    """The words after `crossfoot` that render this job again, here."""
+    yield from ("launch", config, *overrides, "--to", wishes.target)
+    if wishes.continued is not None:
+        yield from ("--continue", wishes.continued)
+    for key in wishes.allow:
+        yield from ("--allow", key)
+    for name in ("dry_run", "no_ssh"):
+        if getattr(wishes, name):
+            yield "--" + name.replace("_", "-")
+    valued = ("steps", "hostfile", "address", "port", "partition", "account", "time", "cpus_per_task")
+    for name in (*valued, "signal_seconds", "tasks"):
+        value = getattr(wishes, name)
+        if value is not None:
+            yield from ("--" + name.replace("_", "-"), str(value))
+
+
+def node_rank_of(job: Job) -> int:
+    """Which node this machine is. Refused when nothing says so."""
+    if job.wishes.node_rank is not None or job.num_nodes == 1:
+        return job.wishes.node_rank or 0
+    here = socket.gethostname()
+    for rank, host in enumerate(job.hosts):
+        if host == here or host.split(".")[0] == here.split(".")[0]:
+            return rank
+    raise Refused(refusals.node_unknown(here, job.hosts))
+
+
+def free_port(port: int) -> int:
+    """The port, or the next one that is free on this machine."""
+    tried = range(port, port + _PORTS_TRIED)
+    return next((each for each in tried if why_not_free(each) is None), port)
+
+
+def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
+    run, target = static.run, wishes.target
+    cluster = run.config.cluster
+    pairs = (("cluster.num_nodes", cluster.num_nodes), ("cluster.gpus_per_node", cluster.gpus_per_node))
+    unsaid = [key for key, value in pairs if value is None]
+    num_nodes = static.sourced.topology.num_nodes
+    if target == "deepspeed" and not wishes.hostfile:
+        yield refusals.hostfile_needed(target)
+    elif unsaid and not wishes.hostfile:
+        yield refusals.cluster_unknown(run, unsaid, target)
+    elif target == "local" and num_nodes > 1:
+        yield refusals.one_machine_only(run, num_nodes)
+    elif target in ("torchrun", "accelerate") and num_nodes > 1:
+        is_told = wishes.dry_run or wishes.address or _hosts(static.facts.launch)
+        yield from () if is_told else (refusals.meeting_point_unknown(target, num_nodes),)
+
+
+def _hosts(launch: Sequence[LaunchFile]) -> tuple[str, ...]:
+    """The hosts of the hostfile, in order."""
+    return tuple(host.name for file in with_named(launch) for host in file.hosts)
+
+
+def _visible(text: str, gpus_per_node: int) -> tuple[int, ...]:
+    """The GPUs of CUDA_VISIBLE_DEVICES that are to be used. ValueError: why they cannot be."""
+    listed = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not listed:
+        return ()
+    if not all(entry.isascii() and entry.isdigit() for entry in listed):
+        raise ValueError(f"CUDA_VISIBLE_DEVICES={text} names GPUs otherwise than by number")
+    if len(listed) < gpus_per_node:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={text} shows {len(listed)} of the {gpus_per_node} GPUs of the plan"
+        )
+    return tuple(int(entry) for entry in listed[:gpus_per_node])

@@ -1,0 +1,103 @@
+"""SLURM: a batch script, one task a rank or one torchrun a node.
+
+One task a rank is the usual form: SLURM then signals, counts and cleans up the ranks themselves, and srun
+hands on their exit code. A launcher in between would need `--signals-to-handle`, and makes 1 of every code.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from crossfoot.launching.job import Job, Rendered, script_file
+from crossfoot.launching.shell_text import Raw, command_text, comment, directive, export
+from crossfoot.starting.slurm import FIRST_PORT, NUM_PORTS
+
+SIGNAL_SECONDS = 120
+_KEPT_BACK_SECONDS = 10
+"""Of the warning time, for SLURM's own end of the job."""
+_REQUEUE = 'if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi'
+
+
+def render(job: Job) -> Rendered:
+    """A batch script for `sbatch`."""
+    by_node = job.wishes.tasks == "node"
+    how = "one torchrun a node" if by_node else "one task a rank"
+    text = script_file(
+        [
+            *job.heading(f"by SLURM, {how}"),
+            comment(
+                f"submit with: mkdir -p {shlex.quote(job.run_dir)} && sbatch {shlex.quote(path_of(job))}"
+            ),
+            *_directives(job),
+            "",
+            *(export(name, value) for name, value in job.exports.items()),
+            *(["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.wishes.cpus_per_task else []),
+            *(_one_torchrun_a_node(job) if by_node else _one_task_a_rank(job)),
+            "# stopped by a signal, with a checkpoint: queue the job again; it goes on from there",
+            _REQUEUE,
+            "exit $code",
+        ]
+    )
+    path = path_of(job)
+    return Rendered(((path, text),), ("sbatch", "--parsable", path), ("sbatch", "srun", "squeue", "scontrol"))
+
+
+def path_of(job: Job) -> str:
+    """Path of the batch script."""
+    return f"{job.stem}.sbatch"
+
+
+def log_path(run_dir: str, job_id: str) -> str:
+    """Where the job writes."""
+    return f"{run_dir}/slurm-{job_id}.log"
+
+
+def _directives(job: Job) -> list[str]:
+    wishes = job.wishes
+    by_node = wishes.tasks == "node"
+    asked = (
+        ("--job-name", job.name),
+        ("--nodes", job.num_nodes),
+        ("--ntasks-per-node", 1 if by_node else job.gpus_per_node),
+        ("--gpus-per-node", job.gpus_per_node if job.uses_gpus else None),
+        ("--cpus-per-task", wishes.cpus_per_task),
+        ("--time", wishes.time),
+        ("--partition", wishes.partition),
+        ("--account", wishes.account),
+        ("--output", log_path(job.run_dir.replace("%", "%%"), "%j")),
+        ("--signal", f"USR1@{wishes.signal_seconds or SIGNAL_SECONDS}"),
+    )
+    lines = [directive(option, value) for option, value in asked if value is not None]
+    return [*lines, directive("--open-mode", "append"), directive("--requeue")]
+
+
+def _one_task_a_rank(job: Job) -> list[str]:
+    return [
+        "# each task is a rank; before the time limit SLURM sends all of them SIGUSR1",
+        command_text(["srun", job.tool("python"), "-u"], job.trained()),
+        "code=$?",
+    ]
+
+
+def _one_torchrun_a_node(job: Job) -> list[str]:
+    warning = job.wishes.signal_seconds or SIGNAL_SECONDS
+    launcher = ["srun", job.tool("torchrun"), "--nnodes", Raw('"$SLURM_NNODES"')]
+    launcher += ["--nproc-per-node", str(job.gpus_per_node)]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", Raw('"$first:$port"')]
+    meeting += ["--rdzv-id", Raw('"$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"')]
+    signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    signals += ["--shutdown-timeout", str(max(_KEPT_BACK_SECONDS, warning - _KEPT_BACK_SECONDS))]
+    began = shlex.quote(f"{job.run_dir}/slurm-began")
+    endings = f"find {shlex.quote(job.run_dir)} -maxdepth 2 -name ending.json"
+    return [
+        "# one torchrun a node; they meet on the first one, and hand SLURM's SIGUSR1 on to the ranks",
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        f"port=$(({FIRST_PORT} + SLURM_JOB_ID % {NUM_PORTS}))",
+        f"touch {began}",
+        command_text(launcher, meeting, signals, job.trained()),
+        "code=$?",
+        "# torchrun ends with 1 whatever its ranks end with; they have written it down",
+        f"stopped=$({endings} \\",
+        f"""  -newer {began} -exec grep -l '"exit_code": 75' {{}} +)""",
+        'if [ -n "$stopped" ]; then code=75; fi',
+    ]

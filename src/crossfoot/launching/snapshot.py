@@ -1,0 +1,77 @@
+"""A copy of the code and of the resolved config in the run folder: what a job in a queue will train with.
+
+Hours may pass before it starts, and again before it is requeued. What is edited in between changes nothing.
+Data and base model are not copied: the index knows its data by content, and a model has a path of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import crossfoot
+from crossfoot.finding import Refused
+from crossfoot.launching.job import Job
+from crossfoot.planning.prepare import Static
+from crossfoot.planning.run_folder import CONFIG_NAME, is_system_refusal, system_refused
+from crossfoot.written.resolved import dump_config
+
+FOLDER = "snapshot"
+SCRIPT_NAME = "train.py"
+_SCRIPT = '''"""Train with the code beside this file."""
+
+import sys
+
+from crossfoot.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
+'''
+
+
+def take_snapshot(job: Job, static: Static) -> Job:
+    """Copy what the job needs into the run folder. Returns the job that starts from there.
+
+    Every submission has a folder of its own (`snapshot`, `snapshot-2`), since an earlier job may still need
+    the one before. Raises Refused when the disk does not take it.
+    """
+    number, folder = 1, Path(job.run_dir, FOLDER)
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"{FOLDER}-{number}")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    config = static.run.config
+    deepspeed = static.facts.deepspeed
+    try:
+        package = Path(crossfoot.__file__).parent
+        shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (partial / SCRIPT_NAME).write_text(_SCRIPT, encoding="utf-8")
+        if deepspeed is not None:
+            name = os.path.basename(deepspeed.path)
+            shutil.copyfile(deepspeed.path, partial / name)
+            config = config.model_copy(update={"deepspeed": os.path.join(folder, name)})
+        (partial / CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not is_system_refusal(error):
+            raise
+        raise Refused(system_refused(error)) from error
+    return replace(
+        job,
+        config=os.path.join(folder, CONFIG_NAME),
+        script=os.path.join(folder, SCRIPT_NAME),
+        words=_without_overrides(job),
+    )
+
+
+def _without_overrides(job: Job) -> tuple[str, ...]:
+    """The options behind the config; the overrides are in the resolved config."""
+    words: list[str] = []
+    if job.wishes.continued is not None:
+        words += ["--continue", job.wishes.continued]
+    for key in job.wishes.allow:
+        words += ["--allow", key]
+    return tuple(words)

@@ -1,0 +1,109 @@
+"""Starts what was rendered on this machine, hands signals on to the ranks, and says how the run ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+from crossfoot.faults.processes import state_of, this_machine
+from crossfoot.launching.job import Job, Rendered
+from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
+from crossfoot.launching.ranks_here import (
+    living,
+    rank_processes,
+    ranks_elsewhere,
+    signal_over_ssh,
+    signal_ranks,
+)
+from crossfoot.ledger.attempts import attempt_numbers
+
+LOOK_SECONDS = 0.2
+LINGER_SECONDS = 120.0
+"""A launcher may be gone before its ranks, which then notice it, save and end."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def start(rendered: Rendered, job: Job) -> Outcome:
+    """Start it and wait. A signal goes to the ranks, on other machines too; they save and end, and the
+    launcher with them.
+    """
+    before = attempt_numbers(job.run_dir)
+    with Signals() as signals:
+        # a session of its own: Ctrl-C in the terminal comes here only, and from here to the ranks
+        with subprocess.Popen(rendered.command, stdin=subprocess.DEVNULL, start_new_session=True) as child:
+            while child.poll() is None:
+                for number in signals.take():
+                    hand_on(number, child.pid, job, before)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(LOOK_SECONDS)
+        _let_ranks_end(job, before, signals)
+    return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.wishes.target} launcher")
+
+
+class Signals:
+    """While it is open, signals are kept and not obeyed. first: the number of the first one."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._waiting: list[int] = []
+        self._before: dict[int, object] = {}
+
+    def take(self) -> list[int]:
+        """Those that came since the last call."""
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self.first = number if self.first is None else self.first
+        self._waiting.append(number)
+
+    def __enter__(self) -> Signals:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:
+    """Give a signal to the ranks; where none can be found, end the launcher and all that it has started."""
+    if signal_ranks(rank_processes(launcher), number):
+        return
+    if job.wishes.target == "deepspeed" and not job.wishes.no_ssh:
+        ranks = ranks_elsewhere(job.run_dir, before)
+        if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG")):
+            return
+    with suppress(ProcessLookupError):
+        os.killpg(launcher, signal.SIGTERM if number == signal.SIGUSR1 else number)
+
+
+def _let_ranks_end(job: Job, before: list[int], signals: Signals) -> None:
+    """Wait for ranks that have outlived their launcher, and for the word of rank 0 when it is on another
+    machine; not for ever.
+    """
+    deadline, said = time.monotonic() + LINGER_SECONDS, False
+    while left := _ranks_left(job.run_dir, before):
+        if time.monotonic() > deadline:
+            return
+        if not said:
+            print("the launcher is gone; waiting for its ranks to end ...", file=sys.stderr, flush=True)
+            said = True
+        for number in signals.take():
+            signal_ranks(left, number)
+        time.sleep(LOOK_SECONDS)
+    if job.num_nodes > 1:
+        wait_for_word(job.run_dir, before)
+
+
+def _ranks_left(run_dir: str, before: list[int]) -> list[int]:
+    """Ranks of the new attempt that still run on this machine."""
+    here = this_machine()
+    mine = [beat for beat in living(run_dir, before) if here and beat.machine == here]
+    return [beat.pid for beat in mine if state_of(beat.pid) == "running"]

@@ -1,0 +1,177 @@
+"""`crossfoot launch`: render a start, show it, check it, start it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from crossfoot.checks.render import render as render_findings
+from crossfoot.finding import Refused
+from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
+from crossfoot.launching.job import FOLDER, Job, Rendered, Wishes
+from crossfoot.launching.outcome import Outcome
+from crossfoot.launching.resolving import (
+    DRY_STEPS,
+    free_port,
+    make_job,
+    node_rank_of,
+    read_run_for,
+    refuse_options,
+)
+from crossfoot.launching.snapshot import take_snapshot
+from crossfoot.launching.start import start
+from crossfoot.launching.submit import advice, follow, refuse_impossible, submit
+from crossfoot.ledger.attempts import attempt_numbers
+from crossfoot.planning.checking import find_all
+from crossfoot.planning.continuing import look_back
+from crossfoot.planning.prepare import Static
+from crossfoot.planning.run_folder import is_system_refusal, refuse_used_folder, system_refused
+
+_RENDER: Mapping[str, Callable[[Job], Rendered]] = {
+    "local": local.render,
+    "deepspeed": deepspeed.render,
+    "slurm": slurm.render,
+    "accelerate": accelerate.render,
+    "torchrun": torchrun.render,
+}
+
+
+def launch(
+    config: str, overrides: Sequence[str], wishes: Wishes, *, shows: bool = False, stem: str | None = None
+) -> int:
+    """The verb; returns the exit code of the contract. stem: where the rendered files are to be kept, their
+    endings left out; they are written there, and nothing is started. shows: nor written, but printed. Raises
+    Refused.
+    """
+    refuse_options(wishes)
+    static = read_run_for(config, overrides, wishes)
+    job = make_job(static, overrides, wishes, os.environ, stem=stem)
+    if shows or stem is not None:
+        rendered = rendered_for(job)
+        (print_files if shows else _write_and_say)(rendered)
+        return 0
+    job = _ready(job, static)
+    outcome = _submit(job, static) if wishes.target == "slurm" else _start(job)
+    if outcome.findings:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(render_findings(outcome.findings, colour), flush=True)
+    return outcome.exit_code
+
+
+def wishes_of(arguments: object) -> Wishes:
+    """What the command line asks for, from its parsed options."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(Wishes)}
+    return Wishes(**{**given, "allow": tuple(given["allow"])})
+
+
+def rendered_for(job: Job) -> Rendered:
+    """The text of the job's target."""
+    return _RENDER[job.wishes.target](job)
+
+
+def print_files(rendered: Rendered) -> None:
+    """One file as it is; of several each behind its name."""
+    for path, text in rendered.files:
+        if len(rendered.files) > 1:
+            print(f"# ---- {path}")
+        print(text, end="", flush=True)
+
+
+def _ready(job: Job, static: Static) -> Job:
+    """What is only looked at for a real start: programs, the run folder, a free port. Raises Refused."""
+    rendered = rendered_for(job)
+    missing = [
+        refusals.program_missing(program, job.wishes.target)
+        for program in rendered.needs
+        if shutil.which(program) is None
+    ]
+    if missing:
+        raise Refused(missing)
+    wishes = job.wishes
+    if wishes.dry_run:
+        dry_run.make_room(static.run.run_dir, wishes.steps or DRY_STEPS)
+    else:
+        (look_back if wishes.continued is not None else refuse_used_folder)(static.run)
+    if wishes.no_ssh or wishes.target == "accelerate":
+        job = replace(job, wishes=replace(wishes, node_rank=node_rank_of(job)))
+    if wishes.port is None and job.num_nodes == 1 and wishes.target != "slurm":
+        job = replace(job, port=free_port(job.port))
+    return job
+
+
+def _start(job: Job) -> Outcome:
+    rendered = rendered_for(job)
+    _write(rendered)
+    _refuse_findings(job, rendered)
+    _say(f"starting {rendered.files[0][0]}: {job.topology}")
+    outcome = start(rendered, job)
+    if job.wishes.dry_run:
+        if outcome.exit_code in (0, 3):
+            print(f"\n{dry_run.report(job.run_dir)}", flush=True)
+        else:
+            failed = refusals.dry_run_failed(job.run_dir, outcome.exit_code)
+            return Outcome(outcome.exit_code, (*outcome.findings, failed))
+    elif not attempt_numbers(job.run_dir):
+        _take_back(rendered, job.run_dir)
+    return outcome
+
+
+def _submit(job: Job, static: Static) -> Outcome:
+    refuse_impossible(rendered_for(job), job)
+    os.makedirs(job.run_dir, exist_ok=True)
+    job = take_snapshot(job, static)
+    rendered = rendered_for(job)
+    _write(rendered)
+    _refuse_findings(job, rendered)
+    before = attempt_numbers(job.run_dir)
+    job_id = submit(rendered, job)
+    _say(f"submitted job {job_id}: {job.topology}; it trains with the copy in {os.path.dirname(job.config)}")
+    _say(advice(job_id, job.run_dir))
+    return Outcome(0) if job.wishes.detach else follow(job_id, job, before)
+
+
+def _refuse_findings(job: Job, rendered: Rendered) -> None:
+    """What `crossfoot check` finds in the run and in what was rendered. Raises Refused for errors."""
+    findings = find_all(job.config, [rendered.files[0][0]])
+    if any(finding.severity == "error" for finding in findings):
+        raise Refused(findings)
+
+
+def _write(rendered: Rendered) -> None:
+    """Write what is rendered; the first file is one to run. Raises Refused when the disk does not take it."""
+    try:
+        for position, (path, text) in enumerate(rendered.files):
+            file = Path(path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            if position == 0:
+                file.chmod(0o755)
+    except OSError as error:
+        if not is_system_refusal(error):
+            raise
+        raise Refused(system_refused(error)) from error
+
+
+def _write_and_say(rendered: Rendered) -> None:
+    _write(rendered)
+    for path, _ in rendered.files:
+        print(path)
+
+
+def _take_back(rendered: Rendered, run_dir: str) -> None:
+    """A run that was refused leaves no folder behind."""
+    for path, _ in rendered.files:
+        Path(path).unlink(missing_ok=True)
+    for folder in (os.path.join(run_dir, FOLDER), run_dir):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,226 @@
+"""A start on this machine: signals reach the ranks, and the exit code is the contract's, whatever launchers
+say.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from crossfoot.launching import outcome, start
+from crossfoot.launching.job import Job, Rendered, Wishes
+from crossfoot.launching.outcome import ended_with, outcome_of
+from crossfoot.launching.ranks_here import is_rank, rank_processes, signal_over_ssh
+from crossfoot.ledger.ending import Ending
+from ledger_cases import Job as Told
+from ledger_cases import six_samples
+
+STEPS = [[(0, 0), (0, 1)], [(0, 2), (0, 3)]]
+RANK = """\
+import json, os, signal, sys, time
+from pathlib import Path
+run, rank = Path(sys.argv[1]), sys.argv[2]
+ends = {signal.SIGUSR1: 75, signal.SIGTERM: 75, signal.SIGINT: 130}
+def end(number, frame):
+    (run / f"rank-{rank}-got").write_text(signal.Signals(number).name)
+    if rank == "0":
+        folder = run / "attempt-001"
+        folder.mkdir(parents=True, exist_ok=True)
+        said = {"format": 1, "reason": "signal", "step": 1, "exit_code": ends[number], "planned_steps": 2}
+        said |= {"validation_loss": None, "adapter_path": None}
+        (folder / "ending.json").write_text(json.dumps(said))
+    os._exit(ends[number])
+for number in ends:
+    signal.signal(number, end)
+(run / f"rank-{rank}-began").write_text("")
+time.sleep(60)
+"""
+LAUNCHER = """\
+import subprocess, sys
+from pathlib import Path
+ranks = [subprocess.Popen([sys.executable, "-u", "train.py", sys.argv[1], str(rank)]) for rank in range(2)]
+sys.exit(1 if any(rank.wait() for rank in ranks) else 0)
+"""
+
+
+def _job(run_dir: Path, **more: object) -> Job:
+    job = Job("small", "config.yaml", (), str(run_dir), 1, 2, "x", Wishes("torchrun"))
+    return Job(**{**vars(job), **more})
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_goes_to_the_ranks_and_not_to_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int
+) -> None:
+    """This launcher would die of SIGUSR1 and SIGTERM, and makes 1 of every code."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    Path("train.py").write_text(RANK)
+    Path("launcher.py").write_text(LAUNCHER)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 20
+        while not all((run / f"rank-{rank}-began").exists() for rank in range(2)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    rendered = Rendered((), (sys.executable, "launcher.py", str(run)), ())
+    ended = start.start(rendered, _job(run))
+    assert ended.exit_code == exit_code
+    assert ended.findings == ()
+    for rank in range(2):
+        assert (run / f"rank-{rank}-got").read_text() == number.name
+    assert signal.getsignal(number) != start.Signals._keep
+
+
+def test_before_there_are_ranks_the_launcher_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mark = tmp_path / "began"
+    command = ("bash", "-c", f"touch '{mark}'; sleep 60 & sleep 60")
+
+    def interrupt() -> None:
+        while not mark.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=interrupt).start()
+    began = time.monotonic()
+    ended = start.start(Rendered((), command, ()), _job(tmp_path / "run"))
+    assert time.monotonic() - began < 20
+    assert ended.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    ("reason", "exit_code"), [("signal", 75), ("orphaned", 75), ("interrupt", 130), ("fault", 1)]
+)
+@pytest.mark.parametrize("returncode", [0, 1, 15, -9])
+def test_what_rank_0_has_written_is_the_exit_code(
+    tmp_path: Path, reason: str, exit_code: int, returncode: int
+) -> None:
+    told = Told(tmp_path / "run", six_samples(), STEPS)
+    told.run(1, ending=Ending(reason, 1, exit_code, 2))
+    assert outcome_of(str(told.folder), [], returncode).exit_code == exit_code
+    assert outcome_of(str(told.folder), [], returncode).findings == ()
+
+
+@pytest.mark.parametrize("returncode", [0, 1])
+def test_a_finished_run_is_judged_by_its_receipt(tmp_path: Path, returncode: int) -> None:
+    told = Told(tmp_path / "foots", six_samples(), STEPS)
+    told.run(2, ending=Ending("finished", 2, 0, 2))
+    assert outcome_of(str(told.folder), [], returncode) == outcome.Outcome(0)
+    told = Told(tmp_path / "does not", six_samples(), STEPS)
+    told.run(1, ending=Ending("finished", 2, 0, 2))
+    assert outcome_of(str(told.folder), [], returncode) == outcome.Outcome(3)
+
+
+def test_a_run_without_a_last_word_ends_with_1_and_says_so(tmp_path: Path) -> None:
+    """deepspeed says 0 when the part of it that starts the ranks was killed."""
+    told = Told(tmp_path / "run", six_samples(), STEPS)
+    told.run(1)
+    ended = outcome_of(str(told.folder), [], 0, starter="local launcher")
+    assert ended.exit_code == 1
+    assert [finding.code for finding in ended.findings] == ["CF489"]
+    assert ended.findings[0].title.startswith(
+        "the local launcher ended with exit code 0, and the run has not"
+    )
+
+
+def test_earlier_attempts_say_nothing_about_this_one(tmp_path: Path) -> None:
+    told = Told(tmp_path / "run", six_samples(), STEPS)
+    told.run(1, ending=Ending("signal", 1, 75, 2))
+    run_dir = str(told.folder)
+    assert outcome_of(run_dir, [1], 1) == outcome.Outcome(1)
+    assert outcome_of(run_dir, [1], 2) == outcome.Outcome(2)
+    assert outcome_of(run_dir, [1], 1, signal.SIGINT) == outcome.Outcome(130)
+    assert outcome_of(run_dir, [1], 1, signal.SIGTERM) == outcome.Outcome(75)
+    for returncode in (0, -11, 247):
+        ended = outcome_of(run_dir, [1], returncode)
+        assert ended.exit_code == 1
+        assert "no rank has begun" in ended.findings[0].notes
+    told.run(2, first_step=1, ending=Ending("finished", 2, 0, 2))
+    assert outcome_of(run_dir, [1], 1) == outcome.Outcome(0)
+
+
+def test_a_damaged_ending_is_told(tmp_path: Path) -> None:
+    told = Told(tmp_path / "run", six_samples(), STEPS)
+    told.run(1)
+    (told.folder / "attempt-001" / "ending.json").write_text("{")
+    ended = outcome_of(str(told.folder), [], 0)
+    assert ended.exit_code == 1
+    assert [finding.code for finding in ended.findings] == ["CF707"]
+
+
+def test_how_a_launcher_ended_is_said_in_words() -> None:
+    assert ended_with(1) == "with exit code 1"
+    assert ended_with(-9) == ended_with(137) == "by SIGKILL"
+    assert ended_with(255) == "with exit code 255"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["/v/bin/python", "-u", "-m", "crossfoot", "--local_rank=0", "train", "c.yaml"],
+        ["python3.11", "-W", "ignore", "-m", "crossfoot", "train", "c.yaml"],
+        ["python", "-u", "runs/x/snapshot/train.py", "c.yaml"],
+    ],
+)
+def test_a_rank_is_known_by_its_words(words: list[str]) -> None:
+    assert is_rank(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["bash", "-c", "python train.py c.yaml"],
+        ["python", "/v/bin/deepspeed", "--num_gpus", "2", "--module", "crossfoot", "train", "c.yaml"],
+        ["python", "-u", "-m", "deepspeed.launcher.launch", "--module", "crossfoot", "train", "c.yaml"],
+        ["python", "/v/bin/torchrun", "--standalone", "-m", "crossfoot", "train", "c.yaml"],
+        ["python", "-m", "torch.distributed.run", "train.py"],
+        ["python", "/v/bin/accelerate", "launch", "train.py"],
+        ["python", "-c", "import train"],
+    ],
+)
+def test_a_launcher_is_no_rank(words: list[str]) -> None:
+    assert not is_rank(words)
+
+
+def test_ranks_are_found_below_their_launcher_only(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import time, os\nif not os.fork(): time.sleep(60)\ntime.sleep(60)\n")
+    inner = f"{sys.executable} train.py & {sys.executable} train.py & wait"
+    with subprocess.Popen(["bash", "-c", inner], cwd=tmp_path, start_new_session=True) as shell:
+        deadline = time.monotonic() + 20
+        while len(rank_processes(shell.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        found = rank_processes(shell.pid)
+        elsewhere = rank_processes(found[0])
+        os.killpg(shell.pid, signal.SIGKILL)
+    assert len(found) == 2
+    assert len(elsewhere) <= 1  # its own child
+
+
+def test_signals_over_ssh_name_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "said"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {said}\ncase "$*" in *gone*) exit 255;; esac\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert signal_over_ssh({"n1": [7, 8]}, "USR1")
+    assert said.read_text().endswith("n1 kill -s USR1 7 8\n")
+    assert not signal_over_ssh({"n1": [7], "gone": [8]}, "TERM")
+    assert not signal_over_ssh({}, "TERM")
