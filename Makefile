@@ -22,13 +22,13 @@ help:
 demo: .venv/.installed
 	@tools/demo.sh
 
-# Without arguments: the quick tests side by side, then those that start ranks, one after the other.
+# Without arguments: the quick tests side by side, then those that start ranks, two files of them at a time.
 QUICK := tests/unit tests/findings tests/properties
 
 test: .venv/.installed-test
 ifeq ($(strip $(PYTEST_ARGS)),)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(QUICK)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(foreach folder,$(QUICK),--ignore $(folder))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(foreach folder,$(QUICK),--ignore $(folder))
 else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 endif

@@ -30,6 +30,7 @@ def write_figure(path: Path, calm: Path, stormy: Path) -> None:
     def text(x: float, y: float, words: str, anchor: str = "start") -> str:
         return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{INK}">{words}</text>'
 
+    attempts = len(list(stormy.glob("attempt-*")))
     counted = [last[step] for step in sorted(last)]
     begins = [
         line for line, before in zip(other[1:], other, strict=False) if line["attempt"] > before["attempt"]
@@ -43,7 +44,7 @@ def write_figure(path: Path, calm: Path, stormy: Path) -> None:
         f'<line x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 8}" stroke="{LOST}"/>'
         for x, _ in (at(line).split(",") for line in begins)
     ]
-    title = f"{len(begins) + 1} attempts, {len(lost)} steps lost and computed again"
+    title = f"{attempts} attempts, {len(lost)} steps lost and computed again"
     path.write_text(
         "\n".join(
             [
