@@ -37,7 +37,7 @@ def hostfile_needed(target: str) -> Finding:
     """CF481: the deepspeed launcher is to reach other machines, and no hostfile names them.
 
     DeepSpeed knows other machines from its hostfile only, `HOST slots=GPUS`, a line for each. Where it looks
-    by itself (/job/hostfile) it is silent when there is none, and starts on this machine alone. (lie U2)
+    by itself (/job/hostfile) it is silent when there is none, and starts on this machine alone.
     """
     return Finding(
         "CF481",
