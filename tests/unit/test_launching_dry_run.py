@@ -140,6 +140,15 @@ def test_a_folder_of_that_name_without_the_mark_is_no_dry_run(runs: Runs) -> Non
     assert refused.value.findings[0].code == "CF491"
 
 
+def test_a_dry_run_that_was_continued_is_left_alone(runs: Runs) -> None:
+    runs.train()
+    runs.dry.run(3, first_step=2, topology=(1, 4), ending=Ending("finished", 3, 0, 3))
+    with pytest.raises(Refused) as refused:
+        make_room(str(runs.real.folder), 3)
+    assert refused.value.findings[0].code == "CF491"
+    assert len(runs.dry.ledger.read_text().splitlines()) == 3
+
+
 def test_a_new_dry_run_takes_the_place_of_an_old_one(runs: Runs) -> None:
     runs.train()
     folder = make_room(str(runs.real.folder), 5)

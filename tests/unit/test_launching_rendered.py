@@ -362,3 +362,21 @@ def test_a_directive_is_read_back_by_its_reader() -> None:
 def test_a_comment_ends_where_its_line_ends() -> None:
     assert comment("a\nrm -r x\r\x00") == "# a?rm -r x??"
     assert command_text(["a b", Raw('"$node"')], [], ["c"]) == "'a b' \"$node\" \\\n  c"
+
+
+def test_rendering_imports_nothing_heavy(folder: Path) -> None:
+    watched = (
+        "import sys\nfrom crossfoot.cli import main\n"
+        "main(['launch', 'config.yaml', '--to', 'slurm', '--print'])\n"
+        "import crossfoot.launching.verb\n"
+        "print({'torch', 'transformers', 'deepspeed', 'accelerate'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watched],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("#!/bin/bash")
+    assert done.stderr == "set()\n"

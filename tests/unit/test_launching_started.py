@@ -104,6 +104,24 @@ def test_before_there_are_ranks_the_launcher_is_ended(
     assert ended.exit_code == 75
 
 
+def test_the_third_ctrl_c_kills_a_launcher_that_does_not_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mark = tmp_path / "began"
+    command = ("bash", "-c", f"trap '' TERM INT; touch '{mark}'; while true; do sleep 0.1; done")
+
+    def interrupt() -> None:
+        while not mark.exists():
+            time.sleep(0.02)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    threading.Thread(target=interrupt).start()
+    assert start.start(Rendered((), command, ()), _job(tmp_path / "run")).exit_code == 130
+
+
 @pytest.mark.parametrize(
     ("reason", "exit_code"), [("signal", 75), ("orphaned", 75), ("interrupt", 130), ("fault", 1)]
 )

@@ -14,7 +14,7 @@ from typing import Any
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching import refusals
 from crossfoot.launching.resolving import dry_dir_of
-from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, counted, read_attempts
+from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, attempt_numbers, counted, read_attempts
 from crossfoot.ledger.book import read_readable
 from crossfoot.ledger.ending import read_lock
 from crossfoot.ledger.entry import StepEntry
@@ -25,15 +25,19 @@ from crossfoot.written.shown import shown
 
 MARK = "dry-run.json"
 """In the folder of a dry run: it may be made again."""
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
-"""Of a step's loss, relative: what the rounding of another layout and another engine comes to."""
+TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 2e-3}
+"""Of a step's loss, relative: what the rounding of another layout and another engine may come to. Measured on
+a small model, 2 ranks under ZeRO-2 against one process: equal in float32, 1.1e-4 in bfloat16 over 16 steps;
+there a larger one may be off by one rounding of the format (2 ** -8)."""
 
 
 def make_room(run_dir: str, steps: int) -> str:
-    """The folder for a new dry run; an older dry run in it is removed. Refused when it holds another run."""
+    """The folder for a new dry run; an older one in it is removed. Refused when it holds another run, or a
+    dry run that was continued: then it is more than one.
+    """
     folder = dry_dir_of(run_dir)
     mark = Path(folder, MARK)
-    if mark.exists():
+    if mark.exists() and len(attempt_numbers(folder)) < 2:
         shutil.rmtree(folder)
     elif holds_run(folder):
         raise Refused(refusals.not_a_dry_run(folder))

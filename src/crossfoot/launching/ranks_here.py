@@ -8,6 +8,7 @@ by itself finishes its step, writes a checkpoint, and its launcher then ends wit
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -51,11 +52,16 @@ def is_rank(words: Sequence[str]) -> bool:
 
 
 def signal_ranks(pids: Iterable[int], number: int) -> bool:
-    """Send a signal to processes of this machine; whether one was there."""
+    """Send a signal to ranks of this machine; whether one was there.
+
+    A rank that does not look after signals yet is still importing: Ctrl-C would only show where. It ends in
+    silence by SIGTERM.
+    """
     was_there = False
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            is_heard = number == signal.SIGKILL or _looks_after_signals(pid)
+            os.kill(pid, number if is_heard else signal.SIGTERM)
             was_there = True
     return was_there
 
@@ -95,6 +101,16 @@ def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
             process.wait()
             taken = False
     return bool(asked) and taken
+
+
+def _looks_after_signals(pid: int, proc: str = "/proc") -> bool:
+    """Whether a process has a handler for SIGTERM; True when the system does not tell."""
+    try:
+        status = Path(proc, str(pid), "status").read_text(encoding="utf-8", errors="replace")
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return True
 
 
 def _parent(pid: int, proc: str) -> int:

@@ -206,7 +206,7 @@ def differs_from_dry_run(
     """CF490: a step of the run did not have the loss that its dry run had.
 
     The dry run trains the first steps of the same plan in one process: the same samples, rates and weights,
-    so the losses agree but for rounding: 1e-5 at most in float32, 2e-2 in bfloat16 and float16. A larger
+    so the losses agree but for rounding: 1e-5 at most in float32, 5e-3 in bfloat16, 2e-3 in float16. A larger
     difference means that something is not the same on the cluster: another base model under the same path, a
     rank that computes wrongly, another version of a library. The receipt does not see it, because counts,
     rates and samples agree. `crossfoot prove` on the cluster finds out whether its gradients are right.
@@ -228,7 +228,7 @@ def not_a_dry_run(folder: str) -> Finding:
     """CF491: the folder of the dry run holds something else.
 
     A dry run lives beside its run, in RUN_DIR-dryrun, and a new one takes the place of an old one. A folder
-    of that name that no dry run has made is left alone.
+    of that name that no dry run has made, or a dry run that was continued, is left alone.
     """
     return Finding(
         "CF491",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from types import FrameType, TracebackType
 
@@ -25,6 +26,7 @@ from crossfoot.ledger.attempts import attempt_numbers
 LOOK_SECONDS = 0.2
 LINGER_SECONDS = 120.0
 """A launcher may be gone before its ranks, which then notice it, save and end."""
+_INSISTS = 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -39,6 +41,8 @@ def start(rendered: Rendered, job: Job) -> Outcome:
             while child.poll() is None:
                 for number in signals.take():
                     hand_on(number, child.pid, job, before)
+                    if signals.is_insisted(number):
+                        end_all(child.pid)
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(LOOK_SECONDS)
         _let_ranks_end(job, before, signals)
@@ -51,6 +55,7 @@ class Signals:
     def __init__(self) -> None:
         self.first: int | None = None
         self._waiting: list[int] = []
+        self._counts: Counter[int] = Counter()
         self._before: dict[int, object] = {}
 
     def take(self) -> list[int]:
@@ -58,8 +63,13 @@ class Signals:
         taken, self._waiting = self._waiting, []
         return taken
 
+    def is_insisted(self, number: int) -> bool:
+        """Whether it came for the third time. A scheduler's warning may come as often as it likes."""
+        return number != signal.SIGUSR1 and self._counts[number] >= _INSISTS
+
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self.first = number if self.first is None else self.first
+        self._counts[number] += 1
         self._waiting.append(number)
 
     def __enter__(self) -> Signals:
@@ -81,7 +91,14 @@ def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:
         if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG")):
             return
     with suppress(ProcessLookupError):
-        os.killpg(launcher, signal.SIGTERM if number == signal.SIGUSR1 else number)
+        os.killpg(launcher, signal.SIGTERM)
+
+
+def end_all(launcher: int) -> None:
+    """Kill the launcher and its ranks on this machine."""
+    signal_ranks(rank_processes(launcher), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(launcher, signal.SIGKILL)
 
 
 def _let_ranks_end(job: Job, before: list[int], signals: Signals) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -147,9 +148,11 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            partial = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.partial")
+            partial.write_text(text, encoding="utf-8")
             if position == 0:
-                file.chmod(0o755)
+                partial.chmod(0o755)
+            partial.replace(file)  # whole: every node writes it, while others may read it
     except OSError as error:
         if not is_system_refusal(error):
             raise
