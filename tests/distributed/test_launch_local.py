@@ -17,7 +17,7 @@ from crossfoot.launching.dry_run import compare_with_dry_run
 from crossfoot.launching.ranks_here import rank_processes
 from support.launching import ROOT, environment, ledger, receipt, small_config, start
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 VERB = (sys.executable, "-m", "crossfoot", "launch")
 WAYS = {
