@@ -47,11 +47,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_launcher_trains_what_the_dry_run_trained(folder: Path, way: str) -> None:
+def _trained(folder: Path, way: str) -> None:
+    """The run of that name is there; the first test that needs it starts it."""
+    if (folder / way).exists():
+        return
     hosts = ("--hostfile", folder / "hosts") if way == "deepspeed" else ()
     done = _launch(folder, way, *WAYS[way], *hosts)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_launcher_trains_what_the_dry_run_trained(folder: Path, way: str) -> None:
+    _trained(folder, way)
     assert receipt(folder / way)["foots"] is True
     for dry, real in zip(ledger(folder / "local-dryrun"), ledger(folder / way), strict=False):
         assert dry["samples_sha256"] == real["samples_sha256"]
@@ -64,6 +71,8 @@ def test_every_launcher_trains_what_the_dry_run_trained(folder: Path, way: str) 
 
 
 def test_the_run_is_held_against_its_dry_run(folder: Path) -> None:
+    for way in ("local", "torchrun"):
+        _trained(folder, way)
     said = compare_with_dry_run(str(folder / "local"))
     assert isinstance(said, str)
     assert said.startswith(f"the first {STEPS} steps agree with the dry run ")
@@ -71,8 +80,11 @@ def test_the_run_is_held_against_its_dry_run(folder: Path) -> None:
 
 
 def test_a_used_folder_is_refused_at_once_and_a_new_one_is_not_made(folder: Path) -> None:
-    done = _launch(folder, "local", "--to", "local")
+    (folder / "used").mkdir()
+    (folder / "used" / "ledger.jsonl").write_text("")
+    done = _launch(folder, "used", "--to", "local")
     assert done.returncode == 1
+    assert os.listdir(folder / "used") == ["ledger.jsonl"]
     assert "error[CF011]" in done.stdout
     done = _launch(folder, "never", "--to", "local", "cluster.gpus_per_node=null")
     assert done.returncode == 1
