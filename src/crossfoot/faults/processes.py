@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from crossfoot.starting.ancestry import launcher_of
+from crossfoot.starting.process_table import fields_of, words_of
 
 State = Literal["", "running", "stopped", "gone"]
 """`gone` counts a process that has ended and that nobody has asked for yet; "" is not known."""
@@ -64,7 +65,7 @@ def supervisors_above(pid: int | None = None, proc: str = "/proc") -> tuple[Supe
         above = _stat(current, proc) if current > 0 else None
         if above is None:
             break
-        name = _supervisor_name(_words(current, proc))
+        name = _supervisor_name(words_of(current, proc))
         if name:
             found.append(Supervisor(name, current, above[2]))
     return tuple(found)
@@ -91,17 +92,8 @@ def _supervisor_name(words: list[str]) -> str:
 
 def _stat(pid: int, proc: str) -> tuple[str, int, int] | None:
     """(state, parent, start in ticks) of a process; None when there is none."""
+    told = fields_of(pid, proc)
     try:
-        text = Path(proc, str(pid), "stat").read_text(encoding="utf-8", errors="replace")
-        told = text.rpartition(")")[2].split()  # the name in brackets may hold anything
         return told[0], int(told[1]), int(told[19])
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return None
-
-
-def _words(pid: int, proc: str) -> list[str]:
-    try:
-        text = Path(proc, str(pid), "cmdline").read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [word for word in text.split("\0") if word]

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.starting.process_table import parent_of, run_by_python, words_of
 
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 _SSH_SECONDS = 15.0
@@ -25,13 +26,13 @@ def rank_processes(pid: int, proc: str = "/proc") -> list[int]:
     """The ranks below a process: those that run crossfoot's training. What a rank has started is none."""
     children: dict[int, list[int]] = defaultdict(list)
     for name in os.listdir(proc) if os.path.isdir(proc) else ():
-        if name.isdigit() and (parent := _parent(int(name), proc)):
+        if name.isdigit() and (parent := parent_of(int(name), proc)):
             children[parent].append(int(name))
     found: list[int] = []
     waiting = list(children[pid])
     while waiting:
         current = waiting.pop()
-        if is_rank(_words(current, proc)):
+        if is_rank(words_of(current, proc)):
             found.append(current)
         else:
             waiting.extend(children[current])
@@ -41,14 +42,10 @@ def rank_processes(pid: int, proc: str = "/proc") -> list[int]:
 def is_rank(words: Sequence[str]) -> bool:
     """Whether a process with these command line words is a rank: python with `-m crossfoot`, or with a
     train.py."""
-    if not words or not os.path.basename(words[0]).startswith("python"):
-        return False
-    rest = list(words[1:])
-    while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-c"):
-        rest = rest[2:] if rest[0] in ("-W", "-X") else rest[1:]
-    if rest[:1] == ["-m"]:
-        return rest[1:2] == ["crossfoot"]
-    return bool(rest) and os.path.basename(rest[0]) == "train.py"
+    run = run_by_python(words) or []
+    if run[:1] == ["-m"]:
+        return run[1:2] == ["crossfoot"]
+    return bool(run) and os.path.basename(run[0]) == "train.py"
 
 
 def signal_ranks(pids: Iterable[int], number: int) -> bool:
@@ -111,19 +108,3 @@ def _looks_after_signals(pid: int, proc: str = "/proc") -> bool:
         return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
     except (OSError, ValueError, IndexError, StopIteration):
         return True
-
-
-def _parent(pid: int, proc: str) -> int:
-    try:
-        text = Path(proc, str(pid), "stat").read_text(encoding="utf-8", errors="replace")
-        return int(text.rpartition(")")[2].split()[1])  # the name in brackets may hold anything
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _words(pid: int, proc: str) -> list[str]:
-    try:
-        text = Path(proc, str(pid), "cmdline").read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.split("\0")[:-1]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from crossfoot.starting.process_table import parent_of, run_by_python, words_of
 
 LAUNCHER_SCRIPTS = {"torchrun": "torchrun", "accelerate-launch": "accelerate"}
 LAUNCHER_MODULES = {
@@ -28,16 +29,11 @@ def launcher_of(words: Sequence[str]) -> str | None:
     Only a program, a script that python was given, or a module behind -m counts: a shell whose command text
     names a launcher is none.
     """
-    names = [os.path.basename(word) for word in words[:1]]
-    rest = list(words[1:])
-    if names and names[0].startswith("python"):
-        while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-c"):
-            rest = rest[2:] if rest[0] in ("-W", "-X") else rest[1:]
-        if rest[:1] == ["-m"]:
-            return LAUNCHER_MODULES.get(rest[1]) if len(rest) > 1 else None
-        if rest[:1] == ["-c"]:
-            return None
-        names, rest = [os.path.basename(word) for word in rest[:1]], rest[1:]
+    run = run_by_python(words)
+    if run is not None and run[:1] in (["-m"], ["-c"]):
+        return LAUNCHER_MODULES.get(run[1]) if run[0] == "-m" and len(run) > 1 else None
+    program = list(words) if run is None else run
+    names, rest = [os.path.basename(word) for word in program[:1]], program[1:]
     if names == ["accelerate"] and rest[:1] == ["launch"]:
         return "accelerate"
     return LAUNCHER_SCRIPTS.get(names[0]) if names else None
@@ -51,26 +47,10 @@ def launchers_above(pid: int | None = None, proc: str = "/proc") -> tuple[str, .
     found: list[str] = []
     current = os.getpid() if pid is None else pid
     for _ in range(_DEEPEST):
-        current = _parent(current, proc)
+        current = parent_of(current, proc)
         if current <= 0:
             break
-        launcher = launcher_of(_words(current, proc))
+        launcher = launcher_of(words_of(current, proc))
         if launcher is not None:
             found.append(launcher)
     return tuple(reversed(found))
-
-
-def _parent(pid: int, proc: str) -> int:
-    try:
-        text = Path(proc, str(pid), "stat").read_text(encoding="utf-8", errors="replace")
-        return int(text.rpartition(")")[2].split()[1])  # the name in brackets may hold anything
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _words(pid: int, proc: str) -> list[str]:
-    try:
-        text = Path(proc, str(pid), "cmdline").read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [word for word in text.split("\0") if word]
