@@ -20,7 +20,7 @@ import pytest
 
 from crossfoot.ledger.attempts import LEDGER_FILE
 from crossfoot.ledger.book import LedgerBook
-from crossfoot.planning.continuing import take_up
+from crossfoot.planning.continuing import look_back, take_up
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import existing_index, plan_static, read_static
 from support.launching import (
@@ -270,7 +270,7 @@ def plan_again(home: Path, run_dir: Path) -> Any:
     index = existing_index(static)
     assert index is not None
     plan = plan_static(static, index)
-    return take_up(plan.run, make_lock(plan), plan.schedule, index.digests, (), STEPS)
+    return take_up(plan.run, look_back(plan.run), make_lock(plan), plan.schedule, index.digests, (), STEPS)
 
 
 def test_every_byte_of_the_ledgers_last_line_cut_off_in_turn(home: Path, stopped: Path) -> None:

@@ -101,19 +101,19 @@ def is_requeued(run: RunFile, environ: Mapping[str, str]) -> bool:
 
 def take_up(
     run: RunFile,
+    earlier: Earlier,
     lock: Mapping[str, Any],
     schedule: Schedule,
     digests: Uint64Array,
     allow: Sequence[str],
     steps: int,
 ) -> Continued:
-    """Look back at a run, choose the checkpoint to go on from, and hold the new plan against the old one.
+    """Choose the checkpoint to go on from, and hold the new plan against the old one.
 
-    lock, schedule, digests (uint64[N], of the index): of the new plan. allow: keys that may change. steps: to
-    be done at the end of this attempt, over all attempts. Every byte of the checkpoint is read; nothing is
-    written. Raises Refused.
+    earlier: from `look_back`. lock, schedule, digests (uint64[N], of the index): of the new plan. allow: keys
+    that may change. steps: to be done at the end of this attempt, over all attempts. Every byte of the
+    checkpoint is read; nothing is written. Raises Refused.
     """
-    earlier = look_back(run)
     checkpoint, findings = choose_checkpoint(run, earlier)
     first_step = checkpoint.step if checkpoint is not None else 0
     before = lock_in_force(run, earlier, first_step)

@@ -13,7 +13,7 @@ from crossfoot.index.store import DataIndex
 from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.planning.changing import refusals_of_allow
-from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, is_requeued, look_back
+from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
@@ -47,9 +47,9 @@ class Assignment:
     attempt ends.
 
     validation is None without validation data. engine_kind: deepspeed or accelerate. meeting: where all ranks
-    meet before they have a process group; None for a rank that is alone. beginning: where it starts, known
-    once the run folder is claimed. continued: what rank 0 found in it; None for a new run. hosts: of every
-    rank.
+    meet before they have a process group; None for a rank that is alone. earlier: what rank 0 found in the
+    run folder to go on with; None for a new run. beginning: where it starts, known
+    once the run folder is claimed. continued: how rank 0 takes the run up. hosts: of every rank.
     """
 
     plan: RunPlan
@@ -62,6 +62,7 @@ class Assignment:
     steps: int
     orders: Orders = Orders()
     meeting: Meeting | None = None
+    earlier: Earlier | None = None
     beginning: Beginning = NEW_RUN
     continued: Continued | None = None
     hosts: tuple[str, ...] = ()
@@ -95,7 +96,8 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     engine_kind = engine_for(
         world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
     )
-    meeting, warnings = call_roll(static, world, _refused_alone(static.run, world, orders))
+    earlier, refused = _look_alone(static.run, world, orders)
+    meeting, warnings = call_roll(static, world, refused)
     builds = world.rank == 0
     line = TokenisingLine() if builds else None
     index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
@@ -120,6 +122,7 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
         steps=total if stop_after is None else min(stop_after, total),
         orders=orders,
         meeting=meeting,
+        earlier=earlier,
     )
 
 
@@ -146,16 +149,24 @@ def call_roll(
     return meeting, meeting.call_the_roll(account_of(static, world, device, refused))
 
 
-def _refused_alone(run: RunFile, world: World, orders: Orders) -> list[Finding]:
-    """What only rank 0 looks at: the run folder, and the tracker."""
+def _look_alone(run: RunFile, world: World, orders: Orders) -> tuple[Earlier | None, list[Finding]]:
+    """What only rank 0 looks at: the run folder, with what earlier attempts left in it, and the tracker."""
+    earlier: Earlier | None = None
     found: list[Finding] = []
-    looks = (look_back if orders.continues else refuse_used_folder, refuse_missing_tracker)
-    for look in looks if world.rank == 0 else ():
-        try:
-            look(run)
-        except Refused as refusal:
-            found += refusal.findings
-    return found
+    if world.rank != 0:
+        return earlier, found
+    try:
+        if orders.continues:
+            earlier = look_back(run)
+        else:
+            refuse_used_folder(run)
+    except Refused as refusal:
+        found += refusal.findings
+    try:
+        refuse_missing_tracker(run)
+    except Refused as refusal:
+        found += refusal.findings
+    return earlier, found
 
 
 def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:

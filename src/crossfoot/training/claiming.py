@@ -70,10 +70,12 @@ def announce(work: Assignment) -> None:
 
 
 def _take_up(work: Assignment) -> Continued | None:
-    if not work.orders.continues:
+    if work.earlier is None:
         return None
     plan = work.plan
-    return take_up(plan.run, work.lock, plan.schedule, work.index.digests, work.orders.allow, work.steps)
+    return take_up(
+        plan.run, work.earlier, work.lock, plan.schedule, work.index.digests, work.orders.allow, work.steps
+    )
 
 
 def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
