@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from support.launching import ROOT, environment, small_config
 SOURCE = ROOT / "src" / "crossfoot" / "doctor" / "gather.py"
 WELL = Starters(Slurm("23.11.1", (("main*", "up", 2),)), "2.34", "9.2p1")
 H100 = {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85_000_000_000, "capability": "9.0"}
+PINNED = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 TWO_NODES = Needs(
     "run.yaml", 2, 8, "run.yaml:3", "bfloat16", True, (WantedPath("run folder", "runs", "write"),)
 )
@@ -47,7 +49,7 @@ def facts(host: str = "node1", number: int = 1, **changes: Any) -> dict[str, Any
         "asked": {"folder": "/shared/work", "python": "/env/bin/python"},
         "python": {"version": "3.11.7", "path": "/env/bin/python"},
         "crossfoot": {"path": "/env/crossfoot", "sha256": "0123456789ab"},
-        "versions": dict.fromkeys(gather.LIBRARIES, "1.0") | {"torch": "2.13.0+cu130"},
+        "versions": {name: PINNED.get(name, "2.0") for name in gather.LIBRARIES} | {"torch": "2.13.0+cu130"},
         "torch": {
             "version": "2.13.0+cu130",
             "cuda": "13.0",
@@ -258,12 +260,20 @@ def test_one_cause_is_said_once() -> None:
     ]
 
 
+def test_a_version_that_nobody_tried_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossfoot.doctor.judging.requires", lambda _: ["peft<0.22,>=0.21"])
+    finding = next(one for one in found(*pair(versions__peft="0.22.1")) if one.code == "CF401")
+    assert finding.severity == "warning"
+    assert "peft 0.22.1" in finding.title and "<0.22,>=0.21) on node2" in finding.title
+
+
 def test_a_difference_is_named_with_both_values() -> None:
-    (finding,) = found(*pair(versions__torch="2.12.0", versions__peft="0.9"))
+    found_all = found(*pair(versions__torch="2.12.0", versions__peft="0.21.9"))
+    (finding,) = (one for one in found_all if one.code == "CF402")
     assert finding.title == "the nodes have different torch and peft"
     assert finding.notes == (
         "torch: 2.13.0+cu130 on node1, 2.12.0 on node2",
-        "peft: 1.0 on node1, 0.9 on node2",
+        f"peft: {PINNED['peft']} on node1, 0.21.9 on node2",
     )
 
 
