@@ -16,6 +16,7 @@ def render(job: Job) -> Rendered:
 def _over_pdsh(job: Job) -> Rendered:
     launcher = [
         job.tool("deepspeed"),
+        "--quiet",
         "--hostfile",
         job.wishes.hostfile or "",
         "--master_port",

@@ -83,6 +83,11 @@ def _estimate(entries: Sequence[StepEntry], ranks: int, total: int) -> list[str]
     ]
 
 
+def is_dry_run(run_dir: str) -> bool:
+    """Whether a folder is a dry run's."""
+    return os.path.exists(os.path.join(run_dir, MARK))
+
+
 def compare_with_dry_run(run_dir: str) -> str | Finding | None:
     """Hold the first steps of a run against its dry run: a line that says how well they agree, or a warning
     with both values (CF490). None when there is no dry run of these very batches, or nothing to compare yet.
@@ -91,7 +96,7 @@ def compare_with_dry_run(run_dir: str) -> str | Finding | None:
     """
     folder = dry_dir_of(os.path.normpath(run_dir))
     try:
-        if not holds_run(folder) or not os.path.exists(os.path.join(folder, MARK)):
+        if not holds_run(folder) or not is_dry_run(folder):
             return None
         lock, dry_lock = (read_lock(os.path.join(each, LOCK_FILE)) for each in (run_dir, folder))
         batches = dry_lock["plan"]["batches_sha256"]

@@ -18,6 +18,7 @@ from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
+from crossfoot.launching.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import receipt_of, write_receipt
@@ -144,6 +145,11 @@ def _write_receipt(work: Assignment, built: Built, ending: Ending, findings: lis
             built.mirror.close(receipt.to_json())
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     findings = [*findings, *refused]
+    agreement = compare_with_dry_run(run_dir)
+    if isinstance(agreement, Finding):
+        findings.append(agreement)
+    elif agreement:
+        print(f"dry run: {agreement}", flush=True)
     exit_code = exit_code or int(bool(refused))
     if findings:
         print(render(findings, colour=sys.stdout.isatty()), flush=True)
@@ -167,7 +173,7 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     if exit_code == 0:
         crossfoot = _command()
         print("next:")
-        if ending.reason == "stop_after":
+        if ending.reason == "stop_after" and not is_dry_run(run.run_dir):
             print(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
             print("      the steps that are left, on other machines too")
         print(f"  {crossfoot} receipt {run.run_dir}")
