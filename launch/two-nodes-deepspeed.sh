@@ -7,5 +7,5 @@ export PDSH_SSH_ARGS_APPEND='-o ServerAliveInterval=5 -o ServerAliveCountMax=2'
 export DS_ENV_FILE=$(mktemp)
 grep -hs = ~/.deepspeed_env .deepspeed_env > "$DS_ENV_FILE"
 env | grep -E '^(PATH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_OFFLINE)=' >> "$DS_ENV_FILE"
-exec deepspeed --hostfile launch/two-nodes.hostfile --master_port 29500 \
+exec deepspeed --quiet --hostfile launch/two-nodes.hostfile --master_port 29500 \
   --module crossfoot train configs/alpaca2-7b-lora.yaml

@@ -22,7 +22,8 @@ from support.tormenting import (
 
 pytestmark = pytest.mark.distributed
 EVERY_STEPS = 3
-STEPS_PER_KILL = 5
+STEPS_PER_KILL = 20
+"""Ranks whose launcher is killed train on until they notice, which is seconds."""
 
 
 def config_of(folder: Path, steps: int, dropout: float) -> Path:
