@@ -1,0 +1,110 @@
+"""A cable is pulled, a rank or a launcher is killed, on a cluster of real launchers: the job ends in time, says
+where it happened, leaves nothing running, and goes on with the node that is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from support.lab import HEAD, Lab, lab_of, wait_for
+from support.launching import ledger, receipt, small_config
+
+pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
+
+LAUNCH = ("python", "-m", "crossfoot", "launch")
+STEPS = 600
+TIMEOUT_SECONDS = 10.0
+IN_TIME = 12 * TIMEOUT_SECONDS
+"""Far more than is needed on a busy machine, and far less than any library's own limit."""
+START_SECONDS = 240.0
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """Machines of its own for each fault: afterwards they are not as they were."""
+    with lab_of(tmp_path / "lab") as lab:
+        yield lab
+
+
+def pull_the_cable(lab: Lab, beats: dict[int, Heartbeat]) -> None:
+    lab.cut("node2")
+
+
+def kill_a_rank(lab: Lab, beats: dict[int, Heartbeat]) -> None:
+    kill(lab, "node2", beats[1].pid)
+
+
+def kill_the_launcher_there(lab: Lab, beats: dict[int, Heartbeat]) -> None:
+    kill(lab, "node2", running(lab, "node2", "deepspeed.launcher.launch"))
+
+
+def kill_the_launcher_here(lab: Lab, beats: dict[int, Heartbeat]) -> None:
+    kill(lab, HEAD, running(lab, HEAD, "bin/deepspeed"))
+
+
+FAULTS: dict[str, tuple[Callable[[Lab, dict[int, Heartbeat]], None], str]] = {
+    "a cable": (pull_the_cable, "rank 1 on node2"),
+    "a rank": (kill_a_rank, "rank 1 on node2 is lost"),
+    "the launcher on a node": (kill_the_launcher_there, "node2"),
+    "the launcher on head": (kill_the_launcher_here, "launcher"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_job_ends_in_time_and_goes_on_with_the_node_that_is_left(
+    lab: Lab, tmp_path: Path, fault: str
+) -> None:
+    inject, named = FAULTS[fault]
+    config = small_config(
+        tmp_path,
+        cluster={"num_nodes": 2, "gpus_per_node": 1},
+        train={"max_steps": STEPS},
+        checkpoint={"every_steps": 10},
+        faults={"timeout_seconds": TIMEOUT_SECONDS},
+    )
+    run_dir, said = tmp_path / "run", tmp_path / "said.txt"
+    (tmp_path / "hosts").write_text("node1 slots=1\nnode2 slots=1\n")
+    (tmp_path / "host").write_text("node1 slots=1\n")
+    job = lab.popen(HEAD, *LAUNCH, config, "--to", "deepspeed", "--hostfile", tmp_path / "hosts", said=said)
+    beats = wait_for(lambda: trained(run_dir, 15), START_SECONDS, said.read_text)
+    inject(lab, beats)
+    began = time.monotonic()
+    code = job.wait(timeout=IN_TIME)
+    print(f"launch ended after {time.monotonic() - began:.1f} s with {code}")
+    print(said.read_text())
+    wait_for(lambda: nothing_runs(lab), IN_TIME, lambda: str({m: lab.processes(m) for m in (HEAD, *lab.nodes)}))
+    print(f"nothing runs after {time.monotonic() - began:.1f} s")
+    assert code not in (0, 3), said.read_text()
+    assert named in said.read_text()
+
+    again = ("cluster.num_nodes=1", "train.max_steps=60", "--allow", "train.max_steps")
+    words = ("--to", "deepspeed", "--hostfile", tmp_path / "host", "--continue", run_dir)
+    done = lab.run(HEAD, *LAUNCH, config, *again, *words)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert receipt(run_dir)["foots"] is True
+
+
+def trained(run_dir: Path, step: int) -> dict[int, Heartbeat]:
+    """The heartbeats by rank, once both ranks have come to a step."""
+    beats = {beat.rank: beat for beat in read_heartbeats(run_dir) if beat.step >= step}
+    return beats if len(beats) == 2 else {}
+
+
+def nothing_runs(lab: Lab) -> bool:
+    return not any(lab.processes(machine) for machine in (HEAD, *lab.nodes))
+
+
+def running(lab: Lab, machine: str, what: str) -> int:
+    """The process on a machine whose command line holds these words."""
+    return next(pid for pid, line in lab.processes(machine).items() if what in line)
+
+
+def kill(lab: Lab, machine: str, pid: int) -> None:
+    done = lab.run(machine, "kill", "-9", str(pid))
+    assert done.returncode == 0, done.stdout

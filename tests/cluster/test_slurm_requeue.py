@@ -1,0 +1,105 @@
+"""SLURM takes a job's nodes away, by preemption or by its time limit, and gives them back: one run, one receipt."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossfoot.heartbeats import read_heartbeats
+from support.lab import HEAD, Lab, wait_for
+from support.launching import ledger, receipt, small_config
+from support.slurm_lab import job_field
+
+pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
+
+LAUNCH = ("python", "-m", "crossfoot", "launch")
+IN_TIME = 300.0
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Path:
+    """On two nodes; a step takes long enough to be interrupted in."""
+    return small_config(
+        folder, cluster={"num_nodes": 2, "gpus_per_node": 1}, batch={"global_batch_size": 28}
+    )
+
+
+def submitted(lab: Lab, config: Path, *words: str) -> str:
+    """Submit, and do not wait. The job's id."""
+    done = lab.run(HEAD, *LAUNCH, config, "--to", "slurm", "--detach", *words)
+    assert done.returncode == 0, done.stdout
+    found = re.search(r"submitted job (\d+)", done.stdout)
+    assert found, done.stdout
+    return found[1]
+
+
+def until_step(run_dir: Path, attempt: int, step: int, job: str) -> None:
+    """Wait until an attempt has come to a step."""
+
+    def is_there() -> bool:
+        return any(beat.attempt == attempt and beat.step >= step for beat in read_heartbeats(run_dir))
+
+    wait_for(is_there, IN_TIME, lambda: log_of(run_dir, job))
+
+
+def log_of(run_dir: Path, job: str) -> str:
+    return (run_dir / f"slurm-{job}.log").read_text()
+
+
+def until_ended(lab: Lab, run_dir: Path, job: str) -> str:
+    """Wait until a job has ended well, after being queued again once. Its log."""
+    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    wait_for(lambda: job_field(lab, job, "JobState") in over, IN_TIME, lambda: log_of(run_dir, job))
+    log = log_of(run_dir, job)
+    assert job_field(lab, job, "JobState") == "COMPLETED", log
+    assert job_field(lab, job, "Restarts") == "1", log
+    return log
+
+
+def attempts(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(run_dir.glob("attempt-*/attempt.json"))]
+
+
+def test_a_job_that_is_pushed_out_is_queued_again_and_foots(lab: Lab, folder: Path, config: Path) -> None:
+    run_dir = folder / "pushed"
+    job = submitted(lab, config, "--partition", "low", f"run.dir={run_dir}", "train.max_steps=60")
+    until_step(run_dir, 1, 5, job)
+    urgent = lab.run(HEAD, "srun", "--partition=main", "--nodes=2", "--exclusive", "true", timeout=IN_TIME)
+    assert urgent.returncode == 0, urgent.stdout
+    foots_over_two_attempts(run_dir, 60, job, until_ended(lab, run_dir, job))
+
+
+def test_a_job_whose_time_is_over_is_queued_again_and_foots(lab: Lab, folder: Path, config: Path) -> None:
+    run_dir = folder / "late"
+    job = submitted(
+        lab, config, f"run.dir={run_dir}", "train.max_steps=200", "--time", "30", "--signal-seconds", "59"
+    )
+    until_step(run_dir, 1, 5, job)
+    set_time_limit(lab, job, minutes=1)
+    wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
+    set_time_limit(lab, job, minutes=30)
+    foots_over_two_attempts(run_dir, 200, job, until_ended(lab, run_dir, job))
+
+
+def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
+    """What an administrator may do; it brings the end, and SLURM's warning before it, near."""
+    done = lab.run(HEAD, "scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+    assert done.returncode == 0, done.stdout
+
+
+def foots_over_two_attempts(run_dir: Path, steps: int, job: str, log: str) -> None:
+    first, second = attempts(run_dir)
+    assert first["job_id"] == second["job_id"] == job
+    assert 0 < second["first_step"] < steps
+    assert second["from_checkpoint"] == f"step-{second['first_step']:06d}"
+    assert "the run was stopped by a signal" in log
+    assert f"CONTINUING: attempt 2, from {second['from_checkpoint']}" in log
+    document = receipt(run_dir)
+    assert document["foots"] is True, log
+    lines = ledger(run_dir)
+    assert [line["step"] for line in lines] == list(range(steps)), "nothing was lost, so nothing twice"
+    assert [line["attempt"] for line in lines] == sorted(line["attempt"] for line in lines)
