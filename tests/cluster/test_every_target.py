@@ -1,4 +1,4 @@
-"""Two nodes with two ranks each, by every way to start: the losses of the dry run, and a receipt that foots."""
+"""Two nodes with two ranks each, by every way to start: the losses of the dry run, and a footing receipt."""
 
 from __future__ import annotations
 

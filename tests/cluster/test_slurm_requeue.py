@@ -1,4 +1,6 @@
-"""SLURM takes a job's nodes away, by preemption or by its time limit, and gives them back: one run, one receipt."""
+"""SLURM takes a job's nodes away, by preemption or by its time limit, and gives them back: one run, one
+receipt.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,7 @@ IN_TIME = 300.0
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Path:
     """On two nodes; a step takes long enough to be interrupted in."""
-    return small_config(
-        folder, cluster={"num_nodes": 2, "gpus_per_node": 1}, batch={"global_batch_size": 28}
-    )
+    return small_config(folder, cluster={"num_nodes": 2, "gpus_per_node": 1}, batch={"global_batch_size": 28})
 
 
 def submitted(lab: Lab, config: Path, *words: str) -> str:

@@ -1,8 +1,8 @@
 """Machines on one box: `head`, from which a user starts, and node1, node2, ... with an sshd each.
 
 A machine is a network, host name, process and mount namespace of its own. The bridge that joins them lies in
-head's network, so nothing of the host's is touched, and any number of labs can stand side by side. The folders
-are the host's, as on a cluster with shared storage. All of it ends with this process.
+head's network, so nothing of the host's is touched, and any number of labs can stand side by side. The
+folders are the host's, as on a cluster with shared storage. All of it ends with this process.
 """
 
 from __future__ import annotations
@@ -171,7 +171,16 @@ class Lab:
             init = subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig", "KILL"),
-                    *("unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"),
+                    *(
+                        "unshare",
+                        "--net",
+                        "--uts",
+                        "--pid",
+                        "--mount",
+                        "--fork",
+                        "--kill-child",
+                        "--mount-proc",
+                    ),
                     *("sh", "-c", _INIT),
                 ],
                 env=self.environ | {"NAME": name, "LAB": str(self.folder)},
@@ -220,4 +229,3 @@ def lab_of(folder: Path, num_nodes: int = 2, environ: Mapping[str, str] | None =
         yield lab
     finally:
         lab.down()
-

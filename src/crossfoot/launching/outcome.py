@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crossfoot.faults.verdicts import read_verdict
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching.refusals import ended_unsaid
 from crossfoot.ledger.attempts import ENDING_FILE, attempt_numbers, attempt_path
@@ -49,7 +50,8 @@ def outcome_of(
         return Outcome(1, refused.findings)
     how = f"the {starter} ended {ended_with(returncode)}"
     if new:
-        return Outcome(1, (ended_unsaid(how, run_dir),))
+        is_said = read_verdict(run_dir, new[-1]) is not None  # a rank was lost, and the others said which
+        return Outcome(1, () if is_said else (ended_unsaid(how, run_dir),))
     if asked is not None:
         return Outcome(130 if asked == signal.SIGINT else 75)
     if returncode in _OWN_CODES:
@@ -58,11 +60,13 @@ def outcome_of(
 
 
 def wait_for_word(run_dir: str, before: Sequence[int]) -> None:
-    """Wait a little until the newest attempt, if one has begun, has written how it ended."""
+    """Wait a little until the newest attempt, if one has begun, has written how it ended, or who is lost."""
     deadline = time.monotonic() + WORD_SECONDS
     while time.monotonic() < deadline:
         new = [number for number in attempt_numbers(run_dir) if number not in before]
         if not new or os.path.exists(attempt_path(run_dir, new[-1], ENDING_FILE)):
+            return
+        if read_verdict(run_dir, new[-1]) is not None:
             return
         time.sleep(_LOOK_SECONDS)
 

@@ -45,6 +45,8 @@ def start(rendered: Rendered, job: Job) -> Outcome:
                         end_all(child.pid)
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(LOOK_SECONDS)
+            if child.returncode < 0 and _reaches_over_ssh(job):
+                _end_ranks_elsewhere(job, before)
         _let_ranks_end(job, before, signals)
     return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.wishes.target} launcher")
 
@@ -86,12 +88,31 @@ def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:
     """Give a signal to the ranks; where none can be found, end the launcher and all that it has started."""
     if signal_ranks(rank_processes(launcher), number):
         return
-    if job.wishes.target == "deepspeed" and not job.wishes.no_ssh:
+    if _reaches_over_ssh(job):
         ranks = ranks_elsewhere(job.run_dir, before)
         if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG")):
             return
     with suppress(ProcessLookupError):
         os.killpg(launcher, signal.SIGTERM)
+
+
+def _reaches_over_ssh(job: Job) -> bool:
+    """Whether one launcher here has started ranks on other machines."""
+    return job.wishes.target == "deepspeed" and not job.wishes.no_ssh
+
+
+def _end_ranks_elsewhere(job: Job, before: list[int]) -> None:
+    """The launcher was killed. What it has started on other machines would train on, and nobody would hear of
+    it: ask the ranks to save and end, and wait for them a while.
+    """
+    ranks = ranks_elsewhere(job.run_dir, before)
+    if not ranks:
+        return
+    print("the launcher was killed; its ranks are asked to save and end ...", file=sys.stderr, flush=True)
+    signal_over_ssh(ranks, "TERM")
+    deadline = time.monotonic() + LINGER_SECONDS
+    while living(job.run_dir, before) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
 
 
 def end_all(launcher: int) -> None:
