@@ -15,10 +15,11 @@ import pytest
 import crossfoot
 from crossfoot.cli import main
 from crossfoot.launching import outcome, submit
-from crossfoot.launching.job import FORWARDED, Job, Wishes
+from crossfoot.launching.job import Job, Wishes
 from crossfoot.launching.slurm_says import QueueState, refusal_of
 from crossfoot.ledger.ending import Ending
 from crossfoot.planning.run_folder import holds_run
+from crossfoot.starting.forwarding import FORWARDED
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job as Told
 from ledger_cases import six_samples

@@ -23,7 +23,7 @@ from importlib.resources import files
 from typing import Any
 
 from crossfoot.doctor import gather
-from crossfoot.launching.job import FORWARDED
+from crossfoot.starting.forwarding import FORWARDED
 from crossfoot.starting.slurm import hosts as hosts_of
 from crossfoot.written.launch.statement import Host
 

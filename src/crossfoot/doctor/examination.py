@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot.checks.formats import as_json, formatted
@@ -26,6 +26,22 @@ from crossfoot.starting.slurm import first_host
 from crossfoot.written.launch.statement import Host
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What was seen. how: the machines were reached. findings: errors first."""
+
+    how: str
+    nodes: tuple[Node, ...]
+    needs: Needs
+    starters: Starters
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What would fail."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
 def examine(
     config: str | None,
     overrides: Sequence[str],
@@ -36,6 +52,21 @@ def examine(
 ) -> int:
     """Print the page, or JSON. 0 when nothing would fail, 1 with errors. Raises Refused when a file cannot be
     read.
+    """
+    seen = look(config, overrides, hostfile, environ)
+    if is_json:
+        print(json.dumps(_document(seen), indent=2, ensure_ascii=False))
+    else:
+        print(render_page(seen.nodes, seen.needs, seen.starters, seen.how), end="\n\n")
+        print(formatted(seen.findings, "text", colour) if seen.findings else "nothing would fail", flush=True)
+    return int(bool(seen.errors))
+
+
+def look(
+    config: str | None, overrides: Sequence[str], hostfile: str | None, environ: Mapping[str, str]
+) -> Examined:
+    """Ask the machines that matter, all at once, and judge what they say. Raises Refused when a file cannot
+    be read.
     """
     hosts = read_hosts(hostfile) if hostfile else ()
     needs = read_needs(config, overrides, hostfile, environ)
@@ -50,14 +81,7 @@ def examine(
         asked = pool.submit(look_at_starters, environ)
         how, nodes = _ask(question, hosts, is_in_job, environ)
         starters = asked.result()
-    findings = judge(nodes, needs, starters, over_ssh=bool(hosts))
-    fails = any(finding.severity == "error" for finding in findings)
-    if is_json:
-        print(json.dumps(_document(nodes, needs, starters, findings, fails), indent=2, ensure_ascii=False))
-        return int(fails)
-    print(render_page(nodes, needs, starters, how), end="\n\n")
-    print(formatted(findings, "text", colour) if findings else "nothing would fail", flush=True)
-    return int(fails)
+    return Examined(how, nodes, needs, starters, judge(nodes, needs, starters, over_ssh=bool(hosts)))
 
 
 def _ask(
@@ -71,15 +95,13 @@ def _ask(
     return "", (ask_here(question),)
 
 
-def _document(
-    nodes: Sequence[Node], needs: Needs, starters: Starters, findings: Sequence[Finding], fails: bool
-) -> dict[str, Any]:
+def _document(seen: Examined) -> dict[str, Any]:
     """The JSON document: what was asked for, what there is, and what would fail."""
-    asked = {name: getattr(needs, name) for name in ("config", "num_nodes", "gpus_per_node")}
+    asked = {name: getattr(seen.needs, name) for name in ("config", "num_nodes", "gpus_per_node")}
     return {
-        "would_fail": fails,
+        "would_fail": bool(seen.errors),
         "asked_for": asked,
-        "starters": starters.to_json(),
-        "nodes": [asdict(node) for node in nodes],
-        "findings": [as_json(finding) for finding in findings],
+        "starters": seen.starters.to_json(),
+        "nodes": [asdict(node) for node in seen.nodes],
+        "findings": [as_json(finding) for finding in seen.findings],
     }

@@ -17,12 +17,6 @@ Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
 TARGETS: tuple[str, ...] = get_args(Target)
 Tasks = Literal["rank", "node"]
 
-FORWARDED = (
-    *("DS_ACCELERATOR", "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
-    *("HF_HOME", "HF_HUB_OFFLINE"),
-)
-"""Variables that decide how ranks run. Those that are set here are written into what is rendered, so that it
-does the same from another shell."""
 PORT = 29_500
 """Where rank 0 is met, unless it is said otherwise or taken: the default of every launcher."""
 FOLDER = "launch"
@@ -94,6 +88,11 @@ class Job:
         """Host of node 0; None when nobody says."""
         return self.wishes.address or next(iter(self.hosts), None)
 
+    @property
+    def reaches_over_ssh(self) -> bool:
+        """Whether one launcher here starts the ranks of other machines."""
+        return self.wishes.target == "deepspeed" and not self.wishes.no_ssh
+
     def tool(self, name: str) -> str:
         """How a launcher is called from here."""
         return name if self.tools is None else os.path.join(self.tools, name)
@@ -133,11 +132,6 @@ class Rendered:
 def script_file(lines: list[str]) -> str:
     """The text of a script."""
     return "\n".join(["#!/bin/bash", *lines]) + "\n"
-
-
-def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of this shell that are written into what is rendered."""
-    return {name: environ[name] for name in FORWARDED if environ.get(name)}
 
 
 def tools_folder(name: str = "python") -> str | None:

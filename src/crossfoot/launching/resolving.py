@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching import refusals
-from crossfoot.launching.job import FOLDER, PORT, Job, Wishes, forwarded, tools_folder
+from crossfoot.launching.job import FOLDER, PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
+from crossfoot.starting.forwarding import forwarded
 from crossfoot.starting.meeting_point import why_not_free
 from crossfoot.written.launch.statement import LaunchFile, with_named
 

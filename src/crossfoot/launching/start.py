@@ -45,7 +45,7 @@ def start(rendered: Rendered, job: Job) -> Outcome:
                         end_all(child.pid)
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(LOOK_SECONDS)
-            if child.returncode < 0 and _reaches_over_ssh(job):
+            if child.returncode < 0 and job.reaches_over_ssh:
                 _end_ranks_elsewhere(job, before)
         _let_ranks_end(job, before, signals)
     return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.wishes.target} launcher")
@@ -88,17 +88,12 @@ def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:
     """Give a signal to the ranks; where none can be found, end the launcher and all that it has started."""
     if signal_ranks(rank_processes(launcher), number):
         return
-    if _reaches_over_ssh(job):
+    if job.reaches_over_ssh:
         ranks = ranks_elsewhere(job.run_dir, before)
         if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG")):
             return
     with suppress(ProcessLookupError):
         os.killpg(launcher, signal.SIGTERM)
-
-
-def _reaches_over_ssh(job: Job) -> bool:
-    """Whether one launcher here has started ranks on other machines."""
-    return job.wishes.target == "deepspeed" and not job.wishes.no_ssh
 
 
 def _end_ranks_elsewhere(job: Job, before: list[int]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from crossfoot.checks.render import render as render_findings
+from crossfoot.doctor.examination import look
 from crossfoot.finding import Refused
 from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
 from crossfoot.launching.job import FOLDER, Job, Rendered, Wishes
@@ -56,6 +57,8 @@ def launch(
         (print_files if shows else _write_and_say)(rendered)
         return 0
     job = _ready(job, static)
+    if job.reaches_over_ssh and (errors := look(config, overrides, wishes.hostfile, os.environ).errors):
+        raise Refused(errors)
     outcome = _submit(job, static) if wishes.target == "slurm" else _start(job)
     if outcome.findings:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
