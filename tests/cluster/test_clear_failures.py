@@ -98,9 +98,7 @@ def test_no_slurm_here(lab: Lab, config: Path, tmp_path: Path) -> None:
 def test_a_job_that_waits_says_why_and_one_that_is_cancelled_says_so(
     lab: Lab, folder: Path, config: Path
 ) -> None:
-    blocker = lab.popen(
-        HEAD, "srun", "--nodes=2", "--exclusive", "sleep", "300", said=folder / "blocker.txt"
-    )
+    blocker = lab.popen(HEAD, "srun", "--nodes=2", "--exclusive", "sleep", "300", said=folder / "blocker.txt")
     wait_for(lambda: "R" in lab.run(HEAD, "squeue", "-h", "-o", "%t").stdout, IN_TIME, "it never ran")
     said = folder / "waiting.txt"
     run_dir = folder / "waiting"

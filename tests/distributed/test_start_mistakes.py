@@ -121,9 +121,12 @@ def test_srun_without_a_place_to_meet(tmp_path: Path) -> None:
 
 @pytest.mark.lie("U9", answer="CF435")
 def test_unequal_tasks_on_two_nodes(tmp_path: Path) -> None:
+    """As many ranks as planned, and nodes that nobody has planned."""
     here = node(tmp_path / "node1")
-    (done,) = together([(here, [], srun_like(2, "2,1", 3, 2))])
-    refused(done, "error[CF435]", "node 0 has 2, node 1 has 1", "srun --ntasks-per-node")
+    words = ["cluster.num_nodes=1", "cluster.gpus_per_node=3"]
+    (done,) = together([(here, words, srun_like(2, "2,1", 3, 2))])
+    title = "the plan is for 1 node x 3 GPUs, but srun started 2 + 1 ranks on 2 nodes"
+    refused(done, f"error[CF435]: {title}", "set cluster.gpus_per_node to [2, 1]", "srun --ntasks-per-node")
     assert done.stdout.count("error[") == 1
     nothing_was_tokenised(tmp_path)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch
+from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch, spread
 
 counts = st.integers(1, 40)
 batches = st.one_of(st.integers(1, 2_000), st.integers(1, 10**12))
-topologies = st.builds(Topology, gpus_per_node=st.integers(1, 9), num_nodes=st.integers(1, 9))
+layouts = st.lists(st.integers(1, 9), min_size=1, max_size=9).map(tuple)
+topologies = st.one_of(
+    st.builds(Topology, gpus_per_node=st.integers(1, 9), num_nodes=st.integers(1, 9)),
+    layouts.map(lambda layout: Topology(layout, len(layout))),
+)
 any_number = st.one_of(st.none(), st.integers(-2, 60))
 
 
@@ -85,6 +90,30 @@ def test_following_any_help_makes_the_plan_that_it_promises(
         else:
             key, value = re.findall(r"leave batch\.(\w+) out: it is solved to (\d+)$", text)[0]
             assert (plan.solved, getattr(plan, key)) == (key, int(value))
+
+
+@settings(max_examples=100, deadline=None)
+@given(layouts, counts, batches)
+def test_only_the_number_of_ranks_counts(layout: tuple[int, ...], micro: int, batch: int) -> None:
+    """Ranks on nodes that are not alike hold what as many ranks on one node hold."""
+    topology = Topology(layout, len(layout))
+    assert topology.world_size == sum(layout)
+    assert topology.is_even == (len(set(layout)) == 1)
+    plan, alone = (
+        solve_batch(where, micro_batch_size=micro, global_batch_size=batch)
+        for where in (topology, Topology(sum(layout), 1))
+    )
+    assert replace(plan, topology=alone.topology) == alone
+    assert Topology(layout[::-1], len(layout)).has_nodes_of(topology)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 20))
+def test_ranks_are_spread_as_equally_as_they_can_be(ranks: int, nodes: int) -> None:
+    shares = spread(ranks, nodes)
+    assert (sum(shares), len(shares)) == (ranks, nodes)
+    assert max(shares) - min(shares) <= 1
+    assert shares == tuple(sorted(shares, reverse=True))
 
 
 @settings(max_examples=100, deadline=None)

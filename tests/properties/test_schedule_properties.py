@@ -27,7 +27,10 @@ def schedules(draw: st.DrawFn, *, by_epochs: bool = False) -> Schedule:
     return Schedule(num_samples, batch, seed, last_step, max_steps=draw(st.integers(1, 40)))
 
 
-topologies = st.builds(Topology, gpus_per_node=st.integers(1, 5), num_nodes=st.integers(1, 3))
+topologies = st.one_of(
+    st.builds(Topology, gpus_per_node=st.integers(1, 5), num_nodes=st.integers(1, 3)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)).map(lambda layout: Topology(layout, 2)),
+)
 
 
 def layout_of(topology: Topology, micro_batch_size: int, global_batch_size: int) -> Layout:

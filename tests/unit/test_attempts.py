@@ -55,6 +55,7 @@ def test_a_paper_comes_back_as_it_was_written(tmp_path: Path) -> None:
         hosts=("node1", "node2"),
         job_id="4711",
         zero_stage=None,
+        gpus_per_node=(2, 1),
     )
     run_dir = begun(tmp_path, FIRST, changed)
     assert read_attempts(run_dir) == (FIRST, changed)
@@ -107,6 +108,7 @@ def test_an_attempt_that_trained_must_have_its_paper(tmp_path: Path) -> None:
         ({"first_step": "12"}, "first_step is '12'"),
         ({"from_checkpoint": None}, "from no checkpoint"),
         ({"hosts": "node1"}, "hosts is 'node1'"),
+        ({"gpus_per_node": [2, "1"]}, "gpus_per_node is [2, '1']"),
         ({"allowed": [{"key": "lr.rule"}]}, "not a list of changes"),
         ({"engine": None}, "engine is None"),
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from crossfoot.cli import _parser, main
-from crossfoot.launching.resolving import make_job, read_run_for
+from crossfoot.launching.resolving import make_job, node_rank_of, read_run_for
 from crossfoot.launching.shell_text import Raw, command_text, comment, directive, word_over_ssh
 from crossfoot.launching.verb import rendered_for, wishes_of
 from crossfoot.starting.forwarding import FORWARDED
@@ -52,6 +52,10 @@ TARGETS = {
 }
 
 
+UNEQUAL = "cluster.gpus_per_node=[4, 1]"
+STARTS_UNEQUAL = {kind: TARGETS[kind] for kind in ("pdsh", "no-ssh", "slurm", "torchrun", "dry-run")}
+
+
 @pytest.fixture(autouse=True)
 def plain_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this shell gets into what is rendered, and PATH leads to this python."""
@@ -66,6 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     small_config(tmp_path, cluster={"num_nodes": 2, "gpus_per_node": 4}, run={"dir": "runs/small"})
     Path("hosts").write_text("n1 slots=4\nn2 slots=4\n")
+    Path("unequal").write_text("n1 slots=4\nn2 slots=1\n")
     return tmp_path
 
 
@@ -139,6 +144,67 @@ def test_what_is_rendered_gives_no_finding(
         if not path.endswith(".yaml"):
             assert main(["check", "config.yaml", *words, f"./{path}"]) == 0
             assert "nothing found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", STARTS_UNEQUAL)
+@pytest.mark.parametrize("device", ["", "cpu"])
+def test_what_is_rendered_for_unequal_nodes_gives_no_finding(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str, device: str
+) -> None:
+    """The plan that the files are checked against is the config's, and the one of the command itself."""
+    monkeypatch.setenv("DS_ACCELERATOR", device)
+    target, options = STARTS_UNEQUAL[kind]
+    options = tuple("unequal" if option == "hosts" else option for option in options)
+    assert main(["launch", "config.yaml", UNEQUAL, "--to", target, *options, "--write", "it"]) == 0
+    written = capsys.readouterr().out.splitlines()
+    text = Path(written[0]).read_text()
+    assert f"# small: 2 nodes with 4 + 1 {'CPU rank' if device else 'GPU'}s = 5 ranks, " in text
+    assert f"# made by: crossfoot launch config.yaml '{UNEQUAL}' --to {target}" in text
+    for path in written:
+        for words in ((UNEQUAL,), () if path.endswith(".sh") else (UNEQUAL,)):
+            assert main(["check", "config.yaml", *words, f"./{path}"]) == 0
+            assert "nothing found" in capsys.readouterr().out
+    if kind != "dry-run":
+        assert main(["check", "config.yaml", "cluster.gpus_per_node=5", f"./{written[0]}"]) == 1
+
+
+@pytest.mark.parametrize(("node", "ranks"), [("0", "4"), ("1", "1")])
+def test_torchrun_starts_as_many_ranks_as_its_node_has(
+    folder: Path, capsys: pytest.CaptureFixture[str], node: str, ranks: str
+) -> None:
+    words = ("--to", "torchrun", "--hostfile", "unequal", "--node-rank", node)
+    text = _printed(capsys, UNEQUAL, *words)
+    Path("it.sh").write_text(text)
+    environ = {"PATH": f"{_python_that_shows(folder, 'torchrun')}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "it.sh", node], env=environ, capture_output=True, text=True, check=True)
+    given = json.loads(done.stdout)
+    assert given[:6] == ["--nnodes", "2", "--nproc-per-node", ranks, "--rdzv-backend", "c10d"]
+    without = subprocess.run(["bash", "it.sh"], env=environ, capture_output=True, text=True, check=False)
+    assert without.returncode and "say which host this is" in without.stderr
+
+
+def test_slurm_is_told_the_tasks_in_all(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task brings its GPU to its node, and sees those of the others there."""
+    text = _printed(capsys, UNEQUAL, "--to", "slurm")
+    asked = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert asked[1:4] == ["--nodes=2", "--ntasks=5", "--gpus-per-task=1"]
+    assert "\nsrun --gpu-bind=none python -u \\\n" in text
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    text = _printed(capsys, UNEQUAL, "--to", "slurm")
+    assert "--ntasks=5\n" in text and "gpu" not in text.replace(UNEQUAL, "")
+    assert "\nsrun python -u " in text
+
+
+def test_a_launch_knows_its_node_by_the_hostfile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["launch", "config.yaml", UNEQUAL, "--to", "torchrun", "--hostfile", "unequal"]
+    wishes = wishes_of(_parser().parse_args(words))
+    job = make_job(read_run_for("config.yaml", [UNEQUAL], wishes), [UNEQUAL], wishes, {})
+    assert job.is_numbered
+    monkeypatch.setattr("socket.gethostname", lambda: "n2.cluster")
+    job = replace(job, wishes=replace(wishes, node_rank=node_rank_of(job)))
+    assert rendered_for(job).command == ("bash", "runs/small/launch/torchrun.sh", "1")
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -236,6 +302,8 @@ def test_a_hostfile_says_the_cluster(folder: Path, capsys: pytest.CaptureFixture
     words = ("cluster.num_nodes=null", "cluster.gpus_per_node=null", "--to")
     text = _printed(capsys, *words, "deepspeed", "--hostfile", "hosts")
     assert "2 nodes x 4 GPUs = 8 ranks" in text
+    text = _printed(capsys, *words, "deepspeed", "--hostfile", "unequal")
+    assert "2 nodes with 4 + 1 GPUs = 5 ranks" in text
     text = _printed(capsys, *words, "torchrun", "--hostfile", "hosts")
     assert "--nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint n1:29500" in text
 
@@ -263,6 +331,12 @@ def test_the_interpreter_is_named_where_path_leads_elsewhere(
         (("--to", "slurm", "--hostfile", "hosts"), "CF483", 2),
         (("--to", "slurm", "--dry-run"), "CF483", 2),
         (("--to", "accelerate", "--steps", "2"), "CF483", 2),
+        (("--to", "torchrun", "--hostfile", "hosts", "--node-rank", "1"), "CF483", 2),
+        (("--to", "slurm", UNEQUAL, "--tasks", "node"), "CF496", 1),
+        (("--to", "accelerate", UNEQUAL, "--address", "n1"), "CF496", 1),
+        (("--to", "deepspeed", UNEQUAL, "--hostfile", "hosts"), "CF453", 1),
+        (("--to", "deepspeed", "cluster.gpus_per_node=[1, 4]", "--hostfile", "unequal"), "CF468", 1),
+        (("--to", "slurm", "cluster.gpus_per_node=[4, 4, 4]"), "CF106", 1),
         (("--to", "slurm", "--allow", "lr.refrence"), "CF744", 1),
         (("--to", "deepspeed", "--hostfile", "three"), "CF452", 1),
         (("--to", "deepspeed", "--hostfile", "unequal"), "CF468", 1),
@@ -274,7 +348,6 @@ def test_what_cannot_be_started_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: str, exit_code: int
 ) -> None:
     Path("three").write_text("a slots=4\nb slots=4\nc slots=4\n")
-    Path("unequal").write_text("a slots=4\nb slots=2\n")
     assert main(["launch", "config.yaml", *words, "--print"]) == exit_code
     said = capsys.readouterr().out
     assert f"error[{code}]" in said

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import crossfoot
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.cli import main
 from crossfoot.launching import outcome, submit
 from crossfoot.launching.job import Job, Wishes
@@ -244,7 +245,7 @@ def test_what_slurm_refuses_is_never_submitted(
 
 
 def test_a_controller_that_is_down_is_a_finding_of_its_own() -> None:
-    job = Job("small", "config.yaml", (), "run", 1, 2, "x", Wishes("slurm"))
+    job = Job("small", "config.yaml", (), "run", Topology(2, 1), "x", Wishes("slurm"))
     said = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
     finding = refusal_of(said, job)
     assert finding.code == "CF493"

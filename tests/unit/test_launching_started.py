@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.launching import outcome, start
 from crossfoot.launching.job import Job, Rendered, Wishes
 from crossfoot.launching.outcome import ended_with, outcome_of
@@ -51,7 +52,7 @@ sys.exit(1 if any(rank.wait() for rank in ranks) else 0)
 
 
 def _job(run_dir: Path, **more: object) -> Job:
-    job = Job("small", "config.yaml", (), str(run_dir), 1, 2, "x", Wishes("torchrun"))
+    job = Job("small", "config.yaml", (), str(run_dir), Topology(2, 1), "x", Wishes("torchrun"))
     return Job(**{**vars(job), **more})
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from crossfoot.finding import Finding, Place, Refused
+from crossfoot.planning.continuing import NEW_RUN
 from crossfoot.planning.prepare import read_static
 from crossfoot.starting.meeting_point import (
     is_own_address,
@@ -18,10 +19,11 @@ from crossfoot.starting.meeting_point import (
     wait_for_listener,
     why_not_free,
 )
-from crossfoot.starting.world import read_world
+from crossfoot.starting.world import read_world, unplanned_nodes
+from crossfoot.training import assignment, claiming
 from crossfoot.training.account import Account, account_of, code_facts, flat, read_account
 from crossfoot.training.devices import Device, choose_index, identity_of
-from crossfoot.training.roll_call import disagreements
+from crossfoot.training.roll_call import disagreements, ranks_per_node
 from support.launching import free_port, small_config
 
 PARTS = {
@@ -142,9 +144,113 @@ def test_a_rank_that_was_told_another_world() -> None:
 def test_ranks_per_node_that_are_not_what_came() -> None:
     accounts = [replace(account, node_rank=min(account.rank, 1)) for account in four()]
     found = disagreements([replace(account, host=f"node{account.node_rank + 1}") for account in accounts])
-    assert [finding.code for finding in found] == ["CF435", "CF439"]
-    assert "node 0 (node1) has 1 rank, node 1 (node2) has 3 ranks" in found[0].notes
-    assert "rank 0 on node1 was told 2 ranks for its node, and node 0 has 1" in found[1].notes
+    assert [finding.code for finding in found] == ["CF439"]
+    assert "rank 0 on node1 was told 2 ranks for its node, and node 0 has 1" in found[0].notes
+
+
+def test_nodes_that_are_not_alike() -> None:
+    """3 + 1 ranks, as all of them were told; the numbers of nodes may come in any order."""
+    sizes = (3, 3, 3, 1)
+    accounts = [
+        replace(account, local_world_size=size, node_rank=node, local_rank=local, host=f"node{node}")
+        for account, size, node, local in zip(four(), sizes, (0, 0, 0, 1), (0, 1, 2, 0), strict=True)
+    ]
+    assert disagreements(accounts) == ()
+    assert ranks_per_node(accounts) == (3, 1)
+    other = [replace(account, node_rank=1 - account.node_rank) for account in accounts]
+    assert disagreements(other) == ()
+    assert ranks_per_node(other) == (1, 3)
+    finding = only([replace(account, num_nodes=3) for account in accounts])
+    assert finding.code == "CF439" and finding.notes == ("3 nodes were told, and ranks came from 2",)
+
+
+class Told:
+    """A meeting at which `accounts` came, for each of which a rank asks."""
+
+    def __init__(self, accounts: list[Account]) -> None:
+        self.accounts = accounts
+
+    def call_the_roll(self, mine: Account) -> tuple[tuple[Account, ...], tuple[Finding, ...]]:
+        return tuple(self.accounts), ()
+
+    def refuse_together(self, findings: tuple[Finding, ...]) -> None:
+        if findings:
+            raise Refused(findings)
+
+
+def three_nodes(rank: int) -> dict[str, str]:
+    """What deepspeed tells a rank of 2, 3 and 1: its own node, of three."""
+    node, size = ((0, 2), (0, 2), (1, 3), (1, 3), (1, 3), (2, 1))[rank]
+    told = {"RANK": rank, "WORLD_SIZE": 6, "LOCAL_RANK": rank % size, "LOCAL_SIZE": size}
+    return {name: str(n) for name, n in {**told, "CROSS_RANK": node, "CROSS_SIZE": 3}.items()}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "planned", "refused"),
+    [
+        (None, (2, 3, 1), ""),  # left open: the plan takes what came
+        ({"gpus_per_node": [2, 3, 1]}, (2, 3, 1), ""),
+        ({"gpus_per_node": [1, 2, 3]}, (1, 2, 3), ""),
+        ({"num_nodes": 3, "gpus_per_node": 2}, 2, "3 nodes x 2 GPUs, but deepspeed started 2 + 3 + 1 ranks"),
+        ({"gpus_per_node": [4, 1, 1]}, (4, 1, 1), "3 nodes with 4 + 1 + 1 GPUs, but deepspeed started 2 + 3"),
+    ],
+)
+def test_the_ranks_of_each_node_are_known_at_the_roll_call(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: dict[str, object] | None,
+    planned: object,
+    refused: str,
+) -> None:
+    config = str(small_config(tmp_path, cluster=cluster))
+    worlds = [read_world(three_nodes(rank)) for rank in range(6)]
+    statics = [read_static(config, [], world) for world in worlds]
+    assert len({static.sourced for static in statics}) == 1, "before it all ranks believe the same"
+    accounts = [account_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
+    accounts = [replace(account, host=f"node{account.node_rank}") for account in accounts]
+    assert disagreements(accounts) == ()
+    monkeypatch.setattr(assignment, "meet", lambda world, environ: Told(accounts))
+    monkeypatch.setattr(assignment, "look_at_device", lambda local_rank, environ: Device("cpu"))
+    for static, world in zip(statics, worlds, strict=True):
+        assert assignment.engine_of(static, world) == "deepspeed"
+        if refused:
+            with pytest.raises(Refused, match="CF435") as refusal:
+                assignment.call_roll(static, world)
+            assert refused in refusal.value.findings[0].title
+            continue
+        _, known, _ = assignment.call_roll(static, world)
+        assert known.ranks_per_node == (2, 3, 1)
+        real = static.on_nodes(known.ranks_per_node)
+        assert real.sourced.topology.gpus_per_node == planned
+        assert real.facts.batch is not None and real.facts.batch.topology == real.sourced.topology
+
+
+def test_a_config_that_says_the_nodes_only(tmp_path: Path) -> None:
+    """As many ranks as its 2 nodes might have; but they came from 3."""
+    config = str(small_config(tmp_path, cluster={"num_nodes": 2}))
+    told = {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_SIZE": 2, "CROSS_RANK": 0, "CROSS_SIZE": 3}
+    world = read_world({name: str(number) for name, number in told.items()})
+    static = read_static(config, [], world)
+    assert assignment.engine_of(static, world) == "deepspeed"
+    known = replace(world, ranks_per_node=(2, 1, 1))
+    assert static.on_nodes(known.ranks_per_node) == static
+    (finding,) = unplanned_nodes(known, static.sourced.topology)
+    assert (
+        finding.title == "the plan is for 2 nodes x 2 GPUs, but deepspeed started 2 + 1 + 1 ranks on 3 nodes"
+    )
+
+
+@pytest.mark.parametrize(("layout", "gpus"), [((2, 1), (2, 1)), ((2, 2), 2), ((3,), 3)])
+def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ...], gpus: object) -> None:
+    told = {"RANK": 0, "WORLD_SIZE": sum(layout), "LOCAL_RANK": 0, "LOCAL_SIZE": layout[0]}
+    told |= {"CROSS_RANK": 0, "CROSS_SIZE": len(layout)}
+    world = read_world({name: str(number) for name, number in told.items()})
+    plan = SimpleNamespace(zero_stage=2)
+    work = SimpleNamespace(
+        world=world, beginning=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), continued=None
+    )
+    paper = claiming._attempt(work, {})  # type: ignore[arg-type]
+    assert (paper.gpus_per_node, paper.num_nodes, paper.world_size) == (gpus, len(layout), sum(layout))
 
 
 def test_one_node_that_is_two_machines() -> None:

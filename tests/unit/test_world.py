@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.finding import Refused
 from crossfoot.starting import slurm
 from crossfoot.starting.ancestry import launcher_of, launchers_above
@@ -18,8 +19,8 @@ from crossfoot.starting.world import (
     engine_for,
     read_world,
     refuse_nested,
-    refuse_unequal,
     rendezvous,
+    unplanned_nodes,
 )
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -85,7 +86,8 @@ def refusal(environ: dict[str, str]) -> tuple[list[str], str]:
     [
         (by_deepspeed(1, 1, 2, 0, 1, 2), "deepspeed", (1, 2, 1, 2, 0, 1), (2,)),
         (by_deepspeed(11, 3, 8, 1, 2, 16), "deepspeed", (11, 16, 3, 8, 1, 2), (8, 8)),
-        (by_deepspeed(2, 0, 1, 1, 2, 3), "deepspeed", (2, 3, 0, 1, 1, 2), None),
+        (by_deepspeed(2, 0, 1, 1, 2, 3), "deepspeed", (2, 3, 0, 1, 1, 2), (2, 1)),
+        (by_deepspeed(2, 0, 2, 1, 3, 6), "deepspeed", (2, 6, 0, 2, 1, 3), None),
         (by_torchrun(3, 1, 2, 1, 2, 4), "torchrun", (3, 4, 1, 2, 1, 2), (2, 2)),
         (by_torchrun(1, 1, 2, 0, 1, 2) | ALONE_BY_ACCELERATE, "accelerate", (1, 2, 1, 2, 0, 1), (2,)),
         (by_srun(2, 0, 1, "2,1", 2, 3), "srun", (2, 3, 0, 1, 1, 2), (2, 1)),
@@ -214,32 +216,54 @@ def test_the_parents_of_a_process_are_read(tmp_path: Path) -> None:
         refuse_nested(above, by_torchrun(0, 0, 2, 0, 1, 2))
 
 
+# hostfile slots 1 + 2: LOCAL_RANK = RANK % n, so the ranks of node 2 have LOCAL_RANK 1 and 0
+ONE_AND_TWO = (by_deepspeed(0, 0, 1, 0, 2, 3), by_deepspeed(1, 1, 2, 1, 2, 3), by_deepspeed(2, 0, 2, 1, 2, 3))
+
+
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "planned", "title"),
     [
-        (by_srun(2, 0, 1, "2,1", 2, 3), "node 0 has 2, node 1 has 1"),
-        # hostfile slots 1 + 2: LOCAL_RANK = RANK % n, so the ranks of node 2 have LOCAL_RANK 1 and 0
+        (by_srun(2, 0, 1, "2,1", 2, 3), Topology(3, 1), "1 node x 3 GPUs, but srun started 2 + 1 ranks on 2"),
+        (by_srun(2, 0, 1, "2,1", 2, 3), Topology(1, 3), "3 nodes x 1 GPU, but srun started 2 + 1 ranks on 2"),
         (
-            by_deepspeed(0, 0, 1, 0, 2, 3),
-            "node 0 of 2, this one, has 1 of the 3 ranks, the others together 2",
+            by_srun(3, 1, 1, "2(x2)", 2, 4),
+            Topology((3, 1), 2),
+            "2 nodes with 3 + 1 GPUs, but srun started 2 ranks on each of 2 nodes",
         ),
-        (
-            by_deepspeed(1, 1, 2, 1, 2, 3),
-            "node 1 of 2, this one, has 2 of the 3 ranks, the others together 1",
-        ),
+        (by_torchrun(1, 1, 3, 0, 1, 3), Topology((2, 1), 2), "torchrun started 3 ranks on 1 node"),
+        *((environ, Topology(3, 1), "deepspeed started 1 + 2 ranks on 2 nodes") for environ in ONE_AND_TWO),
     ],
 )
-def test_unequal_slots_are_refused(environ: dict[str, str], told: str) -> None:
-    with pytest.raises(Refused, match="CF435") as refused:
-        refuse_unequal(read_world(environ))
-    assert told in refused.value.findings[0].notes
+def test_ranks_on_other_nodes_than_planned(environ: dict[str, str], planned: Topology, title: str) -> None:
+    (finding,) = unplanned_nodes(read_world(environ), planned)
+    assert finding.code == "CF435" and title in finding.title
+    assert len(finding.helps) == 2
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, by_srun(1, 0, 1, "1(x2)", 2, 2), by_torchrun(3, 1, 2, 1, 2, 4), ALONE_BY_ACCELERATE]
+    ("environ", "planned"),
+    [
+        ({}, Topology(1, 1)),
+        ({}, Topology((2, 1), 2)),  # one process folds any plan
+        (by_srun(1, 0, 1, "1(x2)", 2, 2), Topology(1, 2)),
+        (by_torchrun(3, 1, 2, 1, 2, 4), Topology(2, 2)),
+        (by_torchrun(3, 1, 2, 1, 2, 4), Topology(4, 1)),  # equal nodes may be others: the steps are the same
+        (by_srun(2, 0, 1, "2,1", 2, 3), Topology((2, 1), 2)),
+        (by_srun(2, 0, 1, "2,1", 2, 3), Topology((1, 2), 2)),  # which node is first is the launcher's choice
+        (by_torchrun(0, 0, 2, 0, 3, 6), Topology(6, 1)),  # of three nodes one rank knows its own only
+        *((environ, Topology((2, 1), 2)) for environ in ONE_AND_TWO),
+    ],
 )
-def test_equal_slots_are_not(environ: dict[str, str]) -> None:
-    refuse_unequal(read_world(environ))
+def test_ranks_on_the_nodes_that_are_planned(environ: dict[str, str], planned: Topology) -> None:
+    assert unplanned_nodes(read_world(environ), planned) == ()
+
+
+@pytest.mark.lie("U9", answer="impossible")
+def test_every_rank_of_unequal_nodes_has_a_place_of_its_own() -> None:
+    """deepspeed gives the local ranks of a node in any order, and each once."""
+    worlds = [read_world(environ) for environ in ONE_AND_TWO]
+    assert {world.ranks_per_node for world in worlds} == {(1, 2)}
+    assert {(world.node_rank, world.local_rank) for world in worlds} == {(0, 0), (1, 0), (1, 1)}
 
 
 def test_a_launcher_typed_into_an_interactive_step_is_not_a_copy() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
@@ -29,16 +30,50 @@ def ceil_div(a: int, b: int) -> int:
     return quotient + (rest > 0)
 
 
+GpusPerNode = int | tuple[int, ...]
+"""One number for all nodes; where they differ, one for each node in order."""
+
+
+def alike(gpus_by_node: Sequence[int]) -> GpusPerNode:
+    """The one number when all nodes have the same, else all of them. No node: ValueError."""
+    if not gpus_by_node:
+        raise ValueError("a run needs a node")
+    return gpus_by_node[0] if len(set(gpus_by_node)) == 1 else tuple(gpus_by_node)
+
+
+def spread(ranks: int, num_nodes: int) -> tuple[int, ...]:
+    """Ranks on each node, as equal as they can be, the larger shares first: 5 on 3 are 2, 2, 1."""
+    share, more = divmod(ranks, num_nodes)
+    return (share + 1,) * more + (share,) * (num_nodes - more)
+
+
+def in_a_sum(gpus: GpusPerNode) -> str:
+    """`8`, `2 + 1`, `8 + 8 + 4`, and `3 x 8 + 4` for 8, 8, 8, 4."""
+    runs = [list(same) for _, same in groupby((gpus,) if isinstance(gpus, int) else gpus)]
+    shown = (
+        [f"{len(same)} x {same[0]:,}"] if len(same) > 2 else [f"{each:,}" for each in same] for same in runs
+    )
+    return " + ".join(chain.from_iterable(shown))
+
+
 @dataclass(frozen=True)
 class Topology:
-    """Where a run is computed: GPUs (one rank each) per node, and nodes. Not positive: BatchImpossible."""
+    """Where a run is computed. gpus_per_node: GPUs, one rank each, on every node; for nodes that differ, one
+    number for each of them in order. Numbers that are all alike become one. Not positive: BatchImpossible.
+    Not as many as there are nodes: ValueError.
+    """
 
-    gpus_per_node: int
+    gpus_per_node: GpusPerNode
     num_nodes: int
 
     def __post_init__(self) -> None:
+        gpus = self.gpus_per_node
+        if not isinstance(gpus, int):
+            if len(gpus) != self.num_nodes:
+                raise ValueError(f"{len(gpus)} numbers of GPUs for {self.num_nodes} nodes")
+            object.__setattr__(self, "gpus_per_node", alike(gpus))
         for key, count in (
-            ("cluster.gpus_per_node", self.gpus_per_node),
+            ("cluster.gpus_per_node", gpus if isinstance(gpus, int) else min(gpus)),
             ("cluster.num_nodes", self.num_nodes),
         ):
             if count < 1:
@@ -47,9 +82,29 @@ class Topology:
                 )
 
     @property
+    def is_even(self) -> bool:
+        """Whether all nodes have the same number of GPUs."""
+        return isinstance(self.gpus_per_node, int)
+
+    @property
     def world_size(self) -> int:
         """Ranks of the run, one per GPU."""
-        return self.gpus_per_node * self.num_nodes
+        gpus = self.gpus_per_node
+        return gpus * self.num_nodes if isinstance(gpus, int) else sum(gpus)
+
+    def has_nodes_of(self, other: Topology) -> bool:
+        """Whether the nodes are the same ones but for their order."""
+        mine, theirs = (
+            gpus if isinstance(gpus, int) else sorted(gpus)
+            for gpus in (self.gpus_per_node, other.gpus_per_node)
+        )
+        return self.num_nodes == other.num_nodes and mine == theirs
+
+    def in_words(self, thing: str = "GPU") -> str:
+        """`2 nodes x 8 GPUs`; `2 nodes with 2 + 1 GPUs` where they differ."""
+        nodes = f"{self.num_nodes:,} node{'' if self.num_nodes == 1 else 's'}"
+        joint, plural = ("x" if self.is_even else "with"), ("" if self.gpus_per_node == 1 else "s")
+        return f"{nodes} {joint} {in_a_sum(self.gpus_per_node)} {thing}{plural}"
 
     @property
     def dp_degree(self) -> int:
@@ -175,10 +230,10 @@ def _single_changes(topology: Topology, given: Mapping[str, int], keys: tuple[st
 def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossible:
     """Three numbers of which one is wrong: the batch does not fit, or accumulation steps are spare."""
     capacity = whole[MICRO] * whole[ACCUM] * topology.dp_degree
-    equation = (
-        f"{whole[MICRO]} samples x {whole[ACCUM]} forwards x {topology.gpus_per_node} GPUs "
-        f"x {topology.num_nodes} nodes = {capacity} samples"
-    )
+    ranks = f"{topology.gpus_per_node} GPUs x {topology.num_nodes} nodes"
+    if not topology.is_even:
+        ranks = f"({in_a_sum(topology.gpus_per_node)}) GPUs"
+    equation = f"{whole[MICRO]} samples x {whole[ACCUM]} forwards x {ranks} = {capacity} samples"
     changes = _single_changes(topology, whole, (ACCUM, MICRO, GLOBAL))
     if whole[GLOBAL] > capacity:
         title = f"global_batch_size is {whole[GLOBAL]}, but a step holds only {capacity} samples"

@@ -6,57 +6,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from crossfoot.arithmetic.batch import BatchImpossible, Topology, solve_batch
+from crossfoot.arithmetic.batch import BatchImpossible, GpusPerNode, Topology, solve_batch
 from crossfoot.checks.registry import Facts
 from crossfoot.finding import Place
 from crossfoot.written.launch.sizes import gpus_told, nodes_told
-from crossfoot.written.launch.statement import Command, LaunchFile, with_named
+from crossfoot.written.launch.statement import Command, LaunchFile, Statement, with_named
 from crossfoot.written.launch.stating import certain_commands
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Generic[T]):
     """A number that the run is planned on. place: of the config's value, or of the launch file's; None when
     nobody wrote it. owner: `cluster.num_nodes`, or the launch file's option.
     """
 
-    value: int
+    value: T
     place: Place | None
     owner: str
     in_config: bool
 
 
-def planned_nodes(facts: Facts) -> Planned | None:
+def planned_nodes(facts: Facts) -> Planned[int] | None:
     """Nodes; None when neither the config nor a launch file says."""
-    return _planned(facts, "num_nodes")
+    nodes = facts.run.config.cluster.num_nodes
+    if nodes is not None:
+        key = "num_nodes" if facts.run.is_written("cluster", "num_nodes") else "gpus_per_node"
+        return Planned(nodes, facts.run.place("cluster", key), f"cluster.{key}", True)
+    said = nodes_told(facts.launch)
+    return Planned(said.number, said.place, _owner(said), False) if said else None
 
 
-def planned_gpus(facts: Facts) -> Planned | None:
+def planned_gpus(facts: Facts) -> Planned[GpusPerNode] | None:
     """GPUs per node; None when neither the config nor a launch file says."""
-    return _planned(facts, "gpus_per_node")
-
-
-def _planned(facts: Facts, key: str) -> Planned | None:
     cluster = facts.run.config.cluster
-    value: int | None = getattr(cluster, key)
-    if value is not None:
-        return Planned(value, facts.run.place("cluster", key), f"cluster.{key}", True)
-    nodes = nodes_told(facts.launch)
-    if key == "num_nodes":
-        said = nodes
-    else:
-        said = gpus_told(facts.launch, cluster.num_nodes or (int(nodes.value) if nodes else 1))
-    if said is None:
+    if cluster.gpus_per_node is not None:
+        place = facts.run.place("cluster", "gpus_per_node")
+        return Planned(cluster.gpus_per_node, place, "cluster.gpus_per_node", True)
+    nodes = planned_nodes(facts)
+    said = gpus_told(facts.launch, nodes.value if nodes else 1)
+    return Planned(said.gpus, said.place, _owner(said), False) if said else None
+
+
+def _owner(said: Statement) -> str:
+    return {"hostfile": "the hostfile", "job": "this job"}.get(said.witness, said.name)
+
+
+def planned_topology(facts: Facts) -> Topology | None:
+    """Nodes and GPUs, when both are known, and are of the same nodes."""
+    nodes, gpus = planned_nodes(facts), planned_gpus(facts)
+    if nodes is None or gpus is None:
         return None
-    owner = {"hostfile": "the hostfile", "job": "this job"}.get(said.witness, said.name)
-    return Planned(int(said.value), said.place, owner, False)
+    if isinstance(gpus.value, tuple) and len(gpus.value) != nodes.value:
+        return None
+    return Topology(gpus.value, nodes.value)
 
 
 def planned_ranks(facts: Facts) -> int | None:
     """All ranks, when both factors are known."""
-    nodes, gpus = planned_nodes(facts), planned_gpus(facts)
-    return nodes.value * gpus.value if nodes and gpus else None
+    topology = planned_topology(facts)
+    return topology.world_size if topology else None
 
 
 def nodes_or_one(facts: Facts) -> int:
@@ -73,15 +85,17 @@ def commands(facts: Facts) -> Iterator[tuple[LaunchFile, Command]]:
 
 
 def samples_with(facts: Facts, num_nodes: int | None = None, gpus_per_node: int | None = None) -> int | None:
-    """Samples per step if the cluster had other sizes; None when the batch numbers then contradict."""
-    nodes, gpus = planned_nodes(facts), planned_gpus(facts)
+    """Samples per step if the cluster had other sizes; None when the batch numbers then contradict, or when
+    nobody knows what the nodes would have.
+    """
+    gpus = planned_gpus(facts)
+    each = gpus_per_node or (gpus.value if gpus else 1)
+    if isinstance(each, tuple):
+        return None
     written = facts.run.config.batch
     try:
-        topology = Topology(
-            gpus_per_node or (gpus.value if gpus else 1), num_nodes or (nodes.value if nodes else 1)
-        )
         return solve_batch(
-            topology,
+            Topology(each, num_nodes or nodes_or_one(facts)),
             micro_batch_size=written.micro_batch_size,
             grad_accum_steps=written.grad_accum_steps,
             global_batch_size=written.global_batch_size,

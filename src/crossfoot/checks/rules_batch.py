@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, solve_batch
+from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, in_a_sum, solve_batch
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.finding import Finding, Place
@@ -106,16 +106,16 @@ def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -
 
 
 def _stops(batch: BatchPlan) -> str:
-    topology = batch.topology
-    nodes = topology.num_nodes
-    count, what = (nodes, "node") if nodes > 1 else (topology.gpus_per_node, "GPU")
+    nodes = batch.topology.num_nodes
+    count, what = (nodes, "node") if nodes > 1 else (batch.topology.world_size, "GPU")
     return f"DeepSpeed would stop here at start-up, on {count} {what}{'' if count == 1 else 's'}"
 
 
 def _equation(facts: Facts, batch: BatchPlan) -> tuple[tuple[Place, str], ...]:
     """`4 x 8 x 8 x 2 = 512` beside the first batch number that the config has, file before command line."""
-    topology = batch.topology
-    factors = (batch.micro_batch_size, batch.grad_accum_steps, topology.gpus_per_node, topology.num_nodes)
+    gpus, nodes = batch.topology.gpus_per_node, batch.topology.num_nodes
+    ranks = (gpus, nodes) if isinstance(gpus, int) else (f"({in_a_sum(gpus)})",)
+    factors = (batch.micro_batch_size, batch.grad_accum_steps, *ranks)
     text = f"{' x '.join(map(str, factors))} = {batch.capacity_samples}"
     if batch.is_uneven:
         text += f", which holds {batch.global_batch_size}"

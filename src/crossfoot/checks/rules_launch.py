@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from crossfoot.arithmetic.batch import GpusPerNode, in_a_sum
 from crossfoot.checks.launch_plan import (
     Planned,
     commands,
@@ -13,11 +14,12 @@ from crossfoot.checks.launch_plan import (
     planned_gpus,
     planned_nodes,
     planned_ranks,
+    planned_topology,
     samples_with,
 )
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
-from crossfoot.written.launch.statement import Option, Statement, statements, with_named
+from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named
 from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
 
 
@@ -35,8 +37,8 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
     planned = planned_nodes(facts)
     if planned is None:
         return
-    for said in _disagreeing(facts, "num_nodes", planned.value):
-        first, value = said[0], int(said[0].value)
+    for said in _grouped(each for each in _stated(facts, "num_nodes") if each.value != planned.value):
+        first, value = said[0], said[0].number
         helps = [_rewritten(first, planned.value)]
         if first.witness == "hostfile":
             helps = [f"list {counted(planned.value, 'host')} in the hostfile"]
@@ -55,38 +57,78 @@ def gpus_per_node(facts: Facts) -> Iterator[Finding]:
     `--ntasks-per-node` (where srun starts the ranks) and `slots=N` all state `cluster.gpus_per_node`. Beware
     of totals: torchrun's --nproc-per-node counts one node, accelerate's num_processes and SLURM's --gpus
     count all of them. GPUs that are allocated beyond those that the launcher uses are a warning: the run is
-    as planned, and they stand idle. (lies B2, U2)
+    as planned, and they stand idle. One number for every node cannot start nodes that are not alike: there a
+    hostfile says the slots of each, and srun is told the tasks in all. (lies B2, U2)
     """
     planned = planned_gpus(facts)
     if planned is None:
         return
-    every = statements(facts.launch, "gpus_per_node")
     used = {
         statement.place.file
-        for statement in every
+        for statement in statements(facts.launch, "gpus_per_node")
         if statement.witness in ("launcher", "hostfile") and statement.value == planned.value
     }
-    for said in _disagreeing(facts, "gpus_per_node", planned.value):
-        first, value = said[0], int(said[0].value)
-        idle = first.witness == "allocation" and value > planned.value and first.place.file in used
+    every = _stated(facts, "gpus_per_node")
+    for said in _grouped(each for each in every if not _fits(facts, each, planned.value)):
+        if isinstance(planned.value, int):
+            idle = said[0].witness == "allocation" and said[0].number > planned.value
+            idle = idle and said[0].place.file in used
+        else:  # who starts ranks comes before who allocates for them
+            said = sorted(said, key=lambda each: each.witness == "allocation")
+            idle = said[0].witness == "allocation" and said[0].number >= max(planned.value)
+        first, value = said[0], said[0].number
         title = f"{_says(first)} {counted(value, 'GPU')} on each node"
         if first.witness == "launcher":
             title = f"{_says(first)} {counted(value, 'rank')} on each node"
         notes = []
         nodes = nodes_or_one(facts)
-        if re.match(r"(--gpus|-G)\b(?!-)", first.words):
+        if _is_total(first):
             title = f"{first.words} is a total, {value} on each of {counted(nodes, 'node')}"
-            helps = [f"write --gpus-per-node={planned.value}, which counts one node"]
-        else:
-            helps = [_rewritten(first, planned.value)]
-        if first.words.startswith("--nproc") and value == planned.value * nodes and nodes > 1:
+        helps = _repairs(facts, first, planned.value)
+        if first.words.startswith("--nproc") and value == planned_ranks(facts) and nodes > 1:
             notes.append(f"--nproc-per-node counts one node; {value} is the total over all {nodes}")
-        if first.witness == "hostfile":
-            helps.append(f"or start with deepspeed --num_gpus {planned.value}")
-        if first.witness == "job":
-            helps = [f"ask SLURM for --gpus-per-node={planned.value}"]
         severity: Severity = "warning" if idle else "error"
         yield _finding(facts, "CF453", said, planned, title, helps, notes, severity)
+
+
+def _fits(facts: Facts, said: Statement, planned: GpusPerNode) -> bool:
+    """Whether a number for every node is what is planned, or, for nodes that are not alike, may be."""
+    if isinstance(planned, int):
+        return said.value == planned
+    if said.witness == "job":  # it counts this node's
+        return said.value in planned
+    return _is_total(said) and said.number * nodes_or_one(facts) == planned_ranks(facts)
+
+
+def _is_total(said: Statement) -> bool:
+    return re.match(r"(--gpus|-G)\b(?!-)", said.words) is not None
+
+
+def _repairs(facts: Facts, said: Statement, planned: GpusPerNode) -> list[str]:
+    """What to write in place of a wrong number for every node."""
+    if not isinstance(planned, int):
+        return [_each_its_own(facts, said, planned)]
+    if said.witness == "job":
+        return [f"ask SLURM for --gpus-per-node={planned}"]
+    if _is_total(said):
+        return [f"write --gpus-per-node={planned}, which counts one node"]
+    helps = [_rewritten(said, planned)]
+    if said.witness == "hostfile":
+        helps.append(f"or start with deepspeed --num_gpus {planned}")
+    return helps
+
+
+def _each_its_own(facts: Facts, said: Statement, planned: Sequence[int]) -> str:
+    """How nodes that are not alike are asked for, in the words of the launcher that was told otherwise."""
+    if said.witness == "hostfile":
+        return f"write the slots of each host: {', '.join(map(str, planned))}"
+    if said.name.startswith("--ntasks"):
+        return f"write --ntasks={sum(planned)}, the tasks in all"
+    if said.witness in ("allocation", "job"):
+        return f"write --gpus-per-task=1, with --ntasks={sum(planned)}"
+    if said.name.startswith("--nproc"):
+        return f"give each node its own: crossfoot launch {facts.run.path} --to torchrun --print shows how"
+    return f"leave out {said.name}, and write the slots of each host into the hostfile"
 
 
 @rule("CF454")
@@ -103,13 +145,15 @@ def ranks(facts: Facts) -> Iterator[Finding]:
         return
     explained = _sizes_that_explain(facts)
     for statement in statements(facts.launch, "world_size"):
-        value = int(statement.value)
+        value = statement.number
         if statement.dry_run or value == planned or value in explained:
             continue
         yield _total_differs(facts, statement, planned)
     for file, command in commands(facts):
         machines, processes = machines_and_processes(command, file)
-        if processes == planned and machines and divmod(processes, machines)[1]:
+        gpus = planned_gpus(facts)
+        is_even = gpus is not None and isinstance(gpus.value, int)  # else CF468 says it
+        if processes == planned and machines and divmod(processes, machines)[1] and is_even:
             share, rest = divmod(processes, machines)
             yield Finding(
                 "CF454",
@@ -124,7 +168,7 @@ def ranks(facts: Facts) -> Iterator[Finding]:
 
 
 def _total_differs(facts: Facts, statement: Statement, planned: int) -> Finding:
-    value = int(statement.value)
+    value = statement.number
     notes, helps = [], [_rewritten(statement, planned)]
     gpus, nodes = planned_gpus(facts), nodes_or_one(facts)
     if gpus is not None and nodes > 1 and value == gpus.value:
@@ -146,7 +190,10 @@ def _total_differs(facts: Facts, statement: Statement, planned: int) -> Finding:
 
 def _one_task_a_node(facts: Facts, place: Place, tasks: Tasks, planned: int) -> Finding:
     gpus = planned_gpus(facts)
+    option = "--ntasks-per-node"
     each = gpus.value if gpus else planned
+    if isinstance(each, tuple):
+        option, each = "--ntasks", planned
     started = counted(tasks.total or 1, "task") + (", one on each node" if (tasks.total or 1) > 1 else "")
     return Finding(
         "CF454",
@@ -154,7 +201,7 @@ def _one_task_a_node(facts: Facts, place: Place, tasks: Tasks, planned: int) -> 
         place=place,
         others=_equation(facts, planned),
         notes=("no --ntasks and no --ntasks-per-node is given",),
-        helps=(f"add #SBATCH --ntasks-per-node={each}",),
+        helps=(f"add #SBATCH {option}={each}",),
     )
 
 
@@ -175,7 +222,7 @@ def varying_nodes(facts: Facts) -> Iterator[Finding]:
             yield from _varies(command.launcher.get("--nnodes"), ":", planned)
 
 
-def _varies(option: Option | None, joint: str, planned: Planned | None) -> Iterator[Finding]:
+def _varies(option: Option | None, joint: str, planned: Planned[int] | None) -> Iterator[Finding]:
     low, joined, high = (option.value or "").partition(joint) if option else ("", "", "")
     if option is None or not joined or low == high or not (low.isdigit() and high.isdigit()):
         return
@@ -189,38 +236,45 @@ def _varies(option: Option | None, joint: str, planned: Planned | None) -> Itera
     )
 
 
-def _disagreeing(facts: Facts, about: str, planned: int) -> Iterator[Sequence[Statement]]:
-    """Statements that say another number, those with the same number together."""
-    groups: dict[int | float | str, list[Statement]] = {}
-    for statement in statements(facts.launch, "num_nodes" if about == "num_nodes" else "gpus_per_node"):
-        if not statement.dry_run and statement.value != planned:
-            groups.setdefault(statement.value, []).append(statement)
-    yield from groups.values()
+def _stated(facts: Facts, about: About) -> Iterator[Statement]:
+    return (each for each in statements(facts.launch, about) if not each.dry_run)
+
+
+def _grouped(found: Iterable[Statement]) -> Iterable[Sequence[Statement]]:
+    """Statements with the same number together."""
+    groups: dict[int, list[Statement]] = {}
+    for statement in found:
+        groups.setdefault(statement.number, []).append(statement)
+    return groups.values()
 
 
 def _finding(
     facts: Facts,
     code: str,
     said: Sequence[Statement],
-    planned: Planned,
+    planned: Planned[int] | Planned[GpusPerNode],
     title: str,
     helps: Sequence[str],
     notes: Sequence[str] = (),
     severity: Severity = "error",
 ) -> Finding:
-    first, value = said[0], int(said[0].value)
+    first, value = said[0], said[0].number
     what = "node" if code == "CF452" else "GPU"
+    number = in_a_sum(planned.value)
     others = list(_used_at(first))
     others.extend((each.place, f"{value} here too") for each in said[1:])
     notes = list(notes)
     if planned.place is not None:
-        others.append((planned.place, counted(planned.value, what)))
+        others.append((planned.place, f"{number} {what}{'' if planned.value == 1 else 's'}"))
     if first.is_default:
         notes.append("it is a default: an exported variable would overrule it")
     if first.is_default or all(each.witness == "job" for each in said):
         severity = "warning"
     nodes, gpus = (value, None) if code == "CF452" else (None, value)
-    if planned.in_config and severity == "error":
+    is_listed = code == "CF452" and planned.owner == "cluster.gpus_per_node"
+    if planned.in_config and severity == "error" and is_listed:
+        helps = [*helps, f"or list {value} numbers in {planned.owner}, one for each node"]
+    elif planned.in_config and severity == "error":
         helps = [*helps, f"or set {planned.owner} to {value}{_batch_then(facts, nodes, gpus)}"]
     end = "the plan is for" if code == "CF452" else "the plan has"
     if not planned.in_config:
@@ -230,7 +284,7 @@ def _finding(
         end = "the run uses"
     return Finding(
         code,
-        f"{title}, but {end} {planned.value}",
+        f"{title}, but {end} {number}",
         severity=severity,
         place=first.place,
         others=tuple(others),
@@ -270,11 +324,10 @@ def _used_at(statement: Statement) -> tuple[tuple[Place, str], ...]:
 
 def _equation(facts: Facts, planned: int) -> tuple[tuple[Place, str], ...]:
     """`2 nodes x 8 GPUs = 16 ranks` beside the GPUs."""
-    nodes, gpus = planned_nodes(facts), planned_gpus(facts)
-    if nodes is None or gpus is None or gpus.place is None:
+    topology, gpus = planned_topology(facts), planned_gpus(facts)
+    if topology is None or gpus is None or gpus.place is None:
         return ()
-    text = f"{counted(nodes.value, 'node')} x {counted(gpus.value, 'GPU')} = {counted(planned, 'rank')}"
-    return ((gpus.place, text),)
+    return ((gpus.place, f"{topology.in_words()} = {counted(planned, 'rank')}"),)
 
 
 def _sizes_that_explain(facts: Facts) -> set[int]:
@@ -282,10 +335,8 @@ def _sizes_that_explain(facts: Facts) -> set[int]:
     nodes, gpus = planned_nodes(facts), planned_gpus(facts)
     if nodes is None or gpus is None:
         return set()
-    wrong_nodes = {int(each.value) for each in statements(facts.launch, "num_nodes")} - {nodes.value}
-    wrong_gpus = {int(each.value) for each in statements(facts.launch, "gpus_per_node")} - {gpus.value}
-    return {
-        some_nodes * some_gpus
-        for some_nodes in {*wrong_nodes, nodes.value}
-        for some_gpus in {*wrong_gpus, gpus.value}
-    }
+    all_nodes = {nodes.value, *(each.number for each in statements(facts.launch, "num_nodes"))}
+    all_gpus = {each.number for each in statements(facts.launch, "gpus_per_node")}
+    if isinstance(gpus.value, int):
+        all_gpus.add(gpus.value)
+    return {some_nodes * some_gpus for some_nodes in all_nodes for some_gpus in all_gpus}

@@ -6,12 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crossfoot.checks.launch_plan import commands, counted, planned_gpus
+from crossfoot.arithmetic.batch import GpusPerNode, in_a_sum
+from crossfoot.checks.launch_plan import Planned, commands, counted, planned_gpus
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import ACCELERATE, DEEPSPEED, SBATCH, SRUN, TORCHRUN, Grammar
-from crossfoot.written.launch.statement import Command, Host, LaunchFile, Layer, LayerKind, Slip, with_named
+from crossfoot.written.launch.statement import (
+    Command,
+    Host,
+    LaunchFile,
+    Layer,
+    LayerKind,
+    Slip,
+    Statement,
+    statements,
+    with_named,
+)
 from crossfoot.written.launch.stating import named_by, training_commands
 
 _GRAMMARS: dict[LayerKind, Grammar] = {
@@ -21,6 +32,8 @@ _GRAMMARS: dict[LayerKind, Grammar] = {
     "torchrun": TORCHRUN,
     "accelerate": ACCELERATE,
 }
+_EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
+"""deepspeed 0.19.8, launcher/multinode_runner.py."""
 
 
 @rule("CF455")
@@ -48,23 +61,86 @@ def named_file_missing(facts: Facts) -> Iterator[Finding]:
 
 
 @rule("CF468")
-def unequal_slots(facts: Facts) -> Iterator[Finding]:
-    """CF468: the hosts of a hostfile have different numbers of slots.
+def nodes_not_alike(facts: Facts) -> Iterator[Finding]:
+    """CF468: hosts have different numbers of slots, and the plan has not; or it has, and the launcher cannot.
 
-    DeepSpeed numbers the ranks of such a cluster so that LOCAL_RANK is RANK modulo the slots of the node:
-    with 1 + 2 slots the second node has ranks 1 and 2 with LOCAL_RANK 1 and 0, and world size divided by
-    local size is not the number of nodes. A plan for unequal nodes is refused for now:
-    `cluster.gpus_per_node` is one number. (lie U9)
+    Nodes need not be alike: `cluster.gpus_per_node: [2, 1]` is a plan for 2 GPUs on the first node and 1 on
+    the second, and the hosts of a hostfile have these slots in this order. (With 1 + 2 slots the deepspeed
+    launcher gives the ranks of the second node LOCAL_RANK 1 and 0, RANK modulo slots: each still has a device
+    of its own. Programs that divide the world size by the ranks of one node get a wrong number of nodes.)
+    `deepspeed --launcher` slurm, mpich, impi and mvapich stop at unequal slots, and accelerate divides its
+    num_processes by num_machines. (lie U9)
     """
-    told: set[Place] = set()
-    for file, command in commands(facts):
-        hosts = _hosts(command, file)
-        told.update(host.place for host in hosts)
-        if hosts:
-            yield from _unequal(hosts, resources(command.launcher, hosts), facts)
-    for file in with_named(facts.launch):
-        if file.hosts and file.hosts[0].place not in told:
-            yield from _unequal(file.hosts, Resources({host.name: host.slots for host in file.hosts}), facts)
+    planned = planned_gpus(facts)
+    if planned is None:
+        return
+    for said in statements(facts.launch, "gpus_by_node"):
+        hosts = said.gpus
+        if isinstance(hosts, int) or said.dry_run or hosts == planned.value:
+            continue
+        if isinstance(planned.value, int) or len(hosts) == len(planned.value):  # else CF452 says it
+            yield _other_slots(said, hosts, planned)
+    if isinstance(planned.value, tuple):
+        yield from _same_everywhere(facts, planned.value)
+
+
+def _other_slots(said: Statement, hosts: Sequence[int], planned: Planned[GpusPerNode]) -> Finding:
+    has = f"the hostfile has {in_a_sum(tuple(hosts))} slots"
+    if said.witness != "hostfile":
+        has = f"{said.words} starts {in_a_sum(tuple(hosts))} ranks"
+    end = "the plan has" if planned.in_config else f"{planned.owner} says"
+    notes: tuple[str, ...] = ()
+    if isinstance(planned.value, int):
+        plan, label = f"{planned.value} on each node", counted(planned.value, "GPU")
+        helps = [f"use {planned.value} on every host: write slots={planned.value}"]
+        if planned.value <= min(hosts):
+            helps[0] += f", or start with deepspeed --num_gpus {planned.value}"
+    else:
+        plan, label = in_a_sum(planned.value), f"{in_a_sum(planned.value)} GPUs"
+        helps = [f"write the slots of each host: {', '.join(map(str, planned.value))}"]
+        if sorted(hosts) == sorted(planned.value):
+            notes = ("the first host of a hostfile is the first node of the plan",)
+    if planned.in_config:
+        helps.append(f"or plan for these hosts: cluster.gpus_per_node: {list(hosts)}")
+    return Finding(
+        "CF468",
+        f"{has}, but {end} {plan}",
+        place=said.place,
+        others=((planned.place, label),) if planned.place else (),
+        notes=notes,
+        helps=tuple(helps),
+    )
+
+
+def _same_everywhere(facts: Facts, planned: tuple[int, ...]) -> Iterator[Finding]:
+    """Launchers that know one number for all nodes."""
+    needs = f"the plan has {in_a_sum(planned)} GPUs on its nodes"
+    instead = (
+        f"start it with a launcher that can: crossfoot launch {facts.run.path} --to deepspeed, or torchrun"
+    )
+    machines = {said.value for said in statements(facts.launch, "num_nodes")} or {len(planned)}
+    for said in statements(facts.launch, "world_size"):
+        is_accelerates = said.witness == "settings" or said.name.startswith("--num")
+        is_as_planned = said.value == sum(planned) and machines == {len(planned)}  # else CF452, CF454 say it
+        if is_accelerates and not said.dry_run and is_as_planned:
+            share, _ = divmod(said.number, len(planned))
+            yield Finding(
+                "CF468",
+                f"accelerate starts the same number of ranks on every machine, but {needs}",
+                place=said.place,
+                notes=(f"it divides: {said.number} on {len(planned)} machines are {share} on each",),
+                helps=(instead,),
+            )
+    for _, command in commands(facts):
+        option = command.launcher.get("--launcher")
+        if option is not None and (option.value or "").lower() in _EQUAL_SLOTS_ONLY:
+            yield Finding(
+                "CF468",
+                f"{option.words} needs the same number of slots on every host, but {needs}",
+                place=option.place,
+                notes=("DeepSpeed stops there with a ValueError",),
+                helps=("leave out --launcher: pdsh then starts what the hostfile says", f"or {instead}"),
+            )
 
 
 def _hosts(command: Command, file: LaunchFile) -> Sequence[Host]:
@@ -72,26 +148,6 @@ def _hosts(command: Command, file: LaunchFile) -> Sequence[Host]:
         return ()
     named = named_by(command, "hostfile", file)
     return named.file.hosts if named and named.file else ()
-
-
-def _unequal(hosts: Sequence[Host], chosen: Resources, facts: Facts) -> Iterator[Finding]:
-    slots = chosen.slots
-    taken = [host for host in hosts if host.name in slots]
-    other = next((host for host in taken if slots[host.name] != slots[taken[0].name]), None)
-    if other is None:
-        return
-    first, smallest = taken[0], min(slots[host.name] for host in taken)
-    planned = planned_gpus(facts)
-    each = planned.value if planned and planned.in_config and planned.value <= smallest else max(1, smallest)
-    yield Finding(
-        "CF468",
-        f"{other.name} has {counted(slots[other.name], 'slot')} and {first.name} has "
-        f"{counted(slots[first.name], 'slot')}, but all nodes of a plan have the same",
-        place=chosen.by.place if chosen.by else other.slots_place,
-        others=() if chosen.by else ((first.slots_place, counted(slots[first.name], "slot")),),
-        notes=("DeepSpeed makes LOCAL_RANK of RANK modulo slots, which is wrong on unequal nodes",),
-        helps=(f"use {each} on every host: write slots={each}, or start with deepspeed --num_gpus {each}",),
-    )
 
 
 @rule("CF469")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from crossfoot.checks.launch_plan import commands, counted, nodes_or_one, planned_ranks
+from crossfoot.checks.launch_plan import (
+    commands,
+    counted,
+    nodes_or_one,
+    planned_ranks,
+    planned_topology,
+)
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place
 from crossfoot.written.launch.accelerate_file import whole
@@ -291,7 +297,7 @@ def visible_devices(facts: Facts) -> Iterator[Finding]:
             ),
             None,
         )
-        started = int(ranks.value) if ranks else None
+        started = ranks.number if ranks else None
         machines, processes = machines_and_processes(command, file)
         if inner.kind == "accelerate" and processes:
             started = divmod(processes, machines or 1)[0]
@@ -318,7 +324,10 @@ def alone_in_a_job(facts: Facts) -> Iterator[Finding]:
     for file, command in commands(facts):
         if file.batch is None or not is_dry_run(command, command_statements(command, file)):
             continue
-        gpus = divmod(planned, nodes_or_one(facts))[0]
+        topology = planned_topology(facts)
+        tasks_of_all = f"--ntasks={planned}"
+        if topology is None or topology.is_even:
+            tasks_of_all = f"--ntasks-per-node={divmod(planned, nodes_or_one(facts))[0]}"
         nodes, tasks = file.batch.get("--nodes"), file.batch.get("--ntasks", "--ntasks-per-node")
         claim = next((each for each in (nodes, tasks) if each and each.number and each.number > 1), None)
         name = command.launcher.kind
@@ -330,7 +339,7 @@ def alone_in_a_job(facts: Facts) -> Iterator[Finding]:
                 others=((claim.place, "asked for here"),),
                 notes=("crossfoot refuses to start there: the other tasks might be the same run again",),
                 helps=(
-                    f"start the ranks: srun --ntasks-per-node={gpus} python train.py CONFIG",
+                    f"start the ranks: srun {tasks_of_all} python train.py CONFIG",
                     "or, for a dry run in one process, ask for one task on one node",
                 ),
             )

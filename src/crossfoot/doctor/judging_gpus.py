@@ -21,14 +21,32 @@ def gpu_findings(nodes: Sequence[Node], needs: Needs) -> Iterator[Finding]:
         yield refusals.gpus_unusable(where, there, why, helps)
     has_gpus = any(map(gpu_count, nodes)) or any(unusable.values())
     able = [node for node in nodes if unusable[node.name] is None]
-    answers = ((node.name, _too_few(node, needs, on_cpus=not has_gpus)) for node in able)
-    for where, (asked, there_are, origin, note, severity) in together(answers):
-        yield refusals.gpus_short(where, asked, there_are, origin, note, severity)
+    asked = {node.name: node.slots or share for node, share in _shares(nodes, needs)}
+    answers = ((node.name, _too_few(node, asked[node.name], needs, on_cpus=not has_gpus)) for node in able)
+    for where, (asked_for, there_are, origin, note, severity) in together(answers):
+        is_alike = len(set(asked.values())) == 1
+        yield refusals.gpus_short(where, asked_for, there_are, origin, note, severity, is_alike)
 
 
-def _too_few(node: Node, needs: Needs, *, on_cpus: bool) -> tuple[int, int, str, str, Severity] | None:
+def _shares(nodes: Sequence[Node], needs: Needs) -> Iterator[tuple[Node, int | None]]:
+    """The GPUs that are asked of each node. Where they differ, and nobody says which node is which, the
+    largest share is that of the node that has most; with nodes missing, each must do for the smallest.
+    """
+    gpus = needs.gpus_per_node
+    if gpus is None or isinstance(gpus, int):
+        yield from ((node, gpus) for node in nodes)
+    elif len(nodes) != len(gpus):
+        yield from ((node, min(gpus)) for node in nodes)
+    else:
+        by_size = sorted(nodes, key=lambda node: gpu_count(node) or 0, reverse=True)
+        yield from zip(by_size, sorted(gpus, reverse=True), strict=True)
+
+
+def _too_few(
+    node: Node, asked: int | None, needs: Needs, *, on_cpus: bool
+) -> tuple[int, int, str, str, Severity] | None:
     """GPUs asked for and there, who asks, a note and how bad it is; None when there are enough."""
-    asked, there_are = node.slots or needs.gpus_per_node, gpu_count(node)
+    there_are = gpu_count(node)
     if asked is None or there_are is None or there_are >= asked:
         return None
     environ = node.facts["environ"]

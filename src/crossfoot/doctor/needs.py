@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules_launch_files import hostfile_line
 from crossfoot.finding import Finding, Place, Refused
@@ -37,7 +38,7 @@ class Needs:
 
     config: str = ""
     num_nodes: int | None = None
-    gpus_per_node: int | None = None
+    gpus_per_node: GpusPerNode | None = None
     origin: str = ""
     dtype: str = ""
     uses_deepspeed: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.checks.render import clean
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import named, together
@@ -53,8 +54,10 @@ def _asked_for(needs: Needs, looked_at: int) -> Iterator[str]:
         return
     words = "has errors of its own, shown below"
     if needs.num_nodes is not None:
-        gpus = "?" if needs.gpus_per_node is None else number(needs.gpus_per_node, "GPU")
-        words = f"{number(needs.num_nodes, 'node')} x {gpus}   {needs.dtype}"
+        words = f"{number(needs.num_nodes, 'node')} x ?"
+        if needs.gpus_per_node is not None:
+            words = Topology(needs.gpus_per_node, needs.num_nodes).in_words()
+        words = f"{words}   {needs.dtype}"
     yield from _row("asked for", [f"{words}   {needs.config}"])
     if looked_at < (needs.num_nodes or 1):
         way = "give --hostfile, or run doctor inside the job"

@@ -68,7 +68,13 @@ def nodes_differ(what: str, notes: Sequence[str], severity: Severity, help_: str
 
 @page("CF403")
 def gpus_short(
-    where: str, asked: int, there: int, origin: str, note: str = "", severity: Severity = "error"
+    where: str,
+    asked: int,
+    there: int,
+    origin: str,
+    note: str = "",
+    severity: Severity = "error",
+    is_alike: bool = True,
 ) -> Finding:
     """CF403: a node has fewer GPUs than the run wants ranks on it.
 
@@ -89,7 +95,7 @@ def gpus_short(
         helps.insert(0, "unset CUDA_VISIBLE_DEVICES")
     return Finding(
         "CF403",
-        f"{has} on {where}, and the run asks for {asked} on each node",
+        f"{has} on {where}, and the run asks for {asked} {'on each node' if is_alike else 'there'}",
         severity=severity,
         notes=tuple(filter(None, (f"asked for by {origin}" if origin else "", note))),
         helps=tuple(helps),

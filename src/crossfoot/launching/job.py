@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.launching.shell_text import comment
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
@@ -65,8 +66,7 @@ class Job:
     config: str
     words: tuple[str, ...]
     run_dir: str
-    num_nodes: int
-    gpus_per_node: int
+    cluster: Topology
     stem: str
     wishes: Wishes
     made_by: tuple[str, ...] = ()
@@ -79,9 +79,22 @@ class Job:
     port: int = PORT
 
     @property
+    def num_nodes(self) -> int:
+        """Machines."""
+        return self.cluster.num_nodes
+
+    @property
     def world_size(self) -> int:
         """Ranks in all."""
-        return self.num_nodes * self.gpus_per_node
+        return self.cluster.world_size
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether every machine must be told which one it is."""
+        wishes = self.wishes
+        is_numbered = wishes.no_ssh or wishes.target == "accelerate"
+        is_numbered |= wishes.target == "torchrun" and not self.cluster.is_even
+        return is_numbered and not wishes.dry_run
 
     @property
     def address(self) -> str | None:
@@ -105,9 +118,8 @@ class Job:
     @property
     def topology(self) -> str:
         """`2 nodes x 8 GPUs = 16 ranks`."""
-        what = "GPU" if self.uses_gpus else "CPU rank"
-        nodes, each = counted(self.num_nodes, "node"), counted(self.gpus_per_node, what)
-        return f"{nodes} x {each} = {counted(self.world_size, 'rank')}"
+        words = self.cluster.in_words("GPU" if self.uses_gpus else "CPU rank")
+        return f"{words} = {counted(self.world_size, 'rank')}"
 
     def heading(self, how: str) -> list[str]:
         """The comment that every rendered file begins with."""

@@ -8,7 +8,7 @@ from crossfoot.launching.shell_text import command_text, export
 
 def render(job: Job) -> Rendered:
     """A script for one node."""
-    launcher = [job.tool("deepspeed"), "--quiet", "--num_gpus", str(job.gpus_per_node)]
+    launcher = [job.tool("deepspeed"), "--quiet", "--num_gpus", str(job.world_size)]
     if job.visible:  # with --num_gpus it would take GPUs 0, 1, ... instead
         launcher[2:] = ["--include", "localhost:" + ",".join(map(str, job.visible))]
     launcher += ["--master_port", str(job.port)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.finding import Finding, Place
 from crossfoot.manual import page
 from crossfoot.written.mistakes import COMMAND_LINE
@@ -301,5 +302,27 @@ def visible_devices(why: str) -> Finding:
         helps=(
             "list as many numbers as cluster.gpus_per_node says, or unset it",
             "or start with torchrun, which takes it as it is: --to torchrun",
+        ),
+    )
+
+
+@page("CF496")
+def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> Finding:
+    """CF496: this way of starting makes the same number of ranks on every node, and the plan has nodes that
+    are not alike.
+
+    accelerate is told processes and machines in all, and divides: 3 processes on 2 machines would be 1 on
+    each. `--tasks node` has srun start one torchrun on every node, with the same words on all of them. The
+    deepspeed launcher takes the slots of its hostfile, `--to torchrun` starts each node with its own number,
+    and SLURM's tasks are ranks.
+    """
+    return Finding(
+        "CF496",
+        f"{asked} cannot start {topology.in_words()}",
+        place=run.place("cluster", "gpus_per_node"),
+        notes=(why,),
+        helps=(
+            "start with --to deepspeed --hostfile FILE, --to torchrun, or --to slurm with one task a rank",
+            "or give every node the same number: cluster.gpus_per_node",
         ),
     )

@@ -19,6 +19,7 @@ from crossfoot.written.launch.statement import LaunchFile, with_named
 
 DRY_STEPS = 3
 _MACHINES = "--to deepspeed, torchrun or accelerate"
+_NUMBERED = "--to deepspeed --no-ssh, accelerate, or torchrun on nodes that are not alike"
 _SLURM = "--to slurm"
 _PORTS_TRIED = 64
 
@@ -26,13 +27,13 @@ _PORTS_TRIED = 64
 def refuse_options(wishes: Wishes) -> None:
     """Refused with every option that would be ignored."""
     is_slurm, by_hand = wishes.target == "slurm", wishes.target in ("deepspeed", "torchrun", "accelerate")
-    numbered = wishes.target == "accelerate" or wishes.no_ssh
+    numbered = wishes.target in ("accelerate", "torchrun") or wishes.no_ssh
     given = (
         ("--hostfile", wishes.hostfile, by_hand, _MACHINES),
         ("--address", wishes.address, by_hand, _MACHINES),
         ("--port", wishes.port, not is_slurm, f"{_MACHINES} or local"),
         ("--no-ssh", wishes.no_ssh or None, wishes.target == "deepspeed", "--to deepspeed"),
-        ("--node-rank", wishes.node_rank, numbered, "--to deepspeed --no-ssh, or --to accelerate"),
+        ("--node-rank", wishes.node_rank, numbered, _NUMBERED),
         ("--partition", wishes.partition, is_slurm, _SLURM),
         ("--account", wishes.account, is_slurm, _SLURM),
         ("--time", wishes.time, is_slurm, _SLURM),
@@ -87,7 +88,7 @@ def make_job(
     visible: tuple[int, ...] = ()
     if wishes.target == "local" and uses_gpus:
         try:
-            visible = _visible(environ.get("CUDA_VISIBLE_DEVICES", ""), topology.gpus_per_node)
+            visible = _visible(environ.get("CUDA_VISIBLE_DEVICES", ""), topology.world_size)
         except ValueError as reason:
             findings.append(refusals.visible_devices(str(reason)))
     if findings:
@@ -105,8 +106,7 @@ def make_job(
         config=run.path,
         words=tuple(words),
         run_dir=run_dir,
-        num_nodes=topology.num_nodes,
-        gpus_per_node=topology.gpus_per_node,
+        cluster=topology,
         stem=stem or os.path.join(run_dir, FOLDER, wishes.target),
         wishes=wishes,
         made_by=(*made_by(run.path, overrides, wishes), *(("--write", stem) if stem else ())),
@@ -163,7 +163,8 @@ def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
     cluster = run.config.cluster
     pairs = (("cluster.num_nodes", cluster.num_nodes), ("cluster.gpus_per_node", cluster.gpus_per_node))
     unsaid = [key for key, value in pairs if value is None]
-    num_nodes = static.sourced.topology.num_nodes
+    topology = static.sourced.topology
+    num_nodes = topology.num_nodes
     if target == "deepspeed" and not wishes.hostfile:
         yield refusals.hostfile_needed(target)
     elif unsaid and not wishes.hostfile:
@@ -173,6 +174,14 @@ def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
     elif target in ("torchrun", "accelerate") and num_nodes > 1:
         is_told = wishes.dry_run or wishes.address or _hosts(static.facts.launch)
         yield from () if is_told else (refusals.meeting_point_unknown(target, num_nodes),)
+    if not topology.is_even and target == "accelerate" and not wishes.dry_run:
+        why = "accelerate divides num_processes by num_machines, and starts as many on each machine"
+        yield refusals.nodes_not_alike(run, topology, "--to accelerate", why)
+    if not topology.is_even and wishes.tasks == "node":
+        why = "srun starts the same torchrun on every node, with one number of ranks"
+        yield refusals.nodes_not_alike(run, topology, "--tasks node", why)
+    if topology.is_even and target == "torchrun" and wishes.node_rank is not None:
+        yield refusals.option_elsewhere("--node-rank", _NUMBERED)
 
 
 def _hosts(launch: Sequence[LaunchFile]) -> tuple[str, ...]:
@@ -180,15 +189,15 @@ def _hosts(launch: Sequence[LaunchFile]) -> tuple[str, ...]:
     return tuple(host.name for file in with_named(launch) for host in file.hosts)
 
 
-def _visible(text: str, gpus_per_node: int) -> tuple[int, ...]:
+def _visible(text: str, world_size: int) -> tuple[int, ...]:
     """The GPUs of CUDA_VISIBLE_DEVICES that are to be used. ValueError: why they cannot be."""
     listed = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not listed:
         return ()
     if not all(entry.isascii() and entry.isdigit() for entry in listed):
         raise ValueError(f"CUDA_VISIBLE_DEVICES={text} names GPUs otherwise than by number")
-    if len(listed) < gpus_per_node:
+    if len(listed) < world_size:
         raise ValueError(
-            f"CUDA_VISIBLE_DEVICES={text} shows {len(listed)} of the {gpus_per_node} GPUs of the plan"
+            f"CUDA_VISIBLE_DEVICES={text} shows {len(listed)} of the {world_size} GPUs of the plan"
         )
-    return tuple(int(entry) for entry in listed[:gpus_per_node])
+    return tuple(int(entry) for entry in listed[:world_size])

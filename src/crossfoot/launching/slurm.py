@@ -54,12 +54,10 @@ def log_path(run_dir: str, job_id: str) -> str:
 
 def _directives(job: Job) -> list[str]:
     wishes = job.wishes
-    by_node = wishes.tasks == "node"
-    asked = (
+    asked: tuple[tuple[str, str | int | None], ...] = (
         ("--job-name", job.name),
         ("--nodes", job.num_nodes),
-        ("--ntasks-per-node", 1 if by_node else job.gpus_per_node),
-        ("--gpus-per-node", job.gpus_per_node if job.uses_gpus else None),
+        *_tasks_and_gpus(job),
         ("--cpus-per-task", wishes.cpus_per_task),
         ("--time", wishes.time),
         ("--partition", wishes.partition),
@@ -69,6 +67,17 @@ def _directives(job: Job) -> list[str]:
     )
     lines = [directive(option, value) for option, value in asked if value is not None]
     return [*lines, directive("--open-mode", "append"), directive("--requeue")]
+
+
+def _tasks_and_gpus(job: Job) -> list[tuple[str, str | int]]:
+    """Per node; where nodes are not alike, tasks in all, each of which brings a GPU to its node."""
+    gpus = job.cluster.gpus_per_node
+    if isinstance(gpus, int):
+        tasks = 1 if job.wishes.tasks == "node" else gpus
+        asked: list[tuple[str, str | int]] = [("--ntasks-per-node", tasks), ("--gpus-per-node", gpus)]
+    else:
+        asked = [("--ntasks", job.world_size), ("--gpus-per-task", 1)]
+    return asked if job.uses_gpus else asked[:1]
 
 
 def _one_task_a_rank(job: Job) -> list[str]:
@@ -82,7 +91,7 @@ def _one_task_a_rank(job: Job) -> list[str]:
 def _one_torchrun_a_node(job: Job) -> list[str]:
     warning = job.wishes.signal_seconds or SIGNAL_SECONDS
     launcher = ["srun", job.tool("torchrun"), "--nnodes", Raw('"$SLURM_NNODES"')]
-    launcher += ["--nproc-per-node", str(job.gpus_per_node)]
+    launcher += ["--nproc-per-node", str(job.cluster.gpus_per_node)]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", Raw('"$first:$port"')]
     meeting += ["--rdzv-id", Raw('"$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"')]
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from crossfoot.arithmetic.batch import in_a_sum
 from crossfoot.finding import Finding
 from crossfoot.launching import refusals
 from crossfoot.launching.job import Job
@@ -110,7 +111,8 @@ def _explained(said: str, job: Job) -> tuple[str, tuple[str, ...]]:
         )
     if "generic resource" in said or "gres" in said:
         return (
-            f"SLURM has no GPUs to give, and {job.gpus_per_node} on each node are asked for",
+            f"SLURM has no GPUs to give, and {in_a_sum(job.cluster.gpus_per_node)} "
+            f"{'on each node' if job.cluster.is_even else f'on {job.num_nodes} nodes'} are asked for",
             (
                 "start in a partition that has GPUs: --partition NAME (sinfo -o '%P %G' shows them)",
                 "to train on CPUs: DS_ACCELERATOR=cpu crossfoot launch ...",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from crossfoot.launching.job import Job, Rendered, script_file
-from crossfoot.launching.shell_text import command_text, export
+from crossfoot.launching.shell_text import WHICH_NODE, Raw, command_text, export
 
 
 def render(job: Job) -> Rendered:
-    """A script; for several nodes the same one is run on each, and they number themselves."""
-    per_node = ["--nproc-per-node", str(job.gpus_per_node)]
+    """A script; for several nodes the same one is run on each, and they number themselves. Where nodes are
+    not alike, each must be told which one it is.
+    """
+    gpus, path = job.cluster.gpus_per_node, f"{job.stem}.sh"
+    per_node, first, command = ["--nproc-per-node", str(gpus)], [], ["bash", path]
+    if not isinstance(gpus, int):
+        per_node = ["--nproc-per-node", Raw('"${gpus[node]}"')]
+        first = [WHICH_NODE, f"gpus=({' '.join(map(str, gpus))})"]
+        command.append(str(job.wishes.node_rank or 0))
     if job.num_nodes == 1:
         how, options = "by torchrun on this machine", ["--standalone", *per_node]
     else:
@@ -19,8 +26,8 @@ def render(job: Job) -> Rendered:
         [
             *job.heading(how),
             *(export(name, value) for name, value in job.exports.items()),
+            *first,
             command_text(["exec", job.tool("torchrun"), *options], job.trained()),
         ]
     )
-    path = f"{job.stem}.sh"
-    return Rendered(((path, text),), ("bash", path), (job.tool("torchrun"),))
+    return Rendered(((path, text),), tuple(command), (job.tool("torchrun"),))

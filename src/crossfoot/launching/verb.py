@@ -100,7 +100,7 @@ def _ready(job: Job, static: Static) -> Job:
         dry_run.make_room(static.run.run_dir, wishes.steps or DRY_STEPS)
     else:
         (look_back if wishes.continued is not None else refuse_used_folder)(static.run)
-    if not wishes.dry_run and (wishes.no_ssh or wishes.target == "accelerate"):
+    if job.is_numbered:
         job = replace(job, wishes=replace(wishes, node_rank=node_rank_of(job)))
     if wishes.port is None and job.num_nodes == 1 and wishes.target != "slurm":
         job = replace(job, port=free_port(job.port))

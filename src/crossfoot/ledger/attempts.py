@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.book import BookLines
 from crossfoot.ledger.ending import read_document, write_document
@@ -40,9 +41,10 @@ class Attempt:
     """One attempt at a run, as it was when it started.
 
     attempt: its number, from 1. first_step: the step it began with, 0-based: so many were done before.
-    from_checkpoint: the folder it continued from, None when it began at the beginning. hosts: by node.
-    job_id: SLURM's, None without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt
-    before. crossfoot: the program's version.
+    from_checkpoint: the folder it continued from, None when it began at the beginning. gpus_per_node: ranks
+    on each node; where they differ one number for each, in order. hosts: by node. job_id: SLURM's, None
+    without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt before. crossfoot: the
+    program's version.
     """
 
     attempt: int
@@ -50,7 +52,7 @@ class Attempt:
     from_checkpoint: str | None
     world_size: int
     num_nodes: int
-    gpus_per_node: int
+    gpus_per_node: GpusPerNode
     engine: str
     zero_stage: int | None
     hosts: tuple[str, ...]
@@ -218,4 +220,14 @@ def _attempt_of(document: Mapping[str, Any]) -> Attempt:
     ):
         raise ValueError("allowed is not a list of changes")
     changes = tuple(Change(*(change[name] for name in names)) for change in allowed)
-    return Attempt(**{**values_of(Attempt, document), "hosts": tuple(hosts), "allowed": changes})
+    gpus = _gpus_of(document.get("gpus_per_node"))
+    other = {"gpus_per_node": gpus, "hosts": tuple(hosts), "allowed": changes}
+    return Attempt(**{**values_of(Attempt, document), **other})
+
+
+def _gpus_of(value: object) -> GpusPerNode:
+    if type(value) is int:
+        return value
+    if isinstance(value, list) and value and all(type(each) is int for each in value):
+        return tuple(value)
+    raise ValueError(f"gpus_per_node is {value!r}, no number and no list of them")

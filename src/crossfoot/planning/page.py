@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.arithmetic.batch import in_a_sum
 from crossfoot.planning.plan import RunPlan
 
 _LABEL = 40
@@ -24,7 +25,7 @@ def _row(sign: str, label: str, number: int | str, origin: str) -> str:
 def _title(plan: RunPlan, lock_sha256: str | None) -> str:
     config, topology = plan.run.config, plan.batch.topology
     facts = [
-        f"{_count(topology.num_nodes, 'node')} x {_count(topology.gpus_per_node, 'GPU')}",
+        topology.in_words(),
         "accelerate" if plan.zero_stage is None else f"ZeRO-{plan.zero_stage}",
         config.model.dtype,
         "full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
@@ -43,8 +44,13 @@ def _batch(plan: RunPlan) -> Iterator[str]:
         " ", "samples per GPU per forward", batch.micro_batch_size, _batch_origin(plan, "micro_batch_size")
     )
     yield _row("x", "forwards per step", batch.grad_accum_steps, _batch_origin(plan, "grad_accum_steps"))
-    yield _row("x", "GPUs per node", batch.topology.gpus_per_node, plan.sourced.gpus_origin)
-    yield _row("x", "nodes", batch.topology.num_nodes, plan.sourced.nodes_origin)
+    topology = batch.topology
+    if topology.is_even:
+        yield _row("x", "GPUs per node", in_a_sum(topology.gpus_per_node), plan.sourced.gpus_origin)
+        yield _row("x", "nodes", topology.num_nodes, plan.sourced.nodes_origin)
+    else:
+        where = f"{in_a_sum(topology.gpus_per_node)} GPUs on {_count(topology.num_nodes, 'node')}"
+        yield _row("x", "ranks", topology.world_size, f"{where}   {plan.sourced.gpus_origin}")
     if batch.is_uneven:
         yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
         low, more = divmod(batch.global_batch_size, batch.slots_per_step)

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, solve_batch
+from crossfoot.arithmetic.batch import (
+    BatchImpossible,
+    BatchPlan,
+    GpusPerNode,
+    Topology,
+    alike,
+    solve_batch,
+    spread,
+)
 from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
 from crossfoot.arithmetic.schedule import (
     Layout,
@@ -42,23 +50,30 @@ def topology_of(
     run: RunFile, world: World | None = None, launch: Sequence[LaunchFile] = ()
 ) -> SourcedTopology:
     """`cluster` owns nodes and GPUs; what it leaves out comes from the launch files, from the running world,
-    or is one. Launch files that disagree are a finding of the checks, and the first of them counts.
+    or is one. Launch files that disagree are a finding of the checks, and the first of them counts. Who names
+    the GPUs of each node names the nodes too.
     """
     cluster = run.config.cluster
     gpus, gpus_origin = cluster.gpus_per_node, run.origin("cluster", "gpus_per_node")
     nodes, nodes_origin = cluster.num_nodes, run.origin("cluster", "num_nodes")
+    if nodes is not None and not run.is_written("cluster", "num_nodes"):
+        nodes_origin = gpus_origin  # a list says both
     if nodes is None and (said := nodes_told(launch)) is not None:
-        nodes, nodes_origin = int(said.value), _told_by("num_nodes", said)
+        nodes, nodes_origin = said.number, _told_by("num_nodes", said)
     if gpus is None and (said := gpus_told(launch, nodes or 1)) is not None:
-        gpus, gpus_origin = int(said.value), _told_by("gpus_per_node", said)
+        gpus, gpus_origin = said.gpus, _told_by("gpus_per_node", said)
     if gpus is None and world is not None:
-        gpus, gpus_origin = world.local_world_size, f"{world.launcher} launcher"
+        # a rank may know its own node only; the roll call brings the others (Static.on_nodes)
+        gpus = alike(world.ranks_per_node or spread(world.world_size, world.num_nodes))
+        gpus_origin = f"{world.launcher} launcher"
     if nodes is None and world is not None:
         nodes, nodes_origin = world.num_nodes, f"{world.launcher} launcher"
     if gpus is None:
         gpus, gpus_origin = 1, "assumed: cluster.gpus_per_node is not given"
     if nodes is None:
         nodes, nodes_origin = 1, "assumed: cluster.num_nodes is not given"
+    if isinstance(gpus, tuple) and len(gpus) != nodes:
+        gpus = max(gpus)  # that they are of other nodes is a finding of its own
     return SourcedTopology(Topology(gpus_per_node=gpus, num_nodes=nodes), gpus_origin, nodes_origin)
 
 
@@ -129,6 +144,10 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
     raise Refused([impossible_finding(error, run) for error in wrong.values()])
 
 
+def _as_json(gpus: GpusPerNode) -> int | list[int]:
+    return gpus if isinstance(gpus, int) else list(gpus)
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes."""
@@ -196,7 +215,7 @@ class RunPlan:
         return {
             "micro_batch_size": batch.micro_batch_size,
             "grad_accum_steps": batch.grad_accum_steps,
-            "gpus_per_node": batch.topology.gpus_per_node,
+            "gpus_per_node": _as_json(batch.topology.gpus_per_node),
             "num_nodes": batch.topology.num_nodes,
             "world_size": batch.topology.world_size,
             "dp_degree": batch.topology.dp_degree,

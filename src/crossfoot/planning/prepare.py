@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, check_static
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
@@ -58,6 +58,18 @@ class Static:
         if self.topology is None:
             raise RuntimeError("asked for the topology of a config with errors")
         return self.topology
+
+    def on_nodes(self, ranks_per_node: tuple[int, ...] | None) -> Static:
+        """The same with the ranks where they really are, where the config leaves that open."""
+        batch, cluster = self.facts.batch, self.run.config.cluster
+        if ranks_per_node is None or batch is None or cluster.gpus_per_node is not None:
+            return self
+        real = Topology(ranks_per_node, len(ranks_per_node))
+        planned = batch.topology
+        if (real.world_size, real.num_nodes) != (planned.world_size, planned.num_nodes):
+            return self
+        facts = replace(self.facts, batch=replace(batch, topology=real))
+        return replace(self, facts=facts, topology=replace(self.sourced, topology=real))
 
     @property
     def has_error(self) -> bool:

@@ -25,8 +25,8 @@ from crossfoot.probing.compare import BOUNDS, ROUNDOFF
 from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
 from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
 from crossfoot.starting.world import Engine as EngineKind
-from crossfoot.starting.world import World, engine_for
-from crossfoot.training.assignment import Assignment, call_roll, refuse_start
+from crossfoot.starting.world import World
+from crossfoot.training.assignment import Assignment, call_roll, engine_of, refuse_start
 from crossfoot.training.meeting import RefusedTogether
 from crossfoot.training.session import follow, hush_libraries
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
@@ -64,15 +64,14 @@ def _start(
     path: str, overrides: Sequence[str], world: World
 ) -> tuple[Static, tuple[Finding, ...], EngineKind]:
     """The start checks of a training run, but for what only data can be wrong with. Raises Refused."""
-    refuse_start(world)
+    refuse_start()
     static = _without_data(read_static(path, overrides, world))
     findings = static.findings
     if static.has_error:
         raise Refused(findings)
-    has_file = static.run.config.deepspeed is not None
-    engine_kind = engine_for(world, static.sourced.topology.world_size, has_file, os.environ)
-    _, warnings = call_roll(static, world)
-    return static, (*findings, *warnings), engine_kind
+    engine_kind = engine_of(static, world)
+    _, world, warnings = call_roll(static, world)
+    return static.on_nodes(world.ranks_per_node), (*findings, *warnings), engine_kind
 
 
 def _without_data(static: Static) -> Static:

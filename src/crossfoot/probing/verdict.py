@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from crossfoot.arithmetic.batch import GpusPerNode, Topology, in_a_sum
 from crossfoot.finding import Finding
 from crossfoot.probing.compare import Comparison, Sums
 from crossfoot.probing.refusals import not_proven
@@ -63,7 +64,7 @@ class Circumstances:
     model: str
     micro_batch_size: int
     grad_accum_steps: int
-    gpus_per_node: int
+    gpus_per_node: GpusPerNode
     num_nodes: int
     dp_degree: int
     folded: bool
@@ -165,24 +166,18 @@ def _head(seen: Circumstances) -> list[str]:
     stage = (
         "accelerate" if seen.zero_stage is None or seen.engine == "accelerate" else f"ZeRO-{seen.zero_stage}"
     )
-    nodes = f"{seen.num_nodes} node{'s' * (seen.num_nodes != 1)}"
-    gpus = f"{seen.gpus_per_node} GPU{'s' * (seen.gpus_per_node != 1)}"
+    topology = Topology(seen.gpus_per_node, seen.num_nodes)
     slots = ", ".join(
         f"{count:,} of {size}" if size else f"{count:,} empty" for count, size in seen.slot_sizes
     )
-    head = f"proof  {seen.name}   {nodes} x {gpus}, {stage}, {seen.dtype}, {seen.trains}"
+    head = f"proof  {seen.name}   {topology.in_words()}, {stage}, {seen.dtype}, {seen.trains}"
+    folded = (
+        f"folded into one process: {seen.grad_accum_steps * seen.dp_degree:,} forwards" if seen.folded else ""
+    )
     rows = [
         (" ", "samples per GPU per forward", seen.micro_batch_size, ""),
         ("x", "forwards per step", seen.grad_accum_steps, ""),
-        ("x", "GPUs per node", seen.gpus_per_node, ""),
-        (
-            "x",
-            "nodes",
-            seen.num_nodes,
-            f"folded into one process: {seen.grad_accum_steps * seen.dp_degree:,} forwards"
-            if seen.folded
-            else "",
-        ),
+        *_rank_rows(topology, folded),
         ("=", "room for, per optimizer step", seen.capacity_samples, ""),
         ("!", "samples in this step, made up", seen.samples, f"slots: {slots}"),
         (" ", "trained tokens", seen.trained_tokens, f"{seen.fewest_tokens} to {seen.most_tokens} a sample"),
@@ -205,6 +200,15 @@ def _head(seen: Circumstances) -> list[str]:
         )
     ]
     return lines
+
+
+def _rank_rows(topology: Topology, folded: str) -> list[tuple[str, str, int, str]]:
+    """GPUs times nodes; one row of ranks where nodes are not alike."""
+    gpus = topology.gpus_per_node
+    if isinstance(gpus, int):
+        return [("x", "GPUs per node", gpus, ""), ("x", "nodes", topology.num_nodes, folded)]
+    where = f"{in_a_sum(gpus)} GPUs on {topology.num_nodes} nodes"
+    return [("x", "ranks", topology.world_size, f"{where}; {folded}" if folded else where)]
 
 
 def _table(verdict: Verdict) -> list[str]:

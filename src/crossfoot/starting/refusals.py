@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from crossfoot.arithmetic.batch import Topology, in_a_sum
 from crossfoot.finding import Finding
 from crossfoot.manual import page
 
@@ -184,23 +185,37 @@ def port_taken(port: int, host: str, why: str) -> Finding:
 
 
 @page("CF435")
-def slots_unequal(launcher: str, told: str) -> Finding:
-    """CF435: the machines have different numbers of ranks.
+def other_nodes(launcher: str, real: Topology, planned: Topology) -> Finding:
+    """CF435: the ranks are spread over the nodes otherwise than planned.
 
-    A plan is gpus_per_node x num_nodes. With 1 + 2 slots the deepspeed launcher numbers the local ranks of
-    the second machine 1, 0, and a local rank is what chooses the GPU; the ranks divided by the local ranks
-    are no longer the number of machines. It is refused until a plan can say it. (lie U9)
+    There are as many as planned, but a node has more of them, or fewer, than any node of the plan, and nodes
+    are not all alike. A hostfile with other slots looks like this, or a node that came up with fewer GPUs, or
+    a job whose tasks SLURM has placed as it liked. Nodes that differ are planned with a list,
+    `cluster.gpus_per_node: [2, 1]`; in which order the launcher numbers them does not matter. What counts is
+    where the ranks really are, which all of them tell at the roll call: other programs divide the world size
+    by the ranks of one node, and are wrong then. (lie U9)
     """
+    gpus = real.gpus_per_node
+    said = f"{gpus}" if isinstance(gpus, int) else f"[{', '.join(map(str, gpus))}]"
+    is_other = real.is_even or real.num_nodes != planned.num_nodes
+    nodes = f" and cluster.num_nodes to {real.num_nodes}" if is_other else ""
     return Finding(
         "CF435",
-        f"{launcher} started a different number of ranks on each node",
-        notes=(told, "a plan is gpus_per_node x num_nodes, the same number on every node"),
+        f"the plan is for {planned.in_words()}, but {launcher} started {_ranks_on(real)}",
         helps=(
-            "give every node the same number: slots in the hostfile, --num_gpus, --nproc-per-node, "
-            "or srun --ntasks-per-node",
-            "or leave out the node that has fewer",
+            f"start {_ranks_on(planned)}: slots in the hostfile, --nproc-per-node of each node, "
+            "srun --ntasks-per-node",
+            f"or plan for what there is: set cluster.gpus_per_node to {said}{nodes}",
         ),
     )
+
+
+def _ranks_on(topology: Topology) -> str:
+    """`3 ranks on 1 node`, `2 ranks on each of 2 nodes`, `2 + 1 ranks on 2 nodes`."""
+    gpus, nodes = topology.gpus_per_node, topology.num_nodes
+    ranks = f"{in_a_sum(gpus)} rank{'' if gpus == 1 else 's'}"
+    each = "each of " if topology.is_even and nodes > 1 else ""
+    return f"{ranks} on {each}{nodes} node{'' if nodes == 1 else 's'}"
 
 
 @page("CF440")
@@ -216,7 +231,7 @@ def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Fin
         helps=(
             f"start {plan_world_size} ranks in all, with --num_gpus, --nproc-per-node or --ntasks-per-node",
             f"or plan for {world_size}: set cluster.num_nodes and cluster.gpus_per_node, "
-            f"whose product must be {world_size}",
+            f"whose product must be {world_size}, or list the GPUs of each node",
             DRY_RUN,
         ),
     )

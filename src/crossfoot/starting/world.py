@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from crossfoot.arithmetic.batch import Topology
 from crossfoot.finding import Finding, Refused
 from crossfoot.starting import refusals, slurm
 
@@ -50,8 +51,9 @@ class World:
     ranks.
 
     witnesses: the variables that were read, in a fixed order. ranks_per_node: ranks on each machine, in
-    machine order; None when machines differ and the launcher tells only of this one (the all-gather of host
-    names then says).
+    machine order, and the same on all ranks; None where the launcher tells of this machine only, which leaves
+    more than one other open (the roll call then says). local_rank: each of 0 to local_world_size - 1 once on
+    a machine, in any order: deepspeed makes it of RANK modulo slots.
     """
 
     rank: int
@@ -175,19 +177,16 @@ def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def refuse_unequal(world: World) -> None:
-    """Refused (CF435) when machines have different numbers of ranks. A plan is nodes x GPUs, so far."""
-    layout = world.ranks_per_node
-    if layout is None:
-        here, others = world.local_world_size, world.world_size - world.local_world_size
-        told = (
-            f"node {world.node_rank} of {world.num_nodes}, this one, has {here} of the "
-            f"{world.world_size} ranks, the others together {others}"
-        )
-        raise Refused(refusals.slots_unequal(world.launcher, told))
-    if len(set(layout)) > 1:
-        told = ", ".join(f"node {node} has {ranks}" for node, ranks in enumerate(layout))
-        raise Refused(refusals.slots_unequal(world.launcher, told))
+def unplanned_nodes(world: World, planned: Topology) -> tuple[Finding, ...]:
+    """CF435 when as many ranks as planned are spread over nodes otherwise, and one of the two is uneven; in
+    which order the nodes come is the launcher's choice. Nothing while the ranks of each node are not known.
+    """
+    if world.ranks_per_node is None or world.world_size != planned.world_size:
+        return ()
+    real = Topology(world.ranks_per_node, world.num_nodes)
+    if real.has_nodes_of(planned) or (real.is_even and planned.is_even):
+        return ()
+    return (refusals.other_nodes(world.launcher, real, planned),)
 
 
 def engine_for(
@@ -267,7 +266,8 @@ def _from_launcher(
         num_nodes, node_rank = told[node_names[0]], told[node_names[1]]
     if "LOCAL_RANK" not in told:
         raise Refused(refusals.machine_unknown(rank, world_size, ["LOCAL_RANK"]))
-    equal = local_size * num_nodes == world_size
+    others = world_size - local_size
+    layout = {1: (local_size,), 2: (local_size, others) if node_rank == 0 else (others, local_size)}
     world = World(
         rank=rank,
         world_size=world_size,
@@ -277,7 +277,7 @@ def _from_launcher(
         num_nodes=num_nodes,
         launcher=launcher,
         witnesses=witnesses,
-        ranks_per_node=(local_size,) * num_nodes if equal else None,
+        ranks_per_node=layout.get(num_nodes),
     )
     _refuse_impossible(world)
     return world

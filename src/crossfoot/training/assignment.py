@@ -19,10 +19,11 @@ from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
 from crossfoot.planning.run_folder import refuse_used_folder
 from crossfoot.starting.ancestry import launchers_above
-from crossfoot.starting.world import World, engine_for, refuse_nested, refuse_unequal
+from crossfoot.starting.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.training.account import account_of
 from crossfoot.training.devices import look_at_device
 from crossfoot.training.meeting import Meeting, meet
+from crossfoot.training.roll_call import ranks_per_node
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
@@ -85,7 +86,7 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     What can be refused without torch is refused first; tokenising comes last. Raises Refused, for what all
     ranks found together on all of them.
     """
-    refuse_start(world)
+    refuse_start()
     if unknown := refusals_of_allow(orders.allow):
         raise Refused(unknown)
     static = read_static(path, overrides, world)
@@ -93,11 +94,10 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     config = static.run.config
     if world.rank == 0 and is_requeued(static.run, os.environ):
         orders = replace(orders, continues=True)
-    engine_kind = engine_for(
-        world, static.sourced.topology.world_size, config.deepspeed is not None, os.environ
-    )
+    engine_kind = engine_of(static, world)
     earlier, refused = _look_alone(static.run, world, orders)
-    meeting, warnings = call_roll(static, world, refused)
+    meeting, world, warnings = call_roll(static, world, refused)
+    static = static.on_nodes(world.ranks_per_node)
     builds = world.rank == 0
     line = TokenisingLine() if builds else None
     index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
@@ -126,16 +126,28 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     )
 
 
-def refuse_start(world: World) -> None:
+def refuse_start() -> None:
     """What is wrong with the way of starting itself, whatever the config says. Raises Refused."""
     refuse_nested(launchers_above(), os.environ)
-    refuse_unequal(world)
+
+
+def engine_of(static: Static, world: World) -> Engine:
+    """Which engine drives the run. Raises Refused when this world cannot be the plan's, as far as one rank
+    knows it.
+    """
+    planned = static.sourced.topology
+    has_file = static.run.config.deepspeed is not None
+    engine_kind = engine_for(world, planned.world_size, has_file, os.environ)
+    if findings := unplanned_nodes(world, planned):
+        raise Refused(findings)
+    return engine_kind
 
 
 def call_roll(
     static: Static, world: World, refused: Sequence[Finding] = ()
-) -> tuple[Meeting | None, tuple[Finding, ...]]:
-    """All ranks are here, are one run, and have devices of their own, before anything slow; with warnings.
+) -> tuple[Meeting | None, World, tuple[Finding, ...]]:
+    """All ranks are here, are one run, where the plan has them, and have devices of their own, before
+    anything slow. Returns the meeting, the world with the ranks on each node as they came, and warnings.
 
     refused: what this rank alone is refused for; said here, so that nobody waits for it. One rank alone has
     nobody to meet. Raises RefusedTogether on all ranks, Refused for ranks that did not come.
@@ -143,10 +155,14 @@ def call_roll(
     if world.world_size == 1:
         if refused:
             raise Refused(refused)
-        return None, ()
+        return None, world, ()
     meeting = meet(world, os.environ)
     device = look_at_device(world.local_rank, os.environ)
-    return meeting, meeting.call_the_roll(account_of(static, world, device, refused))
+    accounts, warnings = meeting.call_the_roll(account_of(static, world, device, refused))
+    world = replace(world, ranks_per_node=ranks_per_node(accounts))
+    planned = static.on_nodes(world.ranks_per_node).sourced.topology
+    meeting.refuse_together(unplanned_nodes(world, planned))
+    return meeting, world, warnings
 
 
 def _look_alone(run: RunFile, world: World, orders: Orders) -> tuple[Earlier | None, list[Finding]]:

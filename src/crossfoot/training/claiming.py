@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from crossfoot import __version__
+from crossfoot.arithmetic.batch import alike
 from crossfoot.checks.render import render
 from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.finding import Finding
@@ -87,7 +88,7 @@ def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
         from_checkpoint=beginning.checkpoint,
         world_size=world.world_size,
         num_nodes=world.num_nodes,
-        gpus_per_node=world.local_world_size,
+        gpus_per_node=alike(world.ranks_per_node or (world.local_world_size,)),
         engine=work.engine_kind,
         zero_stage=work.plan.zero_stage if work.engine_kind == "deepspeed" else None,
         hosts=tuple(dict.fromkeys(work.hosts)),

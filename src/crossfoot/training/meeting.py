@@ -53,15 +53,18 @@ class Meeting:
         self._store = store
         self._rounds = 0
 
-    def call_the_roll(self, mine: Account, patience_seconds: float | None = None) -> tuple[Finding, ...]:
-        """Every rank's account, held against each other. Returns the warnings.
+    def call_the_roll(
+        self, mine: Account, patience_seconds: float | None = None
+    ) -> tuple[tuple[Account, ...], tuple[Finding, ...]]:
+        """Every rank's account, held against each other. Returns them in rank order, and the warnings.
 
         Raises RefusedTogether (the same on all ranks), or Refused for ranks that did not come.
         """
         texts = self._round(mine.to_json(), patience_seconds or PATIENCE_SECONDS)
-        found = disagreements([read_account(text) for text in texts])
+        accounts = tuple(read_account(text) for text in texts)
+        found = disagreements(accounts)
         self.refuse_together([finding for finding in found if finding.severity == "error"])
-        return found
+        return accounts, found
 
     def exchange(self, text: str) -> list[str]:
         """One text of every rank, in rank order, on every rank."""

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from crossfoot.finding import Finding
-from crossfoot.starting.refusals import slots_unequal
 from crossfoot.training import start_refusals as refusals
 from crossfoot.training.account import Account, Facts
 from crossfoot.training.devices import CPU, CUDA
@@ -31,6 +30,11 @@ def disagreements(accounts: Sequence[Account]) -> tuple[Finding, ...]:
     """Everything in which the ranks are not one run; errors before warnings. accounts: in rank order."""
     findings = [*_own(accounts), *_shapes(accounts), *_parts(accounts), *_devices(accounts)]
     return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
+
+
+def ranks_per_node(accounts: Sequence[Account]) -> tuple[int, ...]:
+    """How many ranks each node really has, in the order of the nodes' numbers."""
+    return tuple(len(ranks) for ranks in _nodes(accounts).values())
 
 
 def where(ranks: Sequence[Account], everyone: Sequence[Account]) -> str:
@@ -61,29 +65,31 @@ def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
             ]
         )
         return
-    nodes: dict[int, list[Account]] = defaultdict(list)
-    for account in accounts:
-        nodes[account.node_rank].append(account)
-    told = [
-        f"node {node} ({_list(sorted({rank.host for rank in ranks}))}) has {_count(len(ranks), 'rank')}"
-        for node, ranks in sorted(nodes.items())
-    ]
-    if len({len(ranks) for ranks in nodes.values()}) > 1:
-        yield slots_unequal(accounts[0].launcher, ", ".join(told))
+    nodes = _nodes(accounts)
     wrong = [
         f"rank {rank.rank} on {rank.host} was told {_count(rank.local_world_size, 'rank')} for its node, "
         f"and node {node} has {len(ranks)}"
-        for node, ranks in sorted(nodes.items())
+        for node, ranks in nodes.items()
         for rank in ranks
         if rank.local_world_size != len(ranks)
     ]
     wrong += [
         f"node {node} is {_list(sorted({rank.host for rank in ranks}))}"
-        for node, ranks in sorted(nodes.items())
+        for node, ranks in nodes.items()
         if len({rank.host for rank in ranks}) > 1
     ]
+    if len(nodes) != accounts[0].num_nodes:
+        wrong.append(f"{_count(accounts[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}")
     if wrong:
         yield refusals.worlds_differ(wrong)
+
+
+def _nodes(accounts: Sequence[Account]) -> dict[int, list[Account]]:
+    """The ranks of each node, by the node's number."""
+    nodes: dict[int, list[Account]] = {number: [] for number in sorted({one.node_rank for one in accounts})}
+    for account in accounts:
+        nodes[account.node_rank].append(account)
+    return nodes
 
 
 def _parts(accounts: Sequence[Account]) -> Iterator[Finding]:

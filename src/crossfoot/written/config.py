@@ -6,7 +6,7 @@ docstring.
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WrapValidator
 
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -17,6 +17,19 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$")]
+
+_LAZILY = ConfigDict(strict=True, defer_build=True)
+_ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
+_COUNTS = TypeAdapter[list[int]](Annotated[list[Count], Field(min_length=1)], config=_LAZILY)
+
+
+def _one_or_each(value: Any, _: object) -> int | tuple[int, ...]:
+    """A count, or a list of them. What is wrong with it is said of the one or of the other, not of both."""
+    return (
+        tuple(_COUNTS.validate_python(value))
+        if isinstance(value, list)
+        else _ONE_COUNT.validate_python(value)
+    )
 
 
 class Unsure(AttributeError):
@@ -112,8 +125,10 @@ class ClusterSection(Section):
 
     num_nodes: Count | None = None
     """Machines."""
-    gpus_per_node: Count | None = None
-    """GPUs (ranks) on each machine."""
+    gpus_per_node: Annotated[int | tuple[int, ...], WrapValidator(_one_or_each)] | None = None
+    """GPUs (ranks) on each machine: 8. For machines that differ a list, one number for each, the first one's
+    first: [2, 1]. It says num_nodes too; the order is that of the hostfile.
+    """
 
 
 class LrSection(Section):

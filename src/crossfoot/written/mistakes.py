@@ -1,5 +1,5 @@
 """The mistakes that can stand in a run config: one function, one code, one page of the manual each (CF001 to
-CF009, CF105, CF201).
+CF009, CF105, CF106, CF201).
 """
 
 from __future__ import annotations
@@ -217,6 +217,23 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
         place=place,
         notes=(note,),
         helps=(f"also set batch.{other}: {meaning}",),
+    )
+
+
+@page("CF106")
+def nodes_differ(listed_at: Place, nodes_listed: int, num_nodes_at: Place, num_nodes: int) -> Finding:
+    """CF106: `cluster.gpus_per_node` lists another number of nodes than `cluster.num_nodes` says.
+
+    A list has one number of GPUs for each node, in order: `gpus_per_node: [2, 1]` is a node with 2 GPUs and
+    one with 1. It says the number of nodes by itself, so `num_nodes` is best left out beside it.
+    """
+    wrong, entries = f"{num_nodes:,}", f"{nodes_listed:,} node{'' if nodes_listed == 1 else 's'}"
+    return Finding(
+        "CF106",
+        f"gpus_per_node lists {entries}, but num_nodes says {wrong}",
+        place=num_nodes_at,
+        others=((listed_at, entries),),
+        helps=("remove num_nodes: the list says it", f"or list {wrong} numbers, one for each node"),
     )
 
 

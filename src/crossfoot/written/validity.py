@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crossfoot.arithmetic.batch import alike
 from crossfoot.finding import Edit, Finding, Place
 from crossfoot.written import mistakes
 from crossfoot.written.config import Config
@@ -57,8 +58,20 @@ def judge(tree: Tree, source: Source) -> Validity:
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
+        judged.config = _one_way_to_say_it(judged.config)
         _take_out(judged.config, judged.unsure)
     return judged
+
+
+def _one_way_to_say_it(config: Config) -> Config:
+    """With the number of nodes beside a list of GPUs, which is one number when all of them are alike: the
+    same plan is the same config.
+    """
+    gpus = config.cluster.gpus_per_node
+    if not isinstance(gpus, tuple):
+        return config
+    said = {"gpus_per_node": alike(gpus), "num_nodes": len(gpus)}
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update=said)})
 
 
 def _take_out(config: Config, unsure: set[Keys]) -> None:
@@ -202,7 +215,7 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
 
 
 def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
-    """The rules that hold between keys: the run's length, the batch's numbers, the warm-up."""
+    """The rules that hold between keys: the run's length, the batch's numbers, the warm-up, the nodes."""
     length_keys = ("epochs", "max_steps")
     batch_keys = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
     warmup_keys = ("warmup_steps", "warmup_fraction", "warmup_samples")
@@ -222,6 +235,12 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
     warmup = _given(tree, "lr", warmup_keys)
     if warmup is not None and len(warmup) > 1:
         judge_section("lr", warmup_keys, mistakes.warmup_given_twice(warmup))
+    cluster = _given(tree, "cluster", ("gpus_per_node", "num_nodes"))
+    if cluster is not None and len(cluster) == 2:
+        (listed_at, _, gpus), (place, _, nodes) = cluster
+        if isinstance(gpus, list) and gpus and type(nodes) is int and 1 <= nodes != len(gpus):
+            finding = mistakes.nodes_differ(listed_at, len(gpus), place, nodes)
+            judge_section("cluster", ("gpus_per_node", "num_nodes"), finding)
     # What was wrong in one of them leaves the others without a meaning too.
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
         if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crossfoot.arithmetic.batch import alike, in_a_sum
 from crossfoot.written.launch.statement import Host, LaunchFile, Layer, Option, Slip, Statement
 from crossfoot.written.source import Source
 
@@ -64,16 +65,18 @@ def read_hostfile(source: Source) -> LaunchFile:
 
 
 def hostfile_statements(hosts: Sequence[Host]) -> tuple[Statement, ...]:
-    """Nodes, and GPUs per node when all hosts have the same."""
+    """Nodes, and GPUs per node; for hosts that are not alike those of each."""
     if not hosts:
         return ()
     count = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
     found = [Statement("num_nodes", len(hosts), hosts[-1].place, count, "hostfile")]
-    first = hosts[0]
-    if all(host.slots == first.slots for host in hosts) and first.slots:
-        found.append(
-            Statement("gpus_per_node", first.slots, first.slots_place, f"slots={first.slots}", "hostfile")
-        )
+    slots = alike([host.slots for host in hosts])
+    if isinstance(slots, tuple) and all(slots):
+        other = next(host for host in hosts if host.slots != hosts[0].slots)
+        words = f"slots {in_a_sum(slots)}"
+        found.append(Statement("gpus_by_node", slots, other.slots_place, words, "hostfile"))
+    elif isinstance(slots, int) and slots:
+        found.append(Statement("gpus_per_node", slots, hosts[0].slots_place, f"slots={slots}", "hostfile"))
     return tuple(found)
 
 

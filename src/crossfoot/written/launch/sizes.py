@@ -15,9 +15,9 @@ def nodes_told(files: Sequence[LaunchFile]) -> Statement | None:
 
 def gpus_told(files: Sequence[LaunchFile], num_nodes: int | None) -> Statement | None:
     """GPUs per node, and who says it; a number of ranks in all is divided by the nodes, when it divides."""
-    stated = told(files, "gpus_per_node")
+    stated = told(files, "gpus_per_node", "gpus_by_node")
     total = told(files, "world_size")
     if stated is not None or total is None or not num_nodes:
         return stated
-    share, rest = divmod(int(total.value), num_nodes)
+    share, rest = divmod(total.number, num_nodes)
     return replace(total, about="gpus_per_node", value=share) if share and not rest else None

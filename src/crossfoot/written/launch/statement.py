@@ -12,6 +12,7 @@ from crossfoot.finding import Place
 About = Literal[
     "num_nodes",
     "gpus_per_node",
+    "gpus_by_node",
     "world_size",
     "micro_batch_size",
     "grad_accum_steps",
@@ -31,7 +32,8 @@ UNKNOWN = "\x00"
 
 @dataclass(frozen=True)
 class Statement:
-    """One fact as a launch file states it, in our unit. words: as written there, `--nodes=2`.
+    """One fact as a launch file states it, in our unit. words: as written there, `--nodes=2`. A value about
+    gpus_by_node has a number for each node, for nodes that are not alike.
 
     used_at: the command that uses the number, when it is written elsewhere (N=8 ... --num_gpus $N).
     is_default: an exported variable may overrule it (`${N:-8}`). is_implied: nothing is written; it is what
@@ -39,7 +41,7 @@ class Statement:
     """
 
     about: About
-    value: int | float | str
+    value: int | float | str | tuple[int, ...]
     place: Place
     words: str
     witness: Witness = "launcher"
@@ -47,6 +49,18 @@ class Statement:
     is_default: bool = False
     is_implied: bool = False
     dry_run: bool = False
+
+    @property
+    def number(self) -> int:
+        """The value, where nodes, GPUs or ranks are counted. A list: ValueError."""
+        if isinstance(self.value, tuple):
+            raise ValueError(f"{self.value} is not one number")
+        return int(self.value)
+
+    @property
+    def gpus(self) -> int | tuple[int, ...]:
+        """The value, where it is about the GPUs of nodes."""
+        return self.value if isinstance(self.value, tuple) else self.number
 
     @property
     def name(self) -> str:
@@ -88,7 +102,11 @@ class Option:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
     def states(
-        self, about: About, value: int | float | str, witness: Witness = "launcher", words: str = ""
+        self,
+        about: About,
+        value: int | float | str | tuple[int, ...],
+        witness: Witness = "launcher",
+        words: str = "",
     ) -> Statement:
         """What this option says, as a statement."""
         used_at = self.at if self.at.line != self.place.line else None
@@ -260,7 +278,7 @@ def statements(files: Iterable[LaunchFile], *about: About) -> tuple[Statement, .
     )
 
 
-def told(files: Iterable[LaunchFile], about: About) -> Statement | None:
+def told(files: Iterable[LaunchFile], *about: About) -> Statement | None:
     """The statement that counts for a fact: what is written before what is only implied, else the first."""
-    found = statements(files, about)
+    found = statements(files, *about)
     return next((each for each in found if not each.is_implied), found[0] if found else None)

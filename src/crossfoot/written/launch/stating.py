@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from crossfoot.arithmetic.batch import alike
 from crossfoot.written.launch.accelerate_file import number as plain_number
 from crossfoot.written.launch.accelerate_file import setting_statements, whole
 from crossfoot.written.launch.gpu_counts import gpu_count, gres_count
@@ -194,11 +195,13 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
             yield taken.by.states("num_nodes", len(taken.slots))
         elif "num_nodes" in from_file:
             yield from_file["num_nodes"]
-        counts = set(taken.slots.values())
-        if taken.by is not None and len(counts) == 1:
-            yield taken.by.states("gpus_per_node", counts.pop())
-        elif taken.by is None and "gpus_per_node" in from_file:
-            yield from_file["gpus_per_node"]
+        slots = alike(list(taken.slots.values())) if taken.slots else 0
+        if taken.by is not None and slots:
+            about: About = "gpus_per_node" if isinstance(slots, int) else "gpus_by_node"
+            yield taken.by.states(about, slots)
+        elif taken.by is None:
+            used = hostfile_statements([host for host in hosts if host.name in taken.slots])
+            yield from (said for said in used if said.about != "num_nodes")
         return
     if nodes and nodes.number:
         yield nodes.states("num_nodes", nodes.number)
