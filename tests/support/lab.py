@@ -24,6 +24,7 @@ HEAD_ADDRESS = "10.77.0.254"
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "/usr/sbin/sshd", "pdsh")
 TIMEOUT_SECONDS = 600.0
 _READY_SECONDS = 20.0
+_NSENTER = shutil.which("nsenter") or "nsenter"
 _INIT = """set -e
 hostname "$NAME"
 mount --make-rprivate /
@@ -78,7 +79,7 @@ class Lab:
 
     def entering(self, machine: str) -> list[str]:
         """The words before a command that is to run on a machine."""
-        return ["nsenter", "-t", str(self.pids[machine]), "-n", "-u", "-p", "-m", f"--wd={ROOT}", "--"]
+        return [_NSENTER, "-t", str(self.pids[machine]), "-n", "-u", "-p", "-m", f"--wd={ROOT}", "--"]
 
     def popen(self, machine: str, *command: str | Path, said: Path, **more: str) -> subprocess.Popen[bytes]:
         """Start a command on a machine; what it prints goes into the file `said`."""
@@ -204,7 +205,7 @@ class Lab:
 
     def _ip(self, machine: str, *words: str) -> None:
         """In the machine's network, but with the host's process numbers: other machines are named by them."""
-        inside = ["nsenter", "-t", str(self.pids[machine]), "-n", "--"]
+        inside = [_NSENTER, "-t", str(self.pids[machine]), "-n", "--"]
         subprocess.run([*inside, "ip", *words], check=True, stdin=subprocess.DEVNULL)
 
 
