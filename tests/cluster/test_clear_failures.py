@@ -116,6 +116,7 @@ def test_a_job_that_waits_says_why_and_one_that_is_cancelled_says_so(
     blocker.wait(timeout=IN_TIME)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_job_which_goes_on_with_one_node(
     lab: Lab, folder: Path, config: Path
 ) -> None:

@@ -14,7 +14,7 @@ from crossfoot.heartbeats import Heartbeat, read_heartbeats
 from support.lab import HEAD, Lab, lab_of, wait_for
 from support.launching import ledger, receipt, small_config
 
-pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
+pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 STEPS = 600
