@@ -92,6 +92,7 @@ def two_rank_jobs(folder: Path) -> Jobs:
 
 ONE_PROCESS: Jobs = {
     "folded": {},
+    "folded-dropout": {"lora.dropout": 0.2},
     "folded-bfloat16": {"model.dtype": "bfloat16"},
     "folded-bfloat16-full": {"model.dtype": "bfloat16", "lora": "null"},
     "told-accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
@@ -327,7 +328,12 @@ def test_gradient_checkpointing_changes_nothing(runs: Path) -> None:
 def test_dropout_is_repeatable(runs: Path) -> None:
     assert losses(runs, "dropout") == losses(runs, "dropout-again")
     assert losses(runs, "dropout")[2:] != pytest.approx(losses(runs, "adapter-zero2")[2:], rel=1e-6)
-    assert "lora.dropout 0.2: its draws are repeatable on this topology" in said(runs, "dropout")
+    assert "lora.dropout 0.2: its draws are the same wherever a step has " in said(runs, "dropout")
+
+
+def test_dropout_draws_the_same_in_the_folded_plan(runs: Path) -> None:
+    assert losses(runs, "folded-dropout") == pytest.approx(losses(runs, "dropout"), rel=1e-5)
+    assert norms(runs, "folded-dropout") == pytest.approx(norms(runs, "dropout"), rel=1e-4)
 
 
 def test_wandb_mirrors_the_ledger(runs: Path) -> None:
