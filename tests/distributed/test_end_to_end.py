@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from crossfoot.launching.dry_run import TOLERANCE
 from support.launching import (
     ROOT,
     SCRIPTS,
@@ -217,8 +218,7 @@ def test_the_adapter_is_the_trained_model(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("stage", (0, 2, 3))
 def test_the_adapter_of_a_grown_vocabulary_is_the_trained_model(runs: Path, stage: int) -> None:
-    from crossfoot.launching.dry_run import TOLERANCE
-from crossfoot.training.lora import load_adapter
+    from crossfoot.training.lora import load_adapter
 
     name = f"grown-zero{stage}"
     assert "vocabulary grown 260 -> " in said(runs, name)
@@ -315,7 +315,7 @@ def test_bfloat16_stays_near_float32(runs: Path, name: str, twin: str) -> None:
     ],
 )
 def test_bfloat16_agrees_with_its_dry_run(runs: Path, name: str, twin: str) -> None:
-    """The rounding of trained weights and of their sums; an eighth of what CF490 tolerates on other devices."""
+    """The rounding of trained weights and of their sums; an eighth of what CF490 tolerates anywhere."""
     pairs = zip(losses(runs, name), losses(runs, twin), strict=True)
     largest = max(abs(one - other) / other for one, other in pairs)
     print(f"{name} and {twin} differ by {largest:.1e} at most")

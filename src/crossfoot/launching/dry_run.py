@@ -27,9 +27,9 @@ MARK = "dry-run.json"
 """In the folder of a dry run: it may be made again."""
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 2e-3}
 """Of a step's loss, relative: what the rounding of another layout and another engine may come to. Measured on
-a small model, 2 ranks under ZeRO 1-3 against one process: 1e-7 in float32; in bfloat16 6e-5 with LoRA and 2e-4
-with all weights trained (tests/distributed/test_end_to_end.py prints it). Other devices have other kernels:
-there a loss may be off by one rounding of the format (2 ** -8)."""
+a small model, 2 ranks under ZeRO 1-3 against one process: 1e-7 in float32; in bfloat16 6e-5 with LoRA and
+2e-4 with all weights trained (tests/distributed/test_end_to_end.py prints it). Other devices have other
+kernels: there a loss may be off by one rounding of the format (2 ** -8)."""
 
 
 def make_room(run_dir: str, steps: int) -> str:
