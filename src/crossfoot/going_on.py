@@ -30,7 +30,7 @@ def command_to_continue(run_dir: str, config: str = "CONFIG", crossfoot: str = "
 
 
 def _launched_by(run_dir: str) -> list[str]:
-    """The words after `crossfoot` of the newest start; none when there is no such file, or it says nothing."""
+    """The words after `crossfoot` of the newest start; none when no file says them."""
     try:
         files = [path for path in Path(run_dir, LAUNCH_FOLDER).iterdir() if path.suffix in _ENDINGS]
         newest = max(files, key=os.path.getmtime, default=None)

@@ -75,7 +75,7 @@ class Typist:
         }
 
     def _words(self, command: Command) -> list[str]:
-        """A shell of the machine's own goes into the folder: one that is entered from here is another disk."""
+        """A shell of the machine's own goes there: a folder entered from outside is of another disk."""
         return ["bash", "-c", f'cd "{self._checkout}" && {command.words}']
 
     def _until(self, run: str, step: int, *said: Path) -> None:

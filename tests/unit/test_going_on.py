@@ -47,7 +47,9 @@ def test_the_newest_start_counts(tmp_path: Path) -> None:
     assert said(tmp_path) == f"crossfoot launch my.yaml --to deepspeed --hostfile hosts --continue {tmp_path}"
 
 
-@pytest.mark.parametrize("made_by", ("crossfoot launch my.yaml --to accelerate --dry-run", "me", "crossfoot '"))
+@pytest.mark.parametrize(
+    "made_by", ("crossfoot launch my.yaml --to accelerate --dry-run", "me", "crossfoot '")
+)
 def test_a_file_that_does_not_say_it_is_passed_over(tmp_path: Path, made_by: str) -> None:
     launched(tmp_path, "accelerate.sh", made_by)
     assert said(tmp_path) == BY_HAND.format(run=tmp_path)

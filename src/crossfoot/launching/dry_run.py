@@ -58,8 +58,9 @@ def report(folder: str) -> str:
         f"  {'step':>{width}}           loss      grad norm           rate    seconds",
     ]
     for entry in entries:
+        done = f"{entry.step + 1}/{total}"  # as the run itself counts them while it trains
         rows.append(
-            f"  {f'{entry.step + 1}/{total}':>{width}}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
+            f"  {done:>{width}}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
             f"   {entry.seconds:>8.2f}"
         )
     samples = sum(entry.real_samples for entry in entries)

@@ -127,7 +127,7 @@ def _start(job: Job) -> Outcome:
 def who_speaks(job: Job) -> str:
     """Where to look for the run's lines, if not here."""
     if job.wishes.dry_run:
-        return ", folded into this one process"
+        return ", folded into one process"
     if job.num_nodes == 1 or job.reaches_over_ssh:
         return ""
     here = f"; this is node {job.wishes.node_rank or 0}" if job.is_numbered else ""
