@@ -251,6 +251,14 @@ def test_what_would_fail_is_named(name: str) -> None:
     assert "node2" in page
 
 
+def test_a_machine_without_gpus_says_where_the_ranks_run() -> None:
+    none = {"gpus": {"driver": None, "devices": []}, "torch__devices": []}
+    on_cpus = Node("node1", facts(**none, deepspeed__accelerator="cpu"))
+    assert "  GPUs           none   ranks run on the CPUs\n" in render_page([on_cpus], TWO_NODES, WELL, "")
+    broken = Node("node1", facts(**none, deepspeed={"problem": "ImportError"}))
+    assert "  GPUs           none\n" in render_page([broken], TWO_NODES, WELL, "")
+
+
 def test_one_cause_is_said_once() -> None:
     broken = {"torch": {"problem": "not there"}, "deepspeed": {"problem": "no module named torch"}}
     assert [one.title.split()[0] for one in found(*pair(**broken)) if one.code == "CF401"] == ["torch"]

@@ -264,6 +264,19 @@ def test_a_second_job_for_the_same_run_is_refused(slurm: Slurm, capsys: pytest.C
     assert os.path.isdir("runs/small/snapshot-2")
 
 
+def test_an_earlier_job_that_is_ending_is_waited_for(
+    slurm: Slurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _launch("--detach") == 0
+    slurm.answers("squeue", "0 COMPLETING|None", "0 COMPLETING|None", "0 ")
+    assert _launch("--detach") == 0
+    assert capsys.readouterr().err.count("job 12 of this run is ending; waiting for it ...\n") == 1
+    slurm.answers("squeue", "0 COMPLETING|None")
+    monkeypatch.setattr(submit, "ENDING_SECONDS", 0.1)
+    assert _launch("--detach") == 1
+    assert "error[CF488]: job 12 for runs/small is still in the queue (COMPLETING)" in capsys.readouterr().out
+
+
 def test_without_slurm_the_missing_program_is_named(
     slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

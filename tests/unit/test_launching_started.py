@@ -19,6 +19,7 @@ from crossfoot.launching import outcome, start
 from crossfoot.launching.job import Job, Rendered, Wishes
 from crossfoot.launching.outcome import ended_with, outcome_of
 from crossfoot.launching.ranks_here import is_rank, rank_processes, signal_over_ssh
+from crossfoot.launching.verb import who_speaks
 from crossfoot.ledger.ending import Ending
 from ledger_cases import Job as Told
 from ledger_cases import six_samples
@@ -243,3 +244,22 @@ def test_signals_over_ssh_name_the_processes(tmp_path: Path, monkeypatch: pytest
     assert said.read_text().endswith("n1 kill -s USR1 7 8\n")
     assert not signal_over_ssh({"n1": [7], "gone": [8]}, "TERM")
     assert not signal_over_ssh({}, "TERM")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "cluster", "said"),
+    (
+        (Wishes("local"), Topology(2, 1), ""),
+        (Wishes("deepspeed", hostfile="hosts"), Topology(2, 2), ""),
+        (Wishes("accelerate", dry_run=True), Topology(2, 2), ", folded into one process"),
+        (Wishes("torchrun"), Topology(2, 2), "; the machine with rank 0 prints the run"),
+        (
+            Wishes("accelerate", node_rank=1),
+            Topology(2, 2),
+            "; this is node 1; the machine with rank 0 prints the run",
+        ),
+    ),
+    ids=str,
+)
+def test_who_starts_hears_where_the_run_speaks(wishes: Wishes, cluster: Topology, said: str) -> None:
+    assert who_speaks(_job(Path("run"), wishes=wishes, cluster=cluster)) == said

@@ -82,7 +82,8 @@ def _gpus(facts: Facts) -> Iterator[str]:
     devices = system["devices"] or seen or []
     driver = f"   driver {system['driver']}" if system["driver"] else ""
     if not devices:
-        yield f"none{driver}"
+        on_cpus = "   ranks run on the CPUs" if facts["deepspeed"].get("accelerator") == "cpu" else ""
+        yield f"none{driver}{on_cpus}"
         return
     kinds = list(dict.fromkeys((one["name"], one["memory_bytes"]) for one in devices))
     for name, memory in kinds:

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.finding import Finding
+from crossfoot.going_on import command_to_continue
 from crossfoot.manual import page
 from crossfoot.starting.refusals import rank_lost
 
@@ -195,4 +196,4 @@ def _numbers(lost: Sequence[Sighting]) -> str:
 
 
 def _go_on(run_dir: str) -> str:
-    return f"go on from the last checkpoint: crossfoot train CONFIG --continue {run_dir}"
+    return f"go on from the last checkpoint: {command_to_continue(run_dir)}"

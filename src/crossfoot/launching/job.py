@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from crossfoot.arithmetic.batch import Topology
+from crossfoot.going_on import LAUNCH_FOLDER, MADE_BY
 from crossfoot.launching.shell_text import comment
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
@@ -20,8 +21,7 @@ Tasks = Literal["rank", "node"]
 
 PORT = 29_500
 """Where rank 0 is met, unless it is said otherwise or taken: the default of every launcher."""
-FOLDER = "launch"
-"""Of the run folder: what the run was started with."""
+FOLDER = LAUNCH_FOLDER
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Job:
         """The comment that every rendered file begins with."""
         lines = [comment(f"{self.name}: {self.topology}, {how}")]
         if self.made_by:
-            lines.append(comment(f"made by: crossfoot {shlex.join(self.made_by)}"))
+            lines.append(comment(f"{MADE_BY}{shlex.join(self.made_by)}"))
         return lines
 
 

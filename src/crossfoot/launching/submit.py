@@ -20,6 +20,8 @@ from crossfoot.launching.slurm_says import ENDED, QueueState, refusal_of
 from crossfoot.ledger.attempts import attempt_numbers
 
 LOOK_SECONDS = 2.0
+ENDING_SECONDS = 180.0
+"""So long a job may take to end after it was cancelled: its ranks write a checkpoint."""
 _ASK_SECONDS = 60.0
 _SUBMITTED = "submitted.json"
 _SURE_LOOKS = 2
@@ -62,12 +64,25 @@ def refuse_impossible(rendered: Rendered, job: Job) -> None:
     """
     earlier = _submitted_before(job.run_dir)
     if earlier is not None:
-        state = look(earlier)
+        state = _settled(earlier)
         if state is not None and state.state not in ENDED:
             raise Refused(refusals.job_still_queued(earlier, state.state, job.run_dir))
     said = ask("sbatch", "--test-only", given=rendered.files[0][1])
     if said.code:
         raise Refused(refusal_of(said.all, job))
+
+
+def _settled(job_id: str) -> QueueState | None:
+    """What squeue says of a job; one that is ending, ranks perhaps still saving, is waited for a while."""
+    deadline, said = time.monotonic() + ENDING_SECONDS, False
+    while (state := look(job_id)) is not None and state.state == "COMPLETING":
+        if time.monotonic() > deadline:
+            return state
+        if not said:
+            _say(f"job {job_id} of this run is ending; waiting for it ...")
+            said = True
+        time.sleep(LOOK_SECONDS)
+    return state
 
 
 def submit(rendered: Rendered, job: Job) -> str:

@@ -111,7 +111,7 @@ def _start(job: Job) -> Outcome:
     rendered = rendered_for(job)
     _write(rendered)
     _refuse_findings(job, rendered)
-    _say(f"starting {rendered.files[0][0]}: {job.topology}")
+    _say(f"starting {rendered.files[0][0]}: {job.topology}{who_speaks(job)}")
     outcome = start(rendered, job)
     if job.wishes.dry_run:
         if outcome.exit_code in (0, 3):
@@ -122,6 +122,16 @@ def _start(job: Job) -> Outcome:
     elif not attempt_numbers(job.run_dir):
         _take_back(rendered, job.run_dir)
     return outcome
+
+
+def who_speaks(job: Job) -> str:
+    """Where to look for the run's lines, if not here."""
+    if job.wishes.dry_run:
+        return ", folded into one process"
+    if job.num_nodes == 1 or job.reaches_over_ssh:
+        return ""
+    here = f"; this is node {job.wishes.node_rank or 0}" if job.is_numbered else ""
+    return f"{here}; the machine with rank 0 prints the run"
 
 
 def _submit(job: Job, static: Static) -> Outcome:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.finding import Finding, Place, Refused
+from crossfoot.going_on import command_to_continue
 from crossfoot.ledger.attempts import (
     ATTEMPT_FILE,
     ENDING_FILE,
@@ -63,7 +64,7 @@ def folder_in_use(run: RunFile) -> Finding:
         place=_place(run),
         notes=(f"read it with: crossfoot receipt {run.run_dir}",),
         helps=(
-            f"continue that run: crossfoot train {run.path} --continue {run.run_dir}",
+            f"continue that run: {command_to_continue(run.run_dir, run.path)}",
             f"or train into another folder: run.dir={run.run_dir}-2",
             f"or delete the old run: rm -r {run.run_dir}",
         ),

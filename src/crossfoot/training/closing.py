@@ -17,6 +17,7 @@ from crossfoot.checkpoints.refusals import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
+from crossfoot.going_on import command_to_continue
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.launching.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
@@ -197,7 +198,7 @@ def _say_kept(work: Assignment, ending: Ending) -> None:
         kept.append(ending.adapter_path)
     print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
     print("next:")
-    print(f"  {_command()} train {run.path} --continue {run.run_dir}")
+    print(f"  {command_to_continue(run.run_dir, run.path, _command())}")
     where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
     print(f"      the same run, going on {where}; on other machines too")
 

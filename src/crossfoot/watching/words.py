@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from crossfoot.going_on import command_to_continue
 from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.entry import Cause
 from crossfoot.watching.state import AttemptView, RunState
@@ -115,7 +116,7 @@ def verdict_words(state: RunState) -> str:
 
 def next_words(state: RunState) -> tuple[str, str] | None:
     """What to do next with a run that does not run, and the command for it; None when there is nothing."""
-    go_on = f"crossfoot train CONFIG --continue {state.run_dir}"
+    go_on = command_to_continue(str(state.run_dir))
     if state.footed.foots is False and state.footed.causes:
         return "what a cause means", f"crossfoot explain {state.footed.causes[0].code}"
     if state.status == "silent":
