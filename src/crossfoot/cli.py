@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.finding import Finding, Refused
@@ -18,6 +18,7 @@ from crossfoot.finding import Finding, Refused
 if TYPE_CHECKING:
     from crossfoot.starting.world import World
 
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _SILENT_RANK_SECONDS = 10.0
 
 
@@ -68,10 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     # `deepspeed --module crossfoot VERB` puts it before the verb
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _config_verbs(verbs)
+    _other_verbs(verbs)
+    return parser
 
-    def config_verb(
-        name: str, verb: object, text: str, takes_launch: bool = False
-    ) -> argparse.ArgumentParser:
+
+def _config_verbs(verbs: _Verbs) -> None:
+    """Verbs that take a run config first."""
+
+    def verb(name: str, does: object, text: str, takes_launch: bool = False) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
         added.add_argument("config", metavar="CONFIG", help="run config (YAML)")
         words, meaning = "key=value", "override: batch.micro_batch_size=4"
@@ -81,48 +87,27 @@ def _parser() -> argparse.ArgumentParser:
                 "; without =: hostfile, batch script, accelerate file or launch script to hold it against"
             )
         added.add_argument("overrides", metavar=words, nargs="*", help=meaning)
-        added.set_defaults(verb=verb)
+        added.set_defaults(verb=does)
         return added
 
-    plan = config_verb(
-        "plan", _plan, "show the batch, the steps and the rate that will train", takes_launch=True
-    )
+    plan = verb("plan", _plan, "show the batch, the steps and the rate that will train", takes_launch=True)
     plan.add_argument("--json", action="store_true", help="the numbers as JSON")
-    check = config_verb("check", _check, "find what is wrong before anything slow starts", takes_launch=True)
-    check.add_argument(
-        "--format",
-        choices=("text", "concise", "json", "github"),
-        default="text",
-        help="how findings are written",
-    )
+    check = verb("check", _check, "find what is wrong before anything slow starts", takes_launch=True)
+    formats = ("text", "concise", "json", "github")
+    check.add_argument("--format", choices=formats, default="text", help="how findings are written")
     check.add_argument("--fix", action="store_true", help="make the safe repairs, and show them as a diff")
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
-    config_verb("index", _index, "tokenise and count the data once")
-    train = config_verb("train", _train, "train exactly the plan; the same as train.py")
-    train.add_argument(
-        "--stop-after", type=_count, metavar="N", help="stop after N steps of the plan; changes nothing else"
-    )
-    train.add_argument(
-        "--continue",
-        dest="continued",
-        metavar="RUN_DIR",
-        help="go on with the run in this folder, from its last good checkpoint",
-    )
-    train.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="this key may be changed since then, and the receipt says so; once for each key",
-    )
-    train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    _launch_options(
-        config_verb("launch", _launch, "render a start on one or many machines, check it, start it")
-    )
-    proof = config_verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
+    verb("index", _index, "tokenise and count the data once")
+    _train_options(verb("train", _train, "train exactly the plan; the same as train.py"))
+    _launch_options(verb("launch", _launch, "render a start on one or many machines, check it, start it"))
+    proof = verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
     proof.add_argument("--full", action="store_true", help="the model's own weights instead of a small model")
     proof.add_argument("--json", action="store_true", help="the proof as JSON")
     proof.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def _other_verbs(verbs: _Verbs) -> None:
+    """Verbs that look at a run folder, at machines, or into the manual."""
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
     receipt.add_argument("run_dir", metavar="RUN_DIR")
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
@@ -142,7 +127,25 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101")
     explain.add_argument("--all", action="store_true", help="every page, as the reference in docs/")
     explain.set_defaults(verb=_explain)
-    return parser
+
+
+def _train_options(train: argparse.ArgumentParser) -> None:
+    add = train.add_argument
+    add("--stop-after", type=_count, metavar="N", help="stop after N steps of the plan; changes nothing else")
+    add(
+        "--continue",
+        dest="continued",
+        metavar="RUN_DIR",
+        help="go on with the run in this folder, from its last good checkpoint",
+    )
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="this key may be changed since then, and the receipt says so; once for each key",
+    )
+    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def _launch_options(launch: argparse.ArgumentParser) -> None:

@@ -116,6 +116,7 @@ def test_a_job_that_waits_says_why_and_one_that_is_cancelled_says_so(
     blocker.wait(timeout=IN_TIME)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_job_which_goes_on_with_one_node(
     lab: Lab, folder: Path, config: Path
 ) -> None:
@@ -127,7 +128,7 @@ def test_a_rank_that_is_killed_ends_the_job_which_goes_on_with_one_node(
         IN_TIME,
         said.read_text,
     )
-    assert lab.run(beats[0].host, "kill", "-9", str(beats[0].pid)).returncode == 0
+    lab.kill(beats[0].host, beats[0].pid)
     assert job.wait(timeout=IN_TIME) == 1, said.read_text()
     assert f"error[CF773]: rank 1 on {beats[0].host} is lost" in said.read_text()
     number = json.loads((run_dir / "attempt-001" / "attempt.json").read_text())["job_id"]
@@ -175,6 +176,19 @@ def test_a_package_that_is_missing_on_one_node(lab: Lab, folder: Path, config: P
             lab.run("node2", "umount", path)
     assert "error[CF401]: peft is not installed on node2" in told, told
     assert "help: pip install" in told
+
+
+def test_other_code_on_one_node(lab: Lab, folder: Path, config: Path, tmp_path: Path) -> None:
+    import crossfoot
+
+    file = Path(crossfoot.__file__)
+    (tmp_path / "edited.py").write_text(file.read_text() + "# edited\n")
+    assert lab.run("node2", "mount", "--bind", tmp_path / "edited.py", file).returncode == 0
+    try:
+        told = refused(lab, config, "--to", "deepspeed", "--hostfile", folder / "hosts")
+    finally:
+        lab.run("node2", "umount", file)
+    assert "error[CF402]: the nodes have different crossfoot's code" in told
 
 
 def test_a_port_that_is_taken(lab: Lab, folder: Path, config: Path) -> None:

@@ -18,7 +18,11 @@ LAUNCH = ("python", "-m", "crossfoot", "launch")
 SLOTS = {"2 + 2": (2, 2), "2 + 1": (2, 1)}
 
 
-@pytest.fixture(scope="module", params=SLOTS)
+SLOW = pytest.mark.slow
+"""What `make test` leaves out, and CI does not."""
+
+
+@pytest.fixture(scope="module", params=["2 + 2", pytest.param("2 + 1", marks=SLOW)])
 def config(lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A run on two nodes, its hostfile, and its dry run."""
     slots = SLOTS[request.param]
@@ -64,7 +68,9 @@ WAYS = {
 EVEN_ONLY = {"accelerate": "accelerate deals ranks out evenly", "slurm-torchrun": "on each node"}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way in ("deepspeed", "slurm") else pytest.param(way, marks=SLOW) for way in WAYS]
+)
 def test_every_way_to_start_trains_what_the_dry_run_trained(lab: Lab, config: Path, way: str) -> None:
     start, told = WAYS[way]
     folder = config.parent

@@ -14,7 +14,7 @@ from crossfoot.heartbeats import Heartbeat, read_heartbeats
 from support.lab import HEAD, Lab, lab_of, wait_for
 from support.launching import ledger, receipt, small_config
 
-pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
+pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 STEPS = 600
@@ -36,15 +36,15 @@ def pull_the_cable(lab: Lab, beats: dict[int, Heartbeat]) -> None:
 
 
 def kill_a_rank(lab: Lab, beats: dict[int, Heartbeat]) -> None:
-    kill(lab, "node2", beats[1].pid)
+    lab.kill("node2", beats[1].pid)
 
 
 def kill_the_launcher_there(lab: Lab, beats: dict[int, Heartbeat]) -> None:
-    kill(lab, "node2", running(lab, "node2", "deepspeed.launcher.launch"))
+    lab.kill("node2", lab.find("node2", "deepspeed.launcher.launch"))
 
 
 def kill_the_launcher_here(lab: Lab, beats: dict[int, Heartbeat]) -> None:
-    kill(lab, HEAD, running(lab, HEAD, "bin/deepspeed"))
+    lab.kill(HEAD, lab.find(HEAD, "bin/deepspeed"))
 
 
 FAULTS: dict[str, tuple[Any, ...]] = {
@@ -103,13 +103,3 @@ def trained(run_dir: Path, step: int) -> dict[int, Heartbeat]:
 
 def everything_that_runs(lab: Lab) -> list[str]:
     return [line for machine in (HEAD, *lab.nodes) for line in lab.processes(machine).values()]
-
-
-def running(lab: Lab, machine: str, what: str) -> int:
-    """The process on a machine whose command line holds these words."""
-    return next(pid for pid, line in lab.processes(machine).items() if what in line)
-
-
-def kill(lab: Lab, machine: str, pid: int) -> None:
-    done = lab.run(machine, "kill", "-9", str(pid))
-    assert done.returncode == 0, done.stdout

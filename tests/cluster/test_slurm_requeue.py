@@ -16,7 +16,7 @@ from support.lab import HEAD, Lab, wait_for
 from support.launching import ledger, receipt, small_config
 from support.slurm_lab import job_field
 
-pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
+pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 IN_TIME = 300.0

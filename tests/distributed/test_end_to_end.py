@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from crossfoot.launching.dry_run import TOLERANCE
 from support.launching import (
     ROOT,
     SCRIPTS,
@@ -92,6 +93,7 @@ def two_rank_jobs(folder: Path) -> Jobs:
 
 ONE_PROCESS: Jobs = {
     "folded": {},
+    "folded-dropout": {"lora.dropout": 0.2},
     "folded-bfloat16": {"model.dtype": "bfloat16"},
     "folded-bfloat16-full": {"model.dtype": "bfloat16", "lora": "null"},
     "told-accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
@@ -303,6 +305,23 @@ def test_bfloat16_stays_near_float32(runs: Path, name: str, twin: str) -> None:
     assert norms(runs, name) == pytest.approx(norms(runs, twin), rel=BFLOAT16_NORM)
 
 
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("bfloat16-zero1", "folded-bfloat16"),
+        ("bfloat16-zero2", "folded-bfloat16"),
+        ("bfloat16-zero3", "folded-bfloat16"),
+        ("bfloat16-full", "folded-bfloat16-full"),
+    ],
+)
+def test_bfloat16_agrees_with_its_dry_run(runs: Path, name: str, twin: str) -> None:
+    """The rounding of trained weights and of their sums; an eighth of what CF490 tolerates anywhere."""
+    pairs = zip(losses(runs, name), losses(runs, twin), strict=True)
+    largest = max(abs(one - other) / other for one, other in pairs)
+    print(f"{name} and {twin} differ by {largest:.1e} at most")
+    assert largest < TOLERANCE["bfloat16"] / 8
+
+
 def test_validation_is_the_same_on_one_process_and_on_two(runs: Path) -> None:
     assert losses(runs, "folded") == pytest.approx(losses(runs, "adapter-zero2"), rel=1e-5)
     expected = validation_loss_of(runs / "adapter-zero2")
@@ -327,7 +346,12 @@ def test_gradient_checkpointing_changes_nothing(runs: Path) -> None:
 def test_dropout_is_repeatable(runs: Path) -> None:
     assert losses(runs, "dropout") == losses(runs, "dropout-again")
     assert losses(runs, "dropout")[2:] != pytest.approx(losses(runs, "adapter-zero2")[2:], rel=1e-6)
-    assert "lora.dropout 0.2: its draws are repeatable on this topology" in said(runs, "dropout")
+    assert "lora.dropout 0.2: its draws are the same wherever a step has " in said(runs, "dropout")
+
+
+def test_dropout_draws_the_same_in_the_folded_plan(runs: Path) -> None:
+    assert losses(runs, "folded-dropout") == pytest.approx(losses(runs, "dropout"), rel=1e-5)
+    assert norms(runs, "folded-dropout") == pytest.approx(norms(runs, "dropout"), rel=1e-4)
 
 
 def test_wandb_mirrors_the_ledger(runs: Path) -> None:

@@ -26,8 +26,8 @@ OPTIMIZERS = {
 Layout = tuple[int, int, int]
 """(ZeRO stage, accumulation, global batch)."""
 WHOLE: tuple[Layout, ...] = tuple(itertools.product((0, 2, 3), (1, 4), (100, 7)))
-HALF: tuple[Layout, ...] = ((0, 1, 100), (2, 4, 100), (3, 1, 100), (0, 4, 7), (2, 1, 7), (3, 4, 7))
-"""Every stage, accumulation and batch meets every other kind of number at least once."""
+SOME: tuple[Layout, ...] = ((0, 4, 7), (2, 4, 100), (3, 1, 7))
+"""Every stage, accumulation and batch at least once."""
 
 
 def _name(optimizer: str, layout: Layout, ranks: int) -> str:
@@ -55,7 +55,7 @@ def _jobs(folder: Path, config: Path, ranks: int, layouts: tuple[Layout, ...]) -
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(HALF, id="half"), pytest.param(WHOLE, id="whole", marks=pytest.mark.slow)],
+    params=[pytest.param(SOME, id="some"), pytest.param(WHOLE, id="whole", marks=pytest.mark.slow)],
 )
 def runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -109,7 +109,7 @@ class Lab:
 
     def processes(self, machine: str) -> dict[int, str]:
         """Processes on a machine that a user has started: pid there -> command line."""
-        own = ("sshd", "/usr/sbin/", "slurmstepd", "ps ")
+        own = ("sshd", "/usr/sbin/", "slurmctld", "slurmstepd", "ps ")
         said = self.run(machine, "ps", "-eo", "pid=,stat=,args=").stdout
         found = {}
         for line in said.splitlines():
@@ -117,6 +117,15 @@ class Lab:
             if not stat.startswith("Z") and not args.removeprefix("[").startswith(own):
                 found[int(pid)] = args
         return found
+
+    def find(self, machine: str, what: str) -> int:
+        """The process on a machine whose command line holds these words."""
+        return next(pid for pid, line in self.processes(machine).items() if what in line)
+
+    def kill(self, machine: str, pid: int, name: str = "KILL") -> None:
+        """Send a signal to a process of a machine."""
+        done = self.run(machine, "kill", "-s", name, str(pid))
+        assert done.returncode == 0, done.stdout
 
     def cut(self, node: str) -> None:
         """Pull the cable of a node."""

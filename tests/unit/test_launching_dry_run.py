@@ -30,6 +30,7 @@ def papers(tmp_path: Path) -> dict[str, Any]:
         "plan": {
             "batches_sha256": "b" * 64,
             "dp_degree": 2,
+            "grad_accum_steps": 1,
             "total_steps": 3,
             "global_batch_size": 2,
             "learning_rate": {"peak": 1e-3, "schedule": "cosine", "min_ratio": 0.0},
@@ -90,7 +91,7 @@ def test_another_loss_is_a_warning_with_both_values(runs: Runs, factor: float) -
     assert isinstance(found, Finding)
     assert (found.code, found.severity) == ("CF490", "warning")
     entry = json.loads(runs.real.ledger.read_text().splitlines()[1])
-    assert f"step 1 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
+    assert f"step 2 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
 
 
 def test_bfloat16_rounds_more(runs: Runs) -> None:
@@ -100,12 +101,20 @@ def test_bfloat16_rounds_more(runs: Runs) -> None:
     assert runs.compared() == "the first 2 steps agree with the dry run to 1e-03"
 
 
-def test_dropout_is_not_judged(runs: Runs) -> None:
+def test_dropout_is_judged_where_its_draws_are_the_same(runs: Runs) -> None:
     for lock in (runs.real.lock_changes, runs.dry.lock_changes):
         lock["config"]["lora"]["dropout"] = 0.1
     runs.train({1: 1.5})
-    said = runs.compared()
-    assert isinstance(said, str) and "dropout" in said and "3e-01" in said
+    assert isinstance(runs.compared(), Finding)
+
+
+def test_dropout_in_other_slots_is_not_judged(runs: Runs) -> None:
+    for lock in (runs.real.lock_changes, runs.dry.lock_changes):
+        lock["config"]["lora"]["dropout"] = 0.1
+    runs.real.lock_changes["plan"]["grad_accum_steps"] = 3
+    runs.train({1: 1.5})
+    differ = "the first 2 steps and the dry run differ by 3e-01: dropout draws other numbers in "
+    assert runs.compared() == f"{differ}6 slots a step than in 2"
 
 
 def test_a_dry_run_of_another_plan_is_named_and_not_compared(runs: Runs) -> None:
@@ -159,9 +168,9 @@ def test_a_new_dry_run_takes_the_place_of_an_old_one(runs: Runs) -> None:
 
 def test_the_page_shows_losses_receipt_and_what_the_cluster_needs(runs: Runs) -> None:
     runs.train(dry_steps=3)
-    page = report(str(runs.dry.folder)).splitlines()
+    page = report(str(runs.dry.folder)).splitlines()  # steps from 1, as training counts them aloud
     assert page[0] == "dry run of job: 3 steps of 3, 2 ranks folded into this process"
-    assert page[2].split() == ["1/3", "2", "1.5", "1e-05", "0.25"]
+    assert page[2].split() == ["1", "2", "1.5", "1e-05", "0.25"]
     assert "receipt: foots, 6 samples trained" in page
     assert "a step takes 0.25 s here; on 2 ranks like this one 0.125 s, 0.375 s for all 3 steps" in page
     assert "an estimate: it assumes ranks as fast as this process" in "\n".join(page)

@@ -17,6 +17,7 @@ from crossfoot.arithmetic.batch import Topology
 from crossfoot.cli import main
 from crossfoot.launching import outcome, submit
 from crossfoot.launching.job import Job, Wishes
+from crossfoot.launching.slurm import limit_seconds
 from crossfoot.launching.slurm_says import QueueState, refusal_of
 from crossfoot.ledger.ending import Ending
 from crossfoot.planning.run_folder import holds_run
@@ -348,3 +349,30 @@ def test_states_and_reasons_are_said_in_words() -> None:
     assert QueueState("PENDING", "JobHeldUser").in_words("3").endswith("scontrol release 3")
     assert QueueState("PENDING", "SomethingNew").in_words("3") == "job 3 is pending: SomethingNew"
     assert QueueState("REQUEUE_HOLD", "None").in_words("3") == "job 3 is requeue hold"
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    (
+        ("90", 5_400),
+        ("90:30", 5_430),
+        ("1:30:05", 5_405),
+        ("2-0", 172_800),
+        ("2-12:30", 217_800),
+        ("2-12:00:07", 216_007),
+        ("0", None),
+        ("UNLIMITED", None),
+        ("1:2:3:4", None),
+        ("", None),
+    ),
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, seconds: int | None) -> None:
+    assert limit_seconds(time) == seconds
+
+
+def test_a_job_that_would_be_warned_before_it_begins_is_refused(
+    slurm: Slurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _launch("--time", "2") == 1
+    assert "error[CF497]: --time 2 is no longer than the 120 s before its end" in capsys.readouterr().out
+    assert _launch("--time", "2", "--signal-seconds", "90", "--print") == 0

@@ -326,3 +326,23 @@ def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> F
             "or give every node the same number: cluster.gpus_per_node",
         ),
     )
+
+
+@page("CF497")
+def warned_at_once(time: str, signal_seconds: int) -> Finding:
+    """CF497: SLURM would warn the job before it has begun.
+
+    `--signal-seconds` before the time limit SLURM sends SIGUSR1; the ranks then save, end with 75, and the
+    job is queued again. With a limit that is no longer than that, every start would be stopped at once, and
+    the job would be queued again and again without a step. SLURM looks twice a minute, so the warning may
+    come up to a minute early.
+    """
+    return Finding(
+        "CF497",
+        f"--time {time} is no longer than the {signal_seconds} s before its end in which the run is to save",
+        place=Place(COMMAND_LINE),
+        helps=(
+            "ask for more time: --time HH:MM:SS",
+            "or for a later warning, if a checkpoint is written faster: --signal-seconds N",
+        ),
+    )

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.finding import Finding, Refused
-from crossfoot.launching import refusals
+from crossfoot.launching import refusals, slurm
 from crossfoot.launching.job import FOLDER, PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
@@ -51,6 +51,10 @@ def refuse_options(wishes: Wishes) -> None:
         if value is not None and not fits
     ]
     wrong += refusals_of_allow(wishes.allow)
+    limit = slurm.limit_seconds(wishes.time) if wishes.time is not None else None
+    warning = wishes.signal_seconds or slurm.SIGNAL_SECONDS
+    if limit is not None and limit <= warning:
+        wrong.append(refusals.warned_at_once(wishes.time or "", warning))
     if wrong:
         raise Refused(wrong)
 

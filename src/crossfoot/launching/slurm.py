@@ -13,6 +13,7 @@ from crossfoot.launching.shell_text import Raw, command_text, comment, directive
 from crossfoot.starting.slurm import FIRST_PORT, NUM_PORTS
 
 SIGNAL_SECONDS = 120
+_LONGEST_TIME = 3
 _KEPT_BACK_SECONDS = 10
 """Of the warning time, for SLURM's own end of the job."""
 _REQUEUE = 'if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi'
@@ -40,6 +41,19 @@ def render(job: Job) -> Rendered:
     )
     path = path_of(job)
     return Rendered(((path, text),), ("sbatch", "--parsable", path), ("sbatch", "srun", "squeue", "scontrol"))
+
+
+def limit_seconds(time: str) -> int | None:
+    """Seconds of a time limit as sbatch reads it: `90`, `90:00`, `1:30:00`, `2-0`, `2-12:00`, `2-12:00:00`;
+    None for no limit (`0`, `UNLIMITED`) and for anything else.
+    """
+    days, dash, rest = time.partition("-") if "-" in time else ("0", "", time)
+    parts = rest.split(":")
+    if not all(part.isascii() and part.isdigit() for part in (days, *parts)) or len(parts) > _LONGEST_TIME:
+        return None
+    first = 3_600 if dash or len(parts) == _LONGEST_TIME else 60
+    seconds = (int(part) * first // 60**place for place, part in enumerate(parts))
+    return int(days) * 86_400 + sum(seconds) or None
 
 
 def path_of(job: Job) -> str:

@@ -70,7 +70,8 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, watchman: Watchman)
         report(line)
     dropout = config.lora.dropout if config.lora else 0.0
     if dropout:
-        report(f"lora.dropout {dropout:g}: its draws are repeatable on this topology, and others on another")
+        slots = plan.batch.slots_per_step
+        report(f"lora.dropout {dropout:g}: its draws are the same wherever a step has {slots:,} slots")
     optimizer = build_optimizer(model, config.optimizer)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
     run_dir, beginning = plan.run.run_dir, work.beginning

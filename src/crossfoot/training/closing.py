@@ -47,16 +47,17 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     """
     training, ranks = built.training, built.training.ranks
     reason, exit_code = _how_it_ends(work, steps_done, stop)
+    is_kept = not is_dry_run(work.plan.run.run_dir)  # of a dry run only its papers are of use
     training.keeper.close()
     if built.progress is not None:
         built.progress.close()
     loss = None
-    if work.validation is not None and exit_code == 0:
+    if work.validation is not None and exit_code == 0 and is_kept:
         if ranks.is_first:
             print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
         loss = training.pauses.validate(steps_done)
     findings = [] if training.keeper.finding is None else [training.keeper.finding]
-    if reason != "fault":
+    if reason != "fault" and is_kept:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
             exit_code = 1
@@ -68,7 +69,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
     is_urgent = reason in ("signal", "orphaned")  # then only the checkpoint is written
-    if is_finite and not is_disk_full and not is_urgent:
+    if is_kept and is_finite and not is_disk_full and not is_urgent:
         saved, problem = _save(work, built)
         exit_code = 1 if saved is None else exit_code
         findings += problem
@@ -171,10 +172,10 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     run = work.plan.run
     if exit_code in (75, 130) or (exit_code == 1 and ending.step < work.steps):
         _say_kept(work, ending)
-    if exit_code == 0:
+    if exit_code == 0 and not is_dry_run(run.run_dir):
         crossfoot = _command()
         print("next:")
-        if ending.reason == "stop_after" and not is_dry_run(run.run_dir):
+        if ending.reason == "stop_after":
             print(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
             print("      the steps that are left, on other machines too")
         print(f"  {crossfoot} receipt {run.run_dir}")

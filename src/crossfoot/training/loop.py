@@ -115,14 +115,19 @@ def run_step(
     slots = planned.slots[rank]
     for forward, sample_ids in enumerate(slots):
         if dropout_seed is not None:
-            torch.manual_seed(forward_seed(dropout_seed, planned.step, rank, forward))
+            slot = forward * engine.dp_degree + rank
+            torch.manual_seed(slot_seed(dropout_seed, planned.step, slot))
         loss = engine.forward(collate(index, sample_ids))
         engine.backward(loss, weight, last=forward == len(slots) - 1)
         tick()
     return engine.step()
 
 
-def forward_seed(seed: int, step: int, rank: int, forward: int) -> int:
-    """63 bits from (seed, step, rank, forward), by numpy's SeedSequence."""
-    state = np.random.SeedSequence([seed, step, rank, forward]).generate_state(1, np.uint64)[0]
+def slot_seed(seed: int, step: int, slot: int) -> int:
+    """63 bits from (seed, step, slot), by numpy's SeedSequence.
+
+    slot: the number of the run of samples (`Layout`). A layout with as many slots holds the same samples in
+    it, on whichever rank: a folded plan draws what its cluster draws.
+    """
+    state = np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
