@@ -225,6 +225,7 @@ REFUSALS = [
         "SLURM does not give a job the time 90-0",
         "--time",
     ),
+    ("sbatch: error: Invalid --time specification", "SLURM cannot read the time 90-0", "HH:MM:SS"),
     ("sbatch: error: something new", "SLURM refuses this job", "cluster.num_nodes"),
 ]
 
@@ -245,12 +246,24 @@ def test_what_slurm_refuses_is_never_submitted(
     assert not os.path.exists("runs")
 
 
-def test_a_controller_that_is_down_is_a_finding_of_its_own() -> None:
+@pytest.mark.parametrize(
+    ("said", "fact"),
+    (
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect)",
+            "Unable to contact slurm controller (connect)",
+        ),
+        (
+            "sbatch: fatal: Could not establish a configuration source",
+            "fatal: Could not establish a configuration source",
+        ),
+    ),
+)
+def test_a_controller_that_is_down_is_a_finding_of_its_own(said: str, fact: str) -> None:
     job = Job("small", "config.yaml", (), "run", Topology(2, 1), "x", Wishes("slurm"))
-    said = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
     finding = refusal_of(said, job)
     assert finding.code == "CF493"
-    assert finding.notes == ("it says: Unable to contact slurm controller (connect failure)",)
+    assert finding.notes == (f"it says: {fact}",)
 
 
 def test_a_second_job_for_the_same_run_is_refused(slurm: Slurm, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,14 +261,14 @@ def slurm_silent(program: str, said: str) -> Finding:
     """CF493: SLURM's programs are here, and its controller does not answer.
 
     slurmctld is down, cannot be reached from here, or the authentication between the two (munge) does not
-    work. Nothing was submitted.
+    work; or no slurm.conf tells this machine of a cluster. Nothing was submitted.
     """
     return Finding(
         "CF493",
         f"{program} gets no answer from SLURM",
         notes=(f"it says: {said}",) if said else (),
         helps=(
-            "look whether the controller answers: scontrol ping",
+            "look whether the controller answers: scontrol ping; or start from a login node of the cluster",
             "or start without SLURM: --to deepspeed",
         ),
     )

@@ -15,7 +15,7 @@ from crossfoot.launching.job import Job
 
 _UNREACHABLE = re.compile(
     r"unable to contact slurm controller|socket timed out|munge|authentication|zero bytes were transmitted"
-    r"|slurm_load|unable to establish", re.IGNORECASE,
+    r"|slurm_load|unable to establish|configuration source|fetch config", re.IGNORECASE,
 )  # fmt: skip
 _PREFIX = re.compile(r"^(?:sbatch: )?(?:error: )?(?:Batch job submission failed: |allocation failure: )?")
 
@@ -101,6 +101,11 @@ def _explained(said: str, job: Job) -> tuple[str, tuple[str, ...]]:
         return (
             f"SLURM does not let {named} run here",
             ("name one of yours: --account NAME (sacctmgr show associations user=$USER lists them)",),
+        )
+    if "invalid --time" in said:
+        return (
+            f"SLURM cannot read the time {wishes.time}",
+            ("write minutes, HH:MM:SS or D-HH:MM:SS: --time 24:00:00",),
         )
     if "time limit" in said:
         return (
