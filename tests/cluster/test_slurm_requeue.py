@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 IN_TIME = 300.0
+EVERY_TASKS = pytest.mark.parametrize("tasks", ("rank", "node"))
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +65,26 @@ def attempts(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(run_dir.glob("attempt-*/attempt.json"))]
 
 
-def test_a_job_that_is_pushed_out_is_queued_again_and_foots(lab: Lab, folder: Path, config: Path) -> None:
-    run_dir = folder / "pushed"
-    job = submitted(lab, config, "--partition", "low", f"run.dir={run_dir}", "train.max_steps=60")
+@EVERY_TASKS
+def test_a_job_that_is_pushed_out_is_queued_again_and_foots(
+    lab: Lab, folder: Path, config: Path, tasks: str
+) -> None:
+    run_dir = folder / f"pushed-{tasks}"
+    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}", "train.max_steps=60")
+    job = submitted(lab, config, *words)
     until_step(run_dir, 1, 5, job)
     urgent = lab.run(HEAD, "srun", "--partition=main", "--nodes=2", "--exclusive", "true", timeout=IN_TIME)
     assert urgent.returncode == 0, urgent.stdout
     foots_over_two_attempts(run_dir, 60, job, until_ended(lab, run_dir, job))
 
 
-def test_a_job_whose_time_is_over_is_queued_again_and_foots(lab: Lab, folder: Path, config: Path) -> None:
-    run_dir = folder / "late"
-    job = submitted(
-        lab, config, f"run.dir={run_dir}", "train.max_steps=200", "--time", "30", "--signal-seconds", "59"
-    )
+@EVERY_TASKS
+def test_a_job_whose_time_is_over_is_queued_again_and_foots(
+    lab: Lab, folder: Path, config: Path, tasks: str
+) -> None:
+    run_dir = folder / f"late-{tasks}"
+    words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "59")
+    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=200")
     until_step(run_dir, 1, 5, job)
     set_time_limit(lab, job, minutes=1)
     wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
