@@ -110,3 +110,30 @@ def foots_over_two_attempts(run_dir: Path, steps: int, job: str, log: str) -> No
     lines = ledger(run_dir)
     assert [line["step"] for line in lines] == list(range(steps)), "nothing was lost, so nothing twice"
     assert [line["attempt"] for line in lines] == sorted(line["attempt"] for line in lines)
+
+
+def test_a_node_that_is_lost_and_the_other_one_goes_on(lab: Lab, folder: Path, config: Path) -> None:
+    """SLURM queues the job again once the node is down to it; as it is, it would wait for that node."""
+    run_dir = folder / "lost"
+    steps = ("train.max_steps=300", "checkpoint.every_steps=3", "faults.timeout_seconds=10")
+    job = submitted(lab, config, f"run.dir={run_dir}", *steps)
+    until_step(run_dir, 1, 8, job)
+    lab.cut("node2")
+    try:
+        wait_for(lambda: "error[CF77" in log_of(run_dir, job), IN_TIME, lambda: log_of(run_dir, job))
+        assert "on node2" in log_of(run_dir, job)
+        waits_or_ended = ("PENDING", "FAILED", "NODE_FAIL")
+        wait_for(
+            lambda: job_field(lab, job, "JobState") in waits_or_ended, IN_TIME, lambda: log_of(run_dir, job)
+        )
+        wait_for(lambda: not any(map(lab.processes, lab.nodes)), IN_TIME, "something still runs")
+        print(job_field(lab, job, "JobState"), log_of(run_dir, job))
+        lab.run(HEAD, "scancel", job)
+        less = ("cluster.num_nodes=1", "train.max_steps=30", "--allow", "train.max_steps")
+        done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less, "--continue", run_dir)
+        assert done.returncode == 0, done.stdout
+    finally:
+        lab.mend("node2")
+    document = receipt(run_dir)
+    assert document["foots"] is True, done.stdout
+    assert document["applied_steps"] == 30
