@@ -83,13 +83,14 @@ def test_a_job_whose_time_is_over_is_queued_again_and_foots(
     lab: Lab, folder: Path, config: Path, tasks: str
 ) -> None:
     run_dir = folder / f"late-{tasks}"
-    words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "59")
-    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=200")
+    words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "100")
+    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=300")
     until_step(run_dir, 1, 5, job)
-    set_time_limit(lab, job, minutes=1)
+    hours, minutes, _ = map(int, (job_field(lab, job, "RunTime") or "").split(":"))
+    set_time_limit(lab, job, minutes=60 * hours + minutes + 2)
     wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
     set_time_limit(lab, job, minutes=30)
-    foots_over_two_attempts(run_dir, 200, job, until_ended(lab, run_dir, job))
+    foots_over_two_attempts(run_dir, 300, job, until_ended(lab, run_dir, job))
 
 
 def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
