@@ -170,7 +170,7 @@ def test_the_page_shows_losses_receipt_and_what_the_cluster_needs(runs: Runs) ->
     runs.train(dry_steps=3)
     page = report(str(runs.dry.folder)).splitlines()  # steps from 1, as training counts them aloud
     assert page[0] == "dry run of job: 3 steps of 3, 2 ranks folded into this process"
-    assert page[2].split() == ["1", "2", "1.5", "1e-05", "0.25"]
+    assert page[2].split() == ["1/3", "2", "1.5", "1e-05", "0.25"]
     assert "receipt: foots, 6 samples trained" in page
     assert "a step takes 0.25 s here; on 2 ranks like this one 0.125 s, 0.375 s for all 3 steps" in page
     assert "an estimate: it assumes ranks as fast as this process" in "\n".join(page)

@@ -52,14 +52,16 @@ def report(folder: str) -> str:
     lock, entries, receipt = read_lock(os.path.join(folder, LOCK_FILE)), _lines(folder), receipt_of(folder)
     plan: Mapping[str, Any] = lock["plan"]
     ranks, total = int(plan["dp_degree"]), int(plan["total_steps"])
+    width = max(len("step"), len(f"{total}/{total}"))
     rows = [
         f"dry run of {lock['name']}: {_counted(len(entries), 'step')} of {total:,}, "
         f"{_counted(ranks, 'rank')} folded into this process",
-        "   step           loss      grad norm           rate    seconds",
+        f"  {'step':>{width}}           loss      grad norm           rate    seconds",
     ]
     for entry in entries:
+        done = f"{entry.step + 1}/{total}"  # as the run itself counts them while it trains
         rows.append(
-            f"  {entry.step + 1:>5,}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
+            f"  {done:>{width}}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
             f"   {entry.seconds:>8.2f}"
         )
     samples = sum(entry.real_samples for entry in entries)
