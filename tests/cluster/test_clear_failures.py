@@ -18,7 +18,7 @@ from support.slurm_lab import job_field
 pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
-IN_TIME = 240.0
+IN_TIME = 600.0
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def from_each_node(lab: Lab, config: Path, *words: str) -> str:
     said = {node: config.parent / f"said-{node}.txt" for node in lab.nodes}
     started = {node: lab.popen(node, *LAUNCH, config, *words, said=said[node]) for node in lab.nodes}
     try:
-        codes = {node: one.wait(timeout=300) for node, one in started.items()}
+        codes = {node: one.wait(timeout=600) for node, one in started.items()}
     except subprocess.TimeoutExpired:
         codes = {}
     told = "\n".join(f"---- {node}\n{file.read_text()}" for node, file in said.items())

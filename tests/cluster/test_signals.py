@@ -14,7 +14,7 @@ from support.launching import ledger, small_config
 pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
-IN_TIME = 240.0
+IN_TIME = 600.0
 
 
 @pytest.mark.parametrize(("name", "code"), (("INT", 130), ("TERM", 75), ("USR1", 75)))
