@@ -191,6 +191,7 @@ def test_other_code_on_one_node(lab: Lab, folder: Path, config: Path, tmp_path: 
     assert "error[CF402]: the nodes have different crossfoot's code" in told
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(lab: Lab, folder: Path, config: Path) -> None:
     listen = "import socket, time; s = socket.socket(); s.bind(('', 29500)); s.listen(); time.sleep(300)"
     holder = lab.popen("node1", "python", "-c", listen, said=folder / "holder.txt")

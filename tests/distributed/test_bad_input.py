@@ -314,6 +314,7 @@ def test_disk_full_before_the_first_step(indexed: Path, small_disk: Path) -> Non
     _nothing_began(done, small_disk / "run")
 
 
+@pytest.mark.slow
 def test_disk_full_at_the_last_line_ends_all_ranks(indexed: Path, tmp_path: Path) -> None:
     """Rank 0 alone meets it, when the loop is over: the others must not go on to the validation."""
     words = [f"run.dir={tmp_path / 'run'}", "train.max_steps=3", f"data.validation=[{tmp_path}/v.jsonl]"]

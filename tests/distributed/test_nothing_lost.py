@@ -22,7 +22,7 @@ from support.tormenting import (
 
 pytestmark = pytest.mark.distributed
 EVERY_STEPS = 3
-STEPS_PER_KILL = 20
+STEPS_PER_KILL = 12
 """Ranks whose launcher is killed train on until they notice, which is seconds."""
 
 

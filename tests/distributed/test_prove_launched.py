@@ -123,6 +123,7 @@ def test_one_accelerate_process_proves_the_folded_plan(tmp_path: Path) -> None:
     assert not list(_scratch(tmp_path).glob("crossfoot-*"))
 
 
+@pytest.mark.slow
 def test_the_deepspeed_launcher_takes_the_module(tmp_path: Path) -> None:
     """As the README says it, on the shipped demo."""
     launcher = [SCRIPTS / "deepspeed", "--num_gpus", "2", "--master_port", str(free_port())]

@@ -154,6 +154,7 @@ def test_ctrl_c_keeps_and_says_what_was_done(two_ranks: tuple[Path, Path]) -> No
     assert receipt(run_dir)["foots_so_far"] is True
 
 
+@pytest.mark.slow
 def test_ctrl_c_under_the_deepspeed_launcher(two_ranks: tuple[Path, Path]) -> None:
     folder, config = two_ranks
     run_dir = folder / "interrupted2"

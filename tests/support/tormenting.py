@@ -16,6 +16,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from crossfoot.launching.ranks_here import is_rank
+from crossfoot.starting.process_table import words_of
 from support.launching import ROOT, SCRIPTS, environment, free_port, ledger
 
 MARK = "CROSSFOOT_TEST_FAMILY"
@@ -133,7 +135,7 @@ class Killer:
 
     def _kill(self, process: subprocess.Popen[str], mark: str, victim: str) -> None:
         alive = family(mark)
-        ranks = [pid for pid in alive if is_rank(pid)]
+        ranks = [pid for pid in alive if is_rank(words_of(pid))]
         if victim == "a rank" and ranks:
             kill(self._draw.choice(ranks))
         elif victim == "the launcher" and ranks:
@@ -165,15 +167,6 @@ def family(mark: str) -> list[int]:
         if is_ours and is_alive:
             found.append(int(folder.name))
     return found
-
-
-def is_rank(pid: int) -> bool:
-    """Whether a process trains, and is no launcher."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"-m" in command and command[command.index(b"-m") + 1] == b"crossfoot"
 
 
 def kill(pid: int) -> None:
