@@ -320,6 +320,7 @@ def test_editing_the_checkout_afterwards_changes_nothing(slurm: Slurm) -> None:
     Path("elsewhere/crossfoot").mkdir(parents=True)
     Path("elsewhere/crossfoot/__init__.py").write_text("raise SystemExit('the edited checkout')\n")
     here = Path("runs/small/snapshot")
+    assert not list(here.rglob("__pycache__"))
     seen = here / "train.py"
     shows = "import sys, crossfoot\nprint(crossfoot.__file__)\nsys.exit()\n"
     seen.write_text(seen.read_text().replace("import sys\n", shows, 1))
@@ -336,7 +337,6 @@ def test_editing_the_checkout_afterwards_changes_nothing(slurm: Slurm) -> None:
         for path in _sources(Path(crossfoot.__file__).parent)
     }
     assert {path.relative_to(here / "crossfoot") for path in _sources(here / "crossfoot")} == ours
-    assert not list(here.rglob("__pycache__"))
 
 
 def _sources(folder: Path) -> list[Path]:
