@@ -135,12 +135,12 @@ def test_a_rank_that_is_killed_ends_the_job_which_goes_on_with_one_node(
     assert job_field(lab, number, "JobState") == "FAILED"
     assert job_field(lab, number, "Restarts") == "0", "a job that failed is not queued again by itself"
     wait_for(lambda: not any(map(lab.processes, lab.nodes)), IN_TIME, "something still runs")
-    less = ("cluster.num_nodes=1", "train.max_steps=30", "--allow", "train.max_steps")
+    less = ("cluster.num_nodes=1", "train.max_steps=60", "--allow", "train.max_steps")
     done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less, "--continue", run_dir)
     assert done.returncode == 0, done.stdout
     document = receipt(run_dir)
     assert document["foots"] is True
-    assert document["applied_steps"] == 30
+    assert document["applied_steps"] == 60
 
 
 def test_a_node_that_cannot_be_reached(lab: Lab, folder: Path, config: Path) -> None:

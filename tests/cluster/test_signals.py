@@ -20,7 +20,7 @@ IN_TIME = 600.0
 @pytest.mark.parametrize(("name", "code"), (("INT", 130), ("TERM", 75), ("USR1", 75)))
 def test_over_ssh(lab: Lab, tmp_path: Path, name: str, code: int) -> None:
     """`.deepspeed_env` of the user reaches the ranks as well."""
-    config = small_config(tmp_path, cluster={"num_nodes": 2, "gpus_per_node": 1}, train={"max_steps": 900})
+    config = small_config(tmp_path, cluster={"num_nodes": 2, "gpus_per_node": 1}, train={"max_steps": 3_000})
     (tmp_path / "hosts").write_text("node1 slots=1\nnode2 slots=1\n")
     Path(lab.environ["HOME"], ".deepspeed_env").write_text("CROSSFOOT_TEST_WORD=forwarded\n")
     run_dir, said = tmp_path / "run", tmp_path / "said.txt"
@@ -38,5 +38,5 @@ def test_over_ssh(lab: Lab, tmp_path: Path, name: str, code: int) -> None:
     steps = len(ledger(run_dir))
     newest, warnings = newest_good(str(run_dir), checksums=True)
     assert newest is not None and newest.step == steps and not warnings
-    assert f"stopped after {steps} of 900 steps" in said.read_text()
+    assert f"stopped after {steps:,} of 3,000 steps" in said.read_text()
     assert [lab.processes(machine) for machine in (HEAD, *lab.nodes)] == [{}, {}, {}]

@@ -25,8 +25,13 @@ EVERY_TASKS = pytest.mark.parametrize("tasks", ("rank", "node"))
 
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Path:
-    """On two nodes; a step takes long enough to be interrupted in."""
-    return small_config(folder, cluster={"num_nodes": 2, "gpus_per_node": 1}, batch={"global_batch_size": 28})
+    """On two nodes; a step takes long enough to be interrupted in, and heartbeats come every two seconds."""
+    return small_config(
+        folder,
+        cluster={"num_nodes": 2, "gpus_per_node": 1},
+        batch={"global_batch_size": 28},
+        faults={"timeout_seconds": 20.0},
+    )
 
 
 def submitted(lab: Lab, config: Path, *words: str) -> str:
@@ -70,12 +75,12 @@ def test_a_job_that_is_pushed_out_is_queued_again_and_foots(
     lab: Lab, folder: Path, config: Path, tasks: str
 ) -> None:
     run_dir = folder / f"pushed-{tasks}"
-    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}", "train.max_steps=60")
+    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}", "train.max_steps=200")
     job = submitted(lab, config, *words)
     until_step(run_dir, 1, 5, job)
     urgent = lab.run(HEAD, "srun", "--partition=main", "--nodes=2", "--exclusive", "true", timeout=IN_TIME)
     assert urgent.returncode == 0, urgent.stdout
-    foots_over_two_attempts(run_dir, 60, job, until_ended(lab, run_dir, job))
+    foots_over_two_attempts(run_dir, 200, job, until_ended(lab, run_dir, job))
 
 
 @EVERY_TASKS
@@ -84,13 +89,13 @@ def test_a_job_whose_time_is_over_is_queued_again_and_foots(
 ) -> None:
     run_dir = folder / f"late-{tasks}"
     words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "100")
-    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=300")
+    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=600")
     until_step(run_dir, 1, 5, job)
     hours, minutes, _ = map(int, (job_field(lab, job, "RunTime") or "").split(":"))
     set_time_limit(lab, job, minutes=60 * hours + minutes + 2)
     wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
     set_time_limit(lab, job, minutes=30)
-    foots_over_two_attempts(run_dir, 300, job, until_ended(lab, run_dir, job))
+    foots_over_two_attempts(run_dir, 600, job, until_ended(lab, run_dir, job))
 
 
 def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
@@ -129,11 +134,11 @@ def test_a_node_that_is_lost_and_the_other_one_goes_on(lab: Lab, folder: Path, c
         )
         wait_for(lambda: not any(map(lab.processes, lab.nodes)), IN_TIME, "something still runs")
         lab.run(HEAD, "scancel", job)
-        less = ("cluster.num_nodes=1", "train.max_steps=30", "--allow", "train.max_steps")
+        less = ("cluster.num_nodes=1", "train.max_steps=60", "--allow", "train.max_steps")
         done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less, "--continue", run_dir)
         assert done.returncode == 0, done.stdout
     finally:
         lab.mend("node2")
     document = receipt(run_dir)
     assert document["foots"] is True, done.stdout
-    assert document["applied_steps"] == 30
+    assert document["applied_steps"] == 60
