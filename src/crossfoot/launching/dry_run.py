@@ -13,6 +13,7 @@ from typing import Any
 
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching import refusals
+from crossfoot.launching.job import counted as with_noun
 from crossfoot.launching.resolving import dry_dir_of
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, attempt_numbers, counted, read_attempts
 from crossfoot.ledger.book import read_readable
@@ -54,8 +55,8 @@ def report(folder: str) -> str:
     ranks, total = int(plan["dp_degree"]), int(plan["total_steps"])
     width = max(len("step"), len(f"{total}/{total}"))
     rows = [
-        f"dry run of {lock['name']}: {_counted(len(entries), 'step')} of {total:,}, "
-        f"{_counted(ranks, 'rank')} folded into this process",
+        f"dry run of {lock['name']}: {with_noun(len(entries), 'step')} of {total:,}, "
+        f"{with_noun(ranks, 'rank')} folded into this process",
         f"  {'step':>{width}}           loss      grad norm           rate    seconds",
     ]
     for entry in entries:
@@ -79,7 +80,7 @@ def _estimate(entries: Sequence[StepEntry], ranks: int, total: int) -> list[str]
     here = statistics.median(entry.seconds for entry in typical)
     there = here / ranks
     return [
-        f"a step takes {_duration(here)} here; on {_counted(ranks, 'rank')} like this one "
+        f"a step takes {_duration(here)} here; on {with_noun(ranks, 'rank')} like this one "
         f"{_duration(there)}, {_duration(there * total)} for all {total:,} steps",
         "    an estimate: it assumes ranks as fast as this process and nothing lost to communication, and "
         "leaves out loading, validation and checkpoints",
@@ -162,10 +163,6 @@ def _lines(run_dir: str) -> list[StepEntry]:
     lines = read_readable(os.path.join(run_dir, LEDGER_FILE))
     attempts = read_attempts(run_dir, {line.attempt for line in lines})
     return sorted(counted(lines, attempts)[0], key=lambda entry: entry.step)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.going_on import LAUNCH_FOLDER, MADE_BY
+from crossfoot.going_on import MADE_BY
 from crossfoot.launching.shell_text import comment
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
@@ -21,7 +21,6 @@ Tasks = Literal["rank", "node"]
 
 PORT = 29_500
 """Where rank 0 is met, unless it is said otherwise or taken: the default of every launcher."""
-FOLDER = LAUNCH_FOLDER
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,12 @@ class Job:
 @dataclass(frozen=True)
 class Rendered:
     """What a target renders. files: (path, text), that which is started first. command: what starts it.
-    needs: programs that must be here. notes: for the person who keeps it.
+    needs: programs that must be here.
     """
 
     files: tuple[tuple[str, str], ...]
     command: tuple[str, ...]
     needs: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
 
 def script_file(lines: list[str]) -> str:

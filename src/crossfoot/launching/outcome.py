@@ -41,7 +41,7 @@ def outcome_of(
     """What became of a start. before: the attempts that were there already. returncode: of the launcher,
     negative for a signal. asked: the first signal that was handed on to the ranks.
     """
-    new = [number for number in attempt_numbers(run_dir) if number not in before]
+    new = _since(run_dir, before)
     try:
         ending = read_ending(attempt_path(run_dir, new[-1], ENDING_FILE)) if new else None
         if ending is not None:
@@ -63,12 +63,17 @@ def wait_for_word(run_dir: str, before: Sequence[int]) -> None:
     """Wait a little until the newest attempt, if one has begun, has written how it ended, or who is lost."""
     deadline = time.monotonic() + WORD_SECONDS
     while time.monotonic() < deadline:
-        new = [number for number in attempt_numbers(run_dir) if number not in before]
+        new = _since(run_dir, before)
         if not new or os.path.exists(attempt_path(run_dir, new[-1], ENDING_FILE)):
             return
         if read_verdict(run_dir, new[-1]) is not None:
             return
         time.sleep(_LOOK_SECONDS)
+
+
+def _since(run_dir: str, before: Sequence[int]) -> list[int]:
+    """The attempts that have come since then."""
+    return [number for number in attempt_numbers(run_dir) if number not in before]
 
 
 def ended_with(returncode: int) -> str:

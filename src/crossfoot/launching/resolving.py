@@ -9,8 +9,9 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.finding import Finding, Refused
+from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import refusals, slurm
-from crossfoot.launching.job import FOLDER, PORT, Job, Wishes, tools_folder
+from crossfoot.launching.job import PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.starting.forwarding import forwarded
@@ -111,7 +112,7 @@ def make_job(
         words=tuple(words),
         run_dir=run_dir,
         cluster=topology,
-        stem=stem or os.path.join(run_dir, FOLDER, wishes.target),
+        stem=stem or os.path.join(run_dir, LAUNCH_FOLDER, wishes.target),
         wishes=wishes,
         made_by=(*made_by(run.path, overrides, wishes), *(("--write", stem) if stem else ())),
         tools=tools_folder(),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot.finding import Refused
+from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import refusals
-from crossfoot.launching.job import FOLDER, Job, Rendered
+from crossfoot.launching.job import Job, Rendered
 from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launching.slurm import log_path
 from crossfoot.launching.slurm_says import ENDED, QueueState, refusal_of
@@ -92,7 +93,7 @@ def submit(rendered: Rendered, job: Job) -> str:
     if said.code or not job_id.isdecimal():
         raise Refused(refusal_of(said.all, job))
     note = {"job_id": job_id, "script": rendered.files[0][0]}
-    Path(job.run_dir, FOLDER, _SUBMITTED).write_text(json.dumps(note) + "\n", encoding="utf-8")
+    Path(job.run_dir, LAUNCH_FOLDER, _SUBMITTED).write_text(json.dumps(note) + "\n", encoding="utf-8")
     return job_id
 
 
@@ -213,7 +214,7 @@ def _interrupted(job_id: str, run_dir: str) -> Outcome:
 
 def _submitted_before(run_dir: str) -> str | None:
     try:
-        note = json.loads(Path(run_dir, FOLDER, _SUBMITTED).read_text(encoding="utf-8"))
+        note = json.loads(Path(run_dir, LAUNCH_FOLDER, _SUBMITTED).read_text(encoding="utf-8"))
         job_id = note["job_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -13,8 +13,9 @@ from pathlib import Path
 from crossfoot.checks.render import render as render_findings
 from crossfoot.doctor.examination import look
 from crossfoot.finding import Refused
+from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
-from crossfoot.launching.job import FOLDER, Job, Rendered, Wishes
+from crossfoot.launching.job import Job, Rendered, Wishes
 from crossfoot.launching.outcome import Outcome
 from crossfoot.launching.resolving import (
     DRY_STEPS,
@@ -182,7 +183,7 @@ def _take_back(rendered: Rendered, run_dir: str) -> None:
     """A run that was refused leaves no folder behind."""
     for path, _ in rendered.files:
         Path(path).unlink(missing_ok=True)
-    for folder in (os.path.join(run_dir, FOLDER), run_dir):
+    for folder in (os.path.join(run_dir, LAUNCH_FOLDER), run_dir):
         try:
             os.rmdir(folder)
         except OSError:
