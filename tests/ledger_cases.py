@@ -21,8 +21,9 @@ from crossfoot.ledger.attempts import (
     write_attempt,
 )
 from crossfoot.ledger.book import LedgerBook, read_readable
-from crossfoot.ledger.ending import Ending, write_document, write_ending
+from crossfoot.ledger.ending import Ending, lock_sha256, write_document, write_ending
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.promise import batches_sha256, terms_of
 from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 
@@ -128,11 +129,40 @@ def an_attempt(attempt: int, first_step: int, **other: Any) -> Attempt:
     return Attempt(**{**known, **other})
 
 
+def sealed(
+    expects: dict[str, Any],
+    topology: tuple[int, int] = (2, 2),
+    config: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
+    name: str = "job",
+) -> dict[str, Any]:
+    """A whole lock with its hash: rates rise by 1e-5 from step to step. changes: sections that are merged
+    into it.
+    """
+    steps = expects["total_steps"]
+    known: dict[str, Any] = {
+        "run": {"seed": 0},
+        "data": {"last_step": "short", "index_dir": "no-such-folder"},
+        "train": {"epochs": None, "max_steps": steps},
+        "lr": {"reference": 1e-5 * steps, "reference_batch": None, "rule": "none", "schedule": "constant"}
+        | {"min_ratio": 0.0, "warmup_steps": steps, "warmup_fraction": None, "warmup_samples": None},
+    }
+    plan: dict[str, Any] = {"samples_per_epoch": 64, "global_batch_size": 4, "micro_batch_size": 4}
+    plan |= {"dp_degree": topology[0], "grad_accum_steps": topology[1], "layout_sha256": "0" * 64}
+    plan |= {"total_steps": steps, "warmup_steps": steps, "learning_rate": {"peak": 1e-5 * steps}}
+    lock: dict[str, Any] = {"name": name, "index": {"address": "none"}, "expects": expects}
+    lock |= {"config": {**known, **(config or {})}, "plan": plan}
+    plan["batches_sha256"] = batches_sha256(terms_of(lock))
+    for key, value in (changes or {}).items():
+        lock[key] = {**lock[key], **value} if isinstance(value, dict) else value
+    return {**lock, "sha256": lock_sha256(lock)}
+
+
 @dataclass
 class Job:
     """A run in a folder, over as many attempts as a test likes, told line by line by obedient ranks.
 
-    steps: [step] -> (epoch, sample) pairs. faults: the config's section, as in a lock.
+    steps: [step] -> (epoch, sample) pairs. faults: the config's section, as in a lock. There is no data index.
     """
 
     folder: Path
@@ -170,8 +200,8 @@ class Job:
             "trained_tokens": sum(self.data.trained[sample] for sample in flat),
             "forwards": len(self.steps) * dp_degree * forwards,
         }
-        config = {} if self.faults is None else {"config": {"faults": self.faults}}
-        return {"name": "job", "sha256": f"{dp_degree}{forwards}" + "0" * 62, "expects": expects, **config}
+        config = {} if self.faults is None else {"faults": self.faults}
+        return sealed(expects, (dp_degree, forwards), config, self.lock_changes)
 
     def run(
         self,
@@ -192,7 +222,7 @@ class Job:
         attempt = len(earlier) + 1
         dp_degree, forwards = topology
         (self.folder / f"attempt-{attempt:03d}").mkdir(parents=True)
-        lock = {**self.lock(dp_degree, forwards), **self.lock_changes}
+        lock = self.lock(dp_degree, forwards)
         write_document(attempt_path(str(self.folder), attempt, "plan.lock.json"), lock)
         if attempt == 1:
             write_document(str(self.folder / "plan.lock.json"), lock)

@@ -15,7 +15,7 @@ from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.attempts import Change, attempt_path, read_attempts
 from crossfoot.ledger.book import LedgerBook, read_book
-from crossfoot.ledger.ending import Ending, write_ending
+from crossfoot.ledger.ending import Ending, lock_sha256, write_ending
 from crossfoot.ledger.receipt import receipt_of
 from crossfoot.planning.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.planning.continuing import (
@@ -57,6 +57,10 @@ def lock(run: RunFile) -> dict[str, Any]:
         "index": {"address": "a" * 16, "sources": [{"path": "data.jsonl", "sha256": "5" * 64}]},
         **{"name": "one", "sha256": "9" * 64, "expects": dict.fromkeys(EXPECTS, 12)},
     }
+
+
+def with_hash(lock: dict[str, Any]) -> dict[str, Any]:
+    return {**lock, "sha256": lock_sha256(lock)}
 
 
 def other(lock: dict[str, Any], **values: Any) -> dict[str, Any]:
@@ -267,7 +271,7 @@ def test_a_plan_is_held_against_what_the_kept_steps_were_trained_with(run: RunFi
     for number, (first_step, end) in enumerate(((0, 2), (2, 4), (4, 5)), start=1):
         job.run(end, first_step=first_step, topology=topologies[number])
     for first_step, number in ((0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
-        expected = (number, {**job.lock(*topologies[number]), **job.lock_changes})
+        expected = (number, job.lock(*topologies[number]))
         assert lock_in_force(run, look_back(run), first_step) == expected
 
 
@@ -297,7 +301,7 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
 
 def test_a_lock_that_holds_no_config_cannot_be_compared(run: RunFile) -> None:
     job = a_job(run)
-    job.lock_changes = {}
+    job.lock_changes = {"config": None}
     job.run(3)
     with pytest.raises(Refused, match="CF706"):
         lock_in_force(run, look_back(run), 2)
@@ -324,9 +328,9 @@ def test_the_first_attempt_that_starts_writes_the_lock_of_the_run(run: RunFile, 
     make_folder(run)  # killed before it started
     assert lock_in_force(run, look_back(run), 0) is None
     make_folder(run, 2)
-    start_attempt(run, an_attempt(2, 0), lock)
+    start_attempt(run, an_attempt(2, 0), with_hash(lock))
     make_folder(run, 3)
-    start_attempt(run, an_attempt(3, 0), other(lock, plan__total_steps=99))
+    start_attempt(run, an_attempt(3, 0), with_hash(other(lock, plan__total_steps=99)))
     for path, steps in ((Path(run.run_dir), 12), (Path(attempt_path(run.run_dir, 3)), 99)):
         assert json.loads((path / "plan.lock.json").read_text())["plan"]["total_steps"] == steps
     assert [attempt.attempt for attempt in read_attempts(run.run_dir)] == [2, 3]

@@ -15,7 +15,7 @@ from crossfoot.launching.resolving import dry_dir_of, run_dir_word
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.witness import StepWitness
 from crossfoot.written.run_file import load_run
-from ledger_cases import Job, six_samples
+from ledger_cases import Job, sealed, six_samples
 from support.launching import small_config
 
 STEPS = [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4), (0, 5)]]
@@ -25,19 +25,10 @@ STEPS = [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4), (0, 5)]]
 def papers(tmp_path: Path) -> dict[str, Any]:
     """What two locks are compared by."""
     config = load_run(str(small_config(tmp_path))).config.model_dump(mode="json")
-    return {
-        "config": config,
-        "plan": {
-            "batches_sha256": "b" * 64,
-            "dp_degree": 2,
-            "grad_accum_steps": 1,
-            "total_steps": 3,
-            "global_batch_size": 2,
-            "learning_rate": {"peak": 1e-3, "schedule": "cosine", "min_ratio": 0.0},
-            "warmup_steps": 2,
-        },
-        "index": {"address": "a" * 16, "sources": []},
-    }
+    for section in ("lr", "train"):
+        config[section] |= sealed({"total_steps": len(STEPS)})["config"][section]
+    plan = {"dp_degree": 2, "grad_accum_steps": 1}
+    return {"config": config, "plan": plan, "index": {"address": "a" * 16, "sources": []}}
 
 
 class Runs:

@@ -24,13 +24,11 @@ from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.verdict import Allowed, Receipt, Skips
 from crossfoot.ledger.witness import StepWitness
-from ledger_cases import Data, Job, without_forward
+from ledger_cases import Data, Job, sealed, without_forward
 
 DATA = Data(list(range(12)), [1000 + i for i in range(12)], [500] * 12)
-LOCK: dict[str, Any] = {
-    "name": "tiny",
-    "sha256": "9f31c2e0aa",
-    "expects": {
+LOCK = sealed(
+    {
         "total_steps": 3,
         "samples": 12,
         "distinct_samples": 12,
@@ -38,7 +36,12 @@ LOCK: dict[str, Any] = {
         "trained_tokens": 6_000,
         "forwards": 12,
     },
-}
+    name="tiny",
+)
+NO_INDEX = (
+    "the data index none is not here: rates are held against the lock, samples and slots only "
+    "against what the ledger itself says was planned"
+)
 ENDING = "attempt-001/ending.json"
 FINISHED = Ending("finished", 3, 0, 3)
 
@@ -50,7 +53,8 @@ def ledger(
     lines = []
     for step in range(steps):
         first = 4 * step
-        plan = DATA.plan(step, [[[first], [first + 1]], [[first + 2], [first + 3]]])
+        slots = [[[first], [first + 1]], [[first + 2], [first + 3]]]
+        plan = DATA.plan(step, slots, lr=1e-5 * (step + 1))
         lines.append(reconciler.step(plan, change(step, DATA.obey(plan))))
     return lines
 
@@ -182,7 +186,10 @@ def test_a_lock_that_promises_something_else_does_not_foot() -> None:
 def test_how_it_reads() -> None:
     ending = replace(FINISHED, validation_loss=1.25, adapter_path="runs/tiny/adapter")
     lines = render_receipt(make_receipt(LOCK, ledger(), ending)).splitlines()
-    assert lines[0] == "receipt  tiny  lock 9f31c2e                      planned        real  difference"
+    assert (
+        lines[0]
+        == f"receipt  tiny  lock {LOCK['sha256'][:7]}                      planned        real  difference"
+    )
     assert lines[6] == "  real tokens                                     12,066      12,066           0"
     assert len({len(line) for line in lines[:11]}) == 1
     assert lines[11:] == ["foots: yes", "validation loss  1.25", "adapter          runs/tiny/adapter"]
@@ -194,7 +201,7 @@ def test_ten_causes_are_shown_and_the_rest_counted() -> None:
 
     lines = render_receipt(make_receipt(LOCK, ledger(fault), FINISHED)).splitlines()
     at = lines.index("foots: no")
-    assert lines[at + 1].startswith("  CF719  step 0, rank 0: rank 0 stepped at rate 1.0, planned 2e-05")
+    assert lines[at + 1].startswith("  CF719  step 0, rank 0: rank 0 stepped at rate 1.0, planned 1e-05")
     assert len(lines) == at + 12 and lines[-1] == "  and 2 more"
     first = render_receipt(make_receipt(LOCK, ledger(skipped), FINISHED)).splitlines()[12]
     assert first.startswith("  CF710  step 1, rank 1, forward 1: ") and first.endswith("  data.json:8")
@@ -215,7 +222,7 @@ def run_folder(folder: Path, lines: list[StepEntry], ending: Ending | None = FIN
 @pytest.mark.parametrize("change", [lambda step, told: told, skipped])
 def test_the_files_give_the_same_receipt(tmp_path: Path, change: Any) -> None:
     ending = replace(FINISHED, validation_loss=float("inf"), adapter_path="adapter")
-    at_the_end = make_receipt(LOCK, ledger(change), ending)
+    at_the_end = replace(make_receipt(LOCK, ledger(change), ending), notes=(NO_INDEX,))
     later = receipt_of(run_folder(tmp_path, ledger(change), ending))
     assert later == at_the_end and render_receipt(later) == render_receipt(at_the_end)
     write_receipt(str(tmp_path / "receipt.json"), later)
@@ -259,9 +266,8 @@ def test_three_attempts_on_three_topologies_foot_as_one_run(tmp_path: Path) -> N
     assert between.foots_so_far and between.reason == "signal" and between.is_regained
     run.run(6, first_step=5, topology=(3, 1), ending=DONE)
     receipt = receipt_of(str(tmp_path))
-    assert (
-        receipt.foots and differences(receipt) == {} and receipt.notes == () and receipt.reason == "finished"
-    )
+    assert receipt.foots and differences(receipt) == {} and receipt.notes == (NO_INDEX,)
+    assert receipt.reason == "finished"
     assert (receipt.attempts, receipt.attempted_steps, receipt.lost_steps) == (3, 8, 2)
     assert (receipt.applied_steps, receipt.skipped_steps) == (6, 0)
     (forwards,) = [row for row in receipt.rows if row.name == "forwards"]
@@ -299,7 +305,7 @@ def test_an_attempt_that_lost_nothing_says_so(tmp_path: Path) -> None:
 def test_a_run_of_one_attempt_reads_as_ever(tmp_path: Path) -> None:
     job(tmp_path).run(6, ending=DONE)
     lines = render_receipt(receipt_of(str(tmp_path))).splitlines()
-    assert len(lines) == 12 and lines[-1] == "foots: yes"
+    assert len(lines) == 13 and lines[-2:] == ["foots: yes", f"  note: {NO_INDEX}"]
 
 
 def test_lost_lines_are_no_faults_and_counted_ones_are(tmp_path: Path) -> None:
@@ -340,6 +346,7 @@ def test_two_attempts_that_ran_at_once_are_noted(tmp_path: Path) -> None:
     assert receipt.foots and receipt.lost_steps == 3
     assert receipt.notes == (
         "a line of an earlier attempt was written when a later one had begun: two of them ran at once",
+        NO_INDEX,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import random
@@ -64,7 +65,9 @@ def save(folder: Path, step: int, loss: float | None = None) -> None:
     partial.mkdir(parents=True)
     (partial / "tensors.safetensors").write_bytes(b"0123456789")
     file = WrittenFile("tensors.safetensors", 10, "0" * 64)
-    written = {"plan_sha256": "", "batches_sha256": None, "attempt": 1, "files": (file,), "tensors": {}}
+    lock = json.loads((folder / "plan.lock.json").read_text())
+    plan = {"plan_sha256": lock["sha256"], "batches_sha256": lock["plan"]["batches_sha256"]}
+    written = {**plan, "attempt": 1, "files": (file,), "tensors": {}}
     more = {"optimizer": "adamw", "optimizer_step": step, "seconds": 0.5, "written": "2026-01-01T00:00:00Z"}
     write_manifest(partial, Manifest(step=step, validation_loss=loss, **written, **more))
     commit(partial)

@@ -44,7 +44,8 @@ class Attempt:
     from_checkpoint: the folder it continued from, None when it began at the beginning. gpus_per_node: ranks
     on each node; where they differ one number for each, in order. hosts: by node. job_id: SLURM's, None
     without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt before. crossfoot: the
-    program's version.
+    program's version. index_dir: absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of
+    the checkpoint's manifest, which attempt wrote it, and the sha256 of that one's lock; None without one.
     """
 
     attempt: int
@@ -60,6 +61,9 @@ class Attempt:
     started: str
     allowed: tuple[Change, ...] = ()
     crossfoot: str = ""
+    index_dir: str | None = None
+    checkpoint_attempt: int | None = None
+    checkpoint_plan: str | None = None
 
     def __post_init__(self) -> None:
         if self.attempt < 1 or self.first_step < 0:
@@ -213,6 +217,7 @@ def _attempt_of(document: Mapping[str, Any]) -> Attempt:
     hosts, allowed = document.get("hosts"), document.get("allowed")
     if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
         raise ValueError(f"hosts is {hosts!r}, not a list of names")
+    older = dict.fromkeys(("index_dir", "checkpoint_attempt", "checkpoint_plan"))
     names = ("key", "before", "now")
     if not isinstance(allowed, list) or not all(
         isinstance(change, dict) and set(names) <= set(change) and isinstance(change["key"], str)
@@ -222,7 +227,7 @@ def _attempt_of(document: Mapping[str, Any]) -> Attempt:
     changes = tuple(Change(*(change[name] for name in names)) for change in allowed)
     gpus = _gpus_of(document.get("gpus_per_node"))
     other = {"gpus_per_node": gpus, "hosts": tuple(hosts), "allowed": changes}
-    return Attempt(**{**values_of(Attempt, document), **other})
+    return Attempt(**{**values_of(Attempt, {**older, **document}), **other})
 
 
 def _gpus_of(value: object) -> GpusPerNode:

@@ -1,4 +1,4 @@
-"""The manual pages of the causes that a ledger line names (CF710 to CF735): what each means, where it usually
+"""The manual pages of the causes that a ledger line names (CF710 to CF739): what each means, where it usually
 comes from, and what to do.
 """
 
@@ -149,6 +149,35 @@ Every difference that the program finds is written with its cause. A line with a
 cause was changed afterwards, or the program is wrong; then report it, with the line.
 
 {_CHANGED_FILE}""",
+    "lock contradicts itself": f"""\
+A lock says its numbers, and what they add up to: steps, peak rate, warm-up, tokens, a hash over the samples
+of every step and one over where they sit. The receipt works all of them out again, by other code than wrote
+them. A difference means that the lock was put together by hand, that it does not belong to this run's index,
+or that the program which planned is wrong.
+
+{_CHANGED_LOOP}""",
+    "checkpoint of another run": """\
+A checkpoint says which attempt wrote it, and by which plan. One that was copied here from another run has the
+right name and the wrong weights: what came after it is no continuation of what stands in the ledger before.
+
+Continue from a checkpoint of this run: crossfoot train CONFIG --continue RUN_DIR takes the newest one.""",
+    "rate not promised": f"""\
+The receipt works the rate of every step out from the lock's numbers (reference, rule, schedule, warm-up,
+steps), by other code than the loop asks. The loop was told another one, and stepped at it: measured and told
+agree, and both differ from the plan page.
+
+{_CHANGED_LOOP}""",
+    "samples not promised": f"""\
+The receipt works the samples of every step out from the lock's numbers (data, seed, batch, last step), by
+other code than the loop asks, and takes their digests from the data index. The loop was told other samples,
+or another order of the steps.
+
+{_CHANGED_LOOP}""",
+    "layout not promised": f"""\
+The step had the samples that it should have had, but on other ranks or in other forwards. Its gradient is the
+same sum; its padding, its balance and its dropout draws are not what was planned.
+
+{_CHANGED_LOOP}""",
 }
 
 for _kind, (_code, _meaning) in CAUSE_KINDS.items():

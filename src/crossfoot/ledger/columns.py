@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from crossfoot.ledger.ending import Expects
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.naming import rate_is_planned
+from crossfoot.ledger.promise import PromisedStep
 
 Sums = dict[str, int]
 
@@ -50,6 +51,20 @@ def planned_of(entries: Iterable[StepEntry], asked_steps: int) -> Sums:
         trained_tokens=sum(entry.planned_trained_tokens for entry in once),
         forwards=sum(entry.planned_forwards for entry in once),
     )
+
+
+def planned_of_steps(steps: Iterable[PromisedStep]) -> Sums:
+    """The planned column of steps as the lock promises them."""
+    sums: Counter[str] = Counter()
+    for step in steps:
+        sums["steps"] += 1
+        sums["samples"] += step.samples
+        sums["distinct_samples"] += step.first_seen_samples
+        sums["real_tokens"] += step.real_tokens
+        sums["trained_tokens"] += step.trained_tokens
+        sums["forwards"] += step.forwards
+    names = ("steps", "samples", "distinct_samples", "real_tokens", "trained_tokens", "forwards")
+    return _rows(**{name: sums[name] for name in names})
 
 
 def planned_forwards(entries: Iterable[StepEntry], promises: Mapping[int, Expects], last: Expects) -> int:

@@ -7,6 +7,7 @@ Also the lock's promise that a receipt is held against, and the two small ways t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -80,10 +81,20 @@ def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects
 
 
 def read_lock(path: str) -> Mapping[str, Any]:
-    """The lock document, its promise looked at. Raises Refused (CF706, unreadable)."""
+    """The lock document, its promise looked at, its hash computed. Raises Refused (CF706, unreadable)."""
     lock = read_document(path, lock_unreadable, "the plan's lock")
     expects_of(lock, path)
+    if (own := lock_sha256(lock)) != lock["sha256"]:
+        note = f"it says sha256 {lock['sha256'][:7]}, and what stands in it has {own[:7]}"
+        raise _unreadable(lock_unreadable, "the plan's lock is not what was written", path, note)
     return lock
+
+
+def lock_sha256(lock: Mapping[str, Any]) -> str:
+    """sha256 of a lock without its own `sha256`, as canonical JSON."""
+    body = {key: value for key, value in lock.items() if key != "sha256"}
+    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_ending(path: str, ending: Ending) -> None:

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, NoReturn
 
-LEDGER_FORMAT = 3
+LEDGER_FORMAT = 4
+_FORMATS = (3, LEDGER_FORMAT)
 MOST_CAUSES_OF_A_KIND = 8
 
 Value = int | float | str | None
@@ -56,12 +57,17 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "missing witness": ("CF725", "a rank gave no account of a step"),
     "wrong witness": ("CF726", "a rank's account is of another step, of an unknown rank, or was given twice"),
     "witness cut": ("CF727", "a rank did more than its account has room for"),
+    "lock contradicts itself": ("CF728", "a lock's sums or hashes are not those of its own numbers"),
+    "checkpoint of another run": ("CF729", "an attempt began from a checkpoint that another plan wrote"),
     "step missing": ("CF730", "the ledger has no line for a step"),
     "step twice": ("CF731", "the ledger has two lines for one step"),
     "step out of order": ("CF732", "a step's line stands after that of a later step"),
     "step not planned": ("CF733", "the ledger has a line for a step beyond the plan"),
     "does not add up": ("CF734", "a ledger line contradicts itself: its ranks do not add up to its totals"),
     "unexplained difference": ("CF735", "planned and real differ in a ledger line that names no cause"),
+    "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
+    "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
+    "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
 }
 """kind -> (code, what it means)."""
 
@@ -156,6 +162,8 @@ class StepEntry:
     before it, all ranks stood still so long for checkpoints; what the last one of an attempt cost stands in
     its manifest only.
     samples_sha256: first 16 hex digits of the sha256 over the sorted little-endian 64-bit digests.
+    slots_sha256: the same over forward, rank, samples and their sorted digests of every slot, forward by
+    forward, as they were met; None in a line of format 3.
     wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
     MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
     """
@@ -187,6 +195,7 @@ class StepEntry:
     pause_seconds: float
     planned_samples_sha256: str
     samples_sha256: str
+    slots_sha256: str | None
     wrong_rate_ranks: int
     wrong_weight_forwards: int
     cause_count: int
@@ -217,8 +226,10 @@ def entry_of(line: str) -> StepEntry:
     document = json.loads(line, parse_constant=_no_constant)
     if not isinstance(document, dict):
         raise ValueError("the line is not a JSON object")
-    if document.get("format") != LEDGER_FORMAT:
+    if document.get("format") not in _FORMATS:
         raise ValueError(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
+    if document["format"] == 3:
+        document.setdefault("slots_sha256", None)
     values = values_of(StepEntry, document)
     if values["attempt"] < 1:
         raise ValueError(f"attempt is {values['attempt']}, and attempts are counted from 1")

@@ -26,13 +26,24 @@ from crossfoot.ledger.attempts import (
 )
 from crossfoot.ledger.audit import NumberedLines, audit
 from crossfoot.ledger.book import read_book
-from crossfoot.ledger.columns import Row, Sums, planned_forwards, planned_of, planned_of_lock, real_of
+from crossfoot.ledger.columns import (
+    Row,
+    Sums,
+    planned_forwards,
+    planned_of,
+    planned_of_lock,
+    planned_of_steps,
+    real_of,
+)
 from crossfoot.ledger.ending import Ending, Expects, expects_of, read_ending, read_lock, write_document
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.promise_audit import Held, hold
+from crossfoot.ledger.run_promise import RunPromise, promise_of_run
 from crossfoot.ledger.skipping import policies_of
 from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
 
 MOST_CAUSES_WRITTEN = 1000
+OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
 Found = TypeVar("Found")
 
 
@@ -53,6 +64,7 @@ def make_receipt(
     ending: Ending | None = None,
     torn: Finding | None = None,
     papers: Sequence[AttemptPapers] = (),
+    run_promise: RunPromise | None = None,
 ) -> Receipt:
     """Hold the ledger's lines, in file order, against the plan.
 
@@ -60,7 +72,8 @@ def make_receipt(
     own. With several the last attempt's lock is in force, since the run may have been made longer on purpose.
     ending: of the last attempt, None while it has written none. A run stopped on purpose is held against its
     first N steps, any other against the whole plan. torn: what `read_book` reports about an unfinished last
-    line. Raises Refused when a lock's promise cannot be read.
+    line. run_promise: what the locks promise of every step, from `promise_of_run`; without it the lines are
+    held against what the loop was told. Raises Refused when a lock's promise cannot be read.
     """
     first = expects_of(lock)
     expects = expects_of(papers[-1].lock) if papers else first
@@ -72,7 +85,8 @@ def make_receipt(
     lines = [line for line in enumerate(entries, start=1) if standing.counts(line[1])]
     count = [entry for _, entry in lines]
     skips = _skips(count)
-    done, promised, real = _columns(count, skips, asked_steps, expects, papers)
+    held = None if run_promise is None else hold(count, run_promise.promise, asked_steps)
+    done, promised, real = _columns(count, skips, asked_steps, expects, papers, held)
     policies = {1: policies_of(lock), **{paper.attempt.attempt: policies_of(paper.lock) for paper in papers}}
     causes, cause_count = audit(
         lines,
@@ -81,6 +95,9 @@ def make_receipt(
         {attempt.attempt: attempt.first_step for attempt in attempts},
         {attempt: stated for attempt, stated in policies.items() if stated is not None},
     )
+    if run_promise is not None and held is not None:
+        held.add(run_promise.causes)
+        causes, cause_count = [*held.causes, *causes], cause_count + held.cause_count
     skipped_for = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
@@ -97,7 +114,7 @@ def make_receipt(
         rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
-        notes=_notes(ending, torn, entries),
+        notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
         adapter_path=None if ending is None else ending.adapter_path,
         attempts=max(1, len(papers)),
@@ -122,15 +139,33 @@ def _columns(
     asked_steps: int,
     expects: Expects,
     papers: Sequence[AttemptPapers],
+    held: Held | None,
 ) -> tuple[Sums, Sums, Sums]:
     """What the steps that were done were planned to be, what everything asked for is, and what was real. A
     step that was skipped on purpose is not planned to be applied.
     """
-    done = planned_of(count, asked_steps)
-    promised = _promised(count, done, asked_steps, expects, papers)
+    real = real_of(count)
+    if held is not None:
+        real["steps at another rate"] = held.other_rates
+    if held is not None and held.steps:
+        seen = {entry.step for entry in count}
+        asked = [step for step in held.steps.values() if step.step < asked_steps]
+        done, promised = (
+            planned_of_steps(step for step in asked if step.step in seen),
+            planned_of_steps(asked),
+        )
+        others = {OTHER_SAMPLES: held.other_samples, OTHER_LAYOUT: held.other_layouts}
+        real, done, promised = (
+            real | others,
+            done | dict.fromkeys(others, 0),
+            promised | dict.fromkeys(others, 0),
+        )
+    else:
+        done = planned_of(count, asked_steps)
+        promised = _promised(count, done, asked_steps, expects, papers)
     for column in (done, promised):
         column["updates applied"] -= sum(skip.steps for skip in skips)
-    return done, promised, real_of(count)
+    return done, promised, real
 
 
 def _promised(
@@ -184,7 +219,8 @@ def receipt_of(run_dir: str, ending: Ending | None = None) -> Receipt:
     if findings or lock is None or lines is None:
         raise Refused(findings)
     ending = ending or (papers[-1].ending if papers else endings.get(1))
-    return make_receipt(lock, lines, ending, lines.torn, papers)
+    run_promise = promise_of_run(run_dir, lock, [(paper.attempt, paper.lock) for paper in papers])
+    return make_receipt(lock, lines, ending, lines.torn, papers, run_promise)
 
 
 def write_receipt(path: str, receipt: Receipt) -> None:

@@ -178,6 +178,7 @@ class Reconciler:
             pause_seconds=0.0,
             planned_samples_sha256=samples_sha256(self._content.digests[ids]),
             samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
+            slots_sha256=slots_sha256(witnesses),
             wrong_rate_ranks=len(wrong_rates),
             wrong_weight_forwards=wrong_weight_forwards,
             cause_count=len(causes),
@@ -217,6 +218,19 @@ def samples_sha256(digests: Uint64Array) -> str:
     content.
     """
     return hashlib.sha256(np.sort(digests).astype("<u8").tobytes()).hexdigest()[:16]
+
+
+def slots_sha256(witnesses: Sequence[StepWitness]) -> str:
+    """First 16 hex digits of the sha256 over every slot as it was met, forward by forward: forward, rank,
+    number of samples, their sorted digests, as little-endian 64-bit words.
+    """
+    slots = sorted(
+        (forward.forward, witness.rank, sorted(segment.digest for segment in forward.segments))
+        for witness in witnesses
+        for forward in witness.forwards
+    )
+    words = [word for forward, rank, digests in slots for word in (forward, rank, len(digests), *digests)]
+    return hashlib.sha256(np.array(words, dtype="<u8").tobytes()).hexdigest()[:16]
 
 
 def _trained(scene: Scene, match: StepMatch) -> tuple[Int64Array, Int64Array]:

@@ -118,6 +118,22 @@ def paper_unwritable(path: str, name: str, reason: str) -> Finding:
     return Finding("CF708", f"{name} cannot be written", place=Place(path), notes=notes)
 
 
+@page("CF709")
+def promise_broken(faults: tuple[str, ...]) -> Finding:
+    """CF709: the plan that is about to train is not the one that its lock promises.
+
+    Before the first step the plan's sums, hashes and rates are worked out a second time, from the lock's
+    numbers and by other code than planned. The two must agree, since the receipt will hold the run against
+    the second. They do not: the program that plans is wrong, or was changed. Nothing was trained.
+    """
+    return Finding(
+        "CF709",
+        "the plan is not what its own numbers make",
+        notes=faults,
+        helps=("install crossfoot anew: pip install --force-reinstall --no-deps crossfoot",),
+    )
+
+
 @page("CF742")
 def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
     """CF742: attempt.json, which says where an attempt at the run began, is absent or cannot be read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
@@ -66,12 +66,15 @@ class Beginning:
     """Where an attempt begins, the same on all ranks.
 
     attempt: its number. first_step: so many steps of the plan are done. checkpoint: the name of the folder
-    that it goes on from, None at the beginning.
+    that it goes on from, None at the beginning. checkpoint_attempt, checkpoint_plan: who wrote it, by which
+    lock's sha256.
     """
 
     attempt: int = 1
     first_step: int = 0
     checkpoint: str | None = None
+    checkpoint_attempt: int | None = None
+    checkpoint_plan: str | None = None
 
 
 NEW_RUN = Beginning()
@@ -127,8 +130,16 @@ def take_up(
         raise Refused(
             nothing_to_continue(run, f"{first_step:,} steps are done, {steps:,} were asked for", helps)
         )
-    name = checkpoint.name if checkpoint is not None else None
-    return Continued(Beginning(earlier.attempt, first_step, name), earlier, allowed, tuple(findings))
+    beginning = Beginning(earlier.attempt, first_step)
+    if checkpoint is not None:
+        manifest = checkpoint.manifest
+        beginning = replace(
+            beginning,
+            checkpoint=checkpoint.name,
+            checkpoint_attempt=manifest.attempt,
+            checkpoint_plan=manifest.plan_sha256,
+        )
+    return Continued(beginning, earlier, allowed, tuple(findings))
 
 
 def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None, list[Finding]]:
@@ -137,7 +148,7 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
 
     Raises Refused: there were some, and none is good (CF760); the ledger is damaged before it (CF704).
     """
-    known_bad: dict[str, str] = {}
+    known_bad = of_another_run(run.run_dir)
     while True:
         newest, warnings = newest_good(run.run_dir, checksums=True, known_bad=known_bad)
         findings = list(warnings)
@@ -162,6 +173,34 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
             known_bad[older.name] = str(damage)
             continue
         return older, findings
+
+
+def of_another_run(run_dir: str) -> dict[str, str]:
+    """The checkpoints that no attempt at this run wrote: name -> what tells. Raises Refused for a lock that
+    cannot be read.
+    """
+    foreign = {}
+    for checkpoint in list_checkpoints(run_dir):
+        manifest = checkpoint.manifest
+        path = lock_path(run_dir, manifest.attempt)
+        lock = read_lock(path) if os.path.exists(path) else None
+        if lock is None:
+            foreign[checkpoint.name] = f"this run has no attempt {manifest.attempt}, which wrote it"
+        elif (lock["sha256"], lock["plan"]["batches_sha256"]) != (
+            manifest.plan_sha256,
+            manifest.batches_sha256,
+        ):
+            foreign[checkpoint.name] = (
+                f"it is of another run: its plan is {manifest.plan_sha256[:7]}, "
+                f"that of attempt {manifest.attempt} here {lock['sha256'][:7]}"
+            )
+    return foreign
+
+
+def lock_path(run_dir: str, attempt: int) -> str:
+    """Where the lock of an attempt lies; of the first, where it has none of its own, the run's."""
+    path = attempt_path(run_dir, attempt, LOCK_FILE)
+    return os.path.join(run_dir, LOCK_FILE) if attempt == 1 and not os.path.exists(path) else path
 
 
 def look_back(run: RunFile) -> Earlier:
@@ -200,9 +239,7 @@ def lock_in_force(run: RunFile, earlier: Earlier, first_step: int) -> tuple[int,
     for line in counted(earlier.lines, earlier.attempts)[0]:
         if line.step == first_step - 1:
             number = line.attempt
-    path = attempt_path(run.run_dir, number, LOCK_FILE)
-    if number == 1 and not os.path.exists(path):
-        path = os.path.join(run.run_dir, LOCK_FILE)
+    path = lock_path(run.run_dir, number)
     lock = read_lock(path)
     missing = [name for name in ("config", "plan", "index") if not isinstance(lock.get(name), Mapping)]
     if missing:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
+from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.plan import RunPlan
 
 LOCK_VERSION = 1
@@ -46,10 +46,3 @@ def _deepspeed_settings(plan: RunPlan) -> dict[str, str] | None:
         "path": plan.deepspeed.path,
         "settings_sha256": hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest(),
     }
-
-
-def lock_sha256(lock: Mapping[str, Any]) -> str:
-    """sha256 of a lock without its own `sha256`."""
-    body = {key: value for key, value in lock.items() if key != "sha256"}
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -16,8 +16,8 @@ from typing import Any
 
 from crossfoot.checks.render import render as render_findings
 from crossfoot.finding import Finding, Refused
+from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
-from crossfoot.planning.lock import lock_sha256
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.planning.run_folder import ATTEMPT_NAME

@@ -16,6 +16,7 @@ from crossfoot.checks.render import render
 from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.finding import Finding
 from crossfoot.ledger.attempts import Attempt, attempt_path
+from crossfoot.ledger.run_promise import refuse_broken_promise
 from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.run_folder import CONFIG_NAME, make_folder, release_folder
@@ -33,6 +34,7 @@ def claim(work: Assignment) -> Assignment:
     taken: list[tuple[Beginning, Continued | None]] = []
 
     def take() -> str:
+        refuse_broken_promise(work.lock, work.index, work.plan.rate.every())
         continued = _take_up(work)
         beginning = continued.beginning if continued is not None else NEW_RUN
         make_folder(run, beginning.attempt)
@@ -96,6 +98,9 @@ def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         allowed=work.continued.allowed if work.continued is not None else (),
         crossfoot=__version__,
+        index_dir=os.path.abspath(work.plan.run.index_dir),
+        checkpoint_attempt=beginning.checkpoint_attempt,
+        checkpoint_plan=beginning.checkpoint_plan,
     )
 
 

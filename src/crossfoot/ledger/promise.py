@@ -1,0 +1,274 @@
+"""What a plan's lock promises of every step, worked out once more from the lock's own numbers.
+
+The loop trains from `arithmetic.schedule` and `arithmetic.rate`, and so did whoever wrote the lock. A mistake
+in there would stand on both sides and foot. So nothing of it is called here: the same definitions, written a
+second time. What content a sample has, and how long it is, comes from the index, which is held against the
+data's files by another witness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+
+RATE_TOLERANCE = 1e-9
+"""Of a promised rate."""
+RATE_FLOOR = 1e-12
+"""Of the peak: the last rates of a cosine are differences of numbers that are a million times larger."""
+_BLOCK_SAMPLES = 1 << 20
+
+
+class Contents(Protocol):
+    """What the promise needs to know of the data: arrays with one entry a sample, as in the data index."""
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint64]:
+        """64-bit digest of token ids and label mask."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens."""
+
+    @property
+    def trained_tokens(self) -> npt.NDArray[np.int32]:
+        """Tokens with a label, after the causal shift."""
+
+
+@dataclass(frozen=True)
+class PromisedStep:
+    """One step over all ranks. first_seen_samples: trained by no step before. The sha256 are the first 16 hex
+    digits, as a ledger line has them.
+    """
+
+    step: int
+    lr: float
+    samples: int
+    first_seen_samples: int
+    real_tokens: int
+    trained_tokens: int
+    forwards: int
+    samples_sha256: str
+    slots_sha256: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The numbers of a lock from which all follows. dp_degree, grad_accum_steps: as they really ran."""
+
+    num_samples: int
+    global_batch_size: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    dp_degree: int
+    seed: int
+    last_step: str
+    epochs: int | None
+    max_steps: int | None
+    lr: Mapping[str, Any]
+
+    @property
+    def slots_per_step(self) -> int:
+        """Pairs of (rank, forward) in one step."""
+        return self.dp_degree * self.grad_accum_steps
+
+    def folded(self) -> Terms:
+        """The same, all ranks in one process."""
+        return replace(self, dp_degree=1, grad_accum_steps=self.slots_per_step)
+
+
+def terms_of(lock: Mapping[str, Any]) -> Terms:
+    """The terms in a lock document. Raises ValueError, saying which are missing or of a wrong type."""
+    try:
+        config, plan = lock["config"], lock["plan"]
+        terms = Terms(
+            num_samples=plan["samples_per_epoch"],
+            global_batch_size=plan["global_batch_size"],
+            micro_batch_size=plan["micro_batch_size"],
+            grad_accum_steps=plan["grad_accum_steps"],
+            dp_degree=plan["dp_degree"],
+            seed=config["run"]["seed"],
+            last_step=config["data"]["last_step"],
+            epochs=config["train"]["epochs"],
+            max_steps=config["train"]["max_steps"],
+            lr=config["lr"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it does not say what it plans: {error}") from error
+    counts = [terms.num_samples, terms.global_batch_size, terms.micro_batch_size]
+    counts += [terms.grad_accum_steps, terms.dp_degree]
+    if any(type(count) is not int or count < 1 for count in counts) or type(terms.seed) is not int:
+        raise ValueError("a number of its plan is not a positive integer")
+    if (terms.epochs is None) == (terms.max_steps is None):
+        raise ValueError("it has neither or both of epochs and max_steps")
+    return terms
+
+
+def total_steps(terms: Terms) -> int:
+    """Optimizer steps of the whole run."""
+    if terms.max_steps is not None:
+        return terms.max_steps
+    epochs, samples, batch = terms.epochs or 0, terms.num_samples, terms.global_batch_size
+    if terms.last_step == "carry":
+        return _rounded_up(epochs * samples, batch)
+    whole, rest = divmod(samples, batch)
+    return epochs * (whole + (rest > 0 and terms.last_step != "drop"))
+
+
+def promised_rates(terms: Terms) -> tuple[Float64Array, float, int]:
+    """(rate of every step, float64[total_steps]; the peak; warm-up steps)."""
+    lr, batch, steps = terms.lr, terms.global_batch_size, total_steps(terms)
+    share = batch / lr["reference_batch"] if lr["rule"] != "none" else 1.0
+    peak = float(lr["reference"]) * (share**0.5 if lr["rule"] == "sqrt" else share)
+    warm = 0
+    if lr["warmup_steps"] is not None:
+        warm = int(lr["warmup_steps"])
+    elif lr["warmup_fraction"] is not None:
+        exact = Decimal(repr(float(lr["warmup_fraction"]))) * steps
+        warm = int(exact.to_integral_value(ROUND_CEILING))
+    elif lr["warmup_samples"] is not None:
+        warm = _rounded_up(int(lr["warmup_samples"]), batch)
+    step = np.arange(steps, dtype=np.float64)
+    done = (step - warm) / max(1, steps - warm)
+    left = np.ones(steps)
+    if lr["schedule"] != "constant":
+        left = np.cos(done * (np.pi / 2)) ** 2 if lr["schedule"] == "cosine" else 1.0 - done
+        left = lr["min_ratio"] + (1.0 - lr["min_ratio"]) * left
+    return peak * np.where(step < warm, (step + 1) / max(1, warm), left), peak, warm
+
+
+def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
+    """The steps in order, as (first step, ids int64[n_steps, size]): rows of one size, in the epoch's
+    order.
+    """
+    steps, batch, step, epoch = total_steps(terms), terms.global_batch_size, 0, 0
+    rest = np.empty(0, dtype=np.int64)
+    while step < steps:
+        words = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
+        order = np.lexsort((np.arange(terms.num_samples), words.random_raw(terms.num_samples)))
+        stream = np.concatenate((rest, order)) if terms.last_step == "carry" else order
+        epoch += 1
+        whole, _ = divmod(stream.size, batch)
+        cut = whole * batch
+        full, rest = stream[:cut].reshape(-1, batch), stream[cut:]
+        full = full[: steps - step]
+        at_once = max(1, round(_BLOCK_SAMPLES / batch))
+        for start in range(0, len(full), at_once):
+            rows = full[start : start + at_once]
+            yield step, rows
+            step += len(rows)
+        is_over = epoch == terms.epochs
+        takes_rest = terms.last_step == "short" or (terms.last_step == "carry" and is_over)
+        if takes_rest and rest.size and step < steps:
+            yield step, rest[np.newaxis, :]
+            step += 1
+        if terms.last_step != "carry":
+            rest = rest[:0]
+
+
+def batches_sha256(terms: Terms) -> str:
+    """Of the step sets, as a lock's `batches_sha256` is defined: size and ascending ids of each step."""
+    digest = hashlib.sha256(f"crossfoot batches 1 {total_steps(terms)}\n".encode())
+    for _, ids in blocks(terms):
+        digest.update(np.insert(np.sort(ids, axis=1), 0, ids.shape[1], axis=1).astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def layout_sha256(terms: Terms, contents: Contents) -> str:
+    """Of the slots, as `plan.layout_sha256` of a lock is defined: size and ids of each step in the order of
+    its slots, then for each size of a step the samples of every slot.
+    """
+    head = f"crossfoot layout padded 1 {terms.dp_degree} {terms.grad_accum_steps} {total_steps(terms)}\n"
+    digest, sizes = hashlib.sha256(head.encode()), set()
+    for _, ids in blocks(terms):
+        placed = np.take_along_axis(ids, _by_length(contents.lengths[ids]), axis=1)
+        digest.update(np.insert(placed, 0, ids.shape[1], axis=1).astype("<i8").tobytes())
+        sizes.add(ids.shape[1])
+    for size in sorted(sizes):
+        counts = np.bincount(_slot_of_place(size, terms.slots_per_step), minlength=terms.slots_per_step)
+        digest.update(np.insert(counts, 0, size).astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> Iterator[PromisedStep]:
+    """Steps [first, end) of the run, in order. What comes before is looked at for first_seen_samples only."""
+    rates, _, _ = promised_rates(terms)
+    seen = np.zeros(terms.num_samples, dtype=np.bool_)
+    for step, ids in blocks(terms):
+        if step >= end:
+            return
+        fresh = [int(np.count_nonzero(~seen[row])) for row in _marking(seen, ids)]
+        if step + len(ids) <= first:
+            continue
+        lengths = contents.lengths[ids]
+        digests = contents.digests[ids]
+        real = lengths.sum(axis=1, dtype=np.int64).tolist()
+        trained = contents.trained_tokens[ids].sum(axis=1, dtype=np.int64).tolist()
+        sets = _hashes(np.sort(digests, axis=1))
+        slots = _hashes(_slot_rows(terms, digests, _by_length(lengths)))
+        for row in range(len(ids)):
+            if first <= step + row < end:
+                yield PromisedStep(
+                    step=step + row,
+                    lr=float(rates[step + row]),
+                    samples=ids.shape[1],
+                    first_seen_samples=fresh[row],
+                    real_tokens=real[row],
+                    trained_tokens=trained[row],
+                    forwards=terms.slots_per_step,
+                    samples_sha256=sets[row],
+                    slots_sha256=slots[row],
+                )
+
+
+def _rounded_up(count: int, size: int) -> int:
+    whole, rest = divmod(count, size)
+    return whole + (rest > 0)
+
+
+def _marking(seen: npt.NDArray[np.bool_], ids: Int64Array) -> Iterator[Int64Array]:
+    """Each row of ids; it is marked as seen when the next one is asked for."""
+    for row in ids:
+        yield row
+        seen[row] = True
+
+
+def _by_length(lengths: npt.NDArray[np.int32]) -> Int64Array:
+    """Places of each row's samples, longest first, equal ones in the order in which they stand."""
+    return np.argsort(-lengths.astype(np.int64), axis=1, kind="stable")
+
+
+def _slot_of_place(size: int, slots: int) -> Int64Array:
+    """The slot of each of a step's `size` places, int64[size]: even shares, the first slots one larger."""
+    share, more = divmod(size, slots)
+    return np.repeat(np.arange(slots), [share + (slot < more) for slot in range(slots)])
+
+
+def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], places: Int64Array) -> npt.NDArray[np.uint64]:
+    """Each step as words: for slot after slot its forward, its rank, how many samples it holds, and their
+    digests in ascending order. Slot s is of rank s modulo dp_degree.
+    """
+    size = digests.shape[1]
+    slot = _slot_of_place(size, terms.slots_per_step)
+    placed = np.take_along_axis(digests, places, axis=1)
+    parts = []
+    for number in range(terms.slots_per_step):
+        forward, rank = divmod(number, terms.dp_degree)
+        own = np.sort(placed[:, slot == number], axis=1)
+        head = np.array([forward, rank, own.shape[1]], dtype=np.uint64)
+        parts += [np.broadcast_to(head, (len(digests), 3)), own]
+    return np.concatenate(parts, axis=1)
+
+
+def _hashes(rows: npt.NDArray[np.uint64]) -> list[str]:
+    """The first 16 hex digits of the sha256 over each row's little-endian 64-bit words."""
+    words = np.ascontiguousarray(rows, dtype="<u8")
+    return [hashlib.sha256(row).hexdigest()[:16] for row in words]

@@ -1,0 +1,171 @@
+"""The ledger's counted lines against what the locks promised, step by step: what was measured, and what the
+loop was told.
+
+A line that was trained as told, and told otherwise than promised, names no fault of its own: the two come
+from one object. Here they meet a third.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, StepEntry
+from crossfoot.ledger.promise import (
+    RATE_FLOOR,
+    RATE_TOLERANCE,
+    Contents,
+    PromisedStep,
+    Terms,
+    batches_sha256,
+    layout_sha256,
+    promised_rates,
+    promised_steps,
+    total_steps,
+)
+
+RATE, SAMPLES, LAYOUT = "rate not promised", "samples not promised", "layout not promised"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a run was promised. terms: by attempt, ranks folded where they ran in one process; the last one's
+    are in force for steps without a line. contents: None where the data index is not at hand: then only rates
+    can be held against it.
+    """
+
+    terms: Mapping[int, Terms]
+    contents: Contents | None
+
+    def terms_for(self, attempt: int) -> Terms:
+        """Of an attempt; of the last one where it is not known."""
+        return self.terms.get(attempt) or self.terms[max(self.terms)]
+
+
+@dataclass
+class Held:
+    """The outcome. steps: by step, all that were asked for and all that have a line; empty without contents.
+    other_: lines that are not as promised. causes: the first of each kind; cause_count: all.
+    """
+
+    steps: dict[int, PromisedStep] = field(default_factory=dict)
+    other_rates: int = 0
+    other_samples: int = 0
+    other_layouts: int = 0
+    causes: list[Cause] = field(default_factory=list)
+    cause_count: int = 0
+
+    def add(self, causes: Iterable[Cause]) -> None:
+        """Count causes, and keep the first of each kind."""
+        kept = Counter(cause.kind for cause in self.causes)
+        for cause in causes:
+            self.cause_count += 1
+            kept[cause.kind] += 1
+            if kept[cause.kind] <= MOST_CAUSES_OF_A_KIND:
+                self.causes.append(cause)
+
+
+def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held:
+    """Hold the lines that count against the promise. asked_steps: the run's, or N of one stopped after N."""
+    held = Held()
+    distinct: list[Terms] = []
+    for number in sorted(promise.terms):
+        if promise.terms[number] not in distinct:
+            distinct.append(promise.terms[number])
+    for terms in distinct:
+        own = [line for line in lines if promise.terms_for(line.attempt) == terms]
+        rates, peak, _ = promised_rates(terms)
+        for line in own:
+            if line.step < len(rates):
+                _hold_rate(held, line, float(rates[line.step]), peak)
+        if promise.contents is None:
+            continue
+        wanted = {line.step for line in own}
+        if terms == distinct[-1]:
+            wanted |= set(range(asked_steps)) - {line.step for line in lines}
+        if wanted:
+            for step in promised_steps(terms, promise.contents, min(wanted), max(wanted) + 1):
+                if step.step in wanted:
+                    held.steps[step.step] = step
+    for line in lines:
+        if line.step in held.steps:
+            _hold_samples(held, line, held.steps[line.step])
+    return held
+
+
+def is_promised(rate: float, promised: float, peak: float) -> bool:
+    """Equal to 1e-9 of the rate, or to 1e-12 of the peak. NaN is never equal."""
+    return abs(rate - promised) <= max(RATE_TOLERANCE * abs(promised), RATE_FLOOR * peak)
+
+
+def _hold_rate(held: Held, line: StepEntry, promised: float, peak: float) -> None:
+    is_real_other = line.applied and not is_promised(line.lr, promised, peak)
+    held.other_rates += is_real_other or line.wrong_rate_ranks > 0
+    is_told_other = not is_promised(line.planned_lr, promised, peak)
+    if is_told_other or (is_real_other and not line.cause_count):
+        stepped = line.planned_lr if is_told_other else line.lr
+        times = f", {stepped / promised:.4g} times as much" if promised and math.isfinite(stepped) else ""
+        message = f"the lock promises the rate {promised:.9g}, the optimizer was given {stepped:.9g}{times}"
+        held.add((Cause(line.step, None, None, RATE, message, None, None, promised, stepped),))
+
+
+def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
+    is_real_other = line.samples_sha256 != promised.samples_sha256
+    held.other_samples += is_real_other
+    is_told_other = line.planned_samples_sha256 != promised.samples_sha256
+    if is_told_other or (is_real_other and not line.cause_count):
+        told = line.planned_samples_sha256 if is_told_other else line.samples_sha256
+        message = (
+            f"the lock promises {promised.samples} samples with digest {promised.samples_sha256[:8]}, "
+            f"the step had {line.real_samples} with {told[:8]}"
+        )
+        values = (promised.samples_sha256, told)
+        held.add((Cause(line.step, None, None, SAMPLES, message, None, None, *values),))
+    if line.slots_sha256 is None or line.slots_sha256 == promised.slots_sha256:
+        return
+    held.other_layouts += 1
+    if not is_real_other and not line.cause_count:
+        message = "the samples sat on other ranks, or in other forwards, than the lock promises"
+        values = (promised.slots_sha256, line.slots_sha256)
+        held.add((Cause(line.step, None, None, LAYOUT, message, None, None, *values),))
+
+
+def lock_faults(
+    lock: Mapping[str, Any], attempt: int, terms: Terms, contents: Contents | None
+) -> Iterator[Cause]:
+    """Where a lock contradicts itself: its sums and hashes against what its own numbers make. terms: not
+    folded.
+    """
+    for name, promised, found in _contradictions(lock, terms, contents):
+        message = f"the lock of attempt {attempt} says {name} {promised}, its own numbers make {found}"
+        yield Cause(0, None, None, "lock contradicts itself", message, None, None, promised, found)
+
+
+def _contradictions(
+    lock: Mapping[str, Any], terms: Terms, contents: Contents | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """(name, what the lock says, what follows) for each difference."""
+    plan, expects = lock["plan"], lock["expects"]
+    steps = total_steps(terms)
+    _, peak, warmup = promised_rates(terms)
+    own: list[tuple[str, Any, Any]] = [("total_steps", plan["total_steps"], steps)]
+    own.append(("warmup_steps", plan["warmup_steps"], warmup))
+    said_peak = plan["learning_rate"]["peak"]
+    own.append(("peak", said_peak, said_peak if math.isclose(said_peak, peak, rel_tol=1e-12) else peak))
+    own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
+    if contents is not None:
+        own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
+        sums: Counter[str] = Counter()
+        for step in promised_steps(terms, contents, 0, steps):
+            sums["samples"] += step.samples
+            sums["distinct_samples"] += step.first_seen_samples
+            sums["real_tokens"] += step.real_tokens
+            sums["trained_tokens"] += step.trained_tokens
+            sums["forwards"] += step.forwards
+        own += [(name, expects[name], sums[name]) for name in sums]
+    for name, said, found in own:
+        if said != found:
+            yield name, said, found

@@ -1,0 +1,151 @@
+"""What a run folder's papers promise together: the terms of every attempt, the data index that they speak of,
+and where locks, checkpoints and index contradict each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossfoot.checkpoints.manifest import Damaged
+from crossfoot.checkpoints.store import checkpoint_in
+from crossfoot.finding import Place, Refused
+from crossfoot.index.store import DataIndex, IndexDamaged, open_index
+from crossfoot.ledger.attempts import LOCK_FILE, Attempt, attempt_path
+from crossfoot.ledger.entry import Cause
+from crossfoot.ledger.promise import Contents, Terms, promised_rates, terms_of
+from crossfoot.ledger.promise_audit import Promise, is_promised, lock_faults
+from crossfoot.ledger.refusals import lock_unreadable, promise_broken
+
+
+@dataclass(frozen=True)
+class RunPromise:
+    """promise: of all attempts. causes: contradictions between the papers. notes: what could not be held."""
+
+    promise: Promise
+    causes: tuple[Cause, ...]
+    notes: tuple[str, ...]
+
+
+def promise_of_run(
+    run_dir: str, lock: Mapping[str, Any], attempts: Sequence[tuple[Attempt, Mapping[str, Any]]]
+) -> RunPromise:
+    """The promise of a run folder. lock: the run's own; attempts: those that started, each with its lock.
+
+    Raises Refused (CF706) for a lock from which no plan can be read.
+    """
+    index = find_index(run_dir, lock, [attempt for attempt, _ in attempts])
+    causes: list[Cause] = []
+    terms: dict[int, Terms] = {}
+    judged: set[str] = set()
+    locks = [(attempt.attempt, own, _is_folded(attempt)) for attempt, own in attempts]
+    for number, own, is_folded in locks or [(1, lock, False)]:
+        try:
+            planned = terms_of(own)
+            if own["sha256"] not in judged:
+                causes += lock_faults(own, number, planned, index)
+        except (ValueError, KeyError, TypeError) as error:
+            place = Place(attempt_path(run_dir, number, LOCK_FILE) if attempts else _path(run_dir))
+            raise Refused(lock_unreadable("the plan's lock cannot be read", place, (str(error),))) from error
+        judged.add(own["sha256"])
+        terms[number] = planned.folded() if is_folded else planned
+    if attempts and attempts[0][1]["sha256"] != lock["sha256"]:
+        values = (lock["sha256"][:16], attempts[0][1]["sha256"][:16])
+        message = f"{LOCK_FILE} is not the lock of the first attempt"
+        causes.append(Cause(0, None, None, "lock contradicts itself", message, None, None, *values))
+    causes += _checkpoint_faults(run_dir, attempts)
+    notes = () if index is not None else (_no_index(lock),)
+    return RunPromise(Promise(terms, index), tuple(causes), notes)
+
+
+def refuse_broken_promise(
+    lock: Mapping[str, Any], contents: Contents, rates: npt.NDArray[np.float64]
+) -> None:
+    """Before a run is trained: what its lock says, and the rates it will be told, float64[total_steps], must
+    be what the lock's own numbers make. Raises Refused (CF709).
+    """
+    terms = terms_of(lock)
+    faults = [cause.message for cause in lock_faults(lock, 1, terms, contents)]
+    promised, peak, _ = promised_rates(terms)
+    if len(promised) == len(rates):
+        wrong = [k for k in range(len(rates)) if not is_promised(rates[k], promised[k], peak)]
+        if wrong:
+            step = wrong[0]
+            faults.append(
+                f"{len(wrong):,} of {len(rates):,} rates differ: step {step + 1} would be told "
+                f"{rates[step]:.9g}, and is promised {promised[step]:.9g}"
+            )
+    if faults:
+        raise Refused(promise_broken(tuple(faults)))
+
+
+def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt] = ()) -> DataIndex | None:
+    """The data index that a lock speaks of, where its attempts had it, or where the config says; None where
+    it is not there any more, or is no whole index.
+    """
+    try:
+        address = str(lock["index"]["address"])
+        given = lock["config"]["data"].get("index_dir")
+    except (KeyError, TypeError, AttributeError):
+        return None
+    folders = [given or os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")]
+    folders += [attempt.index_dir for attempt in attempts if attempt.index_dir]
+    for folder in dict.fromkeys(folders):
+        try:
+            index = open_index(os.path.join(folder, address))
+        except IndexDamaged:
+            continue
+        if index.address == address and index.num_samples == lock["plan"]["samples_per_epoch"]:
+            return index
+    return None
+
+
+def _path(run_dir: str) -> str:
+    return os.path.join(run_dir, LOCK_FILE)
+
+
+def _is_folded(attempt: Attempt) -> bool:
+    """Whether one process stood in for all ranks of the plan."""
+    return attempt.engine == "accelerate" and attempt.world_size == 1
+
+
+def _no_index(lock: Mapping[str, Any]) -> str:
+    address = (lock.get("index") or {}).get("address", "?")
+    return (
+        f"the data index {address} is not here: rates are held against the lock, samples and slots only "
+        "against what the ledger itself says was planned"
+    )
+
+
+def _checkpoint_faults(run_dir: str, attempts: Sequence[tuple[Attempt, Mapping[str, Any]]]) -> list[Cause]:
+    """Attempts that began from a checkpoint which no attempt of this run wrote: by what they noted when they
+    began, and by the checkpoint itself where it is still there.
+    """
+    locks = {attempt.attempt: str(lock["sha256"]) for attempt, lock in attempts}
+    causes = []
+    for attempt, _ in attempts:
+        name = attempt.from_checkpoint
+        if name is None:
+            continue
+        marks = {(attempt.checkpoint_attempt, attempt.checkpoint_plan)} - {(None, None)}
+        try:
+            manifest = checkpoint_in(run_dir, name).manifest
+            marks.add((manifest.attempt, manifest.plan_sha256))
+        except Damaged:
+            pass  # pruned since
+        for writer, plan in sorted(marks, key=str):
+            own = locks.get(writer) if writer is not None else None
+            if own != plan:
+                message = (
+                    f"attempt {attempt.attempt} began from {name}, whose plan is {str(plan)[:7]}; "
+                    f"attempt {writer} of this run has {own[:7] if own else 'none'}"
+                )
+                step = attempt.first_step
+                kind = "checkpoint of another run"
+                causes.append(Cause(step, None, None, kind, message, None, None, own, plan))
+    return causes
