@@ -152,9 +152,10 @@ def sealed(
     plan |= {"total_steps": steps, "warmup_steps": steps, "learning_rate": {"peak": 1e-5 * steps}}
     lock: dict[str, Any] = {"name": name, "index": {"address": "none"}, "expects": expects}
     lock |= {"config": {**known, **(config or {})}, "plan": plan}
-    plan["batches_sha256"] = batches_sha256(terms_of(lock))
     for key, value in (changes or {}).items():
         lock[key] = {**lock[key], **value} if isinstance(value, dict) else value
+    if lock["config"]:
+        lock["plan"].setdefault("batches_sha256", batches_sha256(terms_of(lock)))
     return {**lock, "sha256": lock_sha256(lock)}
 
 
@@ -162,7 +163,7 @@ def sealed(
 class Job:
     """A run in a folder, over as many attempts as a test likes, told line by line by obedient ranks.
 
-    steps: [step] -> (epoch, sample) pairs. faults: the config's section, as in a lock. There is no data index.
+    steps: [step] -> (epoch, sample) pairs. faults: the config's section, as in a lock. No data index.
     """
 
     folder: Path
