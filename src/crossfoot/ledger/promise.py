@@ -9,7 +9,7 @@ data's files by another witness.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Protocol
@@ -205,7 +205,9 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
     for step, ids in blocks(terms):
         if step >= end:
             return
-        fresh = [int(np.count_nonzero(~seen[row])) for row in _marking(seen, ids)]
+        # only where epochs meet may a step hold a sample twice
+        rows = map(np.unique, ids) if terms.last_step == "carry" else ids
+        fresh = [int(np.count_nonzero(~seen[row])) for row in _marking(seen, rows)]
         if step + len(ids) <= first:
             continue
         lengths = contents.lengths[ids]
@@ -234,9 +236,9 @@ def _rounded_up(count: int, size: int) -> int:
     return whole + (rest > 0)
 
 
-def _marking(seen: npt.NDArray[np.bool_], ids: Int64Array) -> Iterator[Int64Array]:
+def _marking(seen: npt.NDArray[np.bool_], rows: Iterable[Int64Array]) -> Iterator[Int64Array]:
     """Each row of ids; it is marked as seen when the next one is asked for."""
-    for row in ids:
+    for row in rows:
         yield row
         seen[row] = True
 

@@ -48,7 +48,8 @@ class Promise:
 @dataclass
 class Held:
     """The outcome. steps: by step, all that were asked for and all that have a line; empty without contents.
-    other_: lines that are not as promised. causes: the first of each kind; cause_count: all.
+    other_: lines that are not as promised; other_layouts: with the samples that were, in other slots. causes:
+    the first of each kind; cause_count: all.
     """
 
     steps: dict[int, PromisedStep] = field(default_factory=dict)
@@ -124,10 +125,10 @@ def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
         )
         values = (promised.samples_sha256, told)
         held.add((Cause(line.step, None, None, SAMPLES, message, None, None, *values),))
-    if line.slots_sha256 is None or line.slots_sha256 == promised.slots_sha256:
+    if is_real_other or line.slots_sha256 in (None, promised.slots_sha256):
         return
     held.other_layouts += 1
-    if not is_real_other and not line.cause_count:
+    if not line.cause_count:
         message = "the samples sat on other ranks, or in other forwards, than the lock promises"
         values = (promised.slots_sha256, line.slots_sha256)
         held.add((Cause(line.step, None, None, LAYOUT, message, None, None, *values),))

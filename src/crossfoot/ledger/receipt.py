@@ -265,6 +265,8 @@ def _history(
             zero_stage=paper.attempt.zero_stage,
             lock=str(paper.lock.get("sha256", "")),
             reason=None if paper.ending is None else paper.ending.reason,
+            checkpoint_attempt=paper.attempt.checkpoint_attempt,
+            checkpoint_plan=paper.attempt.checkpoint_plan,
         )
         for paper in papers
     )

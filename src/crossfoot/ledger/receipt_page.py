@@ -57,6 +57,11 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"{_number(receipt.attempts, 'attempt')}: {_number(receipt.attempted_steps, 'step')} attempted, "
             f"{lost if receipt.lost_steps else 'none lost'}, {kept:,} counted"
         )
+    for row in receipt.history:
+        if row.from_checkpoint is not None:
+            writer = "" if row.checkpoint_attempt is None else f" of attempt {row.checkpoint_attempt}"
+            plan = "" if row.checkpoint_plan is None else f", plan {row.checkpoint_plan[:7]}"
+            words.append(f"  attempt {row.attempt} began from {row.from_checkpoint}{writer}{plan}")
     for skip in receipt.skips:
         words.append(
             f"{_number(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "

@@ -13,7 +13,9 @@ RECEIPT_FORMAT = 2
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One attempt as the receipt tells it. steps: lines it wrote; lost: how many of them do not count."""
+    """One attempt as the receipt tells it. steps: lines it wrote; lost: how many of them do not count.
+    checkpoint_: who wrote what it began from, and by the lock of which sha256.
+    """
 
     attempt: int
     first_step: int
@@ -25,6 +27,8 @@ class AttemptRow:
     zero_stage: int | None
     lock: str
     reason: str | None
+    checkpoint_attempt: int | None = None
+    checkpoint_plan: str | None = None
 
 
 @dataclass(frozen=True)

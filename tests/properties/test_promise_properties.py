@@ -1,0 +1,185 @@
+"""What the receipt works out from a lock's numbers, against what the loop is told: two codes, one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from crossfoot.arithmetic import schedule as told
+from crossfoot.arithmetic.rate import RateImpossible, plan_rate
+from crossfoot.ledger import promise
+from crossfoot.ledger.promise import Terms
+from crossfoot.ledger.promise_audit import is_promised
+from crossfoot.ledger.reconcile import samples_sha256, slots_sha256
+from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+
+LR: dict[str, Any] = {
+    "reference": 1e-4,
+    "reference_batch": 8,
+    "rule": "sqrt",
+    "schedule": "cosine",
+    "min_ratio": 0.1,
+    "warmup_steps": 3,
+    "warmup_fraction": None,
+    "warmup_samples": None,
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples of random content, length and masks; some are equal."""
+
+    digests: Any
+    lengths: Any
+    trained_tokens: Any
+
+
+def data_of(num_samples: int, seed: int) -> Data:
+    draw = np.random.default_rng(seed)
+    return Data(
+        draw.integers(0, 3 * num_samples, num_samples).astype(np.uint64) << np.uint64(40),
+        draw.integers(2, 9, num_samples).astype(np.int32),
+        draw.integers(1, 5, num_samples).astype(np.int32),
+    )
+
+
+@st.composite
+def any_terms(draw: st.DrawFn) -> Terms:
+    samples, batch = draw(st.integers(1, 60)), draw(st.integers(1, 20))
+    last_step = draw(st.sampled_from(["short", "drop", "carry"]))
+    assume(last_step != "drop" or samples >= batch)
+    ranks, forwards = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    by_epochs = draw(st.booleans())
+    return Terms(
+        num_samples=samples,
+        global_batch_size=batch,
+        micro_batch_size=-(-batch // (ranks * forwards)),
+        grad_accum_steps=forwards,
+        dp_degree=ranks,
+        seed=draw(st.integers(0, 5)),
+        last_step=last_step,
+        epochs=draw(st.integers(1, 3)) if by_epochs else None,
+        max_steps=None if by_epochs else draw(st.integers(1, 15)),
+        lr=LR,
+    )
+
+
+def schedule_of(terms: Terms) -> told.Schedule:
+    return told.Schedule(
+        num_samples=terms.num_samples,
+        global_batch_size=terms.global_batch_size,
+        seed=terms.seed,
+        last_step=terms.last_step,  # type: ignore[arg-type]
+        epochs=terms.epochs,
+        max_steps=terms.max_steps,
+    )
+
+
+@given(any_terms())
+def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
+    schedule, data = schedule_of(terms), data_of(terms.num_samples, terms.seed)
+    layout = told.Layout(terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size)
+    assert promise.total_steps(terms) == schedule.total_steps
+    assert promise.batches_sha256(terms) == told.batches_sha256(schedule)
+    assert promise.layout_sha256(terms, data) == told.layout_sha256(schedule, layout, data.lengths)
+    steps = list(promise.promised_steps(terms, data, 0, schedule.total_steps))
+    assert [step.step for step in steps] == list(range(schedule.total_steps))
+    seen: set[int] = set()
+    for step in steps:
+        ids = schedule.samples(step.step)
+        fresh = set(ids.tolist()) - seen
+        seen |= fresh
+        assert (step.samples, step.first_seen_samples) == (ids.size, len(fresh))
+        assert step.real_tokens == int(data.lengths[ids].sum())
+        assert step.trained_tokens == int(data.trained_tokens[ids].sum())
+        assert step.samples_sha256 == samples_sha256(data.digests[ids])
+        assert step.slots_sha256 == slots_sha256(obedient(layout.slots(ids, data.lengths[ids]), data))
+
+
+def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:
+    """What ranks say that do as they are told."""
+    ranks = []
+    for rank, forwards in enumerate(slots):
+        seen = tuple(
+            ForwardWitness(
+                number, 2, 1.0, tuple(SegmentWitness(0, int(data.digests[i]), 2, 1) for i in reversed(ids))
+            )
+            for number, ids in enumerate(forwards)
+        )
+        ranks.append(StepWitness(rank, 0, seen, 1e-4, True, 1.0, 1.0, 0.1, False, 0))
+    return ranks
+
+
+@given(any_terms(), st.integers(0, 12), st.integers(0, 12))
+def test_a_part_of_the_run_is_that_part_of_the_whole(terms: Terms, first: int, size: int) -> None:
+    data = data_of(terms.num_samples, terms.seed)
+    whole = list(promise.promised_steps(terms, data, 0, promise.total_steps(terms)))
+    assert list(promise.promised_steps(terms, data, first, first + size)) == whole[first : first + size]
+
+
+@given(
+    steps=st.integers(1, 3000),
+    batch=st.integers(1, 2000),
+    rule=st.sampled_from(["none", "linear", "sqrt"]),
+    shape=st.sampled_from(["cosine", "linear", "constant"]),
+    floor=st.sampled_from([0.0, 0.1, 1.0]),
+    warmup=st.sampled_from(
+        [{}, {"warmup_steps": 3}, {"warmup_fraction": 0.07}, {"warmup_samples": 1000}, {"warmup_fraction": 1}]
+    ),
+)
+def test_every_rate_is_what_the_loop_is_told(
+    steps: int, batch: int, rule: Any, shape: Any, floor: float, warmup: dict[str, Any]
+) -> None:
+    lr = {**LR, "warmup_steps": None, "rule": rule, "schedule": shape, "min_ratio": floor, **warmup}
+    try:
+        plan = plan_rate(**lr, global_batch_size=batch, total_steps=steps)
+    except RateImpossible:
+        return
+    terms = Terms(10, batch, batch, 1, 1, 0, "carry", None, steps, lr)
+    rates, peak, warm = promise.promised_rates(terms)
+    assert warm == plan.warmup_steps and peak == pytest.approx(plan.peak, rel=1e-14)
+    assert all(is_promised(plan.at(k), rates[k], peak) for k in range(steps))
+    highest = int(rates.argmax())
+    assert not is_promised(plan.at(highest) * (1 + 3e-9), rates[highest], peak)
+
+
+def test_the_end_of_a_long_cosine_is_no_fault_and_ten_times_the_rate_is() -> None:
+    lr = {**LR, "min_ratio": 0.0}
+    plan = plan_rate(**lr, global_batch_size=8, total_steps=2_000_000)
+    rates, peak, _ = promise.promised_rates(Terms(10, 8, 8, 1, 1, 0, "carry", None, 2_000_000, lr))
+    for step in (1_999_999, 1_999_998, 1_000_000):
+        assert is_promised(plan.at(step), rates[step], peak)
+    assert not is_promised(10 * plan.at(1_999_999), rates[1_999_999], peak)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plan": {}}, "does not say what it plans"),
+        ({"config": []}, "does not say what it plans"),
+        ({"plan": {"samples_per_epoch": "many"}}, "positive integer"),
+        ({"plan": {"dp_degree": 0}}, "positive integer"),
+        ({"config": {"train": {"epochs": 1, "max_steps": 2}}}, "epochs and max_steps"),
+    ],
+)
+def test_a_lock_without_a_plan_has_no_terms(change: dict[str, Any], words: str) -> None:
+    lock: dict[str, Any] = {
+        "plan": dict.fromkeys(("samples_per_epoch", "global_batch_size", "micro_batch_size"), 4)
+        | dict.fromkeys(("grad_accum_steps", "dp_degree"), 1),
+        "config": {
+            "run": {"seed": 1},
+            "data": {"last_step": "short"},
+            "train": {"epochs": 1, "max_steps": None},
+            "lr": LR,
+        },
+    }
+    assert promise.terms_of(lock).num_samples == 4
+    for section, value in change.items():
+        lock[section] = {**lock[section], **value} if isinstance(value, dict) and value else value
+    with pytest.raises(ValueError, match=words):
+        promise.terms_of(lock)
