@@ -198,6 +198,24 @@ def layout_sha256(terms: Terms, contents: Contents) -> str:
     return digest.hexdigest()
 
 
+def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
+    """Over all steps and ranks, by the names that a lock's `expects` has."""
+    seen = np.zeros(terms.num_samples, dtype=np.bool_)
+    samples = real_tokens = trained_tokens = 0
+    for _, ids in blocks(terms):
+        seen[ids] = True
+        samples += ids.size
+        real_tokens += int(contents.lengths[ids].sum(dtype=np.int64))
+        trained_tokens += int(contents.trained_tokens[ids].sum(dtype=np.int64))
+    return {
+        "samples": samples,
+        "distinct_samples": int(np.count_nonzero(seen)),
+        "real_tokens": real_tokens,
+        "trained_tokens": trained_tokens,
+        "forwards": total_steps(terms) * terms.slots_per_step,
+    }
+
+
 def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> Iterator[PromisedStep]:
     """Steps [first, end) of the run, in order. What comes before is looked at for first_seen_samples only."""
     rates, _, _ = promised_rates(terms)

@@ -24,6 +24,7 @@ from crossfoot.ledger.promise import (
     layout_sha256,
     promised_rates,
     promised_steps,
+    promised_sums,
     total_steps,
 )
 
@@ -159,14 +160,7 @@ def _contradictions(
     own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
     if contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
-        sums: Counter[str] = Counter()
-        for step in promised_steps(terms, contents, 0, steps):
-            sums["samples"] += step.samples
-            sums["distinct_samples"] += step.first_seen_samples
-            sums["real_tokens"] += step.real_tokens
-            sums["trained_tokens"] += step.trained_tokens
-            sums["forwards"] += step.forwards
-        own += [(name, expects[name], sums[name]) for name in sums]
+        own += [(name, expects[name], sum_) for name, sum_ in promised_sums(terms, contents).items()]
     for name, said, found in own:
         if said != found:
             yield name, said, found
