@@ -152,8 +152,8 @@ def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
     steps, batch, step, epoch = total_steps(terms), terms.global_batch_size, 0, 0
     rest = np.empty(0, dtype=np.int64)
     while step < steps:
-        words = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
-        order = np.lexsort((np.arange(terms.num_samples), words.random_raw(terms.num_samples)))
+        generator = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
+        order = np.argsort(generator.random_raw(terms.num_samples), kind="stable")
         stream = np.concatenate((rest, order)) if terms.last_step == "carry" else order
         epoch += 1
         whole, _ = divmod(stream.size, batch)

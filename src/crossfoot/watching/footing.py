@@ -1,8 +1,9 @@
 """Whether a growing ledger foots so far, without adding up everything again with every line.
 
-New lines are held against the plan as the receipt of a run of these lines alone would; beside that only
-their order is kept. When every line stands that trial and the lines that count are the steps 0, 1, 2 and so
-on, the receipt's `foots_so_far` is true. Whenever it is not as simple as that, the receipt itself is asked.
+New lines are held against what the loop was told, as the receipt of a run of these lines alone would; beside
+that only their order is kept. When every line stands that trial and the lines that count are the steps 0, 1,
+2 and so on, what was trained is what was told. Whenever it is not as simple as that, the receipt itself is
+asked; and it alone, at the end, holds the lines against the lock.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Footing:
         self._looked = len(self._steps)
 
     def foots(self, asked_steps: int, ending: Ending | None) -> bool:
-        """True: the receipt's `foots_so_far` is true. False: that cannot be said from here."""
+        """True: the receipt's `foots_so_far` is true, if the loop was told what the lock promises. False: that
+        cannot be said from here.
+        """
         done = 0 if ending is None else ending.step
         return self._is_clean and self._is_in_order and done <= self.counted <= asked_steps
 
