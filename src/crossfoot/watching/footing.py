@@ -62,7 +62,7 @@ class Footing:
         self._looked = len(self._steps)
 
     def foots(self, asked_steps: int, ending: Ending | None) -> bool:
-        """True: the receipt's `foots_so_far` is true, if the loop was told what the lock promises. False: that
+        """True: the receipt's `foots_so_far` is true, if the loop was told what the lock promises. False: it
         cannot be said from here.
         """
         done = 0 if ending is None else ending.step
