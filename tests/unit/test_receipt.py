@@ -278,7 +278,8 @@ def test_three_attempts_on_three_topologies_foot_as_one_run(tmp_path: Path) -> N
         (1, 0, "finished"),
     ]
     text = render_receipt(receipt)
-    assert "\n  3 attempts: 8 steps attempted, 2 lost and computed again, 6 counted\nfoots: yes\n" in text
+    assert "\n  3 attempts: 8 steps attempted, 2 lost and computed again, 6 counted\n" in text
+    assert "\n    attempt 3 began from step-000005\nfoots: yes\n" in text
 
 
 def test_lost_steps_that_are_not_computed_again_yet(tmp_path: Path) -> None:
