@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
 
 
 def sync(path: str | os.PathLike[str]) -> None:
@@ -12,3 +15,46 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace(
+    path: str | os.PathLike[str], content: str | bytes, *, mode: int | None = None, is_synced: bool = True
+) -> None:
+    """Write a file as a whole: a reader, and whoever comes after a crash, finds the old one or this one.
+
+    content: text is written as UTF-8, its line ends as they are. mode: of the file, None as for any new one.
+    is_synced: False for what is written again and again and need not outlive a power cut; a sync may wait
+    for minutes on a busy disk. Raises OSError, which names `path`; nothing is left behind then.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, target)
+        if is_synced:
+            sync(target.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def rename_folder(partial: Path, target: Path, aside: Path) -> None:
+    """Give a finished folder its name, all that is in it being on the disk before and after.
+
+    A folder of that name makes way first, to `aside`: none can be renamed over a full one. Raises OSError.
+    """
+    for path in (*partial.rglob("*"), partial):
+        sync(path)
+    if target.exists():
+        target.rename(aside)
+    partial.rename(target)
+    sync(target.parent)

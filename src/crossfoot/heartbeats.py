@@ -10,10 +10,11 @@ import errno
 import json
 import os
 import re
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from crossfoot import durable
 
 FOLDER = "heartbeat"
 FORMAT = 1
@@ -72,13 +73,9 @@ def write_heartbeat(run_dir: str | os.PathLike[str], beat: Heartbeat) -> None:
     """
     path = heartbeat_path(run_dir, beat.rank)
     text = _text(beat)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(text)
-        os.replace(partial, path)
+        durable.replace(path, text, is_synced=False)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         if error.errno not in _FULL:
             raise
         with open(path, "r+b", buffering=0) as file:

@@ -82,10 +82,10 @@ def test_every_file_has_one_size(run_dir: Path) -> None:
 def test_a_heart_beats_on_a_full_disk(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_heartbeat(run_dir, beat(0, 1))
 
-    def is_full(path: Path, text: bytes) -> int:
+    def is_full(source: object, target: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", is_full)
+    monkeypatch.setattr(os, "replace", is_full)
     write_heartbeat(run_dir, beat(0, 2, where="longer than before"))
     assert read_heartbeats(run_dir) == (beat(0, 2, where="longer than before"),)
     with pytest.raises(OSError):

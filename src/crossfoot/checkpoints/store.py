@@ -21,14 +21,13 @@ from pathlib import Path
 
 from crossfoot.checkpoints import refusals
 from crossfoot.checkpoints.manifest import (
-    MANIFEST_FILE,
     Damaged,
     Manifest,
     read_manifest,
     verify_checksums,
     verify_sizes,
 )
-from crossfoot.durable import sync
+from crossfoot.durable import rename_folder, sync
 from crossfoot.finding import Finding
 
 CHECKPOINTS = "checkpoints"
@@ -122,14 +121,8 @@ def commit(partial: Path) -> Checkpoint:
     """
     manifest = read_manifest(partial)
     verify_sizes(partial, manifest)
-    for name in (*(file.name for file in manifest.files), MANIFEST_FILE):
-        sync(partial / name)
-    sync(partial)
     target = partial.parent / checkpoint_name(manifest.step)
-    if target.exists():
-        target.rename(target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}")
-    partial.rename(target)
-    sync(target.parent)
+    rename_folder(partial, target, target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}")
     sync(target.parents[1])  # the first checkpoint of a run made the folder of all of them
     return Checkpoint(target, manifest)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+from crossfoot import durable
 from crossfoot.finding import Edit, Finding
 from crossfoot.written.source import Source, UnreadableText, read_source
 
@@ -70,16 +70,7 @@ def _touch(one: Edit, other: Edit) -> bool:
 def _write(path: str, text: str) -> None:
     """The whole file or nothing of it; its mode stays, and a link stays a link."""
     target = os.path.realpath(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".crossfoot-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            os.chmod(temporary, os.stat(target).st_mode)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    durable.replace(target, text, mode=os.stat(target).st_mode)
 
 
 def _diff(path: str, before: str) -> str:

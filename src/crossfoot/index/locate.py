@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
@@ -98,10 +98,7 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
         with contextlib.suppress(
             OSError
         ):  # a cache: an index_dir that cannot be written is met when an index is
-            handle, temporary = tempfile.mkstemp(dir=index_dir, prefix=f".{SOURCES}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(known | learned, stream, indent=0)
-            os.replace(temporary, cache)
+            durable.replace(cache, json.dumps(known | learned, indent=0))
     return tuple(states)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from hashlib import sha256
+
+from crossfoot import durable
 
 SPECIALS = ("<unk>", "<s>", "</s>", "<pad>")
 FINGERPRINT = sha256(b"crossfoot builtin:tiny tokenizer 1").hexdigest()
@@ -29,11 +30,7 @@ def write_tiny_tokenizer(index_dir: str) -> str:
     if not all(os.path.exists(os.path.join(folder, name)) for name in names):
         os.makedirs(folder, exist_ok=True)
         for name, text in zip(names, (_tokenizer_json(), _config_json()), strict=True):
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, os.path.join(folder, name))
+            durable.replace(os.path.join(folder, name), text)
     return folder
 
 

@@ -19,6 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
+from crossfoot import durable
+
 PULSE_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 STALE_SECONDS = 600.0
@@ -74,23 +76,9 @@ class Pulse:
             "host": platform.node(),
             "pid": os.getpid(),
         }
-        replace_text(self._path, json.dumps(sign))
+        durable.replace(self._path, json.dumps(sign), is_synced=False)
         if self._alive.parent.is_dir():
             self._alive.touch()
-
-
-def replace_text(path: str, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=f"{os.path.basename(path)}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def wait_while_building(

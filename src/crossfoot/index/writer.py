@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from crossfoot.durable import sync
+from crossfoot import durable
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.samples import Sample
 from crossfoot.index.store import (
@@ -91,9 +90,8 @@ class IndexWriter:
         lengths = np.fromfile(array_path(self._folder, "lengths"), dtype=SAMPLE_ARRAYS["lengths"])
         offsets = np.zeros(len(lengths) + 1, dtype="<i8")
         np.cumsum(lengths, out=offsets[1:])
-        _write_durably(Path(array_path(self._folder, "offsets")), offsets.tobytes())
-        _write_durably(Path(self._folder, HEADER), header_text(header).encode("utf-8"))
-        sync(self._folder)
+        durable.replace(array_path(self._folder, "offsets"), offsets.tobytes())
+        durable.replace(os.path.join(self._folder, HEADER), header_text(header))
 
     def duplicate_samples(self) -> int:
         """Samples that equal an earlier one, by digest. Reads the digests back: 8 bytes a sample in
@@ -102,10 +100,3 @@ class IndexWriter:
         self._streams["digests"].flush()
         digests = np.fromfile(array_path(self._folder, "digests"), dtype=SAMPLE_ARRAYS["digests"])
         return len(digests) - len(np.unique(digests))
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossfoot import durable
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching import refusals
 from crossfoot.launching.job import counted as with_noun
@@ -44,7 +45,7 @@ def make_room(run_dir: str, steps: int) -> str:
     elif holds_run(folder):
         raise Refused(refusals.not_a_dry_run(folder))
     mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps({"of": run_dir, "steps": steps}) + "\n", encoding="utf-8")
+    durable.replace(mark, json.dumps({"of": run_dir, "steps": steps}) + "\n")
     return folder
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import crossfoot
+from crossfoot.durable import rename_folder
 from crossfoot.finding import Refused
 from crossfoot.launching.job import Job
 from crossfoot.planning.prepare import Static
@@ -53,7 +54,7 @@ def take_snapshot(job: Job, static: Static) -> Job:
             shutil.copyfile(deepspeed.path, partial / name)
             config = config.model_copy(update={"deepspeed": os.path.join(folder, name)})
         (partial / CONFIG_NAME).write_text(dump_config(config), encoding="utf-8")
-        partial.rename(folder)
+        rename_folder(partial, folder, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not is_system_refusal(error):

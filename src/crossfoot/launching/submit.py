@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossfoot import durable
 from crossfoot.finding import Refused
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import refusals
@@ -93,7 +94,7 @@ def submit(rendered: Rendered, job: Job) -> str:
     if said.code or not job_id.isdecimal():
         raise Refused(refusal_of(said.all, job))
     note = {"job_id": job_id, "script": rendered.files[0][0]}
-    Path(job.run_dir, LAUNCH_FOLDER, _SUBMITTED).write_text(json.dumps(note) + "\n", encoding="utf-8")
+    durable.replace(Path(job.run_dir, LAUNCH_FOLDER, _SUBMITTED), json.dumps(note) + "\n")
     return job_id
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from crossfoot import durable
 from crossfoot.checks.render import render as render_findings
 from crossfoot.doctor.examination import look
 from crossfoot.finding import Refused
@@ -162,11 +162,7 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.partial")
-            partial.write_text(text, encoding="utf-8")
-            if position == 0:
-                partial.chmod(0o755)
-            partial.replace(file)  # whole: every node writes it, while others may read it
+            durable.replace(file, text, mode=None if position else 0o755)  # every node writes it
     except OSError as error:
         if not is_system_refusal(error):
             raise

@@ -17,6 +17,7 @@ import errno
 import os
 from collections.abc import Iterable
 
+from crossfoot import durable
 from crossfoot.durable import sync
 from crossfoot.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
@@ -142,10 +143,7 @@ class LedgerBook:
         lines = tail.count(b"\n")
         kept = os.path.join(keep_in, CUT_FILE) if keep_in is not None and lines else None
         if kept is not None:
-            with open(kept, "wb") as file:
-                file.write(tail)
-                file.flush()
-                os.fsync(file.fileno())
+            durable.replace(kept, tail)
         os.ftruncate(self._descriptor, self._good_bytes)
         os.fsync(self._descriptor)
         number = os.pread(self._descriptor, self._good_bytes, 0).count(b"\n") + 1

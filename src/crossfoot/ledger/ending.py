@@ -6,7 +6,6 @@ Also the lock's promise that a receipt is held against, and the two small ways t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossfoot.durable import sync
+from crossfoot import durable
 from crossfoot.finding import Place, Refused
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
@@ -149,17 +148,9 @@ def read_document(path: str, unreadable: Unreadable, what: str) -> dict[str, Any
 def write_document(path: str, document: Mapping[str, Any]) -> None:
     """Write strict JSON atomically: whole under its name, or not at all. Raises Refused (CF708)."""
     text = json.dumps(_strict(document), indent=1, allow_nan=False) + "\n"
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync(os.path.dirname(path) or ".")
+        durable.replace(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         name = os.path.basename(path)
         raise Refused(paper_unwritable(path, name, error.strerror or str(error))) from error
 

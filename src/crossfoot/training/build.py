@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from crossfoot import durable
 from crossfoot.finding import Refused
 from crossfoot.ledger.attempts import attempt_path
 from crossfoot.ledger.skipping import Policies
@@ -160,8 +160,8 @@ def start_engine(
         }
     else:
         if ranks.is_first:
-            handed = Path(attempt_path(work.plan.run.run_dir, work.beginning.attempt, DEEPSPEED_NAME))
-            handed.write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
+            handed = attempt_path(work.plan.run.run_dir, work.beginning.attempt, DEEPSPEED_NAME)
+            durable.replace(handed, json.dumps(deepspeed_config, indent=2) + "\n")
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
         expected = owned_numbers(config, work.plan.batch)
         expected["zero_optimization.stage"] = work.plan.zero_stage

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from pathlib import Path
 
-from crossfoot import __version__
+from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.checks.render import render
 from crossfoot.faults.verdicts import forget_attempt
@@ -57,8 +56,8 @@ def announce(work: Assignment) -> None:
     if work.world.rank != 0:
         return
     run = work.plan.run
-    resolved = Path(attempt_path(run.run_dir, work.beginning.attempt, CONFIG_NAME))
-    resolved.write_text(dump_config(run.config), encoding="utf-8")
+    resolved = attempt_path(run.run_dir, work.beginning.attempt, CONFIG_NAME)
+    durable.replace(resolved, dump_config(run.config))
     start_attempt(run, _attempt(work, os.environ), work.lock)
     findings: tuple[Finding, ...] = work.warnings
     if work.continued is not None:

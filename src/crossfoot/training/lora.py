@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from crossfoot.durable import rename_folder
 from crossfoot.finding import Finding, Refused
 from crossfoot.training.model import (
     DTYPES,
@@ -157,7 +158,9 @@ def save_adapter(
         if add_tokenizer is not None:
             add_tokenizer(str(temporary))
         open_to_others(temporary)
-        _put_in_place(temporary, target)
+        aside = target.with_name(f"{temporary.name}-old")
+        rename_folder(temporary, target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -335,16 +338,3 @@ def _write_whole(
         model.save_pretrained(str(folder), state_dict={**tensors, **buffers})
     finally:
         model.config.use_cache = training_value
-
-
-def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename; a folder that is there already is moved aside first (a folder cannot be renamed over a full
-    one).
-    """
-    if not target.exists():
-        os.replace(temporary, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, aside / target.name)
-    os.replace(temporary, target)
-    shutil.rmtree(aside, ignore_errors=True)
