@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 
 from crossfoot.arithmetic.impossible import Impossible, alternatives
+from crossfoot.phrases import counted
 
 MICRO = "batch.micro_batch_size"
 ACCUM = "batch.grad_accum_steps"
@@ -54,6 +55,11 @@ def in_a_sum(gpus: GpusPerNode) -> str:
         [f"{len(same)} x {same[0]:,}"] if len(same) > 2 else [f"{each:,}" for each in same] for same in runs
     )
     return " + ".join(chain.from_iterable(shown))
+
+
+def counted_on_nodes(gpus: GpusPerNode, thing: str = "GPU") -> str:
+    """`1 GPU`, `8 GPUs`, `2 + 1 GPUs`."""
+    return counted(gpus, thing) if isinstance(gpus, int) else f"{in_a_sum(gpus)} {thing}s"
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,8 @@ class Topology:
 
     def in_words(self, thing: str = "GPU") -> str:
         """`2 nodes x 8 GPUs`; `2 nodes with 2 + 1 GPUs` where they differ."""
-        nodes = f"{self.num_nodes:,} node{'' if self.num_nodes == 1 else 's'}"
-        joint, plural = ("x" if self.is_even else "with"), ("" if self.gpus_per_node == 1 else "s")
-        return f"{nodes} {joint} {in_a_sum(self.gpus_per_node)} {thing}{plural}"
+        joint = "x" if self.is_even else "with"
+        return f"{counted(self.num_nodes, 'node')} {joint} {counted_on_nodes(self.gpus_per_node, thing)}"
 
     @property
     def dp_degree(self) -> int:

@@ -102,8 +102,3 @@ def samples_with(facts: Facts, num_nodes: int | None = None, gpus_per_node: int 
         ).global_batch_size
     except BatchImpossible:
         return None
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 node`, `8 nodes`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from crossfoot.finding import Finding, Place
+from crossfoot.phrases import counted
 from crossfoot.written.source import LINE_BREAK
 
 TAB_CELLS = 4
@@ -34,7 +35,7 @@ def _closing(findings: Sequence[Finding]) -> str:
     for severity in ("error", "warning", "note"):
         number = sum(finding.severity == severity for finding in findings)
         if number:
-            counts.append(f"{number} {severity}{'' if number == 1 else 's'}")
+            counts.append(counted(number, severity))
     return ", ".join(counts) or "nothing found"
 
 

@@ -8,7 +8,7 @@ from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, in_a_sum, sol
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.finding import Finding, Place
-from crossfoot.written.shown import listed
+from crossfoot.phrases import counted, listed
 
 _OURS = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
 
@@ -108,7 +108,7 @@ def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -
 def _stops(batch: BatchPlan) -> str:
     nodes = batch.topology.num_nodes
     count, what = (nodes, "node") if nodes > 1 else (batch.topology.world_size, "GPU")
-    return f"DeepSpeed would stop here at start-up, on {count} {what}{'' if count == 1 else 's'}"
+    return f"DeepSpeed would stop here at start-up, on {counted(count, what)}"
 
 
 def _equation(facts: Facts, batch: BatchPlan) -> tuple[tuple[Place, str], ...]:

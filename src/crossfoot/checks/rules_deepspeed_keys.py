@@ -11,9 +11,10 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.rules_deepspeed_types import is_unused_precision, not_handed_over
 from crossfoot.checks.vocabulary import Entry, entries, vocabulary
 from crossfoot.finding import Edit, Finding, Severity
+from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.known_keys import sections
-from crossfoot.written.shown import listed, shown
+from crossfoot.written.shown import shown
 
 TOP = "at the top of the file"
 OWNED = (

@@ -13,8 +13,9 @@ from crossfoot.checks.deepspeed_refused import is_refused_whole
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import Entry, Key, entries, vocabulary, zero_stage
 from crossfoot.finding import Edit, Finding, Severity
+from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile
-from crossfoot.written.shown import listed, shown
+from crossfoot.written.shown import shown
 
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 PRECISION_OF = {"fp16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from crossfoot.arithmetic.batch import GpusPerNode, in_a_sum
+from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
 from crossfoot.checks.launch_plan import (
     Planned,
     commands,
-    counted,
     nodes_or_one,
     planned_gpus,
     planned_nodes,
@@ -19,6 +18,7 @@ from crossfoot.checks.launch_plan import (
 )
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
+from crossfoot.phrases import counted
 from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named
 from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
 
@@ -155,11 +155,12 @@ def ranks(facts: Facts) -> Iterator[Finding]:
         is_even = gpus is not None and isinstance(gpus.value, int)  # else CF468 says it
         if processes == planned and machines and divmod(processes, machines)[1] and is_even:
             share, rest = divmod(processes, machines)
+            left = counted(rest, "process", "processes")
             yield Finding(
                 "CF454",
                 f"{processes} processes do not divide over {machines} machines",
                 place=command.launcher.place,
-                notes=(f"accelerate starts {share} on each machine, and {counted(rest, 'process')} nowhere",),
+                notes=(f"accelerate starts {share} on each machine, and {left} nowhere",),
                 helps=(f"make num_processes a multiple of {machines}: {share * machines}",),
             )
         tasks = tasks_of(command, file.batch) if command.launcher.kind == "srun" else None
@@ -260,12 +261,11 @@ def _finding(
 ) -> Finding:
     first, value = said[0], said[0].number
     what = "node" if code == "CF452" else "GPU"
-    number = in_a_sum(planned.value)
     others = list(_used_at(first))
     others.extend((each.place, f"{value} here too") for each in said[1:])
     notes = list(notes)
     if planned.place is not None:
-        others.append((planned.place, f"{number} {what}{'' if planned.value == 1 else 's'}"))
+        others.append((planned.place, counted_on_nodes(planned.value, what)))
     if first.is_default:
         notes.append("it is a default: an exported variable would overrule it")
     if first.is_default or all(each.witness == "job" for each in said):
@@ -284,7 +284,7 @@ def _finding(
         end = "the run uses"
     return Finding(
         code,
-        f"{title}, but {end} {number}",
+        f"{title}, but {end} {in_a_sum(planned.value)}",
         severity=severity,
         place=first.place,
         others=tuple(others),

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crossfoot.arithmetic.batch import GpusPerNode, in_a_sum
-from crossfoot.checks.launch_plan import Planned, commands, counted, planned_gpus
+from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
+from crossfoot.checks.launch_plan import Planned, commands, planned_gpus
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
+from crossfoot.phrases import counted
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import ACCELERATE, DEEPSPEED, SBATCH, SRUN, TORCHRUN, Grammar
 from crossfoot.written.launch.statement import (
@@ -96,7 +97,7 @@ def _other_slots(said: Statement, hosts: Sequence[int], planned: Planned[GpusPer
         if planned.value <= min(hosts):
             helps[0] += f", or start with deepspeed --num_gpus {planned.value}"
     else:
-        plan, label = in_a_sum(planned.value), f"{in_a_sum(planned.value)} GPUs"
+        plan, label = in_a_sum(planned.value), counted_on_nodes(planned.value)
         helps = [f"write the slots of each host: {', '.join(map(str, planned.value))}"]
         if sorted(hosts) == sorted(planned.value):
             notes = ("the first host of a hostfile is the first node of the plan",)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from crossfoot.checks.launch_plan import (
     commands,
-    counted,
     nodes_or_one,
     planned_ranks,
     planned_topology,
 )
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place
+from crossfoot.phrases import counted
 from crossfoot.written.launch.accelerate_file import whole
 from crossfoot.written.launch.statement import Command, LaunchFile, Layer, Option
 from crossfoot.written.launch.stating import (

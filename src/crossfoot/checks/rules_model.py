@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding
+from crossfoot.phrases import listed
 from crossfoot.written import model_mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import (
@@ -19,7 +20,6 @@ from crossfoot.written.model_facts import (
     needs_trained_embeddings,
 )
 from crossfoot.written.model_modules import FAMILIES, ModuleNames, causal_families, is_known_family
-from crossfoot.written.shown import listed
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
 """Families with a table of positions: one beyond its end is an index error, not a guess."""

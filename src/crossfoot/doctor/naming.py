@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from crossfoot.phrases import listed
+
 T = TypeVar("T")
 _MOST_NAMED = 4
 
@@ -21,8 +23,5 @@ def together(answers: Iterable[tuple[str, T | None]]) -> Iterator[tuple[str, T]]
 
 def named(names: Sequence[str]) -> str:
     """`node1`, `node1 and node2`, `node1, node2, node3, node4 and 12 more`."""
-    if len(names) == 1:
-        return names[0]
-    if len(names) > _MOST_NAMED:
-        return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    more = len(names) - _MOST_NAMED
+    return listed((*names[:_MOST_NAMED], f"{more} more") if more > 0 else names)

@@ -12,7 +12,8 @@ from crossfoot.doctor.naming import named, together
 from crossfoot.doctor.needs import Needs
 from crossfoot.doctor.network import gloo_takes, interfaces_of, leads_to_meeting_point, nccl_takes
 from crossfoot.doctor.starters import Slurm, Starters
-from crossfoot.watching.words import number, size
+from crossfoot.phrases import counted
+from crossfoot.watching.words import size
 
 _LABEL = 13
 _WIDTH = 80
@@ -54,7 +55,7 @@ def _asked_for(needs: Needs, looked_at: int) -> Iterator[str]:
         return
     words = "has errors of its own, shown below"
     if needs.num_nodes is not None:
-        words = f"{number(needs.num_nodes, 'node')} x ?"
+        words = f"{counted(needs.num_nodes, 'node')} x ?"
         if needs.gpus_per_node is not None:
             words = Topology(needs.gpus_per_node, needs.num_nodes).in_words()
         words = f"{words}   {needs.dtype}"
@@ -160,7 +161,7 @@ def _limits(facts: Facts) -> Iterator[str]:
     shm = "not known" if system["shm_bytes"] is None else size(system["shm_bytes"])
     files = "no limit" if system["open_files"] is None else f"{system['open_files']:,}"
     locked = "no limit" if system["locked_bytes"] is None else size(system["locked_bytes"])
-    yield f"{number(system['cpus'], 'CPU')}   /dev/shm {shm}   open files {files}   locked memory {locked}"
+    yield f"{counted(system['cpus'], 'CPU')}   /dev/shm {shm}   open files {files}   locked memory {locked}"
 
 
 _ROWS: tuple[tuple[str, Callable[[Facts], Iterator[str]]], ...] = (
@@ -213,4 +214,4 @@ def _slurm(slurm: Slurm | None) -> Iterator[str]:
     if slurm.problem:
         yield slurm.problem
     for name, state, nodes in slurm.partitions:
-        yield f"partition {name}   {state}   {number(nodes, 'node')}"
+        yield f"partition {name}   {state}   {counted(nodes, 'node')}"

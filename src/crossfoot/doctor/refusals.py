@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from crossfoot.finding import Finding, Place, Severity
 from crossfoot.manual import page
+from crossfoot.phrases import counted
 
 _INSTALL = "pip install -c constraints.txt crossfoot, into the python of the run"
 
@@ -83,7 +84,7 @@ def gpus_short(
     only, so that is a warning (an error for float16, which DeepSpeed refuses on a CPU). `DS_ACCELERATOR=cpu`
     says that it is on purpose.
     """
-    has = f"only {there} GPU{'' if there == 1 else 's'}" if there else "no GPU"
+    has = f"only {counted(there, 'GPU')}" if there else "no GPU"
     helps = ["to train on CPUs say so: export DS_ACCELERATOR=cpu"]
     if severity == "error":
         helps = (

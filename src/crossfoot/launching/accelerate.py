@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 
-from crossfoot.launching.job import Job, Rendered, counted, script_file
+from crossfoot.launching.job import Job, Rendered, script_file
 from crossfoot.launching.shell_text import WHICH_NODE, Raw, command_text, export
+from crossfoot.phrases import counted
 
 
 def render(job: Job) -> Rendered:

@@ -14,13 +14,13 @@ from typing import Any
 from crossfoot import durable
 from crossfoot.finding import Finding, Refused
 from crossfoot.launching import refusals
-from crossfoot.launching.job import counted as with_noun
 from crossfoot.launching.resolving import dry_dir_of
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, attempt_numbers, counted, read_attempts
 from crossfoot.ledger.book import read_readable
 from crossfoot.ledger.ending import read_lock
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.receipt import receipt_of
+from crossfoot.phrases import counted as with_noun
 from crossfoot.planning.changing import changes
 from crossfoot.planning.run_folder import holds_run
 from crossfoot.written.shown import shown

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.going_on import MADE_BY
 from crossfoot.launching.shell_text import comment
+from crossfoot.phrases import counted
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
 TARGETS: tuple[str, ...] = get_args(Target)
@@ -151,8 +152,3 @@ def tools_folder(name: str = "python") -> str | None:
     if found is not None and Path(found).parent == own:
         return None
     return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 node`, `8 nodes`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

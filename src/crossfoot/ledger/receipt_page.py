@@ -8,6 +8,7 @@ from typing import Any
 
 from crossfoot.ledger.entry import SKIPS, Cause
 from crossfoot.ledger.verdict import Receipt
+from crossfoot.phrases import counted
 
 MOST_CAUSES_SHOWN = 10
 _LABEL_COLUMNS, _LEAST_COLUMN = 46, 10
@@ -54,7 +55,7 @@ def _history_words(receipt: Receipt) -> list[str]:
         kept = receipt.attempted_steps - receipt.lost_steps
         lost = f"{receipt.lost_steps:,} lost" + (" and computed again" if receipt.is_regained else "")
         words.append(
-            f"{_number(receipt.attempts, 'attempt')}: {_number(receipt.attempted_steps, 'step')} attempted, "
+            f"{counted(receipt.attempts, 'attempt')}: {counted(receipt.attempted_steps, 'step')} attempted, "
             f"{lost if receipt.lost_steps else 'none lost'}, {kept:,} counted"
         )
     for row in receipt.history:
@@ -64,8 +65,8 @@ def _history_words(receipt: Receipt) -> list[str]:
             words.append(f"  attempt {row.attempt} began from {row.from_checkpoint}{writer}{plan}")
     for skip in receipt.skips:
         words.append(
-            f"{_number(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
-            f"{_number(skip.samples, 'sample')} seen, not learned from"
+            f"{counted(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
+            f"{counted(skip.samples, 'sample')} seen, not learned from"
         )
     words += [f"  step {one.step}: {one.found}" for one in receipt.not_finite[:MOST_CAUSES_SHOWN]]
     if (more := len(receipt.not_finite) - MOST_CAUSES_SHOWN) > 0:
@@ -82,10 +83,6 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"{change.key} {_shown(change.before)} -> {_shown(change.now)}"
         )
     return words
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _shown(value: Any) -> str:

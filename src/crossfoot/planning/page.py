@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crossfoot.arithmetic.batch import in_a_sum
+from crossfoot.arithmetic.batch import counted_on_nodes, in_a_sum
+from crossfoot.phrases import counted
 from crossfoot.planning.plan import RunPlan
 
 _LABEL = 40
@@ -34,10 +35,6 @@ def _title(plan: RunPlan, lock_sha256: str | None) -> str:
     return f"{config.run.name}   {', '.join(facts)}   {lock}"
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def _batch(plan: RunPlan) -> Iterator[str]:
     batch = plan.batch
     yield _row(
@@ -49,13 +46,13 @@ def _batch(plan: RunPlan) -> Iterator[str]:
         yield _row("x", "GPUs per node", in_a_sum(topology.gpus_per_node), plan.sourced.gpus_origin)
         yield _row("x", "nodes", topology.num_nodes, plan.sourced.nodes_origin)
     else:
-        where = f"{in_a_sum(topology.gpus_per_node)} GPUs on {_count(topology.num_nodes, 'node')}"
+        where = f"{counted_on_nodes(topology.gpus_per_node)} on {counted(topology.num_nodes, 'node')}"
         yield _row("x", "ranks", topology.world_size, f"{where}   {plan.sourced.gpus_origin}")
     if batch.is_uneven:
         yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
         low, more = divmod(batch.global_batch_size, batch.slots_per_step)
-        slots = f"{_count(batch.slots_per_step - more, 'slot')} of {low}"
-        slots = f"{_count(more, 'slot')} of {low + 1}, {slots}" if more else slots
+        slots = f"{counted(batch.slots_per_step - more, 'slot')} of {low}"
+        slots = f"{counted(more, 'slot')} of {low + 1}, {slots}" if more else slots
         origin = f"{_batch_origin(plan, 'global_batch_size')}; {slots}"
         yield _row("!", "samples per optimizer step", batch.global_batch_size, origin)
     else:
@@ -86,7 +83,7 @@ def _steps(plan: RunPlan) -> Iterator[str]:
     )
     yield _row(" ", "samples per epoch", schedule.num_samples, source)
     if config.train.epochs is not None:
-        length = f"{_count(config.train.epochs, 'epoch')}   {plan.run.origin('train', 'epochs')}"
+        length = f"{counted(config.train.epochs, 'epoch')}   {plan.run.origin('train', 'epochs')}"
     else:
         length = f"train.max_steps   {plan.run.origin('train', 'max_steps')}"
     yield _row(" ", "optimizer steps", schedule.total_steps, length)

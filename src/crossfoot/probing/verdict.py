@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from crossfoot.arithmetic.batch import GpusPerNode, Topology, in_a_sum
+from crossfoot.arithmetic.batch import GpusPerNode, Topology, counted_on_nodes
 from crossfoot.finding import Finding
+from crossfoot.phrases import counted
 from crossfoot.probing.compare import Comparison, Sums
 from crossfoot.probing.refusals import not_proven
 
@@ -207,7 +208,7 @@ def _rank_rows(topology: Topology, folded: str) -> list[tuple[str, str, int, str
     gpus = topology.gpus_per_node
     if isinstance(gpus, int):
         return [("x", "GPUs per node", gpus, ""), ("x", "nodes", topology.num_nodes, folded)]
-    where = f"{in_a_sum(gpus)} GPUs on {topology.num_nodes} nodes"
+    where = f"{counted_on_nodes(gpus)} on {counted(topology.num_nodes, 'node')}"
     return [("x", "ranks", topology.world_size, f"{where}; {folded}" if folded else where)]
 
 

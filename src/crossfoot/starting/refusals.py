@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from crossfoot.arithmetic.batch import Topology, in_a_sum
+from crossfoot.arithmetic.batch import Topology, counted_on_nodes
 from crossfoot.finding import Finding
 from crossfoot.manual import page
+from crossfoot.phrases import counted
 
 ONE_LAUNCHER = (
     "start with one launcher: deepspeed --num_gpus N train.py CONFIG, "
@@ -99,11 +100,10 @@ def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) 
     Each of them starts a whole world of its own: the same run several times, all writing to one folder. Under
     srun a launcher must be told of the other nodes, or started once.
     """
-    nodes = "1 node" if num_nodes == 1 else f"{num_nodes} nodes"
     return Finding(
         "CF415",
         f"srun started {tasks} copies of the {launcher} launcher, "
-        f"each with a world of {world_size} on {nodes}",
+        f"each with a world of {world_size} on {counted(num_nodes, 'node')}",
         notes=("every copy would run the whole plan, and all of them in one folder",),
         helps=(
             "start the ranks directly: srun python train.py CONFIG",
@@ -212,10 +212,9 @@ def other_nodes(launcher: str, real: Topology, planned: Topology) -> Finding:
 
 def _ranks_on(topology: Topology) -> str:
     """`3 ranks on 1 node`, `2 ranks on each of 2 nodes`, `2 + 1 ranks on 2 nodes`."""
-    gpus, nodes = topology.gpus_per_node, topology.num_nodes
-    ranks = f"{in_a_sum(gpus)} rank{'' if gpus == 1 else 's'}"
-    each = "each of " if topology.is_even and nodes > 1 else ""
-    return f"{ranks} on {each}{nodes} node{'' if nodes == 1 else 's'}"
+    each = "each of " if topology.is_even and topology.num_nodes > 1 else ""
+    ranks = counted_on_nodes(topology.gpus_per_node, "rank")
+    return f"{ranks} on {each}{counted(topology.num_nodes, 'node')}"
 
 
 @page("CF440")

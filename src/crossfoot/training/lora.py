@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.durable import rename_folder
 from crossfoot.finding import Finding, Refused
+from crossfoot.phrases import counted
 from crossfoot.training.model import (
     DTYPES,
     LoadedModel,
@@ -106,13 +107,13 @@ def trained_summary(model: nn.Module) -> tuple[int, int, tuple[str, ...]]:
         if parameter.requires_grad:
             trained += elements
             label = _label(names[id(parameter)])
-            tensors, counted = groups.get(label, (0, 0))
-            groups[label] = (tensors + 1, counted + elements)
+            tensors, before = groups.get(label, (0, 0))
+            groups[label] = (tensors + 1, before + elements)
     share = 100 * trained / everything if everything else 0.0
     lines = [f"trained parameters: {trained:,} of {everything:,} ({share:.2f} %)"]
     lines += [
-        f"  {label}: {counted:,} in {tensors:,} tensor{'s' if tensors > 1 else ''}"
-        for label, (tensors, counted) in groups.items()
+        f"  {label}: {numbers:,} in {counted(tensors, 'tensor')}"
+        for label, (tensors, numbers) in groups.items()
     ]
     return trained, everything, tuple(lines)
 

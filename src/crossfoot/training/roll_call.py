@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from crossfoot.finding import Finding
+from crossfoot.phrases import counted, listed
 from crossfoot.training import start_refusals as refusals
 from crossfoot.training.account import Account, Facts
 from crossfoot.training.devices import CPU, CUDA
@@ -60,26 +61,27 @@ def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
     if len(shapes) > 1:
         yield refusals.worlds_differ(
             [
-                f"{where(ranks, accounts)}: {launcher} says {_count(size, 'rank')} on {_count(nodes, 'node')}"
+                f"{where(ranks, accounts)}: {launcher} says "
+                f"{counted(size, 'rank')} on {counted(nodes, 'node')}"
                 for (launcher, size, nodes), ranks in shapes.items()
             ]
         )
         return
     nodes = _nodes(accounts)
     wrong = [
-        f"rank {rank.rank} on {rank.host} was told {_count(rank.local_world_size, 'rank')} for its node, "
+        f"rank {rank.rank} on {rank.host} was told {counted(rank.local_world_size, 'rank')} for its node, "
         f"and node {node} has {len(ranks)}"
         for node, ranks in nodes.items()
         for rank in ranks
         if rank.local_world_size != len(ranks)
     ]
     wrong += [
-        f"node {node} is {_list(sorted({rank.host for rank in ranks}))}"
+        f"node {node} is {listed(sorted({rank.host for rank in ranks}))}"
         for node, ranks in nodes.items()
         if len({rank.host for rank in ranks}) > 1
     ]
     if len(nodes) != accounts[0].num_nodes:
-        wrong.append(f"{_count(accounts[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}")
+        wrong.append(f"{counted(accounts[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}")
     if wrong:
         yield refusals.worlds_differ(wrong)
 
@@ -116,7 +118,7 @@ def _parts(accounts: Sequence[Account]) -> Iterator[Finding]:
                 ]
         if part == "libraries":
             names = {name for facts in others for name in _names(dict(facts), mine)}
-            yield finding(f"{_list(sorted(names))} on {where(differing, accounts)}", notes)
+            yield finding(f"{listed(sorted(names))} on {where(differing, accounts)}", notes)
         else:
             yield finding(f"on {where(differing, accounts)}", notes)
 
@@ -157,13 +159,5 @@ def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
     for (_, identity), ranks in holders.items():
         if len(ranks) > 1:
             numbers, devices = [rank.rank for rank in ranks], [rank.device for rank in ranks]
-            hosts = _list(sorted({rank.host for rank in ranks}))
+            hosts = listed(sorted({rank.host for rank in ranks}))
             yield refusals.device_shared(numbers, hosts, identity, devices)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _list(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from crossfoot.finding import Finding
 from crossfoot.manual import page
+from crossfoot.phrases import counted
 from crossfoot.training.devices import Device
 
 SAME_CHECKOUT = "start every node from the same checkout, with the same words on the command line"
@@ -277,10 +278,9 @@ def device_beyond(rank: int, host: str, local_rank: int, local_world_size: int, 
     A rank takes the device of its LOCAL_RANK, or device 0 when it sees only one. CUDA itself would say
     "invalid device ordinal", later, and not on which rank.
     """
-    gpus = "1 GPU" if visible == 1 else f"{visible} GPUs"
     return Finding(
         "CF437",
-        f"rank {rank} on {host} has LOCAL_RANK {local_rank}, but sees {gpus}",
+        f"rank {rank} on {host} has LOCAL_RANK {local_rank}, but sees {counted(visible, 'GPU')}",
         notes=(f"{local_world_size} ranks run on {host}",),
         helps=(
             f"start as many ranks on {host} as it has GPUs: --num_gpus {max(visible, 1)}, "

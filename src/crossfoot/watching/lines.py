@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot.checks.render import clean
 from crossfoot.ledger.attempts import Attempt
+from crossfoot.phrases import counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RunState, speed_of
 
@@ -48,7 +49,7 @@ class Teller:
         return [clean(line) for line in lines]
 
     def _title(self, state: RunState) -> str:
-        steps = "" if state.asked_steps is None else f"   {words.number(state.asked_steps, 'step')} planned"
+        steps = "" if state.asked_steps is None else f"   {counted(state.asked_steps, 'step')} planned"
         lock = f"   lock {state.sha[:7]}" if state.sha else ""
         return f"{state.name}{lock}{steps}"
 
@@ -74,23 +75,23 @@ class Teller:
             if is_over and view.how != before[0]:
                 yield _ended(view, state)
             if view.lost and view.lost != before[1]:
-                yield f"attempt {view.number} lost {words.number(view.lost, 'step')}"
+                yield f"attempt {view.number} lost {counted(view.lost, 'step')}"
 
     def _checkpoint(self, state: RunState) -> Iterator[str]:
         saved, old = state.saved, self._before.saved if self._before is not None else None
         if saved is not None and (old is None or saved.step != old.step):
             yield (
-                f"checkpoint after {words.number(saved.step, 'step')}   took {words.took(saved.seconds)}"
+                f"checkpoint after {counted(saved.step, 'step')}   took {words.took(saved.seconds)}"
                 f"   {words.size(saved.total_bytes)}"
             )
         was_writing = self._before.unfinished if self._before is not None else ()
         for save in state.unfinished:
             if not save.is_current and save not in was_writing:
-                steps = words.number(save.step, "step")
+                steps = counted(save.step, "step")
                 yield f"the save after {steps}, of attempt {save.attempt}, was cut off"
         validation, known = state.validation, self._before.validation if self._before is not None else None
         if validation is not None and validation != known and state.status != "ended":
-            yield f"validation loss {validation.loss:.4f} after {words.number(validation.step, 'step')}"
+            yield f"validation loss {validation.loss:.4f} after {counted(validation.step, 'step')}"
 
     def _step_line(self, state: RunState) -> Iterator[str]:
         last, speed = state.last, speed_of(state.recent)
@@ -144,7 +145,7 @@ class Teller:
         count = 0 if footed.foots else max(1, footed.cause_count)
         if count != self._causes:
             if count:
-                yield f"does not foot so far: {words.number(count, 'cause')}"
+                yield f"does not foot so far: {counted(count, 'cause')}"
                 yield from (f"  {words.cause_words(cause)}" for cause in footed.causes[:_MOST_CAUSES])
             elif self._causes > 0:
                 yield "foots so far again"
@@ -159,7 +160,7 @@ def _began(paper: Attempt) -> str:
 def _ended(view: AttemptView, state: RunState) -> str:
     line = f"attempt {view.number} {_PAST.get(view.how, words.HOW[view.how])}"
     if state.ending is not None and view is state.attempts[-1]:
-        line += f" after {words.number(state.ending.step, 'step')} (exit code {state.ending.exit_code})"
+        line += f" after {counted(state.ending.step, 'step')} (exit code {state.ending.exit_code})"
     return f"{line}: {view.why}" if view.why else line
 
 

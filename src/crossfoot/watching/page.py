@@ -12,6 +12,7 @@ from rich.text import Text
 
 from crossfoot.checks.render import clean
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.phrases import counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RankView, RunState, speed_of
 
@@ -113,7 +114,7 @@ def _trend(entries: Sequence[StepEntry]) -> Text:
     blocks = (_BLOCKS[round((mean - low) * scale)] if math.isfinite(mean) else "!" for mean in means)
     edge = min(10, max(1, divmod(len(entries), 4)[0]))
     move = _mean([entry.loss for entry in entries[-edge:]]) - _mean([entry.loss for entry in entries[:edge]])
-    return Text("".join(blocks).ljust(_TREND) + f"  {move:+.3f} in {words.number(len(entries), 'step')}")
+    return Text("".join(blocks).ljust(_TREND) + f"  {move:+.3f} in {counted(len(entries), 'step')}")
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -126,7 +127,7 @@ def _validation(state: RunState) -> Iterator[str | Text]:
         yield "-"
         return
     yield _value(f"{newest.loss:.4f}")
-    yield f"after {words.number(newest.step, 'step')}"
+    yield f"after {counted(newest.step, 'step')}"
     if best.step != newest.step:
         yield f"   best {best.loss:.4f} after {best.step:,}"
 
@@ -146,15 +147,15 @@ def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
 
 def _verdict(state: RunState) -> Iterator[Text]:
     footed, receipt = state.footed, state.footed.receipt
-    tone, counted = "dim", ""
+    tone, steps = "dim", ""
     if footed.findings or (receipt is not None and footed.foots and not receipt.foots):
         tone = "yellow"
     elif footed.foots and state.done_steps:
-        tone, counted = "bold green", f"   {words.number(state.done_steps, 'step')}"
-        counted += f", {footed.skipped:,} of them skipped" if footed.skipped else ""
+        tone, steps = "bold green", f"   {counted(state.done_steps, 'step')}"
+        steps += f", {footed.skipped:,} of them skipped" if footed.skipped else ""
     elif footed.foots is False:
         tone = "bold red"
-    yield _row("foots so far" if receipt is None else "foots", (words.verdict_words(state), tone), counted)
+    yield _row("foots so far" if receipt is None else "foots", (words.verdict_words(state), tone), steps)
     for cause in footed.causes[:_MOST_CAUSES]:
         yield _row("", clean(words.cause_words(cause)))
     if footed.cause_count > _MOST_CAUSES:
@@ -169,7 +170,7 @@ def _attempts(state: RunState) -> Iterator[Text]:
     label = "attempts"
     if hidden:
         lost = sum(view.lost or 0 for view in hidden)
-        yield _row(label, f"{words.number(len(hidden), 'earlier one')}, {lost:,} lost")
+        yield _row(label, f"{counted(len(hidden), 'earlier one')}, {lost:,} lost")
         label = ""
     widest = max((len(str(view.number)) for view in shown), default=1)
     places = [_place(view) for view in shown]
@@ -188,7 +189,7 @@ def _place(view: AttemptView) -> str:
     if view.paper is None:
         return "from step 0" if view.written else "getting ready"
     begins = f"from step {view.paper.first_step:,}"
-    return f"{begins}   {words.number(view.paper.world_size, 'rank')}, {words.engine(view.paper)}"
+    return f"{begins}   {counted(view.paper.world_size, 'rank')}, {words.engine(view.paper)}"
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _ranks(state: RunState) -> Iterator[Text]:
         cells = (f"{cell:<{width}}   " for cell, width in zip(row.cells, columns, strict=True))
         yield _row(label, *cells, _beat(row.oldest))
     if hidden:
-        yield _row("", f"and {words.number(hidden, 'more host')}, all alive")
+        yield _row("", f"and {counted(hidden, 'more host')}, all alive")
 
 
 def _rank_row(ranks: Sequence[RankView]) -> _RankRow:

@@ -7,6 +7,7 @@ import math
 from crossfoot.going_on import command_to_continue
 from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.entry import Cause
+from crossfoot.phrases import counted
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {
@@ -25,11 +26,6 @@ HOW = {
     "given up": "given up",
 }
 """How an attempt ended, or what it does."""
-
-
-def number(count: int, what: str) -> str:
-    """`1 step`, `1,234 steps`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def clock(seconds: float) -> str:
@@ -61,7 +57,7 @@ def size(total_bytes: int) -> str:
 
 def topology(paper: Attempt) -> str:
     """`2 ranks on 1 node, DeepSpeed ZeRO-2`."""
-    return f"{number(paper.world_size, 'rank')} on {number(paper.num_nodes, 'node')}, {engine(paper)}"
+    return f"{counted(paper.world_size, 'rank')} on {counted(paper.num_nodes, 'node')}, {engine(paper)}"
 
 
 def engine(paper: Attempt) -> str:
@@ -108,10 +104,10 @@ def verdict_words(state: RunState) -> str:
             return "yes"
         if receipt.foots_so_far:
             return f"not complete: {receipt.done_steps:,} of {receipt.asked_steps:,} steps, and those foot"
-        return f"no, {number(footed.cause_count, 'cause')}"
+        return f"no, {counted(footed.cause_count, 'cause')}"
     if footed.foots and not state.done_steps:
         return "nothing to add up yet"
-    return "yes" if footed.foots else f"no, {number(footed.cause_count, 'cause')}"
+    return "yes" if footed.foots else f"no, {counted(footed.cause_count, 'cause')}"
 
 
 def next_words(state: RunState) -> tuple[str, str] | None:

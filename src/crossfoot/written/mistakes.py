@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from crossfoot.finding import Edit, Finding, Place
 from crossfoot.manual import page
+from crossfoot.phrases import counted, listed
 from crossfoot.written.known_keys import Suggestion
-from crossfoot.written.shown import listed, shown
+from crossfoot.written.shown import shown
 from crossfoot.written.source import UnreadableText
 from crossfoot.written.yaml_tree import BrokenYaml
 
@@ -227,7 +228,7 @@ def nodes_differ(listed_at: Place, nodes_listed: int, num_nodes_at: Place, num_n
     A list has one number of GPUs for each node, in order: `gpus_per_node: [2, 1]` is a node with 2 GPUs and
     one with 1. It says the number of nodes by itself, so `num_nodes` is best left out beside it.
     """
-    wrong, entries = f"{num_nodes:,}", f"{nodes_listed:,} node{'' if nodes_listed == 1 else 's'}"
+    wrong, entries = f"{num_nodes:,}", f"{counted(nodes_listed, 'node')}"
     return Finding(
         "CF106",
         f"gpus_per_node lists {entries}, but num_nodes says {wrong}",

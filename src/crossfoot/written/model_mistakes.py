@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 
 from crossfoot.finding import Finding
-from crossfoot.written.shown import listed
+from crossfoot.phrases import listed
 
 ALIKE = 0.85
 """Names that differ by a letter, and not q_proj and gpt2's c_proj, which is another module."""

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from crossfoot.written.shown import listed, shown
+from crossfoot.phrases import counted, listed
+from crossfoot.written.shown import shown
 
 _KINDS = {
     "int_type": "a whole number",
@@ -58,7 +59,7 @@ def wanted(error: Mapping[str, Any]) -> str:
     if kind in ("too_short", "too_long"):
         words, bound = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
         count = context[bound]
-        return f"a list with {words} {count} {'entry' if count == 1 else 'entries'}"
+        return f"a list with {words} {counted(count, 'entry', 'entries')}"
     return _KINDS.get(kind, f"valid ({str(error['msg']).rstrip('.').lower()})")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import alike, in_a_sum
+from crossfoot.phrases import counted
 from crossfoot.written.launch.statement import Host, LaunchFile, Layer, Option, Slip, Statement
 from crossfoot.written.source import Source
 
@@ -68,8 +69,7 @@ def hostfile_statements(hosts: Sequence[Host]) -> tuple[Statement, ...]:
     """Nodes, and GPUs per node; for hosts that are not alike those of each."""
     if not hosts:
         return ()
-    count = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
-    found = [Statement("num_nodes", len(hosts), hosts[-1].place, count, "hostfile")]
+    found = [Statement("num_nodes", len(hosts), hosts[-1].place, counted(len(hosts), "host"), "hostfile")]
     slots = alike([host.slots for host in hosts])
     if isinstance(slots, tuple) and all(slots):
         other = next(host for host in hosts if host.slots != hosts[0].slots)
