@@ -5,54 +5,22 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from crossfoot.arithmetic.batch import BatchImpossible, GpusPerNode, Topology, solve_batch
 from crossfoot.checks.registry import Facts
-from crossfoot.finding import Place
-from crossfoot.written.launch.sizes import gpus_told, nodes_told
-from crossfoot.written.launch.statement import Command, LaunchFile, Statement, with_named
+from crossfoot.written.launch.sizes import Planned, gpus_written, nodes_written
+from crossfoot.written.launch.statement import Command, LaunchFile, with_named
 from crossfoot.written.launch.stating import certain_commands
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Planned(Generic[T]):
-    """A number that the run is planned on. place: of the config's value, or of the launch file's; None when
-    nobody wrote it. owner: `cluster.num_nodes`, or the launch file's option.
-    """
-
-    value: T
-    place: Place | None
-    owner: str
-    in_config: bool
 
 
 def planned_nodes(facts: Facts) -> Planned[int] | None:
     """Nodes; None when neither the config nor a launch file says."""
-    nodes = facts.run.config.cluster.num_nodes
-    if nodes is not None:
-        key = "num_nodes" if facts.run.is_written("cluster", "num_nodes") else "gpus_per_node"
-        return Planned(nodes, facts.run.place("cluster", key), f"cluster.{key}", True)
-    said = nodes_told(facts.launch)
-    return Planned(said.number, said.place, _owner(said), False) if said else None
+    return nodes_written(facts.run, facts.launch)
 
 
 def planned_gpus(facts: Facts) -> Planned[GpusPerNode] | None:
     """GPUs per node; None when neither the config nor a launch file says."""
-    cluster = facts.run.config.cluster
-    if cluster.gpus_per_node is not None:
-        place = facts.run.place("cluster", "gpus_per_node")
-        return Planned(cluster.gpus_per_node, place, "cluster.gpus_per_node", True)
-    nodes = planned_nodes(facts)
-    said = gpus_told(facts.launch, nodes.value if nodes else 1)
-    return Planned(said.gpus, said.place, _owner(said), False) if said else None
-
-
-def _owner(said: Statement) -> str:
-    return {"hostfile": "the hostfile", "job": "this job"}.get(said.witness, said.name)
+    return gpus_written(facts.run, facts.launch, nodes_or_one(facts))
 
 
 def planned_topology(facts: Facts) -> Topology | None:

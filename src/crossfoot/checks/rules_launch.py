@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
 from crossfoot.checks.launch_plan import (
-    Planned,
     commands,
     nodes_or_one,
     planned_gpus,
@@ -19,6 +18,7 @@ from crossfoot.checks.launch_plan import (
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named
 from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
 

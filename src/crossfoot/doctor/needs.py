@@ -61,11 +61,10 @@ def read_needs(
         errors = tuple(finding for finding in static.findings if finding.severity == "error")
         return Needs(config, findings=errors)
     values, sourced = static.run.config, static.sourced
-    is_said = "assumed" not in sourced.gpus_origin
     return Needs(
         config,
         num_nodes=sourced.topology.num_nodes,
-        gpus_per_node=sourced.topology.gpus_per_node if is_said else None,
+        gpus_per_node=sourced.topology.gpus_per_node if sourced.are_gpus_told else None,
         origin=sourced.gpus_origin,
         dtype=values.model.dtype,
         uses_deepspeed=values.deepspeed is not None,

@@ -32,18 +32,19 @@ from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.starting.world import World
 from crossfoot.written.deepspeed_file import DeepSpeedFile
-from crossfoot.written.launch.sizes import gpus_told, nodes_told
-from crossfoot.written.launch.statement import LaunchFile, Statement
+from crossfoot.written.launch.sizes import gpus_written, nodes_written
+from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.run_file import RunFile
 
 
 @dataclass(frozen=True)
 class SourcedTopology:
-    """Nodes and GPUs, and who said so."""
+    """Nodes and GPUs, and who said so. are_gpus_told: False when they are only assumed."""
 
     topology: Topology
     gpus_origin: str
     nodes_origin: str
+    are_gpus_told: bool = True
 
 
 def topology_of(
@@ -53,34 +54,26 @@ def topology_of(
     or is one. Launch files that disagree are a finding of the checks, and the first of them counts. Who names
     the GPUs of each node names the nodes too.
     """
-    cluster = run.config.cluster
-    gpus, gpus_origin = cluster.gpus_per_node, run.origin("cluster", "gpus_per_node")
-    nodes, nodes_origin = cluster.num_nodes, run.origin("cluster", "num_nodes")
-    if nodes is not None and not run.is_written("cluster", "num_nodes"):
-        nodes_origin = gpus_origin  # a list says both
-    if nodes is None and (said := nodes_told(launch)) is not None:
-        nodes, nodes_origin = said.number, _told_by("num_nodes", said)
-    if gpus is None and (said := gpus_told(launch, nodes or 1)) is not None:
-        gpus, gpus_origin = said.gpus, _told_by("gpus_per_node", said)
-    if gpus is None and world is not None:
+    nodes = nodes_written(run, launch)
+    gpus = gpus_written(run, launch, nodes.value if nodes else 1)
+    launcher = f"{world.launcher} launcher" if world is not None else ""
+    num_nodes, nodes_origin = 1, "assumed: cluster.num_nodes is not given"
+    if nodes is not None:
+        num_nodes, nodes_origin = nodes.value, nodes.origin
+    elif world is not None:
+        num_nodes, nodes_origin = world.num_nodes, launcher
+    gpus_per_node: GpusPerNode = 1
+    gpus_origin = "assumed: cluster.gpus_per_node is not given"
+    if gpus is not None:
+        gpus_per_node, gpus_origin = gpus.value, gpus.origin
+    elif world is not None:
         # a rank may know its own node only; the roll call brings the others (Static.on_nodes)
-        gpus = alike(world.ranks_per_node or spread(world.world_size, world.num_nodes))
-        gpus_origin = f"{world.launcher} launcher"
-    if nodes is None and world is not None:
-        nodes, nodes_origin = world.num_nodes, f"{world.launcher} launcher"
-    if gpus is None:
-        gpus, gpus_origin = 1, "assumed: cluster.gpus_per_node is not given"
-    if nodes is None:
-        nodes, nodes_origin = 1, "assumed: cluster.num_nodes is not given"
-    if isinstance(gpus, tuple) and len(gpus) != nodes:
-        gpus = max(gpus)  # that they are of other nodes is a finding of its own
-    return SourcedTopology(Topology(gpus_per_node=gpus, num_nodes=nodes), gpus_origin, nodes_origin)
-
-
-def _told_by(key: str, said: Statement) -> str:
-    """`cluster.num_nodes   launch/alpaca2.sbatch:4`."""
-    place = said.place
-    return f"cluster.{key}   {place.file}:{place.line}" if place.line else f"cluster.{key}   {said.words}"
+        gpus_per_node = alike(world.ranks_per_node or spread(world.world_size, world.num_nodes))
+        gpus_origin = launcher
+    if isinstance(gpus_per_node, tuple) and len(gpus_per_node) != num_nodes:
+        gpus_per_node = max(gpus_per_node)  # that they are of other nodes is a finding of its own
+    is_told = gpus is not None or world is not None
+    return SourcedTopology(Topology(gpus_per_node, num_nodes), gpus_origin, nodes_origin, is_told)
 
 
 def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:
