@@ -26,6 +26,7 @@ from crossfoot.checkpoints.store import (
     prune,
 )
 from crossfoot.checkpoints.tensor_file import TensorFile
+from crossfoot.digests import sha256_of_document
 
 Damager = Callable[[Path], object]
 DAMAGE: dict[str, tuple[Damager, str]] = {}
@@ -254,7 +255,7 @@ def test_a_manifest_names_only_files_of_its_folder(tmp_path: Path) -> None:
     for name in ("../a.safetensors", "/etc/passwd", ".hidden", ""):
         document["files"][0]["name"] = name
         del document["sha256"]
-        document["sha256"] = manifests._own_sha256(document)
+        document["sha256"] = sha256_of_document(document)
         (newest.folder / "manifest.json").write_text(json.dumps(document))
         found, (finding,) = newest_good(tmp_path)
         assert found is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -13,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crossfoot.digests import sha256_of_document, sha256_of_file
+
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
-_CHUNK_BYTES = 1 << 24
 _READERS = 8
 """Files that are read at the same time."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -96,7 +96,7 @@ class Manifest:
             "seconds": self.seconds,
             "written": self.written,
         }
-        return {**document, "sha256": _own_sha256(document)}
+        return {**document, "sha256": sha256_of_document(document)}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -121,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise Damaged(f"it is written in format {document['format']}, this version reads format {FORMAT}")
     own = document.pop("sha256", None)
     try:
-        if own != _own_sha256(document):
+        if own != sha256_of_document(document):
             raise Damaged(f"{MANIFEST_FILE} is not what was written: its sha256 differs")
         return _manifest_of(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -146,7 +146,7 @@ def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
 
     def verify(file: WrittenFile) -> None:
         try:
-            found = _sha256_of(folder / file.name)
+            found = sha256_of_file(folder / file.name)
         except OSError as error:
             raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
         if found != file.sha256:
@@ -180,16 +180,3 @@ def _manifest_of(document: dict[str, Any]) -> Manifest:
         seconds=document["seconds"],
         written=document["written"],
     )
-
-
-def _own_sha256(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.digests import sha256_of_file
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
 from crossfoot.index.records import Task, file_problem, kind_of, read_records
@@ -90,7 +91,7 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
         if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
             digest = str(entry[2])
         else:
-            digest = _sha256(file)
+            digest = sha256_of_file(file)
             if time.time() - status.st_mtime > SETTLED_SECONDS:
                 learned[os.path.abspath(file)] = [*stamp, digest]
         states.append(SourceState(file, status.st_size, status.st_mtime_ns, digest))
@@ -100,14 +101,6 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
         ):  # a cache: an index_dir that cannot be written is met when an index is
             durable.replace(cache, json.dumps(known | learned, indent=0))
     return tuple(states)
-
-
-def _sha256(file: str) -> str:
-    whole = sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            whole.update(block)
-    return whole.hexdigest()
 
 
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:

@@ -6,7 +6,6 @@ Also the lock's promise that a receipt is held against, and the two small ways t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot import durable
+from crossfoot.digests import sha256_of_document
 from crossfoot.finding import Place, Refused
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
@@ -91,9 +91,7 @@ def read_lock(path: str) -> Mapping[str, Any]:
 
 def lock_sha256(lock: Mapping[str, Any]) -> str:
     """sha256 of a lock without its own `sha256`, as canonical JSON."""
-    body = {key: value for key, value in lock.items() if key != "sha256"}
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256_of_document({key: value for key, value in lock.items() if key != "sha256"})
 
 
 def write_ending(path: str, ending: Ending) -> None:

@@ -4,10 +4,9 @@ loaded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
+from crossfoot.digests import sha256_of_document
 from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.plan import RunPlan
 
@@ -41,8 +40,4 @@ def _deepspeed_settings(plan: RunPlan) -> dict[str, str] | None:
     """The DeepSpeed file's path and the sha256 of its settings, however they are laid out or commented."""
     if plan.deepspeed is None:
         return None
-    settings = json.dumps(plan.deepspeed.values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return {
-        "path": plan.deepspeed.path,
-        "settings_sha256": hashlib.sha256(settings.encode("utf-8", "surrogatepass")).hexdigest(),
-    }
+    return {"path": plan.deepspeed.path, "settings_sha256": sha256_of_document(plan.deepspeed.values)}
