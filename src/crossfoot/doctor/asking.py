@@ -30,13 +30,13 @@ from crossfoot.written.launch.statement import Host
 TORCH_SECONDS = 60.0
 """For torch and deepspeed to be imported and asked; a cold network disk takes half of it."""
 _NODE_SECONDS = TORCH_SECONDS + 15.0
-_CONNECT_SECONDS = 5
 _END_SECONDS = 3.0
 _AT_ONCE = 64
 SSH = (
-    *("ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"),
+    *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
     *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
 )
+"""Followed by a host and a command. Nobody is asked for a password; a host that is silent is given up."""
 
 
 @dataclass(frozen=True)

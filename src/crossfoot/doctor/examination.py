@@ -69,7 +69,11 @@ def look(
     be read.
     """
     hosts = read_hosts(hostfile) if hostfile else ()
-    needs = read_needs(config, overrides, hostfile, environ)
+    return look_at(read_needs(config, overrides, hostfile, environ), hosts, environ)
+
+
+def look_at(needs: Needs, hosts: Sequence[Host], environ: Mapping[str, str]) -> Examined:
+    """The same for needs that are known; without hosts this machine, or the nodes of the job it is in."""
     is_in_job = not hosts and is_in_allocation(environ)
     point = environ.get("MASTER_ADDR")
     if hosts:

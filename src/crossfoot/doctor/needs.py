@@ -11,7 +11,7 @@ from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules_launch_files import hostfile_line
 from crossfoot.finding import Finding, Place, Refused
-from crossfoot.planning.prepare import read_static
+from crossfoot.planning.prepare import Static, read_static
 from crossfoot.written.launch.hostfile import read_hostfile
 from crossfoot.written.launch.mistakes import unreadable_launch_file
 from crossfoot.written.launch.statement import Host
@@ -56,13 +56,17 @@ def read_needs(
     if config is None:
         return Needs()
     launch_files = [hostfile] if hostfile else []
-    static = read_static(config, overrides, launch_files=launch_files, environ=environ)
+    return needs_of(read_static(config, overrides, launch_files=launch_files, environ=environ))
+
+
+def needs_of(static: Static) -> Needs:
+    """The needs of a run config that has been read."""
     if static.has_error:
         errors = tuple(finding for finding in static.findings if finding.severity == "error")
-        return Needs(config, findings=errors)
+        return Needs(static.run.path, findings=errors)
     values, sourced = static.run.config, static.sourced
     return Needs(
-        config,
+        static.run.path,
         num_nodes=sourced.topology.num_nodes,
         gpus_per_node=sourced.topology.gpus_per_node if sourced.are_gpus_told else None,
         origin=sourced.gpus_origin,

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from crossfoot.doctor.asking import SSH
 from crossfoot.heartbeats import Heartbeat, read_heartbeats
 from crossfoot.starting.process_table import parent_of, run_by_python, words_of
 
-_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
 _SSH_SECONDS = 15.0
 
 
@@ -82,7 +82,7 @@ def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
     """Send a signal (`USR1`) to processes of other machines; whether every machine took it."""
     asked = [
         subprocess.Popen(
-            [*_SSH, host, "kill", "-s", name, *map(str, pids)],
+            [*SSH, host, "kill", "-s", name, *map(str, pids)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.starting.forwarding import forwarded
 from crossfoot.starting.meeting_point import why_not_free
-from crossfoot.written.launch.statement import LaunchFile, with_named
+from crossfoot.written.launch.statement import Host, with_named
 
 DRY_STEPS = 3
 _MACHINES = "--to deepspeed, torchrun or accelerate"
@@ -88,7 +88,6 @@ def make_job(
     run = static.run
     findings = list(_missing(static, wishes))
     uses_gpus = environ.get("DS_ACCELERATOR", "").lower() != "cpu"
-    hosts = _hosts(static.facts.launch)
     topology = static.sourced.topology
     visible: tuple[int, ...] = ()
     if wishes.target == "local" and uses_gpus:
@@ -119,7 +118,7 @@ def make_job(
         exports=forwarded(environ),
         uses_gpus=uses_gpus,
         visible=visible,
-        hosts=hosts,
+        hosts=tuple(host.name for host in hosts_of(static)),
         port=wishes.port or PORT,
     )
 
@@ -177,7 +176,7 @@ def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
     elif target == "local" and num_nodes > 1:
         yield refusals.one_machine_only(run, num_nodes)
     elif target in ("torchrun", "accelerate") and num_nodes > 1:
-        is_told = wishes.dry_run or wishes.address or _hosts(static.facts.launch)
+        is_told = wishes.dry_run or wishes.address or hosts_of(static)
         yield from () if is_told else (refusals.meeting_point_unknown(target, num_nodes),)
     if not topology.is_even and target == "accelerate" and not wishes.dry_run:
         why = "accelerate divides num_processes by num_machines, and starts as many on each machine"
@@ -189,9 +188,9 @@ def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
         yield refusals.option_elsewhere("--node-rank", _NUMBERED)
 
 
-def _hosts(launch: Sequence[LaunchFile]) -> tuple[str, ...]:
+def hosts_of(static: Static) -> tuple[Host, ...]:
     """The hosts of the hostfile, in order."""
-    return tuple(host.name for file in with_named(launch) for host in file.hosts)
+    return tuple(host for file in with_named(static.facts.launch) for host in file.hosts)
 
 
 def _visible(text: str, world_size: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from crossfoot import durable
 from crossfoot.checks.render import render as render_findings
-from crossfoot.doctor.examination import look
+from crossfoot.doctor.examination import look_at
+from crossfoot.doctor.needs import needs_of
 from crossfoot.finding import Refused
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
@@ -20,6 +21,7 @@ from crossfoot.launching.outcome import Outcome
 from crossfoot.launching.resolving import (
     DRY_STEPS,
     free_port,
+    hosts_of,
     make_job,
     node_rank_of,
     read_run_for,
@@ -58,8 +60,10 @@ def launch(
         (print_files if shows else _write_and_say)(rendered)
         return 0
     job = _ready(job, static)
-    if job.reaches_over_ssh and (errors := look(config, overrides, wishes.hostfile, os.environ).errors):
-        raise Refused(errors)
+    if job.reaches_over_ssh:
+        seen = look_at(needs_of(static), hosts_of(static), os.environ)
+        if seen.errors:
+            raise Refused(seen.errors)
     outcome = _submit(job, static) if wishes.target == "slurm" else _start(job)
     if outcome.findings:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
