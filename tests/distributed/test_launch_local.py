@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crossfoot.launching.dry_run import compare_with_dry_run
@@ -132,9 +133,9 @@ class Launched:
         stdout, stderr = self.process.communicate(timeout=240)
         assert "Traceback" not in stdout
         deadline = time.monotonic() + 30
-        while any(os.path.exists(f"/proc/{rank}") for rank in self.ranks) and time.monotonic() < deadline:
+        while any(psutil.pid_exists(rank) for rank in self.ranks) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not [rank for rank in self.ranks if os.path.exists(f"/proc/{rank}")]
+        assert not [rank for rank in self.ranks if psutil.pid_exists(rank)]
         return self.process.returncode, stdout + stderr
 
 
@@ -169,8 +170,7 @@ def test_a_stopped_run_is_continued_by_another_launcher(folder: Path) -> None:
 
 def test_a_killed_launcher_leaves_no_ranks_and_its_run_is_saved(folder: Path) -> None:
     launched = Launched(folder, "killed", "--to", "local")
-    children = Path(f"/proc/{launched.process.pid}/task/{launched.process.pid}/children").read_text()
-    os.kill(int(children.split()[0]), signal.SIGKILL)
+    psutil.Process(launched.process.pid).children()[0].kill()
     code, said = launched.ended()
     assert code == 75, said[-3000:]
     assert receipt(launched.run_dir)["foots_so_far"] is True

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
-from crossfoot.faults.processes import state_of
 from crossfoot.faults.verdicts import read_verdict
 from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.processes import state_of
 from support.launching import ROOT, SCRIPTS, environment, free_port
 
 pytestmark = pytest.mark.distributed
@@ -244,7 +245,7 @@ def test_ranks_whose_launcher_is_killed_end(started: Started, launcher: str) -> 
             start_new_session=True,
         )
     beats = started.wait_until_training(2)
-    above = int(Path(f"/proc/{beats[0].pid}/stat").read_text().rpartition(")")[2].split()[1])
+    above = psutil.Process(beats[0].pid).ppid()
     os.kill(above, signal.SIGKILL)
     wait_for(lambda: all(state_of(beat.pid) == "gone" for beat in beats.values()), IN_TIME, started.all_said)
     said = started.said(0)

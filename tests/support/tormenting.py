@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from safetensors.torch import load_file
 
 from crossfoot.launching.ranks_here import is_rank
-from crossfoot.starting.process_table import words_of
+from crossfoot.processes import state_of, words_of
 from support.launching import ROOT, SCRIPTS, environment, free_port, ledger
 
 MARK = "CROSSFOOT_TEST_FAMILY"
@@ -158,14 +159,10 @@ class Killer:
 def family(mark: str) -> list[int]:
     """Every living process that was started with this mark in its surroundings."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            is_ours = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
-            is_alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            continue
-        if is_ours and is_alive:
-            found.append(int(folder.name))
+    for pid in psutil.pids():
+        with suppress(psutil.Error):
+            if psutil.Process(pid).environ().get(MARK) == mark and state_of(pid) != "gone":
+                found.append(pid)
     return found
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crossfoot.checks.render import render
 from crossfoot.faults.judging import Judge, Kind, Sighting, Verdict
-from crossfoot.faults.processes import State, is_there, state_of, supervisors_above, this_machine
+from crossfoot.faults.processes import is_there, supervisors_above
 from crossfoot.faults.refusals import finding_of
 from crossfoot.faults.verdicts import forget_attempt, read_verdict, verdict_path, write_verdict
 from crossfoot.heartbeats import (
@@ -23,6 +25,7 @@ from crossfoot.heartbeats import (
     read_heartbeats,
     write_heartbeat,
 )
+from crossfoot.processes import State, state_of, this_machine
 
 TIMEOUT, PERIOD = 100.0, 10.0
 
@@ -399,42 +402,43 @@ def test_a_broken_connection_with_nobody_lost_says_where_all_are() -> None:
 
 def _process(proc: Path, pid: int, parent: int, words: str, state: str = "S", began: int = 7) -> None:
     (proc / str(pid)).mkdir()
-    fields = [state, str(parent), *["0"] * 17, str(began), "0"]
+    fields = [state, str(parent), *["0"] * 17, str(began), *["0"] * 30]
     (proc / str(pid) / "stat").write_text(f"{pid} (a) b) c) {' '.join(fields)}\n")
     (proc / str(pid) / "cmdline").write_text("\0".join(words.split()) + "\0")
 
 
 @pytest.fixture
-def proc(tmp_path: Path) -> Path:
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """systemd > slurmstepd > bash > deepspeed > deepspeed.launcher.launch > a rank."""
-    (tmp_path / "self").mkdir()
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     _process(tmp_path, 1, 0, "/sbin/init")
     _process(tmp_path, 20, 1, "slurmstepd: [12.0]")
     _process(tmp_path, 30, 20, "/bin/bash job.sh")
     _process(tmp_path, 40, 30, "/venv/bin/python3 /venv/bin/deepspeed --num_gpus 2 train.py")
     _process(tmp_path, 50, 40, "/venv/bin/python3 -u -m deepspeed.launcher.launch train.py")
     _process(tmp_path, 60, 50, "/venv/bin/python3 -u train.py")
+    _process(tmp_path, os.getpid(), 1, "this one")
     return tmp_path
 
 
 def test_the_launchers_above_are_found_and_no_shell(proc: Path) -> None:
-    above = supervisors_above(60, str(proc))
+    above = supervisors_above(60)
     assert [(one.name, one.pid) for one in above] == [
         ("deepspeed", 50),
         ("deepspeed", 40),
         ("slurmstepd", 20),
     ]
-    assert all(is_there(one, str(proc)) for one in above)
+    assert all(is_there(one) for one in above)
 
 
 def test_a_launcher_is_gone_when_its_number_is_another_process(proc: Path) -> None:
-    launcher = supervisors_above(60, str(proc))[0]
-    (proc / "50" / "stat").unlink()
-    assert not is_there(launcher, str(proc))
-    (proc / "50" / "cmdline").unlink()
-    (proc / "50").rmdir()
+    launcher = supervisors_above(60)[0]
+    assert is_there(launcher)
+    shutil.rmtree(proc / "50")
     _process(proc, 50, 1, "/bin/sleep 9", began=99)
-    assert not is_there(launcher, str(proc))
+    assert not is_there(launcher)
+    shutil.rmtree(proc / "50")
+    assert not is_there(launcher)
 
 
 @pytest.mark.parametrize(
@@ -442,13 +446,16 @@ def test_a_launcher_is_gone_when_its_number_is_another_process(proc: Path) -> No
 )
 def test_the_state_of_a_process(proc: Path, state: str, expected: str) -> None:
     _process(proc, 70, 1, "x", state)
-    assert state_of(70, str(proc)) == expected
-    assert state_of(71, str(proc)) == "gone"
+    assert state_of(70) == expected
+    assert state_of(71) == "gone"
 
 
-def test_where_there_is_no_proc_nothing_is_concluded(tmp_path: Path, proc: Path) -> None:
-    nowhere = str(tmp_path / "nowhere")
-    assert state_of(1, nowhere) == ""
-    assert this_machine(nowhere) == ""
-    assert supervisors_above(1, nowhere) == ()
-    assert all(is_there(one, nowhere) for one in supervisors_above(60, str(proc)))
+def test_where_there_is_no_proc_nothing_is_concluded(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    above = supervisors_above(60)
+    assert len(above) == 3
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(proc / "nowhere"))
+    assert state_of(1) == ""
+    assert this_machine() == ""
+    assert supervisors_above(1) == ()
+    shutil.rmtree(proc)
+    assert all(is_there(one) for one in above)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,7 +196,7 @@ def test_launchers_are_known_by_their_command_lines(words: list[str], launcher: 
     assert launcher_of(words) == launcher
 
 
-def test_the_parents_of_a_process_are_read(tmp_path: Path) -> None:
+def test_the_parents_of_a_process_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = {
         9: (8, ["python", "train.py"]),
         8: (7, ["python", "/bin/accelerate", "launch"]),
@@ -205,12 +206,15 @@ def test_the_parents_of_a_process_are_read(tmp_path: Path) -> None:
     }
     for pid, (parent, words) in chain.items():
         (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 1 1", encoding="utf-8")
+        (tmp_path / str(pid) / "stat").write_text(
+            f"{pid} (a ) name) S {parent} " + "1 " * 40, encoding="utf-8"
+        )
         (tmp_path / str(pid) / "cmdline").write_text("\0".join(words) + "\0", encoding="utf-8")
-    above = launchers_above(9, str(tmp_path))
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    above = launchers_above(9)
     assert above == ("torchrun", "accelerate")
-    assert launchers_above(8, str(tmp_path)) == ("torchrun",)
-    assert launchers_above(77, str(tmp_path)) == ()
+    assert launchers_above(8) == ("torchrun",)
+    assert launchers_above(77) == ()
     refuse_nested(above[:1], {})
     with pytest.raises(Refused, match="CF444: accelerate was started inside torchrun"):
         refuse_nested(above, by_torchrun(0, 0, 2, 0, 1, 2))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crossfoot.faults.processes import State, state_of
 from crossfoot.heartbeats import Heartbeat
+from crossfoot.processes import State, state_of
 
 Kind = Literal["gone", "silent", "ended", "stuck", "broken", "failed"]
 _BEATS_MISSED = 2.5

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from crossfoot import durable
+from crossfoot.processes import state_of, this_machine
 
 PULSE_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
@@ -120,13 +121,7 @@ def _read_pulse(index_dir: str, address: str) -> str:
 
 def _machine() -> str:
     """This machine and its process numbers' space, in a few letters: a pid means something only inside it."""
-    parts = [platform.node()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            parts.append(
-                os.readlink(path) if path.endswith("pid") else Path(path).read_text(encoding="ascii")
-            )
-    return sha256("\n".join(parts).encode()).hexdigest()[:10]
+    return sha256(f"{platform.node()} {this_machine()}".encode()).hexdigest()[:10]
 
 
 def make_building_folder(index_dir: str) -> str:
@@ -151,7 +146,7 @@ def _remove_dead(index_dir: str, own: str) -> None:
             continue
         machine, pid = (*name.removeprefix(TEMPORARY).split("-"), "", "")[:2]
         if machine == _machine() and pid.isdigit():
-            dead = not _is_running(int(pid))
+            dead = state_of(int(pid)) == "gone"
         else:
             try:
                 dead = now - os.stat(os.path.join(folder, ALIVE)).st_mtime > STALE_SECONDS
@@ -159,13 +154,3 @@ def _remove_dead(index_dir: str, own: str) -> None:
                 dead = now - os.stat(folder).st_mtime > STALE_SECONDS if os.path.isdir(folder) else False
         if dead:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

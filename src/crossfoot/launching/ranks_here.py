@@ -13,29 +13,25 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from crossfoot.doctor.asking import SSH
 from crossfoot.heartbeats import Heartbeat, read_heartbeats
-from crossfoot.starting.process_table import parent_of, run_by_python, words_of
+from crossfoot.processes import children, has_handler, run_by_python, words_of
 
 _SSH_SECONDS = 15.0
 
 
-def rank_processes(pid: int, proc: str = "/proc") -> list[int]:
+def rank_processes(pid: int) -> list[int]:
     """The ranks below a process: those that run crossfoot's training. What a rank has started is none."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for name in os.listdir(proc) if os.path.isdir(proc) else ():
-        if name.isdigit() and (parent := parent_of(int(name), proc)):
-            children[parent].append(int(name))
+    by_parent = children()
     found: list[int] = []
-    waiting = list(children[pid])
+    waiting = list(by_parent.get(pid, ()))
     while waiting:
         current = waiting.pop()
-        if is_rank(words_of(current, proc)):
-            found.append(current)
+        if is_rank(words_of(current)):
+            found.append(current.pid)
         else:
-            waiting.extend(children[current])
+            waiting.extend(by_parent.get(current.pid, ()))
     return sorted(found)
 
 
@@ -57,7 +53,7 @@ def signal_ranks(pids: Iterable[int], number: int) -> bool:
     was_there = False
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
-            is_heard = number == signal.SIGKILL or _looks_after_signals(pid)
+            is_heard = number == signal.SIGKILL or has_handler(pid, signal.SIGTERM)
             os.kill(pid, number if is_heard else signal.SIGTERM)
             was_there = True
     return was_there
@@ -98,13 +94,3 @@ def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
             process.wait()
             taken = False
     return bool(asked) and taken
-
-
-def _looks_after_signals(pid: int, proc: str = "/proc") -> bool:
-    """Whether a process has a handler for SIGTERM; True when the system does not tell."""
-    try:
-        status = Path(proc, str(pid), "status").read_text(encoding="utf-8", errors="replace")
-        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-    except (OSError, ValueError, IndexError, StopIteration):
-        return True

@@ -11,7 +11,6 @@ from collections import Counter
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from crossfoot.faults.processes import state_of, this_machine
 from crossfoot.launching.job import Job, Rendered
 from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launching.ranks_here import (
@@ -22,6 +21,7 @@ from crossfoot.launching.ranks_here import (
     signal_ranks,
 )
 from crossfoot.ledger.attempts import attempt_numbers
+from crossfoot.processes import state_of, this_machine
 
 LOOK_SECONDS = 0.2
 LINGER_SECONDS = 120.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from crossfoot.starting.process_table import parent_of, run_by_python, words_of
+from crossfoot.processes import above, run_by_python, words_of
 
 LAUNCHER_SCRIPTS = {"torchrun": "torchrun", "accelerate-launch": "accelerate"}
 LAUNCHER_MODULES = {
@@ -20,7 +20,6 @@ LAUNCHER_MODULES = {
 }
 """What starts ranks on one machine, by the name under which it runs. (The command `deepspeed` itself only
 starts deepspeed.launcher.launch on every machine.)"""
-_DEEPEST = 64
 
 
 def launcher_of(words: Sequence[str]) -> str | None:
@@ -39,18 +38,7 @@ def launcher_of(words: Sequence[str]) -> str | None:
     return LAUNCHER_SCRIPTS.get(names[0]) if names else None
 
 
-def launchers_above(pid: int | None = None, proc: str = "/proc") -> tuple[str, ...]:
-    """The launchers among the parents of a process (default: this one), the outermost first.
-
-    Linux only: elsewhere, and where a parent is in another container, nothing more is found.
-    """
-    found: list[str] = []
-    current = os.getpid() if pid is None else pid
-    for _ in range(_DEEPEST):
-        current = parent_of(current, proc)
-        if current <= 0:
-            break
-        launcher = launcher_of(words_of(current, proc))
-        if launcher is not None:
-            found.append(launcher)
-    return tuple(reversed(found))
+def launchers_above(pid: int | None = None) -> tuple[str, ...]:
+    """The launchers among the parents of a process (default: this one), the outermost first."""
+    found = [launcher_of(words_of(process)) for process in above(pid)]
+    return tuple(launcher for launcher in reversed(found) if launcher is not None)

@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from crossfoot.faults.judging import Judge, Sighting, Verdict
-from crossfoot.faults.processes import is_there, state_of, supervisors_above, this_machine
+from crossfoot.faults.processes import is_there, supervisors_above
 from crossfoot.faults.refusals import finding_of, folder_silent, nobody_waits
 from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.finding import Finding
 from crossfoot.heartbeats import FOLDER, Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.processes import state_of, this_machine
 from crossfoot.training.last_words import say, within
 
 LONGEST_PERIOD_SECONDS = 10.0

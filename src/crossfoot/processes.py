@@ -1,0 +1,120 @@
+"""Processes of this machine: psutil's answers, where a process may be gone or another user's at any moment,
+and the two that psutil does not have.
+
+Where nothing can be seen of them (no /proc) nothing is known, and nothing is concluded.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+State = Literal["", "running", "stopped", "gone"]
+"""`gone` counts a process that has ended and that nobody has asked for yet; "" is not known."""
+_STATES: Mapping[str, State] = {
+    psutil.STATUS_ZOMBIE: "gone",
+    psutil.STATUS_DEAD: "gone",
+    psutil.STATUS_STOPPED: "stopped",
+    psutil.STATUS_TRACING_STOP: "stopped",
+}
+_DEEPEST = 64
+
+
+def state_of(process: int | psutil.Process) -> State:
+    """What the system says of a process, by its number; of one that was seen before, and whose number is
+    another's now: gone.
+    """
+    try:
+        seen = _seen(process)
+        if seen.is_running():
+            return _STATES.get(seen.status(), "running")
+    except psutil.AccessDenied:
+        return ""
+    except psutil.NoSuchProcess:
+        pass
+    return "gone" if _sees_itself() else ""
+
+
+def words_of(process: int | psutil.Process) -> list[str]:
+    """The command line, without empty words; none when it cannot be read."""
+    try:
+        return [word for word in _seen(process).cmdline() if word]
+    except psutil.Error:
+        return []
+
+
+def above(pid: int | None = None) -> Iterator[psutil.Process]:
+    """The processes that a process (default: this one) descends from, its parent first; those of another
+    container are not seen.
+    """
+    with suppress(psutil.Error):
+        current = psutil.Process(pid)
+        for _ in range(_DEEPEST):
+            current = psutil.Process(current.ppid())
+            yield current
+
+
+def children() -> Mapping[int, Sequence[psutil.Process]]:
+    """All processes that can be seen, by the number of their parent."""
+    found: dict[int, list[psutil.Process]] = defaultdict(list)
+    for pid in psutil.pids():
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found[process.ppid()].append(process)
+    return found
+
+
+def run_by_python(words: Sequence[str]) -> list[str] | None:
+    """What python was given to run, behind its own options: `-m MODULE ...`, `-c ...` or `SCRIPT ...`. None
+    for a command line that is not python's.
+    """
+    if not words or not os.path.basename(words[0]).startswith("python"):
+        return None
+    rest = list(words[1:])
+    while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-c"):
+        rest = rest[2:] if rest[0] in ("-W", "-X") else rest[1:]
+    return rest
+
+
+def this_machine() -> str:
+    """Equal for two processes that see each other's process numbers: one boot of one machine, one PID
+    namespace. "" when the system does not tell.
+    """
+    try:
+        boot = _proc("sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink(_proc('self/ns/pid'))}"
+    except (OSError, ValueError):
+        return ""
+
+
+def has_handler(pid: int, number: signal.Signals) -> bool:
+    """Whether a process handles a signal itself; True when the system does not tell."""
+    try:
+        status = _proc(f"{pid}/status").read_text(encoding="utf-8", errors="replace")
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return True
+
+
+def _seen(process: int | psutil.Process) -> psutil.Process:
+    return psutil.Process(process) if isinstance(process, int) else process
+
+
+def _sees_itself() -> bool:
+    try:
+        psutil.Process()
+    except psutil.Error:
+        return False
+    return True
+
+
+def _proc(name: str) -> Path:
+    return Path(getattr(psutil, "PROCFS_PATH", "/proc"), name)
