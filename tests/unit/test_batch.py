@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, Topology, ceil_div, solve_batch
+from crossfoot.arithmetic.batch import (
+    BatchImpossible,
+    BatchPlan,
+    GpusPerNode,
+    Topology,
+    ceil_div,
+    solve_batch,
+)
 
 TWO_NODES = Topology(gpus_per_node=8, num_nodes=2)
 
@@ -113,53 +120,25 @@ def test_a_change_that_would_be_refused_again_is_not_offered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "title", "keys", "helps"),
+    "given",
     [
-        (
-            {"grad_accum_steps": 0, "micro_batch_size": 4, "global_batch_size": 256},
-            "grad_accum_steps is 0, and must be at least 1",
-            ("batch.grad_accum_steps",),
-            (
-                "set batch.grad_accum_steps to 4: 4 x 4 x 16 = 256",
-                "or leave batch.grad_accum_steps out: it is solved to 4",
-            ),
-        ),
-        (
-            {"micro_batch_size": -1, "global_batch_size": 0},
-            "micro_batch_size is -1 and global_batch_size is 0, and must be at least 1",
-            ("batch.micro_batch_size", "batch.global_batch_size"),
-            ("set batch.micro_batch_size to 1 and batch.global_batch_size to 16: 1 x 1 x 16 = 16",),
-        ),
-        (
-            {"global_batch_size": 256},
-            "global_batch_size 256 is the only batch number given, and a batch needs two",
-            ("batch.micro_batch_size", "batch.grad_accum_steps"),
-            ("set batch.micro_batch_size to 1: 1 x 16 x 16 = 256",),
-        ),
-        (
-            {},
-            "none of the three batch numbers is given, and a batch needs two",
-            ("batch.micro_batch_size", "batch.grad_accum_steps", "batch.global_batch_size"),
-            ("set batch.micro_batch_size to 1 and batch.grad_accum_steps to 1: 1 x 1 x 16 = 16",),
-        ),
+        {"grad_accum_steps": 0, "micro_batch_size": 4, "global_batch_size": 256},
+        {"micro_batch_size": -1, "global_batch_size": 1},
+        {"global_batch_size": 256},
+        {},
     ],
 )
-def test_numbers_that_are_missing_or_not_positive(
-    given: dict[str, int], title: str, keys: tuple[str, ...], helps: tuple[str, ...]
-) -> None:
-    with pytest.raises(BatchImpossible) as caught:
+def test_what_a_config_cannot_say_is_our_mistake(given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="no batch follows") as caught:
         solve_batch(TWO_NODES, **given)
-    assert (caught.value.title, caught.value.keys, caught.value.helps) == (title, keys, helps)
+    assert not isinstance(caught.value, BatchImpossible)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "nodes", "key"), [(0, 1, "cluster.gpus_per_node"), (8, -2, "cluster.num_nodes")]
-)
-def test_a_cluster_without_gpus_is_impossible(gpus: int, nodes: int, key: str) -> None:
-    with pytest.raises(BatchImpossible) as caught:
+@pytest.mark.parametrize(("gpus", "nodes"), [(0, 1), (8, -2), ((2, 0), 2)])
+def test_a_cluster_without_gpus_is_our_mistake(gpus: GpusPerNode, nodes: int) -> None:
+    with pytest.raises(ValueError, match="cannot run anything") as caught:
         Topology(gpus, nodes)
-    assert caught.value.keys == (key,)
-    assert caught.value.helps == (f"set {key} to 1",)
+    assert not isinstance(caught.value, BatchImpossible)
 
 
 def test_folding_keeps_the_batch_and_the_slots() -> None:

@@ -281,6 +281,16 @@ def test_two_batch_numbers_are_needed(load) -> None:
     assert (finding.code, str(finding.place)) == ("CF105", "command line")
 
 
+def test_a_key_that_is_nothing_like_the_missing_one_hides_nothing(load) -> None:
+    """Both are said; of a key that may be the missing one only its own finding is."""
+    found = refused(load, swap("epochs: 3", "colour: 3"))
+    assert {finding.code for finding in found} == {"CF004", "CF009"}
+    found = refused(load, swap("grad_accum_steps: 8", "colour: 3"))
+    assert {finding.code for finding in found} == {"CF004", "CF105"}
+    found = refused(load, swap("grad_accum_steps: 8", "grad_accum: 3"))
+    assert {finding.code for finding in found} == {"CF004"}
+
+
 def test_one_warmup_at_most(load) -> None:
     (finding,) = refused(load, swap("  rule: sqrt", "  rule: sqrt\n  warmup_steps: 5"), "lr.warmup_samples=9")
     assert finding.code == "CF201"

@@ -177,13 +177,6 @@ def test_other_seeds_and_epochs_give_other_orders() -> None:
     ("change", "keys", "help_start"),
     [
         ({"num_samples": 0}, ("data.train",), "add files to data.train"),
-        ({"global_batch_size": 0}, ("batch.global_batch_size",), "set batch.global_batch_size to 1"),
-        ({"seed": -1}, ("run.seed",), "set run.seed to 0"),
-        ({"epochs": 0}, ("train.epochs",), "set train.epochs to 1"),
-        ({"epochs": None, "max_steps": 0}, ("train.max_steps",), "set train.max_steps to 1"),
-        ({"epochs": None}, ("train.epochs", "train.max_steps"), "set train.epochs to 1: 10 samples"),
-        ({"max_steps": 5}, ("train.epochs", "train.max_steps"), "delete train.max_steps to train 2 epochs"),
-        ({"last_step": "pad"}, ("data.last_step",), "set data.last_step to short, drop or carry"),
         (
             {"last_step": "drop", "global_batch_size": 16},
             ("data.last_step", "batch.global_batch_size"),
@@ -199,6 +192,24 @@ def test_schedules_that_do_not_exist(
         replace(good, **change)  # type: ignore[arg-type]
     assert caught.value.keys == keys
     assert caught.value.helps[0].startswith(help_start)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"global_batch_size": 0},
+        {"seed": -1},
+        {"epochs": 0},
+        {"epochs": None, "max_steps": 0},
+        {"epochs": None},
+        {"max_steps": 5},
+    ],
+)
+def test_what_a_config_cannot_say_is_our_mistake(change: dict[str, object]) -> None:
+    good = Schedule(10, 4, 0, "short", epochs=2)
+    with pytest.raises(ValueError, match="no schedule follows") as caught:
+        replace(good, **change)  # type: ignore[arg-type]
+    assert not isinstance(caught.value, ScheduleImpossible)
 
 
 def test_slots_deal_the_longest_first_and_forward_by_forward() -> None:

@@ -88,7 +88,7 @@ def test_numbers_that_are_all_alike_are_one() -> None:
     assert Topology((3,), 1) == Topology(3, 1)
     with pytest.raises(ValueError, match="2 numbers of GPUs for 3 nodes"):
         Topology((2, 1), 3)
-    with pytest.raises(BatchImpossible, match="gpus_per_node is 0"):
+    with pytest.raises(ValueError, match=r"2 nodes with 2 \+ 0 GPUs"):
         Topology((2, 0), 2)
 
 

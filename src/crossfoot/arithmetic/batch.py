@@ -22,7 +22,7 @@ GLOBAL = "batch.global_batch_size"
 
 
 class BatchImpossible(Impossible):
-    """The batch numbers contradict each other, are too few, or are not positive."""
+    """The batch numbers contradict each other."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -65,8 +65,8 @@ def counted_on_nodes(gpus: GpusPerNode, thing: str = "GPU") -> str:
 @dataclass(frozen=True)
 class Topology:
     """Where a run is computed. gpus_per_node: GPUs, one rank each, on every node; for nodes that differ, one
-    number for each of them in order. Numbers that are all alike become one. Not positive: BatchImpossible.
-    Not as many as there are nodes: ValueError.
+    number for each of them in order. Numbers that are all alike become one. Not positive, or not as many
+    as there are nodes: ValueError.
     """
 
     gpus_per_node: GpusPerNode
@@ -78,14 +78,8 @@ class Topology:
             if len(gpus) != self.num_nodes:
                 raise ValueError(f"{len(gpus)} numbers of GPUs for {self.num_nodes} nodes")
             object.__setattr__(self, "gpus_per_node", alike(gpus))
-        for key, count in (
-            ("cluster.gpus_per_node", gpus if isinstance(gpus, int) else min(gpus)),
-            ("cluster.num_nodes", self.num_nodes),
-        ):
-            if count < 1:
-                raise BatchImpossible(
-                    f"{key} is {count}, and a run needs at least 1", (key,), helps=(f"set {key} to 1",)
-                )
+        if min(self.num_nodes, gpus if isinstance(gpus, int) else min(gpus)) < 1:
+            raise ValueError(f"{self.num_nodes} nodes with {in_a_sum(gpus)} GPUs cannot run anything")
 
     @property
     def is_even(self) -> bool:
@@ -172,18 +166,16 @@ def solve_batch(
 
     All three are checked: a batch above the capacity is refused; one below it is accepted only if one
     accumulation step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises
-    BatchImpossible. Source: DESIGN section 1; the equation is DeepSpeed's (its docs, "Batch Size Related
-    Parameters").
+    BatchImpossible, and ValueError for what a config cannot say: fewer than two numbers, or not positive.
+    Source: DeepSpeed's equation (its docs, "Batch Size Related Parameters").
     """
     given = {
         key: value
         for key, value in ((MICRO, micro_batch_size), (ACCUM, grad_accum_steps), (GLOBAL, global_batch_size))
         if value is not None
     }
-    if any(value < 1 for value in given.values()):
-        raise _not_positive(topology, given)
-    if len(given) < 2:
-        raise _too_few(topology, given)
+    if len(given) < 2 or min(given.values()) < 1:
+        raise ValueError(f"no batch follows from {given}")
     whole = _complete(topology, given)
     if len(given) == 3 and not _accepts(topology, whole):
         raise _contradiction(topology, whole)
@@ -219,14 +211,11 @@ def _equation(topology: Topology, whole: Mapping[str, int]) -> str:
     return text if capacity == whole[GLOBAL] else f"{text} holds {whole[GLOBAL]}"
 
 
-def _single_changes(topology: Topology, given: Mapping[str, int], keys: tuple[str, ...]) -> list[str]:
+def _single_changes(topology: Topology, given: Mapping[str, int]) -> list[str]:
     """For each key: setting it alone to what the other two ask for, where that resolves everything."""
     changes = []
-    for key in keys:
-        others = {other: value for other, value in given.items() if other != key}
-        if len(others) < 2 or min(others.values()) < 1:
-            continue
-        whole = _complete(topology, others)
+    for key in (ACCUM, MICRO, GLOBAL):
+        whole = _complete(topology, {other: value for other, value in given.items() if other != key})
         if _accepts(topology, whole):
             changes.append(f"set {key} to {whole[key]}: {_equation(topology, whole)}")
     return changes
@@ -239,7 +228,7 @@ def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossi
     if not topology.is_even:
         ranks = f"({in_a_sum(topology.gpus_per_node)}) GPUs"
     equation = f"{whole[MICRO]} samples x {whole[ACCUM]} forwards x {ranks} = {capacity} samples"
-    changes = _single_changes(topology, whole, (ACCUM, MICRO, GLOBAL))
+    changes = _single_changes(topology, whole)
     if whole[GLOBAL] > capacity:
         title = f"global_batch_size is {whole[GLOBAL]}, but a step holds only {capacity} samples"
         return BatchImpossible(title, (GLOBAL, MICRO, ACCUM), notes=(equation,), helps=alternatives(changes))
@@ -247,45 +236,3 @@ def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossi
     title = f"global_batch_size is {whole[GLOBAL]}, but the other batch numbers make {capacity}"
     note = f"{needed} of the {whole[ACCUM]} forwards already hold {whole[GLOBAL]} samples"
     return BatchImpossible(title, (GLOBAL, MICRO, ACCUM), notes=(equation, note), helps=alternatives(changes))
-
-
-def _not_positive(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
-    """At least one number below 1."""
-    bad = [key for key, value in given.items() if value < 1]
-    good = {key: value for key, value in given.items() if value >= 1}
-    changes = _single_changes(topology, given, tuple(bad)) or [_nearest(topology, good, bad)]
-    if len(good) == 2:
-        changes.append(f"leave {bad[0]} out: it is solved to {_complete(topology, good)[bad[0]]}")
-    title = (
-        " and ".join(f"{key.removeprefix('batch.')} is {given[key]}" for key in bad)
-        + ", and must be at least 1"
-    )
-    return BatchImpossible(title, bad, helps=alternatives(changes))
-
-
-def _too_few(topology: Topology, given: Mapping[str, int]) -> BatchImpossible:
-    """None or one of the three numbers."""
-    missing = [key for key in (MICRO, ACCUM, GLOBAL) if key not in given]
-    title = "none of the three batch numbers is given, and a batch needs two"
-    for key, value in given.items():
-        title = f"{key.removeprefix('batch.')} {value} is the only batch number given, and a batch needs two"
-    note = "the third is solved: samples per GPU per forward, forwards per step, samples per step"
-    return BatchImpossible(title, missing, notes=(note,), helps=(_nearest(topology, given, []),))
-
-
-def _nearest(topology: Topology, good: Mapping[str, int], bad: Sequence[str]) -> str:
-    """One change that makes a plan and keeps `good` where it can: `bad` is set, and more until two are.
-
-    A free micro batch becomes 1, which takes the least memory; free accumulation follows from the batch.
-    """
-    order = (MICRO, ACCUM, GLOBAL)
-    whole = {MICRO: good.get(MICRO, 1), ACCUM: good.get(ACCUM, 1)}
-    whole[GLOBAL] = good.get(GLOBAL, whole[MICRO] * whole[ACCUM] * topology.dp_degree)
-    if not _accepts(topology, whole):
-        whole[ACCUM] = ceil_div(whole[GLOBAL], whole[MICRO] * topology.dp_degree)
-    changed = [key for key in order if key in bad or (key in good and whole[key] != good[key])]
-    for key in order:
-        if len({*good, *changed}) < 2 and key not in {*good, *changed}:
-            changed.append(key)
-    words = " and ".join(f"{key} to {whole[key]}" for key in changed)
-    return f"set {words}: {_equation(topology, whole)}"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from crossfoot.arithmetic.impossible import Impossible, alternatives
 Rule = Literal["none", "linear", "sqrt"]
 Shape = Literal["cosine", "linear", "constant"]
 
-REFERENCE = "lr.reference"
 REFERENCE_BATCH = "lr.reference_batch"
 WARMUP_STEPS = "lr.warmup_steps"
 WARMUP_FRACTION = "lr.warmup_fraction"
@@ -90,9 +89,10 @@ def plan_rate(
     """The rate of a run of total_steps steps of global_batch_size samples.
 
     At most one of the warm-up numbers; none of them: no warm-up. A fraction of the steps and a number of
-    samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). Raises RateImpossible.
+    samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). Raises RateImpossible,
+    and ValueError for what a config cannot say.
     """
-    _refuse_unusable(reference, reference_batch, rule, global_batch_size, schedule, min_ratio, total_steps)
+    _refuse_unusable(reference, reference_batch, rule, global_batch_size, min_ratio, total_steps)
     given: dict[str, int | float] = {
         key: value
         for key, value in (
@@ -133,37 +133,13 @@ def _refuse_unusable(
     reference_batch: int | None,
     rule: Rule,
     global_batch_size: int,
-    schedule: Shape,
     min_ratio: float,
     total_steps: int,
 ) -> None:
-    """Raise RateImpossible for a number or word from which no rate follows."""
-    if not (math.isfinite(reference) and reference > 0):
-        raise RateImpossible(
-            f"reference is {reference}, and a rate must be above 0",
-            (REFERENCE,),
-            helps=(f"set {REFERENCE} to 1e-4: Chinese-LLaMA-Alpaca-2 fine-tunes at it, 8 samples a step",),
-        )
-    if not 0 <= min_ratio <= 1:
-        raise RateImpossible(
-            f"min_ratio is {min_ratio}, and a share of the peak is between 0 and 1",
-            ("lr.min_ratio",),
-            helps=("set lr.min_ratio to 0.1: the rate ends at a tenth of the peak",),
-        )
-    for key, word, known in (("lr.rule", rule, get_args(Rule)), ("lr.schedule", schedule, get_args(Shape))):
-        if word not in known:
-            raise RateImpossible(
-                f"{key} {word!r} is unknown", (key,), helps=(f"set {key} to {' or '.join(known)}",)
-            )
-    for key, count in (
-        (REFERENCE_BATCH, reference_batch),
-        ("batch.global_batch_size", global_batch_size),
-        ("train.max_steps", total_steps),
-    ):
-        if count is not None and count < 1:
-            raise RateImpossible(
-                f"{key} is {count}, and must be at least 1", (key,), helps=(f"set {key} to 1",)
-            )
+    """Raise RateImpossible without the batch that a rule needs, ValueError for what a config cannot say."""
+    counts = (global_batch_size, total_steps, 1 if reference_batch is None else reference_batch)
+    if not (0 < reference < math.inf and 0 <= min_ratio <= 1 and min(counts) >= 1):
+        raise ValueError(f"no rate follows from {reference}, {min_ratio} and {counts}")
     if rule != "none" and reference_batch is None:
         raise RateImpossible(
             f"rule {rule} follows the batch, but reference_batch is not given",
@@ -181,28 +157,12 @@ def _refuse_unusable(
 
 def _warmup(given: Mapping[str, int | float], global_batch_size: int, total_steps: int) -> int:
     """Warm-up in steps from at most one of the three keys."""
+    if len(given) > 1 or not all(0 <= value < math.inf for value in given.values()):
+        raise ValueError(f"no warm-up follows from {given}")
     for key, value in given.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise RateImpossible(
-                f"{key} is {value}, and must be at least 0", (key,), helps=(f"set {key} to 0: no warm-up",)
-            )
-    in_steps = {key: _in_steps(key, value, global_batch_size, total_steps) for key, value in given.items()}
-    if len(given) > 1:
-        raise RateImpossible(
-            f"the warm-up is given {len(given)} times: "
-            + " and ".join(f"{key.removeprefix('lr.')} {value}" for key, value in given.items()),
-            tuple(given),
-            helps=alternatives(
-                [
-                    f"keep {key} {value} ({in_steps[key]} of {total_steps} steps) and delete "
-                    + " and ".join(other for other in given if other != key)
-                    for key, value in given.items()
-                ]
-            ),
-        )
-    for key, steps in in_steps.items():
+        steps = _in_steps(key, value, global_batch_size, total_steps)
         if steps > total_steps:
-            raise _longer_than_run(key, given[key], steps, global_batch_size, total_steps)
+            raise _longer_than_run(key, value, steps, global_batch_size, total_steps)
         return steps
     return 0
 
@@ -219,19 +179,19 @@ def _in_steps(key: str, value: int | float, global_batch_size: int, total_steps:
 def _longer_than_run(
     key: str, value: int | float, steps: int, global_batch_size: int, total_steps: int
 ) -> RateImpossible:
-    """A warm-up that does not end; the changes shorten it (3 % is the usual) or lengthen the run."""
+    """A warm-up that does not end; the changes shorten it (3 % is the usual) or lengthen the run. A share of
+    the run is never longer than the run.
+    """
     three_percent = math.ceil(Fraction(3, 100) * total_steps)
-    most, usual = {
-        WARMUP_STEPS: (total_steps, f"{three_percent}"),
-        WARMUP_FRACTION: (1, "0.03"),
-        WARMUP_SAMPLES: (total_steps * global_batch_size, f"{three_percent * global_batch_size}"),
-    }[key]
-    changes = [f"set {key} to {usual}: {three_percent} of {total_steps} steps, the usual 3 % rounded up"]
-    if key != WARMUP_FRACTION:  # a share of the run grows with it
-        changes.append(f"set train.max_steps to {steps} or more, in the place of train.epochs")
+    unit = global_batch_size if key == WARMUP_SAMPLES else 1
+    changes = (
+        f"set {key} to {three_percent * unit}: {three_percent} of {total_steps} steps, "
+        "the usual 3 % rounded up",
+        f"set train.max_steps to {steps} or more, in the place of train.epochs",
+    )
     return RateImpossible(
         f"{key.removeprefix('lr.')} {value} is a warm-up of {steps} steps, but the run has {total_steps}",
         (key,),
-        notes=(f"{most} is the most that {key} can be in this run",),
+        notes=(f"{total_steps * unit} is the most that {key} can be in this run",),
         helps=alternatives(changes),
     )

@@ -52,7 +52,8 @@ class Schedule:
     num_samples: samples of the data. global_batch_size: samples per optimizer step over all ranks. last_step:
     what becomes of the rest of an epoch: a smaller step (short), not trained in that epoch (drop), or the
     beginning of the next epoch's first step (carry). Exactly one of epochs and max_steps is given; with
-    max_steps and carry, every step is full. Raises ScheduleImpossible.
+    max_steps and carry, every step is full. Raises ScheduleImpossible, and
+    ValueError for what a config cannot say.
     """
 
     num_samples: int
@@ -200,7 +201,7 @@ class Schedule:
 
 
 def _refuse_impossible(schedule: Schedule) -> None:
-    """Raise ScheduleImpossible for numbers from which no schedule follows."""
+    """Raise ScheduleImpossible where the data leave no step, ValueError for what a config cannot say."""
     samples, batch = schedule.num_samples, schedule.global_batch_size
     if samples < 1:
         raise ScheduleImpossible(
@@ -208,27 +209,9 @@ def _refuse_impossible(schedule: Schedule) -> None:
             ("data.train",),
             helps=("add files to data.train that hold at least 1 sample",),
         )
-    least = (
-        ("batch.global_batch_size", batch, 1),
-        ("run.seed", schedule.seed, 0),
-        ("train.epochs", schedule.epochs, 1),
-        ("train.max_steps", schedule.max_steps, 1),
-    )
-    for key, value, smallest in least:
-        if value is not None and value < smallest:
-            raise ScheduleImpossible(
-                f"{key} is {value}, and must be at least {smallest}",
-                (key,),
-                helps=(f"set {key} to {smallest}",),
-            )
-    if schedule.last_step not in ("short", "drop", "carry"):
-        raise ScheduleImpossible(
-            f"last_step {schedule.last_step!r} is unknown",
-            ("data.last_step",),
-            helps=("set data.last_step to short, drop or carry",),
-        )
-    if (schedule.epochs is None) == (schedule.max_steps is None):
-        raise _length_not_given_once(schedule)
+    lengths = [length for length in (schedule.epochs, schedule.max_steps) if length is not None]
+    if len(lengths) != 1 or min(batch, *lengths) < 1 or schedule.seed < 0:
+        raise ValueError(f"no schedule follows from {schedule}")
     if schedule.last_step == "drop" and samples < batch:
         raise ScheduleImpossible(
             f"last_step drop leaves no step: {samples} samples, and a step takes {batch}",
@@ -241,25 +224,6 @@ def _refuse_impossible(schedule: Schedule) -> None:
                 )
             ),
         )
-
-
-def _length_not_given_once(schedule: Schedule) -> ScheduleImpossible:
-    """Neither or both of epochs and max_steps."""
-    keys = ("train.epochs", "train.max_steps")
-    steps = ceil_div(schedule.num_samples, schedule.global_batch_size)
-    if schedule.epochs is None:
-        changes = [
-            f"set train.epochs to 1: {schedule.num_samples} samples",
-            f"set train.max_steps to {steps}",
-        ]
-        title = "the run has no length: neither epochs nor max_steps is given"
-    else:
-        title = f"the run has two lengths: epochs {schedule.epochs} and max_steps {schedule.max_steps}"
-        changes = [
-            f"delete train.max_steps to train {schedule.epochs} epochs",
-            f"delete train.epochs to train {schedule.max_steps} steps",
-        ]
-    return ScheduleImpossible(title, keys, helps=alternatives(changes))
 
 
 @dataclass(frozen=True)

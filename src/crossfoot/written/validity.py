@@ -248,15 +248,16 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
 
 
 def _given(tree: Tree, section: str, keys: tuple[str, ...]) -> tuple[tuple[Place, str, object], ...] | None:
-    """(place, key, value) of each of `keys` that has a value; None when the section is absent or misspelt
-    inside.
+    """(place, key, value) of each of `keys` that has a value; None when the section is absent, or when fewer
+    than two are there and an unknown key may be the missing one: its own finding says so.
     """
     values = tree.value.get(section)
     if not isinstance(values, dict):
         return None
     unknown = [key for key in values if not is_known((section, key))]
+    meant = [suggestion.path for key in unknown if (suggestion := suggest((section, key), set(values)))]
     given = tuple(
         (tree.spots[(section, key)].value, key, values[key]) for key in keys if values.get(key) is not None
     )
-    # A misspelt key may be the one that is missing: its own finding says so, and this one would mislead.
-    return None if unknown and len(given) < 2 else given
+    may_be_misspelt = any(f"{section}.{key}" in meant for key in keys)
+    return None if may_be_misspelt and len(given) < 2 else given
