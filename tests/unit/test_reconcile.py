@@ -165,7 +165,7 @@ def test_the_last_two_epochs_are_remembered() -> None:
 def test_steps_of_an_earlier_attempt_count() -> None:
     data = six_samples()
     reconciler = data.reconciler(1)
-    reconciler.mark_trained(data.plan(0, [[[0, 1]]]))
+    reconciler.mark_samples(np.array([0, 1]), np.array([0, 0]))
     again = data.plan(1, [[[1, 2]]])
     entry = reconciler.step(again, data.obey(again))
     assert entry.repeated_samples == entry.first_seen_samples == entry.planned_first_seen_samples == 1

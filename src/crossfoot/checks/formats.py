@@ -9,12 +9,13 @@ from typing import Any
 from crossfoot.checks.render import clean, render
 from crossfoot.finding import Edit, Finding, Place
 
-FORMATS = ("text", "concise", "json", "github")
 _GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> str:
-    """All findings in one of FORMATS; no newline at the end, and empty when there is nothing to say."""
+    """All findings, as text, concise, json or github. No newline at the end; empty when there is nothing
+    to say.
+    """
     if style == "text":
         return render(findings, colour)
     if style == "json":

@@ -46,7 +46,7 @@ def launchers_apart(facts: Facts) -> Iterator[Finding]:
         inner = command.layer("deepspeed", "torchrun", "accelerate")
         if inner is None:
             continue
-        yield from _nested(command, inner)
+        yield from _nested(command)
         tasks = tasks_of(command, file.batch)
         if tasks is None or not inner.is_complete:
             continue
@@ -78,7 +78,7 @@ def _srun_place(command: Command) -> Place:
     return layer.place if layer else command.launcher.place
 
 
-def _nested(command: Command, inner: Layer) -> Iterator[Finding]:
+def _nested(command: Command) -> Iterator[Finding]:
     kinds = [layer for layer in command.layers if layer.kind in ("deepspeed", "torchrun", "accelerate")]
     script = command.script
     name = os.path.basename(script.text) if script else ""

@@ -117,7 +117,7 @@ def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
 
 
 @page("CF776")
-def nobody_waits(who: str, why: str, notes: Sequence[str] = ()) -> Finding:
+def nobody_waits(who: str, why: str) -> Finding:
     """CF776: a rank lives that nobody waits for any more.
 
     Its launcher is gone: the deepspeed launcher, torchrun, accelerate or SLURM's step was killed, and nobody
@@ -125,7 +125,7 @@ def nobody_waits(who: str, why: str, notes: Sequence[str] = ()) -> Finding:
     earlier one still lived, for example because it was stopped and woken up again: two attempts must not
     write to one run.
     """
-    return Finding("CF776", f"{who} has nobody who waits for it: {why}", notes=tuple(notes))
+    return Finding("CF776", f"{who} has nobody who waits for it: {why}")
 
 
 _FATES = {"gone": "are gone", "silent": "are silent", "ended": "ended early", "failed": "failed"}

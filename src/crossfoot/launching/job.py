@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.going_on import MADE_BY
@@ -17,7 +17,6 @@ from crossfoot.launching.shell_text import comment
 from crossfoot.phrases import counted
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
-TARGETS: tuple[str, ...] = get_args(Target)
 Tasks = Literal["rank", "node"]
 
 PORT = 29_500
@@ -145,10 +144,10 @@ def script_file(lines: list[str]) -> str:
     return "\n".join(["#!/bin/bash", *lines]) + "\n"
 
 
-def tools_folder(name: str = "python") -> str | None:
+def tools_folder() -> str | None:
     """Where this interpreter's scripts are; None when PATH finds the same ones."""
     own = Path(sys.executable).parent
-    found = shutil.which(name)
+    found = shutil.which("python")
     if found is not None and Path(found).parent == own:
         return None
     return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)

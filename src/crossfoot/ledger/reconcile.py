@@ -86,10 +86,6 @@ class Reconciler:
         self._real = Attendance(expected)
         self._planned_in_run = np.zeros(expected, dtype=np.bool_)
 
-    def mark_trained(self, planned: PlannedStep) -> None:
-        """Take over one step of an earlier attempt, trained as planned."""
-        self.mark_samples(*_arrays(planned_samples(planned)))
-
     def mark_samples(self, ids: Int64Array, epochs: Int64Array) -> None:
         """Take over the samples of steps of an earlier attempt, trained as planned, in step order."""
         self._real.mark(ids, epochs)

@@ -78,12 +78,10 @@ def prove_gradient(subject: Subject, batch: ProofBatch) -> Verdict | None:
     step = step_of(
         batch.index, batch.before, batch.step, subject.layout, subject.grad_accum_steps, subject.dp_degree
     )
-    return _judge(subject, batch, reference, comparison, step)
+    return _judge(batch, reference, comparison, step)
 
 
-def _judge(
-    subject: Subject, batch: ProofBatch, reference: Reference, comparison: Comparison, step: Step
-) -> Verdict:
+def _judge(batch: ProofBatch, reference: Reference, comparison: Comparison, step: Step) -> Verdict:
     """The verdict; where it is NOT PROVEN, the mistake is looked for, and only then."""
     bound, total = comparison.loosest, comparison.total
     cause: str | None = None

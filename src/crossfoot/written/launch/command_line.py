@@ -141,7 +141,7 @@ def _unfold(
                 parsed = parse(source, parsed.rest, _GRAMMARS[kind])
             elif module.value in _OURS:
                 name_of_module = Argument(module.value or "", module.place)
-                yield from _ended(source, base, name_of_module, parsed.rest, True)
+                yield from _ended(source, base, name_of_module, parsed.rest)
                 return
             else:
                 return
@@ -197,24 +197,21 @@ def _started(source: Source, base: Command, parsed: Parsed, name: Letters) -> It
     """The script behind a launcher's options, and its arguments."""
     if not base.layers:
         base = replace(base, layers=(Layer("python", place_of(source, name)),))
-    is_module = any(option.name == "--module" for option in parsed.options)
     if not parsed.rest:
         if base.layers[-1].kind != "python":
             yield base
         return
-    yield from _ended(source, base, argument(source, parsed.rest[0]), parsed.rest[1:], is_module)
+    yield from _ended(source, base, argument(source, parsed.rest[0]), parsed.rest[1:])
 
 
-def _ended(
-    source: Source, base: Command, script: Argument, rest: Sequence[Letters], is_module: bool
-) -> Iterator[Command]:
+def _ended(source: Source, base: Command, script: Argument, rest: Sequence[Letters]) -> Iterator[Command]:
     if not base.layers:
         base = replace(base, layers=(Layer("python", script.place),))
     arguments = tuple(argument(source, word) for word in rest[:MOST_ARGUMENTS])
     launcher = base.layer("deepspeed")
     if launcher is not None and launcher.get("--hostfile") and launcher.lacks("--no_ssh"):
         arguments = tuple(replace(word, text=over_ssh(word.text)) for word in arguments)
-    yield replace(base, script=script, arguments=arguments, is_module=is_module)
+    yield replace(base, script=script, arguments=arguments)
 
 
 def over_ssh(word: str) -> str:

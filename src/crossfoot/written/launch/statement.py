@@ -146,7 +146,7 @@ class Export:
 @dataclass(frozen=True)
 class Command:
     """A command that starts training. layers: outermost launcher first, at least one. script: what is started
-    in the end; None when it cannot be known. is_module: it was given with -m.
+    in the end; None when it cannot be known.
 
     is_certain: False inside if, case, loops and functions. folder: where it runs, relative to where crossfoot
     runs; None when that cannot be known.
@@ -156,7 +156,6 @@ class Command:
     script: Argument | None = None
     arguments: tuple[Argument, ...] = ()
     exports: tuple[Export, ...] = ()
-    is_module: bool = False
     is_certain: bool = True
     folder: str | None = ""
 
@@ -246,10 +245,6 @@ class LaunchFile:
     def setting(self, path: str) -> Setting | None:
         """The setting with that dotted path."""
         return next((setting for setting in self.settings if setting.path == path), None)
-
-    def file_named(self, what: str) -> Named | None:
-        """The first file of that sort which a command names."""
-        return next((named for named in self.named if named.what == what), None)
 
 
 def with_named(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
