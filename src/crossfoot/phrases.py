@@ -1,7 +1,8 @@
-"""Numbers of things, and names, inside a sentence."""
+"""Numbers of things, names, spans of time and reasons inside a sentence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -15,3 +16,34 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def clock(seconds: float) -> str:
+    """`14 s`, `2:05`, `1:02:03`, `2 days`: whole seconds, whole days from two on."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    days, _ = divmod(hours, 24)
+    if days > 1:
+        return f"{days:,} days"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def said_by(error: BaseException) -> str:
+    """What the system or a library says: `No space left on device`."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """The same inside a sentence: `no space left on device`."""
+    text = said_by(error)
+    return text[:1].lower() + text[1:]
+
+
+def first_line(error: BaseException) -> str:
+    """Of what a library says."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.digests import sha256_of_document, sha256_of_file
+from crossfoot.phrases import said_by
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -112,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST_FILE} is missing") from None
     except OSError as error:
-        raise Damaged(f"{MANIFEST_FILE} cannot be read: {error.strerror or error}") from error
+        raise Damaged(f"{MANIFEST_FILE} cannot be read: {said_by(error)}") from error
     except ValueError as error:
         raise Damaged(f"{MANIFEST_FILE} is not JSON") from error
     if not isinstance(document, dict):
@@ -136,7 +137,7 @@ def verify_sizes(folder: Path, manifest: Manifest) -> None:
         except FileNotFoundError:
             raise Damaged(f"{file.name} is missing") from None
         except OSError as error:
-            raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
+            raise Damaged(f"{file.name} cannot be read: {said_by(error)}") from error
         if size != file.bytes:
             raise Damaged(f"{file.name} has {size:,} bytes, {file.bytes:,} were written")
 
@@ -148,7 +149,7 @@ def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
         try:
             found = sha256_of_file(folder / file.name)
         except OSError as error:
-            raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
+            raise Damaged(f"{file.name} cannot be read: {said_by(error)}") from error
         if found != file.sha256:
             raise Damaged(f"{file.name} has sha256 {found[:7]}, {file.sha256[:7]} was written")
 

@@ -23,6 +23,7 @@ from importlib.resources import files
 from typing import Any
 
 from crossfoot.doctor import gather
+from crossfoot.phrases import said_by
 from crossfoot.starting.forwarding import FORWARDED
 from crossfoot.starting.slurm import hosts as hosts_of
 from crossfoot.written.launch.statement import Host
@@ -144,7 +145,7 @@ def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
         except OSError as error:
-            return [], f"{command[0]}: {error.strerror or error}"
+            return [], f"{command[0]}: {said_by(error)}"
         with process, _at_most(process, _NODE_SECONDS) as is_late:
             with suppress(BrokenPipeError):
                 process.stdin.write(source)  # type: ignore[union-attr]

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from crossfoot.phrases import said_by
+
 _SECONDS = 5.0
 _CONFIG_LOST = ("configuration source", "slurm.conf", "fetch config")
 
@@ -96,5 +98,5 @@ def _said(*command: str) -> tuple[str, bool]:
     except subprocess.TimeoutExpired:
         return f"{command[0]} gave no answer within {_SECONDS:.0f} s", True
     except OSError as error:
-        return str(error.strerror or error), True
+        return said_by(error), True
     return done.stdout.strip(), done.returncode != 0

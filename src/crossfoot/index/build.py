@@ -37,6 +37,7 @@ from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, Index
 from crossfoot.index.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.writer import IndexWriter
+from crossfoot.phrases import said_by
 
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
@@ -67,7 +68,7 @@ def ensure_index(
     try:
         os.makedirs(run.index_dir, exist_ok=True)
     except OSError as error:
-        raise Refused(index_unwritable(Place(run.index_dir), str(error.strerror))) from error
+        raise Refused(index_unwritable(Place(run.index_dir), said_by(error))) from error
     try:
         folder = local_folder(path, run.index_dir, may_fetch=True)
         mark = fingerprint(path, folder or path)
@@ -86,7 +87,7 @@ def ensure_index(
     try:
         _build(run, states, address, progress)
     except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or run.index_dir}"
+        reason = f"{said_by(error)}: {error.filename or run.index_dir}"
         raise Refused(index_unwritable(Place(run.index_dir), reason)) from error
     return open_index(final, files)
 

@@ -29,6 +29,7 @@ from crossfoot.ledger.refusals import (
     ledger_unwritable,
     line_damaged,
 )
+from crossfoot.phrases import said_by
 
 CUT_FILE = "ledger-cut.jsonl"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -159,7 +160,7 @@ class LedgerBook:
     def _refusal(self, error: OSError, deed: str) -> Refused:
         written = "no step" if self.last_step is None else f"every step to {self.last_step}"
         durable = "none of them" if self.last_durable_step is None else f"to step {self.last_durable_step}"
-        notes = [f"the system says: {error.strerror or error}"]
+        notes = [f"the system says: {said_by(error)}"]
         if self._descriptor >= 0 or self.last_step is not None:
             notes.append(
                 f"since this run opened it, {written} is in the ledger; safe against a power cut: {durable}"
@@ -189,7 +190,7 @@ def read_readable(path: str) -> BookLines:
             *lines, rest = file.read().split(b"\n")
     except OSError as error:
         is_absent = isinstance(error, FileNotFoundError)
-        raise Refused(ledger_missing(path, is_absent, error.strerror or str(error))) from error
+        raise Refused(ledger_missing(path, is_absent, said_by(error))) from error
     entries: list[StepEntry] = []
     findings: list[Finding] = []
     whole_bytes = 0

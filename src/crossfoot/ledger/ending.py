@@ -17,6 +17,7 @@ from crossfoot.digests import sha256_of_document
 from crossfoot.finding import Place, Refused
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
+from crossfoot.phrases import said_by
 
 ENDING_FORMAT = 1
 REASONS = ("finished", "stop_after", "signal", "orphaned", "interrupt", "fault")
@@ -131,7 +132,7 @@ def read_document(path: str, unreadable: Unreadable, what: str) -> dict[str, Any
     except FileNotFoundError as error:
         raise _unreadable(unreadable, f"{what} is not here", path) from error
     except OSError as error:
-        note = f"the system says: {error.strerror or error}"
+        note = f"the system says: {said_by(error)}"
         raise _unreadable(unreadable, f"{what} cannot be read", path, note) from error
     except json.JSONDecodeError as error:
         place = Place(path, error.lineno, error.colno)
@@ -150,7 +151,7 @@ def write_document(path: str, document: Mapping[str, Any]) -> None:
         durable.replace(path, text)
     except OSError as error:
         name = os.path.basename(path)
-        raise Refused(paper_unwritable(path, name, error.strerror or str(error))) from error
+        raise Refused(paper_unwritable(path, name, said_by(error))) from error
 
 
 def _strict(value: Any) -> Any:

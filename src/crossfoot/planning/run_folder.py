@@ -22,6 +22,7 @@ from crossfoot.ledger.attempts import (
 )
 from crossfoot.ledger.book import CUT_FILE, read_readable
 from crossfoot.manual import page
+from crossfoot.phrases import reason_of, said_by
 from crossfoot.written.run_file import RunFile
 
 ATTEMPT_NAME = attempt_name(1)
@@ -109,13 +110,11 @@ def system_refused(error: OSError) -> Finding:
 
     The disk is full, a right is missing, or the disk itself fails: nothing that crossfoot can decide.
     """
-    title = error.strerror or str(error)
-    title = title[:1].lower() + title[1:]
     is_full = error.errno in _FULL
     where = str(error.filename) if error.filename else ""
     return Finding(
         "CF015",
-        f"the system refused a file: {title}",
+        f"the system refused a file: {reason_of(error)}",
         place=Place(where) if where else None,
         helps=("free space there, or raise the quota",) if is_full else ("look at the rights and the disk",),
     )
@@ -154,7 +153,7 @@ def refuse_used_folder(run: RunFile) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"0")
     except OSError as error:
-        raise Refused(folder_not_writable(run, error.strerror or str(error))) from error
+        raise Refused(folder_not_writable(run, said_by(error))) from error
     finally:
         for path in missing:
             with contextlib.suppress(OSError):
@@ -174,7 +173,7 @@ def make_folder(run: RunFile, attempt: int = 1) -> None:
         refusal = folder_in_use(run) if attempt == 1 else attempt_taken(run, attempt)
         raise Refused(refusal) from error
     except OSError as error:
-        raise Refused(folder_not_writable(run, error.strerror or str(error))) from error
+        raise Refused(folder_not_writable(run, said_by(error))) from error
 
 
 def release_folder(run: RunFile, attempt: int = 1) -> None:

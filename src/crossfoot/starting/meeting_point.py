@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from crossfoot.finding import Refused
+from crossfoot.phrases import reason_of
 from crossfoot.starting import refusals
 from crossfoot.starting.world import World, rendezvous
 
@@ -26,7 +27,7 @@ def look_at_meeting_point(world: World, environ: Mapping[str, str]) -> dict[str,
     try:
         socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Refused(refusals.address_unknown(address, world.rank, host, _reason(error))) from error
+        raise Refused(refusals.address_unknown(address, world.rank, host, reason_of(error))) from error
     if world.rank == 0 and not is_held_by_launcher(environ) and (why := why_not_free(port)):
         raise Refused(refusals.port_taken(port, host, why))
     return told
@@ -44,7 +45,7 @@ def why_not_free(port: int) -> str | None:
         try:
             probe.bind(("", port))
         except OSError as error:
-            return _reason(error)
+            return reason_of(error)
     return None
 
 
@@ -68,12 +69,7 @@ def wait_for_listener(address: str, port: int, patience_seconds: float) -> str |
             socket.create_connection((address, port), timeout=max(0.1, min(left, _ONE_TRY_SECONDS))).close()
         except OSError as error:
             if time.monotonic() >= deadline:
-                return _reason(error)
+                return reason_of(error)
             time.sleep(_PAUSE_SECONDS)
         else:
             return None
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text[:1].lower() + text[1:]

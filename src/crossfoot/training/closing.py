@@ -24,6 +24,7 @@ from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, at
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.receipt import receipt_of, write_receipt
 from crossfoot.ledger.receipt_page import render_receipt
+from crossfoot.phrases import said_by
 from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
@@ -125,7 +126,7 @@ def _save(work: Assignment, built: Built) -> tuple[str | None, list[Finding]]:
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
-        problem.append(not_saved(what, folder, getattr(error, "strerror", None) or str(error)))
+        problem.append(not_saved(what, folder, said_by(error)))
     return (None if any(ranks.gather(bool(problem))) else folder), problem
 
 

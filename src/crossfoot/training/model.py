@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.finding import Finding, Refused
+from crossfoot.phrases import first_line
 from crossfoot.training import refusals
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.model_facts import looks_local, model_missing
@@ -253,7 +254,7 @@ def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
     try:
         model, info = AutoModelForCausalLM.from_pretrained(path, **arguments)
     except ImportError as error:
-        raise Refused(refusals.attention_missing(config.model.attention, _first_line(error))) from error
+        raise Refused(refusals.attention_missing(config.model.attention, first_line(error))) from error
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     _require_complete(path, model, info)
@@ -303,10 +304,5 @@ def _mean_row(table: torch.Tensor) -> torch.Tensor:
 
 def _no_model(path: str, error: Exception) -> Finding:
     if looks_local(path):
-        return refusals.model_unreadable(path, _first_line(error))
-    return model_missing(path, _first_line(error))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return refusals.model_unreadable(path, first_line(error))
+    return model_missing(path, first_line(error))

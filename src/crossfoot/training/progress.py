@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crossfoot.ledger.entry import SKIPS, StepEntry
+from crossfoot.phrases import clock
 
 _PLAIN_LINE_SECONDS = 2.0
 _SPEED_WINDOW_STEPS = 20
@@ -79,16 +80,10 @@ class ProgressLine:
         return (
             f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}"
             f"   lr {entry.lr:.3e}   samples {self._samples:,}"
-            f"   {speed:,.0f} real tokens/s   {_clock(left)} left"
+            f"   {speed:,.0f} real tokens/s   {clock(left)} left"
         )
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -25,6 +25,7 @@ from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, Writ
 from crossfoot.checkpoints.store import Checkpoint, commit, newest_good, partial_folder, remove_partial
 from crossfoot.checkpoints.tensor_file import DTYPE, TensorFile, bytes_of
 from crossfoot.finding import Finding
+from crossfoot.phrases import reason_of
 from crossfoot.training.engine import Engine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.state import StateTensor, TrainedState, trained_state
@@ -274,7 +275,4 @@ def _not_written(run_dir: str, step: int, given_up: GivenUp) -> Finding:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
+    return "out of memory" if isinstance(error, MemoryError) else reason_of(error)

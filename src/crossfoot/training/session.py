@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from crossfoot.checks.render import render
 from crossfoot.finding import Finding, Refused
+from crossfoot.phrases import first_line
 from crossfoot.planning.run_folder import release_folder
 from crossfoot.starting.world import World
 from crossfoot.training.assignment import Assignment, Orders, assign
@@ -111,8 +112,7 @@ def _train(work: Assignment, stop: StopRequest, watchman: Watchman) -> int:
 
 def _first_line(error: Exception) -> str:
     """What a library says, without the place in its source that it begins with and the advice at the end."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^\]]*\]\s*", "", line).split(". ")[0]
+    return re.sub(r"^\[[^\]]*\]\s*", "", first_line(error)).split(". ")[0]
 
 
 def hush_libraries() -> None:

@@ -24,6 +24,7 @@ from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.finding import Finding
 from crossfoot.heartbeats import FOLDER, Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.phrases import said_by
 from crossfoot.processes import state_of, this_machine
 from crossfoot.training.last_words import say, within
 
@@ -164,7 +165,7 @@ class Watchman:
             try:
                 self._round()
             except OSError as error:
-                self._trouble = error.strerror or str(error)
+                self._trouble = said_by(error)
             except Exception:
                 self._trouble = traceback.format_exc(limit=-1).strip().replace("\n", " | ")
             else:

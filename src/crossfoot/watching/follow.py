@@ -9,6 +9,7 @@ from typing import NamedTuple
 from crossfoot.finding import Finding
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import ledger_missing, line_damaged
+from crossfoot.phrases import said_by
 
 _CHUNK_BYTES = 1 << 18
 _LARGEST_TAIL_BYTES = 1 << 24
@@ -51,12 +52,12 @@ class LedgerFollower:
             self._forget()
             return News([], is_anew)
         except OSError as error:
-            self.finding = ledger_missing(self.path, False, error.strerror or str(error))
+            self.finding = ledger_missing(self.path, False, said_by(error))
             return News([], False)
         try:
             return self._read(descriptor, time.monotonic() + seconds)
         except OSError as error:
-            self.finding = ledger_missing(self.path, False, error.strerror or str(error))
+            self.finding = ledger_missing(self.path, False, said_by(error))
             return News([], False)
         finally:
             os.close(descriptor)

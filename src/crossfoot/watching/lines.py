@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot.checks.render import clean
 from crossfoot.ledger.attempts import Attempt
-from crossfoot.phrases import counted
+from crossfoot.phrases import clock, counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RunState, speed_of
 
@@ -107,7 +107,7 @@ class Teller:
         if speed is not None:
             line += f"   {speed.trained_tokens:,.0f} trained tokens/s"
         if state.left_seconds:
-            line += f"   about {words.clock(state.left_seconds)} left"
+            line += f"   about {clock(state.left_seconds)} left"
         yield line
 
     def _ranks(self, state: RunState) -> Iterator[str]:
@@ -119,7 +119,7 @@ class Teller:
                     yield f"{rank.who} has never been seen"
                     continue
                 yield (
-                    f"{rank.who} is silent for {words.clock(rank.age_seconds)}, "
+                    f"{rank.who} is silent for {clock(rank.age_seconds)}, "
                     f"last seen {rank.phase} in step {rank.step}"
                 )
             elif not rank.is_silent and rank.rank in silent:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crossfoot.checks.render import clean
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.phrases import counted
+from crossfoot.phrases import clock, counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RankView, RunState, speed_of
 
@@ -96,7 +96,7 @@ def _progress(state: RunState, plain_letters: bool) -> Iterator[str | tuple[str,
     yield (("-" if plain_letters else "─") * (_BAR - full), "dim")
     yield f"  {math.floor(share * 100):>3d} %"
     if state.left_seconds is not None and state.done_steps < state.asked_steps:
-        yield f"   about {words.clock(state.left_seconds)} left"
+        yield f"   about {clock(state.left_seconds)} left"
 
 
 def _trend(entries: Sequence[StepEntry]) -> Text:
@@ -136,7 +136,7 @@ def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
     saved = state.saved
     yield _value("none yet" if saved is None else f"step {saved.step:,}")
     if saved is not None:
-        ago = "" if saved.age_seconds is None else f"{words.clock(saved.age_seconds)} ago   "
+        ago = "" if saved.age_seconds is None else f"{clock(saved.age_seconds)} ago   "
         yield f"{ago}took {words.took(saved.seconds)}   "
     if state.unfinished:
         save = state.unfinished[-1]
@@ -235,10 +235,10 @@ def _beat(rank: RankView) -> tuple[str, str]:
     if rank.age_seconds is None:
         return ("never seen", "bold yellow")
     if rank.is_silent:
-        return (f"silent for {words.clock(rank.age_seconds)}", "bold yellow")
+        return (f"silent for {clock(rank.age_seconds)}", "bold yellow")
     if rank.where:
         return (f"stands in {clean(rank.where)}", "yellow")
-    return (f"{words.clock(rank.age_seconds)} ago", "")
+    return (f"{clock(rank.age_seconds)} ago", "")
 
 
 def _numbers_of(ranks: Sequence[RankView]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from crossfoot.going_on import command_to_continue
 from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.entry import Cause
-from crossfoot.phrases import counted
+from crossfoot.phrases import clock, counted
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {
@@ -26,20 +24,6 @@ HOW = {
     "given up": "given up",
 }
 """How an attempt ended, or what it does."""
-
-
-def clock(seconds: float) -> str:
-    """`14 s`, `2:05`, `1:02:03`, `2 days`: whole seconds, whole days from two on."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    days, _ = divmod(hours, 24)
-    if days > 1:
-        return f"{days:,} days"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def took(seconds: float) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from crossfoot.finding import Place
+from crossfoot.phrases import said_by
 
 LINE_BREAK = re.compile("\r\n|\n|\r")
 """What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not
@@ -123,7 +124,7 @@ def _read_bytes(path: str) -> bytes:
     except PermissionError as error:
         raise UnreadableText(f"{path} may not be read by this user", where) from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = said_by(error)
         raise UnreadableText(f"{path} cannot be read: {reason.lower()}", where) from error
 
 
