@@ -12,7 +12,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
 from crossfoot.written.launch.hostfile import Resources, resources
-from crossfoot.written.launch.options import ACCELERATE, DEEPSPEED, SBATCH, SRUN, TORCHRUN, Grammar
+from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import (
     Command,
@@ -27,13 +27,7 @@ from crossfoot.written.launch.statement import (
 )
 from crossfoot.written.launch.stating import named_by, training_commands
 
-_GRAMMARS: dict[LayerKind, Grammar] = {
-    "sbatch": SBATCH,
-    "srun": SRUN,
-    "deepspeed": DEEPSPEED,
-    "torchrun": TORCHRUN,
-    "accelerate": ACCELERATE,
-}
+_GRAMMARS: dict[LayerKind, Grammar] = {**LAUNCHERS, "sbatch": SBATCH}
 _EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
 """deepspeed 0.19.8, launcher/multinode_runner.py."""
 

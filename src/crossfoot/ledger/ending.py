@@ -21,6 +21,13 @@ from crossfoot.phrases import said_by
 
 ENDING_FORMAT = 1
 REASONS = ("finished", "stop_after", "signal", "orphaned", "interrupt", "fault")
+CUT_SHORT = {
+    "signal": "was stopped by a signal",
+    "orphaned": "lost its launcher, and stopped",
+    "interrupt": "was interrupted",
+    "fault": "stopped on a fault",
+}
+"""Of a run or an attempt that was to do more, by the reason."""
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,21 @@ from crossfoot.ledger.columns import (
     planned_of_steps,
     real_of,
 )
-from crossfoot.ledger.ending import Ending, Expects, expects_of, read_ending, read_lock, write_document
+from crossfoot.ledger.ending import (
+    CUT_SHORT,
+    Ending,
+    Expects,
+    expects_of,
+    read_ending,
+    read_lock,
+    write_document,
+)
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.promise_audit import Held, hold
 from crossfoot.ledger.run_promise import RunPromise, promise_of_run
 from crossfoot.ledger.skipping import policies_of
 from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
+from crossfoot.phrases import counted as with_noun
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
@@ -276,16 +285,9 @@ def _notes(ending: Ending | None, torn: Finding | None, entries: Sequence[StepEn
     notes = []
     if ending is None:
         notes.append("the run has not written how it ended: it was killed, or is still running")
-    elif ending.reason not in ("finished", "stop_after"):
-        words = {
-            "signal": "was stopped by a signal",
-            "orphaned": "lost its launcher, and stopped",
-            "interrupt": "was interrupted",
-            "fault": "stopped on a fault",
-        }
-        notes.append(
-            f"the run {words[ending.reason]} after {ending.step:,} steps (exit code {ending.exit_code})"
-        )
+    elif (how := CUT_SHORT.get(ending.reason)) is not None:
+        steps = with_noun(ending.step, "step")
+        notes.append(f"the run {how} after {steps} (exit code {ending.exit_code})")
     if torn is not None:
         notes.append(torn.title)
     newest = late = 0

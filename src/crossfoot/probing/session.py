@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -223,14 +222,10 @@ def _measure(
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
 
-    def report(line: str) -> None:
-        if ranks.is_first:
-            print(line, file=sys.stderr, flush=True)
-
     try:
-        loaded = load_base(work, ranks, deepspeed_config, report)
+        loaded = load_base(work, ranks, deepspeed_config, ranks.say)
         trained = prepare_training(
-            config, loaded, report, trained_dtype=None if deepspeed_config else "float32"
+            config, loaded, ranks.say, trained_dtype=None if deepspeed_config else "float32"
         )
     except Refused as refused:
         raise Refused(placed(refused.findings, plan.run)) from refused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +51,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, watchman: Watchman)
     """Everything of one rank, ready for the first step. All ranks call it together."""
     config, plan = work.plan.run.config, work.plan
 
-    def report(line: str) -> None:
-        if ranks.is_first:
-            print(line, file=sys.stderr, flush=True)
-
+    report = ranks.say
     mirror = _mirror(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:

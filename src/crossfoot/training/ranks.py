@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,11 @@ class Ranks:
     def is_first(self) -> bool:
         """True on rank 0, which writes and speaks."""
         return self.rank == 0
+
+    def say(self, line: str) -> None:
+        """On stderr, of rank 0 only."""
+        if self.is_first:
+            print(line, file=sys.stderr, flush=True)
 
     def gather(self, thing: Any) -> list[Any]:
         """One object per rank, on every rank, in rank order. For start and end only: it pickles."""

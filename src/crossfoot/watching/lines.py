@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot.checks.render import clean
 from crossfoot.ledger.attempts import Attempt
+from crossfoot.ledger.ending import CUT_SHORT
 from crossfoot.phrases import clock, counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RunState, speed_of
@@ -165,10 +166,7 @@ def _ended(view: AttemptView, state: RunState) -> str:
 
 
 _PAST = {
-    "signal": "was stopped by a signal",
-    "orphaned": "lost its launcher, and stopped",
-    "interrupt": "was interrupted",
-    "fault": "stopped on a fault",
+    **CUT_SHORT,
     "stop_after": "stopped on purpose",
     "killed": "was killed",
     "rank lost": "lost a rank",

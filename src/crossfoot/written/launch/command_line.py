@@ -11,11 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from crossfoot.written.launch.options import (
-    ACCELERATE,
-    DEEPSPEED,
+    LAUNCHERS,
     PYTHON,
-    SRUN,
-    TORCHRUN,
     Grammar,
     Parsed,
     argument,
@@ -42,13 +39,7 @@ _MODULES: Mapping[str, LayerKind] = {
     "accelerate.commands.launch": "accelerate",
     "deepspeed.launcher.runner": "deepspeed",
 }
-_GRAMMARS: Mapping[LayerKind, Grammar] = {
-    "srun": SRUN,
-    "deepspeed": DEEPSPEED,
-    "torchrun": TORCHRUN,
-    "accelerate": ACCELERATE,
-    "python": PYTHON,
-}
+_GRAMMARS: Mapping[LayerKind, Grammar] = {**LAUNCHERS, "python": PYTHON}
 _WRAPPING = """
 env nohup time timeout numactl taskset stdbuf nice ionice setsid command exec sudo singularity apptainer
 docker podman enroot conda mamba micromamba poetry uv pixi pipenv nsys ncu strace catchsegv unbuffer script

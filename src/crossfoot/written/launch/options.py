@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from crossfoot.finding import Place
 from crossfoot.written.launch.shell import Letters
-from crossfoot.written.launch.statement import UNKNOWN, Argument, Option
+from crossfoot.written.launch.statement import UNKNOWN, Argument, LayerKind, Option
 from crossfoot.written.source import Source
 
 
@@ -188,6 +188,12 @@ PYTHON = Grammar(
     },
     prefixes=False,
 )
+LAUNCHERS: Mapping[LayerKind, Grammar] = {
+    "srun": SRUN,
+    "deepspeed": DEEPSPEED,
+    "torchrun": TORCHRUN,
+    "accelerate": ACCELERATE,
+}
 
 
 MOST_OPTIONS = 500
