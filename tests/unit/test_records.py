@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,21 @@ def test_parquet_is_lossless_and_lines_are_rows(tmp_path: Path) -> None:
     found = [record for record in read_records(str(path), "sft") if isinstance(record, Record)]
     assert [record.line for record in found] == list(range(1, 2501))
     assert [r.value for r in found] == [{k: row[k] for k in ("instruction", "output")} for row in rows]
+
+
+def test_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """Even when all rows are one group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [os.urandom(1000).hex() for _ in range(10_000)]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=10_000)
+    assert os.path.getsize(tmp_path / "a.parquet") > 10 << 20
+    before, most = pa.total_allocated_bytes(), 0
+    for number, found in enumerate(read_records(str(tmp_path / "a.parquet"), "pretrain")):
+        assert isinstance(found, Record) and found.value == {"text": rows[number]}
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 8 << 20
 
 
 def test_parquet_numbers_stay_numbers(tmp_path: Path) -> None:

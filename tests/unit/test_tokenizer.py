@@ -230,3 +230,13 @@ def test_indexing_brings_no_torch(tmp_path: Path, model: Path, kind: str, ending
     command = [sys.executable, "-c", INDEX, run.path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split(maxsplit=1)[1:] == ["set()\n"], done.stdout + done.stderr
+
+
+def test_transformers_is_asked_for_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    with pytest.raises(Refused) as caught:
+        load_encoder(folder, str(tmp_path))
+    assert "pip install" in caught.value.findings[0].label

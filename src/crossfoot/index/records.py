@@ -25,7 +25,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 READ_CHARACTERS = 1 << 20
 ROWS_AT_ONCE = 1000
 COLUMN_BYTES = 1 << 20
-"""Read at once of a Parquet column: a row group may be as large as the file."""
+"""Read ahead of a Parquet column, no more: a row group may be as large as the file."""
 EXACT_BYTES = 64 << 20
 """Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
 """
@@ -324,7 +324,7 @@ def parquet_records(path: str, task: Task, groups: Groups | None = None) -> Iter
 
     line = 0
     try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=COLUMN_BYTES) as file:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=COLUMN_BYTES) as file:
             columns, problem = _columns(file.schema_arrow.names, FIELDS[task])
             if problem is not None:
                 yield problem

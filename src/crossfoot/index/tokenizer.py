@@ -268,7 +268,10 @@ class _Splitter:
 
 def _by_transformers(path: str, folder: str) -> Encoder:
     """What transformers makes of the folder. Imports torch; code that lies in the folder is never run."""
-    from transformers import AutoTokenizer
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ValueError("only transformers can read it: pip install 'crossfoot[train]'") from error
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     names = {name: getattr(tokenizer, f"{name}_id") for name in NAMES}
@@ -362,11 +365,10 @@ def _read_settings(folder: str) -> _Settings:
 
 def _token(value: Any) -> dict[str, Any] | None:
     """A token as the fields of an AddedToken; None when the value is none."""
-    if isinstance(value, str):
-        return {"content": value, "special": True}
-    if isinstance(value, dict) and isinstance(value.get("content"), str):
-        return {name: value[name] for name in TOKEN_FIELDS if name in value}
-    return None
+    fields = {"content": value, "special": True} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not isinstance(content := fields.get("content"), str) or not content:
+        return None
+    return {name: fields[name] for name in TOKEN_FIELDS if name in fields}
 
 
 def _read(folder: str, name: str) -> dict[str, Any]:
