@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
@@ -172,7 +172,8 @@ def _by_tokenizers(path: str, mark: str, tokenizer: Any, settings: _Settings) ->
     from tokenizers import AddedToken
 
     if tokenizer.padding and "pad_token" not in settings.values:
-        settings = _Settings({**settings.values, "pad_token": tokenizer.padding["pad_token"]}, settings.added)
+        values = {**settings.values, "pad_token": tokenizer.padding["pad_token"]}
+        settings = replace(settings, values=values)
     # A tokenizer.json may carry them, and every text would be cut or padded without a word.
     tokenizer.no_truncation()
     tokenizer.no_padding()
