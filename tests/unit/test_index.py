@@ -22,8 +22,9 @@ from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index, read_header, segment_digests
 from crossfoot.index.templates import alpaca2
 from crossfoot.index.tiny import write_tiny_tokenizer
-from crossfoot.index.tokenizer import copy_tokenizer, load_encoder, load_tokenizer, vocabulary_rows
+from crossfoot.index.tokenizer import copy_tokenizer, load_encoder
 from index_cases import GOOD, jsonl, written_run
+from tokenizer_cases import JSON, write
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CHINESE = SHARED / "chinese-llama-2-tokenizer"
@@ -155,44 +156,25 @@ def test_pretrain_last_block_of_one_token_has_no_target(tmp_path: Path) -> None:
 
 
 def test_tiny_stays_itself_when_a_llama_model_lies_beside_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     folder = write_tiny_tokenizer(str(tmp_path))
     texts = ["你好\n [INST]  x", "", "</s>", "\x00é\u2028"]
     before = load_encoder("builtin:tiny", str(tmp_path)).encode(texts)
     Path(folder, "config.json").write_text(
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     )
-    tokenizer = load_tokenizer("builtin:tiny", str(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     assert load_encoder("builtin:tiny", str(tmp_path)).encode(texts) == before
     assert before[0] == in_bytes(texts[0]) and before[1] == [] and before[2] == [2]
     assert tokenizer.decode(before[0]) == texts[0]
-    assert (len(tokenizer), tokenizer.pad_token_id, vocabulary_rows(tokenizer)) == (260, 3, 260)
-
-
-def padded_tokenizer(tmp_path: Path) -> Path:
-    """builtin:tiny without its pad token, and one added beyond the vocabulary; truncation and padding
-    switched on.
-    """
-    from tokenizers import Tokenizer
-
-    source = Path(write_tiny_tokenizer(str(tmp_path)))
-    folder = tmp_path / "padded"
-    folder.mkdir()
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.add_special_tokens(["[PAD]"])
-    tokenizer.enable_truncation(8)
-    tokenizer.enable_padding(length=8)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = json.loads((source / "tokenizer_config.json").read_text()) | {"pad_token": "[PAD]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    assert (len(tokenizer), tokenizer.pad_token_id) == (260, 3)
 
 
 def test_an_added_pad_token_is_no_row_and_may_not_be_trained(tmp_path: Path) -> None:
-    folder = padded_tokenizer(tmp_path)
-    tokenizer = load_tokenizer(str(folder), str(tmp_path))
-    assert (tokenizer.pad_token_id, len(tokenizer), vocabulary_rows(tokenizer)) == (260, 261, 260)
+    folder = write(tmp_path / "padded", JSON["pad added in the file"]())
     path = jsonl(tmp_path / "a.jsonl", GOOD, {**GOOD, "output": "a [PAD] b"})
-    index = built(tmp_path, path, tokenizer=str(folder), bad_samples="skip")
+    index = built(tmp_path, path, tokenizer=folder, bad_samples="skip")
     assert [(r.line, r.code) for r in index.rejects] == [(2, "CF511")]
     assert index.lengths[0] > 100  # the file's own truncation to 8 tokens is not ours
     assert index.tokens.max() < index.header.tokenizer.vocabulary == 260
@@ -214,8 +196,6 @@ def test_chinese_llama_2_ids_are_sentencepieces_own(tmp_path: Path) -> None:
     assert encoder.encode(["a</s>b"]) == [
         [263, 2, 289]
     ]  # a special token in a text is that token, as for transformers
-    slow = load_tokenizer(str(CHINESE), str(tmp_path))
-    assert slow.encode("你好", add_special_tokens=False) == oracle.encode("你好")
     # Why not AutoTokenizer: its conversion ranks pieces that sentencepiece holds equal.
     converted = AutoTokenizer.from_pretrained(CHINESE).backend_tokenizer.encode_batch(
         texts, add_special_tokens=False
@@ -292,16 +272,6 @@ from crossfoot.written.run_file import load_run
 from crossfoot.index import build, waiting
 waiting.PULSE_SECONDS = 0.2
 
-def light(path, index_dir, *, place):
-    # The same tokens without transformers, whose import would be most of the time of the test.
-    from tokenizers import Tokenizer
-    from crossfoot.index.store import TokenizerFacts
-    from crossfoot.index.tiny import FINGERPRINT, write_tiny_tokenizer
-    from crossfoot.index.tokenizer import _FastEncoder
-    backend = Tokenizer.from_file(write_tiny_tokenizer(index_dir) + "/tokenizer.json")
-    return _FastEncoder(backend, TokenizerFacts(path, FINGERPRINT, 260, 2, (1,), "tokenizers"))
-
-build.load_encoder = light
 run = load_run(sys.argv[1], [])
 files = list(run.config.data.train)
 mode = sys.argv[2]

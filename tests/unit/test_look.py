@@ -13,12 +13,15 @@ import pytest
 
 from crossfoot.finding import Refused
 from crossfoot.index import look as looking
-from crossfoot.index import measuring, token_counter
+from crossfoot.index import measuring
+from crossfoot.index import tokenizer as loading
 from crossfoot.index.build import ensure_index
 from crossfoot.index.look import DataLook, look_at
-from crossfoot.index.sampling import all_records, some_records, with_line
+from crossfoot.index.records import read_records
+from crossfoot.index.sampling import some_records, with_line
 from crossfoot.index.templates import alpaca2
-from crossfoot.index.tokenizer import load_encoder
+from crossfoot.index.tiny import write_tiny_tokenizer
+from crossfoot.index.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.written.run_file import load_run
 from index_cases import GOOD, jsonl, written_run
 from support.launching import ROOT
@@ -163,7 +166,7 @@ def test_some_records_of_a_large_file(tmp_path: Path, small_reads: None, ending:
     numbers = [int(value["instruction"][1:]) for value in values]
     assert numbers == sorted(set(numbers)), "none twice"
     assert 60 <= len(numbers) <= 200 and numbers[-1] > 800, "spread over the file"
-    whole = [one.found.value for one in all_records(file, "sft")]
+    whole = [one.value for one in read_records(file, "sft")]
     assert whole == rows
     look = look_at(written_run(tmp_path, [file]))
     assert not look.is_whole
@@ -186,10 +189,10 @@ def test_a_bad_record_in_a_large_file_has_its_line(tmp_path: Path, small_reads: 
     assert "at least" in look.findings[-1].label
 
 
-def test_plain_text_is_read_without_datasets(tmp_path: Path, small_reads: None) -> None:
+def test_some_documents_of_plain_text(tmp_path: Path, small_reads: None) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("\ufeff第一行\n\n第三行\r\n".encode() + b"\xff\n" + "第五行\n".encode() * 30)
-    found = [one.found for one in all_records(str(file), "pretrain")]
+    found = list(read_records(str(file), "pretrain"))
     assert [one.line for one in found[:4]] == [1, 3, 4, 5]
     assert [getattr(one, "code", "") for one in found[:4]] == ["", "", "CF504", ""]
     assert found[1].value == {"text": "第三行"}
@@ -224,10 +227,17 @@ def tokenizers() -> list[object]:
 
 @pytest.mark.parametrize("path", tokenizers())
 def test_it_counts_what_the_index_counts(tmp_path: Path, path: str) -> None:
-    run = written_run(tmp_path, ["a.jsonl"], tokenizer=path)
-    counter = token_counter.token_counter(run.config, run.index_dir)
-    encoder = load_encoder(path, run.index_dir)
-    texts = ["Say hello.", "苹果、梨、桃。", " two  blanks ", "x\ny\n", "😀" * 3, alpaca2("问", "一 2")]
+    counter = measuring.TokenCounter(encoder_at_hand(path, str(tmp_path)))
+    encoder = load_encoder(path, str(tmp_path))
+    texts = [
+        "Say hello.",
+        "苹果、梨、桃。",
+        " two  blanks ",
+        "x\ny\n",
+        "😀" * 3,
+        alpaca2("问", "一 2"),
+        "a</s>b",
+    ]
     assert counter.count(texts) == [len(ids) for ids in encoder.encode(texts)]
     assert counter.is_exact
     assert (counter.vocabulary, counter.begin_tokens) == (
@@ -269,26 +279,16 @@ def test_a_damaged_tokenizer_is_somebody_elses_finding(tmp_path: Path, text: str
 
 
 def test_a_large_tokenizer_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_counter, "LARGEST_JSON_BYTES", 10)
-    (tmp_path / "tok").mkdir()
-    (tmp_path / "tok" / "tokenizer.json").write_text('{"version": "1.0"}')
-    run = written_run(tmp_path, ["a.jsonl"], tokenizer=str(tmp_path / "tok"))
-    assert isinstance(token_counter.token_counter(run.config, run.index_dir), token_counter.Estimate)
-
-
-def test_an_added_padding_token_is_no_row() -> None:
-    rows = token_counter._rows
-    assert rows(100, {100: "<pad>"}, {"pad_token": "<pad>"}) == 100
-    assert rows(100, {100: "<new>"}, {"pad_token": "<pad>"}) == 101
-    assert rows(100, {100: "</s>"}, {"pad_token": "</s>", "eos_token": {"content": "</s>"}}) == 101
-    assert rows(100, {}, {"added_tokens_decoder": {"104": {"content": "<x>"}}}) == 105
-    assert rows(100, {}, {}) == 100
+    folder = write_tiny_tokenizer(str(tmp_path))
+    assert encoder_at_hand(folder, str(tmp_path)) is not None
+    monkeypatch.setattr(loading, "LARGEST_JSON_BYTES", 10)
+    assert encoder_at_hand(folder, str(tmp_path)) is None
 
 
 def test_records_that_fit_by_their_bytes_are_not_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "token_counter", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(looking, "encoder_at_hand", lambda *_: pytest.fail("loaded"))
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(5)))
     assert look_at(written_run(tmp_path, [file], max_seq_len=BEGUN + 20)).lost_share == 0
     assert measuring.MORE_THAN_BYTES >= 4

@@ -1,10 +1,9 @@
-"""Records come out as they stand in the file, with the line they start on; and why `datasets` does not
-read JSON here.
-"""
+"""Records come out as they stand in the file, with the line they start on."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,34 +44,6 @@ def test_json_list_is_lossless(tmp_path: Path, indent: int | None) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(TRAPS, ensure_ascii=indent is None, indent=indent), encoding="utf-8")
     assert values(str(path)) == TRAPS
-
-
-def through_datasets(path: str, features: bool) -> list[dict[str, Any]]:
-    import datasets
-
-    declared = datasets.Features(
-        {name: datasets.Value("string") for name in ("instruction", "input", "output")}
-    )
-    rows = datasets.load_dataset(
-        "json", data_files=path, split="train", streaming=True, features=declared if features else None
-    )
-    return [dict(row) for row in rows]
-
-
-@pytest.mark.parametrize("features", [False, True])
-@pytest.mark.parametrize("output", ["2024-01-01", 42], ids=["date", "number"])
-def test_why_not_datasets_for_json(tmp_path: Path, features: bool, output: object) -> None:
-    """Should this fail one day, `datasets` keeps JSON as it is and records.py may use it."""
-    path = jsonl(tmp_path / "a.jsonl", {**GOOD, "output": output}, {**GOOD, "output": output})
-    if features or output != 42:
-        assert through_datasets(path, features)[0]["output"] != output
-    assert values(path)[0]["output"] == output
-
-
-def test_why_not_datasets_for_mixed_json(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", {**GOOD, "output": "x"}, {**GOOD, "output": 7})
-    assert through_datasets(path, True)[0]["output"] == '"x"'  # quotes that nobody wrote
-    assert [value["output"] for value in values(path)] == ["x", 7]
 
 
 def test_blank_lines_and_bom_do_not_shift_lines(tmp_path: Path) -> None:
@@ -175,6 +146,13 @@ def test_a_file_cut_inside_a_character_is_named(tmp_path: Path) -> None:
     assert (problem.code, problem.line) == ("CF504", 3)
 
 
+def test_every_broken_line_of_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("一\n".encode() + b"\xff\r\r" + "二\n".encode() + b"\xc3\n")
+    found = list(read_records(str(tmp_path / "a.txt"), "pretrain"))
+    assert [type(one) for one in found] == [Record, Problem, Record, Problem]
+    assert [one.line for one in found] == [1, 2, 4, 5]
+
+
 def test_text_is_lossless_even_under_a_name_with_stars(tmp_path: Path) -> None:
     folder = tmp_path / "d [1]*"
     folder.mkdir()
@@ -203,6 +181,21 @@ def test_parquet_is_lossless_and_lines_are_rows(tmp_path: Path) -> None:
     found = [record for record in read_records(str(path), "sft") if isinstance(record, Record)]
     assert [record.line for record in found] == list(range(1, 2501))
     assert [r.value for r in found] == [{k: row[k] for k in ("instruction", "output")} for row in rows]
+
+
+def test_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """Even when all rows are one group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [os.urandom(1000).hex() for _ in range(10_000)]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=10_000)
+    assert os.path.getsize(tmp_path / "a.parquet") > 10 << 20
+    before, most = pa.total_allocated_bytes(), 0
+    for number, found in enumerate(read_records(str(tmp_path / "a.parquet"), "pretrain")):
+        assert isinstance(found, Record) and found.value == {"text": rows[number]}
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 8 << 20
 
 
 def test_parquet_numbers_stay_numbers(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def _pure(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("verb", ("plan", "check"))
+@pytest.mark.parametrize("verb", ("plan", "check", "index"))
 def test_pure_verbs_import_nothing_heavy_without_an_index(tmp_path: Path, verb: str) -> None:
     done = _pure(verb, small_config(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,14 +44,7 @@ def test_explain_imports_nothing_heavy() -> None:
 
 def test_plan_and_receipt_with_an_index_import_nothing_heavy(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    indexed = subprocess.run(
-        [sys.executable, "-m", "crossfoot", "index", str(config)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    indexed = _pure("index", config)
     assert indexed.returncode == 0, indexed.stdout + indexed.stderr
     done = _pure("plan", config, "--json")
     assert "heavy: []" in done.stderr

@@ -60,8 +60,8 @@ def ensure_index(
     process).
 
     Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good
-    index. patience_seconds: how long the others wait without a sign of life. The builder imports
-    transformers, and so torch. Raises Refused: CF50x and CF51x (data), CF52x (tokenizer), CF53x (index).
+    index. patience_seconds: how long the others wait without a sign of life. Raises Refused: CF50x and CF51x
+    (data), CF52x (tokenizer), CF53x (index).
     """
     refuse_unopenable(files, run.config.data.task, run)
     path = tokenizer_path(run.config)

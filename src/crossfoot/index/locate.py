@@ -1,6 +1,4 @@
-"""Finding an index by content, and counting records without one. Light: no torch, no transformers, no
-datasets.
-"""
+"""Finding an index by content, and counting records without one. Light: no torch, no transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.digests import sha256_of_file
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
-from crossfoot.index.records import Task, file_problem, kind_of, read_records
+from crossfoot.index.records import Task, count_file, file_problem, kind_of
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.index.tokenizer import fingerprint, local_folder, tokenizer_path
 
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
 
 SOURCES = "sources.json"
-EXACT_BYTES = 64 << 20
-"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
-"""
 BYTES_PER_TOKEN = 3.5
 """Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
 """
@@ -161,10 +156,15 @@ def count_records(files: Sequence[str], task: Task) -> int:
     """Records in the files (documents for pretrain), without tokenising; large files are estimated from their
     beginning.
 
-    Raises Refused for files that cannot be opened, a JSON list that is broken, or no record at all.
+    Raises Refused for files that cannot be opened, a broken list or Parquet file, or no record at all.
     """
     refuse_unopenable(files, task)
-    records = sum(_count_file(file, task) for file in files)
+    records = 0
+    for file in files:
+        counted = count_file(file, task)
+        if isinstance(counted, Problem):
+            raise Refused(counted.finding(file))
+        records += counted
     if not records:
         raise Refused(no_samples(Place(files[0]), f"{', '.join(files)}: no record"))
     return records
@@ -180,44 +180,3 @@ def estimate_samples(files: Sequence[str], task: Task, max_seq_len: int) -> int:
     text_bytes = sum(os.path.getsize(file) for file in files)
     tokens = int(text_bytes / BYTES_PER_TOKEN) + records
     return ceil_div(tokens, max_seq_len)
-
-
-def _count_file(file: str, task: Task) -> int:
-    if kind_of(file) == ".parquet":
-        return _count_parquet(file)
-    with open(file, "rb") as stream:
-        beginning = stream.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if kind_of(file) == ".json" and beginning.startswith(b"["):
-        return _count_array(file, task)
-    size, seen_bytes, records = os.path.getsize(file), 0, 0
-    with open(file, "rb") as stream:
-        for line in stream:
-            records += bool(line.strip())
-            seen_bytes += len(line)
-            if seen_bytes >= EXACT_BYTES:
-                break
-    return _scaled(records, seen_bytes, size)
-
-
-def _count_array(file: str, task: Task) -> int:
-    """Records of a JSON list. All of it is parsed: braces inside texts make anything less unsafe."""
-    records = 0
-    for record in read_records(file, task):
-        if isinstance(record, Problem):
-            raise Refused(record.finding(file))
-        records += 1
-    return records
-
-
-def _scaled(records: int, seen_bytes: int, size: int) -> int:
-    return records if seen_bytes >= size or not seen_bytes else round(records * size / seen_bytes)
-
-
-def _count_parquet(file: str) -> int:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(file).num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise Refused(Problem("CF513", 0, str(error).splitlines()[0], fatal=True).finding(file)) from error

@@ -17,13 +17,13 @@ import numpy as np
 from crossfoot.finding import Finding, Refused
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.locate import find_index
-from crossfoot.index.measuring import Measured, Seen, measure
+from crossfoot.index.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.index.problems import Problems
-from crossfoot.index.records import Task, file_problem
+from crossfoot.index.records import Task, file_problem, read_records
 from crossfoot.index.samples import texts_of
-from crossfoot.index.sampling import Drawn, all_records, some_records, with_line
+from crossfoot.index.sampling import Drawn, some_records, with_line
 from crossfoot.index.store import DataIndex
-from crossfoot.index.token_counter import Estimate, TokenCounter, token_counter
+from crossfoot.index.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.written.run_file import RunFile
 
 WHOLE_BYTES = 2 << 20
@@ -97,7 +97,7 @@ class _Looking:
     @cached_property
     def counter(self) -> TokenCounter:
         """What counts tokens here; loading it is most of the time that a look takes."""
-        return token_counter(self.run.config, self.run.index_dir)
+        return TokenCounter(encoder_at_hand(tokenizer_path(self.run.config), self.run.index_dir))
 
     def see(self, files: Iterable[str]) -> Seen:
         """Read these files, or some of their records; the same file only once."""
@@ -155,13 +155,13 @@ class _Looking:
 def _draw(file: str, task: Task, share: float | None) -> Iterable[Drawn]:
     """All records, or this file's share of the ones that are looked at."""
     if share is None:
-        return all_records(file, task)
+        return map(Drawn, read_records(file, task))
     return some_records(file, task, max(FEWEST_OF_A_FILE, round(SOME_RECORDS * share)))
 
 
 def _of_records(run: RunFile, seen: Seen, looking: _Looking) -> DataLook:
     config = run.config
-    counter: TokenCounter = Estimate()
+    counter = TokenCounter(None)
     measured = Measured()
     is_sft = config.data.task == "sft"
     long_ones = seen.longer_than(config.data.max_seq_len) if is_sft else []

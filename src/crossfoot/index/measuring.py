@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.locate import BYTES_PER_TOKEN
-from crossfoot.index.samples import Texts
-from crossfoot.index.token_counter import TokenCounter
+from crossfoot.index.samples import Encoder, Texts
 
 LONGEST_FIRST = 32
 MEASURED_RECORDS = 300
@@ -16,6 +15,34 @@ MORE_THAN_BYTES = 4
 """Tokens of a sample beyond its bytes: begin and end, and sentencepiece's blank before each text."""
 SURE = 1.3
 """An estimated prompt is called too long only when it is by this factor."""
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Tokens of texts: counted by the encoder that the index is made with, or estimated without one."""
+
+    encoder: Encoder | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Counted, not estimated."""
+        return self.encoder is not None
+
+    @property
+    def begin_tokens(self) -> int:
+        """Tokens that the tokenizer puts before a text."""
+        return 1 if self.encoder is None else len(self.encoder.facts.bos_ids)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows that the model's table needs, None when that is not known."""
+        return None if self.encoder is None else self.encoder.facts.vocabulary
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without special tokens."""
+        if self.encoder is None:
+            return [round(len(text.encode()) / BYTES_PER_TOKEN) for text in texts]
+        return [len(ids) for ids in self.encoder.encode(texts)]
 
 
 @dataclass

@@ -1,21 +1,18 @@
-"""Reading data files record by record, each with its line, in bounded memory.
+"""The reader of data files: record by record, each with its line, in bounded memory. Torch-free.
 
-JSON and JSONL are read with the json module and not with `datasets`, because its JSON builder (5.2) changes
-text: with or without declared features "2024-01-01" comes back as a timestamp, numbers become text, a column
-with a number in it turns every text beside it into a JSON literal with its quotes, an extra field ends the
-load, and a broken line has no line number (tests/unit/test_records.py holds each). Parquet carries its types
-and plain text has none: there `datasets` is used, streaming, so that nothing is copied into a cache.
+Whole files, a few of their records (sampling.py) and their number come from the functions here. JSON is read
+by the json module and nothing is guessed: a date stays the text that it is. Parquet carries its types.
 """
 
 from __future__ import annotations
 
 import codecs
-import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from itertools import accumulate, islice
+from typing import Any, BinaryIO, Literal, TextIO
 
 from crossfoot.index.bad_data import Problem
 
@@ -27,6 +24,14 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 READ_CHARACTERS = 1 << 20
 ROWS_AT_ONCE = 1000
+COLUMN_BYTES = 1 << 20
+"""Read ahead of a Parquet column, no more: a row group may be as large as the file."""
+EXACT_BYTES = 64 << 20
+"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
+"""
+
+Groups = Callable[[Sequence[int]], Sequence[tuple[int, int]]]
+"""From the rows of each row group to the groups that are read, in order, and how many of their first rows."""
 
 
 @dataclass(frozen=True)
@@ -68,38 +73,61 @@ def file_problem(path: str, task: Task) -> Problem | None:
 
 def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
     """The records of one file, in order; what cannot be read comes as a fatal Problem in its place."""
-    kind = kind_of(path)
-    if kind == ".parquet":
-        return _parquet(path, FIELDS[task])
-    if kind == ".txt":
-        return _text(path)
-    if kind == ".json" and first_character(path) == b"[":
+    if kind_of(path) == ".parquet":
+        return parquet_records(path, task)
+    if is_list(path):
         return _array(path)
-    return _lines(path, may_be_one_object=kind == ".json")
+    return _lines(path)
 
 
-def first_character(path: str) -> bytes:
-    """The first byte of a file that is neither a byte-order mark nor white space; b"" when there is none."""
+def count_file(path: str, task: Task) -> int | Problem:
+    """Records of one file, blank lines apart, or what is wrong with it. Lines are not parsed, and of a file
+    beyond EXACT_BYTES its beginning is counted.
+
+    A JSON list is parsed whole: braces inside texts make anything less unsafe.
+    """
+    if kind_of(path) == ".parquet":
+        return _count_rows(path)
+    records = 0
+    if is_list(path):
+        for record in _array(path):
+            if isinstance(record, Problem):
+                return record
+            records += 1
+        return records
+    size, seen_bytes = os.path.getsize(path), 0
+    with open(path, "rb") as stream:
+        for raw in _raw_lines(stream, kind_of(path)):
+            records += bool(raw.strip())
+            seen_bytes += len(raw)
+            if seen_bytes >= EXACT_BYTES:
+                break
+    return records if seen_bytes >= size or not seen_bytes else round(records * size / seen_bytes)
+
+
+def is_list(path: str) -> bool:
+    """Whether a file is one JSON list: named .json, and its first character is [."""
+    if kind_of(path) != ".json":
+        return False
     with open(path, "rb") as stream:
         block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
         while block:
             if stripped := block.lstrip(b" \t\r\n"):
-                return stripped[:1]
+                return stripped.startswith(b"[")
             block = stream.read(1 << 16)
-    return b""
+    return False
 
 
-def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
-    """One JSON value a line. Only a line feed ends a line, as in the JSONL format; blank lines are
-    skipped.
-    """
+def _lines(path: str) -> Iterator[Record | Problem]:
+    """One JSON value a line, or one document; blank lines are skipped."""
+    kind = kind_of(path)
     with open(path, "rb") as stream:
-        for line, raw in enumerate(stream, start=1):
-            record = line_record(raw, line)
+        for line, raw in enumerate(_raw_lines(stream, kind), start=1):
+            record = line_record(raw, line, kind)
             if record is None:
                 continue
             is_first_broken = line == 1 and isinstance(record, Problem) and record.code == "CF503"
-            if is_first_broken and may_be_one_object and _is_one_object(path):
+            if is_first_broken and kind == ".json" and _is_one_object(path):
                 yield Problem(
                     "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
                 )
@@ -107,8 +135,17 @@ def _lines(path: str, *, may_be_one_object: bool) -> Iterator[Record | Problem]:
             yield record
 
 
-def line_record(raw: bytes, line: int) -> Record | Problem | None:
-    """What one line of a JSONL file holds; None for a blank line."""
+def _raw_lines(stream: BinaryIO, kind: str) -> Iterator[bytes]:
+    """Lines with their ends. Of plain text \\r ends one too; elsewhere \\n alone, as in the JSONL format."""
+    for raw in stream:
+        if kind == ".txt" and b"\r" in raw:
+            yield from raw.splitlines(keepends=True)
+        else:
+            yield raw
+
+
+def line_record(raw: bytes, line: int, kind: str) -> Record | Problem | None:
+    """What one line of a file of this kind holds; None for a blank line."""
     bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
     if not bare.strip():
         return None
@@ -116,6 +153,8 @@ def line_record(raw: bytes, line: int) -> Record | Problem | None:
         text = bare.decode("utf-8")
     except UnicodeDecodeError as error:
         return _undecodable(line, error)
+    if kind == ".txt":
+        return Record(line, {"text": text.rstrip("\r\n")}) if text.strip() else None
     try:
         return Record(line, json.loads(text.rstrip()))
     except (ValueError, RecursionError) as error:
@@ -278,71 +317,53 @@ def _line_ends(last: str, text: str) -> int:
     return text.count("\n") + text.count("\r") - halves
 
 
-def _text(path: str) -> Iterator[Record | Problem]:
-    """One document a line; blank lines are skipped. Through `datasets` (imported here: it brings torch with
-    it).
-    """
-    import datasets
+def parquet_records(path: str, task: Task, groups: Groups | None = None) -> Iterator[Record | Problem]:
+    """One record a row, of the task's columns only. groups: which rows are read; None: all."""
+    import pyarrow
+    import pyarrow.parquet
 
-    lines = datasets.load_dataset(
-        "text",
-        data_files=glob.escape(os.path.abspath(path)),
-        split="train",
-        streaming=True,
-        encoding="utf-8-sig",
-    )
     line = 0
     try:
-        for rows in lines.iter(batch_size=ROWS_AT_ONCE):
-            for text in rows["text"]:
-                line += 1
-                if text.strip():
-                    yield Record(line, {"text": text})
-    except UnicodeDecodeError:
-        yield _find_undecodable(path)
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=COLUMN_BYTES) as file:
+            columns, problem = _columns(file.schema_arrow.names, FIELDS[task])
+            if problem is not None:
+                yield problem
+                return
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            before = [0, *accumulate(sizes)]
+            for group, rows in list(enumerate(sizes)) if groups is None else groups(sizes):
+                line = before[group]
+                for value in islice(_values(file, group, columns, rows), rows):
+                    line += 1
+                    yield Record(line, value)
+    except (pyarrow.ArrowException, OSError) as error:
+        yield _broken_parquet(error, line)
 
 
-def parquet_columns(path: str, fields: Sequence[str]) -> tuple[Problem | None, list[str]]:
+def _values(file: Any, group: int, columns: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+    size = max(1, min(rows, ROWS_AT_ONCE))
+    for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=columns):
+        yield from batch.to_pylist()
+
+
+def _columns(names: Sequence[str], fields: Sequence[str]) -> tuple[list[str], Problem | None]:
     """The columns of the task that a Parquet file has, and what is wrong when one is missing."""
+    missing = [name for name in fields if name not in names and name != "input"]
+    if not missing:
+        return [name for name in fields if name in names], None
+    reason = f"no column {' and no column '.join(missing)}; it has: {', '.join(names[:8])}"
+    return [], Problem("CF513", 0, reason, fatal=True)
+
+
+def _count_rows(path: str) -> int | Problem:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        names = pyarrow.parquet.read_schema(path).names
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
     except (pyarrow.ArrowException, OSError) as error:
-        return Problem("CF513", 0, str(error).splitlines()[0], fatal=True), []
-    missing = [name for name in fields if name not in names and name != "input"]
-    if missing:
-        found = ", ".join(names[:8])
-        reason = f"no column {' and no column '.join(missing)}; it has: {found}"
-        return Problem("CF513", 0, reason, fatal=True), []
-    return None, [name for name in fields if name in names]
+        return _broken_parquet(error, 0)
 
 
-def _parquet(path: str, fields: Sequence[str]) -> Iterator[Record | Problem]:
-    """One record a row, of the task's columns only. Through `datasets` (imported here: it brings torch with
-    it).
-    """
-    import datasets
-    import pyarrow
-
-    datasets.disable_progress_bars()
-    problem, names = parquet_columns(path, fields)
-    if problem is not None:
-        yield problem
-        return
-    rows = datasets.load_dataset(
-        "parquet",
-        data_files=glob.escape(os.path.abspath(path)),
-        split="train",
-        streaming=True,
-        columns=names,
-    )
-    line = 0
-    try:
-        for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
-            for value in table.to_pylist():
-                line += 1
-                yield Record(line, value)
-    except (pyarrow.ArrowException, OSError) as error:
-        yield Problem("CF513", line, str(error).splitlines()[0], fatal=True)
+def _broken_parquet(error: Exception, line: int) -> Problem:
+    return Problem("CF513", line, str(error).splitlines()[0], fatal=True)

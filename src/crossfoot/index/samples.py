@@ -18,9 +18,11 @@ from crossfoot.index.templates import TEMPLATES
 
 
 class Encoder(Protocol):
-    """Text to ids, without special tokens added; facts names the tokens that go around."""
+    """Text to ids, without special tokens added."""
 
-    facts: TokenizerFacts
+    @property
+    def facts(self) -> TokenizerFacts:
+        """What it is, and the tokens that go around."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""

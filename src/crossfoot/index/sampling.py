@@ -1,6 +1,5 @@
-"""Some records of a data file, spread evenly over it, or all of a small one.
-
-Torch-free: Parquet and plain text are read here without `datasets`.
+"""Some records of a data file, spread evenly over it. Where they lie is decided here, how they are read in
+records.py. Torch-free.
 """
 
 from __future__ import annotations
@@ -8,10 +7,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.index.bad_data import Problem
@@ -19,10 +18,10 @@ from crossfoot.index.records import (
     FIELDS,
     Record,
     Task,
-    first_character,
+    is_list,
     kind_of,
     line_record,
-    parquet_columns,
+    parquet_records,
     read_records,
 )
 
@@ -41,20 +40,11 @@ class Drawn:
     start: int | None = None
 
 
-def all_records(path: str, task: Task) -> Iterator[Drawn]:
-    """Every record of a file, in order."""
-    if kind_of(path) == ".parquet":
-        return _rows(path, task, None)
-    if kind_of(path) == ".txt":
-        return _documents(path)
-    return map(Drawn, read_records(path, task))
-
-
 def some_records(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """About `count` records, from places spread evenly over the file; the first one is always among them."""
     if kind_of(path) == ".parquet":
-        return _rows(path, task, count)
-    if kind_of(path) == ".json" and first_character(path) == b"[":
+        return map(Drawn, parquet_records(path, task, partial(_spread, count)))
+    if is_list(path):
         return _items(path, task, count)
     return _lines(path, task, count)
 
@@ -72,32 +62,10 @@ def with_line(problem: Problem, path: str, start: int | None) -> Problem:
     return replace(problem, line=line)
 
 
-def _documents(path: str) -> Iterator[Drawn]:
-    with open(path, "rb") as stream:
-        for line, raw in enumerate(stream, start=1):
-            if (document := _document(raw, line)) is not None:
-                yield Drawn(document)
-
-
-def _document(raw: bytes, line: int) -> Record | Problem | None:
-    """One line of plain text; None for a blank one."""
-    bare = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-    try:
-        text = bare.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        reason = f"byte 0x{byte:02x} does not belong to UTF-8 text"
-        return Problem("CF504", line, reason, fatal=True)
-    return Record(line, {"text": text}) if text.strip() else None
-
-
 def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """Lines that begin after evenly spread offsets, none twice."""
-    is_text = kind_of(path) == ".txt"
-    if is_text:
-        yield from islice(_documents(path), 1)
-    else:
-        yield from map(Drawn, islice(read_records(path, task), 1))
+    yield from map(Drawn, islice(read_records(path, task), 1))
+    kind = kind_of(path)
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):
@@ -108,8 +76,7 @@ def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
             if start <= last or not raw or _is_cut(rest) or _is_cut(raw):
                 continue
             last = start
-            found = _document(raw, 0) if is_text else line_record(raw, 0)
-            if found is not None:
+            if (found := line_record(raw, 0, kind)) is not None:
                 yield Drawn(found, start)
 
 
@@ -153,34 +120,8 @@ def _object(block: bytes, offset: int, task: Task, decoder: json.JSONDecoder) ->
     return None
 
 
-def _rows(path: str, task: Task, count: int | None) -> Iterator[Drawn]:
-    """Rows of a Parquet file: all, or the first ones of evenly spread row groups."""
-    problem, names = parquet_columns(path, FIELDS[task])
-    if problem is not None:
-        yield Drawn(problem)
-        return
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield from _rows_of(file, names, count)
-    except (pyarrow.ArrowException, OSError) as error:
-        yield Drawn(Problem("CF513", 0, str(error).splitlines()[0], fatal=True))
-
-
-def _rows_of(file: Any, names: list[str], count: int | None) -> Iterator[Drawn]:
-    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    if count is None:
-        wanted, rows = list(range(len(sizes))), None
-    else:
-        groups = max(1, min(len(sizes), GROUPS))
-        wanted = sorted({round(place * (len(sizes) - 1) / max(1, groups - 1)) for place in range(groups)})
-        rows = max(1, ceil_div(count, groups))
-    for group in wanted:
-        line = sum(sizes[:group])
-        batches = file.iter_batches(batch_size=rows or 1000, row_groups=[group], columns=names)
-        for batch in batches if rows is None else islice(batches, 1):
-            for value in batch.to_pylist():
-                line += 1
-                yield Drawn(Record(line, value))
+def _spread(count: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Evenly spread row groups of a Parquet file, and their first rows: about `count` together."""
+    groups = min(len(sizes), GROUPS)
+    wanted = sorted({round(place * (len(sizes) - 1) / max(1, groups - 1)) for place in range(groups)})
+    return [(group, max(1, ceil_div(count, groups))) for group in wanted]

@@ -8,12 +8,19 @@ from __future__ import annotations
 import json
 import os
 from hashlib import sha256
+from typing import Any
 
 from crossfoot import durable
 
 SPECIALS = ("<unk>", "<s>", "</s>", "<pad>")
 FINGERPRINT = sha256(b"crossfoot builtin:tiny tokenizer 1").hexdigest()
 """Stands for the files below; its number goes up when they change."""
+SETTINGS: dict[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    **dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIALS, strict=True)),
+    "clean_up_tokenization_spaces": False,
+}
+"""Its tokenizer_config.json."""
 
 
 def tiny_folder(index_dir: str) -> str:
@@ -29,12 +36,14 @@ def write_tiny_tokenizer(index_dir: str) -> str:
     names = ("tokenizer.json", "tokenizer_config.json")
     if not all(os.path.exists(os.path.join(folder, name)) for name in names):
         os.makedirs(folder, exist_ok=True)
-        for name, text in zip(names, (_tokenizer_json(), _config_json()), strict=True):
+        texts = (str(tiny_tokenizer().to_str(pretty=True)), json.dumps(SETTINGS, indent=1) + "\n")
+        for name, text in zip(names, texts, strict=True):
             durable.replace(os.path.join(folder, name), text)
     return folder
 
 
-def _tokenizer_json() -> str:
+def tiny_tokenizer() -> Any:
+    """The tokenizer of the `tokenizers` library that tokenizer.json holds."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     pieces = list(SPECIALS) + sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -47,10 +56,4 @@ def _tokenizer_json() -> str:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, vocabulary[begin])]
     )
-    return str(tokenizer.to_str(pretty=True))
-
-
-def _config_json() -> str:
-    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIALS, strict=True))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
-    return json.dumps(config, indent=1) + "\n"
+    return tokenizer
