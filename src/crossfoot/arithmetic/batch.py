@@ -167,8 +167,7 @@ def solve_batch(
 
     All three are checked: a batch above the capacity is refused; one below it is accepted only if one
     accumulation step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises
-    BatchImpossible. Source: DESIGN section 1; the equation is DeepSpeed's (its docs, "Batch Size Related
-    Parameters").
+    BatchImpossible. The equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
     """
     given = {
         key: value
