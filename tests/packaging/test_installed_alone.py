@@ -158,10 +158,11 @@ def test_doctor_says_what_is_missing(scripts: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_launch_renders(scripts: Path, run: Run, target: str) -> None:
-    words = ["launch", run.config, "--to", target, "--print", f"run.dir={run.folder / 'next'}"]
+    two_ranks = ("cluster.num_nodes=1", "cluster.gpus_per_node=2")
+    words = ["launch", run.config, f"run.dir={run.folder / 'next'}", *two_ranks, "--to", target, "--print"]
     if target == "deepspeed":
         hosts = run.folder / "hosts"
-        hosts.write_text("node1 slots=1\n", encoding="utf-8")
+        hosts.write_text("node1 slots=2\n", encoding="utf-8")
         words += ["--hostfile", hosts]
     done = _say(scripts, run, *words)
     assert done.returncode == 0, done.stdout + done.stderr
