@@ -140,6 +140,17 @@ def test_index(scripts: Path, run: Run) -> None:
     assert hashes[0] == hashes[1] is not None
 
 
+def test_a_tokenizer_that_needs_transformers(scripts: Path, run: Run) -> None:
+    folder = run.folder / "wordpiece"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("[UNK]\n[SEP]\na\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    done = _say(scripts, run, "index", run.config, f'tokenizer={{"path": "{folder}"}}')
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "CF520" in done.stdout
+    assert "pip install 'crossfoot[train]'" in done.stdout
+
+
 def test_receipt(scripts: Path, run: Run) -> None:
     assert "foots: yes" in _same(scripts, run, "receipt", run.run_dir)
     assert json.loads(_same(scripts, run, "receipt", run.run_dir, "--json"))["foots"] is True
