@@ -16,8 +16,7 @@ from packaging.utils import canonicalize_name
 
 import crossfoot
 from crossfoot.extras import NEEDED_BY, PACKAGES, install_command, refuse_missing
-from crossfoot.finding import Place, Refused
-from crossfoot.index.bad_data import tokenizer_unusable
+from crossfoot.finding import Refused
 from support.launching import ROOT
 from support.pyproject import PROJECT
 
@@ -120,12 +119,6 @@ def test_a_verb_says_what_to_install(verb: str, monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'crossfoot[train]'" in finding.helps[0]
     assert refused.value.exit_code == 1
     refuse_missing("plan")
-
-
-def test_a_tokenizer_that_needs_transformers_says_what_to_install() -> None:
-    finding = tokenizer_unusable(Place("config.yaml", 3, 9), "No module named 'transformers'")
-    assert install_command("train") in finding.helps[-1]
-    assert len(tokenizer_unusable(Place("config.yaml", 3, 9), "no folder x").helps) == 1
 
 
 def test_the_version_stands_in_one_place() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crossfoot.extras import install_command
 from crossfoot.finding import Finding, Place
 from crossfoot.manual import page
 
@@ -252,19 +251,16 @@ def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
 
     There is no such folder, no tokenizer file in it, or a file that is damaged; or it is a hub id that cannot
-    be fetched from here. Without tokenizer.path the tokenizer is the model's own, and model.path is meant. Or
-    the folder has neither tokenizer.json nor tokenizer.model: only transformers reads that, where it is
-    installed.
+    be fetched from here. Without tokenizer.path the tokenizer is the model's own, and model.path is meant.
     """
-    helps = ["point tokenizer.path at a folder with tokenizer.json or tokenizer.model (default: model.path)"]
-    if reason.startswith("No module named"):
-        helps.append(f"or install what reads it as it is: {install_command('train')}")
     return Finding(
         "CF520",
         "the tokenizer cannot be loaded",
         place=place,
         label=reason,
-        helps=tuple(helps),
+        helps=(
+            "point tokenizer.path at a folder with tokenizer.json or tokenizer.model (default: model.path)",
+        ),
         unreadable=True,
     )
 
