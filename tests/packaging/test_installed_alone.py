@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,14 +71,13 @@ def oldest() -> list[str]:
     return [f"{name}=={version}" for name, version in lowest.items()]
 
 
-def _say(scripts: Path, run: Run, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """`crossfoot WORDS` of an environment, in the run's folder, with nothing of this clone on the path."""
-    environ: Mapping[str, str] = {
-        **environment(**more),
-        "PATH": f"{scripts}:/usr/bin:/bin",
-        "PYTHONPATH": "",
-        "COLUMNS": "110",
-    }
+def _say(scripts: Path, run: Run, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """`crossfoot WORDS` in the run's folder: of an environment with nothing of this clone on the path, or, with
+    SCRIPTS, of this clone.
+    """
+    environ = {**environment(), "COLUMNS": "110"}
+    if scripts != SCRIPTS:
+        environ.update(PATH=f"{scripts}:/usr/bin:/bin", PYTHONPATH="")
     command = [str(scripts / "crossfoot"), *map(str, words)]
     done = subprocess.run(command, cwd=run.folder, env=environ, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
