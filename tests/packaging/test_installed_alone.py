@@ -72,8 +72,8 @@ def oldest() -> list[str]:
 
 
 def _say(scripts: Path, run: Run, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """`crossfoot WORDS` in the run's folder: of an environment with nothing of this clone on the path, or, with
-    SCRIPTS, of this clone.
+    """`crossfoot WORDS` in the run's folder: of an environment with nothing of this clone on the path, or
+    of this clone, with SCRIPTS.
     """
     environ = {**environment(), "COLUMNS": "110"}
     if scripts != SCRIPTS:
