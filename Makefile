@@ -58,11 +58,11 @@ real-data: .venv/.installed-real
 
 # A stamp is written last, so a killed installation leaves none; a changed list of packages makes it old.
 .venv/.installed: pyproject.toml constraints.txt tools/install.sh
-	@PYTHON="$(PYTHON)" tools/install.sh ''
+	@PYTHON="$(PYTHON)" tools/install.sh '[train]'
 	@echo "$(CURDIR)" > $@
 
 .venv/.installed-test: pyproject.toml constraints.txt tools/install.sh
-	@PYTHON="$(PYTHON)" tools/install.sh '[test]'
+	@PYTHON="$(PYTHON)" tools/install.sh '[train,test]'
 	@echo "$(CURDIR)" > .venv/.installed
 	@echo "$(CURDIR)" > $@
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv when there is none that works, and installs into it. Called by make, which remembers in a stamp that it ended.
-#   tools/install.sh ''        crossfoot and what it needs
-#   tools/install.sh [test]    and what its tests need
-#   tools/install.sh real      and what tools/real_data.py converts
+#   tools/install.sh [train]         crossfoot, and what trains
+#   tools/install.sh [train,test]    and what its tests need
+#   tools/install.sh real            and what tools/real_data.py converts
 # PYTHON: which Python to make .venv with (default python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."

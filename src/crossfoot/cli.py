@@ -23,7 +23,7 @@ _SILENT_RANK_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code of the contract (DESIGN section 4)."""
+    """Run one verb; returns the exit code that README lists."""
     arguments = _arguments(argv)
     try:
         code: int = arguments.verb(arguments)
@@ -273,6 +273,7 @@ def _train(arguments: argparse.Namespace) -> int:
     orders = Orders(arguments.stop_after, is_continued, tuple(arguments.allow))
     kept = "what it had before is untouched" if is_continued else "nothing is kept"
     return _on_this_rank(
+        "train",
         lambda world: run(arguments.config, overrides, world, orders),
         f"stopped before the first step: nothing was trained, {kept}",
     )
@@ -295,17 +296,22 @@ def _prove(arguments: argparse.Namespace) -> int:
 
     words = arguments.overrides
     return _on_this_rank(
+        "prove",
         lambda world: prove(arguments.config, words, world, arguments.full, arguments.json),
         "stopped: nothing is proven, nothing is kept",
     )
 
 
-def _on_this_rank(work: Callable[[World], int], interrupted: str) -> int:
-    """Do one rank's work. Of a refusal the first rank of every node speaks; a signal says `interrupted`."""
+def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> int:
+    """Do one rank's work, if its packages are here. Of a refusal the first rank of every node speaks; a
+    signal says `interrupted`.
+    """
+    from crossfoot.extras import refuse_missing
     from crossfoot.starting.world import read_world
 
     world = read_world(os.environ)
     try:
+        refuse_missing(verb)
         return work(world)
     except Refused:
         if world.local_rank != 0:

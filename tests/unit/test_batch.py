@@ -23,7 +23,7 @@ TWO_NODES = Topology(gpus_per_node=8, num_nodes=2)
         pytest.param(8, 2, 8, 2, 256, id="Chinese-Llama-2-7B"),
         pytest.param(1, 1, 2, 8, 16, id="a LoRA card"),
         pytest.param(1, 1, 1, 8, 8, id="Chinese-LLaMA-Alpaca-2 run_sft.sh"),
-        pytest.param(8, 2, 4, 8, 512, id="DESIGN section 4"),
+        pytest.param(8, 2, 4, 8, 512, id="two nodes of eight"),
         pytest.param(8, 1, 1, 16, 128, id="Tulu 3 SFT 8B"),
         pytest.param(8, 32, 1, 1, 256, id="Tulu 3 SFT 405B"),
     ],
@@ -43,7 +43,7 @@ def test_published_arithmetic_from_any_two_numbers_and_from_all_three(
 @pytest.mark.parametrize(
     ("topology", "given", "third", "capacity"),
     [
-        # What others floor: litgpt trains 48 of these 64, Chinese-Vicuna 30 of 32 (notes/lies.md, U6).
+        # What others floor: litgpt trains 48 of these 64, Chinese-Vicuna 30 of 32 (docs/lies.md, U6).
         (Topology(6, 1), {"micro_batch_size": 4, "global_batch_size": 64}, ("grad_accum_steps", 3), 72),
         (Topology(3, 1), {"micro_batch_size": 1, "global_batch_size": 32}, ("grad_accum_steps", 11), 33),
         (TWO_NODES, {"micro_batch_size": 4, "global_batch_size": 100}, ("grad_accum_steps", 2), 128),

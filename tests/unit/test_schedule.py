@@ -50,7 +50,7 @@ def test_golden_hashes() -> None:
 @pytest.mark.parametrize(
     ("last_step", "step_sizes", "steps_per_epoch", "distinct", "dropped"),
     [
-        # accelerate's even_batches makes 40 samples an epoch of these 37 (notes/lies.md, B3).
+        # accelerate's even_batches makes 40 samples an epoch of these 37 (docs/lies.md, B3).
         ("short", [16, 16, 5, 16, 16, 5], 3, 37, 0),
         ("drop", [16, 16, 16, 16], 2, 36, 10),
         ("carry", [16, 16, 16, 16, 10], 3, 37, 0),

@@ -167,7 +167,7 @@ def solve_batch(
     All three are checked: a batch above the capacity is refused; one below it is accepted only if one
     accumulation step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises
     BatchImpossible, and ValueError for what a config cannot say: fewer than two numbers, or not positive.
-    Source: DeepSpeed's equation (its docs, "Batch Size Related Parameters").
+    The equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
     """
     given = {
         key: value

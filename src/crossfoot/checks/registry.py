@@ -32,6 +32,7 @@ PAGES_ARE_IN = (
     "crossfoot.checks.impossible",
     "crossfoot.checks.rules",
     "crossfoot.doctor.refusals",
+    "crossfoot.extras",
     "crossfoot.faults.refusals",
     "crossfoot.index.bad_data",
     "crossfoot.launching.refusals",

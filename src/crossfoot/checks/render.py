@@ -1,6 +1,4 @@
-"""Findings as text for people: the fact, the line it stands on with a caret under it, and what to do (DESIGN
-section 4).
-"""
+"""Findings as text for people: the fact, the line it stands on with a caret under it, and what to do."""
 
 from __future__ import annotations
 

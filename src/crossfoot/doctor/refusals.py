@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crossfoot.extras import install_command
 from crossfoot.finding import Finding, Place, Severity
 from crossfoot.manual import page
 from crossfoot.phrases import counted
 
-_INSTALL = "pip install -c constraints.txt crossfoot, into the python of the run"
+_INSTALL = f"{install_command('train')}, into the python of the run"
 
 
 @page("CF400")

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crossfoot.arithmetic.batch import Topology
+from crossfoot.extras import install_command
 from crossfoot.finding import Finding, Place
 from crossfoot.manual import page
 from crossfoot.written.mistakes import COMMAND_LINE
@@ -72,7 +73,7 @@ def program_missing(program: str, target: str) -> Finding:
         "CF482",
         f"{program} is not here, and --to {target} starts with it",
         helps=(
-            where.get(name, f"install crossfoot's packages where PATH finds {name}"),
+            where.get(name, f"install what trains: {install_command('train')}"),
             "or render it here and start it there: --write PATH",
         ),
     )

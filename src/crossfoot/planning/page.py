@@ -1,4 +1,4 @@
-"""The plan as a page: every number with its origin (DESIGN section 4)."""
+"""The plan as a page: every number with its origin."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class RunPlan:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """The contract of `plan --json` (DESIGN section 4): what, not where from."""
+        """What `plan --json` promises to have: what, not where from."""
         batch, schedule, rate = self.batch, self.schedule, self.rate
         return {
             "micro_batch_size": batch.micro_batch_size,

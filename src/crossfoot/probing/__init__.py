@@ -1,1 +1,1 @@
-"""The gradient oracle: one optimizer step of the real engine against plain torch (DESIGN section 5)."""
+"""The gradient oracle: one optimizer step of the real engine against plain torch."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from crossfoot.extras import install_command
 from crossfoot.finding import Finding, Place
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.manual import page
@@ -29,7 +30,7 @@ def tracker_missing(mode: str, place: Place) -> Finding:
         "CF013",
         f"tracking.wandb is {mode}, but wandb is not installed",
         place=place,
-        helps=("install it: pip install wandb", "or set tracking.wandb to off"),
+        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from crossfoot.extras import missing_of
 from crossfoot.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
@@ -15,7 +15,7 @@ from crossfoot.written.run_file import RunFile
 
 def refuse_missing_tracker(run: RunFile) -> None:
     """Refused when wandb is asked for and not installed: found before anything slow starts."""
-    if run.config.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
+    if run.config.tracking.wandb != "off" and missing_of("tracking"):
         raise Refused(tracker_missing(run.config.tracking.wandb, run.place("tracking", "wandb")))
 
 

@@ -1,7 +1,6 @@
 """The run config: every key, its type and its one default. Frozen, strict, nothing that mutates.
 
-The layout is DESIGN section 4. Optional numbers are None when left out; who fills them is said in each
-docstring.
+Optional numbers are None when left out; who fills them is said in each docstring.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal

@@ -37,7 +37,7 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "nproc_per_node": "cluster.gpus_per_node",
     }
 )
-"""What Hugging Face, DeepSpeed and Chinese-LLaMA-Alpaca-2 call our keys (DESIGN section 2)."""
+"""What Hugging Face, DeepSpeed and Chinese-LLaMA-Alpaca-2 call our keys."""
 
 SURELY_MEANT = 0.88
 """Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""

@@ -198,7 +198,7 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
 
     `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on
     a given number of GPUs, and the third is solved. Without a second one a default would have to be invented,
-    and that is how a run ends up with another batch than its author believes. Given: DESIGN section 1.
+    and that is how a run ends up with another batch than its author believes.
     """
     note = "the third is solved from the two and the number of GPUs"
     if not given:

@@ -1,0 +1,60 @@
+"""The packages that not every installation has: which verb needs them, and the command that installs them.
+
+`pip install crossfoot` brings what plans, checks, launches and reads; what trains is the extra `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Literal, TypeAlias
+
+from crossfoot.finding import Finding, Refused
+from crossfoot.manual import page
+
+Extra: TypeAlias = Literal["train", "tracking"]
+
+PACKAGES: Mapping[Extra, tuple[str, ...]] = {
+    "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
+    "tracking": ("wandb",),
+}
+"""What is imported of each extra, by the names that import takes."""
+NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train"}
+"""The verbs that every installation has not got all packages for."""
+
+
+def install_command(extra: Extra) -> str:
+    """The command that brings the packages of an extra."""
+    return f"pip install 'crossfoot[{extra}]'"
+
+
+def missing_of(extra: Extra) -> tuple[str, ...]:
+    """The packages of an extra that are not installed. Looked for, and not imported: that takes seconds."""
+    return tuple(name for name in PACKAGES[extra] if find_spec(name) is None)
+
+
+def refuse_missing(verb: str) -> None:
+    """Refused when this verb needs packages that are not installed."""
+    extra = NEEDED_BY.get(verb)
+    if extra is not None and (missing := missing_of(extra)):
+        raise Refused(packages_missing(verb, missing, extra))
+
+
+@page("CF017")
+def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Finding:
+    """CF017: a verb needs packages that are not installed.
+
+    `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
+    they run on a laptop or a login node, without torch. What trains (train, prove) needs torch, transformers,
+    peft, accelerate, deepspeed and safetensors, which are the extra `train`. This is looked up before
+    anything else is done.
+    """
+    are = "is" if len(missing) == 1 else "are"
+    return Finding(
+        "CF017",
+        f"{verb} needs {', '.join(missing)}, which {are} not installed",
+        helps=(
+            f"install the extra: {install_command(extra)}",
+            f"or, in a clone of the project: pip install -c constraints.txt -e '.[{extra}]'",
+        ),
+    )
