@@ -23,7 +23,7 @@ demo: .venv/.installed
 	@tools/demo.sh
 
 # Without arguments: the quick tests side by side, then those that start ranks, two files of them at a time.
-QUICK := tests/unit tests/findings tests/properties
+QUICK := tests/unit tests/findings tests/properties tests/loop
 
 test: .venv/.installed-test
 ifeq ($(strip $(PYTEST_ARGS)),)
