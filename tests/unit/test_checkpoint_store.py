@@ -14,56 +14,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from checkpoint_cases import half_made, save, values
 from crossfoot.checkpoints import manifest as manifests
 from crossfoot.checkpoints import store
-from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, read_manifest, write_manifest
+from crossfoot.checkpoints.manifest import Damaged, read_manifest
 from crossfoot.checkpoints.store import (
-    Checkpoint,
     commit,
     list_checkpoints,
     newest_good,
-    partial_folder,
     prune,
 )
 from crossfoot.checkpoints.tensor_file import TensorFile
 
 Damager = Callable[[Path], object]
 DAMAGE: dict[str, tuple[Damager, str]] = {}
-
-
-def values(step: int, name: str) -> np.ndarray:
-    return np.arange(7, dtype=np.float32).reshape(7, 1) * step + len(name)
-
-
-def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Path:
-    """Two files and their manifest, not committed."""
-    partial = partial_folder(run, step, attempt)
-    partial.mkdir(parents=True)
-    files, tensors = [], {}
-    for name in ("a", "a.exp_avg"):
-        file = TensorFile(str(partial / f"{name}.safetensors"), [(name, (7, 1))])
-        file.write(name, values(step, name))
-        files.append(file.close())
-        tensors[name] = StoredTensor(files[-1].name, (7, 1), "F32")
-    manifest = Manifest(
-        step=step,
-        plan_sha256="p" * 64,
-        batches_sha256="b" * 64,
-        attempt=attempt,
-        files=tuple(files),
-        tensors=tensors,
-        optimizer="adamw",
-        optimizer_step=step,
-        validation_loss=loss,
-        seconds=0.1,
-        written="2025-01-01T00:00:00+00:00",
-    )
-    write_manifest(partial, manifest)
-    return partial
-
-
-def save(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Checkpoint:
-    return commit(half_made(run, step, attempt, loss))
 
 
 def names(run: Path) -> list[str]:

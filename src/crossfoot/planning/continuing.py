@@ -9,8 +9,8 @@ from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
-from crossfoot.checkpoints.refusals import from_the_beginning, no_checkpoint
-from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
+from crossfoot.checkpoints.refusals import damaged, from_the_beginning, no_checkpoint
+from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, newest_good
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
     ENDING_FILE,
@@ -165,6 +165,9 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
             return newest, findings
         findings.append(ahead)
         older = next((one for one in good if one.step == first_step), None)
+        used = older.name if older is not None else None
+        folders = ((os.path.join(run.run_dir, CHECKPOINTS, name), why) for name, why in known_bad.items())
+        findings += [damaged(folder, why, used) for folder, why in folders]
         if older is None:
             return None, findings
         try:
