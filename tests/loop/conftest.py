@@ -27,11 +27,16 @@ def trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wat
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def attempt(values: dict[str, Any], name: str = "run", **orders: Any) -> Watched:
+    def attempt(
+        values: dict[str, Any],
+        name: str = "run",
+        after_update: Callable[[Path, int], None] | None = None,
+        **orders: Any,
+    ) -> Watched:
         run_dir = tmp_path / name
         path = tmp_path / f"{name}.yaml"
         named = {**values, "run": {**values["run"], "dir": str(run_dir)}}
         path.write_text(json.dumps(named, indent=1), encoding="utf-8")
-        return train(path, run_dir, Orders(**orders))
+        return train(path, run_dir, Orders(**orders), after_update)
 
     return attempt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import crossfoot.training.build as building
 from crossfoot.starting.world import read_world
-from crossfoot.training.assignment import Assignment, Orders
+from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run
 from support.launching import ledger, receipt
 from support.plain_torch import Tensors, trained_of
@@ -23,7 +24,7 @@ from support.plain_torch import Tensors, trained_of
 class Watched:
     """What one attempt did. start: trained tensors before its first step; after: of each update. forwards:
     of each update, the rows given to the model, without their padding. kept: what the optimizer keeps at the
-    end, by parameter. work: what it was assigned.
+    end, by parameter.
     """
 
     config: Path
@@ -33,7 +34,6 @@ class Watched:
     after: list[Tensors] = field(default_factory=list)
     forwards: list[list[list[tuple[int, ...]]]] = field(default_factory=list)
     kept: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    work: Assignment | None = None
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
@@ -52,8 +52,12 @@ class Watched:
         return document
 
 
-def train(config: Path, run_dir: Path, orders: Orders) -> Watched:
-    """Run an attempt, as `crossfoot train` does with these orders, on the CPU."""
+def train(
+    config: Path, run_dir: Path, orders: Orders, after_update: Callable[[Path, int], None] | None = None
+) -> Watched:
+    """Run an attempt, as `crossfoot train` does with these orders, on the CPU. after_update: called with the
+    run folder and the number of updates that this attempt has made.
+    """
     seen = Watched(config, run_dir)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -61,8 +65,7 @@ def train(config: Path, run_dir: Path, orders: Orders) -> Watched:
 
     def build(*words: Any) -> Any:
         built = real(*words)
-        seen.work = words[0]
-        _watch(seen, built)
+        _watch(seen, built, after_update)
         return built
 
     with mock.patch.object(building, "build", build):
@@ -70,7 +73,7 @@ def train(config: Path, run_dir: Path, orders: Orders) -> Watched:
     return seen
 
 
-def _watch(seen: Watched, built: Any) -> None:
+def _watch(seen: Watched, built: Any, after_update: Callable[[Path, int], None] | None) -> None:
     engine, model = built.training.engine, built.model
     seen.start = trained_of(model)
     open_step: list[list[tuple[int, ...]]] = []
@@ -90,6 +93,8 @@ def _watch(seen: Watched, built: Any) -> None:
             names[parameter]: {name: value.detach().clone() for name, value in state.items()}
             for parameter, state in optimizer.state.items()
         }
+        if after_update is not None:
+            after_update(seen.run_dir, len(seen.after))
 
     engine.module.register_forward_pre_hook(before_forward, with_kwargs=True)
     engine.optimizer.register_step_post_hook(after_step)
