@@ -108,6 +108,7 @@ def test_weights_and_ledger_are_those_of_plain_torch(
     assert (ending["reason"], ending["step"], ending["planned_steps"]) == ("finished", 3, 3)
     losses = [checkpoint.manifest.validation_loss for checkpoint in list_checkpoints(seen.run_dir)]
     assert losses == pytest.approx(judged, rel=1e-6)
+    assert seen.judging == 3 * -(-len(asked) // config["batch"]["micro_batch_size"])
     assert ending["validation_loss"] == (losses[-1] if losses else None)
     assert same(saved_by(seen), seen.after[-1])
 

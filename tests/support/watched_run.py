@@ -16,15 +16,15 @@ import crossfoot.training.build as building
 from crossfoot.starting.world import read_world
 from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run
-from support.launching import ledger, receipt
+from support.launching import ledger
 from support.plain_torch import Tensors, trained_of
 
 
 @dataclass
 class Watched:
     """What one attempt did. start: trained tensors before its first step; after: of each update. forwards:
-    of each update, the rows given to the model, without their padding. kept: what the optimizer keeps at the
-    end, by parameter.
+    of each update, the rows given to the model, without their padding. judging: forwards without gradients.
+    kept: what the optimizer keeps at the end, by parameter.
     """
 
     config: Path
@@ -33,17 +33,13 @@ class Watched:
     start: Tensors = field(default_factory=dict)
     after: list[Tensors] = field(default_factory=list)
     forwards: list[list[list[tuple[int, ...]]]] = field(default_factory=list)
+    judging: int = 0
     kept: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
         """The lines of all attempts at the run."""
         return ledger(self.run_dir)
-
-    @property
-    def receipt(self) -> dict[str, Any]:
-        """The receipt of the run."""
-        return receipt(self.run_dir)
 
     def paper(self, attempt: int, name: str) -> dict[str, Any]:
         """A document of an attempt."""
@@ -83,6 +79,8 @@ def _watch(seen: Watched, built: Any, after_update: Callable[[Path, int], None] 
             rows = named["input_ids"]
             spans = named["segments"] or [(0, 0, rows.shape[1])]
             open_step.append([tuple(rows[row, start:end].tolist()) for row, start, end in spans])
+        else:
+            seen.judging += 1
 
     def after_step(optimizer: Any, words: Any, named: Any) -> None:
         seen.after.append(trained_of(model))
