@@ -19,6 +19,9 @@ from crossfoot.training.session import run
 from support.launching import ledger
 from support.plain_torch import Tensors, trained_of
 
+HOUR_SECONDS = 3600.0
+"""So long ago the meter is told that it began: loading a model is no part of the first step."""
+
 
 @dataclass
 class Watched:
@@ -72,6 +75,7 @@ def train(
 def _watch(seen: Watched, built: Any, after_update: Callable[[Path, int], None] | None) -> None:
     engine, model = built.training.engine, built.model
     seen.start = trained_of(model)
+    built.training.meter._now.started -= HOUR_SECONDS
     open_step: list[list[tuple[int, ...]]] = []
 
     def before_forward(module: Any, words: Any, named: dict[str, Any]) -> None:
