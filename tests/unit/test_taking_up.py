@@ -84,9 +84,9 @@ def test_the_newest_checkpoint_that_the_ledger_vouches_for(run: RunFile, job: Jo
 
 def test_one_ahead_of_the_ledger_is_passed_over(run: RunFile, job: Job) -> None:
     job.run(3)
-    for step in (2, 4):
+    for step in (2, 3, 4):
         save(job.folder, step)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 2, "step-000002"), ["CF746"])
+    assert outcome(taken_up(run, job)) == (Beginning(2, 3, "step-000003"), ["CF746"])
 
 
 def test_one_whose_steps_were_lost_since_is_passed_over(run: RunFile, job: Job) -> None:
