@@ -15,8 +15,14 @@ def values(step: int, name: str) -> np.ndarray:
     return np.arange(7, dtype=np.float32).reshape(7, 1) * step + len(name)
 
 
-def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Path:
-    """Two files and their manifest, not committed."""
+def half_made(
+    run: Path,
+    step: int,
+    attempt: int = 1,
+    loss: float | None = None,
+    plan: tuple[str, str] = ("p" * 64, "b" * 64),
+) -> Path:
+    """Two files and their manifest, not committed. plan: sha256 of a lock, and of its batches."""
     partial = partial_folder(run, step, attempt)
     partial.mkdir(parents=True)
     files, tensors = [], {}
@@ -27,8 +33,8 @@ def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None)
         tensors[name] = StoredTensor(files[-1].name, (7, 1), "F32")
     manifest = Manifest(
         step=step,
-        plan_sha256="p" * 64,
-        batches_sha256="b" * 64,
+        plan_sha256=plan[0],
+        batches_sha256=plan[1],
         attempt=attempt,
         files=tuple(files),
         tensors=tensors,
@@ -42,5 +48,8 @@ def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None)
     return partial
 
 
-def save(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Checkpoint:
-    return commit(half_made(run, step, attempt, loss))
+def save(
+    run: Path, step: int, attempt: int = 1, loss: float | None = None, **plan: tuple[str, str]
+) -> Checkpoint:
+    """The same, under its name."""
+    return commit(half_made(run, step, attempt, loss, **plan))

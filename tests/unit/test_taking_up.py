@@ -50,12 +50,23 @@ def taken_up(
     reference: float | None = None,
 ) -> Continued:
     """With the plan of before, or another seed or rate."""
-    lock = {**job.lock(2, 2), **job.lock_changes}
+    lock = job.lock(2, 2)
     if reference is not None:
-        config = job.lock_changes["config"]
-        lock["config"] = {**config, "lr": {**config["lr"], "reference": reference}}
-        lock["plan"] = {"learning_rate": {"peak": reference}}
+        lock["config"] = {**lock["config"], "lr": {**lock["config"]["lr"], "reference": reference}}
+        lock["plan"] = {**lock["plan"], "learning_rate": {"peak": reference}}
     return take_up(run, look_back(run), lock, schedule_of(seed), DIGESTS, allow, steps)
+
+
+def saved(job: Job, *steps: int, plan: str | None = None) -> None:
+    """Checkpoints of the first attempt, or of another plan."""
+    lock = job.lock(2, 2)
+    for step in steps:
+        save(job.folder, step, plan=(plan or lock["sha256"], lock["plan"]["batches_sha256"]))
+
+
+def begins(job: Job, attempt: int, step: int) -> Beginning:
+    """From the checkpoint of this step."""
+    return Beginning(attempt, step, f"step-{step:06d}", 1, job.lock(2, 2)["sha256"])
 
 
 def codes_of(error: pytest.ExceptionInfo[Refused]) -> list[str]:
@@ -76,25 +87,22 @@ def outcome(continued: Continued) -> tuple[Beginning, list[str]]:
 
 def test_the_newest_checkpoint_that_the_ledger_vouches_for(run: RunFile, job: Job) -> None:
     job.run(4)
-    for step in (2, 4):
-        save(job.folder, step)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 4, "step-000004"), [])
+    saved(job, 2, 4)
+    assert outcome(taken_up(run, job)) == (begins(job, 2, 4), [])
     assert taken_up(run, job).allowed == ()
 
 
 def test_one_ahead_of_the_ledger_is_passed_over(run: RunFile, job: Job) -> None:
     job.run(3)
-    for step in (2, 3, 4):
-        save(job.folder, step)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 3, "step-000003"), ["CF746"])
+    saved(job, 2, 3, 4)
+    assert outcome(taken_up(run, job)) == (begins(job, 2, 3), ["CF746"])
 
 
 def test_one_whose_steps_were_lost_since_is_passed_over(run: RunFile, job: Job) -> None:
     job.run(4)
-    for step in (2, 4):
-        save(job.folder, step)
+    saved(job, 2, 4)
     job.run(3, first_step=2)
-    assert outcome(taken_up(run, job)) == (Beginning(3, 2, "step-000002"), ["CF746"])
+    assert outcome(taken_up(run, job)) == (begins(job, 3, 2), ["CF746"])
 
 
 def test_without_a_checkpoint_it_begins_again_and_says_what_that_costs(run: RunFile, job: Job) -> None:
@@ -109,25 +117,23 @@ def test_a_run_killed_before_its_first_step_has_nothing_to_lose(run: RunFile, jo
 
 def test_when_the_ledger_vouches_for_no_checkpoint_it_begins_again(run: RunFile, job: Job) -> None:
     job.run(1)
-    save(job.folder, 2)
+    saved(job, 2)
     assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), ["CF746"])
 
 
 def test_a_damaged_one_is_passed_over(run: RunFile, job: Job) -> None:
     job.run(4)
-    for step in (2, 4):
-        save(job.folder, step)
+    saved(job, 2, 4)
     spoil(run, 4)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 2, "step-000002"), ["CF761"])
+    assert outcome(taken_up(run, job)) == (begins(job, 2, 2), ["CF761"])
 
 
 def test_the_bytes_of_an_older_one_are_read_too(run: RunFile, job: Job) -> None:
     job.run(3)
-    for step in (1, 2, 4):
-        save(job.folder, step)
+    saved(job, 1, 2, 4)
     spoil(run, 2)
     continued = taken_up(run, job)
-    assert outcome(continued) == (Beginning(2, 1, "step-000001"), ["CF746", "CF761"])
+    assert outcome(continued) == (begins(job, 2, 1), ["CF746", "CF761"])
     assert str(continued.findings[1].place).endswith("checkpoints/step-000002")
     spoil(run, 1)
     assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), ["CF746", "CF761", "CF761"])
@@ -135,17 +141,26 @@ def test_the_bytes_of_an_older_one_are_read_too(run: RunFile, job: Job) -> None:
 
 def test_when_all_are_damaged_nobody_begins_again_unasked(run: RunFile, job: Job) -> None:
     job.run(4)
+    saved(job, 2, 4)
     for step in (2, 4):
-        save(job.folder, step)
         spoil(run, step)
     with pytest.raises(Refused) as caught:
         taken_up(run, job)
     assert codes_of(caught) == ["CF760", "CF761", "CF761"]
 
 
+def test_one_of_another_run_is_passed_over_and_said_once(run: RunFile, job: Job) -> None:
+    job.run(3)
+    saved(job, 1)
+    saved(job, 2, 5, plan="f" * 64)
+    assert outcome(taken_up(run, job)) == (begins(job, 2, 1), ["CF761", "CF761"])
+    saved(job, 4)
+    assert outcome(taken_up(run, job)) == (begins(job, 2, 1), ["CF761", "CF746", "CF761"])
+
+
 def test_there_must_be_a_step_to_do(run: RunFile, job: Job) -> None:
     job.run(4)
-    save(job.folder, 4)
+    saved(job, 4)
     assert taken_up(run, job, steps=5).beginning.first_step == 4
     for steps in (3, 4):
         with pytest.raises(Refused, match=f"4 steps are done, {steps} were asked for") as caught:
@@ -155,25 +170,25 @@ def test_there_must_be_a_step_to_do(run: RunFile, job: Job) -> None:
 
 def test_a_finished_run_is_not_taken_up(run: RunFile, job: Job) -> None:
     job.run(6, ending=Ending("finished", 6, 0, 6))
-    save(job.folder, 4)
+    saved(job, 4)
     with pytest.raises(Refused, match="all 6 steps are trained"):
         taken_up(run, job)
 
 
 def test_another_rate_must_be_allowed(run: RunFile, job: Job) -> None:
     job.run(3)
-    save(job.folder, 2)
+    saved(job, 2)
     with pytest.raises(Refused) as caught:
         taken_up(run, job, reference=2e-3)
     assert codes_of(caught) == ["CF743"]
     continued = taken_up(run, job, "lr.reference", reference=2e-3)
     assert continued.allowed == (Change("lr.reference", 1e-3, 2e-3),)
-    assert outcome(continued) == (Beginning(2, 2, "step-000002"), [])
+    assert outcome(continued) == (begins(job, 2, 2), [])
 
 
 def test_the_steps_that_are_done_must_be_those_of_the_plan(run: RunFile, job: Job) -> None:
     job.run(3)
-    save(job.folder, 2)
+    saved(job, 2)
     with pytest.raises(Refused) as caught:
         taken_up(run, job, seed=4)
     assert codes_of(caught) == ["CF745"]

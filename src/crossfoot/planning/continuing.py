@@ -10,7 +10,7 @@ from typing import Any
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
 from crossfoot.checkpoints.refusals import damaged, from_the_beginning, no_checkpoint
-from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, newest_good
+from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
     ENDING_FILE,
@@ -166,8 +166,11 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
         findings.append(ahead)
         older = next((one for one in good if one.step == first_step), None)
         used = older.name if older is not None else None
-        folders = ((os.path.join(run.run_dir, CHECKPOINTS, name), why) for name, why in known_bad.items())
-        findings += [damaged(folder, why, used) for folder, why in folders]
+        findings += [
+            damaged(str(one.folder), known_bad[one.name], used)
+            for one in list_checkpoints(run.run_dir)
+            if one.name in known_bad and first_step < one.step < newest.step
+        ]
         if older is None:
             return None, findings
         try:
