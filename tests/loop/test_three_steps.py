@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from crossfoot.checkpoints.store import list_checkpoints
+from crossfoot.ledger.entry import LEDGER_FORMAT
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Sample, Step, Tensors
@@ -159,9 +161,11 @@ def line_of(
     real = sum(len(samples[i].ids) for i in ids)
     targets = sum(samples[i].targets for i in ids)
     computed = sum(max(1, len(slot)) * max([2, *(len(samples[i].ids) for i in slot)]) for slot in slots)
-    digest = sha256_of([samples[i] for i in ids])
+    digests = [sorted(digest_of(samples[i]) for i in slot) for slot in slots]
+    in_slots = [(number, 0, len(inside), *inside) for number, inside in enumerate(digests)]
+    digest = sha256_of(sorted(chain(*digests)))
     return {
-        "format": 3,
+        "format": LEDGER_FORMAT,
         "step": number,
         "attempt": 1,
         "epoch": step.samples[0][0],
@@ -187,6 +191,7 @@ def line_of(
         "retries": 0,
         "planned_samples_sha256": digest,
         "samples_sha256": digest,
+        "slots_sha256": sha256_of(list(chain(*in_slots))),
         "wrong_rate_ranks": 0,
         "wrong_weight_forwards": 0,
         "cause_count": 0,
@@ -205,12 +210,13 @@ def line_of(
     }
 
 
-def sha256_of(samples: Sequence[Sample]) -> str:
-    """The set of a step by content: 16 hex digits over the sorted digests of ids and label masks."""
-    digests = []
-    for sample in samples:
-        mask = bytes(position >= sample.first_target for position in range(len(sample.ids)))
-        content = np.array(sample.ids, dtype="<i4").tobytes() + mask
-        digests.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
-    joined = b"".join(digest.to_bytes(8, "little") for digest in sorted(digests))
-    return hashlib.sha256(joined).hexdigest()[:16]
+def digest_of(sample: Sample) -> int:
+    """Of its ids and label mask: 64 bits."""
+    mask = bytes(position >= sample.first_target for position in range(len(sample.ids)))
+    content = np.array(sample.ids, dtype="<i4").tobytes() + mask
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def sha256_of(words: Sequence[int]) -> str:
+    """16 hex digits over 64-bit words."""
+    return hashlib.sha256(b"".join(word.to_bytes(8, "little") for word in words)).hexdigest()[:16]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -308,6 +309,26 @@ def test_leftovers_of_killed_saves_go_and_those_being_written_stay(tmp_path: Pat
     assert old.name not in left
     assert {"notes.txt", "step-000008"} <= set(left)
     assert not [name for name in left if name.startswith(".trash")]
+
+
+@pytest.mark.parametrize(("minutes", "stays"), [(55, True), (65, False)])
+def test_a_save_of_this_attempt_is_given_up_after_an_hour(tmp_path: Path, minutes: int, stays: bool) -> None:
+    save(tmp_path, 8)
+    partial = half_made(tmp_path, 12, attempt=2)
+    touched = time.time() - 60 * minutes
+    for path in (*partial.iterdir(), partial):
+        os.utime(path, (touched, touched))
+    prune(tmp_path, keep=1, best=False, attempt=2)
+    assert partial.exists() == stays
+
+
+def test_a_save_that_did_not_end_is_said_where_it_would_be_newer(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    half_made(tmp_path, 7)
+    half_made(tmp_path, 8)
+    assert newest_good(tmp_path)[1] == ()
+    half_made(tmp_path, 9)
+    assert [finding.code for finding in newest_good(tmp_path)[1]] == ["CF762"]
 
 
 def test_what_cannot_be_deleted_is_no_checkpoint_any_more(

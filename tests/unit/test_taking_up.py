@@ -12,7 +12,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.finding import Refused
 from crossfoot.ledger.attempts import Change
 from crossfoot.ledger.ending import Ending
-from crossfoot.planning.continuing import Beginning, Continued, look_back, take_up
+from crossfoot.planning.continuing import Beginning, Continued, is_requeued, look_back, take_up
 from crossfoot.written.run_file import RunFile, load_run
 from ledger_cases import Data, Job
 from support.launching import small_config
@@ -200,3 +200,31 @@ def test_a_folder_that_never_started_holds_nothing_to_compare(run: RunFile, job:
     continued = taken_up(run, job, reference=2e-3)
     assert outcome(continued) == (Beginning(2, 0, None), [])
     assert continued.earlier == look_back(run)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "job_id", "is_same"),
+    [
+        ("1", "7", True),
+        ("12", "7", True),
+        ("0", "7", False),
+        ("", "7", False),
+        ("x", "7", False),
+        ("1", "8", False),
+        ("1", None, False),
+    ],
+)
+def test_slurm_starts_the_same_job_again(
+    run: RunFile, job: Job, restarts: str, job_id: str | None, is_same: bool
+) -> None:
+    environ = {"SLURM_RESTART_COUNT": restarts, **({} if job_id is None else {"SLURM_JOB_ID": job_id})}
+    assert not is_requeued(run, environ), "there is no run yet"
+    job.run(1, job_id="6")
+    job.run(2, first_step=1, job_id="7", from_checkpoint="step-000001")
+    assert is_requeued(run, environ) == is_same
+
+
+def test_a_job_that_was_killed_before_it_started_is_the_same(run: RunFile, job: Job) -> None:
+    (job.folder / "attempt-001").mkdir(parents=True)
+    assert is_requeued(run, {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"})
+    assert not is_requeued(run, {"SLURM_JOB_ID": "7"})
