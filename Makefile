@@ -23,11 +23,11 @@ demo: .venv/.installed
 	@tools/demo.sh
 
 # Without arguments: the quick tests side by side, then those that start ranks, two files of them at a time.
-QUICK := tests/unit tests/findings tests/properties
+QUICK := tests/unit tests/findings tests/properties tests/loop
 
 test: .venv/.installed-test
 ifeq ($(strip $(PYTEST_ARGS)),)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(QUICK)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(QUICK)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(foreach folder,$(QUICK),--ignore $(folder))
 else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -37,7 +37,7 @@ check: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup $(QUICK)
 
 lies: .venv/.installed-test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --lies-table docs/lies.md

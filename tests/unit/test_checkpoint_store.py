@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from checkpoint_cases import half_made, save, values
 from crossfoot.checkpoints import manifest as manifests
 from crossfoot.checkpoints import store
-from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, read_manifest, write_manifest
+from crossfoot.checkpoints.manifest import Damaged, read_manifest
 from crossfoot.checkpoints.store import (
-    Checkpoint,
     commit,
     list_checkpoints,
     newest_good,
-    partial_folder,
     prune,
 )
 from crossfoot.checkpoints.tensor_file import TensorFile
@@ -30,41 +30,6 @@ from crossfoot.digests import sha256_of_document
 
 Damager = Callable[[Path], object]
 DAMAGE: dict[str, tuple[Damager, str]] = {}
-
-
-def values(step: int, name: str) -> np.ndarray:
-    return np.arange(7, dtype=np.float32).reshape(7, 1) * step + len(name)
-
-
-def half_made(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Path:
-    """Two files and their manifest, not committed."""
-    partial = partial_folder(run, step, attempt)
-    partial.mkdir(parents=True)
-    files, tensors = [], {}
-    for name in ("a", "a.exp_avg"):
-        file = TensorFile(str(partial / f"{name}.safetensors"), [(name, (7, 1))])
-        file.write(name, values(step, name))
-        files.append(file.close())
-        tensors[name] = StoredTensor(files[-1].name, (7, 1), "F32")
-    manifest = Manifest(
-        step=step,
-        plan_sha256="p" * 64,
-        batches_sha256="b" * 64,
-        attempt=attempt,
-        files=tuple(files),
-        tensors=tensors,
-        optimizer="adamw",
-        optimizer_step=step,
-        validation_loss=loss,
-        seconds=0.1,
-        written="2025-01-01T00:00:00+00:00",
-    )
-    write_manifest(partial, manifest)
-    return partial
-
-
-def save(run: Path, step: int, attempt: int = 1, loss: float | None = None) -> Checkpoint:
-    return commit(half_made(run, step, attempt, loss))
 
 
 def names(run: Path) -> list[str]:
@@ -345,6 +310,26 @@ def test_leftovers_of_killed_saves_go_and_those_being_written_stay(tmp_path: Pat
     assert old.name not in left
     assert {"notes.txt", "step-000008"} <= set(left)
     assert not [name for name in left if name.startswith(".trash")]
+
+
+@pytest.mark.parametrize(("minutes", "stays"), [(55, True), (65, False)])
+def test_a_save_of_this_attempt_is_given_up_after_an_hour(tmp_path: Path, minutes: int, stays: bool) -> None:
+    save(tmp_path, 8)
+    partial = half_made(tmp_path, 12, attempt=2)
+    touched = time.time() - 60 * minutes
+    for path in (*partial.iterdir(), partial):
+        os.utime(path, (touched, touched))
+    prune(tmp_path, keep=1, best=False, attempt=2)
+    assert partial.exists() == stays
+
+
+def test_a_save_that_did_not_end_is_said_where_it_would_be_newer(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    half_made(tmp_path, 7)
+    half_made(tmp_path, 8)
+    assert newest_good(tmp_path)[1] == ()
+    half_made(tmp_path, 9)
+    assert [finding.code for finding in newest_good(tmp_path)[1]] == ["CF762"]
 
 
 def test_what_cannot_be_deleted_is_no_checkpoint_any_more(

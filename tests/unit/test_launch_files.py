@@ -246,6 +246,54 @@ def _layer(**values: str) -> Layer:
     return Layer("deepspeed", place, tuple(Option(f"--{k}", v, place, place, k) for k, v in values.items()))
 
 
+TWO_HOSTS = {"a": 4, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "slots"),
+    [
+        ({}, {"a": 4, "b": 2}),
+        ({"exclude": "a:1"}, {"a": 3, "b": 2}),
+        ({"exclude": "a:0,3@b"}, {"a": 2}),
+        ({"exclude": "b:0,1"}, {"a": 4}),
+        ({"exclude": "b:1,1"}, {"a": 4, "b": 1}),
+        ({"exclude": "a:0@a:2"}, {"a": 2, "b": 2}),
+        ({"include": "a:1"}, {"a": 1}),
+        ({"include": "b@a:3,0"}, {"a": 2, "b": 2}),
+        ({"num_nodes": "1"}, {"a": 4}),
+        ({"num_gpus": "2"}, {"a": 2, "b": 2}),
+    ],
+)
+def test_the_slots_that_deepspeed_takes(options: dict[str, str], slots: dict[str, int]) -> None:
+    hosts = [Host(name, count, Place("x"), Place("x")) for name, count in TWO_HOSTS.items()]
+    mine = resources(_layer(**options), hosts)
+    assert (mine.slots, mine.problem) == (slots, "")
+    filters = [f"--{name}" for name in options if name != "num_nodes"]
+    assert [mine.by.name if mine.by else None] == (filters or [None])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"exclude": "a:4"}, "a has no slot 4, only 4 slots from 0"),
+        ({"exclude": "c"}, "c is not a host of the hostfile"),
+        ({"exclude": "a:x"}, "a:x is not NAME or NAME:SLOT,SLOT"),
+        ({"exclude": "a", "include": "b"}, "--include and --exclude exclude each other"),
+    ],
+)
+def test_the_slots_that_deepspeed_refuses(options: dict[str, str], problem: str) -> None:
+    hosts = [Host(name, count, Place("x"), Place("x")) for name, count in TWO_HOSTS.items()]
+    mine = resources(_layer(**options), hosts)
+    assert (mine.slots, mine.problem) == ({}, problem)
+    assert mine.at is not None and mine.at.name == "--exclude"
+
+
+@pytest.mark.parametrize(("option", "slots"), [("exclude", {}), ("include", {"localhost": 2})])
+def test_slots_of_this_machine_that_nobody_counted(option: str, slots: dict[str, int]) -> None:
+    mine = resources(_layer(**{option: "localhost:0,1"}), [])
+    assert (mine.slots, mine.problem) == (slots, "")
+
+
 ASK_THE_LIBRARIES = """
 import argparse, json, sys
 import deepspeed.launcher.runner as runner

@@ -52,6 +52,12 @@ def test_an_undisturbed_step_has_no_cause_and_adds_up() -> None:
     assert [(c.rank, c.samples, c.forwards) for c in entry.per_rank] == [(0, 3, 2), (1, 2, 2)]
 
 
+def test_a_step_takes_as_long_as_its_slowest_rank_and_as_many_tries() -> None:
+    for rank in (0, 1):
+        entry = run(on(rank, lambda w: replace(w, seconds=0.75, retries=2)))
+        assert (entry.seconds, entry.retries, entry.causes) == (0.75, 2, ())
+
+
 def test_a_backward_that_never_ran() -> None:
     cause = only(entry := run(on(0, lambda w: without_forward(w, 1))))
     assert (cause.step, cause.rank, cause.forward, cause.kind) == (7, 0, 1, "missing sample")

@@ -9,7 +9,7 @@ from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
-from crossfoot.checkpoints.refusals import from_the_beginning, no_checkpoint
+from crossfoot.checkpoints.refusals import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.finding import Finding, Place, Refused
 from crossfoot.ledger.attempts import (
@@ -165,6 +165,12 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
             return newest, findings
         findings.append(ahead)
         older = next((one for one in good if one.step == first_step), None)
+        used = older.name if older is not None else None
+        findings += [
+            damaged(str(one.folder), known_bad[one.name], used)
+            for one in list_checkpoints(run.run_dir)
+            if one.name in known_bad and first_step < one.step < newest.step
+        ]
         if older is None:
             return None, findings
         try:

@@ -1,0 +1,73 @@
+"""What one rank of several does in a step, told to an engine that only listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crossfoot.index.build import ensure_index
+from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.training.loop import run_step, slot_seed
+from index_cases import jsonl, written_run
+
+pytestmark = pytest.mark.xdist_group("loop")
+
+
+class Listening:
+    """An engine of three ranks that writes down what it is told, and what would be drawn in a forward."""
+
+    dp_degree = 3
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def set_rate(self, rate: float) -> None:
+        self.told.append(rate)
+
+    def forward(self, batch: Any) -> float:
+        self.told.append((len(batch.segments), float(torch.rand(()))))
+        return 1.5
+
+    def backward(self, loss: float, weight: float, last: bool) -> None:
+        self.told.append((loss, weight, last))
+
+    def step(self) -> str:
+        return "updated"
+
+
+def drawn_after(seed: int) -> float:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return float(torch.rand(()))
+
+
+@pytest.mark.parametrize(("targets", "weight"), [(40, 3 / 40), (0, 0.0)])
+def test_the_weight_and_the_draws_of_a_rank(tmp_path: Path, targets: int, weight: float) -> None:
+    records = [{"instruction": f"say {number}", "output": "x" * number} for number in range(1, 6)]
+    run = written_run(tmp_path, [jsonl(tmp_path / "data.jsonl", *records)])
+    index = ensure_index(run, run.config.data.train, is_builder=True)
+    slots = [
+        [np.array(ids, dtype=np.int64) for ids in rank] for rank in ([[0], [1]], [[2], []], [[3, 4], []])
+    ]
+    planned = PlannedStep(step=9, epoch=0, lr=0.125, trained_tokens=targets, slots=slots)
+    ticks: list[None] = []
+    engine = Listening()
+    with torch.random.fork_rng(devices=[]):
+        run_step(engine, index, planned, 2, dropout_seed=7, tick=lambda: ticks.append(None))
+    assert engine.told == [
+        0.125,
+        (2, drawn_after(slot_seed(7, 9, 2))),
+        (1.5, weight, False),
+        (0, drawn_after(slot_seed(7, 9, 5))),
+        (1.5, weight, True),
+    ]
+    assert len(ticks) == 2
+
+
+def test_draws_differ_by_seed_step_and_slot() -> None:
+    assert len({slot_seed(*three) for three in ((1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3))}) == 5
+    assert slot_seed(7, 3, 2) == 8034915097316094625

@@ -1,0 +1,94 @@
+"""The numbers that DeepSpeed is handed: those that crossfoot owns, whatever the file says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crossfoot.arithmetic.batch import BatchPlan, Topology, solve_batch
+from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed, zero_stage
+from crossfoot.written.config import Config
+
+
+def config_of(dtype: str = "float32", **optimizer: Any) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": "x"},
+            "model": {"path": "builtin:tiny", "dtype": dtype},
+            "data": {"train": ["a.json"]},
+            "batch": {"micro_batch_size": 2, "global_batch_size": 11},
+            "lr": {"reference": 1e-4},
+            "optimizer": optimizer,
+            "train": {"epochs": 1},
+        }
+    )
+
+
+def uneven(gpus_per_node: int | tuple[int, ...] = 2) -> BatchPlan:
+    """11 samples on two nodes."""
+    return solve_batch(Topology(gpus_per_node, 2), micro_batch_size=2, global_batch_size=11)
+
+
+@pytest.mark.parametrize(("gpus", "accumulation", "ranks", "capacity"), [(2, 2, 4, 16), ((2, 1), 2, 3, 12)])
+def test_an_uneven_batch_is_handed_over_as_what_it_has_room_for(
+    gpus: int | tuple[int, ...], accumulation: int, ranks: int, capacity: int
+) -> None:
+    file = {"train_batch_size": 11, "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": 0.3}
+    batch = uneven(gpus)
+    given = resolve_deepspeed(file, config_of(max_grad_norm=0.7), batch)
+    triple = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    assert [given[name] for name in triple] == [capacity, 2, accumulation]
+    assert given["train_batch_size"] == 2 * accumulation * ranks
+    assert given["gradient_clipping"] == 0.7
+    assert owned_numbers(config_of(max_grad_norm=0.7), batch) == {
+        **{name: given[name] for name in (*triple, "gradient_clipping")},
+        "bf16.enabled": False,
+        "fp16.enabled": False,
+        "lr_scheduler": None,
+        "data_parallel_degree": ranks,
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bf16", "fp16"),
+    [("float32", False, False), ("bfloat16", True, False), ("float16", False, True)],
+)
+def test_the_precision_is_the_model_s(dtype: str, bf16: bool, fp16: bool) -> None:
+    file = {"bf16": {"enabled": "auto", "x": 1}, "fp16": {"enabled": True, "loss_scale_window": 100}}
+    given = resolve_deepspeed(file, config_of(dtype), uneven())
+    assert given["bf16"] == ({"x": 1, "enabled": True} if bf16 else {"enabled": False})
+    assert given["fp16"] == ({"loss_scale_window": 100, "enabled": True} if fp16 else {"enabled": False})
+    assert given.get("data_types") == ({"grad_accum_dtype": "fp32"} if bf16 else None)
+    owned = owned_numbers(config_of(dtype), uneven())
+    assert (owned["bf16.enabled"], owned["fp16.enabled"]) == (bf16, fp16)
+
+
+def test_what_a_file_says_of_other_things_stays_and_auto_goes() -> None:
+    zero = {"stage": 2, "reduce_bucket_size": "auto", "overlap_comm": False}
+    file = {"zero_optimization": zero, "steps_per_print": 7, "data_types": {"grad_accum_dtype": "bf16"}}
+    given = resolve_deepspeed(file, config_of("bfloat16"), uneven())
+    assert given["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+    assert (given["steps_per_print"], given["data_types"]) == (7, {"grad_accum_dtype": "bf16"})
+    assert given["zero_allow_untested_optimizer"] is True and given["zero_force_ds_cpu_optimizer"] is False
+    assert zero["reduce_bucket_size"] == "auto", "the file's own values are left alone"
+    assert resolve_deepspeed({}, config_of(), uneven())["steps_per_print"] == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"), [({}, 0), ({"zero_optimization": {"stage": 3}}, 3), ({"zero_optimization": True}, 0)]
+)
+def test_the_stage_of_a_file(file: dict[str, Any], stage: int) -> None:
+    assert zero_stage(file) == stage
+
+
+def test_the_optimizer_is_the_config_s() -> None:
+    adamw = owned_optimizer(config_of(betas=[0.8, 0.9], eps=1e-6, weight_decay=0.1))
+    assert adamw == {
+        "optimizer.name": "adamw",
+        "optimizer.weight_decay": 0.1,
+        "optimizer.betas": (0.8, 0.9),
+        "optimizer.eps": 1e-6,
+    }
+    sgd = owned_optimizer(config_of(name="sgd", weight_decay=0.1))
+    assert list(sgd.values()) == ["sgd", 0, None, None]
