@@ -27,21 +27,18 @@ class _Rank:
         self.folder = folder
         self.rank: int | None = None
         self.is_asked = False
-        self.tick: Callable[[], None] = lambda: None
 
-    def visit(self, place: str, number: int = 0) -> None:
-        """Stand here while a hold says so."""
+    def visit(self, place: str, number: int = 0, tick: Callable[[], None] = lambda: None) -> None:
+        """Stand here while a hold says so. tick: called meanwhile, where who stands is taken for stuck."""
         for hold in sorted(self.folder.glob(f"{place}-*")):
             if number >= int(hold.name.rpartition("-")[2]):
-                self._stand(hold)
+                self._stand(hold, tick)
 
-    def _stand(self, hold: Path) -> None:
+    def _stand(self, hold: Path, tick: Callable[[], None]) -> None:
         go, asked = hold / "go", hold / f"asked-{self.rank}"
         if go.exists() or asked.exists():
             return
-        partial = hold / f".{self.rank}.partial"
-        partial.write_text(str(os.getpid()))
-        partial.replace(hold / f"rank-{self.rank}")
+        (hold / f"rank-{self.rank}-{os.getpid()}").touch()
         deadline = time.monotonic() + LONGEST_SECONDS
         while not go.exists():
             if self.is_asked:
@@ -49,7 +46,7 @@ class _Rank:
                 return
             if time.monotonic() > deadline:
                 os._exit(70)
-            self.tick()  # who is held is not stuck
+            tick()
             time.sleep(_LOOK_SECONDS)
 
 
@@ -58,7 +55,7 @@ def _watchman(module: ModuleType, here: _Rank) -> None:
 
     @functools.wraps(real_phase)
     def phase(self, name, step=None):
-        here.rank, here.tick = self.rank, lambda: real_tick(self)
+        here.rank = self.rank
         real_phase(self, name, step)
         if name not in ("training", "ended"):
             here.visit(name, step or 0)
@@ -66,7 +63,7 @@ def _watchman(module: ModuleType, here: _Rank) -> None:
     @functools.wraps(real_tick)
     def tick(self, step=None):
         if step is not None:
-            here.visit("step", step)
+            here.visit("step", step, lambda: real_tick(self))
         real_tick(self, step)
 
     module.Watchman.tick, module.Watchman.phase = tick, phase

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossfoot.faults.processes import state_of
 from support.launching import PYTHON_PATH
 
 PATIENCE_SECONDS = 600.0
@@ -47,8 +48,12 @@ class Hold:
 
     def ranks(self) -> dict[int, int]:
         """The ranks that have come, and their processes as they number themselves."""
-        found = self.folder.glob("rank-*")
-        return {int(path.name.removeprefix("rank-")): int(path.read_text()) for path in found}
+        found = (path.name.split("-") for path in self.folder.glob("rank-*"))
+        return {int(rank): int(pid) for _, rank, pid in found}
+
+    def processes(self) -> list[int]:
+        """The processes that have come, where two may say that they are one rank."""
+        return [int(path.name.split("-")[2]) for path in self.folder.glob("rank-*")]
 
     def asked(self) -> set[int]:
         """The ranks that were asked to stop while they were held, and have gone on."""
@@ -89,7 +94,9 @@ def wait_until_held(
     hold: Hold, ranks: int, process: subprocess.Popen | None = None, said: Callable[[], str] = lambda: ""
 ) -> dict[int, int]:
     """Wait until so many ranks stand there; their processes. AssertionError when `process` ends before."""
-    until(lambda: len(hold.ranks()) == ranks, process, lambda: f"only {hold.ranks()} at {hold.folder}\n{said()}")
+    until(
+        lambda: len(hold.ranks()) == ranks, process, lambda: f"only {hold.ranks()} at {hold.folder}\n{said()}"
+    )
     return hold.ranks()
 
 
@@ -99,7 +106,17 @@ def wait_until_asked(hold: Hold, ranks: Iterable[int], said: Callable[[], str] =
     until(lambda: hold.asked() >= wanted, None, lambda: f"only {hold.asked()} were asked\n{said()}")
 
 
-def until(is_so: Callable[[], bool], process: subprocess.Popen | None, story: Callable[[], str]) -> None:
+def until_gone(pids: Iterable[int]) -> None:
+    """Wait until processes of this machine are gone."""
+    alive = list(pids)
+    until(lambda: all(state_of(pid) == "gone" for pid in alive), None, lambda: f"of {alive} some live")
+
+
+def until(
+    is_so: Callable[[], bool],
+    process: subprocess.Popen | None = None,
+    story: Callable[[], str] = lambda: "",
+) -> None:
     """Wait until something is so. AssertionError with the story when it takes too long, or `process` ends."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
