@@ -340,7 +340,7 @@ def test_an_error_on_one_rank_ends_the_others(indexed: Path, tmp_path: Path) -> 
     began = time.monotonic()
     run_dir = tmp_path / "run"
     done = deepspeed(2, BREAKAGE, "error", indexed, f"run.dir={run_dir}", "train.max_steps=50")
-    assert time.monotonic() - began < 120
+    assert time.monotonic() - began < 600, "a collective would wait for half an hour"
     assert done.returncode == 1, _said(done)[-4000:]
     assert "nobody expected this" in done.stderr, "a broken promise of ours keeps its traceback"
     assert done.stderr.count("Traceback") == 1

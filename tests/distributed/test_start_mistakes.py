@@ -86,7 +86,7 @@ def together(
             until(lambda: set(hold.processes()) == {process.pid for process in running})
             hold.go()
         for process in running:
-            stdout, stderr = process.communicate(timeout=120)
+            stdout, stderr = process.communicate(timeout=300)
             done.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
     finally:
         for process in running:
