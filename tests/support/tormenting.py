@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -61,11 +62,11 @@ class Leg:
 
 @dataclass
 class Torment:
-    """What was done to a run. killed: (moment, victim, step lines at that instant)."""
+    """What was done to a run. killed: (moment, victim)."""
 
     config: Path
     run_dir: Path
-    killed: list[tuple[str, str, int]] = field(default_factory=list)
+    killed: list[tuple[str, str]] = field(default_factory=list)
     output: str = ""
 
     @cached_property
@@ -103,8 +104,7 @@ def attempt(torment: Torment, leg: Leg, killer: Killer | None) -> None:
             done = killer(process, mark, log) if killer is not None else None
             process.wait(timeout=600)
             if done is not None:
-                lines = len(ledger(torment.run_dir)) if (torment.run_dir / "ledger.jsonl").exists() else 0
-                torment.killed.append((*done, lines))
+                torment.killed.append(done)
             wait_until_gone(mark)
         finally:
             for pid in family(mark):
@@ -174,7 +174,8 @@ class Killer:
     def _done(self) -> int:
         """The steps that the ledger has lines of; an attempt begins there, or somewhat before."""
         path = self._torment.run_dir / "ledger.jsonl"
-        return len(counted_losses(self._torment.run_dir)) if path.exists() else 0
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the last one may be torn
+        return 1 + max((json.loads(line)["step"] for line in lines), default=-1)
 
 
 def family(mark: str) -> list[int]:
