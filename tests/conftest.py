@@ -1,10 +1,17 @@
-"""`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed."""
+"""`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed.
+
+No property fails for the time that an example takes: the machine may be busy.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 FAILED = pytest.StashKey[list[str]]()
 

@@ -14,6 +14,7 @@ from crossfoot.heartbeats import read_heartbeats
 from support.lab import HEAD, Lab, wait_for
 from support.launching import SCRIPTS, receipt, small_config
 from support.slurm_lab import job_field
+from support.steering import Steering, wait_until_held
 
 pytestmark = [pytest.mark.distributed, pytest.mark.cluster]
 
@@ -98,7 +99,9 @@ def test_no_slurm_here(lab: Lab, config: Path, tmp_path: Path) -> None:
 def test_a_job_that_waits_says_why_and_one_that_is_cancelled_says_so(
     lab: Lab, folder: Path, config: Path
 ) -> None:
-    blocker = lab.popen(HEAD, "srun", "--nodes=2", "--exclusive", "sleep", "300", said=folder / "blocker.txt")
+    blocker = lab.popen(
+        HEAD, "srun", "--nodes=2", "--exclusive", "sleep", "3000", said=folder / "blocker.txt"
+    )
     wait_for(lambda: "R" in lab.run(HEAD, "squeue", "-h", "-o", "%t").stdout, IN_TIME, "it never ran")
     said = folder / "waiting.txt"
     run_dir = folder / "waiting"
@@ -121,26 +124,27 @@ def test_a_rank_that_is_killed_ends_the_job_which_goes_on_with_one_node(
     lab: Lab, folder: Path, config: Path
 ) -> None:
     run_dir, said = folder / "killed", folder / "killed.txt"
-    steps = ("train.max_steps=400", "checkpoint.every_steps=5")
-    job = lab.popen(HEAD, *LAUNCH, config, "--to", "slurm", f"run.dir={run_dir}", *steps, said=said)
-    beats = wait_for(
-        lambda: [beat for beat in read_heartbeats(run_dir) if beat.rank == 1 and beat.step >= 8],
-        IN_TIME,
-        said.read_text,
-    )
+    steps = ("train.max_steps=12", "checkpoint.every_steps=5")
+    steering = Steering(folder / "steering-killed")
+    hold = steering.hold("step", 8)
+    words = (*LAUNCH, config, "--to", "slurm", f"run.dir={run_dir}", *steps)
+    job = lab.popen(HEAD, *words, said=said, **steering.variables)
+    wait_until_held(hold, 2, job, said.read_text)
+    beats = [beat for beat in read_heartbeats(run_dir) if beat.rank == 1]
     lab.kill(beats[0].host, beats[0].pid)
+    hold.go()
     assert job.wait(timeout=IN_TIME) == 1, said.read_text()
     assert f"error[CF773]: rank 1 on {beats[0].host} is lost" in said.read_text()
     number = json.loads((run_dir / "attempt-001" / "attempt.json").read_text())["job_id"]
     assert job_field(lab, number, "JobState") == "FAILED"
     assert job_field(lab, number, "Restarts") == "0", "a job that failed is not queued again by itself"
     wait_for(lambda: not any(map(lab.processes, lab.nodes)), IN_TIME, "something still runs")
-    less = ("cluster.num_nodes=1", "train.max_steps=60", "--allow", "train.max_steps")
-    done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less, "--continue", run_dir)
+    less = ("cluster.num_nodes=1", "--continue", run_dir)
+    done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less)
     assert done.returncode == 0, done.stdout
     document = receipt(run_dir)
     assert document["foots"] is True
-    assert document["applied_steps"] == 60
+    assert document["applied_steps"] == 12
 
 
 def test_a_node_that_cannot_be_reached(lab: Lab, folder: Path, config: Path) -> None:
@@ -193,7 +197,7 @@ def test_other_code_on_one_node(lab: Lab, folder: Path, config: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_a_port_that_is_taken(lab: Lab, folder: Path, config: Path) -> None:
-    listen = "import socket, time; s = socket.socket(); s.bind(('', 29500)); s.listen(); time.sleep(300)"
+    listen = "import socket, time; s = socket.socket(); s.bind(('', 29500)); s.listen(); time.sleep(3000)"
     holder = lab.popen("node1", "python", "-c", listen, said=folder / "holder.txt")
     wait_for(
         lambda: ":29500" in lab.run("node1", "ss", "-ltn").stdout, IN_TIME, (folder / "holder.txt").read_text

@@ -11,45 +11,37 @@ from typing import Any
 
 import pytest
 
-from crossfoot.heartbeats import read_heartbeats
 from support.lab import HEAD, Lab, wait_for
 from support.launching import ledger, receipt, small_config
 from support.slurm_lab import job_field
+from support.steering import Steering, wait_until_held
 
 pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 IN_TIME = 900.0
+STEPS = 12
 EVERY_TASKS = pytest.mark.parametrize("tasks", ("rank", "node"))
 
 
 @pytest.fixture(scope="module")
 def config(folder: Path) -> Path:
-    """On two nodes; a step takes long enough to be interrupted in, and heartbeats come every two seconds."""
+    """On two nodes; heartbeats come every two seconds."""
     return small_config(
         folder,
         cluster={"num_nodes": 2, "gpus_per_node": 1},
-        batch={"global_batch_size": 28},
+        train={"max_steps": STEPS},
         faults={"timeout_seconds": 20.0},
     )
 
 
-def submitted(lab: Lab, config: Path, *words: str) -> str:
+def submitted(lab: Lab, config: Path, steering: Steering, *words: str) -> str:
     """Submit, and do not wait. The job's id."""
-    done = lab.run(HEAD, *LAUNCH, config, "--to", "slurm", "--detach", *words)
+    done = lab.run(HEAD, *LAUNCH, config, "--to", "slurm", "--detach", *words, **steering.variables)
     assert done.returncode == 0, done.stdout
     found = re.search(r"submitted job (\d+)", done.stdout)
     assert found, done.stdout
     return found[1]
-
-
-def until_step(run_dir: Path, attempt: int, step: int, job: str) -> None:
-    """Wait until an attempt has come to a step."""
-
-    def is_there() -> bool:
-        return any(beat.attempt == attempt and beat.step >= step for beat in read_heartbeats(run_dir))
-
-    wait_for(is_there, IN_TIME, lambda: log_of(run_dir, job))
 
 
 def log_of(run_dir: Path, job: str) -> str:
@@ -75,12 +67,14 @@ def test_a_job_that_is_pushed_out_is_queued_again_and_foots(
     lab: Lab, folder: Path, config: Path, tasks: str
 ) -> None:
     run_dir = folder / f"pushed-{tasks}"
-    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}", "train.max_steps=200")
-    job = submitted(lab, config, *words)
-    until_step(run_dir, 1, 5, job)
+    steering = Steering(folder / f"steering-pushed-{tasks}")
+    hold = steering.hold("step", 5)
+    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}")
+    job = submitted(lab, config, steering, *words)
+    wait_until_held(hold, 2, said=lambda: log_of(run_dir, job))
     urgent = lab.run(HEAD, "srun", "--partition=main", "--nodes=2", "--exclusive", "true", timeout=IN_TIME)
     assert urgent.returncode == 0, urgent.stdout
-    foots_over_two_attempts(run_dir, 200, job, until_ended(lab, run_dir, job))
+    foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
 
 
 @EVERY_TASKS
@@ -88,14 +82,16 @@ def test_a_job_whose_time_is_over_is_queued_again_and_foots(
     lab: Lab, folder: Path, config: Path, tasks: str
 ) -> None:
     run_dir = folder / f"late-{tasks}"
+    steering = Steering(folder / f"steering-late-{tasks}")
+    hold = steering.hold("step", 5)
     words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "100")
-    job = submitted(lab, config, *words, f"run.dir={run_dir}", "train.max_steps=600")
-    until_step(run_dir, 1, 5, job)
+    job = submitted(lab, config, steering, *words, f"run.dir={run_dir}")
+    wait_until_held(hold, 2, said=lambda: log_of(run_dir, job))
     hours, minutes, _ = map(int, (job_field(lab, job, "RunTime") or "").split(":"))
     set_time_limit(lab, job, minutes=60 * hours + minutes + 2)
     wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
     set_time_limit(lab, job, minutes=30)
-    foots_over_two_attempts(run_dir, 600, job, until_ended(lab, run_dir, job))
+    foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
 
 
 def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
@@ -104,27 +100,30 @@ def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def foots_over_two_attempts(run_dir: Path, steps: int, job: str, log: str) -> None:
+def foots_over_two_attempts(run_dir: Path, job: str, log: str) -> None:
     first, second = attempts(run_dir)
     assert first["job_id"] == second["job_id"] == job
-    assert 0 < second["first_step"] < steps
+    assert 5 < second["first_step"] < STEPS
     assert second["from_checkpoint"] == f"step-{second['first_step']:06d}"
     assert "the run was stopped by a signal" in log
     assert f"CONTINUING: attempt 2, from {second['from_checkpoint']}" in log
     document = receipt(run_dir)
     assert document["foots"] is True, log
     lines = ledger(run_dir)
-    assert [line["step"] for line in lines] == list(range(steps)), "nothing was lost, so nothing twice"
+    assert [line["step"] for line in lines] == list(range(STEPS)), "nothing was lost, so nothing twice"
     assert [line["attempt"] for line in lines] == sorted(line["attempt"] for line in lines)
 
 
 def test_a_node_that_is_lost_and_the_other_one_goes_on(lab: Lab, folder: Path, config: Path) -> None:
     """SLURM queues the job again once the node is down to it; as it is, it would wait for that node."""
     run_dir = folder / "lost"
-    steps = ("train.max_steps=300", "checkpoint.every_steps=3", "faults.timeout_seconds=10")
-    job = submitted(lab, config, f"run.dir={run_dir}", *steps)
-    until_step(run_dir, 1, 8, job)
+    steps = ("checkpoint.every_steps=3", "faults.timeout_seconds=10")
+    steering = Steering(folder / "steering-lost")
+    hold = steering.hold("step", 8)
+    job = submitted(lab, config, steering, f"run.dir={run_dir}", *steps)
+    wait_until_held(hold, 2, said=lambda: log_of(run_dir, job))
     lab.cut("node2")
+    hold.go()
     try:
         wait_for(lambda: "error[CF77" in log_of(run_dir, job), IN_TIME, lambda: log_of(run_dir, job))
         assert "on node2" in log_of(run_dir, job)
@@ -134,11 +133,11 @@ def test_a_node_that_is_lost_and_the_other_one_goes_on(lab: Lab, folder: Path, c
         )
         wait_for(lambda: not any(map(lab.processes, lab.nodes)), IN_TIME, "something still runs")
         lab.run(HEAD, "scancel", job)
-        less = ("cluster.num_nodes=1", "train.max_steps=60", "--allow", "train.max_steps")
-        done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less, "--continue", run_dir)
+        less = ("cluster.num_nodes=1", "--continue", run_dir)
+        done = lab.run(HEAD, *LAUNCH, config, *steps, "--to", "slurm", *less)
         assert done.returncode == 0, done.stdout
     finally:
         lab.mend("node2")
     document = receipt(run_dir)
     assert document["foots"] is True, done.stdout
-    assert document["applied_steps"] == 60
+    assert document["applied_steps"] == STEPS

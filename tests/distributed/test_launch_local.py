@@ -8,15 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from crossfoot.launching.dry_run import compare_with_dry_run
 from crossfoot.launching.ranks_here import rank_processes
 from support.launching import ROOT, environment, ledger, receipt, small_config, start
+from support.steering import Steering, until_gone, wait_until_held
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -106,36 +105,32 @@ def test_ranks_that_refuse_leave_no_folder_and_their_code(folder: Path) -> None:
 
 
 class Launched:
-    """A long run that was started with `crossfoot launch`, in a session of its own."""
+    """A run of six steps that was started with `crossfoot launch`, in a session of its own; its ranks are
+    held before the third.
+    """
 
     def __init__(self, folder: Path, name: str, *words: str) -> None:
         self.run_dir = folder / name
-        command = [*VERB, folder / "config.yaml", f"run.dir={self.run_dir}", "train.max_steps=100000", *words]
+        steering = Steering(folder / f"steering-{name}")
+        hold = steering.hold("step", 2)
+        command = [*VERB, folder / "config.yaml", f"run.dir={self.run_dir}", "train.max_steps=6", *words]
         self.process = subprocess.Popen(
             [str(word) for word in command],
             cwd=ROOT,
-            env=environment(),
+            env=environment(**steering.variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 240
-        book = self.run_dir / "ledger.jsonl"
-        while not (book.exists() and book.read_bytes().count(b"\n") >= 2):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()
-            time.sleep(0.1)
-        self.ranks = rank_processes(self.process.pid)
-        assert len(self.ranks) == 2
+        self.ranks = wait_until_held(hold, 2, self.process)
+        assert sorted(self.ranks.values()) == rank_processes(self.process.pid)
 
     def ended(self) -> tuple[int, str]:
         """(exit code, all that was said); no rank is left."""
         stdout, stderr = self.process.communicate(timeout=240)
         assert "Traceback" not in stdout
-        deadline = time.monotonic() + 30
-        while any(psutil.pid_exists(rank) for rank in self.ranks) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not [rank for rank in self.ranks if psutil.pid_exists(rank)]
+        until_gone(self.ranks.values())
         return self.process.returncode, stdout + stderr
 
 
@@ -160,12 +155,12 @@ def test_a_stopped_run_is_continued_by_another_launcher(folder: Path) -> None:
     launched.process.terminate()
     assert launched.ended()[0] == 75
     done_steps = len(ledger(launched.run_dir))
-    words = ("--continue", str(launched.run_dir), "--allow", "train.max_steps", "--to", "local")
-    words = (f"train.max_steps={done_steps + 2}", *words)
+    assert 2 < done_steps < 6
+    words = ("train.max_steps=6", "--continue", str(launched.run_dir), "--to", "local")
     done = start([*VERB, folder / "config.yaml", *words])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     papers = receipt(launched.run_dir)
-    assert (papers["foots"], papers["attempts"], papers["done_steps"]) == (True, 2, done_steps + 2)
+    assert (papers["foots"], papers["attempts"], papers["done_steps"]) == (True, 2, 6)
 
 
 def test_a_killed_launcher_leaves_no_ranks_and_its_run_is_saved(folder: Path) -> None:

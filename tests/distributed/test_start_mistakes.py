@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from support.launching import ROOT, SCRIPTS, environment, free_port, small_config, start, write_samples
+from support.steering import Hold, Steering, until
 
 pytestmark = pytest.mark.distributed
 
@@ -61,8 +62,12 @@ def srun_like(task: int, layout: str, tasks: int, nodes: int, **more: str) -> di
     return {**told, **more}
 
 
-def together(processes: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]]) -> list[Done]:
-    """Start one process for each (folder, words, variables), at once, and wait for all."""
+def together(
+    processes: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]], hold: Hold | None = None
+) -> list[Done]:
+    """Start one process for each (folder, words, variables), at once, and wait for all. hold: where each of
+    them is let go when all are there.
+    """
     running = [
         subprocess.Popen(
             [sys.executable, str(MISTAKEN), "config.yaml", *words],
@@ -77,8 +82,11 @@ def together(processes: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]])
     ]
     done = []
     try:
+        if hold is not None:
+            until(lambda: set(hold.processes()) == {process.pid for process in running})
+            hold.go()
         for process in running:
-            stdout, stderr = process.communicate(timeout=120)
+            stdout, stderr = process.communicate(timeout=300)
             done.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
     finally:
         for process in running:
@@ -281,9 +289,12 @@ def test_rank_0_that_never_comes(tmp_path: Path) -> None:
 
 def test_two_processes_that_are_one_rank(tmp_path: Path) -> None:
     here, port = node(tmp_path / "node1"), free_port()
-    other = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "CROSSFOOT_TEST_PATIENCE": "8"}
+    steering = Steering(tmp_path / "steering")
+    other = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "CROSSFOOT_TEST_PATIENCE": "3"}
+    other |= steering.variables
     words = ["cluster.gpus_per_node=3"]
-    done = together([(here, words, torchrun_like(rank, port, **other)) for rank in (0, 1, 1)])
+    started = [(here, words, torchrun_like(rank, port, **other)) for rank in (0, 1, 1)]
+    done = together(started, steering.hold("meeting"))
     assert [one.returncode for one in done] == [1, 1, 1]
     refused(
         max(done[1:], key=lambda one: "CF446" in one.stdout),

@@ -23,6 +23,7 @@ from crossfoot.ledger.book import LedgerBook
 from crossfoot.planning.continuing import look_back, take_up
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import existing_index, plan_static, read_static
+from crossfoot.training.pauses import LOOK_SECONDS
 from support.launching import (
     ROOT,
     environment,
@@ -33,12 +34,13 @@ from support.launching import (
     small_config,
     write_samples,
 )
+from support.steering import Hold, Steering, wait_until_held
 from support.tormenting import assert_same_tensors, counted_losses
 
 pytestmark = pytest.mark.distributed
 STEPS = 12
 TRAIN = ("-m", "crossfoot", "train")
-Act = Callable[[subprocess.Popen[str]], None]
+Act = Callable[[subprocess.Popen[str], Hold], None]
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +73,28 @@ def go_on(home: Path, run_dir: Path, *words: str, **more: str) -> subprocess.Com
     return plain(*TRAIN, home / "config.yaml", "--continue", run_dir, *words, **more)
 
 
-def disturbed(home: Path, run_dir: Path, act: Act, *words: str) -> tuple[int, str]:
-    """Train into `run_dir` while `act` does something to the process; its exit code and what it said."""
+def disturbed(home: Path, run_dir: Path, at_step: int, act: Act, *words: str) -> tuple[int, str]:
+    """Train into `run_dir` while `act` does something to the process, which is held before a step; its exit
+    code and what it said.
+    """
+    steering = Steering(run_dir.parent / "steering")
+    hold = steering.hold("step", at_step)
     process = subprocess.Popen(
         [sys.executable, *TRAIN, str(home / "config.yaml"), f"run.dir={run_dir}", *words],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**steering.variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     try:
-        act(process)
+        wait_until_held(hold, 1, process)
+        act(process, hold)
         output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, output
-
-
-def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= lines):
-        time.sleep(0.005)
 
 
 def assert_ends_like_calm(home: Path, run_dir: Path) -> None:
@@ -109,11 +111,10 @@ def test_a_signal_ends_the_run_with_a_checkpoint_after_the_step(
 ) -> None:
     run_dir = tmp_path / "run"
 
-    def act(process: subprocess.Popen[str]) -> None:
-        wait_for(run_dir / LEDGER_FILE, 2, process)
+    def act(process: subprocess.Popen[str], hold: Hold) -> None:
         process.send_signal(number)
 
-    exit_code, output = disturbed(home, run_dir, act, "checkpoint.every_steps=null")
+    exit_code, output = disturbed(home, run_dir, 2, act, "checkpoint.every_steps=null")
     assert exit_code == (130 if number == signal.SIGINT else 75), output
     done = len(ledger(run_dir))
     assert 2 <= done < STEPS
@@ -137,11 +138,10 @@ def test_what_a_checkpoint_cost_is_in_the_line_after_it(home: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_in_the_grace_time_is_not_begun(home: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
 
-    def act(process: subprocess.Popen[str]) -> None:
-        wait_for(run_dir / LEDGER_FILE, 6, process)
+    def act(process: subprocess.Popen[str], hold: Hold) -> None:
         process.send_signal(signal.SIGTERM)
 
-    exit_code, output = disturbed(home, run_dir, act, "faults.grace_seconds=0.0001")
+    exit_code, output = disturbed(home, run_dir, 6, act, "faults.grace_seconds=0.0001")
     assert exit_code == 75, output
     assert "CF771" in output
     assert "kept: step-000005, the last good one" in output
@@ -154,14 +154,15 @@ def test_a_checkpoint_that_does_not_fit_in_the_grace_time_is_not_begun(home: Pat
 def test_a_checkpoint_on_request(home: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
 
-    def act(process: subprocess.Popen[str]) -> None:
-        wait_for(run_dir / LEDGER_FILE, 2, process)
+    def act(process: subprocess.Popen[str], hold: Hold) -> None:
         (run_dir / "checkpoint-now").touch()
+        time.sleep(LOOK_SECONDS)  # its last look was before it was held: the next one is due
+        hold.go()
 
-    exit_code, output = disturbed(home, run_dir, act, "checkpoint.every_steps=null", "train.max_steps=40")
+    exit_code, output = disturbed(home, run_dir, 2, act, "checkpoint.every_steps=null")
     assert exit_code == 0, output
     (checkpoint,) = (run_dir / "checkpoints").iterdir()
-    assert 2 <= int(checkpoint.name.removeprefix("step-")) < 40
+    assert 2 <= int(checkpoint.name.removeprefix("step-")) < STEPS
     assert not (run_dir / "checkpoint-now").exists()
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from support.launching import (
     small_config,
     start,
 )
+from support.steering import Steering, until_gone, wait_until_held
 
 pytestmark = pytest.mark.distributed
 
@@ -116,39 +116,38 @@ def test_a_used_folder_is_refused_and_untouched(two_ranks: tuple[Path, Path]) ->
     assert (folder / "deepspeed" / "ledger.jsonl").read_bytes() == before
 
 
-def _interrupt(command: list[str], run_dir: Path) -> subprocess.CompletedProcess[str]:
-    """Start, wait for the first ledger lines, press Ctrl-C (SIGINT to the foreground group), wait for the
-    end.
+def _interrupt(command: list[str], run_dir: Path, ranks: int) -> subprocess.CompletedProcess[str]:
+    """Start, wait until the ranks stand before the third step, press Ctrl-C (SIGINT to the foreground group),
+    wait for the end.
     """
+    steering = Steering(run_dir.with_name(f"steering-{run_dir.name}"))
+    hold = steering.hold("step", 2)
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(),
+        env=environment(**steering.variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + 240
-        book = run_dir / "ledger.jsonl"
-        while not (book.exists() and book.read_bytes().count(b"\n") >= 2):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
-            time.sleep(0.1)
+        pids = wait_until_held(hold, ranks, process).values()
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=300)
+        until_gone(pids)
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def test_ctrl_c_keeps_and_says_what_was_done(two_ranks: tuple[Path, Path]) -> None:
     folder, config = two_ranks
     run_dir = folder / "interrupted"
-    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=100000"]
-    done = _interrupt([sys.executable, *words], run_dir)
+    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=6"]
+    done = _interrupt([sys.executable, *words], run_dir, 1)
     assert done.returncode == 130, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Traceback" not in done.stdout + done.stderr
     assert "what was done foots" in done.stdout
     steps = len(ledger(run_dir))
-    assert f"stopped after {steps} of 100,000 steps; kept:" in done.stdout
+    assert f"stopped after {steps} of 6 steps; kept:" in done.stdout
     assert (run_dir / "adapter" / "adapter_model.safetensors").exists()
     assert receipt(run_dir)["foots"] is False
     assert receipt(run_dir)["foots_so_far"] is True
@@ -159,11 +158,8 @@ def test_ctrl_c_under_the_deepspeed_launcher(two_ranks: tuple[Path, Path]) -> No
     folder, config = two_ranks
     run_dir = folder / "interrupted2"
     launcher = [str(SCRIPTS / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
-    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=100000"]
-    done = _interrupt([*launcher, *words], run_dir)
+    words = [str(TRAIN), str(config), f"run.dir={run_dir}", "train.max_steps=6"]
+    done = _interrupt([*launcher, *words], run_dir, 2)
     assert done.returncode != 0
-    deadline = time.monotonic() + 60
-    while not (run_dir / "receipt.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
     assert receipt(run_dir)["foots_so_far"] is True
     assert receipt(run_dir)["done_steps"] == len(ledger(run_dir))

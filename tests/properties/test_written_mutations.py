@@ -55,7 +55,11 @@ def damaged(draw: st.DrawFn, text: str) -> bytes:
     return raw if draw(st.integers(0, 19)) else raw + bytes([draw(st.integers(128, 255))])
 
 
-FUZZ = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    deadline=None,
+    max_examples=120,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def judge(load, path: Path, raw: bytes) -> None:

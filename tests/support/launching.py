@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from crossfoot.index.tiny import write_tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
+PYTHON_PATH = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
 TIMEOUT_SECONDS = 1_200
 
 WORDS = ["red", "blue", "green", "seven", "eight", "nine", "river", *"山水月花鸟天地人"]
@@ -89,23 +91,25 @@ def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in leftovers}
     kept.update(
         PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
-        PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
+        PYTHONPATH=PYTHON_PATH,
         DS_ACCELERATOR="cpu",
         OMP_NUM_THREADS="1",
         ACCELERATE_USE_CPU="true",
         CUDA_VISIBLE_DEVICES="",
         HF_HUB_OFFLINE="1",
         NO_COLOR="1",
-        **more,
     )
-    return kept
+    return kept | more
 
 
 def free_port() -> int:
-    """A TCP port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that is free, and that no connection is given in the seconds until it is listened at."""
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(10_000, 32_768)  # Linux gives connections those above
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start(command: Sequence[str | Path], **more: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,9 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -20,12 +22,24 @@ from safetensors.torch import load_file
 from crossfoot.launching.ranks_here import is_rank
 from crossfoot.processes import state_of, words_of
 from support.launching import ROOT, SCRIPTS, environment, free_port, ledger
+from support.steering import Steering, until
 
 MARK = "CROSSFOOT_TEST_FAMILY"
-LOOK_SECONDS = 0.002
-GONE_SECONDS = 90.0
-MOMENTS = {"start": 1, "step": 4, "saving": 3, "saved": 2}
+GONE_SECONDS = 240.0
+INSTANTS = {
+    "launching": ("launching", 4.0),
+    "loading": ("loading", 4.0),
+    "step": ("step", 0.3),
+    "saving": ("saving", 0.03),
+    "saved": ("commit", 0.01),
+}
+"""Moment -> where ranks are held for it, and within how many seconds from there they are killed. Nobody is
+held at launching: it begins with the command.
+"""
+MOMENTS = {"launching": 1, "loading": 1, "step": 5, "saving": 4, "saved": 3}
 TRAINING = {"step": 2, "saving": 1, "saved": 1}
+LEFT_STEPS = 6
+"""Of a run, where every attempt but the last is killed. Orphans train two steps more, and save."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +63,17 @@ class Leg:
 
 @dataclass
 class Torment:
-    """What was done to a run. killed: (moment, victim, step lines at that instant)."""
+    """What was done to a run. killed: (moment, victim)."""
 
     config: Path
     run_dir: Path
-    killed: list[tuple[str, str, int]] = field(default_factory=list)
+    killed: list[tuple[str, str]] = field(default_factory=list)
     output: str = ""
-    exit_code: int = -1
+
+    @cached_property
+    def steering(self) -> Steering:
+        """Holds its ranks."""
+        return Steering(self.run_dir.with_name(f"steering-{self.run_dir.name}"))
 
 
 def train(leg: Leg, config: Path, run_dir: Path) -> None:
@@ -63,21 +81,20 @@ def train(leg: Leg, config: Path, run_dir: Path) -> None:
     attempt(Torment(config, run_dir), leg, None)
 
 
-def attempt(
-    torment: Torment,
-    leg: Leg,
-    disturb: Callable[[subprocess.Popen[str], str], tuple[str, str] | None] | None,
-) -> None:
-    """One attempt, killed by `disturb` (None: nobody kills it). Nothing of it is alive afterwards."""
+def attempt(torment: Torment, leg: Leg, killer: Killer | None) -> None:
+    """One attempt, killed by the killer where there is one. Nothing of it is alive afterwards."""
     is_begun = (torment.run_dir / "attempt-001").exists()
     words = ["--continue", str(torment.run_dir)] if is_begun else [f"run.dir={torment.run_dir}"]
     mark = uuid.uuid4().hex
+    torment.steering.release()
+    if killer is not None:
+        killer.prepare(leg)
     log = torment.run_dir.parent / f"log-{mark[:8]}.txt"
     with log.open("w+", encoding="utf-8") as output:
         process = subprocess.Popen(
             leg.command(torment.config, words),
             cwd=ROOT,
-            env=environment(**{MARK: mark}),
+            env=environment(**{MARK: mark}, **torment.steering.variables),
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -85,75 +102,81 @@ def attempt(
         )
         done = None
         try:
-            done = disturb(process, mark) if disturb is not None else None
+            done = killer(process, mark, log) if killer is not None else None
             process.wait(timeout=600)
             if done is not None:
-                lines = len(ledger(torment.run_dir)) if (torment.run_dir / "ledger.jsonl").exists() else 0
-                torment.killed.append((*done, lines))
+                torment.killed.append(done)
             wait_until_gone(mark)
         finally:
             for pid in family(mark):
                 kill(pid)
         output.seek(0)
-        torment.output, torment.exit_code = output.read(), process.returncode
+        torment.output = output.read()
     assert done is not None or process.returncode == 0, torment.output
 
 
 class Killer:
-    """Chooses an instant and a victim by chance, the same for the same seed. moments: with their weights."""
+    """Kills an attempt at an instant and with a victim chosen by chance, the same for the same seed.
 
-    def __init__(self, run_dir: Path, seed: int, moments: Mapping[str, int] = MOMENTS) -> None:
-        self._run_dir = run_dir
-        self._moments = moments
+    Near the instant the ranks are held, let go, and left to themselves for a random while: on a machine of
+    any speed the kill falls somewhere into what was meant. Before the last steps of the run they are held in
+    any case, and killed there: no attempt outlives its killer.
+    """
+
+    def __init__(self, torment: Torment, steps: int, seed: int, moments: Mapping[str, int] = MOMENTS) -> None:
+        self._torment, self._moments, self._last = torment, moments, steps - LEFT_STEPS
         self._draw = random.Random(seed)
 
-    def __call__(self, process: subprocess.Popen[str], mark: str) -> tuple[str, str] | None:
-        """Wait for the instant, then kill; (moment, victim), or None when the run ended before it."""
-        draw = self._draw
-        moment = draw.choices([*self._moments], [*self._moments.values()])[0]
-        victim = draw.choices(["all", "a rank", "the launcher"], [3, 1, 1])[0]
-        steps, later = draw.randint(1, 4), draw.random()
-        before = self._lines()
-        checkpoints = self._folders("step-*")
-        if moment == "start":
-            time.sleep(0.5 + 7.0 * later)
-        else:
-            while process.poll() is None:
-                if moment == "step" and self._lines() >= before + steps:
-                    time.sleep(0.3 * later)
-                    break
-                if moment == "saving" and self._folders(".partial-*"):
-                    time.sleep(0.03 * later)
-                    break
-                if moment == "saved" and self._folders("step-*") - checkpoints:
-                    time.sleep(0.01 * later)
-                    break
-                time.sleep(LOOK_SECONDS)
-        if process.poll() is not None:
-            return None
-        self._kill(process, mark, victim)
-        return moment, victim
+    def prepare(self, leg: Leg) -> None:
+        """Before the attempt is started: choose, and hold its ranks there."""
+        draw, steering = self._draw, self._torment.steering
+        self._moment = draw.choices([*self._moments], [*self._moments.values()])[0]
+        self._victim = draw.choices(["all", "a rank", "the launcher"], [3, 1, 1])[0]
+        self._ranks, self._later, more = leg.ranks or 1, draw.random(), draw.randint(1, 4)
+        place, self._seconds = INSTANTS[self._moment]
+        number = min(self._done() + more, self._last) if place == "step" else 0
+        self._end = steering.hold("step", self._last)
+        self._instant = self._end if number == self._last else steering.hold(place, number)
 
-    def _kill(self, process: subprocess.Popen[str], mark: str, victim: str) -> None:
+    def __call__(self, process: subprocess.Popen[str], mark: str, log: Path) -> tuple[str, str]:
+        """Wait for the instant, then kill; (moment, victim)."""
+        if self._moment == "launching":
+            time.sleep(self._seconds * self._later)
+            return self._moment, self._kill(mark, "all")
+        until(self._is_there, process, lambda: f"no {self._moment}\n{log.read_text()[-3000:]}")
+        if len(self._end.ranks()) == self._ranks:
+            return "the end", self._kill(mark, "all")
+        self._instant.go()
+        time.sleep(self._seconds * self._later)
+        return self._moment, self._kill(mark, self._victim)
+
+    def _is_there(self) -> bool:
+        enough = 1 if self._moment == "saved" else self._ranks
+        return len(self._instant.ranks()) == enough or len(self._end.ranks()) == self._ranks
+
+    def _kill(self, mark: str, victim: str) -> str:
         alive = family(mark)
         ranks = [pid for pid in alive if is_rank(words_of(pid))]
+        launchers = set(alive) - set(ranks)
         if victim == "a rank" and ranks:
             kill(self._draw.choice(ranks))
-        elif victim == "the launcher" and ranks:
-            for pid in set(alive) - set(ranks):
+        elif victim == "the launcher" and ranks and launchers:
+            self._torment.steering.hold("step")  # its ranks train on until they notice, but not far
+            for pid in launchers:
                 kill(pid)
         else:
+            victim = "all"
             while alive:
                 for pid in alive:
                     kill(pid)
                 alive = family(mark)
+        return victim
 
-    def _lines(self) -> int:
-        path = self._run_dir / "ledger.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    def _folders(self, pattern: str) -> set[str]:
-        return {path.name for path in (self._run_dir / "checkpoints").glob(pattern)}
+    def _done(self) -> int:
+        """The steps that the ledger has lines of; an attempt begins there, or somewhat before."""
+        path = self._torment.run_dir / "ledger.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the last one may be torn
+        return 1 + max((json.loads(line)["step"] for line in lines), default=-1)
 
 
 def family(mark: str) -> list[int]:

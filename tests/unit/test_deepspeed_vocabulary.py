@@ -37,9 +37,9 @@ def test_a_key_without_kind_stops_the_tool(tool: ModuleType, monkeypatch: pytest
 
 def test_reading_it_takes_milliseconds() -> None:
     vocabulary.cache_clear()
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else runs
     vocabulary()
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_what_is_in_it() -> None:

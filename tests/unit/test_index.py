@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from hashlib import blake2b, sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -348,12 +348,21 @@ def test_a_waiter_gives_up_on_silence(tmp_path: Path) -> None:
 
 
 def test_a_pulse_renews_a_waiters_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PULSE_SECONDS", 0.1)
-    (tmp_path / "x").mkdir()
-    there = threading.Event()
-    with waiting.Pulse(str(tmp_path), "abc", str(tmp_path / "x")):
-        threading.Timer(1.5, there.set).start()
-        assert waiting.wait_while_building(str(tmp_path), "abc", there.is_set, 0.5) is None
+    """A minute passes with every look, and the builder shows that it lives as often."""
+    now = [0.0]
+    pulse = waiting.Pulse(str(tmp_path), "abc", str(tmp_path))
+
+    def sleep(seconds: float) -> None:
+        now[0] += 60.0
+        pulse._beat("building")
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(waiting, "time", clock)
+    with pulse:
+        assert waiting.wait_while_building(str(tmp_path), "abc", lambda: now[0] > 600.0, 90.0) is None
+        clock.sleep = lambda seconds: now.append(now.pop() + 60.0)
+        told = waiting.wait_while_building(str(tmp_path), "abc", lambda: False, 90.0)
+    assert told is not None and "for 90 seconds" in told
 
 
 def test_a_waiter_hears_of_a_refusal_at_once_but_not_of_an_old_one(tmp_path: Path) -> None:
@@ -364,9 +373,13 @@ def test_a_waiter_hears_of_a_refusal_at_once_but_not_of_an_old_one(tmp_path: Pat
     refuse()
     old = waiting.wait_while_building(str(tmp_path), "abc", lambda: False, 0.3)
     assert old is not None and "0 seconds" in old
-    timer = threading.Timer(0.3, refuse)
-    timer.start()
-    begin = time.monotonic()
-    why = waiting.wait_while_building(str(tmp_path), "abc", lambda: False, 30)
-    timer.join()
-    assert why is not None and "gave up" in why and time.monotonic() - begin < 5
+    looks = []
+
+    def is_there() -> bool:
+        if not looks:  # it waits already
+            refuse()
+        looks.append(False)
+        return False
+
+    why = waiting.wait_while_building(str(tmp_path), "abc", is_there, 600)
+    assert why is not None and "gave up" in why and len(looks) == 1

@@ -133,9 +133,9 @@ from crossfoot.written.run_file import load_run
 from crossfoot.index.locate import count_records, find_index
 run = load_run(sys.argv[1], [])
 files = list(run.config.data.train)
-begin = time.perf_counter()
+begin = time.process_time()
 found, counted = find_index(run, files), count_records(files, "sft")
-seconds = time.perf_counter() - begin
+seconds = time.process_time() - begin
 names = ("torch", "transformers", "datasets", "pyarrow", "tokenizers", "pandas")
 heavy = [name for name in names if name in sys.modules]
 print(json.dumps([found is not None, counted, seconds, heavy]))

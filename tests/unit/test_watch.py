@@ -42,6 +42,7 @@ from support.launching import ROOT, environment
 STEPS = 8
 DATA = Data(list(range(32)), [100 + i for i in range(32)], [50] * 32)
 DONE = Ending("finished", STEPS, 0, STEPS)
+NOW = time.time()
 
 
 def job(folder: Path, **other: Any) -> Job:
@@ -53,7 +54,7 @@ def job(folder: Path, **other: Any) -> Job:
 def beat(folder: Path, rank: int, beats: int = 1, attempt: int = 1, **other: Any) -> None:
     (folder / FOLDER).mkdir(exist_ok=True)
     known = {"host": f"node{rank}", "pid": 1, "phase": "training", "step": 3, "period_seconds": 1.0}
-    seconds = other.pop("beat_seconds", time.time())
+    seconds = other.pop("beat_seconds", NOW)
     write_heartbeat(
         folder, Heartbeat(attempt=attempt, rank=rank, beats=beats, beat_seconds=seconds, **{**known, **other})
     )
@@ -94,7 +95,14 @@ def row(state: RunState, label: str) -> str:
 def age(folder: Path, seconds: float) -> None:
     """Let all files of a run be so old."""
     for path in (folder, *folder.rglob("*")):
-        os.utime(path, (time.time() - seconds,) * 2)
+        os.utime(path, (NOW - seconds,) * 2)
+
+
+def watcher_at_rest(folder: Path) -> Watcher:
+    """It is NOW for it, however long the test takes."""
+    watcher = Watcher(str(folder))
+    watcher._fresh = Freshness(wall=lambda: NOW, steady=lambda: 0.0)
+    return watcher
 
 
 # --- following the ledger
@@ -355,7 +363,7 @@ def test_a_killed_run_gives_no_sign_of_life(tmp_path: Path) -> None:
     run = job(tmp_path)
     run.run(5, torn_bytes=20)
     age(tmp_path, 200)
-    watcher = Watcher(str(tmp_path))
+    watcher = watcher_at_rest(tmp_path)
     state = watcher.look()
     assert state.status == "silent" and state.exit_code == 0 and state.footed.foots is True
     assert "no sign of life for 3:20" in shown(state)[0] and "--continue" in shown(state)[-1]
@@ -397,10 +405,10 @@ def test_no_run_is_a_finding(tmp_path: Path) -> None:
 def test_a_silent_rank_is_named(tmp_path: Path) -> None:
     job(tmp_path).run(3)
     beat(tmp_path, 0)
-    beat(tmp_path, 1, beat_seconds=time.time() - 40)
+    beat(tmp_path, 1, beat_seconds=NOW - 40)
     beat(tmp_path, 7, attempt=9)  # of another attempt
     (tmp_path / FOLDER / "rank-00002.json").write_text("{", encoding="utf-8")
-    state = Watcher(str(tmp_path)).look()
+    state = watcher_at_rest(tmp_path).look()
     assert state.status == "running" and [rank.is_silent for rank in state.ranks] == [False, True]
     assert row(state, "ranks").startswith("0   node0   training   step 3   0 s ago")
     assert shown(state)[-1].split() == ["1", "node1", "training", "step", "3", "silent", "for", "40", "s"]
@@ -422,9 +430,9 @@ def test_a_verdict_on_lost_ranks_is_shown(tmp_path: Path) -> None:
 
 def test_without_any_beat_the_run_is_silent_and_a_rank_never_seen_too(tmp_path: Path) -> None:
     job(tmp_path).run(3)
-    beat(tmp_path, 1, beat_seconds=time.time() - 40)
+    beat(tmp_path, 1, beat_seconds=NOW - 40)
     age(tmp_path, 40)
-    state = Watcher(str(tmp_path)).look()
+    state = watcher_at_rest(tmp_path).look()
     assert state.status == "silent" and state.ranks[0] == RankView(0, "", "", 0, None, True)
     assert "never seen" in row(state, "ranks")
 
