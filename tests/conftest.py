@@ -1,16 +1,31 @@
-"""`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed."""
+"""`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed.
+`--dist loadscope`: `support.dealing` says what goes together.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 FAILED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lies-table", metavar="FILE", help="run the fixtures of docs/lies.md, and write it")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    if config.getoption("dist") != "loadscope":
+        return None
+    from support.dealing import ByWhatTheyShare
+
+    return ByWhatTheyShare(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
