@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -145,9 +145,10 @@ def deepspeed(
 def together(
     programs: Sequence[tuple[Path, Sequence[str | Path], Mapping[str, str]]],
     timeout: float = TIMEOUT_SECONDS,
+    meanwhile: Callable[[Sequence[warm.Running]], object] = lambda running: None,
 ) -> list[subprocess.CompletedProcess[str]]:
     """Start `python WORDS` for each (folder, words, all its variables) at once, warm where it can be, and
-    wait for all; past the time limit (seconds) they are ended.
+    wait for all; past the time limit (seconds) they are ended. meanwhile: what to do once all are started.
     """
     with ExitStack() as stack:
         streams = [[stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in programs]
@@ -156,6 +157,7 @@ def together(
             for (folder, words, environ), (stdout, stderr) in zip(programs, streams, strict=True)
         ]
         try:
+            meanwhile(running)
             codes = [program.wait(timeout) for program in running]
         finally:
             for program in running:
