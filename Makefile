@@ -6,13 +6,14 @@ BIN := .venv/bin
 # A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
 $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
 
-.PHONY: demo test check lies docs launch-examples figure real-data clean help
+.PHONY: demo test quick ranks check lint lies docs launch-examples figure real-data clean help
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help:
 	@echo "make demo       plan a small run, train it on 2 ranks, print its receipt (under 3 minutes once installed)"
-	@echo "make test       the tests; PYTEST_ARGS='-m slow' for the long ones"
-	@echo "make check      formatting, lint, types and the quick tests"
+	@echo "make test       the tests: make quick, then make ranks; PYTEST_ARGS='-m slow' for the long ones (docs/testing.md)"
+	@echo "make check      formatting, lint and types (make lint), and make quick"
 	@echo "make docs       docs/findings.md, from the manual pages; make lies: docs/lies.md, from a test run"
 	@echo "make launch-examples  the files in launch/, from their configs"
 	@echo "make figure     docs/nothing-lost.svg: a run that is killed thirty times, and one that is not"
@@ -22,25 +23,32 @@ help:
 demo: .venv/.installed
 	@tools/demo.sh
 
-# Without arguments: the quick tests side by side, then those that start ranks, two files of them at a time.
+# The quick tests side by side; then those that start ranks, on two workers (support/dealing.py deals them out).
 QUICK := tests/unit tests/findings tests/properties tests/loop
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-test: .venv/.installed-test
 ifeq ($(strip $(PYTEST_ARGS)),)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(QUICK)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(foreach folder,$(QUICK),--ignore $(folder))
+test: quick ranks
 else
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/.installed-test
+	@$(PYTEST) $(PYTEST_ARGS)
 endif
 
-check: .venv/.installed-test
+quick: .venv/.installed-test
+	@$(PYTEST) -n auto --dist loadgroup $(QUICK)
+
+ranks: .venv/.installed-test
+	@$(PYTEST) -n 2 --dist loadscope --durations=25 $(foreach folder,$(QUICK),--ignore $(folder))
+
+check: lint quick
+
+lint: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup $(QUICK)
 
 lies: .venv/.installed-test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --lies-table docs/lies.md
+	@$(PYTEST) -q --lies-table docs/lies.md
 
 docs: .venv/.installed-test
 	@$(BIN)/crossfoot explain --all > docs/findings.md

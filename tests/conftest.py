@@ -1,4 +1,5 @@
 """`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed.
+`--dist loadscope`: `support.dealing` says what goes together.
 
 No property fails for the time that an example takes: the machine may be busy.
 """
@@ -6,6 +7,7 @@ No property fails for the time that an example takes: the machine may be busy.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,11 +15,23 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 FAILED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lies-table", metavar="FILE", help="run the fixtures of docs/lies.md, and write it")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    if config.getoption("dist") != "loadscope":
+        return None
+    from support.dealing import ByWhatTheyShare
+
+    return ByWhatTheyShare(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -30,6 +30,7 @@ from support.launching import (
     short_tokenizer,
     small_config,
     start,
+    warm_ranks,
 )
 from support.steering import Steering, wait_until_held
 
@@ -221,7 +222,7 @@ def bad_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bad_records_are_named_together(bad_data: Path) -> None:
-    done = start([sys.executable, TRAIN, bad_data])
+    done = plain(TRAIN, bad_data)
     _refused(done, 1, "error[CF507]", "data.jsonl:2", "error[CF509]", "data.jsonl:4", "max_seq_len is 200")
     assert "data.bad_samples: skip" in done.stdout and "2 errors" in done.stdout
     _nothing_began(done, bad_data.parent / "run")
@@ -238,14 +239,14 @@ def test_a_broken_line_stops_all_ranks(tmp_path: Path) -> None:
 
 def test_new_rows_that_would_stay_random(tmp_path: Path) -> None:
     config = small_config(tmp_path, lora={"modules_to_save": ["embed_tokens"]})
-    done = start([sys.executable, TRAIN, config, f"tokenizer.path={short_tokenizer(tmp_path)}"])
+    done = plain(TRAIN, config, f"tokenizer.path={short_tokenizer(tmp_path)}")
     _refused(done, 1, "error[CF540]", "config.yaml:26", "lm_head is not trained", "32 new rows")
     _nothing_began(done, tmp_path / "run")
 
 
 def test_skipped_samples_are_counted_and_the_run_goes_on(bad_data: Path) -> None:
     words = ["data.bad_samples=skip", "train.max_steps=2"]
-    done = start([sys.executable, TRAIN, bad_data, *words])
+    done = plain(TRAIN, bad_data, *words)
     assert done.returncode == 0, _said(done)
     assert "foots: yes" in done.stdout
     plan = start([sys.executable, "-m", "crossfoot", "plan", bad_data, *words])
@@ -285,7 +286,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_disk_full_while_the_ledger_is_written(indexed: Path, small_disk: Path) -> None:
     (small_disk / "fill").write_bytes(b"x" * (8 << 10))
     run_dir = small_disk / "run"
-    done = deepspeed(2, TRAIN, indexed, f"run.dir={run_dir}", "train.max_steps=500")
+    done = warm_ranks(2, TRAIN, indexed, f"run.dir={run_dir}", "train.max_steps=500")
     steps = len(ledger(run_dir))
     assert steps > 2
     _refused(done, 1, "error[CF701]: the disk is full", f"line of step {steps}", f"{run_dir}/ledger.jsonl")
@@ -320,7 +321,7 @@ def test_disk_full_at_the_last_line_ends_all_ranks(indexed: Path, tmp_path: Path
     """Rank 0 alone meets it, when the loop is over: the others must not go on to the validation."""
     words = [f"run.dir={tmp_path / 'run'}", "train.max_steps=3", f"data.validation=[{tmp_path}/v.jsonl]"]
     _lines(tmp_path / "v.jsonl", GOOD)
-    done = deepspeed(2, BREAKAGE, "full", indexed, *words)
+    done = warm_ranks(2, BREAKAGE, "full", indexed, *words)
     _refused(done, 1, "error[CF701]", "not complete: 2 of 3 steps done")
 
 

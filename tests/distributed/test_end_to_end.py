@@ -1,5 +1,5 @@
-"""What a config may ask for, each run from its data to its receipt under the real launcher: the saved model
-is the trained one, and every receipt foots.
+"""What a config may ask for, each run from its data to its receipt: the saved model is the trained one, and
+every receipt foots.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from crossfoot.launching.dry_run import TOLERANCE
 from support.launching import (
     ROOT,
     SCRIPTS,
-    deepspeed,
     ledger,
     plain,
     receipt,
     short_tokenizer,
     small_config,
     start,
+    warm_ranks,
     write_samples,
 )
 from support.reloaded import indexes_of, mean_loss, validation_loss_of
@@ -144,7 +144,7 @@ def write_text(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs: one launch of the deepspeed launcher, and one plain process."""
+    """All runs: one set of two ranks, and one plain process."""
     folder = tmp_path_factory.mktemp("ends")
     write_samples(folder / "data.jsonl", SAMPLES)
     write_samples(folder / "validation.jsonl", VALIDATION_SAMPLES, seed=1)
@@ -161,7 +161,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"jobs{launch}.json"
         path.write_text(json.dumps([job(name, config, words) for name, words in jobs.items()]))
         script = ROOT / "tests" / "support" / "many_runs.py"
-        done = deepspeed(2, script, path) if launch == 2 else plain(script, path)
+        done = warm_ranks(2, script, path) if launch == 2 else plain(script, path)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return folder
 

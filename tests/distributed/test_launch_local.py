@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crossfoot.launching.dry_run import compare_with_dry_run

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-import crossfoot
 from crossfoot.training.lora import load_adapter, prepare_training
 from crossfoot.training.model import load_model
 from crossfoot.written.config import Config
+from support.launching import warm_ranks
 
 WORKER = Path(__file__).with_name("model_worker.py")
 TOKENS = torch.arange(1, 13).reshape(1, -1)
@@ -58,18 +54,7 @@ def case_of(kind: str, bases: dict[bool, str]) -> dict[str, Any]:
 def on_two_ranks(cases: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
     """What ranks 0 and 1 saw, case by case."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), str(WORKER)]
-    source = str(Path(crossfoot.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, *words, str(folder / "cases.json"), str(folder)],
-        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = warm_ranks(2, WORKER, folder / "cases.json", folder)
     assert done.returncode == 0, done.stderr[-6000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 

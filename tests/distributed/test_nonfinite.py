@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from support.faults import RANK, STEP
-from support.launching import ROOT, deepspeed, ledger, plain, receipt, small_config
+from support.launching import ROOT, ledger, plain, receipt, small_config, warm_ranks
 from support.number_faults import FIRST_SCALE
 
 pytestmark = pytest.mark.distributed
@@ -86,7 +86,7 @@ def run_all(folder: Path, jobs: list[Job], ranks: int) -> Runs:
     faults, checkpoint = {"nonfinite": "skip"}, {"every_steps": 2}
     small_config(folder, batch=batch, train={"max_steps": 5}, faults=faults, checkpoint=checkpoint, **whole)
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    start = (lambda *words: deepspeed(ranks, *words)) if ranks > 1 else plain
+    start = (lambda *words: warm_ranks(ranks, *words)) if ranks > 1 else plain
     done = start(SCRIPT, folder / "jobs.json")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return Runs(folder, json.loads((folder / "jobs.codes.json").read_text(encoding="utf-8")))

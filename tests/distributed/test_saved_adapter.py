@@ -26,12 +26,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from support.launching import (
     ROOT,
-    deepspeed,
     ledger,
     plain,
     receipt,
     short_tokenizer,
     small_config,
+    warm_ranks,
     write_samples,
 )
 from support.seen_runs import answer
@@ -141,7 +141,7 @@ class Saved:
         jobs = self.folder / f"jobs{ranks}.json"
         jobs.write_text(json.dumps(entries))
         script = ROOT / "tests" / "support" / "seen_runs.py"
-        done = deepspeed(ranks, script, jobs) if ranks > 1 else plain(script, jobs)
+        done = warm_ranks(ranks, script, jobs) if ranks > 1 else plain(script, jobs)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         codes = json.loads(jobs.with_suffix(".codes.json").read_text())
         honest = {code for name, code in codes.items() if "never happened" not in name}

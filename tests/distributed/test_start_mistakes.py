@@ -7,17 +7,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from support.launching import ROOT, SCRIPTS, environment, free_port, small_config, start, write_samples
+from support.launching import (
+    ROOT,
+    SCRIPTS,
+    environment,
+    free_port,
+    small_config,
+    start,
+    together,
+    write_samples,
+)
 from support.steering import Hold, Steering, until
+from support.warm import Running
 
 pytestmark = pytest.mark.distributed
 
@@ -62,38 +70,23 @@ def srun_like(task: int, layout: str, tasks: int, nodes: int, **more: str) -> di
     return {**told, **more}
 
 
-def together(
+def started(
     processes: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]], hold: Hold | None = None
 ) -> list[Done]:
     """Start one process for each (folder, words, variables), at once, and wait for all. hold: where each of
     them is let go when all are there.
     """
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(MISTAKEN), "config.yaml", *words],
-            cwd=folder,
-            env=environment() | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        for folder, words, variables in processes
-    ]
-    done = []
-    try:
+
+    def let_go(running: Sequence[Running]) -> None:
         if hold is not None:
             until(lambda: set(hold.processes()) == {process.pid for process in running})
             hold.go()
-        for process in running:
-            stdout, stderr = process.communicate(timeout=300)
-            done.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
-    finally:
-        for process in running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    return done
+
+    mistaken = [
+        (folder, [MISTAKEN, "config.yaml", *words], environment() | variables)
+        for folder, words, variables in processes
+    ]
+    return together(mistaken, timeout=300, meanwhile=let_go)
 
 
 def said(done: Done) -> str:
@@ -122,7 +115,7 @@ def test_srun_without_a_place_to_meet(tmp_path: Path) -> None:
     here = node(tmp_path / "node1")
     variables = srun_like(1, "2", 2, 1)
     del variables["SLURM_JOB_ID"]
-    (done,) = together([(here, [], variables)])
+    (done,) = started([(here, [], variables)])
     refused(done, "error[CF417]: MASTER_PORT is not known", "SLURM_JOB_ID is not set")
     nothing_was_tokenised(tmp_path)
 
@@ -132,7 +125,7 @@ def test_unequal_tasks_on_two_nodes(tmp_path: Path) -> None:
     """As many ranks as planned, and nodes that nobody has planned."""
     here = node(tmp_path / "node1")
     words = ["cluster.num_nodes=1", "cluster.gpus_per_node=3"]
-    (done,) = together([(here, words, srun_like(2, "2,1", 3, 2))])
+    (done,) = started([(here, words, srun_like(2, "2,1", 3, 2))])
     title = "the plan is for 1 node x 3 GPUs, but srun started 2 + 1 ranks on 2 nodes"
     refused(done, f"error[CF435]: {title}", "set cluster.gpus_per_node to [2, 1]", "srun --ntasks-per-node")
     assert done.stdout.count("error[") == 1
@@ -146,7 +139,7 @@ def test_a_taken_port_and_an_unknown_address(tmp_path: Path) -> None:
         other.listen()
         taken = other.getsockname()[1]
         lost = torchrun_like(1, taken, MASTER_ADDR="no-such-node.invalid")
-        holder, stranger = together([(here, [], torchrun_like(0, taken)), (here, [], lost)])
+        holder, stranger = started([(here, [], torchrun_like(0, taken)), (here, [], lost)])
     refused(holder, f"error[CF434]: port {taken} on {socket.gethostname()}", "in use", "--master_port N")
     refused(stranger, "error[CF433]", "rank 1 on", "cannot look up MASTER_ADDR no-such-node.invalid")
     nothing_was_tokenised(tmp_path)
@@ -155,7 +148,7 @@ def test_a_taken_port_and_an_unknown_address(tmp_path: Path) -> None:
 def test_variables_of_two_launchers(tmp_path: Path) -> None:
     here = node(tmp_path / "node1")
     both = torchrun_like(0, free_port(), LOCAL_SIZE="2", CROSS_RANK="0", CROSS_SIZE="1")
-    (done,) = together([(here, [], both)])
+    (done,) = started([(here, [], both)])
     refused(done, "error[CF444]", "the deepspeed launcher: LOCAL_SIZE=2 CROSS_RANK=0 CROSS_SIZE=1")
     assert "torchrun: GROUP_RANK=0 GROUP_WORLD_SIZE=1" in done.stdout
 
@@ -203,7 +196,7 @@ def test_another_node_has_another_everything(tmp_path: Path) -> None:
     port = free_port()
     paths = os.pathsep.join([str(tmp_path / "patched"), str(ROOT / "tests")])
     mistake = {"CROSSFOOT_TEST_MISTAKE": "one gpu"}
-    first, second = together(
+    first, second = started(
         [
             (one, [], torchrun_like(0, port, **mistake)),
             (two, ["lr.reference=2e-3"], torchrun_like(1, port, PYTHONPATH=paths, **mistake)),
@@ -234,7 +227,7 @@ def test_srun_tasks_without_variables_find_each_other(tmp_path: Path) -> None:
     """No MASTER_ADDR, no RANK: they meet at the step's first host, and are not a world each. (lie B17)"""
     one, two = node(tmp_path / "node1"), node(tmp_path / "node2", seed=1)
     job = {"SLURM_JOB_ID": str(free_port())}
-    first, second = together(
+    first, second = started(
         [(one, [], srun_like(0, "2", 2, 1, **job)), (two, [], srun_like(1, "2", 2, 1, **job))]
     )
     refused(first, "error[CF426]: different data on rank 1", "data.jsonl: ")
@@ -264,7 +257,7 @@ def test_ranks_that_were_told_different_worlds(
     here, port = node(tmp_path / "node1"), free_port()
     size = ["cluster.gpus_per_node=2", "cluster.num_nodes=1"]
     other = [f"cluster.gpus_per_node={theirs['WORLD_SIZE']}", size[1]] if "WORLD_SIZE" in theirs else size
-    first, second = together(
+    first, second = started(
         [(here, size, torchrun_like(0, port)), (here, other, torchrun_like(1, port, **theirs))]
     )
     refused(first, "error[CF439]: the ranks do not agree on the world", *words)
@@ -274,7 +267,7 @@ def test_ranks_that_were_told_different_worlds(
 
 def test_a_rank_that_never_comes(tmp_path: Path) -> None:
     here, port = node(tmp_path / "node1"), free_port()
-    (alone,) = together([(here, [], torchrun_like(0, port, CROSSFOOT_TEST_PATIENCE="1"))])
+    (alone,) = started([(here, [], torchrun_like(0, port, CROSSFOOT_TEST_PATIENCE="1"))])
     refused(alone, "error[CF432]: 1 of 2 ranks did not come within 1 s: 1", f"127.0.0.1:{port}")
     assert f"rank 0 on {socket.gethostname()}" in alone.stdout
     nothing_was_tokenised(tmp_path)
@@ -282,7 +275,7 @@ def test_a_rank_that_never_comes(tmp_path: Path) -> None:
 
 def test_rank_0_that_never_comes(tmp_path: Path) -> None:
     here, port = node(tmp_path / "node1"), free_port()
-    (alone,) = together([(here, [], torchrun_like(1, port, CROSSFOOT_TEST_PATIENCE="1"))])
+    (alone,) = started([(here, [], torchrun_like(1, port, CROSSFOOT_TEST_PATIENCE="1"))])
     refused(alone, "error[CF448]: rank 1 on", f"found nobody at 127.0.0.1:{port}", "connection refused")
     nothing_was_tokenised(tmp_path)
 
@@ -293,8 +286,8 @@ def test_two_processes_that_are_one_rank(tmp_path: Path) -> None:
     other = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "CROSSFOOT_TEST_PATIENCE": "3"}
     other |= steering.variables
     words = ["cluster.gpus_per_node=3"]
-    started = [(here, words, torchrun_like(rank, port, **other)) for rank in (0, 1, 1)]
-    done = together(started, steering.hold("meeting"))
+    mistaken = [(here, words, torchrun_like(rank, port, **other)) for rank in (0, 1, 1)]
+    done = started(mistaken, steering.hold("meeting"))
     assert [one.returncode for one in done] == [1, 1, 1]
     refused(
         max(done[1:], key=lambda one: "CF446" in one.stdout),
@@ -307,7 +300,7 @@ def test_two_processes_that_are_one_rank(tmp_path: Path) -> None:
 def test_a_run_folder_on_each_nodes_own_disk(tmp_path: Path) -> None:
     """On the second node it does not even exist."""
     one, two, port = node(tmp_path / "node1"), node(tmp_path / "node2"), free_port()
-    first, second = together([(one, [], torchrun_like(0, port)), (two, [], torchrun_like(1, port))])
+    first, second = started([(one, [], torchrun_like(0, port)), (two, [], torchrun_like(1, port))])
     refused(first, "error[CF421]", "rank 1 on", "does not see the run folder run that rank 0")
     assert second.returncode == 1 and "error[" not in second.stdout
     assert not (one / "run").exists() and not (two / "run").exists(), "free again"
@@ -321,7 +314,7 @@ def test_deepspeed_that_is_silently_absent(tmp_path: Path) -> None:
     """deepspeed.initialize gives back the bare model: nobody shards, nobody adds up gradients. (lie U1)"""
     here = node(tmp_path / "node1")
     alone = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "CROSSFOOT_TEST_MISTAKE": "no deepspeed"}
-    (done,) = together([(here, [], torchrun_like(0, free_port(), **alone))])
+    (done,) = started([(here, [], torchrun_like(0, free_port(), **alone))])
     assert done.returncode == 1, said(done)[-3000:]
     assert "error[CF431]: the engine is crossfoot.SummedLoss, not deepspeed.DeepSpeedEngine" in done.stdout
     assert "Traceback" not in said(done)
@@ -334,7 +327,7 @@ def test_numbers_that_deepspeed_believes_otherwise(tmp_path: Path) -> None:
     here = node(tmp_path / "node1")
     alone = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "CROSSFOOT_TEST_MISTAKE": "numbers left out"}
     words = ["optimizer.max_grad_norm=0.25"]
-    (done,) = together([(here, words, torchrun_like(0, free_port(), **alone))])
+    (done,) = started([(here, words, torchrun_like(0, free_port(), **alone))])
     assert done.returncode == 1, said(done)[-3000:]
     for believed in (
         "deepspeed believes gradient_clipping is 1.0, the plan says 0.25",

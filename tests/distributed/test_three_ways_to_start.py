@@ -24,6 +24,7 @@ from support.launching import (
     receipt,
     small_config,
     start,
+    warm_ranks,
 )
 from support.steering import Steering, until_gone, wait_until_held
 
@@ -65,11 +66,11 @@ def test_accelerate_reproduces_the_first_steps(two_ranks: tuple[Path, Path]) -> 
 
 def test_plain_python_and_the_verb_are_the_same(two_ranks: tuple[Path, Path]) -> None:
     folder, config = two_ranks
-    done = plain(TRAIN, config, f"run.dir={folder / 'plain'}")
+    done = start([sys.executable, TRAIN, config, f"run.dir={folder / 'plain'}"])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     _agree(folder, "plain", 6)
-    verb = [sys.executable, "-m", "crossfoot", "train", config, f"run.dir={folder / 'verb'}"]
-    assert start([*verb, "--stop-after", "2"]).returncode == 0
+    verb = ["-m", "crossfoot", "train", config, f"run.dir={folder / 'verb'}"]
+    assert plain(*verb, "--stop-after", "2").returncode == 0
     _agree(folder, "verb", 2)
 
 
@@ -109,7 +110,7 @@ def test_a_world_that_is_not_the_plan_is_refused(two_ranks: tuple[Path, Path]) -
 def test_a_used_folder_is_refused_and_untouched(two_ranks: tuple[Path, Path]) -> None:
     folder, config = two_ranks
     before = (folder / "deepspeed" / "ledger.jsonl").read_bytes()
-    done = deepspeed(2, TRAIN, config, f"run.dir={folder / 'deepspeed'}")
+    done = warm_ranks(2, TRAIN, config, f"run.dir={folder / 'deepspeed'}")
     assert done.returncode == 1
     assert "error[CF011]" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

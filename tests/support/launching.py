@@ -1,4 +1,7 @@
-"""Start crossfoot as a user does: through the real launchers, from a folder of its own."""
+"""Start crossfoot from a folder of its own: through the real launchers, as a user does (`start`,
+`deepspeed`), or, where a test is about what a run does and not about how it was started, from a python that
+has done the imports (`plain`, `warm_ranks`).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from crossfoot.index.templates import TEMPLATES
 from crossfoot.index.tiny import write_tiny_tokenizer
+from support import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -140,9 +145,59 @@ def deepspeed(
     return start([*launcher, script, *words], **more)
 
 
-def plain(script: str | Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT WORDS`."""
-    return start([sys.executable, script, *words], **more)
+def together(
+    programs: Sequence[tuple[Path, Sequence[str | Path], Mapping[str, str]]],
+    timeout: float = TIMEOUT_SECONDS,
+    meanwhile: Callable[[Sequence[warm.Running]], object] = lambda running: None,
+) -> list[subprocess.CompletedProcess[str]]:
+    """Start `python WORDS` for each (folder, words, all its variables) at once, warm where it can be, and
+    wait for all; past the time limit (seconds) they are ended. meanwhile: what to do once all are started.
+    """
+    with ExitStack() as stack:
+        streams = [[stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in programs]
+        running = [
+            warm.begin([str(word) for word in words], environ, folder, stdout.fileno(), stderr.fileno())
+            for (folder, words, environ), (stdout, stderr) in zip(programs, streams, strict=True)
+        ]
+        try:
+            meanwhile(running)
+            codes = [program.wait(timeout) for program in running]
+        finally:
+            for program in running:
+                warm.end(program)
+        said = [[_text_of(stream) for stream in both] for both in streams]
+    return [
+        subprocess.CompletedProcess(words, code, *both)
+        for (_, words, _), code, both in zip(programs, codes, said, strict=True)
+    ]
+
+
+def plain(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python SCRIPT WORDS` or `python -m MODULE WORDS`."""
+    return together([(ROOT, words, environment(**more))])[0]
+
+
+def warm_ranks(
+    count: int, script: str | Path, *words: str | Path, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """The ranks that `deepspeed --num_gpus COUNT SCRIPT WORDS` starts, without the launcher: with the same
+    variables, and the first that fails ends the others. What all said, and the exit code of that one.
+    """
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    place |= {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": str(count)}
+    command = [str(word) for word in (script, *words)]
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        ranks = []
+        for rank in range(count):
+            environ = environment(**place, RANK=str(rank), LOCAL_RANK=str(rank), **more)
+            ranks.append(warm.begin(command, environ, ROOT, stdout.fileno(), stderr.fileno()))
+        code = warm.wait_as_one(ranks, TIMEOUT_SECONDS)
+        return subprocess.CompletedProcess(command, code, _text_of(stdout), _text_of(stderr))
+
+
+def _text_of(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
 
 
 def ledger(run_dir: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -85,6 +87,24 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return facts
 
 
+def _import_muon_uncompiled() -> None:
+    """deepspeed.initialize imports DeepSpeed's own Muon optimizer, whatever ours is, and that hands its
+    functions to torch.compile, which imports the whole compiler: a second of a processor on every rank, and
+    more where files come slowly. Nothing here uses Muon: it is imported with the compiler switched off.
+    """
+    switch = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    except ImportError:
+        pass  # another version of DeepSpeed keeps it elsewhere; then it is slow, and right
+    finally:
+        del os.environ[switch]
+        if before is not None:
+            os.environ[switch] = before
+
+
 def _name_of(thing: object) -> str:
     return f"{type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
 
@@ -149,6 +169,7 @@ class DeepSpeedEngine(Engine):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> None:
         import deepspeed
 
+        _import_muon_uncompiled()
         self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if type(self._engine) is not deepspeed.DeepSpeedEngine:
             raise Refused(engine_absent(_name_of(self._engine), "deepspeed.DeepSpeedEngine"))
