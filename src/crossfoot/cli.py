@@ -247,15 +247,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from crossfoot.index.build import ensure_index
     from crossfoot.index.tokenising_line import TokenisingLine
+    from crossfoot.index.verified import verified_index
     from crossfoot.planning.prepare import read_static
 
     static = read_static(arguments.config, arguments.overrides)
     static.refuse()
     data = static.run.config.data
     for files in filter(None, (data.train, data.validation)):
-        index = ensure_index(static.run, files, is_builder=True, progress=TokenisingLine())
+        index = verified_index(static.run, files, progress=TokenisingLine())
         header = index.header
         print(f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, ", end="")
         print(f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, ", end="")
@@ -335,10 +335,11 @@ def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> 
 
 
 def _receipt(arguments: argparse.Namespace) -> int:
+    from crossfoot.ledger.index_check import held_against_index
     from crossfoot.ledger.receipt import receipt_of
     from crossfoot.ledger.receipt_page import render_receipt
 
-    receipt = receipt_of(arguments.run_dir)
+    receipt = held_against_index(receipt_of(arguments.run_dir), arguments.run_dir)
     print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
 

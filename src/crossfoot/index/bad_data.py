@@ -331,6 +331,27 @@ def data_changed(place: Place, reason: str) -> Finding:
     )
 
 
+@page("CF535")
+def index_differs(place: Place, reason: str) -> Finding:
+    """CF535: the data index does not hold what its files say, and does not either after it was built anew.
+
+    At the start of a run records of the index are drawn by chance (200, or all of a small set), read from
+    their files and tokenised again by other code than built the index. An index that differs is built anew
+    once, and a difference after that is refused: either a file is being written to, or the program that
+    builds the index is at fault, and no receipt of such a run would mean anything.
+    """
+    return Finding(
+        "CF535",
+        "the data index does not hold what its files say",
+        place=place,
+        label=reason,
+        helps=(
+            "see that nothing writes to the data files, and start again",
+            "if it stays, report it, with this record and the tokenizer",
+        ),
+    )
+
+
 MISTAKES: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF501": file_missing,
     "CF502": file_ending,
@@ -350,5 +371,6 @@ MISTAKES: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF530": builder_silent,
     "CF531": index_unwritable,
     "CF532": data_changed,
+    "CF535": index_differs,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""

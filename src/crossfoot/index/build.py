@@ -194,9 +194,10 @@ def _write(
             tokenizer=encoder.facts,
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
+            checksums={},
             **counts,
         )
-        writer.finish(header)
+        writer.finish(header, encoder.reading)
 
 
 def _expected(files: Sequence[str], task: Task) -> int | None:

@@ -18,7 +18,7 @@ from crossfoot.digests import sha256_of_file
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
 from crossfoot.index.records import Task, count_file, file_problem, kind_of
-from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, open_index
+from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.index.tokenizer import fingerprint, local_folder, tokenizer_path
 
 if TYPE_CHECKING:
@@ -98,6 +98,16 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
     return tuple(states)
 
 
+def forget_hashes(files: Sequence[str], index_dir: str) -> None:
+    """Forget what is known of these files: they are read again when their hashes are next asked for."""
+    cache = os.path.join(index_dir, SOURCES)
+    gone = {os.path.abspath(file) for file in files}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        with open(cache, encoding="utf-8") as stream:
+            known = json.load(stream)
+        durable.replace(cache, json.dumps({k: v for k, v in known.items() if k not in gone}, indent=0))
+
+
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
     """The address of the index of these sources: 16 hex digits over everything that decides its content.
 
@@ -105,7 +115,7 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
     """
     data = run.config.data
     content = {
-        "format": FORMAT_VERSION,
+        "format": CONTENT_VERSION,
         "task": data.task,
         "template": data.template if data.task == "sft" else None,
         "max_seq_len": data.max_seq_len,

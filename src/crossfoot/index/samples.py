@@ -24,6 +24,12 @@ class Encoder(Protocol):
     def facts(self) -> TokenizerFacts:
         """What it is, and the tokens that go around."""
 
+    @property
+    def reading(self) -> str | None:
+        """What `tokenizers` makes of the tokenizer's folder, as a tokenizer.json; None where that is what
+        the folder's own tokenizer.json says, or another library reads it.
+        """
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
 

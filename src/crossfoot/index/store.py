@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the files of an index. One of another format is built anew, at the same address."""
+CONTENT_VERSION = 1
+"""Goes up when the same data come to other samples: it is part of the address, and a run is not continued
+with another address.
+"""
 HEADER = "header.json"
 REJECTS = "rejects.jsonl"
+TOKENIZER = "tokenizer.json"
+"""What transformers made of the tokenizer, where that is not what the tokenizer's own tokenizer.json says."""
 TOKEN_ARRAYS: dict[str, str] = {"tokens": "<i4", "trained": "|u1"}
 """Arrays with one entry a token."""
 SAMPLE_ARRAYS: dict[str, str] = {
@@ -36,6 +43,10 @@ SAMPLE_ARRAYS: dict[str, str] = {
 
 class IndexDamaged(ValueError):
     """A folder that is not a whole index of this format: it is built anew, never repaired."""
+
+
+class OtherFormat(IndexDamaged):
+    """An index that another version of the program has written."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,8 @@ class IndexHeader:
     lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
     samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
     counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target).
+    last block, when it is a single token (after the causal shift it has no target). checksums: sha256 of
+    every other file of the folder, by its name.
     """
 
     format_version: int
@@ -94,6 +106,13 @@ class IndexHeader:
     empty_samples: int
     rejected_records: int
     left_out_tokens: int
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def arrays_sha256(self) -> str:
+        """One sha256 for the content of all arrays: equal for equal samples, whenever they were built."""
+        arrays = {name: sha for name, sha in self.checksums.items() if name.endswith(".bin")}
+        return _sha256_of(arrays)
 
 
 @dataclass(frozen=True)
@@ -187,18 +206,27 @@ def read_header(folder: str) -> IndexHeader:
         with open(os.path.join(folder, HEADER), encoding="utf-8") as stream:
             values: dict[str, Any] = json.load(stream)
         if values["format_version"] != FORMAT_VERSION:
-            raise IndexDamaged(f"{folder}: format {values['format_version']}, not {FORMAT_VERSION}")
+            raise OtherFormat(f"{folder}: format {values['format_version']}, not {FORMAT_VERSION}")
+        if values.pop("sha256") != _sha256_of(values):
+            raise IndexDamaged(f"{folder}: {HEADER} is not as it was written")
         values["sources"] = tuple(Source(**source) for source in values["sources"])
         values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
         values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
         return IndexHeader(**values)
+    except IndexDamaged:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexDamaged(f"{folder}: {error}") from error
 
 
 def header_text(header: IndexHeader) -> str:
-    """The header as it is written to header.json."""
-    return json.dumps(asdict(header), ensure_ascii=False, indent=1) + "\n"
+    """The header as it is written to header.json, with its own sha256."""
+    values = asdict(header)
+    return json.dumps({**values, "sha256": _sha256_of(values)}, ensure_ascii=False, indent=1) + "\n"
+
+
+def _sha256_of(values: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:

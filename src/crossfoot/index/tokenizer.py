@@ -160,6 +160,7 @@ def _light(path: str, folder: str) -> Encoder | None:
 class _Encoder:
     facts: TokenizerFacts
     to_ids: Callable[[Sequence[str]], list[list[int]]]
+    reading: str | None = None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.to_ids(texts)
@@ -177,6 +178,7 @@ def _by_tokenizers(path: str, mark: str, tokenizer: Any, settings: _Settings) ->
     # A tokenizer.json may carry them, and every text would be cut or padded without a word.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    plain = tokenizer.to_str()
     have = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     added = list(settings.added.values())
     known = have | {token["content"] for token in added}
@@ -198,7 +200,9 @@ def _by_tokenizers(path: str, mark: str, tokenizer: Any, settings: _Settings) ->
             return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [e.ids for e in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    return _Encoder(_facts(path, mark, "tokenizers", named, rows, begins=begins), encode)
+    reading = tokenizer.to_str()
+    facts = _facts(path, mark, "tokenizers", named, rows, begins=begins)
+    return _Encoder(facts, encode, None if reading == plain else reading)
 
 
 def _by_sentencepiece(path: str, mark: str, file: str, settings: _Settings) -> Encoder:
@@ -285,8 +289,9 @@ def _by_transformers(path: str, folder: str) -> Encoder:
         found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return found
 
-    mark = fingerprint(path, folder)
-    return _Encoder(_facts(path, mark, "transformers", named, rows, begins=begins), encode)
+    facts = _facts(path, fingerprint(path, folder), "transformers", named, rows, begins=begins)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return _Encoder(facts, encode, None if backend is None else backend.to_str())
 
 
 def _facts(

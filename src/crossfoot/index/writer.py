@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
 from typing import IO, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from crossfoot.index.store import (
     REJECTS,
     SAMPLE_ARRAYS,
     TOKEN_ARRAYS,
+    TOKENIZER,
     IndexHeader,
     array_path,
     header_text,
@@ -37,8 +40,9 @@ class IndexWriter:
             name: open(array_path(folder, name), "wb")  # noqa: SIM115
             for name in (*TOKEN_ARRAYS, *SAMPLE_ARRAYS)
         }
-        self._rejects = open(os.path.join(folder, REJECTS), "w", encoding="utf-8")  # noqa: SIM115
-        self._all: list[IO[Any]] = [*self._streams.values(), self._rejects]
+        self._rejects = open(os.path.join(folder, REJECTS), "wb")  # noqa: SIM115
+        self._all = [*self._streams.values(), self._rejects]
+        self._hashes = {os.path.basename(stream.name): sha256() for stream in self._all}
         self.counts = dict.fromkeys(
             ("num_samples", "real_tokens", "trained_tokens", "truncated_samples", "lost_tokens"), 0
         ) | {"empty_samples": 0, "rejected_records": 0}
@@ -53,7 +57,7 @@ class IndexWriter:
     def reject(self, file_id: int, problem: Problem) -> None:
         """Book a record that is left out."""
         row = {"file_id": file_id, "line": problem.line, "code": problem.code, "reason": problem.reason}
-        self._rejects.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._write(self._rejects, (json.dumps(row, ensure_ascii=False) + "\n").encode())
         self.counts["rejected_records"] += 1
 
     def append(self, samples: Sequence[Sample]) -> None:
@@ -73,7 +77,7 @@ class IndexWriter:
             "lines": [sample.line for sample in samples],
         }
         for name, dtype in (TOKEN_ARRAYS | SAMPLE_ARRAYS).items():
-            self._streams[name].write(np.asarray(columns[name], dtype=dtype).tobytes())
+            self._write(self._streams[name], np.asarray(columns[name], dtype=dtype).tobytes())
         counts = self.counts
         counts["num_samples"] += len(samples)
         counts["real_tokens"] += len(columns["tokens"])
@@ -82,15 +86,29 @@ class IndexWriter:
         counts["lost_tokens"] += sum(columns["lost_tokens"])
         counts["empty_samples"] += sum(trained == 0 for trained in columns["trained_tokens"])
 
-    def finish(self, header: IndexHeader) -> None:
-        """Write what needs all samples (offsets), then the header, and put all of it on the disk."""
+    def _write(self, stream: IO[bytes], content: bytes) -> None:
+        """Write, and count into the file's checksum what was meant to be written."""
+        stream.write(content)
+        self._hashes[os.path.basename(stream.name)].update(content)
+
+    def finish(self, header: IndexHeader, tokenizer: str | None = None) -> None:
+        """Write what needs all samples (offsets), then the header with the checksums of all files, and put
+        all of it on the disk. tokenizer: the content of `tokenizer.json`, where the index has one.
+        """
         for stream in self._all:
             stream.flush()
             os.fsync(stream.fileno())
         lengths = np.fromfile(array_path(self._folder, "lengths"), dtype=SAMPLE_ARRAYS["lengths"])
         offsets = np.zeros(len(lengths) + 1, dtype="<i8")
         np.cumsum(lengths, out=offsets[1:])
-        durable.replace(array_path(self._folder, "offsets"), offsets.tobytes())
+        last = {os.path.basename(array_path("", "offsets")): offsets.tobytes()}
+        if tokenizer is not None:
+            last[TOKENIZER] = tokenizer.encode("utf-8")
+        for name, content in last.items():
+            durable.replace(os.path.join(self._folder, name), content)
+            self._hashes[name] = sha256(content)
+        checksums = {name: self._hashes[name].hexdigest() for name in sorted(self._hashes)}
+        header = replace(header, checksums=checksums)
         durable.replace(os.path.join(self._folder, HEADER), header_text(header))
 
     def duplicate_samples(self) -> int:

@@ -13,6 +13,10 @@ _WHERE = """\
 The line of the step in ledger.jsonl, and receipt.json, say the step, the rank, the forward and, where one
 sample is concerned, its file and line in the data. A run with this cause does not foot: exit code 3."""
 
+_WHERE_OF_DATA = """\
+`crossfoot receipt RUN_DIR` says it, for the run as a whole. A run with this cause does not foot: exit code
+3."""
+
 _CHANGED_LOOP = """\
 crossfoot's own loop does not do this. Look at what was changed around it: an edited loop, a wrapper around
 the engine, a plugin; then train again, into another run folder."""
@@ -178,7 +182,19 @@ The step had the samples that it should have had, but on other ranks or in other
 same sum; its padding, its balance and its dropout draws are not what was planned.
 
 {_CHANGED_LOOP}""",
+    "index differs": """\
+The samples of the index are where plan and ledger take their digests from: if it is wrong, they vouch for
+nothing. Its header has a checksum of every file; the lock names the content of the arrays that the run was
+planned with; and a seeded sample of its records (200, or all of a small set) is read again from the data
+files and tokenised by other code. The message says what differs, and where.
+
+A file that is not as it was written was changed by hand, copied in part, or lost bits on the disk. If the run
+started from a good index (every start reads all of it first), `crossfoot index CONFIG` builds it again, and
+the receipt then foots. An index whose checksums are right was altered together with them, or built by another
+program or another version of a library than is here now. If a fresh one differs from its files too, report
+it, with the record and the tokenizer.""",
 }
 
 for _kind, (_code, _meaning) in CAUSE_KINDS.items():
-    table_page(_code, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_WHERE}")
+    _where = _WHERE_OF_DATA if _kind.startswith("index") else _WHERE
+    table_page(_code, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_where}")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 LEDGER_FORMAT = 4
 _FORMATS = (3, LEDGER_FORMAT)
+NO_STEP = -1
 MOST_CAUSES_OF_A_KIND = 8
 
 Value = int | float | str | None
@@ -65,6 +66,10 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "step not planned": ("CF733", "the ledger has a line for a step beyond the plan"),
     "does not add up": ("CF734", "a ledger line contradicts itself: its ranks do not add up to its totals"),
     "unexplained difference": ("CF735", "planned and real differ in a ledger line that names no cause"),
+    "index differs": (
+        "CF736",
+        "the data index is not as it was written, not the promised one, or not what its files say",
+    ),
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
@@ -75,6 +80,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
 @dataclass(frozen=True)
 class Cause:
     """Why a step does not foot. rank None: all ranks, or none in particular; forward None: the whole step.
+    step NO_STEP: the data of the run.
 
     kind: a key of CAUSE_KINDS. message: plain words. sample: its id in the data index; origin: its
     "file:line". planned and real: the two values that differ, as far as they are numbers or words.

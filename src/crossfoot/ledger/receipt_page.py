@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from crossfoot.ledger.entry import SKIPS, Cause
+from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause
 from crossfoot.ledger.verdict import Receipt
 from crossfoot.phrases import counted
 
@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 
 def _cause_words(cause: Cause) -> str:
-    place = [f"step {cause.step}"]
+    place = [f"step {cause.step}"] if cause.step != NO_STEP else ["the data"]
     if cause.rank is not None:
         place.append(f"rank {cause.rank}")
     if cause.forward is not None:

@@ -90,12 +90,10 @@ def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
     """
     try:
         address = str(lock["index"]["address"])
-        given = lock["config"]["data"].get("index_dir")
+        folders = index_dirs(run_dir, lock, attempts)
     except (KeyError, TypeError, AttributeError):
         return None
-    folders = [given or os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")]
-    folders += [attempt.index_dir for attempt in attempts if attempt.index_dir]
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         try:
             index = open_index(os.path.join(folder, address))
         except IndexDamaged:
@@ -103,6 +101,16 @@ def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
         if index.address == address and index.num_samples == lock["plan"]["samples_per_epoch"]:
             return index
     return None
+
+
+def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt]) -> list[str]:
+    """Where a run's index may lie: as the config has it (beside the run folder as it lies now), then where
+    attempts had it. Raises KeyError, TypeError, AttributeError for a lock without such a config.
+    """
+    given = lock["config"]["data"].get("index_dir")
+    first = given or os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")
+    noted = [attempt.index_dir for attempt in attempts if attempt.index_dir]
+    return list(dict.fromkeys([first, *noted]))
 
 
 def _path(run_dir: str) -> str:

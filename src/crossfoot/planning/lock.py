@@ -26,6 +26,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         "deepspeed": _deepspeed_settings(plan),
         "index": {
             "address": plan.index.address,
+            "arrays_sha256": header.arrays_sha256,
             "sources": [{"path": s.path, "sha256": s.sha256} for s in header.sources],
             "rejects": len(plan.index.rejects),
             "truncated_samples": header.truncated_samples,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.finding import Finding, Refused
-from crossfoot.index.build import ensure_index
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine
+from crossfoot.index.verified import alone, verified_index
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
 from crossfoot.planning.lock import make_lock
@@ -98,14 +98,16 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     earlier, refused = _look_alone(static.run, world, orders)
     meeting, world, warnings = call_roll(static, world, refused)
     static = static.on_nodes(world.ranks_per_node)
-    builds = world.rank == 0
-    line = TokenisingLine() if builds else None
-    index = ensure_index(static.run, config.data.train, is_builder=builds, progress=line)
-    validation = None
-    if config.data.validation:
-        validation = ensure_index(
-            static.run, config.data.validation, is_builder=builds, progress=line and TokenisingLine()
-        )
+    says = alone if meeting is None else meeting.first_says
+
+    def index_of(files: list[str], name: str) -> DataIndex:
+        first = world.rank == 0
+        line = TokenisingLine() if first else None
+        return verified_index(static.run, files, is_builder=first, says=says, progress=line, name=name)
+
+    index = index_of(config.data.train, "index")
+    held_out = config.data.validation
+    validation = index_of(held_out, "validation index") if held_out else None
     _refuse_untrained_rows(static, index)
     static = survey(static, index)
     static.refuse()

@@ -22,6 +22,7 @@ from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.launching.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.ledger.ending import Ending, write_ending
+from crossfoot.ledger.index_check import held_against_index
 from crossfoot.ledger.receipt import receipt_of, write_receipt
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.phrases import said_by
@@ -39,6 +40,9 @@ _REASONS = {
     Stop.NOT_WRITABLE: ("fault", 1),
     Stop.NOT_FINITE: ("fault", 1),
 }
+
+_URGENT = ("signal", "orphaned")
+"""Reasons that leave no time for more than a checkpoint and the receipt."""
 
 
 def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
@@ -69,7 +73,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         findings += unlearnable(training.keeper.unlearnable, is_finite)
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
-    is_urgent = reason in ("signal", "orphaned")  # then only the checkpoint is written
+    is_urgent = reason in _URGENT
     if is_kept and is_finite and not is_disk_full and not is_urgent:
         saved, problem = _save(work, built)
         exit_code = 1 if saved is None else exit_code
@@ -142,6 +146,8 @@ def _write_receipt(work: Assignment, built: Built, ending: Ending, findings: lis
         write_ending(attempt_path(run_dir, work.beginning.attempt, ENDING_FILE), ending)
     with _collecting(refused):
         receipt = receipt_of(run_dir, ending)
+        if ending.reason not in _URGENT:
+            receipt = held_against_index(receipt, run_dir)
         exit_code = exit_code or receipt.exit_code
         print(f"\n{render_receipt(receipt)}", flush=True)
         if built.mirror is not None:

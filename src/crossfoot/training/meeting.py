@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -70,10 +70,28 @@ class Meeting:
         """One text of every rank, in rank order, on every rank."""
         return self._round(text, PATIENCE_SECONDS)
 
-    def share_refusal(self, refused: Sequence[Finding]) -> None:
-        """Every rank hands in what it was refused for, most often nothing. RefusedTogether if any was."""
+    def first_says(self, look: Callable[[], str], seconds: float = 0.0) -> str:
+        """What `look` gives on rank 0, on every rank; the others wait so many seconds more than usual.
+
+        RefusedTogether for what it refuses.
+        """
+        refused: Sequence[Finding] = ()
+        word = ""
+        if self.rank == 0:
+            try:
+                word = look()
+            except Refused as refusal:
+                refused = refusal.findings
+        self.share_refusal(refused, seconds)
+        return self.exchange(word)[0]
+
+    def share_refusal(self, refused: Sequence[Finding], seconds: float = 0.0) -> None:
+        """Every rank hands in what it was refused for, most often nothing. RefusedTogether if any was.
+
+        seconds: to wait for a rank beyond the usual.
+        """
         mine = json.dumps([asdict(finding) for finding in refused])
-        texts = self._round(mine, PATIENCE_SECONDS)
+        texts = self._round(mine, PATIENCE_SECONDS + seconds)
         told = [read_finding(finding) for text in texts for finding in json.loads(text)]
         self.refuse_together(list(dict.fromkeys(told)))
 

@@ -1,0 +1,131 @@
+"""A second, small reader of data files, to hold an index against them. It shares no code with the reader that
+the index is built with (`records.py`), and looks only at files that one has accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+WINDOW_CHARACTERS = 1 << 20
+_BLANK = " \t\r\n"
+
+
+class _Row(NamedTuple):
+    """A row of a Parquet file that is not made into Python values yet."""
+
+    table: Any
+    number: int
+
+
+class Found(NamedTuple):
+    """A record as it is met. line: 1-based, where it begins (a row of Parquet). nth: how many began on this
+    line before it. raw: for `value_of`.
+    """
+
+    line: int
+    nth: int
+    raw: Any
+
+
+def found_records(path: str) -> Iterator[Found]:
+    """The records of a data file, in order. Raises OSError, ValueError, or pyarrow's errors when it cannot be
+    read.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".parquet":
+        return _rows(path)
+    if ending == ".txt":
+        return _plain_lines(path)
+    return _listed(path) if ending == ".json" and _is_list(path) else _json_lines(path)
+
+
+def value_of(found: Found) -> Any:
+    """What a record says. Raises ValueError when it is not JSON."""
+    if isinstance(found.raw, bytes):
+        return json.loads(found.raw.decode("utf-8").rstrip())
+    if isinstance(found.raw, _Row):
+        table, number = found.raw
+        return {name: table.column(name)[number].as_py() for name in table.schema.names}
+    return found.raw
+
+
+def _is_list(path: str) -> bool:
+    with open(path, encoding="utf-8-sig") as stream:
+        while block := stream.read(4096):
+            if begins := block.lstrip(_BLANK):
+                return begins[0] == "["
+    return False
+
+
+def _json_lines(path: str) -> Iterator[Found]:
+    with open(path, "rb") as stream:
+        for line, raw in enumerate(stream, start=1):
+            bare = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
+            if bare.strip():
+                yield Found(line, 0, bare)
+
+
+def _plain_lines(path: str) -> Iterator[Found]:
+    with open(path, encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, start=1):
+            if text.strip():
+                yield Found(line, 0, {"text": text.removesuffix("\n")})
+
+
+def _rows(path: str) -> Iterator[Found]:
+    import pyarrow.parquet
+
+    line = 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = [
+            name for name in ("instruction", "input", "output", "text") if name in file.schema_arrow.names
+        ]
+        for table in file.iter_batches(columns=names):
+            for number in range(table.num_rows):
+                line += 1
+                yield Found(line, 0, _Row(table, number))
+
+
+def _listed(path: str) -> Iterator[Found]:
+    """The values of a JSON list. A value that does not parse ends where the window ends: then more is read.
+
+    Raises ValueError when the list breaks off.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        text = stream.read(WINDOW_CHARACTERS)
+        while "[" not in text and (more := stream.read(WINDOW_CHARACTERS)):
+            text += more
+        at = text.index("[") + 1
+        line, nth, counted = 1, 0, 0
+        while True:
+            while at < len(text) and text[at] in _BLANK + ",":
+                at += 1
+            if text[at : at + 1] == "]":
+                return
+            broken = None
+            try:
+                value, end = decode(text, at)
+            except ValueError as error:
+                broken, end = error, len(text)
+            if end == len(text):  # cut off by the window, or not known to be whole
+                more = stream.read(max(WINDOW_CHARACTERS, len(text) - at))
+                if not more:
+                    raise broken or ValueError("the list is not closed")
+                line, nth = _moved(text, counted, at, line, nth)
+                text, at, counted = text[at:] + more, 0, 0
+                continue
+            line, nth = _moved(text, counted, at, line, nth)
+            counted = at
+            yield Found(line, nth, value)
+            nth += 1
+            at = end
+
+
+def _moved(text: str, before: int, at: int, line: int, nth: int) -> tuple[int, int]:
+    """(line, nth) at a place in the text, from those of a place before it."""
+    ends = text.count("\n", before, at)
+    return line + ends, 0 if ends else nth

@@ -1,0 +1,142 @@
+"""The index that a run starts with: whole by its checksums, and held against the files it was made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from crossfoot.finding import Finding, Place, Refused
+from crossfoot.index.bad_data import index_differs, index_unwritable
+from crossfoot.index.build import Progress, ensure_index
+from crossfoot.index.checksums import ReadingLine, damage_of
+from crossfoot.index.locate import forget_hashes, source_states
+from crossfoot.index.reference_check import Comparison, Difference, compare_with_files
+from crossfoot.index.store import DataIndex
+from crossfoot.index.tokenizer import local_folder, tokenizer_path
+
+if TYPE_CHECKING:
+    from crossfoot.written.run_file import RunFile
+
+HELD, ANEW = "held", "anew"
+SLOWEST_BYTES_PER_SECOND = 20e6
+"""Of storage that an index is read from: how long others wait for the one that reads it."""
+
+Says = Callable[[Callable[[], str], float], str]
+"""Called on every rank with (what the builder does, how many seconds it may take): the builder does it, and
+all get its word. What it refuses is raised on all ranks.
+"""
+
+
+def alone(look: Callable[[], str], _: float) -> str:
+    """The word of the only rank."""
+    return look()
+
+
+def verified_index(
+    run: RunFile,
+    files: list[str],
+    *,
+    is_builder: bool = True,
+    says: Says = alone,
+    progress: Progress | None = None,
+    name: str = "index",
+) -> DataIndex:
+    """`ensure_index`, and then the builder reads the whole index and re-tokenises a sample of its records
+    while the others wait. What is damaged or differs is built anew, once.
+
+    Says on stderr what was found, calling it `name`. Raises Refused: as `ensure_index`, and CF531, CF535.
+    """
+    for may_build in (True, False):
+        index = ensure_index(run, files, is_builder=is_builder, progress=progress)
+        patience = 5 * index.header.real_tokens / SLOWEST_BYTES_PER_SECOND
+        word = says(partial(_look, run, index, may_build, name), patience)
+        if word == HELD:
+            break
+    return index
+
+
+def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
+    """HELD, or ANEW when the index was put out of the way. Raises Refused when that was done before."""
+    damage = damage_of(index.folder, index.header, ReadingLine())
+    if damage is not None:
+        if not may_build:
+            reason = f"{damage}, right after it was: the storage does not keep what is written to it"
+            raise Refused(index_unwritable(Place(index.folder), reason))
+        _say(f"the index {index.folder} is damaged ({damage}): it is built anew")
+        _remove(index)
+        return ANEW
+    began = time.monotonic()
+    path = tokenizer_path(run.config)
+    folder = local_folder(path, run.index_dir, may_fetch=False) or path
+    comparison = compare_with_files(index, folder, f"{run.config.run.seed} {index.address}")
+    if comparison.differences:
+        first = comparison.differences[0]
+        if not may_build:
+            raise Refused(_refusal(index, comparison))
+        _say(f"{_what_changed(run, index)} ({_words(first)}): the index is built anew")
+        return ANEW
+    for note in comparison.notes:
+        _say(f"{name}: {note}")
+    if comparison.compared:
+        counts = f"{comparison.compared:,} of {comparison.total:,} {_kind(index)}"
+        seconds = time.monotonic() - began
+        _say(f"{name} held against its files: {counts} re-tokenised, equal ({seconds:.1f} s)")
+    return HELD
+
+
+def _kind(index: DataIndex) -> str:
+    return "records" if index.header.task == "sft" else "blocks"
+
+
+def _what_changed(run: RunFile, index: DataIndex) -> str:
+    """Find out whether a file is another one than its size and time said, or the index holds what its file
+    never said; then it is removed. In words.
+    """
+    forget_hashes(index.files, run.index_dir)
+    now = source_states(index.files, run.index_dir)
+    changed = [
+        state.path
+        for state, source in zip(now, index.header.sources, strict=True)
+        if state.sha256 != source.sha256
+    ]
+    if changed:
+        return f"{', '.join(changed)} has another content, and the size and time of before"
+    _remove(index)
+    return f"the index {index.folder} does not hold what its files say"
+
+
+def _remove(index: DataIndex) -> None:
+    """Out of the way at once, so that nobody opens it, then gone."""
+    aside = f"{index.folder}-{os.getpid()}-removed"
+    try:
+        os.rename(index.folder, aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(index_unwritable(Place(index.folder), str(error.strerror))) from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refusal(index: DataIndex, comparison: Comparison) -> Finding:
+    first = comparison.differences[0]
+    more = len(comparison.differences) - 1
+    place = Place(index.folder) if first.origin is None else _place(first.origin)
+    return index_differs(place, first.message + (f"; and {more:,} more records" if more else ""))
+
+
+def _place(origin: str) -> Place:
+    file, _, line = origin.rpartition(":")
+    return Place(file, int(line))
+
+
+def _words(difference: Difference) -> str:
+    return difference.message if difference.origin is None else f"{difference.origin}: {difference.message}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
