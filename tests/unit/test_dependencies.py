@@ -23,7 +23,7 @@ from support.pyproject import PROJECT
 SOURCE = ROOT / "src" / "crossfoot"
 BELOW_THE_WALL = {"training", "probing", "models", "metering", "rendezvous"}
 """Rooms that import what trains."""
-DISTRIBUTIONS = {"ruamel": "ruamel.yaml"}
+DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""
 ELSEWHERE = {"doctor/torch_questions.py": "its text is run by the python of the node that is asked"}
 """Files above the wall that import what trains, and why they may."""

@@ -21,6 +21,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
+from crossfoot.extras import install_command
 from crossfoot.finding import Place, Refused
 from crossfoot.index.bad_data import no_end_token, tokenizer_unusable
 from crossfoot.index.samples import Encoder
@@ -276,7 +277,7 @@ def _by_transformers(path: str, folder: str) -> Encoder:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise ValueError("only transformers can read it: pip install 'crossfoot[train]'") from error
+        raise ValueError(f"only transformers can read it: {install_command('train')}") from error
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     names = {name: getattr(tokenizer, f"{name}_id") for name in NAMES}
