@@ -93,7 +93,7 @@ def test_weights_and_ledger_are_those_of_plain_torch(
         judged += [plain_torch.mean_loss(model, asked)] if asked else []
     assert len(steps) == len(seen.after) == 3
     for step, after in zip(steps, seen.after, strict=True):
-        assert apart(after, step.after, before) < 2e-5
+        assert max(plain_torch.apart(after, step.after, before).values()) < 2e-5
         before = step.after
     dealt = [plain_torch.slots_of(config, [i for _, i in step.samples], samples) for step in steps]
     for slots, forwards in zip(dealt, seen.forwards, strict=True):
@@ -131,20 +131,6 @@ def saved_by(seen: Watched) -> Tensors:
 def same(one: Tensors, other: Tensors) -> bool:
     """The same names, and the same bits."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def apart(real: Tensors, plain: Tensors, before: Tensors) -> float:
-    """The largest difference of any tensor, beyond the rounding of its values, as a share of the step that
-    the tensor made.
-    """
-    assert real.keys() == plain.keys()
-    largest = 0.0
-    for name, value in plain.items():
-        rounding = 4 * torch.finfo(torch.float32).eps * float(value.abs().max())
-        differs = float((real[name] - value).abs().max())
-        if differs > rounding:
-            largest = max(largest, differs / (float((value - before[name]).abs().max()) or differs))
-    return largest
 
 
 def line_of(

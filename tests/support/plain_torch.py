@@ -218,3 +218,17 @@ def train(model: Any, config: dict[str, Any], samples: Sequence[Sample]) -> Iter
         optimizer.step()
         optimizer.zero_grad()
         yield Step(tuple(members), rate, loss / targets, norm, trained_of(model))
+
+
+def apart(real: Tensors, plain: Tensors, before: Tensors) -> dict[str, float]:
+    """How far each tensor is from the plain one, beyond the rounding of its values, as a share of the step
+    that it made.
+    """
+    assert real.keys() == plain.keys()
+    shares = {}
+    for name, value in plain.items():
+        rounding = 4 * torch.finfo(torch.float32).eps * float(value.abs().max())
+        differs = float((real[name] - value).abs().max())
+        moved = float((value - before[name]).abs().max())
+        shares[name] = differs / (moved or differs) if differs > rounding else 0.0
+    return shares
