@@ -11,7 +11,7 @@ import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.checks.rules import Facts, check_static
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written.deepspeed_file import load_deepspeed_file
 from crossfoot.written.run_file import load_run
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 
 if TYPE_CHECKING:
     from crossfoot.starting.world import World
@@ -197,7 +197,7 @@ def _count(text: str) -> int:
 
 
 def _show(findings: Sequence[Finding], style: str = "text") -> None:
-    from crossfoot.checks.formats import formatted
+    from crossfoot.findings.formats import formatted
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(formatted(findings, style, colour), flush=True)

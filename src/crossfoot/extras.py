@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
-from crossfoot.finding import Finding, Refused
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.rule_docs import page
 
 Extra: TypeAlias = Literal["train", "tracking"]
 

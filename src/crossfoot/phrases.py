@@ -47,3 +47,11 @@ def first_line(error: BaseException) -> str:
     """Of what a library says."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def size(total_bytes: int) -> str:
+    """`812 kB`, `7.1 GB`: decimal units."""
+    value, units = float(total_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if value >= 9.95 or units[0] == "B" else f"{value:.1f} {units[0]}"

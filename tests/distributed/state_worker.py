@@ -29,7 +29,7 @@ from model_worker import LiveBytes, config_of, deepspeed_values
 from torch import nn
 
 from crossfoot.checkpoints.store import list_checkpoints, newest_good
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.training.batches import IGNORED_LABEL, Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.lora import prepare_training

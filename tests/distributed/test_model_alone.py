@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.training.lora import load_adapter, prepare_training, save_adapter, trained_summary
 from crossfoot.training.model import LoadedModel, build_optimizer, load_model
 from crossfoot.training.tiny_model import write_tiny_model

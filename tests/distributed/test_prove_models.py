@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoConfig
 
 from crossfoot.cli import main
-from crossfoot.finding import Place, Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.probing import session
 from crossfoot.probing.shrink import write_small_model
 from crossfoot.starting.world import read_world

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index import build
 from crossfoot.index.bad_data import MISTAKES
 from crossfoot.index.build import ensure_index
@@ -227,7 +227,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_code_has_a_page() -> None:
-    from crossfoot.finding import Place
+    from crossfoot.findings.finding import Place
 
     for code, mistake in MISTAKES.items():
         assert inspect.getdoc(mistake), code

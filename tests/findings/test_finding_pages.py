@@ -8,8 +8,8 @@ import pytest
 
 from crossfoot.checks.reference import has_example
 from crossfoot.checks.registry import RULES
-from crossfoot.checks.render import render
-from crossfoot.manual import known_codes
+from crossfoot.findings.render import render
+from crossfoot.findings.rule_docs import known_codes
 from finding_cases import FindingCase, check_case, read_case, write_files
 
 PAGES = sorted(Path(__file__).parent.glob("CF*.md"))

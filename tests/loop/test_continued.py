@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossfoot.checkpoints.manifest import read_manifest
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import read_attempts
 from crossfoot.training import pauses
 from support import plain_torch

@@ -17,7 +17,7 @@ import pytest
 
 from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Layout, Schedule
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.ending import lock_sha256
 from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.receipt_page import render_receipt

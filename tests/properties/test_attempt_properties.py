@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import counted, read_attempts, vouched_steps
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.ending import Ending

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from crossfoot.cli import main
-from crossfoot.written.source import LINE_BREAK
+from crossfoot.findings.finding import LINE_BREAK
 from support.launching import ROOT
 
 CONFIGS = ("configs/demo.yaml", "configs/alpaca2-7b-lora.yaml", "configs/chinese-alpaca2.yaml")

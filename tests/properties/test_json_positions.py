@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.written.json_tree import BrokenJson, JsonTree, read_json_tree
-from crossfoot.written.source import LINE_BREAK, Source
+from crossfoot.written.source import Source
 
 SCALARS = (
     st.none()

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from crossfoot.checks.rules import Facts, check_static
-from crossfoot.finding import Place
+from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.shell import run_script
 from crossfoot.written.launch.statement import UNKNOWN
 from crossfoot.written.run_file import load_run
-from crossfoot.written.source import LINE_BREAK
 from launch_scripts import ACCELERATE_FILE, CONFIG, HOSTFILE, MATCHING
 
 PIECES = [

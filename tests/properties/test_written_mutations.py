@@ -7,13 +7,12 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossfoot.checks.render import render
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import LINE_BREAK, Refused
+from crossfoot.findings.render import render
 from crossfoot.written.config import Config
 from crossfoot.written.deepspeed_file import load_deepspeed_file
 from crossfoot.written.resolved import dump_config
 from crossfoot.written.run_file import load_run
-from crossfoot.written.source import LINE_BREAK
 
 CONFIG = """\
 run: {name: demo, seed: 3}

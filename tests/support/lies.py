@@ -14,7 +14,7 @@ from functools import cache
 
 from crossfoot.checks.reference import has_example
 from crossfoot.checks.registry import import_pages
-from crossfoot.manual import known_codes, page_text
+from crossfoot.findings.rule_docs import known_codes, page_text
 from support.launching import ROOT
 
 LIES = {

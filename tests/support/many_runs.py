@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.starting.world import read_world
 from crossfoot.training import ranks as ranks_module
 from crossfoot.training.assignment import Orders

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from crossfoot.checks.render import render
+from crossfoot.findings.render import render
 from crossfoot.training import watchman as watchman_module
 from crossfoot.training.watchman import Watchman
 

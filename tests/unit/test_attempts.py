@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import (
     Attempt,
     Change,

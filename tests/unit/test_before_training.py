@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE

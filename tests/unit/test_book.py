@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import crossfoot
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.book import LedgerBook, read_book, read_readable
 from crossfoot.ledger.entry import StepEntry, entry_of
 from ledger_cases import six_samples, without_forward
@@ -236,7 +236,7 @@ def test_a_real_file_size_limit(tmp_path: Path) -> None:
     size = len(written(path, entries(1)).read_bytes())
     program = f"""
 import resource, sys
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.book import LedgerBook, read_book
 book = LedgerBook({str(path)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 200}, {size + 200}))

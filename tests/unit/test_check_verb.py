@@ -10,10 +10,10 @@ import pytest
 
 from crossfoot.checks import fixing
 from crossfoot.checks.fixing import applied, fix_all
-from crossfoot.checks.formats import formatted
 from crossfoot.checks.reference import reference
 from crossfoot.cli import main
-from crossfoot.finding import Edit, Finding, Place
+from crossfoot.findings.finding import Edit, Finding, Place
+from crossfoot.findings.formats import formatted
 from crossfoot.written.source import read_source
 from support.launching import ROOT, write_samples
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from crossfoot.arithmetic.schedule import Schedule
-from crossfoot.checks.render import render
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.render import render
 from crossfoot.ledger.attempts import Change, attempt_path, read_attempts
 from crossfoot.ledger.book import LedgerBook, read_book
 from crossfoot.ledger.ending import Ending, lock_sha256, write_ending

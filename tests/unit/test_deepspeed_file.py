@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 
 ZERO2 = """\

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import crossfoot
 from crossfoot.extras import NEEDED_BY, PACKAGES, install_command, refuse_missing
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from support.launching import ROOT
 from support.pyproject import PROJECT
 

@@ -26,7 +26,7 @@ from crossfoot.doctor.needs import Needs, WantedPath, read_hosts, read_needs
 from crossfoot.doctor.network import Interface, nccl_takes
 from crossfoot.doctor.page import render_page
 from crossfoot.doctor.starters import Slurm, Starters
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.written.launch.statement import Host
 from support.launching import ROOT, environment, small_config
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index import build, waiting
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import find_index

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index import build, reference_check, samples, writer
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.reference_records import found_records, value_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launching.dry_run import MARK, compare_with_dry_run, make_room, report
 from crossfoot.launching.resolving import dry_dir_of, run_dir_word
 from crossfoot.ledger.ending import Ending

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossfoot.manual import known_codes, page_text
+from crossfoot.findings.rule_docs import known_codes, page_text
 from support.launching import ROOT
 from support.lies import LIES, answers, lies_of_page, table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import count_records, estimate_samples, find_index, source_states
 from index_cases import GOOD, jsonl, written_run

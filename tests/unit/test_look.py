@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index import look as looking
 from crossfoot.index import measuring
 from crossfoot.index import tokenizer as loading

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import Change
 from crossfoot.ledger.book import LedgerBook, read_book
 from crossfoot.ledger.ending import Ending, read_ending, write_ending

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from crossfoot.checks.render import WIDEST_CELLS, render
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.render import WIDEST_CELLS, render
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.continuing import NEW_RUN
 from crossfoot.planning.prepare import read_static
 from crossfoot.starting.meeting_point import (

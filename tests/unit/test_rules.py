@@ -13,9 +13,9 @@ from crossfoot.arithmetic.rate import RateImpossible, plan_rate
 from crossfoot.checks import registry
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.registry import RULES, Facts, explain
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.rule_docs import known_codes, page, page_function, table_page
 from crossfoot.ledger.entry import CAUSE_KINDS
-from crossfoot.manual import known_codes, page, page_function, table_page
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_static
 from crossfoot.written.run_file import load_run

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from deepspeed_checking import Look, deepspeed_findings, fixed
 
 ZERO_1: dict[str, Any] = {"zero_optimization": {"stage": 1}}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crossfoot.checks.vocabulary import entries, vocabulary
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from deepspeed_checking import Look, deepspeed_findings, fixed
 from published_deepspeed_files import PUBLISHED
 

@@ -11,7 +11,7 @@ from crossfoot.checks.registry import RULES, Facts
 from crossfoot.checks.rules import check_static
 from crossfoot.checks.rules_launch_settings import OWN_OPTIONS
 from crossfoot.cli import _parser
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.planning.plan import topology_of
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.read import read_job, read_launch_file

@@ -9,7 +9,7 @@ import pytest
 
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import check_static
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.index.look import DataLook
 from crossfoot.written.model_facts import ModelFacts, read_model_facts
 from crossfoot.written.model_modules import FAMILIES, causal_families, is_known_family

@@ -10,7 +10,7 @@ from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.arithmetic.rate import plan_rate
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import check_static
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import load_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.written.config import Config
 from crossfoot.written.resolved import dump_config
 from crossfoot.written.run_file import RunFile, load_run
@@ -318,7 +318,7 @@ def test_loading_imports_no_torch(load) -> None:
     load()
     code = (
         "import sys; from crossfoot.written.run_file import load_run; load_run('run.yaml', []);"
-        "from crossfoot.checks.rules import check_static; from crossfoot.checks.render import render;"
+        "from crossfoot.checks.rules import check_static; from crossfoot.findings.render import render;"
         "print([m for m in ('torch', 'transformers', 'deepspeed', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run(

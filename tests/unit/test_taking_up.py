@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint_cases import save
 from crossfoot.arithmetic.schedule import Schedule
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import Change
 from crossfoot.ledger.ending import Ending
 from crossfoot.planning.continuing import Beginning, Continued, is_requeued, look_back, take_up

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tokenizer_cases as cases
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index import tokenizer as loading
 from crossfoot.index.samples import Encoder
 from crossfoot.index.tokenizer import encoder_at_hand, load_encoder

@@ -15,7 +15,7 @@ from crossfoot.cli import main
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.judging_gpus import gpu_findings
 from crossfoot.doctor.needs import Needs, read_needs
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.page import render_plan

@@ -23,7 +23,7 @@ from crossfoot.checkpoints.manifest import Manifest, WrittenFile, write_manifest
 from crossfoot.checkpoints.store import commit, partial_folder
 from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.faults.verdicts import write_verdict
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.heartbeats import FOLDER, Heartbeat, write_heartbeat
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.receipt import receipt_of

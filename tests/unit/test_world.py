@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.starting import slurm
 from crossfoot.starting.ancestry import launcher_of, launchers_above
 from crossfoot.starting.world import (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crossfoot.finding import Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 
 
 @page("CF760")

@@ -28,7 +28,7 @@ from crossfoot.checkpoints.manifest import (
     verify_sizes,
 )
 from crossfoot.durable import rename_folder, sync
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NOW = "checkpoint-now"

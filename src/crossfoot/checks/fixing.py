@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from crossfoot import durable
-from crossfoot.finding import Edit, Finding
+from crossfoot.findings.finding import Edit, Finding
 from crossfoot.written.source import Source, UnreadableText, read_source
 
 MOST_ROUNDS = 10

@@ -6,8 +6,8 @@ from crossfoot.arithmetic.batch import BatchImpossible
 from crossfoot.arithmetic.impossible import Impossible
 from crossfoot.arithmetic.rate import RateImpossible
 from crossfoot.arithmetic.schedule import ScheduleImpossible
-from crossfoot.finding import Finding
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.rule_docs import page
 from crossfoot.written.run_file import RunFile
 
 

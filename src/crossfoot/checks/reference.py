@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.checks.registry import RULES, import_pages
-from crossfoot.manual import known_codes, page_function, page_text
+from crossfoot.findings.rule_docs import known_codes, page_function, page_text
 
 FAMILIES = (
     ("CF0", "config and run folder"),

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.finding import Finding, Refused
-from crossfoot.manual import known_codes, page, page_text
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.rule_docs import known_codes, page, page_text
 from crossfoot.written.config import Unsure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pkgutil
 
 from crossfoot import checks
 from crossfoot.checks.registry import Facts, run_rules
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 
 __all__ = ["Facts", "check_static"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crossfoot.arithmetic.batch import BatchImpossible, BatchPlan, in_a_sum, solve_batch
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import counted, listed
 
 _OURS = ("micro_batch_size", "grad_accum_steps", "global_batch_size")

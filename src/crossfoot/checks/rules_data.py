@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 
 if TYPE_CHECKING:
     from crossfoot.index.look import DataLook

@@ -12,7 +12,7 @@ from crossfoot.checks.deepspeed_words import is_meant, nearest
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import vocabulary
 from crossfoot.checks.whole_numbers import finite_number, whole_number
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written.shown import shown
 
 _PRECISION: Mapping[str, str] = MappingProxyType(

@@ -11,7 +11,7 @@ from crossfoot.checks.deepspeed_words import is_meant
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.whole_numbers import finite_number, whole_number
-from crossfoot.finding import Edit, Finding
+from crossfoot.findings.finding import Edit, Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown
 

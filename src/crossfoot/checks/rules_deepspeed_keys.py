@@ -10,7 +10,7 @@ from crossfoot.checks.deepspeed_words import Unknown, unknown_entries
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.rules_deepspeed_types import is_unused_precision, not_handed_over
 from crossfoot.checks.vocabulary import Entry, entries, vocabulary
-from crossfoot.finding import Edit, Finding, Severity
+from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.known_keys import sections

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import zero_stage
 from crossfoot.checks.whole_numbers import finite_number
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown
 

@@ -12,7 +12,7 @@ from typing import Any
 from crossfoot.checks.deepspeed_refused import is_refused_whole
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import Entry, Key, entries, vocabulary, zero_stage
-from crossfoot.finding import Edit, Finding, Severity
+from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.vocabulary import vocabulary, zero_stage
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written.shown import shown
 
 _BLOCK = "zero_optimization"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written import edits
 
 MOST_PLACES = 3

@@ -16,7 +16,7 @@ from crossfoot.checks.launch_plan import (
     samples_with,
 )
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding, Place, Severity
+from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
 from crossfoot.checks.launch_plan import commands, planned_gpus
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding, Place, Severity
+from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar

@@ -12,7 +12,7 @@ from crossfoot.checks.launch_plan import (
     planned_topology,
 )
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import counted
 from crossfoot.written.launch.accelerate_file import whole
 from crossfoot.written.launch.statement import Command, LaunchFile, Layer, Option

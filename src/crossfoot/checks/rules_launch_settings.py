@@ -10,7 +10,7 @@ from crossfoot.arithmetic.batch import BatchPlan
 from crossfoot.checks.launch_plan import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.known_keys import ELSEWHERE, is_known
 from crossfoot.written.launch.accelerate_file import is_on
 from crossfoot.written.launch.read import config_words, path_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
 from crossfoot.written import model_mistakes
 from crossfoot.written.config import Config

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.mistakes import COMMAND_LINE
 
 SHOWN_FACTOR = 32

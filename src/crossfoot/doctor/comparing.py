@@ -8,7 +8,7 @@ from typing import Any
 from crossfoot.doctor import refusals
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import named
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 
 DECIDING = ("torch", "deepspeed", "transformers", "peft")
 """As when ranks meet (training/account.py): a difference is an error."""

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossfoot.checks.formats import as_json, formatted
 from crossfoot.doctor.asking import (
     Node,
     Question,
@@ -21,7 +20,8 @@ from crossfoot.doctor.judging import judge
 from crossfoot.doctor.needs import Needs, read_hosts, read_needs
 from crossfoot.doctor.page import render_page
 from crossfoot.doctor.starters import Starters, look_at_starters
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.formats import as_json, formatted
 from crossfoot.starting.slurm import first_host
 from crossfoot.written.launch.statement import Host
 

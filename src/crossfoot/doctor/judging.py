@@ -16,7 +16,7 @@ from crossfoot.doctor.judging_network import network_findings
 from crossfoot.doctor.naming import together
 from crossfoot.doctor.needs import Needs, WantedPath
 from crossfoot.doctor.starters import Starters
-from crossfoot.finding import Finding, Severity
+from crossfoot.findings.finding import Finding, Severity
 
 LOWEST_PYTHON = (3, 10)
 SMALL_SHM_BYTES = 512 << 20

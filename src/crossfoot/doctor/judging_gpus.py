@@ -8,7 +8,7 @@ from crossfoot.doctor import refusals
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import together
 from crossfoot.doctor.needs import Needs
-from crossfoot.finding import Finding, Severity
+from crossfoot.findings.finding import Finding, Severity
 
 Unusable = tuple[str, str, tuple[str, ...]]
 """What the GPUs are, why torch cannot use them, and the repair."""

@@ -18,7 +18,7 @@ from crossfoot.doctor.network import (
     leads_to_meeting_point,
     nccl_takes,
 )
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 
 _NAME_ONE = "name the one that leads to the other nodes: export {}=eth0 where the run is started"
 

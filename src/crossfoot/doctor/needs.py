@@ -10,7 +10,7 @@ from typing import cast
 from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules_launch_files import hostfile_line
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.written.launch.hostfile import read_hostfile
 from crossfoot.written.launch.mistakes import unreadable_launch_file

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.checks.render import clean
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import named, together
 from crossfoot.doctor.needs import Needs
 from crossfoot.doctor.network import gloo_takes, interfaces_of, leads_to_meeting_point, nccl_takes
 from crossfoot.doctor.starters import Slurm, Starters
-from crossfoot.phrases import counted
-from crossfoot.watching.words import size
+from crossfoot.findings.render import clean
+from crossfoot.phrases import counted, size
 
 _LABEL = 13
 _WIDTH = 80

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crossfoot.extras import install_command
-from crossfoot.finding import Finding, Place, Severity
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place, Severity
+from crossfoot.findings.rule_docs import page
 from crossfoot.phrases import counted
 
 _INSTALL = f"{install_command('train')}, into the python of the run"

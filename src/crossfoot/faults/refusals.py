@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from crossfoot.faults.judging import Sighting, Verdict
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.rule_docs import page
 from crossfoot.going_on import command_to_continue
-from crossfoot.manual import page
 from crossfoot.starting.refusals import rank_lost
 
 _MOST_LISTED = 16

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crossfoot.finding import Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 
 NAMED_RECORDS = 20
 """Bad records that are named one by one; the rest is a count."""

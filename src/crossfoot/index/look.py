@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.bad_data import Problem
 from crossfoot.index.locate import find_index
 from crossfoot.index.measuring import Measured, Seen, TokenCounter, measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.bad_data import NAMED_RECORDS, SKIP_HELP, Problem, more_bad_records
 
 

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from typing import Any
 
 from crossfoot.extras import install_command
-from crossfoot.finding import Place, Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.bad_data import no_end_token, tokenizer_unusable
 from crossfoot.index.samples import Encoder
 from crossfoot.index.store import TokenizerFacts

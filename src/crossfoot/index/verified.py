@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.bad_data import index_differs, index_unwritable
 from crossfoot.index.build import Progress, ensure_index
 from crossfoot.index.checksums import ReadingLine, damage_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot import durable
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launching import refusals
 from crossfoot.launching.resolving import dry_dir_of
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, attempt_numbers, counted, read_attempts

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossfoot.faults.verdicts import read_verdict
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launching.refusals import ended_unsaid
 from crossfoot.ledger.attempts import ENDING_FILE, attempt_numbers, attempt_path
 from crossfoot.ledger.ending import read_ending

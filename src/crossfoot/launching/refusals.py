@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.extras import install_command
-from crossfoot.finding import Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 from crossfoot.written.mistakes import COMMAND_LINE
 from crossfoot.written.run_file import RunFile
 

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import refusals, slurm
 from crossfoot.launching.job import PORT, Job, Wishes, tools_folder

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import in_a_sum
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.launching import refusals
 from crossfoot.launching.job import Job
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot import durable
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import refusals
 from crossfoot.launching.job import Job, Rendered

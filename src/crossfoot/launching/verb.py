@@ -10,10 +10,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from crossfoot import durable
-from crossfoot.checks.render import render as render_findings
 from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
+from crossfoot.findings.render import render as render_findings
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
 from crossfoot.launching.job import Job, Rendered, Wishes

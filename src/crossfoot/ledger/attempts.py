@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot.arithmetic.batch import GpusPerNode
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.ledger.book import BookLines
 from crossfoot.ledger.ending import read_document, write_document
 from crossfoot.ledger.entry import StepEntry, values_of

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from crossfoot import durable
 from crossfoot.durable import sync
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import (
     disk_full,

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crossfoot.findings.rule_docs import table_page
 from crossfoot.ledger.entry import CAUSE_KINDS
-from crossfoot.manual import table_page
 
 _WHERE = """\
 The line of the step in ledger.jsonl, and receipt.json, say the step, the rank, the forward and, where one

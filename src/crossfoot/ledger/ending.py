@@ -14,7 +14,7 @@ from typing import Any
 
 from crossfoot import durable
 from crossfoot.digests import sha256_of_document
-from crossfoot.finding import Place, Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.ledger.entry import strict
 from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
 from crossfoot.phrases import said_by

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from crossfoot.finding import Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 
 Unreadable = Callable[[str, Place, tuple[str, ...]], Finding]
 """Makes a finding of (title, place, notes)."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crossfoot.checkpoints.manifest import Damaged
 from crossfoot.checkpoints.store import checkpoint_in
-from crossfoot.finding import Place, Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.ledger.entry import Cause

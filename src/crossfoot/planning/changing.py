@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.rule_docs import page
 from crossfoot.ledger.attempts import Change
-from crossfoot.manual import page
 from crossfoot.written.known_keys import sections
 from crossfoot.written.mistakes import COMMAND_LINE
 from crossfoot.written.run_file import RunFile

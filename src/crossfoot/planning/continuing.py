@@ -11,7 +11,8 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
 from crossfoot.checkpoints.refusals import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.rule_docs import page
 from crossfoot.ledger.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
@@ -30,7 +31,6 @@ from crossfoot.ledger.ending import Ending, read_ending, read_lock, write_docume
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
 from crossfoot.ledger.refusals import lock_unreadable
-from crossfoot.manual import page
 from crossfoot.planning.changing import hold_against, never_changes
 from crossfoot.planning.run_folder import holds_run
 from crossfoot.written.run_file import RunFile

@@ -27,7 +27,7 @@ from crossfoot.arithmetic.schedule import (
     layout_sha256,
 )
 from crossfoot.checks.impossible import impossible_finding
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.starting.world import World

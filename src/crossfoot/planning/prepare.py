@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, check_static
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import look_at
 from crossfoot.index.store import DataIndex

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from crossfoot.faults.verdicts import forget_attempt
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.rule_docs import page
 from crossfoot.going_on import command_to_continue
 from crossfoot.ledger.attempts import (
     ATTEMPT_FILE,
@@ -21,7 +22,6 @@ from crossfoot.ledger.attempts import (
     attempt_path,
 )
 from crossfoot.ledger.book import CUT_FILE, read_readable
-from crossfoot.manual import page
 from crossfoot.phrases import reason_of, said_by
 from crossfoot.written.run_file import RunFile
 

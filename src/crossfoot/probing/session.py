@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossfoot.checks.render import render as render_findings
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.render import render as render_findings
 from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.finding import Place, Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.probing.refusals import not_shrinkable
 from crossfoot.training import refusals as training_refusals
 from crossfoot.training.model import BROKEN_FILE

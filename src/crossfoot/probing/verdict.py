@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from crossfoot.arithmetic.batch import GpusPerNode, Topology, counted_on_nodes
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
 from crossfoot.probing.compare import Comparison, Sums
 from crossfoot.probing.refusals import not_proven

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.phrases import reason_of
 from crossfoot.starting import refusals
 from crossfoot.starting.world import World, rendezvous

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from crossfoot.arithmetic.batch import Topology, counted_on_nodes
-from crossfoot.finding import Finding
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.rule_docs import page
 from crossfoot.phrases import counted
 
 ONE_LAUNCHER = (

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.starting import refusals, slurm
 
 Launcher = Literal["deepspeed", "torchrun", "srun", "accelerate", "plain"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import crossfoot
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
 from crossfoot.planning.prepare import Static
 from crossfoot.starting.world import World

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from crossfoot.arithmetic.schedule import Layout
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.entry import StepEntry

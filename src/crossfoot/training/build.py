@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from crossfoot import durable
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.attempts import attempt_path
 from crossfoot.ledger.skipping import Policies
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed

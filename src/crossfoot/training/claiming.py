@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
-from crossfoot.checks.render import render
 from crossfoot.faults.verdicts import forget_attempt
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.render import render
 from crossfoot.ledger.attempts import Attempt, attempt_path
 from crossfoot.ledger.run_promise import refuse_broken_promise
 from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, start_attempt, take_up

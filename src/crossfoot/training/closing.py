@@ -15,8 +15,8 @@ from torch import nn
 
 from crossfoot.checkpoints.refusals import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
-from crossfoot.checks.render import render
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.render import render
 from crossfoot.going_on import command_to_continue
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.launching.dry_run import compare_with_dry_run, is_dry_run

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.training.batches import Batch
 from crossfoot.training.host_copy import HostCopy
 from crossfoot.training.start_refusals import engine_absent

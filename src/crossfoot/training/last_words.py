@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from crossfoot.checks.render import render
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.render import render
 
 
 def within(seconds: float, work: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import first_line
 from crossfoot.training import refusals
 from crossfoot.written.config import Config, OptimizerSection

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from crossfoot.arithmetic.schedule import Layout
-from crossfoot.checks.render import render
+from crossfoot.findings.render import render
 from crossfoot.ledger.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from crossfoot.checkpoints.store import CHECKPOINT_NOW, list_checkpoints, prune
-from crossfoot.checks.render import render
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.render import render
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper
 from crossfoot.training.engine import Engine

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.starting.world import World
 from crossfoot.training import refusals
 from crossfoot.training.devices import choose_index

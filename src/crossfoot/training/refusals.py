@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from crossfoot.extras import install_command
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.manual import page
 from crossfoot.written.run_file import RunFile
 
 MOST_SAMPLES_NAMED = 8

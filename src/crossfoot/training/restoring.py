@@ -17,7 +17,7 @@ from torch import nn
 from crossfoot.checkpoints import refusals
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.training.engine import Engine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import GivenUp, together

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed
 from crossfoot.training import start_refusals as refusals
 from crossfoot.training.account import Account, Facts

@@ -24,7 +24,7 @@ from crossfoot.checkpoints import refusals
 from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, WrittenFile, write_manifest
 from crossfoot.checkpoints.store import Checkpoint, commit, newest_good, partial_folder, remove_partial
 from crossfoot.checkpoints.tensor_file import DTYPE, TensorFile, bytes_of
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
 from crossfoot.training.engine import Engine
 from crossfoot.training.ranks import Ranks

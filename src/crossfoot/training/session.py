@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from crossfoot.checks.render import render
-from crossfoot.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.render import render
 from crossfoot.phrases import first_line
 from crossfoot.planning.run_folder import release_folder
 from crossfoot.starting.world import World

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.planning.run_folder import system_refused
 from crossfoot.training.meeting import Meeting
 from crossfoot.training.refusals import folder_not_shared

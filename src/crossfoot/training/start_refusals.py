@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crossfoot.finding import Finding
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding
+from crossfoot.findings.rule_docs import page
 from crossfoot.phrases import counted
 from crossfoot.training.devices import Device
 

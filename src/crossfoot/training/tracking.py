@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossfoot.extras import missing_of
-from crossfoot.finding import Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
 from crossfoot.training.refusals import tracker_missing, tracker_refuses

@@ -22,7 +22,7 @@ from crossfoot.faults.processes import is_there, supervisors_above
 from crossfoot.faults.refusals import finding_of, folder_silent, nobody_waits
 from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.faults.whereabouts import is_waiting, where
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.heartbeats import FOLDER, Heartbeat, Phase, read_heartbeats, write_heartbeat
 from crossfoot.phrases import said_by
 from crossfoot.processes import state_of, this_machine

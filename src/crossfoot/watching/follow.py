@@ -6,7 +6,7 @@ import os
 import time
 from typing import NamedTuple
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.refusals import ledger_missing, line_damaged
 from crossfoot.phrases import said_by

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crossfoot.checks.render import clean
+from crossfoot import phrases
+from crossfoot.findings.render import clean
 from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.ending import CUT_SHORT
 from crossfoot.phrases import clock, counted
@@ -83,7 +84,7 @@ class Teller:
         if saved is not None and (old is None or saved.step != old.step):
             yield (
                 f"checkpoint after {counted(saved.step, 'step')}   took {words.took(saved.seconds)}"
-                f"   {words.size(saved.total_bytes)}"
+                f"   {phrases.size(saved.total_bytes)}"
             )
         was_writing = self._before.unfinished if self._before is not None else ()
         for save in state.unfinished:

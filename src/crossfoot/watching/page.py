@@ -10,7 +10,8 @@ from itertools import groupby
 from rich.console import Group
 from rich.text import Text
 
-from crossfoot.checks.render import clean
+from crossfoot import phrases
+from crossfoot.findings.render import clean
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import clock, counted
 from crossfoot.watching import words
@@ -142,7 +143,7 @@ def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
         save = state.unfinished[-1]
         yield (f"writing step {save.step:,}", "cyan") if save.is_current else f"step {save.step:,} unfinished"
     elif saved is not None:
-        yield words.size(saved.total_bytes)
+        yield phrases.size(saved.total_bytes)
 
 
 def _verdict(state: RunState) -> Iterator[Text]:

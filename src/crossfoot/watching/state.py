@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import Cause, StepEntry

@@ -10,12 +10,12 @@ from contextlib import suppress
 from rich.console import Console, Group
 from rich.live import Live
 
-from crossfoot.checks.render import render
+from crossfoot.findings.render import render
+from crossfoot.phrases import size
 from crossfoot.watching.lines import Teller
 from crossfoot.watching.page import make_page
 from crossfoot.watching.state import RunState
 from crossfoot.watching.watcher import Watcher
-from crossfoot.watching.words import size
 
 REFRESH_SECONDS = 1.0
 _CATCHING_UP_SECONDS = 0.05

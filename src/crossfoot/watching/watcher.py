@@ -16,7 +16,7 @@ from typing import Any
 from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
 from crossfoot.faults.refusals import finding_of
 from crossfoot.faults.verdicts import read_verdict
-from crossfoot.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.heartbeats import FOLDER, read_heartbeats
 from crossfoot.ledger.attempts import (
     ENDING_FILE,

@@ -31,14 +31,6 @@ def took(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 9.5 else clock(seconds)
 
 
-def size(total_bytes: int) -> str:
-    """`812 kB`, `7.1 GB`: decimal units."""
-    value, units = float(total_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if value >= 9.95 or units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def topology(paper: Attempt) -> str:
     """`2 ranks on 1 node, DeepSpeed ZeRO-2`."""
     return f"{counted(paper.world_size, 'rank')} on {counted(paper.num_nodes, 'node')}, {engine(paper)}"

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crossfoot.finding import Edit, Finding, Place, Refused
-from crossfoot.manual import page
+from crossfoot.findings.finding import Edit, Finding, Place, Refused
+from crossfoot.findings.rule_docs import page
 from crossfoot.written import edits
 from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
 from crossfoot.written.source import Source, UnreadableText, read_source

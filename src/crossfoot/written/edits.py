@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from crossfoot.finding import Edit, Place
+from crossfoot.findings.finding import Edit, Place
 from crossfoot.written.json_tree import JsonTree, Keys
 from crossfoot.written.source import Source
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 from crossfoot.written.source import BrokenText, Source
 
 Keys = tuple[str | int, ...]

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from crossfoot.finding import Edit, Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Edit, Finding, Place
+from crossfoot.findings.rule_docs import page
 from crossfoot.phrases import counted, listed
 from crossfoot.written.known_keys import Suggestion
 from crossfoot.written.shown import shown

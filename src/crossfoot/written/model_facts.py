@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.written.config import Config
 
 BUILTIN_TINY = "builtin:tiny"

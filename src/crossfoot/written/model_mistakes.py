@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from crossfoot.finding import Finding
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
 
 ALIKE = 0.85

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.written import mistakes
 from crossfoot.written.known_keys import is_known, sections, suggest
 from crossfoot.written.mistakes import COMMAND_LINE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from crossfoot.finding import Edit, Finding, Place, Refused
+from crossfoot.findings.finding import Edit, Finding, Place, Refused
 from crossfoot.written import mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing

@@ -5,19 +5,13 @@ from __future__ import annotations
 import codecs
 import difflib
 import os
-import re
 import stat
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.phrases import said_by
-
-LINE_BREAK = re.compile("\r\n|\n|\r")
-"""What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not
-count).
-"""
 
 LARGEST_BYTES = 1 << 20
 """A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from crossfoot.arithmetic.batch import alike
-from crossfoot.finding import Edit, Finding, Place
+from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.written import mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing

@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 from crossfoot.written.source import BrokenText, Source
 
 Keys = tuple[str | int, ...]

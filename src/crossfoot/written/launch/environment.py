@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 from crossfoot.written.launch.gpu_counts import gpu_count
 from crossfoot.written.launch.statement import LaunchFile, Statement
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from crossfoot.finding import Finding, Place
-from crossfoot.manual import page
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import page
 from crossfoot.written.source import UnreadableText
 from crossfoot.written.yaml_tree import BrokenYaml
 

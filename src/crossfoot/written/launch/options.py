@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 from crossfoot.written.launch.shell import Letters
 from crossfoot.written.launch.statement import UNKNOWN, Argument, LayerKind, Option
 from crossfoot.written.source import Source

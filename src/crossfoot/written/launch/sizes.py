@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from crossfoot.arithmetic.batch import GpusPerNode
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 from crossfoot.written.launch.statement import LaunchFile, Statement, told
 from crossfoot.written.run_file import RunFile
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from crossfoot.finding import Place
+from crossfoot.findings.finding import Place
 
 About = Literal[
     "num_nodes",

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from crossfoot.checks.render import clean, render
-from crossfoot.finding import Edit, Finding, Place
+from crossfoot.findings.finding import Edit, Finding, Place
+from crossfoot.findings.render import clean, render
 
 _GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
 

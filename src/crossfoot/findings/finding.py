@@ -6,9 +6,15 @@ exception.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+LINE_BREAK = re.compile("\r\n|\n|\r")
+"""What ends a line, here and in the renderer that shows it (not U+2028 or U+0085, which editors do not
+count).
+"""
 
 Severity = Literal["error", "warning", "note"]
 

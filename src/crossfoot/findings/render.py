@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from crossfoot.finding import Finding, Place
+from crossfoot.findings.finding import LINE_BREAK, Finding, Place
 from crossfoot.phrases import counted
-from crossfoot.written.source import LINE_BREAK
 
 TAB_CELLS = 4
 WIDEST_CELLS = 120
