@@ -12,8 +12,8 @@ import pytest
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index import build
-from crossfoot.index.bad_data import MISTAKES
 from crossfoot.index.build import ensure_index
+from crossfoot.index.findings import MISTAKES
 from crossfoot.index.locate import count_records, find_index
 from crossfoot.written.run_file import RunFile
 from index_cases import GOOD, jsonl, written_run

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from crossfoot.faults.findings import finding_of
 from crossfoot.faults.judging import Judge, Kind, Sighting, Verdict
 from crossfoot.faults.processes import is_there, supervisors_above
-from crossfoot.faults.refusals import finding_of
 from crossfoot.faults.verdicts import forget_attempt, read_verdict, verdict_path, write_verdict
 from crossfoot.findings.render import render
 from crossfoot.heartbeats import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crossfoot.index import records
-from crossfoot.index.bad_data import Problem
+from crossfoot.index.findings import Problem
 from crossfoot.index.records import Record, read_records
 from index_cases import GOOD, jsonl
 

@@ -17,7 +17,7 @@ from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.reconcile import Policies
 from crossfoot.ledger.verdict import Unlearned
 from crossfoot.ledger.witness import StepWitness
-from crossfoot.training.refusals import unlearnable
+from crossfoot.training.findings import unlearnable
 from ledger_cases import Job, six_samples, without_forward
 
 SLOTS = [[[0, 1], [2]], [[3], [4]]]

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossfoot.checkpoints import refusals
+from crossfoot.checkpoints import findings as refusals
 from crossfoot.checkpoints.manifest import (
     Damaged,
     Manifest,

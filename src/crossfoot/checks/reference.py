@@ -19,9 +19,9 @@ FAMILIES = (
 )
 EXAMPLES = "../tests/findings"
 WRITTEN_BY_PEOPLE = (
-    "crossfoot.written.mistakes",
+    "crossfoot.written.findings",
     "crossfoot.written.deepspeed_file",
-    "crossfoot.written.launch.mistakes",
+    "crossfoot.written.launch.findings",
     "crossfoot.checks.impossible",
 )
 """Modules whose findings have an example too, beside every rule."""

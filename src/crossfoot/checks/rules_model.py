@@ -11,7 +11,7 @@ from dataclasses import replace
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
-from crossfoot.written import model_mistakes
+from crossfoot.written import model_findings as model_mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import (
     BUILTIN_TINY,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.findings import COMMAND_LINE
 
 SHOWN_FACTOR = 32
 """Goyal et al. 2017: from 256 samples to 8,192 without loss of accuracy; above, the error rises quickly."""

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from crossfoot.doctor import refusals
+from crossfoot.doctor import findings as refusals
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.comparing import differences
 from crossfoot.doctor.judging_gpus import gpu_findings

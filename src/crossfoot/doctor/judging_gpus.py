@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crossfoot.doctor import refusals
+from crossfoot.doctor import findings as refusals
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import together
 from crossfoot.doctor.needs import Needs

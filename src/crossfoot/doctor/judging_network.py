@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crossfoot.doctor import refusals
+from crossfoot.doctor import findings as refusals
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.judging_gpus import gpu_count
 from crossfoot.doctor.naming import together

@@ -12,8 +12,8 @@ from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules_launch_files import hostfile_line
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import Static, read_static
+from crossfoot.written.launch.findings import unreadable_launch_file
 from crossfoot.written.launch.hostfile import read_hostfile
-from crossfoot.written.launch.mistakes import unreadable_launch_file
 from crossfoot.written.launch.statement import Host
 from crossfoot.written.model_facts import BUILTIN_TINY, looks_local
 from crossfoot.written.run_file import RunFile

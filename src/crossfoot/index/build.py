@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.bad_data import (
+from crossfoot.index.findings import (
     Problem,
     builder_silent,
     data_changed,

@@ -16,7 +16,7 @@ from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.bad_data import MISTAKES, Problem, no_samples, tokenizer_unusable
+from crossfoot.index.findings import MISTAKES, Problem, no_samples, tokenizer_unusable
 from crossfoot.index.records import Task, count_file, file_problem, kind_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.index.tokenizer import fingerprint, local_folder, tokenizer_path

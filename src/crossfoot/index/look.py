@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.index.bad_data import Problem
+from crossfoot.index.findings import Problem
 from crossfoot.index.locate import find_index
 from crossfoot.index.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.index.problems import Problems

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.bad_data import NAMED_RECORDS, SKIP_HELP, Problem, more_bad_records
+from crossfoot.index.findings import NAMED_RECORDS, SKIP_HELP, Problem, more_bad_records
 
 
 class Problems:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.index.bad_data import Problem
+from crossfoot.index.findings import Problem
 from crossfoot.index.records import Record, Task
 from crossfoot.index.store import TokenizerFacts
 from crossfoot.index.templates import TEMPLATES

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.index.bad_data import Problem
+from crossfoot.index.findings import Problem
 from crossfoot.index.records import (
     FIELDS,
     Record,

@@ -23,7 +23,7 @@ from typing import Any
 
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.bad_data import no_end_token, tokenizer_unusable
+from crossfoot.index.findings import no_end_token, tokenizer_unusable
 from crossfoot.index.samples import Encoder
 from crossfoot.index.store import TokenizerFacts
 from crossfoot.index.tiny import FINGERPRINT, SETTINGS, tiny_folder, tiny_tokenizer, write_tiny_tokenizer

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from crossfoot import durable
-from crossfoot.index.bad_data import Problem
+from crossfoot.index.findings import Problem
 from crossfoot.index.samples import Sample
 from crossfoot.index.store import (
     HEADER,

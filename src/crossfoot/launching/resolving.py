@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import refusals, slurm
+from crossfoot.launching import findings as refusals
+from crossfoot.launching import slurm
 from crossfoot.launching.job import PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import in_a_sum
 from crossfoot.findings.finding import Finding
-from crossfoot.launching import refusals
+from crossfoot.launching import findings as refusals
 from crossfoot.launching.job import Job
 
 _UNREACHABLE = re.compile(

@@ -14,7 +14,7 @@ from pathlib import Path
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import refusals
+from crossfoot.launching import findings as refusals
 from crossfoot.launching.job import Job, Rendered
 from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launching.slurm import log_path

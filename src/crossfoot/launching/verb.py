@@ -15,7 +15,8 @@ from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import accelerate, deepspeed, dry_run, local, refusals, slurm, torchrun
+from crossfoot.launching import accelerate, deepspeed, dry_run, local, slurm, torchrun
+from crossfoot.launching import findings as refusals
 from crossfoot.launching.job import Job, Rendered, Wishes
 from crossfoot.launching.outcome import Outcome
 from crossfoot.launching.resolving import (

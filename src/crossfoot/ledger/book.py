@@ -21,7 +21,7 @@ from crossfoot import durable
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
-from crossfoot.ledger.refusals import (
+from crossfoot.ledger.findings import (
     disk_full,
     last_line_torn,
     ledger_cut,

@@ -16,7 +16,7 @@ from crossfoot import durable
 from crossfoot.digests import sha256_of_document
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.ledger.entry import strict
-from crossfoot.ledger.refusals import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
+from crossfoot.ledger.findings import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
 from crossfoot.phrases import said_by
 
 ENDING_FORMAT = 1

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
-from crossfoot.checkpoints.refusals import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import page
@@ -28,9 +28,9 @@ from crossfoot.ledger.attempts import (
 )
 from crossfoot.ledger.book import BookLines, read_readable
 from crossfoot.ledger.ending import Ending, read_ending, read_lock, write_document
+from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
-from crossfoot.ledger.refusals import lock_unreadable
 from crossfoot.planning.changing import hold_against, never_changes
 from crossfoot.planning.run_folder import holds_run
 from crossfoot.written.run_file import RunFile

@@ -24,9 +24,9 @@ from crossfoot.planning.plan import (
 from crossfoot.starting.world import World
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
+from crossfoot.written.findings import in_file_order
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
-from crossfoot.written.mistakes import in_file_order
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run

@@ -13,12 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.probing.refusals import not_shrinkable
-from crossfoot.training import refusals as training_refusals
+from crossfoot.probing.findings import not_shrinkable
+from crossfoot.training import findings as training_refusals
 from crossfoot.training.model import BROKEN_FILE
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.written.model_facts import BUILTIN_TINY, looks_local, model_missing
-from crossfoot.written.model_mistakes import model_not_causal
+from crossfoot.written.model_findings import model_not_causal
 
 LAYERS, HEAD_DIM, VOCABULARY = 2, 16, 320
 MOST_KEY_HEADS, MOST_EXPERTS = 2, 4

@@ -11,7 +11,7 @@ from crossfoot.arithmetic.batch import GpusPerNode, Topology, counted_on_nodes
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
 from crossfoot.probing.compare import Comparison, Sums
-from crossfoot.probing.refusals import not_proven
+from crossfoot.probing.findings import not_proven
 
 FORMAT = 1
 

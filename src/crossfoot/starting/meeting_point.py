@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from crossfoot.findings.finding import Refused
 from crossfoot.phrases import reason_of
-from crossfoot.starting import refusals
+from crossfoot.starting import findings as refusals
 from crossfoot.starting.world import World, rendezvous
 
 _PAUSE_SECONDS = 0.2

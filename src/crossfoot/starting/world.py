@@ -21,7 +21,8 @@ from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.starting import refusals, slurm
+from crossfoot.starting import findings as refusals
+from crossfoot.starting import slurm
 
 Launcher = Literal["deepspeed", "torchrun", "srun", "accelerate", "plain"]
 Engine = Literal["deepspeed", "accelerate"]

@@ -18,6 +18,7 @@ from crossfoot.planning.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
+from crossfoot.training.findings import engine_believes, placed
 from crossfoot.training.loop import Training
 from crossfoot.training.lora import prepare_training, trained_summary
 from crossfoot.training.loss import SummedLoss
@@ -27,7 +28,6 @@ from crossfoot.training.opening import open_book
 from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
-from crossfoot.training.refusals import engine_believes, placed
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from crossfoot.checkpoints.refusals import no_time
+from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
@@ -29,8 +29,8 @@ from crossfoot.phrases import said_by
 from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
+from crossfoot.training.findings import not_saved, unlearnable
 from crossfoot.training.lora import save_adapter
-from crossfoot.training.refusals import not_saved, unlearnable
 from crossfoot.training.stopping import Stop
 
 _REASONS = {

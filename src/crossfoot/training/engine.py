@@ -14,7 +14,7 @@ from torch import nn
 from crossfoot.findings.finding import Refused
 from crossfoot.training.batches import Batch
 from crossfoot.training.host_copy import HostCopy
-from crossfoot.training.start_refusals import engine_absent
+from crossfoot.training.start_findings import engine_absent
 from crossfoot.training.update import Update, UpdateGuard, weighted
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}

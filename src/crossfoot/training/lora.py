@@ -35,7 +35,7 @@ from crossfoot.training.model import (
     rows_of,
     whole,
 )
-from crossfoot.written import model_mistakes
+from crossfoot.written import model_findings as model_mistakes
 from crossfoot.written.config import Config, LoraSection
 
 

@@ -25,7 +25,7 @@ from crossfoot.starting.meeting_point import (
     wait_for_listener,
 )
 from crossfoot.starting.world import World
-from crossfoot.training import start_refusals as refusals
+from crossfoot.training import start_findings as refusals
 from crossfoot.training.account import Account, read_account, read_finding
 from crossfoot.training.roll_call import disagreements
 

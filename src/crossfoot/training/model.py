@@ -20,10 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import first_line
-from crossfoot.training import refusals
+from crossfoot.training import findings as refusals
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.model_facts import looks_local, model_missing
-from crossfoot.written.model_mistakes import model_not_causal
+from crossfoot.written.model_findings import model_not_causal
 
 Report = Callable[[str], None]
 

@@ -15,10 +15,10 @@ from torch.distributed.constants import default_pg_timeout
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.starting.world import World
-from crossfoot.training import refusals
+from crossfoot.training import findings as refusals
 from crossfoot.training.devices import choose_index
 from crossfoot.training.meeting import PATIENCE_SECONDS, RefusedTogether, meet
-from crossfoot.training.start_refusals import device_beyond, ranks_apart
+from crossfoot.training.start_findings import device_beyond, ranks_apart
 
 
 class Ranks:

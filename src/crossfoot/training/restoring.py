@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from crossfoot.checkpoints import refusals
+from crossfoot.checkpoints import findings as refusals
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.findings.finding import Finding, Refused

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed
-from crossfoot.training import start_refusals as refusals
+from crossfoot.training import start_findings as refusals
 from crossfoot.training.account import Account, Facts
 from crossfoot.training.devices import CPU, CUDA
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from crossfoot.checkpoints import refusals
+from crossfoot.checkpoints import findings as refusals
 from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, WrittenFile, write_manifest
 from crossfoot.checkpoints.store import Checkpoint, commit, newest_good, partial_folder, remove_partial
 from crossfoot.checkpoints.tensor_file import DTYPE, TensorFile, bytes_of

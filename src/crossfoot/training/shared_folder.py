@@ -13,8 +13,8 @@ from pathlib import Path
 
 from crossfoot.findings.finding import Refused
 from crossfoot.planning.run_folder import system_refused
+from crossfoot.training.findings import folder_not_shared
 from crossfoot.training.meeting import Meeting
-from crossfoot.training.refusals import folder_not_shared
 from crossfoot.written.run_file import RunFile
 
 NONCE_WAIT_SECONDS = 10.0

@@ -9,7 +9,7 @@ from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
-from crossfoot.training.refusals import tracker_missing, tracker_refuses
+from crossfoot.training.findings import tracker_missing, tracker_refuses
 from crossfoot.written.run_file import RunFile
 
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from crossfoot.faults.findings import finding_of, folder_silent, nobody_waits
 from crossfoot.faults.judging import Judge, Sighting, Verdict
 from crossfoot.faults.processes import is_there, supervisors_above
-from crossfoot.faults.refusals import finding_of, folder_silent, nobody_waits
 from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.findings.finding import Finding

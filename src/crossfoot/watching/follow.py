@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry, entry_of
-from crossfoot.ledger.refusals import ledger_missing, line_damaged
+from crossfoot.ledger.findings import ledger_missing, line_damaged
 from crossfoot.phrases import said_by
 
 _CHUNK_BYTES = 1 << 18

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
-from crossfoot.faults.refusals import finding_of
+from crossfoot.faults.findings import finding_of
 from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.heartbeats import FOLDER, read_heartbeats
@@ -31,8 +31,8 @@ from crossfoot.ledger.attempts import (
 )
 from crossfoot.ledger.ending import Ending, expects_of, read_ending, read_lock
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.receipt import receipt_of
-from crossfoot.ledger.refusals import lock_unreadable
 from crossfoot.ledger.verdict import Receipt
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.written import mistakes
+from crossfoot.written import findings as mistakes
+from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import is_known, sections, suggest
-from crossfoot.written.mistakes import COMMAND_LINE
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree

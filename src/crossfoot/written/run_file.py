@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
-from crossfoot.written import mistakes
+from crossfoot.written import findings as mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
-from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source, UnreadableText, read_source

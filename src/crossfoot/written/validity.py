@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Edit, Finding, Place
-from crossfoot.written import mistakes
+from crossfoot.written import findings as mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest

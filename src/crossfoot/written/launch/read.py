@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.written.launch import mistakes
+from crossfoot.written.launch import findings as mistakes
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
 from crossfoot.written.launch.batch_script import has_directives, read_directives
 from crossfoot.written.launch.command_line import commands_of

@@ -10,7 +10,7 @@ from crossfoot.arithmetic.batch import Topology
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import page
-from crossfoot.written.mistakes import COMMAND_LINE
+from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.run_file import RunFile
 
 
