@@ -16,7 +16,7 @@ from crossfoot import __version__
 from crossfoot.findings.finding import Finding, Refused
 
 if TYPE_CHECKING:
-    from crossfoot.starting.world import World
+    from crossfoot.environment.world import World
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _SILENT_RANK_SECONDS = 10.0
@@ -306,8 +306,8 @@ def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> 
     """Do one rank's work, if its packages are here. Of a refusal the first rank of every node speaks; a
     signal says `interrupted`.
     """
+    from crossfoot.environment.world import read_world
     from crossfoot.extras import refuse_missing
-    from crossfoot.starting.world import read_world
 
     world = read_world(os.environ)
     try:

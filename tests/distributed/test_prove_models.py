@@ -13,10 +13,10 @@ import pytest
 from transformers import AutoConfig
 
 from crossfoot.cli import main
+from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.probing import session
 from crossfoot.probing.shrink import write_small_model
-from crossfoot.starting.world import read_world
 from support.launching import ROOT, environment, small_config
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

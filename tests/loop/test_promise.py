@@ -17,12 +17,12 @@ import pytest
 
 from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Layout, Schedule
+from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.ending import lock_sha256
 from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.verdict import Receipt
-from crossfoot.starting.world import read_world
 from crossfoot.training import claiming
 from crossfoot.training.assignment import Orders
 from crossfoot.training.bookkeeper import StepPlanner

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
+from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
-from crossfoot.starting.world import read_world
 from crossfoot.training import ranks as ranks_module
 from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run

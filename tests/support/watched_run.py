@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import crossfoot.training.build as building
-from crossfoot.starting.world import read_world
+from crossfoot.environment.world import read_world
 from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run
 from support.launching import ledger

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from crossfoot.cli import _parser, main
+from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launching.resolving import make_job, node_rank_of, read_run_for
 from crossfoot.launching.shell_text import Raw, command_text, comment, directive, word_over_ssh
 from crossfoot.launching.verb import rendered_for, wishes_of
-from crossfoot.starting.forwarding import FORWARDED
 from crossfoot.written.launch.batch_script import read_directives
 from crossfoot.written.launch.command_line import over_ssh
 from crossfoot.written.source import Source

@@ -15,13 +15,13 @@ import pytest
 import crossfoot
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.cli import main
+from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launching import outcome, submit
 from crossfoot.launching.job import Job, Wishes
 from crossfoot.launching.slurm import limit_seconds
 from crossfoot.launching.slurm_says import QueueState, refusal_of
 from crossfoot.ledger.ending import Ending
 from crossfoot.planning.run_folder import holds_run
-from crossfoot.starting.forwarding import FORWARDED
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job as Told
 from ledger_cases import six_samples

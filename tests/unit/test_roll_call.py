@@ -10,16 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.planning.continuing import NEW_RUN
-from crossfoot.planning.prepare import read_static
-from crossfoot.starting.meeting_point import (
+from crossfoot.environment.master_address import (
     is_own_address,
     look_at_meeting_point,
     wait_for_listener,
     why_not_free,
 )
-from crossfoot.starting.world import read_world, unplanned_nodes
+from crossfoot.environment.world import read_world, unplanned_nodes
+from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.planning.continuing import NEW_RUN
+from crossfoot.planning.prepare import read_static
 from crossfoot.training import assignment, claiming
 from crossfoot.training.account import Account, account_of, code_facts, flat, read_account
 from crossfoot.training.devices import Device, choose_index, identity_of

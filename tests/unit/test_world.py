@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.findings.finding import Refused
-from crossfoot.starting import slurm
-from crossfoot.starting.ancestry import launcher_of, launchers_above
-from crossfoot.starting.world import (
+from crossfoot.environment import slurm
+from crossfoot.environment.ancestry import launcher_of, launchers_above
+from crossfoot.environment.world import (
     Engine,
     World,
     engine_for,
@@ -23,6 +22,7 @@ from crossfoot.starting.world import (
     rendezvous,
     unplanned_nodes,
 )
+from crossfoot.findings.finding import Refused
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 ALONE_BY_ACCELERATE = {

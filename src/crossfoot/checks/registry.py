@@ -42,7 +42,7 @@ PAGES_ARE_IN = (
     "crossfoot.planning.continuing",
     "crossfoot.planning.run_folder",
     "crossfoot.probing.findings",
-    "crossfoot.starting.findings",
+    "crossfoot.environment.findings",
     "crossfoot.training.findings",
     "crossfoot.training.start_findings",
     "crossfoot.written.model_facts",

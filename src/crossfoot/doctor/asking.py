@@ -23,9 +23,9 @@ from importlib.resources import files
 from typing import Any
 
 from crossfoot.doctor import gather
+from crossfoot.environment.forwarding import FORWARDED
+from crossfoot.environment.slurm import hosts as hosts_of
 from crossfoot.phrases import said_by
-from crossfoot.starting.forwarding import FORWARDED
-from crossfoot.starting.slurm import hosts as hosts_of
 from crossfoot.written.launch.statement import Host
 
 TORCH_SECONDS = 60.0

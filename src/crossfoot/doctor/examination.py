@@ -20,9 +20,9 @@ from crossfoot.doctor.judging import judge
 from crossfoot.doctor.needs import Needs, read_hosts, read_needs
 from crossfoot.doctor.page import render_page
 from crossfoot.doctor.starters import Starters, look_at_starters
+from crossfoot.environment.slurm import first_host
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import as_json, formatted
-from crossfoot.starting.slurm import first_host
 from crossfoot.written.launch.statement import Host
 
 

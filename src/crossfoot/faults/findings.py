@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from crossfoot.environment.findings import rank_lost
 from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
 from crossfoot.going_on import command_to_continue
-from crossfoot.starting.findings import rank_lost
 
 _MOST_LISTED = 16
 _DOES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from crossfoot.environment.ancestry import launcher_of
 from crossfoot.processes import above, state_of, words_of
-from crossfoot.starting.ancestry import launcher_of
 
 _RUNNERS = ("deepspeed", "deepspeed.pt", "ds")
 """The command that starts deepspeed.launcher.launch on every machine and waits for it."""

@@ -8,6 +8,8 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
+from crossfoot.environment.forwarding import forwarded
+from crossfoot.environment.master_address import why_not_free
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launching import findings as refusals
@@ -15,8 +17,6 @@ from crossfoot.launching import slurm
 from crossfoot.launching.job import PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
-from crossfoot.starting.forwarding import forwarded
-from crossfoot.starting.meeting_point import why_not_free
 from crossfoot.written.launch.statement import Host, with_named
 
 DRY_STEPS = 3

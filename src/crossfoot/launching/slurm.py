@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 
+from crossfoot.environment.slurm import FIRST_PORT, NUM_PORTS
 from crossfoot.launching.job import Job, Rendered, script_file
 from crossfoot.launching.shell_text import Raw, command_text, comment, directive, export
-from crossfoot.starting.slurm import FIRST_PORT, NUM_PORTS
 
 SIGNAL_SECONDS = 120
 _LONGEST_TIME = 3

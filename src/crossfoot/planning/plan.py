@@ -27,10 +27,10 @@ from crossfoot.arithmetic.schedule import (
     layout_sha256,
 )
 from crossfoot.checks.impossible import impossible_finding
+from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
-from crossfoot.starting.world import World
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile

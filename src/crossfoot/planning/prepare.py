@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, check_static
+from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import look_at
@@ -21,7 +22,6 @@ from crossfoot.planning.plan import (
     solve_run_batch,
     topology_of,
 )
-from crossfoot.starting.world import World
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import crossfoot
+from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
 from crossfoot.planning.prepare import Static
-from crossfoot.starting.world import World
 from crossfoot.training.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile

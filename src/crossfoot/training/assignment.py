@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from crossfoot.environment.ancestry import launchers_above
+from crossfoot.environment.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tiny import tiny_folder
@@ -18,8 +20,6 @@ from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
 from crossfoot.planning.run_folder import refuse_used_folder
-from crossfoot.starting.ancestry import launchers_above
-from crossfoot.starting.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.training.account import account_of
 from crossfoot.training.devices import look_at_device
 from crossfoot.training.meeting import Meeting, meet

@@ -17,14 +17,14 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from crossfoot.findings.finding import Finding, Refused
-from crossfoot.starting.meeting_point import (
+from crossfoot.environment.master_address import (
     is_held_by_launcher,
     is_own_address,
     look_at_meeting_point,
     wait_for_listener,
 )
-from crossfoot.starting.world import World
+from crossfoot.environment.world import World
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.training import start_findings as refusals
 from crossfoot.training.account import Account, read_account, read_finding
 from crossfoot.training.roll_call import disagreements

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.starting.world import World
 from crossfoot.training import findings as refusals
 from crossfoot.training.devices import choose_index
 from crossfoot.training.meeting import PATIENCE_SECONDS, RefusedTogether, meet

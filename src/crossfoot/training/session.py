@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.phrases import first_line
 from crossfoot.planning.run_folder import release_folder
-from crossfoot.starting.world import World
 from crossfoot.training.assignment import Assignment, Orders, assign
 from crossfoot.training.claiming import announce, claim
 from crossfoot.training.meeting import RefusedTogether

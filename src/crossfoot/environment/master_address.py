@@ -7,10 +7,10 @@ import socket
 import time
 from collections.abc import Mapping
 
+from crossfoot.environment import findings as refusals
+from crossfoot.environment.world import World, rendezvous
 from crossfoot.findings.finding import Refused
 from crossfoot.phrases import reason_of
-from crossfoot.starting import findings as refusals
-from crossfoot.starting.world import World, rendezvous
 
 _PAUSE_SECONDS = 0.2
 _ONE_TRY_SECONDS = 5.0

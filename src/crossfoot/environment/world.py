@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
+from crossfoot.environment import findings as refusals
+from crossfoot.environment import slurm
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.starting import findings as refusals
-from crossfoot.starting import slurm
 
 Launcher = Literal["deepspeed", "torchrun", "srun", "accelerate", "plain"]
 Engine = Literal["deepspeed", "accelerate"]
