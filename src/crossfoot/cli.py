@@ -280,7 +280,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from crossfoot.launching.verb import launch, wishes_of
+    from crossfoot.launch.verb import launch, wishes_of
 
     return launch(
         arguments.config,

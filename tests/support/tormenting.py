@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from safetensors.torch import load_file
 
-from crossfoot.launching.ranks_here import is_rank
+from crossfoot.launch.ranks_here import is_rank
 from crossfoot.processes import state_of, words_of
 from support.launching import ROOT, SCRIPTS, environment, free_port, ledger
 from support.steering import Steering, until

@@ -41,7 +41,7 @@ IMPORT_TIME = ("PYTHON", "LD_", "OMP_", "MKL_", "DS_", "CUDA_", "HF_", "TRANSFOR
 _MODULES = (
     *("torch.distributed", "transformers", "peft", "accelerate", "deepspeed", "numpy.ma"),
     *("crossfoot.cli", "crossfoot.training.session", "crossfoot.training.build"),
-    *("crossfoot.training.closing", "crossfoot.probing.session", "crossfoot.launching.dry_run"),
+    *("crossfoot.training.closing", "crossfoot.probing.session", "crossfoot.launch.dry_run"),
 )
 _HUSHED = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """What crossfoot.training.session sets before it imports."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.launching.dry_run import MARK, compare_with_dry_run, make_room, report
-from crossfoot.launching.resolving import dry_dir_of, run_dir_word
+from crossfoot.launch.dry_run import MARK, compare_with_dry_run, make_room, report
+from crossfoot.launch.resolving import dry_dir_of, run_dir_word
 from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.witness import StepWitness
 from crossfoot.written.run_file import load_run

@@ -16,9 +16,9 @@ import pytest
 
 from crossfoot.cli import _parser, main
 from crossfoot.environment.forwarding import FORWARDED
-from crossfoot.launching.resolving import make_job, node_rank_of, read_run_for
-from crossfoot.launching.shell_text import Raw, command_text, comment, directive, word_over_ssh
-from crossfoot.launching.verb import rendered_for, wishes_of
+from crossfoot.launch.resolving import make_job, node_rank_of, read_run_for
+from crossfoot.launch.shell_text import Raw, command_text, comment, directive, word_over_ssh
+from crossfoot.launch.verb import rendered_for, wishes_of
 from crossfoot.written.launch.batch_script import read_directives
 from crossfoot.written.launch.command_line import over_ssh
 from crossfoot.written.source import Source
@@ -441,7 +441,7 @@ def test_rendering_imports_nothing_heavy(folder: Path) -> None:
     watched = (
         "import sys\nfrom crossfoot.cli import main\n"
         "main(['launch', 'config.yaml', '--to', 'slurm', '--print'])\n"
-        "import crossfoot.launching.verb\n"
+        "import crossfoot.launch.verb\n"
         "print({'torch', 'transformers', 'deepspeed', 'accelerate'} & set(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run(

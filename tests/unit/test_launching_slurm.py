@@ -16,10 +16,10 @@ import crossfoot
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.cli import main
 from crossfoot.environment.forwarding import FORWARDED
-from crossfoot.launching import outcome, submit
-from crossfoot.launching.job import Job, Wishes
-from crossfoot.launching.slurm import limit_seconds
-from crossfoot.launching.slurm_says import QueueState, refusal_of
+from crossfoot.launch import outcome, submit
+from crossfoot.launch.job import Job, Wishes
+from crossfoot.launch.slurm import limit_seconds
+from crossfoot.launch.slurm_says import QueueState, refusal_of
 from crossfoot.ledger.ending import Ending
 from crossfoot.planning.run_folder import holds_run
 from crossfoot.written.run_file import load_run

@@ -16,11 +16,11 @@ from textwrap import dedent
 import pytest
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.launching import outcome, start
-from crossfoot.launching.job import Job, Rendered, Wishes
-from crossfoot.launching.outcome import ended_with, outcome_of
-from crossfoot.launching.ranks_here import is_rank, rank_processes, signal_over_ssh
-from crossfoot.launching.verb import who_speaks
+from crossfoot.launch import outcome, start
+from crossfoot.launch.job import Job, Rendered, Wishes
+from crossfoot.launch.outcome import ended_with, outcome_of
+from crossfoot.launch.ranks_here import is_rank, rank_processes, signal_over_ssh
+from crossfoot.launch.verb import who_speaks
 from crossfoot.ledger.ending import Ending
 from ledger_cases import Job as Told
 from ledger_cases import six_samples

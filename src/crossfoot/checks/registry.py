@@ -35,7 +35,7 @@ PAGES_ARE_IN = (
     "crossfoot.extras",
     "crossfoot.faults.findings",
     "crossfoot.index.findings",
-    "crossfoot.launching.findings",
+    "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
     "crossfoot.planning.changing",

@@ -19,7 +19,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.going_on import command_to_continue
 from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
-from crossfoot.launching.dry_run import compare_with_dry_run, is_dry_run
+from crossfoot.launch.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.index_check import held_against_index

@@ -13,8 +13,8 @@ from typing import Any
 
 from crossfoot import durable
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.launching import findings as refusals
-from crossfoot.launching.resolving import dry_dir_of
+from crossfoot.launch import findings as refusals
+from crossfoot.launch.resolving import dry_dir_of
 from crossfoot.ledger.attempts import LEDGER_FILE, LOCK_FILE, attempt_numbers, counted, read_attempts
 from crossfoot.ledger.book import read_readable
 from crossfoot.ledger.ending import read_lock

@@ -9,8 +9,8 @@ from __future__ import annotations
 import shlex
 
 from crossfoot.environment.slurm import FIRST_PORT, NUM_PORTS
-from crossfoot.launching.job import Job, Rendered, script_file
-from crossfoot.launching.shell_text import Raw, command_text, comment, directive, export
+from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.shell_text import Raw, command_text, comment, directive, export
 
 SIGNAL_SECONDS = 120
 _LONGEST_TIME = 3

@@ -12,9 +12,9 @@ from crossfoot.environment.forwarding import forwarded
 from crossfoot.environment.master_address import why_not_free
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import findings as refusals
-from crossfoot.launching import slurm
-from crossfoot.launching.job import PORT, Job, Wishes, tools_folder
+from crossfoot.launch import findings as refusals
+from crossfoot.launch import slurm
+from crossfoot.launch.job import PORT, Job, Wishes, tools_folder
 from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.written.launch.statement import Host, with_named

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from crossfoot.environment.forwarding import FORWARDED
-from crossfoot.launching.job import Job, Rendered, script_file
-from crossfoot.launching.shell_text import WHICH_NODE, Raw, command_text, export, word_over_ssh
+from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.shell_text import WHICH_NODE, Raw, command_text, export, word_over_ssh
 
 _NAMES = "|".join(("PATH", *(name for name in FORWARDED if not name.startswith("NCCL_"))))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from crossfoot.launching.job import Job, Rendered, script_file
-from crossfoot.launching.shell_text import WHICH_NODE, Raw, command_text, export
+from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.shell_text import WHICH_NODE, Raw, command_text, export
 from crossfoot.phrases import counted
 
 

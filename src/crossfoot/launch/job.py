@@ -13,7 +13,7 @@ from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.going_on import MADE_BY
-from crossfoot.launching.shell_text import comment
+from crossfoot.launch.shell_text import comment
 from crossfoot.phrases import counted
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import in_a_sum
 from crossfoot.findings.finding import Finding
-from crossfoot.launching import findings as refusals
-from crossfoot.launching.job import Job
+from crossfoot.launch import findings as refusals
+from crossfoot.launch.job import Job
 
 _UNREACHABLE = re.compile(
     r"unable to contact slurm controller|socket timed out|munge|authentication|zero bytes were transmitted"

@@ -11,15 +11,9 @@ from collections import Counter
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from crossfoot.launching.job import Job, Rendered
-from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
-from crossfoot.launching.ranks_here import (
-    living,
-    rank_processes,
-    ranks_elsewhere,
-    signal_over_ssh,
-    signal_ranks,
-)
+from crossfoot.launch.job import Job, Rendered
+from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
+from crossfoot.launch.ranks_here import living, rank_processes, ranks_elsewhere, signal_over_ssh, signal_ranks
 from crossfoot.ledger.attempts import attempt_numbers
 from crossfoot.processes import state_of, this_machine
 

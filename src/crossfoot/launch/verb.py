@@ -15,11 +15,11 @@ from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import accelerate, deepspeed, dry_run, local, slurm, torchrun
-from crossfoot.launching import findings as refusals
-from crossfoot.launching.job import Job, Rendered, Wishes
-from crossfoot.launching.outcome import Outcome
-from crossfoot.launching.resolving import (
+from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
+from crossfoot.launch import findings as refusals
+from crossfoot.launch.job import Job, Rendered, Wishes
+from crossfoot.launch.outcome import Outcome
+from crossfoot.launch.resolving import (
     DRY_STEPS,
     free_port,
     hosts_of,
@@ -28,9 +28,9 @@ from crossfoot.launching.resolving import (
     read_run_for,
     refuse_options,
 )
-from crossfoot.launching.snapshot import take_snapshot
-from crossfoot.launching.start import start
-from crossfoot.launching.submit import advice, follow, refuse_impossible, submit
+from crossfoot.launch.snapshot import take_snapshot
+from crossfoot.launch.start import start
+from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
 from crossfoot.ledger.attempts import attempt_numbers
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.continuing import look_back

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from crossfoot.launching.job import Job, Rendered, script_file
-from crossfoot.launching.shell_text import command_text, export
+from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.shell_text import command_text, export
 
 
 def render(job: Job) -> Rendered:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.launching.findings import ended_unsaid
+from crossfoot.launch.findings import ended_unsaid
 from crossfoot.ledger.attempts import ENDING_FILE, attempt_numbers, attempt_path
 from crossfoot.ledger.ending import read_ending
 from crossfoot.ledger.receipt import receipt_of

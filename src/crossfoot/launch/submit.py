@@ -14,11 +14,11 @@ from pathlib import Path
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
 from crossfoot.going_on import LAUNCH_FOLDER
-from crossfoot.launching import findings as refusals
-from crossfoot.launching.job import Job, Rendered
-from crossfoot.launching.outcome import Outcome, outcome_of, wait_for_word
-from crossfoot.launching.slurm import log_path
-from crossfoot.launching.slurm_says import ENDED, QueueState, refusal_of
+from crossfoot.launch import findings as refusals
+from crossfoot.launch.job import Job, Rendered
+from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
+from crossfoot.launch.slurm import log_path
+from crossfoot.launch.slurm_says import ENDED, QueueState, refusal_of
 from crossfoot.ledger.attempts import attempt_numbers
 
 LOOK_SECONDS = 2.0
