@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crossfoot.index.tiny import SETTINGS, tiny_tokenizer
+from crossfoot.data.tiny_tokenizer import SETTINGS, tiny_tokenizer
 from support.launching import ROOT
 
 TOKEN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}

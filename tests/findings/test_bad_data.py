@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from crossfoot.data.findings import MISTAKES
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index import build
 from crossfoot.index.build import ensure_index
-from crossfoot.index.findings import MISTAKES
 from crossfoot.index.locate import count_records, find_index
 from crossfoot.written.run_file import RunFile
 from index_cases import GOOD, jsonl, written_run

@@ -19,8 +19,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from crossfoot.index.templates import TEMPLATES
-from crossfoot.index.tiny import write_tiny_tokenizer
+from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from support import warm
 
 ROOT = Path(__file__).resolve().parents[2]

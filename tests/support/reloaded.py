@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from crossfoot.data.templates import TEMPLATES
 from crossfoot.index.store import DataIndex, open_index, read_header
-from crossfoot.index.templates import TEMPLATES
 
 
 def indexes_of(index_dir: Path, file: Path) -> list[DataIndex]:

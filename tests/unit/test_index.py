@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from crossfoot.data.templates import alpaca2
+from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
+from crossfoot.data.tokenizer import copy_tokenizer, load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.index import build, waiting
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index, read_header, segment_digests
-from crossfoot.index.templates import alpaca2
-from crossfoot.index.tiny import write_tiny_tokenizer
-from crossfoot.index.tokenizer import copy_tokenizer, load_encoder
 from index_cases import GOOD, jsonl, written_run
 from tokenizer_cases import JSON, write
 

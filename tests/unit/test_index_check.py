@@ -112,7 +112,7 @@ def test_what_changed_since_is_a_note(planned: tuple[RunPlan, dict[str, Any]], m
 
 def test_a_tokenizer_that_changed_or_is_gone_is_a_note(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    from crossfoot.index.tiny import write_tiny_tokenizer
+    from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 
     folder = write_tiny_tokenizer("made")
     static = read_static(written_run(Path(), [jsonl(Path("a.jsonl"), *ROWS)], tokenizer=folder).path, [])

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossfoot.data import samples
+from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.tiny_tokenizer import tiny_folder, write_tiny_tokenizer
 from crossfoot.findings.finding import Refused
-from crossfoot.index import build, reference_check, samples, writer
+from crossfoot.index import build, reference_check, writer
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.reference_records import found_records, value_of
 from crossfoot.index.reference_tokens import Expected, prompt_of
@@ -26,8 +29,6 @@ from crossfoot.index.store import (
     open_index,
     segment_digests,
 )
-from crossfoot.index.templates import TEMPLATES
-from crossfoot.index.tiny import tiny_folder, write_tiny_tokenizer
 from crossfoot.written.run_file import RunFile
 from index_cases import GOOD, ROWS, alter_mask, alter_tokens, forge, held, jsonl, written_run
 

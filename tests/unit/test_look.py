@@ -11,17 +11,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from crossfoot.data import look as looking
+from crossfoot.data import measuring
+from crossfoot.data import tokenizer as loading
+from crossfoot.data.look import DataLook
+from crossfoot.data.records import read_records
+from crossfoot.data.sampling import some_records, with_line
+from crossfoot.data.templates import alpaca2
+from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
+from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
-from crossfoot.index import look as looking
-from crossfoot.index import measuring
-from crossfoot.index import tokenizer as loading
 from crossfoot.index.build import ensure_index
-from crossfoot.index.look import DataLook, look_at
-from crossfoot.index.records import read_records
-from crossfoot.index.sampling import some_records, with_line
-from crossfoot.index.templates import alpaca2
-from crossfoot.index.tiny import write_tiny_tokenizer
-from crossfoot.index.tokenizer import encoder_at_hand, load_encoder
+from crossfoot.index.look import look_at
 from crossfoot.written.run_file import load_run
 from index_cases import GOOD, jsonl, written_run
 from support.launching import ROOT
@@ -201,7 +202,7 @@ def test_some_documents_of_plain_text(tmp_path: Path, small_reads: None) -> None
 
 
 def test_a_line_longer_than_is_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossfoot.index.sampling.LONGEST_RECORD_BYTES", 500)
+    monkeypatch.setattr("crossfoot.data.sampling.LONGEST_RECORD_BYTES", 500)
     rows = [record(n, "a" * (2000 if n == 50 else 10)) for n in range(100)]
     drawn = list(some_records(jsonl(tmp_path / "a.jsonl", *rows), "sft", 90))
     assert len(drawn) > 30

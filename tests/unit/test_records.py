@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from crossfoot.index import records
-from crossfoot.index.findings import Problem
-from crossfoot.index.records import Record, read_records
+from crossfoot.data import records
+from crossfoot.data.findings import Problem
+from crossfoot.data.records import Record, read_records
 from index_cases import GOOD, jsonl
 
 TRAPS: list[dict[str, Any]] = [

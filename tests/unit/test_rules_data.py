@@ -10,8 +10,8 @@ import pytest
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import check_static
+from crossfoot.data.look import DataLook
 from crossfoot.findings.finding import Finding
-from crossfoot.index.look import DataLook
 from crossfoot.written.model_facts import ModelFacts
 from crossfoot.written.run_file import load_run
 

@@ -9,8 +9,8 @@ import pytest
 
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import check_static
+from crossfoot.data.look import DataLook
 from crossfoot.findings.finding import Finding
-from crossfoot.index.look import DataLook
 from crossfoot.written.model_facts import ModelFacts, read_model_facts
 from crossfoot.written.model_modules import FAMILIES, causal_families, is_known_family
 from crossfoot.written.run_file import load_run

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import tokenizer_cases as cases
+from crossfoot.data import tokenizer as loading
+from crossfoot.data.samples import Encoder
+from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
-from crossfoot.index import tokenizer as loading
-from crossfoot.index.samples import Encoder
-from crossfoot.index.tokenizer import encoder_at_hand, load_encoder
 from index_cases import written_run
 from support.launching import ROOT
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crossfoot.arithmetic.batch import BatchPlan
     from crossfoot.arithmetic.rate import RatePlan
     from crossfoot.arithmetic.schedule import Schedule
-    from crossfoot.index.look import DataLook
+    from crossfoot.data.look import DataLook
     from crossfoot.written.deepspeed_file import DeepSpeedFile
     from crossfoot.written.launch.statement import LaunchFile
     from crossfoot.written.model_facts import ModelFacts
@@ -34,7 +34,7 @@ PAGES_ARE_IN = (
     "crossfoot.doctor.findings",
     "crossfoot.extras",
     "crossfoot.faults.findings",
-    "crossfoot.index.findings",
+    "crossfoot.data.findings",
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",

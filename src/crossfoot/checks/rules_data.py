@@ -11,7 +11,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 
 if TYPE_CHECKING:
-    from crossfoot.index.look import DataLook
+    from crossfoot.data.look import DataLook
 
 CONSIDERABLE = 0.01
 """A smaller share of the data is counted in the plan and the receipt, and no finding."""

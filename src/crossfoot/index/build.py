@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.durable import sync
-from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.findings import (
+from crossfoot.data.findings import (
     Problem,
     builder_silent,
     data_changed,
@@ -21,6 +19,12 @@ from crossfoot.index.findings import (
     no_samples,
     tokenizer_unusable,
 )
+from crossfoot.data.problems import Problems
+from crossfoot.data.records import Task, read_records
+from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
+from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
+from crossfoot.durable import sync
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.locate import (
     SourceState,
     address_of,
@@ -30,11 +34,7 @@ from crossfoot.index.locate import (
     source_states,
     tokenizer_place,
 )
-from crossfoot.index.problems import Problems
-from crossfoot.index.records import Task, read_records
-from crossfoot.index.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
-from crossfoot.index.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.writer import IndexWriter
 from crossfoot.phrases import said_by

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.data.findings import MISTAKES, Problem, no_samples, tokenizer_unusable
+from crossfoot.data.records import Task, count_file, file_problem, kind_of
+from crossfoot.data.tokenizer import fingerprint, local_folder, tokenizer_path
 from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.findings import MISTAKES, Problem, no_samples, tokenizer_unusable
-from crossfoot.index.records import Task, count_file, file_problem, kind_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
-from crossfoot.index.tokenizer import fingerprint, local_folder, tokenizer_path
 
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
+from crossfoot.data.samples import BYTES_PER_TOKEN
 
 SOURCES = "sources.json"
-BYTES_PER_TOKEN = 3.5
-"""Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
-"""
 SETTLED_SECONDS = 2.0
 
 

@@ -1,69 +1,17 @@
-"""A look at the samples before anything is indexed: fast and torch-free.
-
-Files of 2 MiB together are read whole, of larger ones some 200 records, spread evenly. A text has at most as
-many tokens as bytes, so only the records that could be too long are tokenised, the longest first. With an
-index, its exact numbers stand in for all that. Cost: 0.02 to 0.2 s, most of it loading a tokenizer.
-"""
+"""A look at a run's data: at its index, when there is one, else at some of the records."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
-from crossfoot.findings.finding import Finding, Refused
-from crossfoot.index.findings import Problem
+from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
+from crossfoot.data.measuring import Seen
+from crossfoot.findings.finding import Refused
 from crossfoot.index.locate import find_index
-from crossfoot.index.measuring import Measured, Seen, TokenCounter, measure
-from crossfoot.index.problems import Problems
-from crossfoot.index.records import Task, file_problem, read_records
-from crossfoot.index.samples import texts_of
-from crossfoot.index.sampling import Drawn, some_records, with_line
 from crossfoot.index.store import DataIndex
-from crossfoot.index.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.written.run_file import RunFile
-
-WHOLE_BYTES = 2 << 20
-SOME_RECORDS = 200
-FEWEST_OF_A_FILE = 8
-
-
-@dataclass(frozen=True)
-class DataLook:
-    """What a look at the training data found; the validation data is looked at for what is wrong and for what
-    it shares.
-
-    is_indexed: the numbers are the index's, exact. is_whole: every record was read. is_counted: tokens are
-    counted, not estimated from the size of the text. records: records looked at. rejected_records: of them,
-    what data.bad_samples: skip leaves out. samples, repeated_samples: trainable ones, and those of them equal
-    to an earlier one. truncated_samples: longer than data.max_seq_len. lost_share: of all trained tokens, cut
-    off with that. longest_tokens: before any cut; longest_kept_tokens: after it. has_counted_all: every
-    sample that could be longer than data.max_seq_len was tokenised. hopeless_records: prompts
-    that, by estimate, fill the window. leaked_records: validation records that are training records too.
-    vocabulary: rows that the tokenizer needs, None when not known. findings: what indexing would refuse.
-    """
-
-    is_indexed: bool
-    is_whole: bool
-    is_counted: bool
-    records: int
-    samples: int
-    rejected_records: int = 0
-    rejected_example: str = ""
-    repeated_samples: int = 0
-    truncated_samples: int = 0
-    lost_share: float = 0.0
-    longest_tokens: int = 0
-    longest_kept_tokens: int = 0
-    has_counted_all: bool = False
-    hopeless_records: int = 0
-    validation_records: int = 0
-    leaked_records: int = 0
-    vocabulary: int | None = None
-    findings: tuple[Finding, ...] = ()
 
 
 def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
@@ -73,126 +21,19 @@ def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
     """
     data = run.config.data
     files = [file for file in dict.fromkeys((*data.train, *data.validation))]
-    looking = _Looking(run, files)
+    looking = Looking(run, files)
     if index is not None:
-        look = _of_index(index)
+        look = of_index(index)
         seen = None
     else:
         seen = looking.see(data.train)
-        look = _of_records(run, seen, looking)
+        look = of_records(run, seen, looking)
     if data.validation:
-        look = _with_validation(look, looking, index, seen)
+        look = with_validation(look, looking, index, seen)
     return replace(look, findings=looking.findings())
 
 
-@dataclass
-class _Looking:
-    """The files, numbered, and every problem met so far."""
-
-    run: RunFile
-    files: Sequence[str]
-    bad: list[tuple[int, Problem]] = field(default_factory=list)
-    is_cut_short: bool = False
-
-    @cached_property
-    def counter(self) -> TokenCounter:
-        """What counts tokens here; loading it is most of the time that a look takes."""
-        return TokenCounter(encoder_at_hand(tokenizer_path(self.run.config), self.run.index_dir))
-
-    def see(self, files: Iterable[str]) -> Seen:
-        """Read these files, or some of their records; the same file only once."""
-        data = self.run.config.data
-        by_path = {os.path.realpath(file): file for file in reversed(list(files))}
-        wanted = [file for file in reversed(by_path.values()) if file_problem(file, data.task) is None]
-        sizes = [os.path.getsize(file) for file in wanted]
-        seen = Seen(is_whole=sum(sizes) <= WHOLE_BYTES)
-        self.is_cut_short |= not seen.is_whole
-        for file, size in zip(wanted, sizes, strict=True):
-            before = seen.records
-            for drawn in _draw(file, data.task, None if seen.is_whole else size / sum(sizes)):
-                self._take(drawn, file, seen)
-            if seen.records == before and seen.is_whole and not self._is_bad(file):
-                self.bad.append((self._number(file), Problem("CF505", 0, f"{file}: no record", fatal=True)))
-        return seen
-
-    def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
-        data = self.run.config.data
-        number, found = self._number(file), drawn.found
-        seen.records += not isinstance(found, Problem)
-        made = found if isinstance(found, Problem) else texts_of(found, number, data.task, data.template)
-        if isinstance(made, Problem):
-            self.reject(number, made, drawn.start, seen)
-        else:
-            seen.add(made, drawn.start)
-
-    def reject(self, file_id: int, problem: Problem, start: int | None, seen: Seen) -> None:
-        """Note a bad record. One that is only left out is counted; the first of them is an example."""
-        is_left_out = not problem.fatal and self.run.config.data.bad_samples == "skip"
-        if is_left_out:
-            seen.rejected += 1
-        if is_left_out and seen.example:
-            return
-        located = with_line(problem, self.files[file_id], start)
-        if is_left_out:
-            seen.example = f"{self.files[file_id]}:{located.line}: {located.reason}"
-        else:
-            self.bad.append((file_id, located))
-
-    def findings(self) -> tuple[Finding, ...]:
-        """What indexing would refuse, in the order of the files."""
-        problems = Problems(self.files, stops=True)
-        for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
-            problems.note(file_id, problem)
-        return problems.findings(cut_short=self.is_cut_short)
-
-    def _number(self, file: str) -> int:
-        return self.files.index(file)
-
-    def _is_bad(self, file: str) -> bool:
-        return any(self.files[number] == file for number, _ in self.bad)
-
-
-def _draw(file: str, task: Task, share: float | None) -> Iterable[Drawn]:
-    """All records, or this file's share of the ones that are looked at."""
-    if share is None:
-        return map(Drawn, read_records(file, task))
-    return some_records(file, task, max(FEWEST_OF_A_FILE, round(SOME_RECORDS * share)))
-
-
-def _of_records(run: RunFile, seen: Seen, looking: _Looking) -> DataLook:
-    config = run.config
-    counter = TokenCounter(None)
-    measured = Measured()
-    is_sft = config.data.task == "sft"
-    long_ones = seen.longer_than(config.data.max_seq_len) if is_sft else []
-    # The tokenizer's size matters when it is not the model's own, and something is trained with LoRA.
-    if long_ones or (config.lora is not None and config.tokenizer is not None):
-        counter = looking.counter
-    if long_ones:
-        measured = measure(seen, long_ones, counter, config.data.max_seq_len)
-        looking.is_cut_short |= measured.count < len(long_ones)
-        for texts, start, problem in measured.too_long:
-            looking.reject(texts.file_id, problem, start, seen)
-    return DataLook(
-        is_indexed=False,
-        is_whole=seen.is_whole,
-        is_counted=counter.is_exact,
-        records=seen.records,
-        samples=len(seen.texts),
-        rejected_records=seen.rejected,
-        rejected_example=seen.example,
-        repeated_samples=seen.repeated,
-        truncated_samples=round(measured.truncated),
-        lost_share=measured.lost_share,
-        longest_tokens=measured.longest,
-        longest_kept_tokens=min(measured.longest, config.data.max_seq_len),
-        has_counted_all=counter.is_exact and measured.count == len(long_ones),
-        hopeless_records=round(measured.hopeless),
-        vocabulary=counter.vocabulary,
-    )
-
-
-def _of_index(index: DataIndex) -> DataLook:
+def of_index(index: DataIndex) -> DataLook:
     header = index.header
     rejects = index.rejects[:1]
     return DataLook(
@@ -213,34 +54,22 @@ def _of_index(index: DataIndex) -> DataLook:
     )
 
 
-def _with_validation(
-    look: DataLook, looking: _Looking, index: DataIndex | None, seen: Seen | None
-) -> DataLook:
+def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, seen: Seen | None) -> DataLook:
     """The look with what validation and training share: by digests when both are indexed, else by texts."""
     run = looking.run
     data = run.config.data
-    if index is not None and (other := _index_of_validation(run)) is not None:
+    if index is not None and (other := index_of_validation(run)) is not None:
         leaked = int(np.isin(other.digests, index.digests).sum())
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
     if data.task == "sft":
-        _reject_hopeless(there, looking)
-    known = seen if seen is not None else _Looking(run, looking.files).see(data.train)
+        reject_hopeless(there, looking)
+    known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)
 
 
-def _reject_hopeless(seen: Seen, looking: _Looking) -> None:
-    """Validation records whose prompt fills the window would stop the run as training records do."""
-    run = looking.run
-    window = run.config.data.max_seq_len
-    long_ones = [i for i in seen.longer_than(window) if len(seen.texts[i].parts[0].encode()) >= window - 2]
-    if long_ones:
-        for texts, start, problem in measure(seen, long_ones, looking.counter, window).too_long:
-            looking.reject(texts.file_id, problem, start, seen)
-
-
-def _index_of_validation(run: RunFile) -> DataIndex | None:
+def index_of_validation(run: RunFile) -> DataIndex | None:
     try:
         return find_index(run, list(run.config.data.validation))
     except Refused:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from crossfoot.index.store import DataIndex, TokenizerFacts
+from crossfoot.data.samples import TokenizerFacts
+from crossfoot.index.store import DataIndex
 
 SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
 _CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.data.samples import TokenizerFacts
+
 FORMAT_VERSION = 2
 """Of the files of an index. One of another format is built anew, at the same address."""
 CONTENT_VERSION = 1
@@ -59,22 +61,6 @@ class Source:
     bytes: int
     sha256: str
     records: int
-
-
-@dataclass(frozen=True)
-class TokenizerFacts:
-    """What made the tokens. vocabulary: rows the model's table needs (an added pad token does not count).
-
-    bos_ids: the tokens put before every sample (empty, or one). library: what turned text into ids, with its
-    version.
-    """
-
-    path: str
-    fingerprint: str
-    vocabulary: int
-    eos_id: int
-    bos_ids: tuple[int, ...]
-    library: str
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from crossfoot import durable
-from crossfoot.index.findings import Problem
-from crossfoot.index.samples import Sample
+from crossfoot.data.findings import Problem
+from crossfoot.data.samples import Sample
 from crossfoot.index.store import (
     HEADER,
     REJECTS,

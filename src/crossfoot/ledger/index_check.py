@@ -11,11 +11,11 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from crossfoot.data.tokenizer import fingerprint, local_folder
 from crossfoot.digests import sha256_of_file
 from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
-from crossfoot.index.tokenizer import fingerprint, local_folder
 from crossfoot.ledger.attempts import LOCK_FILE, Attempt, read_attempts
 from crossfoot.ledger.ending import read_lock
 from crossfoot.ledger.entry import NO_STEP, Cause

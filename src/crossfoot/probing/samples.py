@@ -8,14 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfoot.arithmetic.schedule import Layout
-from crossfoot.index.store import (
-    FORMAT_VERSION,
-    DataIndex,
-    IndexHeader,
-    Source,
-    TokenizerFacts,
-    segment_digests,
-)
+from crossfoot.data.samples import TokenizerFacts
+from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexHeader, Source, segment_digests
 from crossfoot.ledger.reconcile import PlannedStep
 
 SHORTEST_TOKENS = 3

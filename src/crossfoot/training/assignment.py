@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.environment.ancestry import launchers_above
 from crossfoot.environment.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
-from crossfoot.index.tiny import tiny_folder
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
 from crossfoot.planning.changing import refusals_of_allow

@@ -15,10 +15,10 @@ from torch import nn
 
 from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
+from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.going_on import command_to_continue
-from crossfoot.index.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.launch.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.ledger.ending import Ending, write_ending

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import islice
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.index.findings import Problem
-from crossfoot.index.records import (
+from crossfoot.data.findings import Problem
+from crossfoot.data.records import (
     FIELDS,
     Record,
     Task,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from crossfoot.index.findings import Problem
-from crossfoot.index.locate import BYTES_PER_TOKEN
-from crossfoot.index.samples import Encoder, Texts
+from crossfoot.data.findings import Problem
+from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts
 
 LONGEST_FIRST = 32
 MEASURED_RECORDS = 300

@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.index.findings import Problem
-from crossfoot.index.records import Record, Task
-from crossfoot.index.store import TokenizerFacts
-from crossfoot.index.templates import TEMPLATES
+from crossfoot.data.findings import Problem
+from crossfoot.data.records import Record, Task
+from crossfoot.data.templates import TEMPLATES
+
+BYTES_PER_TOKEN = 3.5
+"""Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
+"""
 
 
 class Encoder(Protocol):
@@ -199,3 +202,19 @@ class BlockCutter:
     @staticmethod
     def _block(ids: npt.NDArray[np.int32], origin: tuple[int, int]) -> Sample:
         return Sample(ids, np.ones(len(ids), dtype=np.uint8), 0, *origin)
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What made the tokens. vocabulary: rows the model's table needs (an added pad token does not count).
+
+    bos_ids: the tokens put before every sample (empty, or one). library: what turned text into ids, with its
+    version.
+    """
+
+    path: str
+    fingerprint: str
+    vocabulary: int
+    eos_id: int
+    bos_ids: tuple[int, ...]
+    library: str

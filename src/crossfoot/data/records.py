@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any, BinaryIO, Literal, TextIO
 
-from crossfoot.index.findings import Problem
+from crossfoot.data.findings import Problem
 
 Task = Literal["sft", "pretrain"]
 FIELDS: dict[str, tuple[str, ...]] = {"sft": ("instruction", "input", "output"), "pretrain": ("text",)}

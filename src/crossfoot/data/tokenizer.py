@@ -21,12 +21,17 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
+from crossfoot.data.findings import no_end_token, tokenizer_unusable
+from crossfoot.data.samples import Encoder, TokenizerFacts
+from crossfoot.data.tiny_tokenizer import (
+    FINGERPRINT,
+    SETTINGS,
+    tiny_folder,
+    tiny_tokenizer,
+    write_tiny_tokenizer,
+)
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.findings import no_end_token, tokenizer_unusable
-from crossfoot.index.samples import Encoder
-from crossfoot.index.store import TokenizerFacts
-from crossfoot.index.tiny import FINGERPRINT, SETTINGS, tiny_folder, tiny_tokenizer, write_tiny_tokenizer
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from crossfoot.data.findings import NAMED_RECORDS, SKIP_HELP, Problem, more_bad_records
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.findings import NAMED_RECORDS, SKIP_HELP, Problem, more_bad_records
 
 
 class Problems:
