@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from crossfoot.ledger.attempts import (
+from crossfoot.ledger.book import LedgerBook, read_readable
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.promise import batches_sha256, terms_of
+from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
+from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+from crossfoot.runs.attempts import (
     Attempt,
     attempt_path,
     counted,
@@ -20,12 +25,7 @@ from crossfoot.ledger.attempts import (
     vouched_steps,
     write_attempt,
 )
-from crossfoot.ledger.book import LedgerBook, read_readable
-from crossfoot.ledger.ending import Ending, lock_sha256, write_document, write_ending
-from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.promise import batches_sha256, terms_of
-from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
-from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+from crossfoot.runs.ending import Ending, lock_sha256, write_document, write_ending
 
 
 def digest_of(*content: object) -> int:

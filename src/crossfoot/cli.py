@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        from crossfoot.planning.run_folder import is_system_refusal, system_refused
+        from crossfoot.runs.run_folder import is_system_refusal, system_refused
 
         if not is_system_refusal(error):
             raise

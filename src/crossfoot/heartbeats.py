@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crossfoot import durable
+from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 
-FOLDER = "heartbeat"
 FORMAT = 1
 LARGEST_BYTES = 1_024
 """Every file has this size, so that a beat can be written over the one before it when the disk is full."""
@@ -62,7 +62,7 @@ class Heartbeat:
 
 def heartbeat_path(run_dir: str | os.PathLike[str], rank: int) -> Path:
     """`RUN_DIR/heartbeat/rank-00003.json`."""
-    return Path(run_dir, FOLDER, f"rank-{rank:05d}.json")
+    return Path(run_dir, HEARTBEAT_FOLDER, f"rank-{rank:05d}.json")
 
 
 def write_heartbeat(run_dir: str | os.PathLike[str], beat: Heartbeat) -> None:
@@ -89,10 +89,10 @@ def read_heartbeats(run_dir: str | os.PathLike[str]) -> tuple[Heartbeat, ...]:
     folder there are none.
     """
     try:
-        names = sorted(name for name in os.listdir(Path(run_dir, FOLDER)) if _NAME.fullmatch(name))
+        names = sorted(name for name in os.listdir(Path(run_dir, HEARTBEAT_FOLDER)) if _NAME.fullmatch(name))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    beats = (_read(Path(run_dir, FOLDER, name)) for name in names)
+    beats = (_read(Path(run_dir, HEARTBEAT_FOLDER, name)) for name in names)
     return tuple(sorted((beat for beat in beats if beat is not None), key=lambda beat: beat.rank))
 
 

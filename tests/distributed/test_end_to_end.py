@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from crossfoot.launch.dry_run import TOLERANCE
+from crossfoot.runs.dry_run import TOLERANCE
 from support.launching import (
     ROOT,
     SCRIPTS,

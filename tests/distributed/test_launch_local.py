@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crossfoot.launch.dry_run import compare_with_dry_run
 from crossfoot.launch.ranks_here import rank_processes
+from crossfoot.runs.dry_run import compare_with_dry_run
 from support.launching import ROOT, environment, ledger, receipt, small_config, start
 from support.steering import Steering, until_gone, wait_until_held
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from crossfoot.ledger.attempts import LEDGER_FILE
 from crossfoot.ledger.book import LedgerBook
-from crossfoot.planning.continuing import look_back, take_up
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import existing_index, plan_static, read_static
+from crossfoot.runs.attempts import LEDGER_FILE
+from crossfoot.runs.resume import look_back, take_up
 from crossfoot.training.pauses import LOOK_SECONDS
 from support.launching import (
     ROOT,

@@ -12,7 +12,7 @@ import torch
 
 from crossfoot.checkpoints.manifest import read_manifest
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.attempts import read_attempts
+from crossfoot.runs.attempts import read_attempts
 from crossfoot.training import pauses
 from support import plain_torch
 from support.loop_room import Room

@@ -19,10 +19,10 @@ from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Layout, Schedule
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.ending import lock_sha256
 from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.verdict import Receipt
+from crossfoot.runs.ending import lock_sha256
 from crossfoot.training import claiming
 from crossfoot.training.assignment import Orders
 from crossfoot.training.bookkeeper import StepPlanner
@@ -233,7 +233,7 @@ def test_a_checkpoint_of_another_run_is_not_trained_on(
     with pytest.raises(Refused, match="CF760") as refused:
         train(room, "mine", continues=True)
     assert "it is of another run" in refused.value.findings[1].title
-    with mock.patch("crossfoot.planning.continuing.of_another_run", return_value={}):
+    with mock.patch("crossfoot.runs.resume.of_another_run", return_value={}):
         assert train(room, "mine", continues=True) == 3
     assert "CF729" in capsys.readouterr().out
     shutil.rmtree(room / "mine" / folder)  # pruned: what the attempt noted still tells

@@ -10,12 +10,12 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.receipt import make_receipt
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.verdict import Receipt
 from crossfoot.ledger.witness import SegmentWitness, StepWitness, pack, packed_width, unpack
+from crossfoot.runs.ending import Ending
 from ledger_cases import Data, with_segments
 
 FEW = settings(max_examples=80, deadline=None)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.attempts import (
+from crossfoot.ledger.book import BookLines, read_readable
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.runs.attempts import (
     Attempt,
     Change,
     Standing,
@@ -22,8 +24,6 @@ from crossfoot.ledger.attempts import (
     vouched_steps,
     write_attempt,
 )
-from crossfoot.ledger.book import BookLines, read_readable
-from crossfoot.ledger.entry import StepEntry
 from ledger_cases import an_attempt, six_samples
 
 

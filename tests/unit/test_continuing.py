@@ -13,19 +13,13 @@ import pytest
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
-from crossfoot.ledger.attempts import Change, attempt_path, read_attempts
 from crossfoot.ledger.book import LedgerBook, read_book
-from crossfoot.ledger.ending import Ending, lock_sha256, write_ending
 from crossfoot.ledger.receipt import receipt_of
-from crossfoot.planning.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
-from crossfoot.planning.continuing import (
-    lock_in_force,
-    look_back,
-    refuse_finished,
-    refuse_other_past,
-    start_attempt,
-)
-from crossfoot.planning.run_folder import make_folder, refuse_used_folder, release_folder
+from crossfoot.runs.attempts import Change, attempt_path, read_attempts
+from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
+from crossfoot.runs.ending import Ending, lock_sha256, write_ending
+from crossfoot.runs.resume import lock_in_force, look_back, refuse_finished, refuse_other_past, start_attempt
+from crossfoot.runs.run_folder import make_folder, refuse_used_folder, release_folder
 from crossfoot.written.known_keys import sections
 from crossfoot.written.run_file import RunFile, load_run
 from ledger_cases import Data, Job, an_attempt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.going_on import command_to_continue
+from crossfoot.runs.resume_command import command_to_continue
 
 BY_HAND = "crossfoot train my.yaml --continue {run}"
 

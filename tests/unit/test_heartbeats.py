@@ -15,7 +15,7 @@ import pytest
 from crossfoot.faults.findings import finding_of
 from crossfoot.faults.judging import Judge, Kind, Sighting, Verdict
 from crossfoot.faults.processes import is_there, supervisors_above
-from crossfoot.faults.verdicts import forget_attempt, read_verdict, verdict_path, write_verdict
+from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.findings.render import render
 from crossfoot.heartbeats import (
     LARGEST_BYTES,
@@ -26,6 +26,7 @@ from crossfoot.heartbeats import (
     write_heartbeat,
 )
 from crossfoot.processes import State, state_of, this_machine
+from crossfoot.runs.run_folder import forget_attempt, verdict_path
 
 TIMEOUT, PERIOD = 100.0, 10.0
 

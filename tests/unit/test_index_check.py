@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from crossfoot.index.store import array_path, open_index
-from crossfoot.ledger.attempts import LOCK_FILE
-from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.index_check import held_against_index, index_faults
 from crossfoot.ledger.receipt import make_receipt
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import plan_static, read_static
+from crossfoot.runs.attempts import LOCK_FILE
+from crossfoot.runs.ending import Ending
 from index_cases import ROWS, alter_mask, alter_tokens, forge, held, jsonl, written_run
 
 GOOD_NOTE = "the index was held against its files: 12 of 12 records re-tokenised, none differs"

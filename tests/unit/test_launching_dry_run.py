@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.launch.dry_run import MARK, compare_with_dry_run, make_room, report
-from crossfoot.launch.resolving import dry_dir_of, run_dir_word
-from crossfoot.ledger.ending import Ending
+from crossfoot.launch.dry_run import make_room, report
+from crossfoot.launch.resolving import run_dir_word
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.runs.dry_run import MARK, compare_with_dry_run, dry_dir_of
+from crossfoot.runs.ending import Ending
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job, sealed, six_samples
 from support.launching import small_config

@@ -20,8 +20,8 @@ from crossfoot.launch import outcome, submit
 from crossfoot.launch.job import Job, Wishes
 from crossfoot.launch.slurm import limit_seconds
 from crossfoot.launch.slurm_says import QueueState, refusal_of
-from crossfoot.ledger.ending import Ending
-from crossfoot.planning.run_folder import holds_run
+from crossfoot.runs.ending import Ending
+from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job as Told
 from ledger_cases import six_samples

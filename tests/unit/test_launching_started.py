@@ -21,7 +21,7 @@ from crossfoot.launch.job import Job, Rendered, Wishes
 from crossfoot.launch.outcome import ended_with, outcome_of
 from crossfoot.launch.ranks_here import is_rank, rank_processes, signal_over_ssh
 from crossfoot.launch.verb import who_speaks
-from crossfoot.ledger.ending import Ending
+from crossfoot.runs.ending import Ending
 from ledger_cases import Job as Told
 from ledger_cases import six_samples
 from support.steering import until

@@ -18,8 +18,8 @@ from crossfoot.environment.master_address import (
 )
 from crossfoot.environment.world import read_world, unplanned_nodes
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.planning.continuing import NEW_RUN
 from crossfoot.planning.prepare import read_static
+from crossfoot.runs.resume import NEW_RUN
 from crossfoot.training import assignment, claiming
 from crossfoot.training.account import Account, account_of, code_facts, flat, read_account
 from crossfoot.training.devices import Device, choose_index, identity_of

@@ -10,9 +10,9 @@ import pytest
 from checkpoint_cases import save
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.attempts import Change
-from crossfoot.ledger.ending import Ending
-from crossfoot.planning.continuing import Beginning, Continued, is_requeued, look_back, take_up
+from crossfoot.runs.attempts import Change
+from crossfoot.runs.ending import Ending
+from crossfoot.runs.resume import Beginning, Continued, is_requeued, look_back, take_up
 from crossfoot.written.run_file import RunFile, load_run
 from ledger_cases import Data, Job
 from support.launching import small_config

@@ -24,11 +24,12 @@ from crossfoot.checkpoints.store import commit, partial_folder
 from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.faults.verdicts import write_verdict
 from crossfoot.findings.finding import Refused
-from crossfoot.heartbeats import FOLDER, Heartbeat, write_heartbeat
-from crossfoot.ledger.ending import Ending
+from crossfoot.heartbeats import Heartbeat, write_heartbeat
 from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.runs.ending import Ending
+from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 from crossfoot.watching import watcher as watching
 from crossfoot.watching.follow import LedgerFollower
 from crossfoot.watching.freshness import Freshness
@@ -52,7 +53,7 @@ def job(folder: Path, **other: Any) -> Job:
 
 
 def beat(folder: Path, rank: int, beats: int = 1, attempt: int = 1, **other: Any) -> None:
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / HEARTBEAT_FOLDER).mkdir(exist_ok=True)
     known = {"host": f"node{rank}", "pid": 1, "phase": "training", "step": 3, "period_seconds": 1.0}
     seconds = other.pop("beat_seconds", NOW)
     write_heartbeat(
@@ -217,8 +218,8 @@ def _tamper(ledger: Path, draw: random.Random) -> None:
 
 
 def _unbroken(run: Job) -> int:
-    from crossfoot.ledger.attempts import read_attempts, vouched_steps
     from crossfoot.ledger.book import read_readable
+    from crossfoot.runs.attempts import read_attempts, vouched_steps
 
     return vouched_steps(read_readable(str(run.ledger)), read_attempts(str(run.folder)))
 
@@ -407,7 +408,7 @@ def test_a_silent_rank_is_named(tmp_path: Path) -> None:
     beat(tmp_path, 0)
     beat(tmp_path, 1, beat_seconds=NOW - 40)
     beat(tmp_path, 7, attempt=9)  # of another attempt
-    (tmp_path / FOLDER / "rank-00002.json").write_text("{", encoding="utf-8")
+    (tmp_path / HEARTBEAT_FOLDER / "rank-00002.json").write_text("{", encoding="utf-8")
     state = watcher_at_rest(tmp_path).look()
     assert state.status == "running" and [rank.is_silent for rank in state.ranks] == [False, True]
     assert row(state, "ranks").startswith("0   node0   training   step 3   0 s ago")

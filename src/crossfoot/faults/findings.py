@@ -9,7 +9,7 @@ from crossfoot.environment.findings import rank_lost
 from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
-from crossfoot.going_on import command_to_continue
+from crossfoot.runs.resume_command import command_to_continue
 
 _MOST_LISTED = 16
 _DOES = {

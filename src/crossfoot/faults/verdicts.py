@@ -8,18 +8,12 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, get_args
 
 from crossfoot.faults.judging import Kind, Sighting, Verdict
-from crossfoot.heartbeats import FOLDER
+from crossfoot.runs.run_folder import verdict_path
 
 FORMAT = 1
-
-
-def verdict_path(run_dir: str | os.PathLike[str], attempt: int) -> Path:
-    """`RUN_DIR/heartbeat/verdict-attempt-001.json`."""
-    return Path(run_dir, FOLDER, f"verdict-attempt-{attempt:03d}.json")
 
 
 def read_verdict(run_dir: str | os.PathLike[str], attempt: int) -> Verdict | None:
@@ -50,20 +44,6 @@ def write_verdict(run_dir: str | os.PathLike[str], verdict: Verdict) -> Verdict:
     with suppress(OSError):
         partial.unlink()
     return read_verdict(run_dir, verdict.attempt) or verdict
-
-
-def forget_attempt(run_dir: str | os.PathLike[str], attempt: int) -> None:
-    """Before an attempt begins, and after one that is given back: take away all heartbeats, and what was
-    judged under its number. What was judged of earlier attempts stays.
-    """
-    folder = Path(run_dir, FOLDER)
-    kept = {verdict_path(run_dir, earlier).name for earlier in range(1, attempt)}
-    with suppress(OSError):
-        for path in list(folder.iterdir()):
-            if path.name not in kept:
-                with suppress(OSError):
-                    path.unlink()
-        folder.rmdir()  # when it is empty
 
 
 def _verdict(document: Any, attempt: int) -> Verdict | None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.going_on import MADE_BY
 from crossfoot.launch.shell_text import comment
 from crossfoot.phrases import counted
+from crossfoot.runs.resume_command import MADE_BY
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
 Tasks = Literal["rank", "node"]

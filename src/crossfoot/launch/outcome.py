@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launch.findings import ended_unsaid
-from crossfoot.ledger.attempts import ENDING_FILE, attempt_numbers, attempt_path
-from crossfoot.ledger.ending import read_ending
 from crossfoot.ledger.receipt import receipt_of
+from crossfoot.runs.attempts import ENDING_FILE, attempt_numbers, attempt_path
+from crossfoot.runs.ending import read_ending
 
 _OWN_CODES = (1, 2, 75, 130)
 """What a rank may end with before it has written anything."""

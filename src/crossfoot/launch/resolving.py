@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from crossfoot.environment.forwarding import forwarded
 from crossfoot.environment.master_address import why_not_free
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launch import findings as refusals
 from crossfoot.launch import slurm
 from crossfoot.launch.job import PORT, Job, Wishes, tools_folder
-from crossfoot.planning.changing import refusals_of_allow
 from crossfoot.planning.prepare import Static, read_static
+from crossfoot.runs.changing import refusals_of_allow
+from crossfoot.runs.dry_run import dry_dir_of
+from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.written.launch.statement import Host, with_named
 
 DRY_STEPS = 3
@@ -122,11 +123,6 @@ def make_job(
         hosts=tuple(host.name for host in hosts_of(static)),
         port=wishes.port or PORT,
     )
-
-
-def dry_dir_of(run_dir: str) -> str:
-    """The folder of a run's dry run."""
-    return f"{run_dir}-dryrun"
 
 
 def made_by(config: str, overrides: Sequence[str], wishes: Wishes) -> Iterator[str]:

@@ -16,7 +16,7 @@ from crossfoot.durable import rename_folder
 from crossfoot.findings.finding import Refused
 from crossfoot.launch.job import Job
 from crossfoot.planning.prepare import Static
-from crossfoot.planning.run_folder import CONFIG_NAME, is_system_refusal, system_refused
+from crossfoot.runs.run_folder import CONFIG_NAME, is_system_refusal, system_refused
 from crossfoot.written.resolved import dump_config
 
 FOLDER = "snapshot"

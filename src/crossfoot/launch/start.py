@@ -14,8 +14,8 @@ from types import FrameType, TracebackType
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.ranks_here import living, rank_processes, ranks_elsewhere, signal_over_ssh, signal_ranks
-from crossfoot.ledger.attempts import attempt_numbers
 from crossfoot.processes import state_of, this_machine
+from crossfoot.runs.attempts import attempt_numbers
 
 LOOK_SECONDS = 0.2
 LINGER_SECONDS = 120.0

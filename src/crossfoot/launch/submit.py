@@ -13,13 +13,13 @@ from pathlib import Path
 
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
-from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launch import findings as refusals
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.slurm import log_path
 from crossfoot.launch.slurm_says import ENDED, QueueState, refusal_of
-from crossfoot.ledger.attempts import attempt_numbers
+from crossfoot.runs.attempts import attempt_numbers
+from crossfoot.runs.resume_command import LAUNCH_FOLDER
 
 LOOK_SECONDS = 2.0
 ENDING_SECONDS = 180.0

@@ -14,7 +14,6 @@ from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
-from crossfoot.going_on import LAUNCH_FOLDER
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch import findings as refusals
 from crossfoot.launch.job import Job, Rendered, Wishes
@@ -31,11 +30,12 @@ from crossfoot.launch.resolving import (
 from crossfoot.launch.snapshot import take_snapshot
 from crossfoot.launch.start import start
 from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
-from crossfoot.ledger.attempts import attempt_numbers
 from crossfoot.planning.checking import find_all
-from crossfoot.planning.continuing import look_back
 from crossfoot.planning.prepare import Static
-from crossfoot.planning.run_folder import is_system_refusal, refuse_used_folder, system_refused
+from crossfoot.runs.attempts import attempt_numbers
+from crossfoot.runs.resume import look_back
+from crossfoot.runs.resume_command import LAUNCH_FOLDER
+from crossfoot.runs.run_folder import is_system_refusal, refuse_used_folder, system_refused
 
 _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
     "local": local.render,

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
-from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import SKIPS, Cause, RankCounts, StepEntry
 from crossfoot.ledger.skipping import Policies
+from crossfoot.runs.ending import Ending
 
 _CROSS = {"samples": "real_samples", "forwards": "real_forwards"}
 _PAIRS = ("samples", "real_tokens", "trained_tokens", "forwards")

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crossfoot.ledger.ending import Expects
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.naming import rate_is_planned
 from crossfoot.ledger.promise import PromisedStep
+from crossfoot.runs.ending import Expects
 
 Sums = dict[str, int]
 

@@ -14,16 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.ledger.attempts import (
-    ENDING_FILE,
-    LEDGER_FILE,
-    LOCK_FILE,
-    Attempt,
-    Standing,
-    attempt_numbers,
-    attempt_path,
-    read_attempts,
-)
 from crossfoot.ledger.audit import NumberedLines, audit
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.columns import (
@@ -35,7 +25,23 @@ from crossfoot.ledger.columns import (
     planned_of_steps,
     real_of,
 )
-from crossfoot.ledger.ending import (
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.promise_audit import Held, hold
+from crossfoot.ledger.run_promise import RunPromise, promise_of_run
+from crossfoot.ledger.skipping import policies_of
+from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
+from crossfoot.phrases import counted as with_noun
+from crossfoot.runs.attempts import (
+    ENDING_FILE,
+    LEDGER_FILE,
+    LOCK_FILE,
+    Attempt,
+    Standing,
+    attempt_numbers,
+    attempt_path,
+    read_attempts,
+)
+from crossfoot.runs.ending import (
     CUT_SHORT,
     Ending,
     Expects,
@@ -44,12 +50,6 @@ from crossfoot.ledger.ending import (
     read_lock,
     write_document,
 )
-from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.promise_audit import Held, hold
-from crossfoot.ledger.run_promise import RunPromise, promise_of_run
-from crossfoot.ledger.skipping import policies_of
-from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
-from crossfoot.phrases import counted as with_noun
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"

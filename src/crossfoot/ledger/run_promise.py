@@ -16,11 +16,11 @@ from crossfoot.checkpoints.manifest import Damaged
 from crossfoot.checkpoints.store import checkpoint_in
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
-from crossfoot.ledger.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
 from crossfoot.ledger.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.ledger.promise_audit import Promise, is_promised, lock_faults
+from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 
 
 @dataclass(frozen=True)

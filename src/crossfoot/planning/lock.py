@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from crossfoot.digests import sha256_of_document
-from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.plan import RunPlan
+from crossfoot.runs.ending import lock_sha256
 
 LOCK_VERSION = 1
 

@@ -17,14 +17,14 @@ from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render as render_findings
-from crossfoot.ledger.ending import lock_sha256
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import Static, read_static
-from crossfoot.planning.run_folder import ATTEMPT_NAME
 from crossfoot.probing.compare import BOUNDS, ROUNDOFF
 from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
 from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
+from crossfoot.runs.ending import lock_sha256
+from crossfoot.runs.run_folder import ATTEMPT_NAME
 from crossfoot.training.assignment import Assignment, call_roll, engine_of, refuse_start
 from crossfoot.training.meeting import RefusedTogether
 from crossfoot.training.session import follow, hush_libraries

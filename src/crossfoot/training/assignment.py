@@ -14,12 +14,12 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
-from crossfoot.planning.changing import refusals_of_allow
-from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
-from crossfoot.planning.run_folder import refuse_used_folder
+from crossfoot.runs.changing import refusals_of_allow
+from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
+from crossfoot.runs.run_folder import refuse_used_folder
 from crossfoot.training.account import account_of
 from crossfoot.training.devices import look_at_device
 from crossfoot.training.meeting import Meeting, meet

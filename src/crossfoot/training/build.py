@@ -11,10 +11,10 @@ from torch import nn
 
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.attempts import attempt_path
 from crossfoot.ledger.skipping import Policies
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
-from crossfoot.planning.run_folder import DEEPSPEED_NAME
+from crossfoot.runs.attempts import attempt_path
+from crossfoot.runs.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine

@@ -11,14 +11,13 @@ from datetime import datetime, timezone
 
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
-from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
-from crossfoot.ledger.attempts import Attempt, attempt_path
 from crossfoot.ledger.run_promise import refuse_broken_promise
-from crossfoot.planning.continuing import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.planning.page import render_plan
-from crossfoot.planning.run_folder import CONFIG_NAME, make_folder, release_folder
+from crossfoot.runs.attempts import Attempt, attempt_path
+from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
+from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.shared_folder import claim_folder
 from crossfoot.written.resolved import dump_config

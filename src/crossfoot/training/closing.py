@@ -18,15 +18,15 @@ from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
-from crossfoot.going_on import command_to_continue
-from crossfoot.launch.dry_run import compare_with_dry_run, is_dry_run
-from crossfoot.ledger.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
-from crossfoot.ledger.ending import Ending, write_ending
 from crossfoot.ledger.index_check import held_against_index
 from crossfoot.ledger.receipt import receipt_of, write_receipt
 from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.phrases import said_by
-from crossfoot.planning.run_folder import ADAPTER_NAME, MODEL_NAME
+from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
+from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
+from crossfoot.runs.ending import Ending, write_ending
+from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
 from crossfoot.training.findings import not_saved, unlearnable

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from crossfoot.arithmetic.schedule import Layout
 from crossfoot.findings.render import render
-from crossfoot.ledger.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember
 from crossfoot.ledger.skipping import policies_of
+from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
 from crossfoot.training.assignment import Assignment
 
 

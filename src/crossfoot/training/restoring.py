@@ -1,6 +1,6 @@
 """Load a checkpoint into any engine, stage and number of ranks; all ranks together.
 
-Its every byte was compared with its checksum when it was chosen (`planning.continuing`). Nothing is changed
+Its every byte was compared with its checksum when it was chosen (`runs.resume`). Nothing is changed
 before every name and shape was compared with the model.
 """
 

@@ -15,7 +15,7 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.phrases import first_line
-from crossfoot.planning.run_folder import release_folder
+from crossfoot.runs.run_folder import release_folder
 from crossfoot.training.assignment import Assignment, Orders, assign
 from crossfoot.training.claiming import announce, claim
 from crossfoot.training.meeting import RefusedTogether

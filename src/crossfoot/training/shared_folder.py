@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crossfoot.findings.finding import Refused
-from crossfoot.planning.run_folder import system_refused
+from crossfoot.runs.run_folder import system_refused
 from crossfoot.training.findings import folder_not_shared
 from crossfoot.training.meeting import Meeting
 from crossfoot.written.run_file import RunFile

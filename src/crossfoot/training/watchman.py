@@ -23,9 +23,10 @@ from crossfoot.faults.processes import is_there, supervisors_above
 from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.findings.finding import Finding
-from crossfoot.heartbeats import FOLDER, Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.heartbeats import Heartbeat, Phase, read_heartbeats, write_heartbeat
 from crossfoot.phrases import said_by
 from crossfoot.processes import state_of, this_machine
+from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 from crossfoot.training.last_words import say, within
 
 LONGEST_PERIOD_SECONDS = 10.0
@@ -92,7 +93,7 @@ class Watchman:
 
     def __enter__(self) -> Watchman:
         with suppress(OSError):  # the heart says it, if it lasts
-            os.makedirs(Path(self._run_dir, FOLDER), exist_ok=True)
+            os.makedirs(Path(self._run_dir, HEARTBEAT_FOLDER), exist_ok=True)
             write_heartbeat(self._run_dir, self._state())
         self._heart.start()
         self._guard.start()

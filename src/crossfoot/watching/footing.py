@@ -15,10 +15,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from crossfoot.ledger.attempts import Attempt, Standing
-from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.receipt import make_receipt
+from crossfoot.runs.attempts import Attempt, Standing
+from crossfoot.runs.ending import Ending
 
 
 class Footing:

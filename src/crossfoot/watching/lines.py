@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot import phrases
 from crossfoot.findings.render import clean
-from crossfoot.ledger.attempts import Attempt
-from crossfoot.ledger.ending import CUT_SHORT
 from crossfoot.phrases import clock, counted
+from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.ending import CUT_SHORT
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RunState, speed_of
 

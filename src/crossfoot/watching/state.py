@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossfoot.findings.finding import Finding
-from crossfoot.ledger.attempts import Attempt
-from crossfoot.ledger.ending import Ending
 from crossfoot.ledger.entry import Cause, StepEntry
 from crossfoot.ledger.verdict import Receipt
+from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.ending import Ending
 
 SPEED_STEPS = 20
 """Speeds and the time left are measured over so many of the last steps."""

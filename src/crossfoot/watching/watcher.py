@@ -17,8 +17,12 @@ from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoint
 from crossfoot.faults.findings import finding_of
 from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.heartbeats import FOLDER, read_heartbeats
-from crossfoot.ledger.attempts import (
+from crossfoot.heartbeats import read_heartbeats
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.findings import lock_unreadable
+from crossfoot.ledger.receipt import receipt_of
+from crossfoot.ledger.verdict import Receipt
+from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
     LOCK_FILE,
@@ -29,11 +33,8 @@ from crossfoot.ledger.attempts import (
     attempt_path,
     read_attempts,
 )
-from crossfoot.ledger.ending import Ending, expects_of, read_ending, read_lock
-from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.findings import lock_unreadable
-from crossfoot.ledger.receipt import receipt_of
-from crossfoot.ledger.verdict import Receipt
+from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
+from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
 from crossfoot.watching.freshness import Freshness
@@ -59,7 +60,7 @@ STARTING_SECONDS = 600.0
 RECEIPT_PAUSE_SECONDS, RECEIPT_PAUSE = 3.0, 10.0
 """Between two receipts of a running run lie so many seconds, and so many times what the last one took."""
 
-_IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{FOLDER}")
+_IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{HEARTBEAT_FOLDER}")
 
 
 def no_run_here(run_dir: str) -> Finding:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from crossfoot.going_on import command_to_continue
-from crossfoot.ledger.attempts import Attempt
 from crossfoot.ledger.entry import Cause
 from crossfoot.phrases import clock, counted
+from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.resume_command import command_to_continue
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from crossfoot.faults.verdicts import forget_attempt
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import page
-from crossfoot.going_on import command_to_continue
-from crossfoot.ledger.attempts import (
+from crossfoot.ledger.book import CUT_FILE, read_readable
+from crossfoot.phrases import reason_of, said_by
+from crossfoot.runs.attempts import (
     ATTEMPT_FILE,
     ENDING_FILE,
     LEDGER_FILE,
@@ -21,9 +22,10 @@ from crossfoot.ledger.attempts import (
     attempt_numbers,
     attempt_path,
 )
-from crossfoot.ledger.book import CUT_FILE, read_readable
-from crossfoot.phrases import reason_of, said_by
+from crossfoot.runs.resume_command import command_to_continue
 from crossfoot.written.run_file import RunFile
+
+HEARTBEAT_FOLDER = "heartbeat"
 
 ATTEMPT_NAME = attempt_name(1)
 DEEPSPEED_NAME = "deepspeed.json"
@@ -209,3 +211,22 @@ def _has_trained(ledger: str, attempt: int) -> bool:
     """
     lines = read_readable(ledger)
     return bool(lines.damage) or any(line.attempt == attempt for line in lines)
+
+
+def verdict_path(run_dir: str | os.PathLike[str], attempt: int) -> Path:
+    """`RUN_DIR/heartbeat/verdict-attempt-001.json`."""
+    return Path(run_dir, HEARTBEAT_FOLDER, f"verdict-attempt-{attempt:03d}.json")
+
+
+def forget_attempt(run_dir: str | os.PathLike[str], attempt: int) -> None:
+    """Before an attempt begins, and after one that is given back: take away all heartbeats, and what was
+    judged under its number. What was judged of earlier attempts stays.
+    """
+    folder = Path(run_dir, HEARTBEAT_FOLDER)
+    kept = {verdict_path(run_dir, earlier).name for earlier in range(1, attempt)}
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.name not in kept:
+                with suppress(OSError):
+                    path.unlink()
+        folder.rmdir()  # when it is empty

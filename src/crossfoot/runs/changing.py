@@ -16,7 +16,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import page
-from crossfoot.ledger.attempts import Change
+from crossfoot.runs.attempts import Change
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import sections
 from crossfoot.written.run_file import RunFile

@@ -17,9 +17,9 @@ from typing import Any
 from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.ledger.book import BookLines
-from crossfoot.ledger.ending import read_document, write_document
 from crossfoot.ledger.entry import StepEntry, values_of
 from crossfoot.ledger.findings import attempt_unreadable, checkpoint_ahead
+from crossfoot.runs.ending import read_document, write_document
 
 LOCK_FILE, LEDGER_FILE, RECEIPT_FILE = "plan.lock.json", "ledger.jsonl", "receipt.json"
 ENDING_FILE, ATTEMPT_FILE = "ending.json", "attempt.json"

@@ -13,7 +13,11 @@ from crossfoot.checkpoints.manifest import Damaged, verify_checksums
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import page
-from crossfoot.ledger.attempts import (
+from crossfoot.ledger.book import BookLines, read_readable
+from crossfoot.ledger.findings import lock_unreadable
+from crossfoot.ledger.matching import Uint64Array
+from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
     LOCK_FILE,
@@ -26,13 +30,9 @@ from crossfoot.ledger.attempts import (
     read_attempts,
     write_attempt,
 )
-from crossfoot.ledger.book import BookLines, read_readable
-from crossfoot.ledger.ending import Ending, read_ending, read_lock, write_document
-from crossfoot.ledger.findings import lock_unreadable
-from crossfoot.ledger.matching import Uint64Array
-from crossfoot.ledger.reconcile import samples_sha256
-from crossfoot.planning.changing import hold_against, never_changes
-from crossfoot.planning.run_folder import holds_run
+from crossfoot.runs.changing import hold_against, never_changes
+from crossfoot.runs.ending import Ending, read_ending, read_lock, write_document
+from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.run_file import RunFile
 
 
