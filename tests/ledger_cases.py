@@ -14,9 +14,9 @@ import numpy as np
 
 from crossfoot.ledger.book import LedgerBook, read_readable
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.promise import batches_sha256, terms_of
 from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+from crossfoot.receipts.promise import batches_sha256, terms_of
 from crossfoot.runs.attempts import (
     Attempt,
     attempt_path,

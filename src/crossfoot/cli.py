@@ -335,9 +335,9 @@ def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> 
 
 
 def _receipt(arguments: argparse.Namespace) -> int:
-    from crossfoot.ledger.index_check import held_against_index
-    from crossfoot.ledger.receipt import receipt_of
-    from crossfoot.ledger.receipt_page import render_receipt
+    from crossfoot.receipts.index_check import held_against_index
+    from crossfoot.receipts.receipt import receipt_of
+    from crossfoot.receipts.receipt_page import render_receipt
 
     receipt = held_against_index(receipt_of(arguments.run_dir), arguments.run_dir)
     print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))

@@ -19,9 +19,9 @@ from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Layout, Schedule
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
-from crossfoot.ledger.receipt import receipt_of
-from crossfoot.ledger.receipt_page import render_receipt
-from crossfoot.ledger.verdict import Receipt
+from crossfoot.receipts.receipt import receipt_of
+from crossfoot.receipts.receipt_page import render_receipt
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.training import claiming
 from crossfoot.training.assignment import Orders

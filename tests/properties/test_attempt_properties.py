@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.book import read_book
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.skipping import Policies
-from crossfoot.ledger.verdict import Receipt
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.receipts.receipt import receipt_of
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import counted, read_attempts, vouched_steps
 from crossfoot.runs.ending import Ending
 from ledger_cases import Data, Job

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from crossfoot.arithmetic import schedule as told
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
-from crossfoot.ledger import promise
-from crossfoot.ledger.promise import Terms
-from crossfoot.ledger.promise_audit import is_promised
 from crossfoot.ledger.reconcile import samples_sha256, slots_sha256
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+from crossfoot.receipts import promise
+from crossfoot.receipts.promise import Terms
+from crossfoot.receipts.promise_audit import is_promised
 
 LR: dict[str, Any] = {
     "reference": 1e-4,

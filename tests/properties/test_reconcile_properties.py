@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import make_receipt
 from crossfoot.ledger.reconcile import PlannedStep
-from crossfoot.ledger.verdict import Receipt
 from crossfoot.ledger.witness import SegmentWitness, StepWitness, pack, packed_width, unpack
+from crossfoot.receipts.receipt import make_receipt
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import Ending
 from ledger_cases import Data, with_segments
 

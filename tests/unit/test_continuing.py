@@ -14,7 +14,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.ledger.book import LedgerBook, read_book
-from crossfoot.ledger.receipt import receipt_of
+from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import Change, attempt_path, read_attempts
 from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.runs.ending import Ending, lock_sha256, write_ending

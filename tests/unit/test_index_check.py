@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from crossfoot.index.store import array_path, open_index
-from crossfoot.ledger.index_check import held_against_index, index_faults
-from crossfoot.ledger.receipt import make_receipt
-from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import plan_static, read_static
+from crossfoot.receipts.index_check import held_against_index, index_faults
+from crossfoot.receipts.receipt import make_receipt
+from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.runs.attempts import LOCK_FILE
 from crossfoot.runs.ending import Ending
 from index_cases import ROWS, alter_mask, alter_tokens, forge, held, jsonl, written_run
@@ -102,7 +102,7 @@ def test_what_changed_since_is_a_note(planned: tuple[RunPlan, dict[str, Any]], m
     whole = Path("a.jsonl").read_text(encoding="utf-8")
     not_compared = "the index is whole, and was not compared with its files: "
     for bound in (1 << 30, 0):
-        monkeypatch.setattr("crossfoot.ledger.index_check.HASHED_BYTES", bound)
+        monkeypatch.setattr("crossfoot.receipts.index_check.HASHED_BYTES", bound)
         Path("a.jsonl").write_text(whole.replace("答", "问"), encoding="utf-8")
         os.utime("a.jsonl", (1e9, 1e9))
         assert kinds(plan.run.run_dir, lock) == ([], [f"{not_compared}changed since the plan: a.jsonl"])

@@ -17,11 +17,11 @@ import pytest
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.book import LedgerBook, read_book
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import make_receipt, receipt_of, write_receipt
-from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.skipping import Policies
-from crossfoot.ledger.verdict import Allowed, Receipt, Skips
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.receipts.receipt import make_receipt, receipt_of, write_receipt
+from crossfoot.receipts.receipt_page import render_receipt
+from crossfoot.receipts.verdict import Allowed, Receipt, Skips
 from crossfoot.runs.attempts import Change
 from crossfoot.runs.ending import Ending, read_ending, write_ending
 from ledger_cases import Data, Job, sealed, without_forward

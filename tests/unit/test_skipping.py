@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from crossfoot.ledger.entry import NotFinite, StepEntry, entry_of
-from crossfoot.ledger.receipt import receipt_of
-from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.ledger.reconcile import Policies
-from crossfoot.ledger.verdict import Unlearned
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.receipts.receipt import receipt_of
+from crossfoot.receipts.receipt_page import render_receipt
+from crossfoot.receipts.verdict import Unlearned
 from crossfoot.runs.ending import Ending
 from crossfoot.training.findings import unlearnable
 from ledger_cases import Job, six_samples, without_forward

@@ -25,9 +25,9 @@ from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.faults.verdicts import write_verdict
 from crossfoot.findings.finding import Refused
 from crossfoot.heartbeats import Heartbeat, write_heartbeat
-from crossfoot.ledger.receipt import receipt_of
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 from crossfoot.watching import watcher as watching

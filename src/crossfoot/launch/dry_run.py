@@ -14,8 +14,8 @@ from crossfoot import durable
 from crossfoot.findings.finding import Refused
 from crossfoot.launch import findings as refusals
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import receipt_of
 from crossfoot.phrases import counted as with_noun
+from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import LOCK_FILE, attempt_numbers
 from crossfoot.runs.dry_run import MARK, counted_lines, dry_dir_of
 from crossfoot.runs.ending import read_lock

@@ -13,8 +13,8 @@ from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
-from crossfoot.ledger.run_promise import refuse_broken_promise
 from crossfoot.planning.page import render_plan
+from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.runs.attempts import Attempt, attempt_path
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder

@@ -18,10 +18,10 @@ from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
-from crossfoot.ledger.index_check import held_against_index
-from crossfoot.ledger.receipt import receipt_of, write_receipt
-from crossfoot.ledger.receipt_page import render_receipt
 from crossfoot.phrases import said_by
+from crossfoot.receipts.index_check import held_against_index
+from crossfoot.receipts.receipt import receipt_of, write_receipt
+from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending

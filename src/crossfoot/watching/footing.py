@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.receipt import make_receipt
+from crossfoot.receipts.receipt import make_receipt
 from crossfoot.runs.attempts import Attempt, Standing
 from crossfoot.runs.ending import Ending
 

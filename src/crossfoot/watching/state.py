@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import Cause, StepEntry
-from crossfoot.ledger.verdict import Receipt
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import Ending
 

@@ -20,8 +20,8 @@ from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.heartbeats import read_heartbeats
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
-from crossfoot.ledger.receipt import receipt_of
-from crossfoot.ledger.verdict import Receipt
+from crossfoot.receipts.receipt import receipt_of
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,

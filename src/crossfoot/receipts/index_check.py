@@ -17,9 +17,9 @@ from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
 from crossfoot.ledger.entry import NO_STEP, Cause
-from crossfoot.ledger.receipt import MOST_CAUSES_WRITTEN
-from crossfoot.ledger.run_promise import index_dirs
-from crossfoot.ledger.verdict import Receipt
+from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
+from crossfoot.receipts.run_promise import index_dirs
+from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, read_attempts
 from crossfoot.runs.ending import read_lock
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, StepEntry
-from crossfoot.ledger.promise import (
+from crossfoot.receipts.promise import (
     RATE_FLOOR,
     RATE_TOLERANCE,
     Contents,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossfoot.ledger.columns import Row
 from crossfoot.ledger.entry import Cause, NotFinite, strict
+from crossfoot.receipts.columns import Row
 
 RECEIPT_FORMAT = 2
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.ledger.audit import NumberedLines, audit
 from crossfoot.ledger.book import read_book
-from crossfoot.ledger.columns import (
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.skipping import policies_of
+from crossfoot.phrases import counted as with_noun
+from crossfoot.receipts.audit import NumberedLines, audit
+from crossfoot.receipts.columns import (
     Row,
     Sums,
     planned_forwards,
@@ -25,12 +28,9 @@ from crossfoot.ledger.columns import (
     planned_of_steps,
     real_of,
 )
-from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.promise_audit import Held, hold
-from crossfoot.ledger.run_promise import RunPromise, promise_of_run
-from crossfoot.ledger.skipping import policies_of
-from crossfoot.ledger.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
-from crossfoot.phrases import counted as with_noun
+from crossfoot.receipts.promise_audit import Held, hold
+from crossfoot.receipts.run_promise import RunPromise, promise_of_run
+from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,

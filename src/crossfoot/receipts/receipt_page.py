@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause
-from crossfoot.ledger.verdict import Receipt
 from crossfoot.phrases import counted
+from crossfoot.receipts.verdict import Receipt
 
 MOST_CAUSES_SHOWN = 10
 _LABEL_COLUMNS, _LEAST_COLUMN = 46, 10

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.naming import rate_is_planned
-from crossfoot.ledger.promise import PromisedStep
+from crossfoot.receipts.promise import PromisedStep
 from crossfoot.runs.ending import Expects
 
 Sums = dict[str, int]

@@ -18,8 +18,8 @@ from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
-from crossfoot.ledger.promise import Contents, Terms, promised_rates, terms_of
-from crossfoot.ledger.promise_audit import Promise, is_promised, lock_faults
+from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
+from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 
 
