@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.heartbeats import read_heartbeats
+from crossfoot.liveness.heartbeats import read_heartbeats
 from support.lab import HEAD, Lab, wait_for
 from support.launching import SCRIPTS, receipt, small_config
 from support.slurm_lab import job_field

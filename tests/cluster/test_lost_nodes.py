@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
 from support.lab import HEAD, Lab, lab_of, wait_for
 from support.launching import ledger, receipt, small_config
 from support.steering import Steering, wait_until_asked, wait_until_held

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crossfoot.checkpoints.store import newest_good
-from crossfoot.heartbeats import read_heartbeats
+from crossfoot.liveness.heartbeats import read_heartbeats
 from support.lab import HEAD, Lab
 from support.launching import ledger, small_config
 from support.steering import Steering, wait_until_held

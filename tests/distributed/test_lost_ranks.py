@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crossfoot.faults.verdicts import read_verdict
-from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.verdicts import read_verdict
 from crossfoot.processes import state_of
 from support.launching import ROOT, SCRIPTS, environment, free_port
 from support.steering import Steering
@@ -270,7 +270,7 @@ def test_ranks_whose_launcher_is_killed_end(started: Started, launcher: str) -> 
 def test_a_folder_that_does_not_answer_ends_the_rank(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
-        "import crossfoot.training.watchman as watchman\n"
+        "import crossfoot.liveness.rank_monitor as watchman\n"
         "watchman.read_heartbeats = lambda run_dir: time.sleep(3600)\n"
         "with watchman.Watchman(sys.argv[1], 1, 0, 2, 2.0, host='node1') as one:\n"
         "    time.sleep(3600)\n"

@@ -104,8 +104,8 @@ def _meeting(module: ModuleType, here: _Rank) -> None:
 
 
 HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = {
-    "crossfoot.training.watchman": (("Watchman.tick", "Watchman.phase"), _watchman),
-    "crossfoot.training.stopping": (("StopRequest.ask",), _stopping),
+    "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _watchman),
+    "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
     "crossfoot.training.meeting": (("meet",), _meeting),
 }

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossfoot.faults.processes import state_of
+from crossfoot.liveness.processes import state_of
 from support.launching import PYTHON_PATH
 
 PATIENCE_SECONDS = 600.0

@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 
 from crossfoot.findings.render import render
-from crossfoot.training import watchman as watchman_module
-from crossfoot.training.watchman import Watchman
+from crossfoot.liveness import rank_monitor as watchman_module
+from crossfoot.liveness.rank_monitor import Watchman
 
 FAULT_STEP = 3
 

@@ -14,10 +14,10 @@ import pytest
 from crossfoot.findings.finding import Refused
 from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
+from crossfoot.liveness import stopping
+from crossfoot.liveness.stopping import Stop, Stopped, StopRequest
 from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.runs.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
-from crossfoot.training import stopping
-from crossfoot.training.stopping import Stop, Stopped, StopRequest
 from crossfoot.written.run_file import RunFile, load_run
 from support.launching import small_config
 

@@ -12,12 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crossfoot.faults.findings import finding_of
-from crossfoot.faults.judging import Judge, Kind, Sighting, Verdict
-from crossfoot.faults.processes import is_there, supervisors_above
-from crossfoot.faults.verdicts import read_verdict, write_verdict
 from crossfoot.findings.render import render
-from crossfoot.heartbeats import (
+from crossfoot.liveness.findings import finding_of
+from crossfoot.liveness.heartbeats import (
     LARGEST_BYTES,
     Heartbeat,
     Phase,
@@ -25,6 +22,9 @@ from crossfoot.heartbeats import (
     read_heartbeats,
     write_heartbeat,
 )
+from crossfoot.liveness.judging import Judge, Kind, Sighting, Verdict
+from crossfoot.liveness.processes import is_there, supervisors_above
+from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.processes import State, state_of, this_machine
 from crossfoot.runs.run_folder import forget_attempt, verdict_path
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crossfoot.faults.judging import Judge, Kind, Verdict
-from crossfoot.faults.processes import State
-from crossfoot.heartbeats import Heartbeat, Phase
+from crossfoot.liveness.heartbeats import Heartbeat, Phase
+from crossfoot.liveness.judging import Judge, Kind, Verdict
+from crossfoot.liveness.processes import State
 
 TIMEOUT, PERIOD = 100.0, 10.0
 NEVER = 10_000

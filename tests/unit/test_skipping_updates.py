@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from crossfoot.ledger.skipping import Policies
+from crossfoot.liveness.stopping import Stop
 from crossfoot.training import loop
 from crossfoot.training.engine import AccelerateEngine, _can_fall, _look_at_every_norm
 from crossfoot.training.loop import TRIES_AT_MOST, learn_step, train_steps
 from crossfoot.training.meter import Meter
-from crossfoot.training.stopping import Stop
 from crossfoot.training.update import Update, UpdateGuard, weighted
 
 

@@ -16,8 +16,8 @@ from support.steering import Steering, wait_until_asked, wait_until_held
 
 RANK = """
 import sys
-from crossfoot.training.stopping import StopRequest
-from crossfoot.training.watchman import Watchman
+from crossfoot.liveness.stopping import StopRequest
+from crossfoot.liveness.rank_monitor import Watchman
 
 with StopRequest() as stop, Watchman(sys.argv[1], 1, 0, 1) as watchman:
     watchman.phase("loading")

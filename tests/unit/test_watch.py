@@ -21,12 +21,12 @@ from rich.console import Console
 
 from crossfoot.checkpoints.manifest import Manifest, WrittenFile, write_manifest
 from crossfoot.checkpoints.store import commit, partial_folder
-from crossfoot.faults.judging import Sighting, Verdict
-from crossfoot.faults.verdicts import write_verdict
 from crossfoot.findings.finding import Refused
-from crossfoot.heartbeats import Heartbeat, write_heartbeat
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
+from crossfoot.liveness.judging import Sighting, Verdict
+from crossfoot.liveness.verdicts import write_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER

@@ -33,7 +33,7 @@ PAGES_ARE_IN = (
     "crossfoot.checks.rules",
     "crossfoot.doctor.findings",
     "crossfoot.extras",
-    "crossfoot.faults.findings",
+    "crossfoot.liveness.findings",
     "crossfoot.data.findings",
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launch.findings import ended_unsaid
+from crossfoot.liveness.verdicts import read_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import ENDING_FILE, attempt_numbers, attempt_path
 from crossfoot.runs.ending import read_ending

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from crossfoot.doctor.asking import SSH
-from crossfoot.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
 from crossfoot.processes import children, has_handler, run_by_python, words_of
 
 _SSH_SECONDS = 15.0

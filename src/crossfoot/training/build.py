@@ -12,6 +12,8 @@ from torch import nn
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.skipping import Policies
+from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.stopping import StopRequest
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
 from crossfoot.runs.attempts import attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
@@ -29,10 +31,8 @@ from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
-from crossfoot.training.stopping import StopRequest
 from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
-from crossfoot.training.watchman import Watchman
 from crossfoot.written.model_facts import BUILTIN_TINY
 
 

@@ -11,15 +11,15 @@ import torch
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
+from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.stopping import Stop
 from crossfoot.training.batches import collate
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
 from crossfoot.training.meter import Meter
 from crossfoot.training.pauses import Pauses
 from crossfoot.training.ranks import Ranks
-from crossfoot.training.stopping import Stop
 from crossfoot.training.update import Update
-from crossfoot.training.watchman import Watchman
 
 TRIES_AT_MOST = 40
 """Of one step in float16. Halving brings DeepSpeed's largest first loss scale, 2^32, below 1."""

@@ -12,15 +12,15 @@ from torch import nn
 from crossfoot.checkpoints.store import CHECKPOINT_NOW, list_checkpoints, prune
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
+from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper
 from crossfoot.training.engine import Engine
 from crossfoot.training.meter import Meter
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
-from crossfoot.training.stopping import Stop, StopRequest
 from crossfoot.training.validation import validation_loss
-from crossfoot.training.watchman import Watchman
 
 LOOK_SECONDS = 1.0
 """How often rank 0 looks whether somebody asks for a checkpoint."""

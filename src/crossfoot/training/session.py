@@ -14,13 +14,13 @@ from dataclasses import replace
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
+from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
 from crossfoot.runs.run_folder import release_folder
 from crossfoot.training.assignment import Assignment, Orders, assign
 from crossfoot.training.claiming import announce, claim
 from crossfoot.training.meeting import RefusedTogether
-from crossfoot.training.stopping import Stop, StopRequest
-from crossfoot.training.watchman import Watchman
 
 FOLLOW_SECONDS = 10.0
 NO_ORDERS = Orders()

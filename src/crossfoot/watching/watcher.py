@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
-from crossfoot.faults.findings import finding_of
-from crossfoot.faults.verdicts import read_verdict
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.heartbeats import read_heartbeats
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
+from crossfoot.liveness.findings import finding_of
+from crossfoot.liveness.heartbeats import read_heartbeats
+from crossfoot.liveness.verdicts import read_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import (

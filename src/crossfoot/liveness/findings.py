@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from crossfoot.environment.findings import rank_lost
-from crossfoot.faults.judging import Sighting, Verdict
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
+from crossfoot.liveness.judging import Sighting, Verdict
 from crossfoot.runs.resume_command import command_to_continue
 
 _MOST_LISTED = 16

@@ -17,17 +17,17 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from crossfoot.faults.findings import finding_of, folder_silent, nobody_waits
-from crossfoot.faults.judging import Judge, Sighting, Verdict
-from crossfoot.faults.processes import is_there, supervisors_above
-from crossfoot.faults.verdicts import read_verdict, write_verdict
-from crossfoot.faults.whereabouts import is_waiting, where
 from crossfoot.findings.finding import Finding
-from crossfoot.heartbeats import Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.liveness.emergency_print import say, within
+from crossfoot.liveness.findings import finding_of, folder_silent, nobody_waits
+from crossfoot.liveness.heartbeats import Heartbeat, Phase, read_heartbeats, write_heartbeat
+from crossfoot.liveness.judging import Judge, Sighting, Verdict
+from crossfoot.liveness.processes import is_there, supervisors_above
+from crossfoot.liveness.stack_location import is_waiting, where
+from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.phrases import said_by
 from crossfoot.processes import state_of, this_machine
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
-from crossfoot.training.last_words import say, within
 
 LONGEST_PERIOD_SECONDS = 10.0
 _PERIODS = 10
@@ -302,8 +302,8 @@ class Watchman:
     def _wait_for_exit_of(self, first: int, seconds: float) -> None:
         """Wait so long at most; less where the first rank is seen to have ended."""
         deadline, beat = time.monotonic() + seconds, self._others.get(first)
-        is_seen = beat is not None and beat.machine == self._machine != ""
-        while time.monotonic() < deadline and not (is_seen and state_of(beat.pid) == "gone"):
+        seen = beat if beat is not None and beat.machine == self._machine != "" else None
+        while time.monotonic() < deadline and not (seen is not None and state_of(seen.pid) == "gone"):
             time.sleep(0.1)
 
     def _end_late(self, silent_seconds: float) -> None:

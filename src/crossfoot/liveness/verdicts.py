@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any, get_args
 
-from crossfoot.faults.judging import Kind, Sighting, Verdict
+from crossfoot.liveness.judging import Kind, Sighting, Verdict
 from crossfoot.runs.run_folder import verdict_path
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crossfoot.heartbeats import Heartbeat
+from crossfoot.liveness.heartbeats import Heartbeat
 from crossfoot.processes import State, state_of
 
 Kind = Literal["gone", "silent", "ended", "stuck", "broken", "failed"]
