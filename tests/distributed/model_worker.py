@@ -21,8 +21,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossfoot.training.lora import prepare_training, save_adapter, trained_summary
-from crossfoot.training.model import build_optimizer, load_model, rows_of, whole
+from crossfoot.models.adapt import prepare_training, trained_summary
+from crossfoot.models.load import load_model
+from crossfoot.models.parameters import rows_of, whole
+from crossfoot.models.save import save_adapter
+from crossfoot.training.optimizer import build_optimizer
 from crossfoot.written.config import Config
 
 torch.set_num_threads(1)

@@ -30,12 +30,14 @@ from torch import nn
 
 from crossfoot.checkpoints.store import list_checkpoints, newest_good
 from crossfoot.findings.finding import Refused
+from crossfoot.models.adapt import prepare_training
+from crossfoot.models.load import load_model
+from crossfoot.models.parameters import whole
 from crossfoot.training.batches import IGNORED_LABEL, Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
-from crossfoot.training.lora import prepare_training
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.meter import Meter
-from crossfoot.training.model import build_optimizer, load_model, whole
+from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import load_checkpoint
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint

@@ -218,7 +218,7 @@ def test_the_adapter_is_the_trained_model(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("stage", (0, 2, 3))
 def test_the_adapter_of_a_grown_vocabulary_is_the_trained_model(runs: Path, stage: int) -> None:
-    from crossfoot.training.lora import load_adapter
+    from crossfoot.models.adapt import load_adapter
 
     name = f"grown-zero{stage}"
     assert "vocabulary grown 260 -> " in said(runs, name)

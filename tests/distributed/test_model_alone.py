@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from crossfoot.findings.finding import Refused
-from crossfoot.training.lora import load_adapter, prepare_training, save_adapter, trained_summary
-from crossfoot.training.model import LoadedModel, build_optimizer, load_model
-from crossfoot.training.tiny_model import write_tiny_model
+from crossfoot.models.adapt import load_adapter, prepare_training, trained_summary
+from crossfoot.models.load import LoadedModel, load_model
+from crossfoot.models.save import save_adapter
+from crossfoot.models.tiny_model import write_tiny_model
+from crossfoot.training.optimizer import build_optimizer
 from crossfoot.written.config import Config, OptimizerSection
 
 TOKENS = torch.arange(1, 13).reshape(1, -1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from crossfoot.training.lora import load_adapter, prepare_training
-from crossfoot.training.model import load_model
+from crossfoot.models.adapt import load_adapter, prepare_training
+from crossfoot.models.load import load_model
 from crossfoot.written.config import Config
 from support.launching import warm_ranks
 

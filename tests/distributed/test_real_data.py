@@ -104,7 +104,7 @@ def test_smollm2s_adapter_is_the_trained_model(reviews: tuple[str, Path]) -> Non
 
 
 def test_a_grown_chinese_vocabulary_learns_and_foots(chinese: tuple[str, Path]) -> None:
-    from crossfoot.training.lora import load_adapter
+    from crossfoot.models.adapt import load_adapter
 
     said, run_dir = chinese
     losses = [line["loss"] for line in ledger(run_dir)]

@@ -15,6 +15,9 @@ from unittest import mock
 import torch
 
 from crossfoot.arithmetic.schedule import Layout
+from crossfoot.models.adapt import prepare_training
+from crossfoot.models.load import load_model
+from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.probing.compare import BOUNDS
 from crossfoot.probing.proof import RATE, Subject, fill_lora_b, prove_gradient
 from crossfoot.probing.reference import Reference
@@ -23,10 +26,7 @@ from crossfoot.probing.verdict import Verdict
 from crossfoot.training import loop
 from crossfoot.training.batches import IGNORED_LABEL, Batch
 from crossfoot.training.engine import AccelerateEngine, Engine
-from crossfoot.training.lora import prepare_training
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.model import load_model
-from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.update import Update
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import TINY_VOCABULARY

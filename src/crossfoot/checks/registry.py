@@ -38,6 +38,7 @@ PAGES_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
+    "crossfoot.models.findings",
     "crossfoot.runs.changing",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",

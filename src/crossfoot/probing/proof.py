@@ -11,12 +11,12 @@ from torch import nn
 
 from crossfoot.arithmetic.schedule import Layout
 from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.models.parameters import is_partitioned, shape_of, whole
 from crossfoot.probing.compare import Comparison, Sums, label_of
 from crossfoot.probing.diagnose import Step, known_factor, name_mistake, step_of
 from crossfoot.probing.reference import Reference
 from crossfoot.probing.samples import ProofBatch, samples_of
 from crossfoot.probing.verdict import Verdict, verdict_of
-from crossfoot.training.model import is_partitioned, shape_of, whole
 
 RATE = 1024.0
 """SGD's rate in the compared step. What is compared is the change of the parameters divided by it. At rate 1

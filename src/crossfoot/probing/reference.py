@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from crossfoot.index.store import DataIndex
-from crossfoot.training.lora import prepare_training
-from crossfoot.training.model import load_model
+from crossfoot.models.adapt import prepare_training
+from crossfoot.models.load import load_model
 from crossfoot.written.config import Config
 
 

@@ -146,7 +146,7 @@ def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -
             findings = refused.findings
     everyone = ranks.gather((said, findings))
     if any(found for _, found in everyone):
-        from crossfoot.training.findings import placed
+        from crossfoot.models.findings import placed
 
         raise Refused(placed(next(found for _, found in everyone if found), static.run))
     if is_small:
@@ -206,14 +206,14 @@ def _measure(
     work: Assignment, batch: ProofBatch, ranks: Any, model: _Model
 ) -> tuple[Verdict | None, Circumstances]:
     """Build as training builds, and prove."""
+    from crossfoot.models.adapt import prepare_training
+    from crossfoot.models.findings import placed
     from crossfoot.probing.proof import Subject, fill_lora_b, prove_gradient
     from crossfoot.probing.reference import Reference, without_dropout
     from crossfoot.training.build import load_base, start_engine
-    from crossfoot.training.findings import placed
     from crossfoot.training.loop import run_step
-    from crossfoot.training.lora import prepare_training
     from crossfoot.training.loss import SummedLoss
-    from crossfoot.training.model import build_optimizer
+    from crossfoot.training.optimizer import build_optimizer
 
     plan, config = work.plan, work.plan.run.config
     if ranks.is_first:

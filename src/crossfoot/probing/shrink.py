@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.findings.finding import Place, Refused
+from crossfoot.models import findings
+from crossfoot.models.load import BROKEN_FILE
+from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.probing.findings import not_shrinkable
-from crossfoot.training import findings as training_refusals
-from crossfoot.training.model import BROKEN_FILE
-from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.written.model_facts import BUILTIN_TINY, looks_local, model_missing
 from crossfoot.written.model_findings import model_not_causal
 
@@ -82,7 +82,7 @@ def _read(path: str) -> PretrainedConfig:
     except BROKEN_FILE as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if looks_local(path):
-            raise Refused(training_refusals.model_unreadable(path, line)) from error
+            raise Refused(findings.model_unreadable(path, line)) from error
         raise Refused(model_missing(path, line)) from error
     return found
 

@@ -14,24 +14,26 @@ from crossfoot.findings.finding import Refused
 from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import StopRequest
+from crossfoot.models.adapt import prepare_training, trained_summary
+from crossfoot.models.findings import placed
+from crossfoot.models.load import LoadedModel, load_model
+from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
 from crossfoot.runs.attempts import attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
-from crossfoot.training.findings import engine_believes, placed
+from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
-from crossfoot.training.lora import prepare_training, trained_summary
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.meter import Meter
-from crossfoot.training.model import LoadedModel, build_optimizer, load_model
 from crossfoot.training.opening import open_book
+from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
-from crossfoot.training.tiny_model import write_tiny_model
 from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY
 

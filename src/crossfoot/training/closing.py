@@ -19,6 +19,7 @@ from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.liveness.stopping import Stop
+from crossfoot.models.save import save_adapter
 from crossfoot.phrases import said_by
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of, write_receipt
@@ -31,7 +32,6 @@ from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
 from crossfoot.training.findings import not_saved, unlearnable
-from crossfoot.training.lora import save_adapter
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),

@@ -7,7 +7,6 @@ Torch-free, so that `crossfoot explain` can read the pages.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import page
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.written.run_file import RunFile
 
 MOST_SAMPLES_NAMED = 8
 
@@ -193,70 +191,3 @@ def unlearnable(stopped_for: tuple[StepEntry, float] | None, is_finite: bool) ->
         note = "the trained weights are not finite either, so they were not saved"
         finding = replace(finding, notes=(*finding.notes, note))
     return [finding]
-
-
-@page("CF542")
-def model_unreadable(path: str, why: str) -> Finding:
-    """CF542: the folder of `model.path` holds no model that transformers can read.
-
-    config.json or a weight file is absent or damaged, or needs code of its own (trust_remote_code), which
-    crossfoot does not run.
-    """
-    return Finding(
-        "CF542",
-        f"model.path holds no model that can be read: {path}",
-        notes=(why,),
-        helps=("the folder must hold config.json and model.safetensors, as save_pretrained writes them",),
-        unreadable=True,
-    )
-
-
-@page("CF544")
-def weights_missing(path: str, names: Sequence[str]) -> Finding:
-    """CF544: tensors of the model are not in its weight files.
-
-    transformers would fill them with random numbers and warn; training would begin from noise.
-    """
-    return Finding(
-        "CF544",
-        f"{len(names)} tensors of the model are not in its weight files: {path}",
-        notes=("for example " + ", ".join(names[:3]), "they would be random numbers"),
-        helps=("fetch the model again, or take the folder whose config.json belongs to these weights",),
-    )
-
-
-@page("CF545")
-def attention_missing(name: str, why: str) -> Finding:
-    """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine.
-
-    flash_attention_2 needs the flash-attn package and a GPU. With `auto` transformers chooses a kernel that
-    is there.
-    """
-    return Finding(
-        "CF545",
-        f"model.attention {name} is not available here",
-        notes=(why,),
-        helps=("set model.attention to sdpa, or leave it at auto",),
-    )
-
-
-PLACES = {
-    "CF541": "model.path",
-    "CF542": "model.path",
-    "CF543": "model.path",
-    "CF544": "model.path",
-    "CF545": "model.attention",
-    "CF546": "lora.target_modules",
-    "CF547": "lora.modules_to_save",
-    "CF548": "lora.modules_to_save",
-    "CF549": "lora.modules_to_save",
-}
-"""Which config key a finding about the model is about."""
-
-
-def placed(findings: Sequence[Finding], run: RunFile) -> list[Finding]:
-    """The findings, each at the place of its config key."""
-    return [
-        replace(finding, place=run.place(PLACES[finding.code])) if finding.code in PLACES else finding
-        for finding in findings
-    ]

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from crossfoot.models.parameters import is_partitioned, shape_of
 from crossfoot.training.engine import Engine
-from crossfoot.training.model import is_partitioned, shape_of
 
 MOMENTS: Mapping[str, tuple[str, ...]] = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ()}
 """What each optimizer of the config keeps for a parameter, besides the number of its steps."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crossfoot.training.model import open_to_others
+from crossfoot.models.save import open_to_others
 from crossfoot.written.model_facts import TINY_MAX_POSITIONS, TINY_VOCABULARY
 
 LAST_FILE = "config.json"

@@ -1,0 +1,1 @@
+"""A model: loaded, its vocabulary grown, adapted, saved. Knows nothing of training."""

@@ -1,0 +1,61 @@
+"""The tensors of a model, whole or, under ZeRO-3, in parts on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the input table and the output head are one tensor (not only whether config.json says so)."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def is_partitioned(parameter: torch.Tensor) -> bool:
+    """Whether ZeRO-3 keeps this parameter in parts, one on each rank."""
+    return hasattr(parameter, "ds_numel")
+
+
+def numel_of(parameter: torch.Tensor) -> int:
+    """Elements of the whole parameter, also when this rank holds a part of it."""
+    return int(parameter.ds_numel) if hasattr(parameter, "ds_numel") else parameter.numel()
+
+
+def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:
+    """Shape of the whole parameter, also when this rank holds a part of it."""
+    return tuple(parameter.ds_shape) if hasattr(parameter, "ds_shape") else tuple(parameter.shape)
+
+
+def rows_of(table: nn.Module) -> int:
+    """Rows of an embedding table or head."""
+    return shape_of(table.weight)[0]
+
+
+@contextmanager
+def whole(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Inside, these parameters have their full values to read, on all ranks; all ranks must enter. Free
+    without ZeRO-3.
+    """
+    parted = [parameter for parameter in parameters if is_partitioned(parameter)]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parted):
+        yield
+
+
+def partition(module: nn.Module, deepspeed_config: dict[str, Any]) -> None:
+    """Under ZeRO-3: cut every parameter of `module` that is still whole into parts; rank 0's values go to
+    all.
+    """
+    import deepspeed
+
+    deepspeed.zero.Init(module=module, config_dict_or_path=deepspeed_config)

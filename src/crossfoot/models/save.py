@@ -1,0 +1,128 @@
+"""What was trained, written to a folder: an adapter as peft reads it, or the whole model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from crossfoot.durable import rename_folder
+from crossfoot.models.load import LoadedModel
+from crossfoot.models.parameters import is_partitioned, whole
+
+
+def open_to_others(folder: Path) -> None:
+    """Give a fresh temporary folder and its files the permissions that mkdir and open give, by the umask.
+
+    mkdtemp and safetensors make what only its owner can read, on storage that a group shares.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
+    folder.chmod(0o777 & ~mask)
+
+
+def save_adapter(
+    model: PreTrainedModel | PeftModel,
+    folder: str | os.PathLike[str],
+    *,
+    gather: bool,
+    loaded: LoadedModel | None = None,
+    add_tokenizer: Callable[[str], None] | None = None,
+) -> None:
+    """Save what was trained, atomically: a PEFT folder for LoRA, the whole model (safetensors) for full
+    fine-tuning.
+
+    All ranks call it; rank 0 writes, the others return when they have given their parts (perhaps before the
+    folder is there). gather: ZeRO-3 - the tensors are in parts, and made whole one at a time; rank 0 keeps
+    the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
+    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced. loaded: lets
+    the README in the folder say how many rows to grow the base to. add_tokenizer: puts the
+    tokenizer's files into the folder.
+    """
+    if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
+        raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
+    is_lora = isinstance(model, PeftModel)
+    is_writer = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    wanted = [
+        (name, parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad or not is_lora
+    ]
+    tensors = _on_cpu(wanted, is_writer)
+    if not is_writer:
+        return
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        if is_lora:
+            _write_adapter(model, temporary, tensors, loaded)
+        else:
+            _write_whole(model, temporary, tensors, loaded)
+        if add_tokenizer is not None:
+            add_tokenizer(str(temporary))
+        open_to_others(temporary)
+        aside = target.with_name(f"{temporary.name}-old")
+        rename_folder(temporary, target, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, torch.Tensor]:
+    """CPU copies by name where `keep`; one parameter is whole at a time, a shared one is copied once."""
+    copies: dict[int, torch.Tensor] = {}
+    for _, parameter in wanted:
+        if id(parameter) in copies:
+            continue
+        with whole([parameter]):
+            copies[id(parameter)] = parameter.detach().to("cpu", copy=True) if keep else torch.empty(0)
+    return {name: copies[id(parameter)] for name, parameter in wanted} if keep else {}
+
+
+def _write_adapter(
+    model: PeftModel, folder: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel | None
+) -> None:
+    model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(values.get("target_modules"), list):
+        values["target_modules"].sort()  # a set to peft: its order would differ from process to process
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    base = values.get("base_model_name_or_path") or "the base model"
+    grow = ""
+    if loaded is not None and loaded.grown_rows:
+        grow = f"base.resize_token_embeddings({loaded.vocabulary}, mean_resizing=False)  # it was grown\n"
+    (folder / "README.md").write_text(
+        f"A LoRA adapter trained with crossfoot on {base}. To load it:\n\n```python\n"
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n{grow}"
+        "model = PeftModel.from_pretrained(base, FOLDER)  # this folder\n```\n",
+        encoding="utf-8",
+    )
+
+
+def _write_whole(
+    model: PreTrainedModel, folder: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel | None
+) -> None:
+    training_value = model.config.use_cache
+    model.config.use_cache = loaded.use_cache if loaded is not None else True
+    try:
+        buffers = {
+            name: buffer.detach().cpu()
+            for name, buffer in model.named_buffers()
+            if name in model.state_dict()
+        }
+        model.save_pretrained(str(folder), state_dict={**tensors, **buffers})
+    finally:
+        model.config.use_cache = training_value
