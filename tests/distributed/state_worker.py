@@ -29,20 +29,21 @@ from model_worker import LiveBytes, config_of, deepspeed_values
 from torch import nn
 
 from crossfoot.checkpoints.store import list_checkpoints, newest_good
+from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.findings.finding import Refused
+from crossfoot.metering.meter import Meter
+from crossfoot.metering.update import Update
 from crossfoot.models.adapt import prepare_training
 from crossfoot.models.load import load_model
 from crossfoot.models.parameters import whole
-from crossfoot.training.batches import IGNORED_LABEL, Batch
+from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.meter import Meter
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import load_checkpoint
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.state import TrainedState, trained_state
-from crossfoot.training.update import Update
 from crossfoot.written.config import OptimizerSection
 
 SAMPLES_A_STEP = 6

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from crossfoot.training.meter import Meter
-from crossfoot.training.update import Update
+from crossfoot.metering.meter import Meter
+from crossfoot.metering.update import Update
 
 pytestmark = pytest.mark.xdist_group("loop")
 

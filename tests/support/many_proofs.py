@@ -19,11 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
+from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.environment.world import read_world
 from crossfoot.probing import proof, session
 from crossfoot.training import loop
 from crossfoot.training import ranks as ranks_module
-from crossfoot.training.batches import IGNORED_LABEL
 from crossfoot.training.engine import DeepSpeedEngine
 
 

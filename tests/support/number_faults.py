@@ -14,10 +14,10 @@ from unittest import mock
 import torch
 
 from crossfoot.checks.registry import RULES
+from crossfoot.metering.update import Update
 from crossfoot.training import loop
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.update import Update
 from support.faults import RANK, STEP, Fault, _clock
 
 FIRST_SCALE = 2.0**32

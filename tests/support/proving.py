@@ -15,6 +15,8 @@ from unittest import mock
 import torch
 
 from crossfoot.arithmetic.schedule import Layout
+from crossfoot.data.samples import IGNORED_LABEL
+from crossfoot.metering.update import Update
 from crossfoot.models.adapt import prepare_training
 from crossfoot.models.load import load_model
 from crossfoot.models.tiny_model import write_tiny_model
@@ -24,10 +26,9 @@ from crossfoot.probing.reference import Reference
 from crossfoot.probing.samples import proof_batch
 from crossfoot.probing.verdict import Verdict
 from crossfoot.training import loop
-from crossfoot.training.batches import IGNORED_LABEL, Batch
+from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, Engine
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.update import Update
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import TINY_VOCABULARY
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.stopping import Stop
+from crossfoot.metering.meter import Meter
+from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training import loop
 from crossfoot.training.engine import AccelerateEngine, _can_fall, _look_at_every_norm
 from crossfoot.training.loop import TRIES_AT_MOST, learn_step, train_steps
-from crossfoot.training.meter import Meter
-from crossfoot.training.update import Update, UpdateGuard, weighted
 
 
 def optimizer_of(kind: str, model: nn.Module) -> torch.optim.Optimizer:

@@ -15,6 +15,8 @@ from crossfoot.data.findings import Problem
 from crossfoot.data.records import Record, Task
 from crossfoot.data.templates import TEMPLATES
 
+IGNORED_LABEL = -100
+
 BYTES_PER_TOKEN = 3.5
 """Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
 """

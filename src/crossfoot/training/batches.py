@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.index.store import DataIndex
-
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)

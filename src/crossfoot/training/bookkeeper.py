@@ -19,8 +19,8 @@ from crossfoot.ledger.reconcile import PlannedStep, Reconciler
 from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness, pack, packed_width, unpack
 from crossfoot.liveness.stopping import Stop, StopRequest
+from crossfoot.metering.meter import ClosedStep, Meter
 from crossfoot.planning.plan import RunPlan
-from crossfoot.training.meter import ClosedStep, Meter
 from crossfoot.training.ranks import Ranks
 
 

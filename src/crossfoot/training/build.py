@@ -14,6 +14,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import StopRequest
+from crossfoot.metering.meter import Meter
 from crossfoot.models.adapt import prepare_training, trained_summary
 from crossfoot.models.findings import placed
 from crossfoot.models.load import LoadedModel, load_model
@@ -27,7 +28,6 @@ from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, De
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.meter import Meter
 from crossfoot.training.opening import open_book
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.pauses import Pauses

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from crossfoot.training.batches import IGNORED_LABEL
+from crossfoot.data.samples import IGNORED_LABEL
 
 
 class SummedLoss(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from crossfoot.training.host_copy import HostCopy
+from crossfoot.metering.host_copy import HostCopy
 
 
 @dataclass(frozen=True)

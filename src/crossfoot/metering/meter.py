@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.index.store import segment_digests
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
-from crossfoot.training.batches import IGNORED_LABEL
-from crossfoot.training.host_copy import HostCopy
-from crossfoot.training.update import Update
+from crossfoot.metering.host_copy import HostCopy
+from crossfoot.metering.update import Update
 
 
 @dataclass
