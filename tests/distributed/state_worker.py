@@ -36,11 +36,11 @@ from crossfoot.metering.update import Update
 from crossfoot.models.adapt import prepare_training
 from crossfoot.models.load import load_model
 from crossfoot.models.parameters import whole
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.optimizer import build_optimizer
-from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import load_checkpoint
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.state import TrainedState, trained_state

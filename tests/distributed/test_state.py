@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from crossfoot.checkpoints.manifest import Damaged
 from crossfoot.checkpoints.store import newest_good
-from crossfoot.training.ranks import Ranks
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.saving import GivenUp, share_out, together
 from crossfoot.training.state import StateTensor
 from support.launching import free_port, start

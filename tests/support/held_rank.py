@@ -107,7 +107,7 @@ HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = 
     "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _watchman),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
-    "crossfoot.training.meeting": (("meet",), _meeting),
+    "crossfoot.rendezvous.rendezvous": (("meet",), _meeting),
 }
 """Module -> what of it is wrapped, and by what."""
 

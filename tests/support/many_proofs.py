@@ -22,8 +22,8 @@ from unittest import mock
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.environment.world import read_world
 from crossfoot.probing import proof, session
+from crossfoot.rendezvous import ranks as ranks_module
 from crossfoot.training import loop
-from crossfoot.training import ranks as ranks_module
 from crossfoot.training.engine import DeepSpeedEngine
 
 

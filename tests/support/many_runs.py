@@ -23,7 +23,7 @@ from unittest import mock
 
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
-from crossfoot.training import ranks as ranks_module
+from crossfoot.rendezvous import ranks as ranks_module
 from crossfoot.training.assignment import Orders
 from crossfoot.training.session import run
 from support.faults import FAULTS

@@ -12,8 +12,10 @@ from unittest import mock
 
 from crossfoot import cli
 from crossfoot.planning import deepspeed_config
-from crossfoot.training import assignment, build, meeting, session, shared_folder
-from crossfoot.training.devices import Device
+from crossfoot.rendezvous import rendezvous as meeting
+from crossfoot.rendezvous import shared_folder
+from crossfoot.rendezvous.devices import Device
+from crossfoot.training import assignment, build, session
 
 
 @contextlib.contextmanager

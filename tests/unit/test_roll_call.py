@@ -19,11 +19,11 @@ from crossfoot.environment.master_address import (
 from crossfoot.environment.world import read_world, unplanned_nodes
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import read_static
+from crossfoot.rendezvous.devices import Device, choose_index, identity_of
+from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
+from crossfoot.rendezvous.rank_info import Account, account_of, code_facts, flat, read_account
 from crossfoot.runs.resume import NEW_RUN
 from crossfoot.training import assignment, claiming
-from crossfoot.training.account import Account, account_of, code_facts, flat, read_account
-from crossfoot.training.devices import Device, choose_index, identity_of
-from crossfoot.training.roll_call import disagreements, ranks_per_node
 from support.launching import free_port, small_config
 
 PARTS = {

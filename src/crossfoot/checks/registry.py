@@ -46,7 +46,7 @@ PAGES_ARE_IN = (
     "crossfoot.probing.findings",
     "crossfoot.environment.findings",
     "crossfoot.training.findings",
-    "crossfoot.training.start_findings",
+    "crossfoot.rendezvous.findings",
     "crossfoot.written.model_facts",
 )
 """Modules whose import brings every page of the manual."""

@@ -11,7 +11,7 @@ from crossfoot.doctor.naming import named
 from crossfoot.findings.finding import Finding
 
 DECIDING = ("torch", "deepspeed", "transformers", "peft")
-"""As when ranks meet (training/account.py): a difference is an error."""
+"""As when ranks meet (rendezvous/rank_info.py): a difference is an error."""
 CLOCK_SECONDS = 2.0
 
 

@@ -23,10 +23,10 @@ from crossfoot.planning.prepare import Static, read_static
 from crossfoot.probing.compare import BOUNDS, ROUNDOFF
 from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
 from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
+from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.runs.run_folder import ATTEMPT_NAME
 from crossfoot.training.assignment import Assignment, call_roll, engine_of, refuse_start
-from crossfoot.training.meeting import RefusedTogether
 from crossfoot.training.session import follow, hush_libraries
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
@@ -90,7 +90,7 @@ def _prove(
 ) -> tuple[str | None, int]:
     """(the page on rank 0, the exit code). Joins the other ranks, and leaves them when all is done."""
     hush_libraries()
-    from crossfoot.training.ranks import agree, join
+    from crossfoot.rendezvous.ranks import agree, join
 
     ranks = join(world, engine_kind, os.environ)
     deepspeed = static.facts.deepspeed and static.facts.deepspeed.values

@@ -17,13 +17,13 @@ from crossfoot.index.verified import alone, verified_index
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
+from crossfoot.rendezvous.devices import look_at_device
+from crossfoot.rendezvous.preflight import ranks_per_node
+from crossfoot.rendezvous.rank_info import account_of
+from crossfoot.rendezvous.rendezvous import Meeting, meet
 from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
 from crossfoot.runs.run_folder import refuse_used_folder
-from crossfoot.training.account import account_of
-from crossfoot.training.devices import look_at_device
-from crossfoot.training.meeting import Meeting, meet
-from crossfoot.training.roll_call import ranks_per_node
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile

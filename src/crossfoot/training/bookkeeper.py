@@ -21,7 +21,7 @@ from crossfoot.ledger.witness import StepWitness, pack, packed_width, unpack
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import ClosedStep, Meter
 from crossfoot.planning.plan import RunPlan
-from crossfoot.training.ranks import Ranks
+from crossfoot.rendezvous.ranks import Ranks
 
 
 class StepPlanner:

@@ -20,6 +20,7 @@ from crossfoot.models.findings import placed
 from crossfoot.models.load import LoadedModel, load_model
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.attempts import attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
 from crossfoot.training.assignment import Assignment
@@ -32,7 +33,6 @@ from crossfoot.training.opening import open_book
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
-from crossfoot.training.ranks import Ranks
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY

@@ -15,11 +15,11 @@ from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
+from crossfoot.rendezvous.shared_folder import claim_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
 from crossfoot.training.assignment import Assignment
-from crossfoot.training.shared_folder import claim_folder
 from crossfoot.written.resolved import dump_config
 
 

@@ -15,7 +15,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training.batches import Batch
-from crossfoot.training.start_findings import engine_absent
+from crossfoot.training.findings import engine_absent
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """model.dtype in accelerate's words."""

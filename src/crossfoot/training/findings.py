@@ -47,51 +47,6 @@ def tracker_refuses(mode: str, reason: str, place: Place) -> Finding:
     )
 
 
-@page("CF420")
-def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
-    """CF420: two ranks hold different plans.
-
-    Every rank makes the plan itself, from the config, the overrides and the data that it sees; the sha256 of
-    plan.lock.json is then compared on all ranks. Nodes with different checkouts, data or command lines differ
-    here, before a weight is loaded.
-    """
-    return Finding(
-        "CF420",
-        f"{who} holds plan {theirs[:7]}, {first} holds plan {ours[:7]}",
-        notes=("the config, the data or the overrides differ between nodes",),
-        helps=("start every node from the same checkout, with the same words on the command line",),
-    )
-
-
-@page("CF421")
-def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
-    """CF421: a rank does not see what rank 0 writes into the run folder.
-
-    Rank 0 writes a random word into `run.dir` and every rank reads it there. A folder on a node's own disk
-    has the same name on every node and another content.
-    """
-    return Finding(
-        "CF421",
-        f"{who} does not see the run folder {run_dir} that {first} writes",
-        helps=("set run.dir to a folder on storage that every node mounts",),
-    )
-
-
-@page("CF422")
-def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]) -> Finding:
-    """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks.
-
-    The plan's share of this process comes from those variables, the gradients are averaged over
-    torch.distributed's ranks: when the two differ, samples would be trained twice or not at all.
-    """
-    return Finding(
-        "CF422",
-        f"{who} was started as rank {claimed[0]} of {claimed[1]}, "
-        f"torch.distributed says {actual[0]} of {actual[1]}",
-        helps=("start all ranks with one launcher, and unset RANK and WORLD_SIZE before it",),
-    )
-
-
 @page("CF430")
 def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Finding:
     """CF430: after its initialisation the engine believes another number than the plan.
@@ -191,3 +146,22 @@ def unlearnable(stopped_for: tuple[StepEntry, float] | None, is_finite: bool) ->
         note = "the trained weights are not finite either, so they were not saved"
         finding = replace(finding, notes=(*finding.notes, note))
     return [finding]
+
+
+@page("CF431")
+def engine_absent(found: str, expected: str) -> Finding:
+    """CF431: the engine that came out of the initialisation is not the one that was asked for.
+
+    Environment variables and settings can quietly put another engine in DeepSpeed's place, or none: then
+    nobody shards, and nobody adds up the gradients of the ranks. The type of the engine and of the optimizer
+    that it wraps are read back, and so is a DataParallel around the model. (lies U1, U3)
+    """
+    return Finding(
+        "CF431",
+        f"the engine is {found}, not {expected}",
+        notes=("read back after its initialisation, before the first forward",),
+        helps=(
+            "unset ACCELERATE_USE_CPU and other ACCELERATE_ variables, and look at what patches deepspeed",
+            "take hybrid_engine and pipeline settings out of the DeepSpeed file",
+        ),
+    )

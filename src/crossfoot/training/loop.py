@@ -15,11 +15,11 @@ from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import Stop
 from crossfoot.metering.meter import Meter
 from crossfoot.metering.update import Update
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
 from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
 from crossfoot.training.pauses import Pauses
-from crossfoot.training.ranks import Ranks
 
 TRIES_AT_MOST = 40
 """Of one step in float16. Halving brings DeepSpeed's largest first loss scale, 2^32, below 1."""

@@ -15,10 +15,10 @@ from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.assignment import Assignment
 from crossfoot.training.bookkeeper import Bookkeeper
 from crossfoot.training.engine import Engine
-from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.validation import validation_loss
 

@@ -18,8 +18,8 @@ from crossfoot.checkpoints import findings as refusals
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
-from crossfoot.training.ranks import Ranks
 from crossfoot.training.saving import GivenUp, together
 from crossfoot.training.state import MOMENTS, StateTensor, TrainedState, trained_state
 

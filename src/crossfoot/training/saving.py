@@ -26,8 +26,8 @@ from crossfoot.checkpoints.store import Checkpoint, commit, newest_good, partial
 from crossfoot.checkpoints.tensor_file import DTYPE, TensorFile, bytes_of
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
-from crossfoot.training.ranks import Ranks
 from crossfoot.training.state import StateTensor, TrainedState, trained_state
 
 T = TypeVar("T")

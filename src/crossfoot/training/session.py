@@ -17,10 +17,10 @@ from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
+from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.run_folder import release_folder
 from crossfoot.training.assignment import Assignment, Orders, assign
 from crossfoot.training.claiming import announce, claim
-from crossfoot.training.meeting import RefusedTogether
 
 FOLLOW_SECONDS = 10.0
 NO_ORDERS = Orders()
@@ -80,10 +80,10 @@ def _watchman(work: Assignment, stop: StopRequest) -> Watchman:
 
 def _train(work: Assignment, stop: StopRequest, watchman: Watchman) -> int:
     hush_libraries()
+    from crossfoot.rendezvous.ranks import agree, is_lost_rank, join
     from crossfoot.training.build import Built, build
     from crossfoot.training.closing import close
     from crossfoot.training.loop import train_steps
-    from crossfoot.training.ranks import agree, is_lost_rank, join
 
     world = work.world
     built: Built | None = None

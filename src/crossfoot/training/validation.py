@@ -9,9 +9,9 @@ import torch
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.index.store import DataIndex
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
-from crossfoot.training.ranks import Ranks
 
 
 def validation_loss(engine: Engine, index: DataIndex, ranks: Ranks, micro_batch_size: int) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
 from crossfoot.phrases import counted
-from crossfoot.training.devices import Device
+from crossfoot.rendezvous.devices import Device
 
 SAME_CHECKOUT = "start every node from the same checkout, with the same words on the command line"
 
@@ -113,25 +113,6 @@ def others_differ(where: str, notes: Sequence[str]) -> Finding:
         severity="warning",
         notes=tuple(notes),
         helps=("install from one constraints.txt on every node",),
-    )
-
-
-@page("CF431")
-def engine_absent(found: str, expected: str) -> Finding:
-    """CF431: the engine that came out of the initialisation is not the one that was asked for.
-
-    Environment variables and settings can quietly put another engine in DeepSpeed's place, or none: then
-    nobody shards, and nobody adds up the gradients of the ranks. The type of the engine and of the optimizer
-    that it wraps are read back, and so is a DataParallel around the model. (lies U1, U3)
-    """
-    return Finding(
-        "CF431",
-        f"the engine is {found}, not {expected}",
-        notes=("read back after its initialisation, before the first forward",),
-        helps=(
-            "unset ACCELERATE_USE_CPU and other ACCELERATE_ variables, and look at what patches deepspeed",
-            "take hybrid_engine and pipeline settings out of the DeepSpeed file",
-        ),
     )
 
 
@@ -306,4 +287,49 @@ def devices_mixed(notes: Sequence[str]) -> Finding:
             "look at nvidia-smi on the nodes without: the driver, CUDA_VISIBLE_DEVICES, the job's --gres",
             "to train on CPUs everywhere set DS_ACCELERATOR=cpu for all ranks",
         ),
+    )
+
+
+@page("CF420")
+def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
+    """CF420: two ranks hold different plans.
+
+    Every rank makes the plan itself, from the config, the overrides and the data that it sees; the sha256 of
+    plan.lock.json is then compared on all ranks. Nodes with different checkouts, data or command lines differ
+    here, before a weight is loaded.
+    """
+    return Finding(
+        "CF420",
+        f"{who} holds plan {theirs[:7]}, {first} holds plan {ours[:7]}",
+        notes=("the config, the data or the overrides differ between nodes",),
+        helps=("start every node from the same checkout, with the same words on the command line",),
+    )
+
+
+@page("CF421")
+def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
+    """CF421: a rank does not see what rank 0 writes into the run folder.
+
+    Rank 0 writes a random word into `run.dir` and every rank reads it there. A folder on a node's own disk
+    has the same name on every node and another content.
+    """
+    return Finding(
+        "CF421",
+        f"{who} does not see the run folder {run_dir} that {first} writes",
+        helps=("set run.dir to a folder on storage that every node mounts",),
+    )
+
+
+@page("CF422")
+def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]) -> Finding:
+    """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks.
+
+    The plan's share of this process comes from those variables, the gradients are averaged over
+    torch.distributed's ranks: when the two differ, samples would be trained twice or not at all.
+    """
+    return Finding(
+        "CF422",
+        f"{who} was started as rank {claimed[0]} of {claimed[1]}, "
+        f"torch.distributed says {actual[0]} of {actual[1]}",
+        helps=("start all ranks with one launcher, and unset RANK and WORLD_SIZE before it",),
     )

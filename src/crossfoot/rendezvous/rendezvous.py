@@ -25,9 +25,9 @@ from crossfoot.environment.master_address import (
 )
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.training import start_findings as refusals
-from crossfoot.training.account import Account, read_account, read_finding
-from crossfoot.training.roll_call import disagreements
+from crossfoot.rendezvous import findings as refusals
+from crossfoot.rendezvous.preflight import disagreements
+from crossfoot.rendezvous.rank_info import Account, read_account, read_finding
 
 PATIENCE_SECONDS = 300.0
 """How long ranks wait for one another at the start: nodes boot and load libraries at different speeds."""

@@ -21,7 +21,7 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
 from crossfoot.planning.prepare import Static
-from crossfoot.training.devices import CPU, Device
+from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
 

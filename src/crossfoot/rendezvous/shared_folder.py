@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crossfoot.findings.finding import Refused
+from crossfoot.rendezvous.findings import folder_not_shared
+from crossfoot.rendezvous.rendezvous import Meeting
 from crossfoot.runs.run_folder import system_refused
-from crossfoot.training.findings import folder_not_shared
-from crossfoot.training.meeting import Meeting
 from crossfoot.written.run_file import RunFile
 
 NONCE_WAIT_SECONDS = 10.0

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed
-from crossfoot.training import start_findings as refusals
-from crossfoot.training.account import Account, Facts
-from crossfoot.training.devices import CPU, CUDA
+from crossfoot.rendezvous import findings as refusals
+from crossfoot.rendezvous.devices import CPU, CUDA
+from crossfoot.rendezvous.rank_info import Account, Facts
 
 _SHOWN = 5
 _ABSENT = "absent"

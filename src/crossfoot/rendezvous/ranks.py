@@ -15,10 +15,9 @@ from torch.distributed.constants import default_pg_timeout
 
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.training import findings as refusals
-from crossfoot.training.devices import choose_index
-from crossfoot.training.meeting import PATIENCE_SECONDS, RefusedTogether, meet
-from crossfoot.training.start_findings import device_beyond, ranks_apart
+from crossfoot.rendezvous.devices import choose_index
+from crossfoot.rendezvous.findings import device_beyond, ranks_apart
+from crossfoot.rendezvous.rendezvous import PATIENCE_SECONDS, RefusedTogether, meet
 
 
 class Ranks:
@@ -158,7 +157,7 @@ def _disagreements(everyone: list[dict[str, Any]], world_size: int) -> list[Find
     for seen in everyone:
         who, leader = (f"rank {rank['rank']} on {rank['host']}" for rank in (seen, first))
         if seen["sha256"] != first["sha256"]:
-            findings.append(refusals.plans_differ(who, seen["sha256"], leader, first["sha256"]))
+            findings.append(findings.plans_differ(who, seen["sha256"], leader, first["sha256"]))
         if seen["claims"] != (seen["rank"], world_size):
-            findings.append(refusals.ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
+            findings.append(findings.ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
     return findings

@@ -1,0 +1,1 @@
+"""Ranks meet, show that they are one run, and agree, before a weight is loaded."""
