@@ -264,7 +264,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from crossfoot.training.assignment import Orders
+    from crossfoot.training.rank_job import Orders
     from crossfoot.training.session import run
 
     overrides, is_continued = arguments.overrides, arguments.continued is not None

@@ -23,7 +23,7 @@ from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import existing_index, plan_static, read_static
 from crossfoot.runs.attempts import LEDGER_FILE
 from crossfoot.runs.resume import look_back, take_up
-from crossfoot.training.pauses import LOOK_SECONDS
+from crossfoot.training.step_hooks import LOOK_SECONDS
 from support.launching import (
     ROOT,
     environment,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.training.assignment import Orders
+from crossfoot.training.rank_job import Orders
 from support.loop_room import Room, furnish
 from support.watched_run import Watched, train
 

@@ -23,10 +23,10 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import lock_sha256
-from crossfoot.training import claiming
-from crossfoot.training.assignment import Orders
-from crossfoot.training.bookkeeper import StepPlanner
+from crossfoot.training import acquire as claiming
+from crossfoot.training.rank_job import Orders
 from crossfoot.training.session import run
+from crossfoot.training.step_recorder import StepPlanner
 from support.launching import short_tokenizer, small_config
 
 STEPS = 4

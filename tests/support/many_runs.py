@@ -24,7 +24,7 @@ from unittest import mock
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.rendezvous import ranks as ranks_module
-from crossfoot.training.assignment import Orders
+from crossfoot.training.rank_job import Orders
 from crossfoot.training.session import run
 from support.faults import FAULTS
 from support.number_faults import NUMBER_FAULTS

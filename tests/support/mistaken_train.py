@@ -15,7 +15,8 @@ from crossfoot.planning import deepspeed_config
 from crossfoot.rendezvous import rendezvous as meeting
 from crossfoot.rendezvous import shared_folder
 from crossfoot.rendezvous.devices import Device
-from crossfoot.training import assignment, build, session
+from crossfoot.training import build, session
+from crossfoot.training import rank_job as assignment
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import crossfoot.training.build as building
 from crossfoot.environment.world import read_world
-from crossfoot.training.assignment import Orders
+from crossfoot.training.rank_job import Orders
 from crossfoot.training.session import run
 from support.launching import ledger
 from support.plain_torch import Tensors, trained_of

@@ -23,7 +23,8 @@ from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
 from crossfoot.rendezvous.rank_info import Account, account_of, code_facts, flat, read_account
 from crossfoot.runs.resume import NEW_RUN
-from crossfoot.training import assignment, claiming
+from crossfoot.training import acquire as claiming
+from crossfoot.training import rank_job as assignment
 from support.launching import free_port, small_config
 
 PARTS = {

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from crossfoot.ledger.attendance import Attendance
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Value
 from crossfoot.ledger.matching import Content, PlannedSample, PlannedStep, RealSegment, StepMatch
+from crossfoot.ledger.seen_samples import Attendance
 from crossfoot.ledger.witness import StepWitness
 
 RATE_TOLERANCE = 1e-9

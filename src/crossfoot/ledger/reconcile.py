@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.ledger.attendance import Attendance
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, RankCounts, StepEntry
 from crossfoot.ledger.matching import (
     Content,
@@ -36,6 +35,7 @@ from crossfoot.ledger.naming import (
     name_witness_faults,
     unplanned_id,
 )
+from crossfoot.ledger.seen_samples import Attendance
 from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness
 

@@ -23,17 +23,17 @@ from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, 
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.attempts import attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
-from crossfoot.training.assignment import Assignment
-from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.opening import open_book
+from crossfoot.training.open_ledger import open_book
 from crossfoot.training.optimizer import build_optimizer
-from crossfoot.training.pauses import Pauses
 from crossfoot.training.progress import ProgressLine
+from crossfoot.training.rank_job import Assignment
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
+from crossfoot.training.step_hooks import Pauses
+from crossfoot.training.step_recorder import Bookkeeper, StepPlanner
 from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY
 

@@ -29,9 +29,9 @@ from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.resume_command import command_to_continue
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
-from crossfoot.training.assignment import Assignment
 from crossfoot.training.build import Built
 from crossfoot.training.findings import not_saved, unlearnable
+from crossfoot.training.rank_job import Assignment
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),

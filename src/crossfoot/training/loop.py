@@ -17,9 +17,9 @@ from crossfoot.metering.meter import Meter
 from crossfoot.metering.update import Update
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
-from crossfoot.training.bookkeeper import Bookkeeper, StepPlanner
 from crossfoot.training.engine import Engine
-from crossfoot.training.pauses import Pauses
+from crossfoot.training.step_hooks import Pauses
+from crossfoot.training.step_recorder import Bookkeeper, StepPlanner
 
 TRIES_AT_MOST = 40
 """Of one step in float16. Halving brings DeepSpeed's largest first loss scale, 2^32, below 1."""

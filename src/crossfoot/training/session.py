@@ -19,8 +19,8 @@ from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.run_folder import release_folder
-from crossfoot.training.assignment import Assignment, Orders, assign
-from crossfoot.training.claiming import announce, claim
+from crossfoot.training.acquire import announce, claim
+from crossfoot.training.rank_job import Assignment, Orders, assign
 
 FOLLOW_SECONDS = 10.0
 NO_ORDERS = Orders()

@@ -16,10 +16,10 @@ from crossfoot.liveness.rank_monitor import Watchman
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
 from crossfoot.rendezvous.ranks import Ranks
-from crossfoot.training.assignment import Assignment
-from crossfoot.training.bookkeeper import Bookkeeper
 from crossfoot.training.engine import Engine
+from crossfoot.training.rank_job import Assignment
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
+from crossfoot.training.step_recorder import Bookkeeper
 from crossfoot.training.validation import validation_loss
 
 LOOK_SECONDS = 1.0

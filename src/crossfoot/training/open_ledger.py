@@ -11,7 +11,7 @@ from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember
 from crossfoot.ledger.skipping import policies_of
 from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
-from crossfoot.training.assignment import Assignment
+from crossfoot.training.rank_job import Assignment
 
 
 def open_book(

@@ -19,7 +19,7 @@ from crossfoot.rendezvous.shared_folder import claim_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
-from crossfoot.training.assignment import Assignment
+from crossfoot.training.rank_job import Assignment
 from crossfoot.written.resolved import dump_config
 
 
