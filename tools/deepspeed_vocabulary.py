@@ -1,4 +1,4 @@
-"""Writes src/crossfoot/checks/deepspeed_vocabulary.json: every key that the installed DeepSpeed reads.
+"""Writes src/crossfoot/checks/deepspeed/vocabulary.json: every key that the installed DeepSpeed reads.
 
     python tools/deepspeed_vocabulary.py
 
@@ -24,7 +24,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-FILE = Path(__file__).parent.parent / "src" / "crossfoot" / "checks" / "deepspeed_vocabulary.json"
+FILE = Path(__file__).parent.parent / "src" / "crossfoot" / "checks" / "deepspeed" / "vocabulary.json"
 
 PLAIN_BLOCKS = """
 activation_checkpointing aio autotuning autotuning.model_info checkpoint checkpoint.parallel_write

@@ -95,7 +95,7 @@ def _same(scripts: Path, run: Run, *words: str | Path) -> str:
 def test_the_wheel_is_typed_and_has_its_version(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name == f"crossfoot-{crossfoot.__version__}-py3-none-any.whl"
-    assert {"crossfoot/py.typed", "crossfoot/checks/deepspeed_vocabulary.json"} <= set(names)
+    assert {"crossfoot/py.typed", "crossfoot/checks/deepspeed/vocabulary.json"} <= set(names)
     assert not [name for name in names if not name.startswith("crossfoot")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
-from crossfoot.checks.vocabulary import vocabulary
+from crossfoot.checks.deepspeed.vocabulary import vocabulary
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.written.config import Config
 from published_deepspeed_files import PUBLISHED

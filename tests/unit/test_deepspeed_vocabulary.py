@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from crossfoot.checks.vocabulary import DATA_FILE, _key, entries, vocabulary, zero_stage
+from crossfoot.checks.deepspeed.vocabulary import DATA_FILE, _key, entries, vocabulary, zero_stage
 
 TOOL = Path(__file__).parents[2] / "tools" / "deepspeed_vocabulary.py"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.checks.vocabulary import entries, vocabulary
+from crossfoot.checks.deepspeed.vocabulary import entries, vocabulary
 from crossfoot.findings.finding import Finding
 from deepspeed_checking import Look, deepspeed_findings, fixed
 from published_deepspeed_files import PUBLISHED

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.checks.launch_plan import planned_gpus
+from crossfoot.checks.launch.planned import planned_gpus
+from crossfoot.checks.launch.rules_settings import OWN_OPTIONS
 from crossfoot.checks.registry import RULES, Facts
 from crossfoot.checks.rules import check_static
-from crossfoot.checks.rules_launch_settings import OWN_OPTIONS
 from crossfoot.cli import _parser
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.plan import topology_of

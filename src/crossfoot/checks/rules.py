@@ -13,9 +13,9 @@ from crossfoot.findings.finding import Finding
 
 __all__ = ["Facts", "check_static"]
 
-for _module in pkgutil.iter_modules(checks.__path__):
-    if _module.name.startswith("rules_"):
-        importlib.import_module(f"{checks.__name__}.{_module.name}")  # which registers its rules
+for _module in pkgutil.walk_packages(checks.__path__, f"{checks.__name__}."):
+    if _module.name.rpartition(".")[2].startswith("rules_"):
+        importlib.import_module(_module.name)  # which registers its rules
 
 
 def check_static(facts: Facts) -> tuple[Finding, ...]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from crossfoot.arithmetic.batch import GpusPerNode
+from crossfoot.checks.launch.rules_files import hostfile_line
 from crossfoot.checks.registry import Facts
-from crossfoot.checks.rules_launch_files import hostfile_line
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.written.launch.findings import unreadable_launch_file

@@ -12,8 +12,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal
 
-from crossfoot.checks.deepspeed_refused import is_refused_whole
-from crossfoot.checks.vocabulary import Entry, KeyPath, entries, vocabulary
+from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
+from crossfoot.checks.deepspeed.vocabulary import Entry, KeyPath, entries, vocabulary
 from crossfoot.written.known_keys import ELSEWHERE, sections
 
 FOREIGN: Mapping[str, str] = MappingProxyType(

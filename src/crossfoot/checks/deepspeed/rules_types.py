@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crossfoot.checks.deepspeed_refused import is_refused_whole
+from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
+from crossfoot.checks.deepspeed.vocabulary import Entry, Key, entries, vocabulary, zero_stage
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.vocabulary import Entry, Key, entries, vocabulary, zero_stage
 from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crossfoot.checks.deepspeed_words import is_meant, nearest
+from crossfoot.checks.deepspeed.unknown_words import is_meant, nearest
+from crossfoot.checks.deepspeed.vocabulary import vocabulary
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.vocabulary import vocabulary
 from crossfoot.checks.whole_numbers import finite_number, whole_number
 from crossfoot.findings.finding import Finding
 from crossfoot.written.shown import shown

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
-from crossfoot.checks.launch_plan import (
+from crossfoot.checks.launch.planned import (
     commands,
     nodes_or_one,
     planned_gpus,

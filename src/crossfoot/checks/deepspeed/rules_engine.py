@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crossfoot.checks.deepspeed_refused import TAKES_OVER, parallel, taken_over
-from crossfoot.checks.deepspeed_words import is_meant
+from crossfoot.checks.deepspeed.refused_parts import TAKES_OVER, parallel, taken_over
+from crossfoot.checks.deepspeed.unknown_words import is_meant
+from crossfoot.checks.deepspeed.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.whole_numbers import finite_number, whole_number
 from crossfoot.findings.finding import Edit, Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile

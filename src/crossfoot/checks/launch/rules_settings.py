@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import BatchPlan
-from crossfoot.checks.launch_plan import commands, planned_ranks
+from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place

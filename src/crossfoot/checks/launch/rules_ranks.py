@@ -5,12 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from crossfoot.checks.launch_plan import (
-    commands,
-    nodes_or_one,
-    planned_ranks,
-    planned_topology,
-)
+from crossfoot.checks.launch.planned import commands, nodes_or_one, planned_ranks, planned_topology
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import counted

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from crossfoot.checks.deepspeed_words import Unknown, unknown_entries
+from crossfoot.checks.deepspeed.rules_types import is_unused_precision, not_handed_over
+from crossfoot.checks.deepspeed.unknown_words import Unknown, unknown_entries
+from crossfoot.checks.deepspeed.vocabulary import Entry, entries, vocabulary
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.rules_deepspeed_types import is_unused_precision, not_handed_over
-from crossfoot.checks.vocabulary import Entry, entries, vocabulary
 from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.phrases import listed
 from crossfoot.written.deepspeed_file import DeepSpeedFile

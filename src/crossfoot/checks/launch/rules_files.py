@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
-from crossfoot.checks.launch_plan import commands, planned_gpus
+from crossfoot.checks.launch.planned import commands, planned_gpus
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted

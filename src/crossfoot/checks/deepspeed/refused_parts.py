@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crossfoot.checks.vocabulary import KeyPath
+from crossfoot.checks.deepspeed.vocabulary import KeyPath
 
 OWNED_BLOCKS = ("optimizer", "scheduler")
 """Blocks that crossfoot owns (CF306, CF307)."""

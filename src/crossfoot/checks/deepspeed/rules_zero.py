@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.checks.deepspeed.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.vocabulary import vocabulary, zero_stage
 from crossfoot.findings.finding import Finding
 from crossfoot.written.shown import shown
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-DATA_FILE = Path(__file__).with_name("deepspeed_vocabulary.json")
+DATA_FILE = Path(__file__).with_name("vocabulary.json")
 
 Kind = Literal["int", "float", "bool", "string", "list", "object", "any"]
 KeyPath = tuple[str, ...]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.checks.vocabulary import zero_stage
 from crossfoot.checks.whole_numbers import finite_number
 from crossfoot.findings.finding import Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile

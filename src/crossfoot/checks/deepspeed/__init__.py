@@ -1,0 +1,1 @@
+"""The DeepSpeed file against the plan and against DeepSpeed's own vocabulary."""

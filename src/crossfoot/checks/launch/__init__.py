@@ -1,0 +1,1 @@
+"""Launch files against the plan and against each other."""
