@@ -9,7 +9,7 @@ import pytest
 
 from support.launching import ROOT, plain, receipt, short_tokenizer, small_config, write_samples
 from support.loss_figure import write_figure
-from support.tormenting import (
+from support.random_kills import (
     TRAINING,
     Killer,
     Leg,

@@ -34,8 +34,8 @@ from support.launching import (
     small_config,
     write_samples,
 )
+from support.random_kills import assert_same_tensors, counted_losses
 from support.steering import Hold, Steering, wait_until_held
-from support.tormenting import assert_same_tensors, counted_losses
 
 pytestmark = pytest.mark.distributed
 STEPS = 12
