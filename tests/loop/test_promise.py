@@ -23,7 +23,7 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import lock_sha256
-from crossfoot.training import acquire as claiming
+from crossfoot.training import acquire
 from crossfoot.training.rank_job import Orders
 from crossfoot.training.session import run
 from crossfoot.training.step_recorder import StepPlanner
@@ -156,7 +156,7 @@ def test_a_fault_at_the_source_of_plan_and_loop_is_seen_by_the_receipt(
     name = f"source-{method}"
     with (
         mock.patch.object(owner, method, change(getattr(owner, method))),
-        mock.patch.object(claiming, "refuse_broken_promise"),
+        mock.patch.object(acquire, "refuse_broken_promise"),
     ):
         assert train(room, name) == 3
     receipt = receipt_later(room, name)

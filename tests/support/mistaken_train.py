@@ -12,18 +12,16 @@ from unittest import mock
 
 from crossfoot import cli
 from crossfoot.planning import deepspeed_config
-from crossfoot.rendezvous import rendezvous as meeting
-from crossfoot.rendezvous import shared_folder
+from crossfoot.rendezvous import rendezvous, shared_folder
 from crossfoot.rendezvous.devices import Device
-from crossfoot.training import build, session
-from crossfoot.training import rank_job as assignment
+from crossfoot.training import build, rank_job, session
 
 
 @contextlib.contextmanager
 def one_gpu_for_all() -> Iterator[None]:
     """Every rank sees one GPU, the same."""
     device = Device("cuda", 1, 0, "uuid GPU-77", "H100")
-    with mock.patch.object(assignment, "look_at_device", lambda *_: device):
+    with mock.patch.object(rank_job, "look_at_device", lambda *_: device):
         yield
 
 
@@ -60,7 +58,7 @@ MISTAKES = {
 }
 
 if __name__ == "__main__":
-    meeting.PATIENCE_SECONDS = float(os.environ.get("CROSSFOOT_TEST_PATIENCE", "60"))
+    rendezvous.PATIENCE_SECONDS = float(os.environ.get("CROSSFOOT_TEST_PATIENCE", "60"))
     shared_folder.NONCE_WAIT_SECONDS = 1.0
     session.FOLLOW_SECONDS = cli._SILENT_RANK_SECONDS = 0.5
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]

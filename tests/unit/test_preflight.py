@@ -23,8 +23,7 @@ from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
 from crossfoot.rendezvous.rank_info import Account, account_of, code_facts, flat, read_account
 from crossfoot.runs.resume import NEW_RUN
-from crossfoot.training import acquire as claiming
-from crossfoot.training import rank_job as assignment
+from crossfoot.training import acquire, rank_job
 from support.launching import free_port, small_config
 
 PARTS = {
@@ -210,16 +209,16 @@ def test_the_ranks_of_each_node_are_known_at_the_roll_call(
     accounts = [account_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
     accounts = [replace(account, host=f"node{account.node_rank}") for account in accounts]
     assert disagreements(accounts) == ()
-    monkeypatch.setattr(assignment, "meet", lambda world, environ: Told(accounts))
-    monkeypatch.setattr(assignment, "look_at_device", lambda local_rank, environ: Device("cpu"))
+    monkeypatch.setattr(rank_job, "meet", lambda world, environ: Told(accounts))
+    monkeypatch.setattr(rank_job, "look_at_device", lambda local_rank, environ: Device("cpu"))
     for static, world in zip(statics, worlds, strict=True):
-        assert assignment.engine_of(static, world) == "deepspeed"
+        assert rank_job.engine_of(static, world) == "deepspeed"
         if refused:
             with pytest.raises(Refused, match="CF435") as refusal:
-                assignment.call_roll(static, world)
+                rank_job.call_roll(static, world)
             assert refused in refusal.value.findings[0].title
             continue
-        _, known, _ = assignment.call_roll(static, world)
+        _, known, _ = rank_job.call_roll(static, world)
         assert known.ranks_per_node == (2, 3, 1)
         real = static.on_nodes(known.ranks_per_node)
         assert real.sourced.topology.gpus_per_node == planned
@@ -232,7 +231,7 @@ def test_a_config_that_says_the_nodes_only(tmp_path: Path) -> None:
     told = {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_SIZE": 2, "CROSS_RANK": 0, "CROSS_SIZE": 3}
     world = read_world({name: str(number) for name, number in told.items()})
     static = read_static(config, [], world)
-    assert assignment.engine_of(static, world) == "deepspeed"
+    assert rank_job.engine_of(static, world) == "deepspeed"
     known = replace(world, ranks_per_node=(2, 1, 1))
     assert static.on_nodes(known.ranks_per_node) == static
     (finding,) = unplanned_nodes(known, static.sourced.topology)
@@ -250,7 +249,7 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     work = SimpleNamespace(
         world=world, beginning=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), continued=None
     )
-    paper = claiming._attempt(work, {})  # type: ignore[arg-type]
+    paper = acquire._attempt(work, {})  # type: ignore[arg-type]
     assert (paper.gpus_per_node, paper.num_nodes, paper.world_size) == (gpus, len(layout), sum(layout))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossfoot.checkpoints import findings as refusals
+from crossfoot.checkpoints.findings import damaged, unfinished
 from crossfoot.checkpoints.manifest import (
     Damaged,
     Manifest,
@@ -106,10 +106,10 @@ def newest_good(
             break
         passed_over.append((folder, problem))
     used = chosen.name if chosen is not None else None
-    findings = [refusals.damaged(str(folder), problem, used) for folder, problem in passed_over]
+    findings = [damaged(str(folder), problem, used) for folder, problem in passed_over]
     for step, _, partial in _partials(Path(run_dir) / CHECKPOINTS):
         if chosen is None or step > chosen.step:
-            findings.append(refusals.unfinished(str(partial), used))
+            findings.append(unfinished(str(partial), used))
     return chosen, tuple(findings)
 
 

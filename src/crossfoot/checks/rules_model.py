@@ -11,7 +11,7 @@ from dataclasses import replace
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
-from crossfoot.written import model_findings as model_mistakes
+from crossfoot.written import model_findings
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import (
     BUILTIN_TINY,
@@ -178,7 +178,7 @@ def not_causal(facts: Facts) -> Iterator[Finding]:
     if model is None or families is None or model.has_own_code or model.model_type in families:
         return
     if is_known_family(model.model_type):  # a family that is newer than this transformers is not judged
-        finding = model_mistakes.model_not_causal(facts.run.config.model.path, model.model_type)
+        finding = model_findings.model_not_causal(facts.run.config.model.path, model.model_type)
         yield replace(finding, place=facts.run.place("model.path"))
 
 
@@ -195,7 +195,7 @@ def target_modules(facts: Facts) -> Iterator[Finding]:
         return
     lacking = [name for name in lora.target_modules if _last_word(name) not in names.adaptable]
     if lacking:
-        finding = model_mistakes.no_target_module(lacking, names.adaptable, names.blocks)
+        finding = model_findings.no_target_module(lacking, names.adaptable, names.blocks)
         yield replace(finding, place=facts.run.place("lora.target_modules"))
 
 
@@ -216,7 +216,7 @@ def modules_to_save(facts: Facts) -> Iterator[Finding]:
         if _last_word(name) not in everything and not _last_word(name).isdecimal()
     ]
     if lacking:
-        finding = model_mistakes.no_module_to_save(lacking, names.adaptable)
+        finding = model_findings.no_module_to_save(lacking, names.adaptable)
         yield replace(finding, place=facts.run.place("lora.modules_to_save"))
 
 
@@ -234,7 +234,7 @@ def trained_two_ways(facts: Facts) -> Iterator[Finding]:
         name for name in lora.modules_to_save if any(_overlap(name, target) for target in lora.target_modules)
     ]
     if both:
-        finding = model_mistakes.trained_two_ways(list(dict.fromkeys(map(_last_word, both))))
+        finding = model_findings.trained_two_ways(list(dict.fromkeys(map(_last_word, both))))
         yield replace(finding, place=facts.run.place("lora.modules_to_save"))
 
 
@@ -253,9 +253,9 @@ def untied(facts: Facts) -> Iterator[Finding]:
     place = facts.run.place("lora.modules_to_save")
     adapted = [table for table in names.tables if _written(table, lora.target_modules)]
     if adapted and not any(_written(table, lora.modules_to_save) for table in adapted):
-        yield replace(model_mistakes.adapter_unties(adapted), place=facts.run.place("lora.target_modules"))
+        yield replace(model_findings.adapter_unties(adapted), place=facts.run.place("lora.target_modules"))
     if _copies_only_input(facts):
-        yield replace(model_mistakes.copy_unties(model.model_type, names.tables[0]), place=place)
+        yield replace(model_findings.copy_unties(model.model_type, names.tables[0]), place=place)
 
 
 def _copies_only_input(facts: Facts) -> bool:

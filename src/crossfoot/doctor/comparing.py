@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from crossfoot.doctor import findings as refusals
+from crossfoot.doctor import findings
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import named
 from crossfoot.findings.finding import Finding
@@ -33,9 +33,9 @@ def _software(nodes: Sequence[Node]) -> Iterator[Finding]:
     }
     beside = {name: note for name, note in found.items() if name not in deciding and note}
     if deciding:
-        yield refusals.nodes_differ(named(list(deciding)), tuple(deciding.values()), "error")
+        yield findings.nodes_differ(named(list(deciding)), tuple(deciding.values()), "error")
     if beside:
-        yield refusals.nodes_differ(named(list(beside)), tuple(beside.values()), "warning")
+        yield findings.nodes_differ(named(list(beside)), tuple(beside.values()), "warning")
 
 
 def _hardware(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def _hardware(nodes: Sequence[Node]) -> Iterator[Finding]:
     different = {name: note for name, note in notes.items() if note}
     if different:
         help_ = "use nodes that are alike: the slowest decides"
-        yield refusals.nodes_differ(named(list(different)), tuple(different.values()), "warning", help_)
+        yield findings.nodes_differ(named(list(different)), tuple(different.values()), "warning", help_)
 
 
 def _values(nodes: Sequence[Node], name: str, *keys: str) -> str:
@@ -84,4 +84,4 @@ def _clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
             for node in off
         ]
         help_ = "set the clocks by the network: chrony or systemd-timesyncd on every node"
-        yield refusals.nodes_differ("clocks", notes, "warning", help_)
+        yield findings.nodes_differ("clocks", notes, "warning", help_)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from crossfoot.doctor import findings as refusals
+from crossfoot.doctor import findings
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.comparing import differences
 from crossfoot.doctor.judging_gpus import gpu_findings
@@ -35,7 +35,7 @@ def judge(nodes: Sequence[Node], needs: Needs, starters: Starters, over_ssh: boo
     found = [
         *needs.findings,
         *(
-            refusals.node_silent(where, why)
+            findings.node_silent(where, why)
             for where, why in together((n.name, n.problem or None) for n in nodes)
         ),
         *_starters(starters, over_ssh),
@@ -53,33 +53,33 @@ def _starters(starters: Starters, over_ssh: bool) -> Iterator[Finding]:
     slurm = starters.slurm
     if over_ssh and starters.pdsh is None:
         helps = ("install pdsh here", "or start one launcher on each node: crossfoot launch --no-ssh")
-        yield refusals.starter_unusable("deepspeed starts nodes through pdsh, which is not here", helps)
+        yield findings.starter_unusable("deepspeed starts nodes through pdsh, which is not here", helps)
     if slurm is None:
         return
     if slurm.problem and (slurm.is_configured or slurm.job):
         ping = ("look whether slurmctld runs: scontrol ping",)
         title = f"SLURM does not answer: {slurm.problem}"
-        yield refusals.starter_unusable(title, ping, "error" if slurm.job else "warning")
+        yield findings.starter_unusable(title, ping, "error" if slurm.job else "warning")
     if slurm.partitions and all(state != "up" for _, state, _ in slurm.partitions):
         title = "no partition of SLURM is up: jobs would wait"
-        yield refusals.starter_unusable(title, ("ask those who run the cluster",), "warning")
+        yield findings.starter_unusable(title, ("ask those who run the cluster",), "warning")
 
 
 def _libraries(nodes: Sequence[Node], needs: Needs) -> Iterator[Finding]:
     for where, (python, why, help_) in together((node.name, _python_problem(node)) for node in nodes):
-        yield refusals.library_unusable(f"python {python}", where, why, (help_,))
+        yield findings.library_unusable(f"python {python}", where, why, (help_,))
     wanted = (*_NEEDED, "deepspeed") if needs.uses_deepspeed else _NEEDED
     ranges = _tested_versions()
     for where, _ in together((node.name, None if node.facts["crossfoot"] else True) for node in nodes):
-        yield refusals.library_unusable("crossfoot", where, "cannot be found")
+        yield findings.library_unusable("crossfoot", where, "cannot be found")
     for name in wanted:
         for where, why in together((node.name, _library_problem(node, name)) for node in nodes):
-            yield refusals.library_unusable(name, where, why)
+            yield findings.library_unusable(name, where, why)
         if name in ranges:
             answers = ((node.name, _outside(node, name, ranges[name])) for node in nodes)
             for where, version in together(answers):
                 why = f"is not a version that crossfoot is written for ({ranges[name]})"
-                yield refusals.library_unusable(f"{name} {version}", where, why, severity="warning")
+                yield findings.library_unusable(f"{name} {version}", where, why, severity="warning")
 
 
 def _python_problem(node: Node) -> tuple[str, str, str] | None:
@@ -117,12 +117,12 @@ def _tested_versions() -> dict[str, SpecifierSet]:
 def _paths(nodes: Sequence[Node], needs: Needs) -> Iterator[Finding]:
     for where, folder in together((node.name, _lost_folder(node)) for node in nodes):
         helps = ("start from a folder that all nodes have, on shared storage",)
-        yield refusals.path_unusable(
+        yield findings.path_unusable(
             f"the folder {folder}, where this was started, is not there", where, None, helps
         )
     for wanted in needs.paths:
         for where, (title, help_, severity) in together((n.name, _path_problem(n, wanted)) for n in nodes):
-            yield refusals.path_unusable(title, where, wanted.place, (help_,), severity)
+            yield findings.path_unusable(title, where, wanted.place, (help_,), severity)
 
 
 def _lost_folder(node: Node) -> str | None:
@@ -151,7 +151,7 @@ def _limits(nodes: Sequence[Node]) -> Iterator[Finding]:
         (_little_locked, "raise it: ulimit -l unlimited, LimitMEMLOCK=infinity for sshd and slurmd"),
     ):
         for where, title in together((node.name, ask(node)) for node in nodes):
-            yield refusals.limit_low(title, where, (help_,))
+            yield findings.limit_low(title, where, (help_,))
 
 
 def _small_shm(node: Node) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crossfoot.doctor import findings as refusals
+from crossfoot.doctor import findings
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.naming import together
 from crossfoot.doctor.needs import Needs
@@ -18,14 +18,14 @@ def gpu_findings(nodes: Sequence[Node], needs: Needs) -> Iterator[Finding]:
     """A node whose GPUs cannot be used is not counted again."""
     unusable = {node.name: unusable_gpus(node) for node in nodes}
     for where, (there, why, helps) in together(unusable.items()):
-        yield refusals.gpus_unusable(where, there, why, helps)
+        yield findings.gpus_unusable(where, there, why, helps)
     has_gpus = any(map(gpu_count, nodes)) or any(unusable.values())
     able = [node for node in nodes if unusable[node.name] is None]
     asked = {node.name: node.slots or share for node, share in _shares(nodes, needs)}
     answers = ((node.name, _too_few(node, asked[node.name], needs, on_cpus=not has_gpus)) for node in able)
     for where, (asked_for, there_are, origin, note, severity) in together(answers):
         is_alike = len(set(asked.values())) == 1
-        yield refusals.gpus_short(where, asked_for, there_are, origin, note, severity, is_alike)
+        yield findings.gpus_short(where, asked_for, there_are, origin, note, severity, is_alike)
 
 
 def _shares(nodes: Sequence[Node], needs: Needs) -> Iterator[tuple[Node, int | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crossfoot.doctor import findings as refusals
+from crossfoot.doctor import findings
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.judging_gpus import gpu_count
 from crossfoot.doctor.naming import together
@@ -29,14 +29,14 @@ def network_findings(nodes: Sequence[Node], several: bool, maybe_several: bool) 
         answers = ((node.name, _wrong_name(node.facts, variable, several)) for node in nodes)
         for where, words in together(answers):
             naming = (_NAME_ONE.format(variable), f"or unset {variable}")
-            yield refusals.network_trap(f"{variable} {words} on {where}", naming)
+            yield findings.network_trap(f"{variable} {words} on {where}", naming)
     if several or maybe_several:
         for where, meaning in together((node.name, _own_name(node.facts)) for node in nodes):
-            yield refusals.own_name_wrong(where, meaning, "error" if several else "warning")
+            yield findings.own_name_wrong(where, meaning, "error" if several else "warning")
     if several:
         for where, title in together((node.name, _meeting(node.facts)) for node in nodes):
             helps = ("write the name with its address into DNS, or into /etc/hosts of every node",)
-            yield refusals.network_trap(f"{title} on {where}", helps)
+            yield findings.network_trap(f"{title} on {where}", helps)
         for variable in (NCCL_NAMES, GLOO_NAMES):
             yield from _traps(nodes, variable)
 
@@ -94,9 +94,9 @@ def _traps(nodes: Sequence[Node], variable: str) -> Iterator[Finding]:
         help_ = _NAME_ONE.format(variable).replace("eth0", "eth0" if way is None or way.trap else way.name)
         if taken.trap:
             title = f"{who} would take {taken.name}, an interface {taken.trap}, on {node.name}"
-            yield refusals.network_trap(title, (help_,), notes)
+            yield findings.network_trap(title, (help_,), notes)
         elif way is not None and way.trap != "loopback":
             title = (
                 f"{who} would take {taken.name} on {node.name}, and another one leads to the meeting point"
             )
-            yield refusals.network_trap(title, (help_,), notes, "warning")
+            yield findings.network_trap(title, (help_,), notes, "warning")

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from crossfoot.environment import findings as refusals
+from crossfoot.environment import findings
 from crossfoot.environment.world import World, rendezvous
 from crossfoot.findings.finding import Refused
 from crossfoot.phrases import reason_of
@@ -27,9 +27,9 @@ def look_at_meeting_point(world: World, environ: Mapping[str, str]) -> dict[str,
     try:
         socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Refused(refusals.address_unknown(address, world.rank, host, reason_of(error))) from error
+        raise Refused(findings.address_unknown(address, world.rank, host, reason_of(error))) from error
     if world.rank == 0 and not is_held_by_launcher(environ) and (why := why_not_free(port)):
-        raise Refused(refusals.port_taken(port, host, why))
+        raise Refused(findings.port_taken(port, host, why))
     return told
 
 

@@ -20,8 +20,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossfoot.arithmetic.batch import Topology
-from crossfoot.environment import findings as refusals
 from crossfoot.environment import slurm
+from crossfoot.environment.findings import (
+    foreign_engine,
+    launchers_apart,
+    launchers_nested,
+    machine_unknown,
+    marks_of_two,
+    no_meeting_point,
+    not_alone,
+    number_unreadable,
+    numbers_impossible,
+    other_nodes,
+    ranks_half_told,
+    ranks_without_deepspeed_file,
+    tasks_without_ranks,
+    witnesses_disagree,
+    world_differs,
+)
 from crossfoot.findings.finding import Finding, Refused
 
 Launcher = Literal["deepspeed", "torchrun", "srun", "accelerate", "plain"]
@@ -112,22 +128,20 @@ def read_world(environ: Mapping[str, str]) -> World:
             launcher = "accelerate"
         world = _from_launcher(told, launcher, witnesses)
         if step_tasks not in (0, 1, world.num_nodes) and "SLURM_PTY_PORT" not in environ:
-            raise Refused(refusals.launchers_apart(launcher, step_tasks, world.num_nodes, world.world_size))
+            raise Refused(launchers_apart(launcher, step_tasks, world.num_nodes, world.world_size))
         return world
     if by_slurm and not through_accelerate:
         return _from_slurm(told, environ, witnesses)
     _refuse_half(told)
     if "RANK" in told and told["WORLD_SIZE"] != 1:
         missing = ["LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"]
-        raise Refused(refusals.machine_unknown(told["RANK"], told["WORLD_SIZE"], missing))
+        raise Refused(machine_unknown(told["RANK"], told["WORLD_SIZE"], missing))
     world = World(0, 1, 0, 1, 0, 1, "accelerate" if through_accelerate else "plain", witnesses, (1,))
     if not through_accelerate and world.tasks_claimed > 1 and any(name in told for name in SLURM_JOB_SIZES):
         why = "the shell of a batch script or of salloc is not one of them"
-        raise Refused(refusals.tasks_without_ranks(*world.largest_claim, why))
+        raise Refused(tasks_without_ranks(*world.largest_claim, why))
     if told.get("RANK") or told.get("LOCAL_RANK"):
-        raise Refused(
-            refusals.numbers_impossible("one process in all, but its rank is not 0", ["RANK", "LOCAL_RANK"])
-        )
+        raise Refused(numbers_impossible("one process in all, but its rank is not 0", ["RANK", "LOCAL_RANK"]))
     return world
 
 
@@ -138,9 +152,9 @@ def refuse_nested(launchers: Sequence[str], environ: Mapping[str, str]) -> None:
     """
     marks = {name: environ[name] for name in (*DEEPSPEED_MARKS, *TORCHRUN_MARKS) if environ.get(name)}
     if len(launchers) > 1:
-        raise Refused(refusals.launchers_nested(launchers, marks))
+        raise Refused(launchers_nested(launchers, marks))
     if all(any(name in marks for name in both) for both in (DEEPSPEED_MARKS, TORCHRUN_MARKS)):
-        raise Refused(refusals.marks_of_two(marks))
+        raise Refused(marks_of_two(marks))
 
 
 def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
@@ -166,9 +180,9 @@ def rendezvous(world: World, environ: Mapping[str, str]) -> dict[str, str]:
             why = str(unreadable)
     absent = [name for name, value in (("MASTER_ADDR", address), ("MASTER_PORT", port)) if not value]
     if absent:
-        raise Refused(refusals.no_meeting_point(absent, why))
+        raise Refused(no_meeting_point(absent, why))
     if not port.isdecimal() or int(port) > 65_535:
-        raise Refused(refusals.number_unreadable("MASTER_PORT", port))
+        raise Refused(number_unreadable("MASTER_PORT", port))
     return {
         "RANK": str(world.rank),
         "WORLD_SIZE": str(world.world_size),
@@ -187,7 +201,7 @@ def unplanned_nodes(world: World, planned: Topology) -> tuple[Finding, ...]:
     real = Topology(world.ranks_per_node, world.num_nodes)
     if real.has_nodes_of(planned) or (real.is_even and planned.is_even):
         return ()
-    return (refusals.other_nodes(world.launcher, real, planned),)
+    return (other_nodes(world.launcher, real, planned),)
 
 
 def engine_for(
@@ -201,17 +215,17 @@ def engine_for(
     findings: list[Finding] = []
     for name in FOREIGN_ENGINES:
         if environ.get(name, "").lower() in ("true", "1"):
-            findings.append(refusals.foreign_engine(name, environ[name]))
+            findings.append(foreign_engine(name, environ[name]))
     started_by = world.launcher if world.launcher != "plain" else "this shell"
     alone = world.world_size == 1
     tasks, witness = world.largest_claim
     by_deepspeed = has_deepspeed_file and (world.launcher in ("deepspeed", "torchrun", "srun") or not alone)
     if alone and tasks > 1:
-        findings.append(refusals.not_alone(tasks, witness))
+        findings.append(not_alone(tasks, witness))
     elif by_deepspeed and world.world_size != plan_world_size:
-        findings.append(refusals.world_differs(world.world_size, started_by, plan_world_size))
+        findings.append(world_differs(world.world_size, started_by, plan_world_size))
     elif not alone and not has_deepspeed_file:
-        findings.append(refusals.ranks_without_deepspeed_file(world.world_size, started_by))
+        findings.append(ranks_without_deepspeed_file(world.world_size, started_by))
     if findings:
         raise Refused(findings)
     return "deepspeed" if by_deepspeed else "accelerate"
@@ -226,7 +240,7 @@ def _read_numbers(environ: Mapping[str, str]) -> dict[str, int]:
         if text and text.isdecimal():
             told[name] = int(text)
         elif text:
-            findings.append(refusals.number_unreadable(name, text))
+            findings.append(number_unreadable(name, text))
     if findings:
         raise Refused(findings)
     return told
@@ -237,7 +251,7 @@ def _refuse_half(told: Mapping[str, int]) -> None:
     present = {name: told[name] for name in (*trio, "LOCAL_SIZE", "LOCAL_WORLD_SIZE") if name in told}
     missing = [name for name in ("RANK", "WORLD_SIZE") if name not in told]
     if present and missing:
-        raise Refused(refusals.ranks_half_told(present, missing))
+        raise Refused(ranks_half_told(present, missing))
 
 
 def _from_launcher(
@@ -250,7 +264,7 @@ def _from_launcher(
         ("LOCAL_SIZE", "LOCAL_WORLD_SIZE"), ("CROSS_SIZE", "GROUP_WORLD_SIZE"), ("CROSS_RANK", "GROUP_RANK"),
     ):  # fmt: skip
         if ours in told and theirs in told and told[ours] != told[theirs]:
-            findings.append(refusals.witnesses_disagree((ours, told[ours]), (theirs, told[theirs])))
+            findings.append(witnesses_disagree((ours, told[ours]), (theirs, told[theirs])))
     if findings:
         raise Refused(findings)
     rank, world_size = told["RANK"], told["WORLD_SIZE"]
@@ -263,10 +277,10 @@ def _from_launcher(
     else:
         missing = [name for name in node_names if name not in told]
         if missing:
-            raise Refused(refusals.machine_unknown(rank, world_size, missing))
+            raise Refused(machine_unknown(rank, world_size, missing))
         num_nodes, node_rank = told[node_names[0]], told[node_names[1]]
     if "LOCAL_RANK" not in told:
-        raise Refused(refusals.machine_unknown(rank, world_size, ["LOCAL_RANK"]))
+        raise Refused(machine_unknown(rank, world_size, ["LOCAL_RANK"]))
     others = world_size - local_size
     layout = {1: (local_size,), 2: (local_size, others) if node_rank == 0 else (others, local_size)}
     world = World(
@@ -291,7 +305,7 @@ def _from_slurm(
     tasks = told["SLURM_STEP_NUM_TASKS"]
     if tasks > 1 and "SLURM_PTY_PORT" in environ and "RANK" not in told:
         why = "the shell of srun --pty runs beside them"
-        raise Refused(refusals.tasks_without_ranks(tasks, "SLURM_STEP_NUM_TASKS", why))
+        raise Refused(tasks_without_ranks(tasks, "SLURM_STEP_NUM_TASKS", why))
     findings = []
     for name, twin in (
         ("RANK", "SLURM_PROCID"),
@@ -299,25 +313,25 @@ def _from_slurm(
         ("LOCAL_RANK", "SLURM_LOCALID"),
     ):
         if name in told and told[name] != told.get(twin, told[name]):
-            findings.append(refusals.witnesses_disagree((name, told[name]), (twin, told[twin])))
+            findings.append(witnesses_disagree((name, told[name]), (twin, told[twin])))
     if findings:
         raise Refused(findings)
     layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     names = ("SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES")
     missing = [name for name in names if name not in told] + ([] if layout else ["SLURM_STEP_TASKS_PER_NODE"])
     if missing:
-        raise Refused(refusals.machine_unknown(told["SLURM_PROCID"], tasks, missing))
+        raise Refused(machine_unknown(told["SLURM_PROCID"], tasks, missing))
     try:
         per_node = slurm.tasks_per_node(layout)
     except ValueError:
-        raise Refused(refusals.number_unreadable("SLURM_STEP_TASKS_PER_NODE", layout)) from None
+        raise Refused(number_unreadable("SLURM_STEP_TASKS_PER_NODE", layout)) from None
     node_rank, num_nodes = told["SLURM_NODEID"], told["SLURM_STEP_NUM_NODES"]
     if sum(per_node) != tasks or len(per_node) != num_nodes or node_rank >= num_nodes:
         what = (
             f"{layout} tasks per node are not {tasks} tasks on {num_nodes} nodes, seen from node {node_rank}"
         )
         seen = ["SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_NODEID"]
-        raise Refused(refusals.numbers_impossible(what, seen))
+        raise Refused(numbers_impossible(what, seen))
     world = World(
         rank=told["SLURM_PROCID"],
         world_size=tasks,
@@ -349,4 +363,4 @@ def _refuse_impossible(world: World) -> None:
         )
     names = [name for name, _ in world.witnesses if name in NUMBERS]
     if wrong:
-        raise Refused([refusals.numbers_impossible(what, names) for what in wrong])
+        raise Refused([numbers_impossible(what, names) for what in wrong])

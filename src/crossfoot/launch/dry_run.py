@@ -12,7 +12,7 @@ from typing import Any
 
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
-from crossfoot.launch import findings as refusals
+from crossfoot.launch import findings
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import counted as with_noun
 from crossfoot.receipts.receipt import receipt_of
@@ -31,7 +31,7 @@ def make_room(run_dir: str, steps: int) -> str:
     if mark.exists() and len(attempt_numbers(folder)) < 2:
         shutil.rmtree(folder)
     elif holds_run(folder):
-        raise Refused(refusals.not_a_dry_run(folder))
+        raise Refused(findings.not_a_dry_run(folder))
     mark.parent.mkdir(parents=True, exist_ok=True)
     durable.replace(mark, json.dumps({"of": run_dir, "steps": steps}) + "\n")
     return folder

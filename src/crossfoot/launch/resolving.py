@@ -11,8 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from crossfoot.environment.forwarding import forwarded
 from crossfoot.environment.master_address import why_not_free
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.launch import findings as refusals
 from crossfoot.launch import slurm
+from crossfoot.launch.findings import (
+    cluster_unknown,
+    hostfile_needed,
+    meeting_point_unknown,
+    node_unknown,
+    nodes_not_alike,
+    one_machine_only,
+    option_elsewhere,
+    visible_devices,
+    warned_at_once,
+)
 from crossfoot.launch.job import PORT, Job, Wishes, tools_folder
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.runs.changing import refusals_of_allow
@@ -49,7 +59,7 @@ def refuse_options(wishes: Wishes) -> None:
         ("--continue", wishes.continued, not wishes.dry_run, "a run, not a dry run"),
     )
     wrong = [
-        refusals.option_elsewhere(option, belongs)
+        option_elsewhere(option, belongs)
         for option, value, fits, belongs in given
         if value is not None and not fits
     ]
@@ -57,7 +67,7 @@ def refuse_options(wishes: Wishes) -> None:
     limit = slurm.limit_seconds(wishes.time) if wishes.time is not None else None
     warning = wishes.signal_seconds or slurm.SIGNAL_SECONDS
     if limit is not None and limit <= warning:
-        wrong.append(refusals.warned_at_once(wishes.time or "", warning))
+        wrong.append(warned_at_once(wishes.time or "", warning))
     if wrong:
         raise Refused(wrong)
 
@@ -96,7 +106,7 @@ def make_job(
         try:
             visible = _visible(environ.get("CUDA_VISIBLE_DEVICES", ""), topology.world_size)
         except ValueError as reason:
-            findings.append(refusals.visible_devices(str(reason)))
+            findings.append(visible_devices(str(reason)))
     if findings:
         raise Refused(findings)
     run_dir, words = run.run_dir, list(overrides)
@@ -150,7 +160,7 @@ def node_rank_of(job: Job) -> int:
     for rank, host in enumerate(job.hosts):
         if host == here or host.split(".")[0] == here.split(".")[0]:
             return rank
-    raise Refused(refusals.node_unknown(here, job.hosts))
+    raise Refused(node_unknown(here, job.hosts))
 
 
 def free_port(port: int) -> int:
@@ -167,22 +177,22 @@ def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
     topology = static.sourced.topology
     num_nodes = topology.num_nodes
     if target == "deepspeed" and not wishes.hostfile:
-        yield refusals.hostfile_needed(target)
+        yield hostfile_needed(target)
     elif unsaid and not wishes.hostfile:
-        yield refusals.cluster_unknown(run, unsaid, target)
+        yield cluster_unknown(run, unsaid, target)
     elif target == "local" and num_nodes > 1:
-        yield refusals.one_machine_only(run, num_nodes)
+        yield one_machine_only(run, num_nodes)
     elif target in ("torchrun", "accelerate") and num_nodes > 1:
         is_told = wishes.dry_run or wishes.address or hosts_of(static)
-        yield from () if is_told else (refusals.meeting_point_unknown(target, num_nodes),)
+        yield from () if is_told else (meeting_point_unknown(target, num_nodes),)
     if not topology.is_even and target == "accelerate" and not wishes.dry_run:
         why = "accelerate divides num_processes by num_machines, and starts as many on each machine"
-        yield refusals.nodes_not_alike(run, topology, "--to accelerate", why)
+        yield nodes_not_alike(run, topology, "--to accelerate", why)
     if not topology.is_even and wishes.tasks == "node":
         why = "srun starts the same torchrun on every node, with one number of ranks"
-        yield refusals.nodes_not_alike(run, topology, "--tasks node", why)
+        yield nodes_not_alike(run, topology, "--tasks node", why)
     if topology.is_even and target == "torchrun" and wishes.node_rank is not None:
-        yield refusals.option_elsewhere("--node-rank", _NUMBERED)
+        yield option_elsewhere("--node-rank", _NUMBERED)
 
 
 def hosts_of(static: Static) -> tuple[Host, ...]:

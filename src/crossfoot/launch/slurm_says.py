@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import in_a_sum
 from crossfoot.findings.finding import Finding
-from crossfoot.launch import findings as refusals
+from crossfoot.launch import findings
 from crossfoot.launch.job import Job
 
 _UNREACHABLE = re.compile(
@@ -80,9 +80,9 @@ def refusal_of(said: str, job: Job) -> Finding:
     lines = [_PREFIX.sub("", line.strip()) for line in said.splitlines() if line.strip()]
     fact = lines[-1] if lines else ""
     if _UNREACHABLE.search(said):
-        return refusals.slurm_silent("sbatch", fact)
+        return findings.slurm_silent("sbatch", fact)
     title, helps = _explained(said.lower(), job)
-    return refusals.slurm_refuses(fact, title, helps)
+    return findings.slurm_refuses(fact, title, helps)
 
 
 def _explained(said: str, job: Job) -> tuple[str, tuple[str, ...]]:

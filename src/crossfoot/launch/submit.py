@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
-from crossfoot.launch import findings as refusals
+from crossfoot.launch import findings
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.slurm import log_path
@@ -68,7 +68,7 @@ def refuse_impossible(rendered: Rendered, job: Job) -> None:
     if earlier is not None:
         state = _settled(earlier)
         if state is not None and state.state not in ENDED:
-            raise Refused(refusals.job_still_queued(earlier, state.state, job.run_dir))
+            raise Refused(findings.job_still_queued(earlier, state.state, job.run_dir))
     said = ask("sbatch", "--test-only", given=rendered.files[0][1])
     if said.code:
         raise Refused(refusal_of(said.all, job))
@@ -121,7 +121,7 @@ def follow(job_id: str, job: Job, before: Sequence[int]) -> Outcome:
     outcome = outcome_of(job.run_dir, before, code, starter=f"job {job_id}")
     if [finding.code for finding in outcome.findings] == ["CF489"]:
         began = any(number not in before for number in attempt_numbers(job.run_dir))
-        finding = refusals.job_ended(job_id, state, reason, log.path, began)
+        finding = findings.job_ended(job_id, state, reason, log.path, began)
         return Outcome(outcome.exit_code, (finding,))
     return outcome
 
@@ -132,7 +132,7 @@ def look(job_id: str) -> QueueState | None:
     if said.code:
         if "invalid job id" in said.all.lower():
             return None
-        raise Refused(refusals.slurm_silent("squeue", said.all))
+        raise Refused(findings.slurm_silent("squeue", said.all))
     lines = [line for line in said.out.splitlines() if line.strip()]
     if not lines:
         return None

@@ -15,7 +15,7 @@ from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
-from crossfoot.launch import findings as refusals
+from crossfoot.launch.findings import dry_run_failed, program_missing
 from crossfoot.launch.job import Job, Rendered, Wishes
 from crossfoot.launch.outcome import Outcome
 from crossfoot.launch.resolving import (
@@ -95,7 +95,7 @@ def _ready(job: Job, static: Static) -> Job:
     """What is only looked at for a real start: programs, the run folder, a free port. Raises Refused."""
     rendered = rendered_for(job)
     missing = [
-        refusals.program_missing(program, job.wishes.target)
+        program_missing(program, job.wishes.target)
         for program in rendered.needs
         if shutil.which(program) is None
     ]
@@ -123,7 +123,7 @@ def _start(job: Job) -> Outcome:
         if outcome.exit_code in (0, 3):
             print(f"\n{dry_run.report(job.run_dir)}", flush=True)
         else:
-            failed = refusals.dry_run_failed(job.run_dir, outcome.exit_code)
+            failed = dry_run_failed(job.run_dir, outcome.exit_code)
             return Outcome(outcome.exit_code, (*outcome.findings, failed))
     elif not attempt_numbers(job.run_dir):
         _take_back(rendered, job.run_dir)

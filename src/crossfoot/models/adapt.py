@@ -21,7 +21,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
 from crossfoot.phrases import counted
-from crossfoot.written import model_findings as model_mistakes
+from crossfoot.written import model_findings
 from crossfoot.written.config import Config, LoraSection
 
 
@@ -169,8 +169,8 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     anything = _named(model, (nn.Module,))
     findings = []
     for refusal, written, there in (
-        (model_mistakes.no_target_module, lora.target_modules, adaptable),
-        (model_mistakes.no_module_to_save, lora.modules_to_save, anything),
+        (model_findings.no_target_module, lora.target_modules, adaptable),
+        (model_findings.no_module_to_save, lora.modules_to_save, anything),
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
         if lacking:
@@ -187,7 +187,7 @@ def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
         if any(_matches(name, written) for written in lora.target_modules)
         and any(_matches(name, written) for written in lora.modules_to_save)
     ]
-    return [model_mistakes.trained_two_ways(_last_words(both))] if both else []
+    return [model_findings.trained_two_ways(_last_words(both))] if both else []
 
 
 def _table_names(model: PreTrainedModel) -> list[str]:
@@ -206,12 +206,12 @@ def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -
     tables = _tables_in(model, lora.target_modules) if loaded.tied else []
     if not tables:
         return []
-    return [model_mistakes.adapter_unties(_last_words(tables))]
+    return [model_findings.adapter_unties(_last_words(tables))]
 
 
 def _cannot_tie(model: PreTrainedModel, written: Iterable[str]) -> Finding:
     (table, *_) = _last_words(_tables_in(model, written))
-    return model_mistakes.copy_unties(model.config.model_type, table)
+    return model_findings.copy_unties(model.config.model_type, table)
 
 
 def _last_words(names: Iterable[str]) -> list[str]:

@@ -9,21 +9,33 @@ from collections.abc import Callable, Iterator, Sequence
 
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed
-from crossfoot.rendezvous import findings as refusals
 from crossfoot.rendezvous.devices import CPU, CUDA
+from crossfoot.rendezvous.findings import (
+    code_differs,
+    configs_differ,
+    data_differs,
+    deepspeed_files_differ,
+    device_beyond,
+    device_shared,
+    devices_mixed,
+    libraries_differ,
+    models_differ,
+    others_differ,
+    worlds_differ,
+)
 from crossfoot.rendezvous.rank_info import Account, Facts
 
 _SHOWN = 5
 _ABSENT = "absent"
 PartFinding = Callable[[str, Sequence[str]], Finding]
 PARTS: dict[str, PartFinding] = {
-    "config": refusals.configs_differ,
-    "deepspeed": refusals.deepspeed_files_differ,
-    "data": refusals.data_differs,
-    "model": refusals.models_differ,
-    "code": refusals.code_differs,
-    "libraries": refusals.libraries_differ,
-    "beside": refusals.others_differ,
+    "config": configs_differ,
+    "deepspeed": deepspeed_files_differ,
+    "data": data_differs,
+    "model": models_differ,
+    "code": code_differs,
+    "libraries": libraries_differ,
+    "beside": others_differ,
 }
 
 
@@ -59,7 +71,7 @@ def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
     for account in accounts:
         shapes[account.launcher, account.world_size, account.num_nodes].append(account)
     if len(shapes) > 1:
-        yield refusals.worlds_differ(
+        yield worlds_differ(
             [
                 f"{where(ranks, accounts)}: {launcher} says "
                 f"{counted(size, 'rank')} on {counted(nodes, 'node')}"
@@ -83,7 +95,7 @@ def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
     if len(nodes) != accounts[0].num_nodes:
         wrong.append(f"{counted(accounts[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}")
     if wrong:
-        yield refusals.worlds_differ(wrong)
+        yield worlds_differ(wrong)
 
 
 def _nodes(accounts: Sequence[Account]) -> dict[int, list[Account]]:
@@ -140,7 +152,7 @@ def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
     without = [account for account in accounts if account.device.kind == CPU]
     if without and len(without) < len(accounts):
         others = [account for account in accounts if account not in without]
-        yield refusals.devices_mixed(
+        yield devices_mixed(
             [
                 f"{where(without, accounts)}: no GPU",
                 f"{where(others, accounts)}: {others[0].device.name or others[0].device.kind}",
@@ -149,7 +161,7 @@ def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
     for account in accounts:
         device = account.device
         if device.kind == CUDA and device.index is None:
-            yield refusals.device_beyond(
+            yield device_beyond(
                 account.rank, account.host, account.local_rank, account.local_world_size, device.visible
             )
     holders: dict[tuple[str, str], list[Account]] = defaultdict(list)
@@ -160,4 +172,4 @@ def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
         if len(ranks) > 1:
             numbers, devices = [rank.rank for rank in ranks], [rank.device for rank in ranks]
             hosts = listed(sorted({rank.host for rank in ranks}))
-            yield refusals.device_shared(numbers, hosts, identity, devices)
+            yield device_shared(numbers, hosts, identity, devices)

@@ -25,7 +25,7 @@ from crossfoot.environment.master_address import (
 )
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.rendezvous import findings as refusals
+from crossfoot.rendezvous.findings import first_left, first_unreachable, rank_twice, ranks_missing
 from crossfoot.rendezvous.preflight import disagreements
 from crossfoot.rendezvous.rank_info import Account, read_account, read_finding
 
@@ -119,7 +119,7 @@ class Meeting:
         except DistError as error:
             said = str(error).splitlines()[0]
             who = f"rank {self.rank} on {socket.gethostname()}"
-            raise Refused(refusals.first_left(who, self.point, said)) from error
+            raise Refused(first_left(who, self.point, said)) from error
 
     def _gather(self, text: str, patience_seconds: float) -> list[str]:
         self._rounds += 1
@@ -153,13 +153,13 @@ class Meeting:
         notes = [_who(text)]
         if self._store.check([key]):
             notes.insert(0, _who(self._store.get(key).decode()))
-        raise Refused(refusals.rank_twice([self.rank], notes))
+        raise Refused(rank_twice([self.rank], notes))
 
     def _refuse_missing(self, keys: Sequence[str], patience_seconds: float) -> None:
         here = {rank: self._store.get(key) for rank, key in enumerate(keys) if self._store.check([key])}
         missing = [rank for rank in range(self.world_size) if rank not in here]
         names = [_who(text.decode()) for text in here.values()]
-        raise Refused(refusals.ranks_missing(missing, self.world_size, names, self.point, patience_seconds))
+        raise Refused(ranks_missing(missing, self.world_size, names, self.point, patience_seconds))
 
 
 def _who(text: str) -> str:
@@ -208,7 +208,7 @@ def _store(world: World, told: Mapping[str, str], environ: Mapping[str, str], pa
         if is_holder and not is_own_address(address):
             notes = [f"rank 0 is on this machine, and {address} is not one of its addresses"]
         point = f"{address}:{port}"
-        return Refused(refusals.first_unreachable(who, point, world.world_size, why, seconds, notes))
+        return Refused(first_unreachable(who, point, world.world_size, why, seconds, notes))
 
     def make() -> None:
         try:

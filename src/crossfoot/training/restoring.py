@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from crossfoot.checkpoints import findings as refusals
+from crossfoot.checkpoints.findings import not_readable, other_optimizer, other_shapes, other_tensors
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.findings.finding import Finding, Refused
@@ -59,7 +59,7 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except GivenUp as given_up:
         rank, host, reason = given_up.failed[0]
-        raise Refused(refusals.not_readable(what, f"rank {rank} on {host}", reason)) from given_up
+        raise Refused(not_readable(what, f"rank {rank} on {host}", reason)) from given_up
 
 
 def _names_with_moments(state: TrainedState, manifest: Manifest) -> set[str]:
@@ -76,21 +76,21 @@ def _differences(state: TrainedState, checkpoint: Checkpoint) -> Iterator[Findin
     """What of a checkpoint does not fit to what this run trains."""
     manifest, name = checkpoint.manifest, checkpoint.name
     if manifest.optimizer != state.optimizer_name:
-        yield refusals.other_optimizer(name, manifest.optimizer, state.optimizer_name)
+        yield other_optimizer(name, manifest.optimizer, state.optimizer_name)
     moments = tuple(f".{moment}" for kept in MOMENTS.values() for moment in kept)
     saved = {stored for stored in manifest.tensors if not stored.endswith(moments)}
     lacking = [trained for trained in state.shapes if trained not in saved]
     if lacking:
-        yield refusals.other_tensors(f"trained in this run and not in {name}", lacking)
+        yield other_tensors(f"trained in this run and not in {name}", lacking)
     if unknown := sorted(saved - state.shapes.keys()):
-        yield refusals.other_tensors(f"in {name} and not trained in this run", unknown)
+        yield other_tensors(f"in {name} and not trained in this run", unknown)
     differing = [
         (trained, manifest.tensors[trained].shape, shape)
         for trained, shape in state.shapes.items()
         if trained in saved and manifest.tensors[trained].shape != shape
     ]
     if differing:
-        yield refusals.other_shapes(name, differing)
+        yield other_shapes(name, differing)
 
 
 class _Reader:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from crossfoot.checkpoints import findings as refusals
+from crossfoot.checkpoints import findings
 from crossfoot.checkpoints.manifest import Damaged, Manifest, StoredTensor, WrittenFile, write_manifest
 from crossfoot.checkpoints.store import Checkpoint, commit, newest_good, partial_folder, remove_partial
 from crossfoot.checkpoints.tensor_file import DTYPE, TensorFile, bytes_of
@@ -271,7 +271,7 @@ def _not_written(run_dir: str, step: int, given_up: GivenUp) -> Finding:
         kept = None
     who = ", ".join(f"rank {rank} on {host}" for rank, host, _ in given_up.failed)
     reason = given_up.failed[0][2]
-    return refusals.not_written(step, who, reason, run_dir, kept.name if kept is not None else None)
+    return findings.not_written(step, who, reason, run_dir, kept.name if kept is not None else None)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.written import findings as mistakes
+from crossfoot.written import findings
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import is_known, sections, suggest
 from crossfoot.written.shown import dotted
@@ -42,24 +42,24 @@ def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]
     path = tuple(path_text.split("."))
     if not equals or not path_text.strip():
         helps = ("write it like batch.micro_batch_size=4",)
-        yield mistakes.bad_override(word, where, "is no path=value", helps)
+        yield findings.bad_override(word, where, "is no path=value", helps)
         return
     if not is_known(path):
         suggestion = suggest(path)
         known = () if suggestion else sections().get(path[0], ()) or tuple(sections())
-        yield mistakes.unknown_key(path_text, where, suggestion, known)
+        yield findings.unknown_key(path_text, where, suggestion, known)
         return
     try:
         given = read_tree(Source(COMMAND_LINE, text))
     except BrokenYaml as error:
-        yield mistakes.bad_override(word, where, f"has no YAML value: {error.title}", error.helps)
+        yield findings.bad_override(word, where, f"has no YAML value: {error.title}", error.helps)
         return
     if () not in given.spots:
         helps = (f"write {path_text}=null to leave it out",)
-        yield mistakes.bad_override(word, where, "has nothing after =", helps)
+        yield findings.bad_override(word, where, "has nothing after =", helps)
         return
     for keys, _, _ in given.duplicates:
-        yield mistakes.duplicate_key(dotted((*path, *keys)), where, where)
+        yield findings.duplicate_key(dotted((*path, *keys)), where, where)
     _lay_over(tree, path, given, where, replaced)
 
 

@@ -11,10 +11,16 @@ from types import MappingProxyType
 from typing import Any
 
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
-from crossfoot.written import findings as mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
-from crossfoot.written.findings import COMMAND_LINE
+from crossfoot.written.findings import (
+    COMMAND_LINE,
+    broken_yaml,
+    duplicate_key,
+    in_file_order,
+    not_a_config,
+    unreadable_config,
+)
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source, UnreadableText, read_source
@@ -97,16 +103,14 @@ def read_run(path: str, overrides: Sequence[str | Override] = ()) -> tuple[RunFi
     be used.
     """
     source, tree = _read(path)
-    findings = [
-        mistakes.duplicate_key(dotted(keys), first, second) for keys, first, second in tree.duplicates
-    ]
+    findings = [duplicate_key(dotted(keys), first, second) for keys, first, second in tree.duplicates]
     typed = Place(COMMAND_LINE)
     words = [Override(word, typed) if isinstance(word, str) else word for word in overrides]
     replaced: dict[Keys, tuple[Any, Place]] = {}
     for word in words:
         findings.extend(apply(tree, word, replaced))
     judged = judge(tree, source)
-    found = mistakes.in_file_order((*findings, *judged.findings), path)
+    found = in_file_order((*findings, *judged.findings), path)
     if judged.config is None:
         raise Refused(found)
     run = RunFile(
@@ -125,12 +129,12 @@ def _read(path: str) -> tuple[Source, Tree]:
         source = read_source(path)
         tree = read_tree(source)
     except UnreadableText as error:
-        raise Refused(mistakes.unreadable_config(error)) from error
+        raise Refused(unreadable_config(error)) from error
     except BrokenYaml as error:
-        raise Refused(mistakes.broken_yaml(error)) from error
+        raise Refused(broken_yaml(error)) from error
     if not isinstance(tree.value, dict) or not tree.value:
         where = tree.spots[()].value if tree.spots else Place(path)
-        raise Refused(mistakes.not_a_config(path, where, tree.value or None))
+        raise Refused(not_a_config(path, where, tree.value or None))
     return source, tree
 
 

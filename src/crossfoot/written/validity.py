@@ -11,9 +11,17 @@ from pydantic import ValidationError
 
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Edit, Finding, Place
-from crossfoot.written import findings as mistakes
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
+from crossfoot.written.findings import (
+    length_not_given_once,
+    missing_key,
+    nodes_differ,
+    too_few_batch_numbers,
+    unknown_key,
+    warmup_given_twice,
+    wrong_value,
+)
 from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
@@ -141,7 +149,7 @@ def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
                 "deepspeed": ("give a file", "or remove the line to run without DeepSpeed"),
             }[name]
             wants = "a section with keys" if name == "lora" else "the path of a JSON file"
-            yield mistakes.wrong_value(name, None, wants, spot.value, helps)
+            yield wrong_value(name, None, wants, spot.value, helps)
 
 
 def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
@@ -159,7 +167,7 @@ def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: 
             known = () if suggestion else (sections()[unknown[0]] if len(unknown) > 1 else tuple(sections()))
             fix = _renaming(unknown, suggestion, tree, source)
             judged.findings.append(
-                mistakes.unknown_key(dotted(unknown), spot.key or spot.value, suggestion, known, fix)
+                unknown_key(dotted(unknown), spot.key or spot.value, suggestion, known, fix)
             )
     for detail in details:
         keys = detail["loc"]
@@ -169,7 +177,7 @@ def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: 
         if detail["type"] == "missing" and not isinstance(keys[-1], int):
             if dotted(keys) not in meant:
                 judged.findings.append(
-                    mistakes.missing_key(dotted(keys), place_of(keys[:-1], tree.spots, source.path))
+                    missing_key(dotted(keys), place_of(keys[:-1], tree.spots, source.path))
                 )
             continue
         judged.findings.append(_wrong_value(detail, tree, source))
@@ -211,7 +219,7 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
         start = source.offset(place)
         if source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this value
             fix = (replacing(source, place, text),)
-    return mistakes.wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
+    return wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
 
 
 def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
@@ -227,19 +235,19 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
     length = _given(tree, "train", length_keys)
     if length is not None and len(length) != 1:
         place = place_of(("train",), tree.spots, path)
-        judge_section("train", length_keys, mistakes.length_not_given_once(length, place))
+        judge_section("train", length_keys, length_not_given_once(length, place))
     batch = _given(tree, "batch", batch_keys)
     if batch is not None and len(batch) < 2:
         place = place_of(("batch",), tree.spots, path)
-        judge_section("batch", batch_keys, mistakes.too_few_batch_numbers(batch, place))
+        judge_section("batch", batch_keys, too_few_batch_numbers(batch, place))
     warmup = _given(tree, "lr", warmup_keys)
     if warmup is not None and len(warmup) > 1:
-        judge_section("lr", warmup_keys, mistakes.warmup_given_twice(warmup))
+        judge_section("lr", warmup_keys, warmup_given_twice(warmup))
     cluster = _given(tree, "cluster", ("gpus_per_node", "num_nodes"))
     if cluster is not None and len(cluster) == 2:
         (listed_at, _, gpus), (place, _, nodes) = cluster
         if isinstance(gpus, list) and gpus and type(nodes) is int and 1 <= nodes != len(gpus):
-            finding = mistakes.nodes_differ(listed_at, len(gpus), place, nodes)
+            finding = nodes_differ(listed_at, len(gpus), place, nodes)
             judge_section("cluster", ("gpus_per_node", "num_nodes"), finding)
     # What was wrong in one of them leaves the others without a meaning too.
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):

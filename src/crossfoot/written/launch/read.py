@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.written.launch import findings as mistakes
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
 from crossfoot.written.launch.batch_script import has_directives, read_directives
 from crossfoot.written.launch.command_line import commands_of
 from crossfoot.written.launch.environment import read_job
+from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
 from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Named, Statement
 from crossfoot.written.launch.stating import (
@@ -40,7 +40,7 @@ def read_launch_file(path: str) -> tuple[LaunchFile | None, tuple[Finding, ...]]
     try:
         return _read(_short(path))
     except UnreadableText as error:
-        return None, (mistakes.unreadable_launch_file(error),)
+        return None, (unreadable_launch_file(error),)
     except Refused as refused:
         return None, refused.findings
 
@@ -68,7 +68,7 @@ def _accelerate(source: Source) -> LaunchFile:
     try:
         return read_accelerate_file(source)
     except BrokenYaml as error:
-        raise Refused(mistakes.broken_accelerate_file(error)) from error
+        raise Refused(broken_accelerate_file(error)) from error
 
 
 def _script(source: Source, kind: str) -> tuple[LaunchFile, tuple[Finding, ...]]:
@@ -129,7 +129,7 @@ def _follow(path: str, what: str, named_at: Place, findings: list[Finding]) -> L
         source = _short(path)
         return read_hostfile(source) if what == "hostfile" else _accelerate(source)
     except UnreadableText as error:
-        findings.append(mistakes.unreadable_launch_file(error, named_at))
+        findings.append(unreadable_launch_file(error, named_at))
     except Refused as refused:
         findings.extend(refused.findings)
     return None
