@@ -270,9 +270,9 @@ def test_ranks_whose_launcher_is_killed_end(started: Started, launcher: str) -> 
 def test_a_folder_that_does_not_answer_ends_the_rank(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
-        "import crossfoot.liveness.rank_monitor as watchman\n"
-        "watchman.read_heartbeats = lambda run_dir: time.sleep(3600)\n"
-        "with watchman.Watchman(sys.argv[1], 1, 0, 2, 2.0, host='node1') as one:\n"
+        "import crossfoot.liveness.rank_monitor as rank_monitor\n"
+        "rank_monitor.read_heartbeats = lambda run_dir: time.sleep(3600)\n"
+        "with rank_monitor.RankMonitor(sys.argv[1], 1, 0, 2, 2.0, host='node1') as one:\n"
         "    time.sleep(3600)\n"
     )
     done = subprocess.run(

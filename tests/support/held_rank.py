@@ -50,8 +50,8 @@ class _Rank:
             time.sleep(_LOOK_SECONDS)
 
 
-def _watchman(module: ModuleType, here: _Rank) -> None:
-    real_tick, real_phase = module.Watchman.tick, module.Watchman.phase
+def _rank_monitor(module: ModuleType, here: _Rank) -> None:
+    real_tick, real_phase = module.RankMonitor.tick, module.RankMonitor.phase
 
     @functools.wraps(real_phase)
     def phase(self, name, step=None):
@@ -66,7 +66,7 @@ def _watchman(module: ModuleType, here: _Rank) -> None:
             here.visit("step", step, lambda: real_tick(self))
         real_tick(self, step)
 
-    module.Watchman.tick, module.Watchman.phase = tick, phase
+    module.RankMonitor.tick, module.RankMonitor.phase = tick, phase
 
 
 def _stopping(module: ModuleType, here: _Rank) -> None:
@@ -104,7 +104,7 @@ def _meeting(module: ModuleType, here: _Rank) -> None:
 
 
 HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = {
-    "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _watchman),
+    "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _rank_monitor),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
     "crossfoot.rendezvous.rendezvous": (("meet",), _meeting),

@@ -1,5 +1,5 @@
-"""One rank of a small program that trains nothing: a loop of collectives over gloo, with a watchman beside
-it. RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as from a launcher.
+"""One rank of a small program that trains nothing: a loop of collectives over gloo, with a rank monitor
+beside it. RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as from a launcher.
 
     watched_rank.py RUN_DIR TIMEOUT_SECONDS [fault=WHAT:RANK] [steps=N] [host=NAME] [attempt=N]
 
@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 
 from crossfoot.findings.render import render
-from crossfoot.liveness import rank_monitor as watchman_module
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness import rank_monitor as rank_monitor_module
+from crossfoot.liveness.rank_monitor import RankMonitor
 
 FAULT_STEP = 3
 
@@ -33,14 +33,14 @@ def main() -> int:
     fault, _, whose = words.get("fault", "none:-1").partition(":")
     attempt, host = int(words.get("attempt", "1")), words.get("host")
     if host is not None:
-        mock.patch.object(watchman_module, "this_machine", lambda: host).start()
-    with Watchman(run_dir, attempt, rank, world_size, timeout_seconds, host=host) as watchman:
-        watchman.phase("loading")
+        mock.patch.object(rank_monitor_module, "this_machine", lambda: host).start()
+    with RankMonitor(run_dir, attempt, rank, world_size, timeout_seconds, host=host) as rank_monitor:
+        rank_monitor.phase("loading")
         dist.init_process_group("gloo", timeout=timedelta(minutes=10))
-        watchman.phase("training", step=0)
+        rank_monitor.phase("training", step=0)
         try:
             for step in range(int(words.get("steps", 1_000_000))):
-                watchman.tick(step)
+                rank_monitor.tick(step)
                 if step == FAULT_STEP and rank == int(whose):
                     if fault == "hangs":
                         stand_still()
@@ -52,17 +52,17 @@ def main() -> int:
                         raise MemoryError("out of memory: 80 GiB wanted")
                 time.sleep(0.02)
                 dist.all_reduce(torch.ones(1))
-                watchman.tick()
+                rank_monitor.tick()
         except MemoryError as error:
-            watchman.failed(str(error))
+            rank_monitor.failed(str(error))
             print(f"rank {rank} fails", flush=True)
             os._exit(1)
         except RuntimeError as error:
-            finding = watchman.who_is_lost(str(error).splitlines()[0])
-            if watchman.speaks:
+            finding = rank_monitor.who_is_lost(str(error).splitlines()[0])
+            if rank_monitor.speaks:
                 print(render([finding]), flush=True)
             os._exit(1)
-        watchman.phase("closing")
+        rank_monitor.phase("closing")
         dist.barrier()
         dist.destroy_process_group()
     return 0

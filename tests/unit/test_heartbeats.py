@@ -22,7 +22,7 @@ from crossfoot.liveness.heartbeats import (
     read_heartbeats,
     write_heartbeat,
 )
-from crossfoot.liveness.judging import Judge, Kind, Sighting, Verdict
+from crossfoot.liveness.judging import Judge, Kind, LastSeen, Verdict
 from crossfoot.liveness.processes import is_there, supervisors_above
 from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.processes import State, state_of, this_machine
@@ -278,12 +278,12 @@ def test_where_a_connection_broke_a_short_silence_is_enough() -> None:
     assert Watch().after(9, still=(0, 1, 2), is_broken=True) is None
 
 
-def _verdict(kind: Kind, *lost: Sighting, seconds: float = 600.0, said: str = "") -> Verdict:
-    others = (Sighting(0, "node1", 4_700, "training", 12, 3, "wait (c10d.py:7)", 0.0, 601.0),)
+def _verdict(kind: Kind, *lost: LastSeen, seconds: float = 600.0, said: str = "") -> Verdict:
+    others = (LastSeen(0, "node1", 4_700, "training", 12, 3, "wait (c10d.py:7)", 0.0, 601.0),)
     return Verdict(1, kind, 0, lost, others, seconds, said)
 
 
-LOST = Sighting(1, "node2", 4_711, "training", 12, 3, "", 601.2, 601.2)
+LOST = LastSeen(1, "node2", 4_711, "training", 12, 3, "", 601.2, 601.2)
 
 
 def test_the_first_verdict_is_everyones(run_dir: Path) -> None:
@@ -337,7 +337,7 @@ def test_an_attempt_is_forgotten_and_what_was_judged_before_stays(run_dir: Path)
 error[CF773]: rank 1 on node2 is lost: silent for 601 s, last seen in step 12
   = note: rank 1 on node2: last seen in step 12, 601 s before
   = note: noticed by rank 0 on node1; all ranks end
-  = help: look for the last words of rank 1; and the system log of node2
+  = help: look for the last log lines of rank 1; and the system log of node2
   = help: go on from the last checkpoint: crossfoot train CONFIG --continue RUN
   = help: if it was only slow, raise faults.timeout_seconds
 
@@ -351,7 +351,7 @@ error[CF773]: rank 1 on node2 is gone: it was last seen writing a checkpoint, at
   = note: rank 1 on node2: last seen writing a checkpoint, at step 12, 8 s before
   = note: rank 1 on node2: its process 4711 is gone
   = note: noticed by rank 0 on node1; all ranks end
-  = help: look for the last words of rank 1; and the system log of node2
+  = help: look for the last log lines of rank 1; and the system log of node2
   = help: go on from the last checkpoint: crossfoot train CONFIG --continue RUN
 
 1 error""",
@@ -362,7 +362,7 @@ error[CF773]: rank 1 on node2 is gone: it was last seen writing a checkpoint, at
 error[CF773]: rank 1 on node2 failed in step 12
   = note: it says: out of memory
   = note: rank 1 on node2: last seen in step 12, 601 s before
-  = help: look for the last words of rank 1
+  = help: look for the last log lines of rank 1
   = help: go on from the last checkpoint: crossfoot train CONFIG --continue RUN
 
 1 error""",
@@ -387,7 +387,7 @@ def test_what_is_said(verdict: Verdict, expected: str) -> None:
 
 
 def test_many_ranks_are_named_by_host() -> None:
-    lost = [replace(LOST, rank=rank) for rank in (4, 5)] + [Sighting(6, silent_seconds=600.0)]
+    lost = [replace(LOST, rank=rank) for rank in (4, 5)] + [LastSeen(6, silent_seconds=600.0)]
     finding = finding_of(_verdict("silent", *lost), "RUN")
     assert finding.title == "3 ranks are silent: rank 6, never seen; rank 4, 5 on node2"
 

@@ -108,18 +108,18 @@ def test_followed_to_its_end(slurm: Slurm, capsys: pytest.CaptureFixture[str]) -
     slurm.does("squeue", "echo a line of the log >> runs/small/slurm-12.log")
     told = Told(Path("runs/small"), six_samples(), STEPS)
     slurm.does("scontrol", "")
-    original = submit.last_words
+    original = submit.final_state
 
     def ends(job_id: str) -> tuple[str, str, int]:
         told.run(2, ending=Ending("finished", 2, 0, 2))
         return original(job_id)
 
-    submit_last = submit.last_words
+    submit_last = submit.final_state
     try:
-        submit.last_words = ends
+        submit.final_state = ends
         assert _launch() == 0
     finally:
-        submit.last_words = submit_last
+        submit.final_state = submit_last
     captured = capsys.readouterr()
     assert captured.out.count("a line of the log\n") >= 3
     assert "job 12 is pending: Resources, waits for nodes to become free" in captured.err

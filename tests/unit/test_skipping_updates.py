@@ -174,7 +174,7 @@ class Play:
         self.meter = SimpleNamespace(losses_are_finite=lambda: losses[0], forget_try=self._forget)
         self.ranks = SimpleNamespace(rank=0, gather=self._gather)
         self.engine = self.index = self.dropout_seed = None
-        self.watchman = SimpleNamespace(tick=lambda *step: None)
+        self.rank_monitor = SimpleNamespace(tick=lambda *step: None)
         self.policies = policies or Policies()
 
     def _forget(self) -> None:

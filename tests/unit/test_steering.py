@@ -19,12 +19,12 @@ import sys
 from crossfoot.liveness.stopping import StopRequest
 from crossfoot.liveness.rank_monitor import Watchman
 
-with StopRequest() as stop, Watchman(sys.argv[1], 1, 0, 1) as watchman:
-    watchman.phase("loading")
+with StopRequest() as stop, Watchman(sys.argv[1], 1, 0, 1) as rank monitor:
+    rank monitor.phase("loading")
     stop.begin()
-    watchman.phase("training")
+    rank monitor.phase("training")
     for step in range(6):
-        watchman.tick(step)
+        rank monitor.tick(step)
         print(step, stop.reason.name, flush=True)
 """
 

@@ -25,7 +25,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness
 from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
-from crossfoot.liveness.judging import Sighting, Verdict
+from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.liveness.verdicts import write_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.ending import Ending
@@ -421,7 +421,7 @@ def test_a_silent_rank_is_named(tmp_path: Path) -> None:
 def test_a_verdict_on_lost_ranks_is_shown(tmp_path: Path) -> None:
     job(tmp_path).run(3)
     beat(tmp_path, 0)
-    lost = Sighting(1, "node1", 1, "training", 3, silent_seconds=61.0)
+    lost = LastSeen(1, "node1", 1, "training", 3, silent_seconds=61.0)
     write_verdict(tmp_path, Verdict(1, "silent", 0, (lost,), (), 60.0))
     state = Watcher(str(tmp_path)).look()
     assert row(state, "attempts").endswith("a rank was lost")

@@ -193,7 +193,7 @@ def target_modules(facts: Facts) -> Iterator[Finding]:
     lora, names = facts.run.config.lora, _names(facts)
     if lora is None or names is None:
         return
-    lacking = [name for name in lora.target_modules if _last_word(name) not in names.adaptable]
+    lacking = [name for name in lora.target_modules if _trailing_name(name) not in names.adaptable]
     if lacking:
         finding = model_findings.no_target_module(lacking, names.adaptable, names.blocks)
         yield replace(finding, place=facts.run.place("lora.target_modules"))
@@ -213,7 +213,7 @@ def modules_to_save(facts: Facts) -> Iterator[Finding]:
     lacking = [
         name
         for name in lora.modules_to_save
-        if _last_word(name) not in everything and not _last_word(name).isdecimal()
+        if _trailing_name(name) not in everything and not _trailing_name(name).isdecimal()
     ]
     if lacking:
         finding = model_findings.no_module_to_save(lacking, names.adaptable)
@@ -234,7 +234,7 @@ def trained_two_ways(facts: Facts) -> Iterator[Finding]:
         name for name in lora.modules_to_save if any(_overlap(name, target) for target in lora.target_modules)
     ]
     if both:
-        finding = model_findings.trained_two_ways(list(dict.fromkeys(map(_last_word, both))))
+        finding = model_findings.trained_two_ways(list(dict.fromkeys(map(_trailing_name, both))))
         yield replace(finding, place=facts.run.place("lora.modules_to_save"))
 
 
@@ -271,12 +271,12 @@ def _names(facts: Facts) -> ModuleNames | None:
     return FAMILIES.get(facts.model.model_type) if facts.model is not None else None
 
 
-def _last_word(name: str) -> str:
+def _trailing_name(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
 def _written(module: str, names: Sequence[str]) -> bool:
-    return any(_last_word(name) == module for name in names)
+    return any(_trailing_name(name) == module for name in names)
 
 
 def _overlap(one: str, other: str) -> bool:

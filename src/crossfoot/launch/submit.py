@@ -117,7 +117,7 @@ def follow(job_id: str, job: Job, before: Sequence[int]) -> Outcome:
     except KeyboardInterrupt:
         return _interrupted(job_id, job.run_dir)
     wait_for_word(job.run_dir, before)
-    state, reason, code = last_words(job_id)
+    state, reason, code = final_state(job_id)
     outcome = outcome_of(job.run_dir, before, code, starter=f"job {job_id}")
     if [finding.code for finding in outcome.findings] == ["CF489"]:
         began = any(number not in before for number in attempt_numbers(job.run_dir))
@@ -140,7 +140,7 @@ def look(job_id: str) -> QueueState | None:
     return QueueState(state.strip(), reason.strip())
 
 
-def last_words(job_id: str) -> tuple[str, str, int]:
+def final_state(job_id: str) -> tuple[str, str, int]:
     """(state, reason, exit code) of a job that has ended, as far as the controller still knows it."""
     said = ask("scontrol", "--oneliner", "show", "job", job_id)
     told = dict(re.findall(r"(\w+)=(\S+)", said.out))

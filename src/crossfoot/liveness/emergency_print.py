@@ -24,7 +24,7 @@ def _suppressed(work: Callable[[], None]) -> None:
         work()
 
 
-def say(finding: Finding) -> None:
+def emergency_print(finding: Finding) -> None:
     """To stdout, past Python's buffers: the main thread may hold them. What is in them comes after."""
     colour = os.isatty(1) and not os.environ.get("NO_COLOR")
     text = f"\n{render([finding], colour)}\n".encode()

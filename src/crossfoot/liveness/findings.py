@@ -8,7 +8,7 @@ from itertools import groupby
 from crossfoot.environment.findings import rank_lost
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
-from crossfoot.liveness.judging import Sighting, Verdict
+from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.runs.resume_command import command_to_continue
 
 _MOST_LISTED = 16
@@ -61,7 +61,7 @@ def ranks_lost(verdict: Verdict, run_dir: str) -> Finding:
         notes.append(f"noticed by {_named(verdict, verdict.by)}; all ranks end")
     hosts = sorted({seen.host for seen in verdict.lost if seen.host})
     where = f"; and the system log of {', '.join(hosts)}" if hosts and verdict.kind != "failed" else ""
-    helps = [f"look for the last words of rank {_numbers(verdict.lost)}{where}", _go_on(run_dir)]
+    helps = [f"look for the last log lines of rank {_numbers(verdict.lost)}{where}", _go_on(run_dir)]
     if verdict.kind == "silent" and not verdict.said:
         helps.append("if it was only slow, raise faults.timeout_seconds")
     return Finding("CF773", title, notes=tuple(notes), helps=tuple(helps))
@@ -135,7 +135,7 @@ _PROCESS = {
 }
 
 
-def _fate(verdict: Verdict, seen: Sighting) -> str:
+def _fate(verdict: Verdict, seen: LastSeen) -> str:
     if verdict.kind == "failed":
         return f"failed{_in_step(seen)}"
     if verdict.kind == "ended":
@@ -148,14 +148,14 @@ def _fate(verdict: Verdict, seen: Sighting) -> str:
     return f"is lost: {waited}, last seen {_doing(seen)}"
 
 
-def _last_seen(seen: Sighting) -> str:
+def _last_seen(seen: LastSeen) -> str:
     if not seen.host:
         return f"{seen.who}: never seen in this attempt"
     inside = f", in {seen.where}" if seen.where else ""
     return f"{seen.who}: last seen {_doing(seen)}{inside}, {seen.silent_seconds:,.0f} s before"
 
 
-def _stands(seen: Sighting) -> str:
+def _stands(seen: LastSeen) -> str:
     if not seen.host:
         return _last_seen(seen)
     inside = f", in {seen.where}" if seen.where else ""
@@ -163,17 +163,17 @@ def _stands(seen: Sighting) -> str:
     return f"{seen.who}: {_doing(seen)}{inside}, still for {seen.still_seconds:,.0f} s{silent}"
 
 
-def _doing(seen: Sighting) -> str:
+def _doing(seen: LastSeen) -> str:
     if seen.phase == "training":
         return f"in step {seen.step:,}"
     return f"{_DOES.get(seen.phase, seen.phase)}{_after_step(seen)}"
 
 
-def _in_step(seen: Sighting) -> str:
+def _in_step(seen: LastSeen) -> str:
     return f" in step {seen.step:,}" if seen.phase in ("training", "ended") else f", {_doing(seen)}"
 
 
-def _after_step(seen: Sighting) -> str:
+def _after_step(seen: LastSeen) -> str:
     return f", at step {seen.step:,}" if seen.phase in ("validating", "saving", "closing", "ended") else ""
 
 
@@ -181,7 +181,7 @@ def _named(verdict: Verdict, rank: int) -> str:
     return next((seen.who for seen in verdict.everyone if seen.rank == rank), f"rank {rank}")
 
 
-def _by_host(lost: Sequence[Sighting]) -> str:
+def _by_host(lost: Sequence[LastSeen]) -> str:
     """`rank 4, 5 on node2`."""
     ordered = sorted(lost, key=lambda seen: (seen.host, seen.rank))
     return "; ".join(
@@ -190,7 +190,7 @@ def _by_host(lost: Sequence[Sighting]) -> str:
     )
 
 
-def _numbers(lost: Sequence[Sighting]) -> str:
+def _numbers(lost: Sequence[LastSeen]) -> str:
     shown = ", ".join(str(seen.rank) for seen in lost[:_MOST_LISTED])
     return shown if len(lost) <= _MOST_LISTED else f"{shown} and {len(lost) - _MOST_LISTED:,} more"
 

@@ -17,11 +17,11 @@ Kind = Literal["gone", "silent", "ended", "stuck", "broken", "failed"]
 _BEATS_MISSED = 2.5
 """So many periods without a beat are enough where a connection broke as well."""
 _LOOKS = 2
-"""A process that is gone is looked at twice: its last words may be written after the first look."""
+"""A process that is gone is looked at twice: its last heartbeat may be written after the first look."""
 
 
 @dataclass(frozen=True)
-class Sighting:
+class LastSeen:
     """Where a rank was last seen. host is "" for one that never was. silent_seconds: since its heart was
     last seen to beat. still_seconds: since its main thread was last seen to do something. state: of its
     process, where the judge can see it.
@@ -57,8 +57,8 @@ class Verdict:
     attempt: int
     kind: Kind
     by: int
-    lost: tuple[Sighting, ...]
-    others: tuple[Sighting, ...]
+    lost: tuple[LastSeen, ...]
+    others: tuple[LastSeen, ...]
     seconds: float = 0.0
     said: str = ""
 
@@ -68,7 +68,7 @@ class Verdict:
         return frozenset() if self.kind == "stuck" else frozenset(seen.rank for seen in self.lost)
 
     @property
-    def everyone(self) -> tuple[Sighting, ...]:
+    def everyone(self) -> tuple[LastSeen, ...]:
         """All ranks, in rank order."""
         return tuple(sorted((*self.lost, *self.others), key=lambda seen: seen.rank))
 
@@ -129,14 +129,14 @@ class Judge:
         self._look_at_processes()
         return self._gone() or self._silent(is_broken) or self._ended(is_broken) or self._stuck()
 
-    def sightings(self, but: Sequence[int] = ()) -> tuple[Sighting, ...]:
+    def last_seen(self, but: Sequence[int] = ()) -> tuple[LastSeen, ...]:
         """Where every rank was last seen, in rank order."""
-        return tuple(self._sighting(rank) for rank in self._ranks if rank not in but)
+        return tuple(self._last_seen_of(rank) for rank in self._ranks if rank not in but)
 
     def verdict(self, kind: Kind, lost: Sequence[int], seconds: float = 0.0, said: str = "") -> Verdict:
         """A verdict on some of the ranks, with where all of them were last seen."""
-        seen = tuple(self._sighting(rank) for rank in lost)
-        return Verdict(self._attempt, kind, self._rank, seen, self.sightings(lost), seconds, said)
+        seen = tuple(self._last_seen_of(rank) for rank in lost)
+        return Verdict(self._attempt, kind, self._rank, seen, self.last_seen(lost), seconds, said)
 
     def _take_in(self, known: _Rank, beat: Heartbeat) -> None:
         before, known.beat = known.beat, beat
@@ -208,13 +208,13 @@ class Judge:
         is_told_apart = len({place[0] for place in places.values()}) == 1 and len(least) < len(places)
         return self.verdict("stuck", least if is_told_apart else [], self._timeout)
 
-    def _sighting(self, rank: int) -> Sighting:
+    def _last_seen_of(self, rank: int) -> LastSeen:
         known = self._ranks[rank]
         beat = known.beat
         silent, still = self._clock - known.beat_at, self._clock - known.moved_at
         if beat is None:
-            return Sighting(rank, silent_seconds=silent, still_seconds=still)
-        return Sighting(
+            return LastSeen(rank, silent_seconds=silent, still_seconds=still)
+        return LastSeen(
             rank=rank,
             host=beat.host,
             pid=beat.pid,

@@ -1,4 +1,4 @@
-"""Each rank's watchman: threads that show that this rank lives, see whether the others do, and end the
+"""The monitor of each rank: threads that show that this rank lives, see whether the others do, and end the
 process when one is lost. The main thread could not: it waits in a collective that nobody can interrupt.
 
 Torch-free. Nothing here takes part in a collective.
@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from crossfoot.findings.finding import Finding
-from crossfoot.liveness.emergency_print import say, within
+from crossfoot.liveness.emergency_print import emergency_print, within
 from crossfoot.liveness.findings import finding_of, folder_silent, nobody_waits
 from crossfoot.liveness.heartbeats import Heartbeat, Phase, read_heartbeats, write_heartbeat
-from crossfoot.liveness.judging import Judge, Sighting, Verdict
+from crossfoot.liveness.judging import Judge, LastSeen, Verdict
 from crossfoot.liveness.processes import is_there, supervisors_above
-from crossfoot.liveness.stack_location import is_waiting, where
+from crossfoot.liveness.stack_location import is_waiting, stack_location
 from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.phrases import said_by
 from crossfoot.processes import state_of, this_machine
@@ -34,7 +34,7 @@ _PERIODS = 10
 """Beats within the timeout: one that is late, or read late, must not cost a run."""
 _SEEKING_SECONDS = 0.5
 _SEEKING_PERIODS = 5
-_LAST_WORDS_SECONDS = 2.0
+_PRINT_SECONDS = 2.0
 _FAREWELL_SECONDS = 30.0
 
 
@@ -43,13 +43,13 @@ def period_of(timeout_seconds: float) -> float:
     return min(LONGEST_PERIOD_SECONDS, timeout_seconds / _PERIODS)
 
 
-class Watchman:
+class RankMonitor:
     """Watches over rank `rank` of `world_size` in one attempt at a run; used as a context manager.
 
     timeout_seconds: so long may a rank be silent, or all be still. on_orphaned: called once, with what there
     is to say, when the launcher that waits for this process is gone; without it the process ends with that.
-    before_exit: called when the watchman is about to end the process, to clear the screen; it has two
-    seconds. Both are called by a thread of the watchman's.
+    before_exit: called when the monitor is about to end the process, to clear the screen; it has two
+    seconds. Both are called by a thread of the monitor's.
 
     The main thread says where it is: `phase` and `tick`. Ticks stand at the same places of the program on all
     ranks, so that it can be told which one came least far.
@@ -89,9 +89,9 @@ class Watchman:
         self._found: tuple[Finding, Verdict | None] | None = None
         self._exit_at: float | None = None
         self._heart = threading.Thread(target=self._live, name="heartbeat", daemon=True)
-        self._guard = threading.Thread(target=self._stand_guard, name="watchman", daemon=True)
+        self._guard = threading.Thread(target=self._stand_guard, name="rank_monitor", daemon=True)
 
-    def __enter__(self) -> Watchman:
+    def __enter__(self) -> RankMonitor:
         with suppress(OSError):  # the heart says it, if it lasts
             os.makedirs(Path(self._run_dir, HEARTBEAT_FOLDER), exist_ok=True)
             write_heartbeat(self._run_dir, self._state())
@@ -117,12 +117,12 @@ class Watchman:
         said: torch's words. Waits a few periods at most: a process of this machine that is gone shows at
         once, another one by its silence. From here on the caller says the finding (`speaks`: whether it is
         this rank that does on its node) and ends with exit code 1; the process is ended if it does not. Does
-        not return when the watchman is saying it already.
+        not return when the monitor prints it already.
         """
         self._take_over()
         self._seeking = said
         self._wake.set()
-        if not self._judged.wait(_SEEKING_PERIODS * self._period + _LAST_WORDS_SECONDS):
+        if not self._judged.wait(_SEEKING_PERIODS * self._period + _PRINT_SECONDS):
             self._judged_now(write_verdict(self._run_dir, self._judge.verdict("broken", (), said=said)))
         assert self._found is not None
         return self._found[0]
@@ -131,7 +131,7 @@ class Watchman:
         """Called by the main thread when it fails on its own: the others are told at once, and end."""
         self._take_over()
         phase, step, progress = self._place
-        own = Sighting(self.rank, self.host, os.getpid(), phase, step, progress)
+        own = LastSeen(self.rank, self.host, os.getpid(), phase, step, progress)
         verdict = replace(self._judge.verdict("failed", [self.rank], said=said), lost=(own,))
         self._judged_now(write_verdict(self._run_dir, verdict))
 
@@ -148,7 +148,7 @@ class Watchman:
 
     def close(self) -> None:
         """This rank ends in order. Does not return when the process is being ended for a lost rank."""
-        if self._speaker == "watchman":
+        if self._speaker == "rank_monitor":
             self._wait_for_the_end()
         self._place = ("ended", self._place[1], self._place[2])
         if self._heart.is_alive():
@@ -218,7 +218,7 @@ class Watchman:
             beats=self._beats,
             beat_seconds=time.time(),
             period_seconds=self._period,
-            where=where(frame),
+            where=stack_location(frame),
             is_waiting=is_waiting(frame),
             machine=self._machine,
         )
@@ -267,7 +267,7 @@ class Watchman:
         with self._lock:
             if self._speaker is None:
                 self._speaker = "main"
-        if self._speaker == "watchman":
+        if self._speaker == "rank_monitor":
             self._wait_for_the_end()
         self._exit_at = time.monotonic() + _FAREWELL_SECONDS + 2 * _SEEKING_PERIODS * self._period
 
@@ -287,15 +287,15 @@ class Watchman:
         with self._lock:
             if self._speaker is not None:
                 return
-            self._speaker = "watchman"
+            self._speaker = "rank_monitor"
             self._found = self._found or (finding, verdict)
         first = min(set(range(self._world_size)) - self._lost_ranks(), default=self.rank)
         linger = 0.0 if first == self.rank else 2 * self._period + 1.0
-        self._exit_at = time.monotonic() + 2 * _LAST_WORDS_SECONDS + linger
+        self._exit_at = time.monotonic() + 2 * _PRINT_SECONDS + linger
         if self.before_exit is not None:
-            within(_LAST_WORDS_SECONDS, self.before_exit)
+            within(_PRINT_SECONDS, self.before_exit)
         if says or self.speaks:
-            within(_LAST_WORDS_SECONDS, lambda: say(finding))
+            within(_PRINT_SECONDS, lambda: emergency_print(finding))
         self._wait_for_exit_of(first, linger)
         os._exit(1)
 
@@ -310,7 +310,7 @@ class Watchman:
         """The thread that was to end the process hangs; the folder, most often."""
         if self._speaker == "main" and not self._judged.is_set():
             finding = folder_silent(self._who, self._run_dir, silent_seconds, self._trouble)
-            within(_LAST_WORDS_SECONDS, lambda: say(finding))
+            within(_PRINT_SECONDS, lambda: emergency_print(finding))
         os._exit(1)
 
     def _wait_for_the_end(self) -> None:

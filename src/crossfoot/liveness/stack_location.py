@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType
 
 
-def where(frame: FrameType | None) -> str:
+def stack_location(frame: FrameType | None) -> str:
     """The function a thread is in, and the one of ours that called it: `f (package/file.py:12)`."""
     if frame is None:
         return ""

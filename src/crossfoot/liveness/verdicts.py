@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any, get_args
 
-from crossfoot.liveness.judging import Kind, Sighting, Verdict
+from crossfoot.liveness.judging import Kind, LastSeen, Verdict
 from crossfoot.runs.run_folder import verdict_path
 
 FORMAT = 1
@@ -50,7 +50,7 @@ def _verdict(document: Any, attempt: int) -> Verdict | None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
     try:
-        lost, others = ([_sighting(one) for one in document[name]] for name in ("lost", "others"))
+        lost, others = ([_last_seen_of(one) for one in document[name]] for name in ("lost", "others"))
         kind, by = document["kind"], document["by"]
         seconds, said = float(document["seconds"]), str(document["said"])
     except (KeyError, TypeError, ValueError):
@@ -59,9 +59,9 @@ def _verdict(document: Any, attempt: int) -> Verdict | None:
     return Verdict(attempt, kind, by, tuple(lost), tuple(others), seconds, said) if is_good else None
 
 
-def _sighting(document: Any) -> Sighting:
+def _last_seen_of(document: Any) -> LastSeen:
     """Raises KeyError, TypeError or ValueError for what is not one."""
-    values = {field.name: document[field.name] for field in fields(Sighting)}
+    values = {field.name: document[field.name] for field in fields(LastSeen)}
     for name in ("rank", "pid", "step", "progress"):
         values[name] = int(values[name])
-    return Sighting(**values)
+    return LastSeen(**values)

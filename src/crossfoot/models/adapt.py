@@ -174,7 +174,7 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
         if lacking:
-            findings.append(refusal(lacking, _last_words(adaptable)))
+            findings.append(refusal(lacking, _trailing_names(adaptable)))
     return findings
 
 
@@ -187,7 +187,7 @@ def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
         if any(_matches(name, written) for written in lora.target_modules)
         and any(_matches(name, written) for written in lora.modules_to_save)
     ]
-    return [model_findings.trained_two_ways(_last_words(both))] if both else []
+    return [model_findings.trained_two_ways(_trailing_names(both))] if both else []
 
 
 def _table_names(model: PreTrainedModel) -> list[str]:
@@ -206,15 +206,15 @@ def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -
     tables = _tables_in(model, lora.target_modules) if loaded.tied else []
     if not tables:
         return []
-    return [model_findings.adapter_unties(_last_words(tables))]
+    return [model_findings.adapter_unties(_trailing_names(tables))]
 
 
 def _cannot_tie(model: PreTrainedModel, written: Iterable[str]) -> Finding:
-    (table, *_) = _last_words(_tables_in(model, written))
+    (table, *_) = _trailing_names(_tables_in(model, written))
     return model_findings.copy_unties(model.config.model_type, table)
 
 
-def _last_words(names: Iterable[str]) -> list[str]:
+def _trailing_names(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
 
 

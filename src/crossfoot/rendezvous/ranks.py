@@ -75,7 +75,7 @@ def join(
     """Join DeepSpeed's process group, with a gloo group beside it; a lone accelerate process joins none.
 
     timeout_seconds: faults.timeout_seconds. A collective gives up after twice that, and not before the
-    libraries' own time: the watchman, who knows which rank is missing, comes first.
+    libraries' own time: the rank monitor, who knows which rank is missing, comes first.
 
     Raises Refused when the meeting point cannot be had, when this rank has no device, or when ranks that met
     cannot talk to each other.

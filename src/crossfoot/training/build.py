@@ -12,7 +12,7 @@ from torch import nn
 from crossfoot import durable
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.skipping import Policies
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import StopRequest
 from crossfoot.metering.meter import Meter
 from crossfoot.models.adapt import prepare_training, trained_summary
@@ -49,7 +49,7 @@ class Built:
     mirror: WandbMirror | None
 
 
-def build(work: Assignment, ranks: Ranks, stop: StopRequest, watchman: Watchman) -> Built:
+def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankMonitor) -> Built:
     """Everything of one rank, ready for the first step. All ranks call it together."""
     config, plan = work.plan.run.config, work.plan
 
@@ -99,8 +99,8 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, watchman: Watchman)
         keeper=keeper,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, watchman, report),
-        watchman=watchman,
+        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, rank_monitor, report),
+        rank_monitor=rank_monitor,
         policies=policies,
     )
     return Built(training, loaded, model, progress, mirror)

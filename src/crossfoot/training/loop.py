@@ -11,7 +11,7 @@ import torch
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop
 from crossfoot.metering.meter import Meter
 from crossfoot.metering.update import Update
@@ -41,7 +41,7 @@ class Training:
     """Between two steps: validation, checkpoint."""
     policies: Policies
     """What becomes of a step that cannot be learned from."""
-    watchman: Watchman
+    rank_monitor: RankMonitor
     """Is told how far this rank came."""
 
 
@@ -54,7 +54,7 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     training.engine.holds = policies.nonfinite == "stop"
     meter.restart_clock()
     for step in range(first, end):
-        training.watchman.tick(step)
+        training.rank_monitor.tick(step)
         planned = training.planner.step(step)
         update = learn_step(training, planned)
         closed = meter.end_step(step, update)
@@ -84,7 +84,7 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
             planned,
             ranks.rank,
             training.dropout_seed,
-            training.watchman.tick,
+            training.rank_monitor.tick,
         )
         if update.left_out != "overflow":
             break

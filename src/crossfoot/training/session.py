@@ -14,7 +14,7 @@ from dataclasses import replace
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
@@ -36,9 +36,9 @@ def run(path: str, overrides: Sequence[str], world: World, orders: Orders = NO_O
         with StopRequest() as stop:
             work = claim(assign(path, overrides, world, orders))
             try:
-                with _watchman(work, stop) as watchman:
+                with _rank_monitor(work, stop) as rank_monitor:
                     announce(work)
-                    return _train(work, stop, watchman)
+                    return _train(work, stop, rank_monitor)
             except BaseException:
                 if world.rank == 0:
                     release_folder(work.plan.run, work.beginning.attempt)
@@ -58,15 +58,17 @@ def follow(refused: RefusedTogether) -> int:
     return refused.exit_code
 
 
-def _watchman(work: Assignment, stop: StopRequest) -> Watchman:
-    """Who looks after the other ranks until this one ends. A launcher that is gone is a wish to stop."""
+def _rank_monitor(work: Assignment, stop: StopRequest) -> RankMonitor:
+    """The monitor of the other ranks, which runs until this one ends. When the launcher that started this
+    rank is gone, the run stops after the current step, as on a signal.
+    """
 
     def orphaned(finding: Finding) -> None:
         stop.ask(Stop.ORPHANED)
-        if watchman.speaks:
+        if rank_monitor.speaks:
             print(render([replace(finding, severity="warning")], colour=False), flush=True)
 
-    watchman = Watchman(
+    rank_monitor = RankMonitor(
         work.plan.run.run_dir,
         work.beginning.attempt,
         work.world.rank,
@@ -75,10 +77,10 @@ def _watchman(work: Assignment, stop: StopRequest) -> Watchman:
         first_step=work.beginning.first_step,
         on_orphaned=orphaned,
     )
-    return watchman
+    return rank_monitor
 
 
-def _train(work: Assignment, stop: StopRequest, watchman: Watchman) -> int:
+def _train(work: Assignment, stop: StopRequest, rank_monitor: RankMonitor) -> int:
     hush_libraries()
     from crossfoot.rendezvous.ranks import agree, is_lost_rank, join
     from crossfoot.training.build import Built, build
@@ -87,25 +89,25 @@ def _train(work: Assignment, stop: StopRequest, watchman: Watchman) -> int:
 
     world = work.world
     built: Built | None = None
-    watchman.phase("loading")
+    rank_monitor.phase("loading")
     try:
         ranks = join(world, work.engine_kind, os.environ, work.plan.run.config.faults.timeout_seconds)
         agree(ranks, world, work.lock["sha256"])
-        built = build(work, ranks, stop, watchman)
+        built = build(work, ranks, stop, rank_monitor)
         stop.begin()
-        watchman.phase("training")
+        rank_monitor.phase("training")
         steps_done, reason = train_steps(built.training, work.beginning.first_step, work.steps)
-        watchman.phase("closing")
+        rank_monitor.phase("closing")
         exit_code = close(work, built, steps_done, reason)
         ranks.leave()
     except Exception as error:
         if built is not None:
             built.training.keeper.rescue()
         if world.world_size > 1 and is_lost_rank(error):
-            finding = watchman.who_is_lost(_first_line(error))
-            raise (Refused if watchman.speaks else RefusedTogether)(finding) from error
+            finding = rank_monitor.who_is_lost(_first_line(error))
+            raise (Refused if rank_monitor.speaks else RefusedTogether)(finding) from error
         if world.world_size > 1 and not isinstance(error, Refused):
-            watchman.failed(f"{type(error).__name__}: {_first_line(error)}")
+            rank_monitor.failed(f"{type(error).__name__}: {_first_line(error)}")
         raise
     return exit_code
 

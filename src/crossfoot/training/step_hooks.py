@@ -12,7 +12,7 @@ from torch import nn
 from crossfoot.checkpoints.store import CHECKPOINT_NOW, list_checkpoints, prune
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
 from crossfoot.rendezvous.ranks import Ranks
@@ -43,11 +43,11 @@ class Pauses:
         meter: Meter,
         keeper: Bookkeeper,
         stop: StopRequest,
-        watchman: Watchman,
+        rank_monitor: RankMonitor,
         report: Callable[[str], None],
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
-        self._meter, self._keeper, self._stop, self._watchman = meter, keeper, stop, watchman
+        self._meter, self._keeper, self._stop, self._rank_monitor = meter, keeper, stop, rank_monitor
         self._report = report
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
@@ -68,15 +68,15 @@ class Pauses:
         validates = self._work.validation is not None and _is_due(config.validation.every_steps, steps_done)
         saves = wish is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
         if validates:
-            self._watchman.phase("validating", steps_done)
+            self._rank_monitor.phase("validating", steps_done)
             self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
         if saves:
-            self._watchman.phase("saving", steps_done)
+            self._rank_monitor.phase("saving", steps_done)
             wish = self._keeper.drain()
             if not wish.ends:
                 wish = self._save(steps_done)
         if validates or saves:
-            self._watchman.phase("training", steps_done)
+            self._rank_monitor.phase("training", steps_done)
             self._meter.restart_clock()
         return wish
 

@@ -51,7 +51,7 @@ _FUSED = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "lm_head
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """The last words of a family's module names. adaptable: linear and embedding modules, in the order of the
+    """The last parts of a family's module names. adaptable: linear and embedding modules, in the order of the
     forward. parts: all others (norms, blocks).
     """
 
