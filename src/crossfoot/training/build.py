@@ -33,7 +33,7 @@ from crossfoot.training.progress import ProgressLine
 from crossfoot.training.rank_job import Assignment
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.step_hooks import Pauses
-from crossfoot.training.step_recorder import Bookkeeper, StepPlanner
+from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY
 
@@ -81,7 +81,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankM
     progress = ProgressLine(work.steps, done) if ranks.is_first else None
     book, reconciler = open_book(work, layout, report) if ranks.is_first else (None, None)
     policies = Policies(config.faults.nonfinite, config.faults.overflow)
-    keeper = Bookkeeper(
+    step_recorder = StepRecorder(
         layout=layout,
         ranks=ranks,
         meter=meter,
@@ -96,10 +96,10 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankM
         index=work.index,
         planner=StepPlanner(plan, work.index, layout),
         meter=meter,
-        keeper=keeper,
+        step_recorder=step_recorder,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        pauses=Pauses(work, engine, model, ranks, meter, keeper, stop, rank_monitor, report),
+        pauses=Pauses(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
         rank_monitor=rank_monitor,
         policies=policies,
     )

@@ -53,7 +53,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     training, ranks = built.training, built.training.ranks
     reason, exit_code = _how_it_ends(work, steps_done, stop)
     is_kept = not is_dry_run(work.plan.run.run_dir)  # of a dry run only its papers are of use
-    training.keeper.close()
+    training.step_recorder.close()
     if built.progress is not None:
         built.progress.close()
     loss = None
@@ -61,7 +61,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         if ranks.is_first:
             print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
         loss = training.pauses.validate(steps_done)
-    findings = [] if training.keeper.finding is None else [training.keeper.finding]
+    findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     if reason != "fault" and is_kept:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
@@ -70,7 +70,7 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
         findings.append(training.pauses.finding)
     is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
     if not findings and stop is Stop.NOT_FINITE:
-        findings += unlearnable(training.keeper.unlearnable, is_finite)
+        findings += unlearnable(training.step_recorder.unlearnable, is_finite)
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
     is_urgent = reason in _URGENT

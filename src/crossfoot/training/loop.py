@@ -19,7 +19,7 @@ from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
 from crossfoot.training.step_hooks import Pauses
-from crossfoot.training.step_recorder import Bookkeeper, StepPlanner
+from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 
 TRIES_AT_MOST = 40
 """Of one step in float16. Halving brings DeepSpeed's largest first loss scale, 2^32, below 1."""
@@ -33,7 +33,7 @@ class Training:
     index: DataIndex
     planner: StepPlanner
     meter: Meter
-    keeper: Bookkeeper
+    step_recorder: StepRecorder
     ranks: Ranks
     dropout_seed: int | None
     """Seed of the dropout draws; None when nothing is drawn."""
@@ -59,14 +59,14 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         update = learn_step(training, planned)
         closed = meter.end_step(step, update)
         done += 1
-        stop = training.keeper.settle(closed, planned)
+        stop = training.step_recorder.settle(closed, planned)
         if update.left_out is not None and not policies.states(update.left_out):
             break  # when it is drained, the step says why
         if not stop.ends:
             stop = training.pauses.after(done, stop)
         if stop.ends:
             break
-    return done, max(stop, training.keeper.drain())
+    return done, max(stop, training.step_recorder.drain())
 
 
 def learn_step(training: Training, planned: PlannedStep) -> Update:

@@ -102,7 +102,7 @@ def _train(work: Assignment, stop: StopRequest, rank_monitor: RankMonitor) -> in
         ranks.leave()
     except Exception as error:
         if built is not None:
-            built.training.keeper.rescue()
+            built.training.step_recorder.rescue()
         if world.world_size > 1 and is_lost_rank(error):
             finding = rank_monitor.who_is_lost(_first_line(error))
             raise (Refused if rank_monitor.speaks else RefusedTogether)(finding) from error

@@ -19,7 +19,7 @@ from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
 from crossfoot.training.rank_job import Assignment
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
-from crossfoot.training.step_recorder import Bookkeeper
+from crossfoot.training.step_recorder import StepRecorder
 from crossfoot.training.validation import validation_loss
 
 LOOK_SECONDS = 1.0
@@ -41,13 +41,18 @@ class Pauses:
         model: nn.Module,
         ranks: Ranks,
         meter: Meter,
-        keeper: Bookkeeper,
+        step_recorder: StepRecorder,
         stop: StopRequest,
         rank_monitor: RankMonitor,
         report: Callable[[str], None],
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
-        self._meter, self._keeper, self._stop, self._rank_monitor = meter, keeper, stop, rank_monitor
+        self._meter, self._step_recorder, self._stop, self._rank_monitor = (
+            meter,
+            step_recorder,
+            stop,
+            rank_monitor,
+        )
         self._report = report
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
@@ -72,7 +77,7 @@ class Pauses:
             self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
         if saves:
             self._rank_monitor.phase("saving", steps_done)
-            wish = self._keeper.drain()
+            wish = self._step_recorder.drain()
             if not wish.ends:
                 wish = self._save(steps_done)
         if validates or saves:
@@ -121,7 +126,7 @@ class Pauses:
         saved = save_checkpoint(self._engine, self._model, self._run_dir, steps_done, facts, self._ranks)
         self._stop.saved()
         self.finding = saved.finding
-        self._keeper.paused(saved.seconds)
+        self._step_recorder.paused(saved.seconds)
         if saved.finding is not None:
             if faults.disk_full == "stop":
                 return Stop.NOT_WRITABLE

@@ -48,7 +48,7 @@ class StepPlanner:
         )
 
 
-class Bookkeeper:
+class StepRecorder:
     """One per rank. `settle` hands in this rank's closed step and returns what all ranks agree on: go on, or
     stop. book and reconciler: rank 0's.
     """
@@ -77,12 +77,14 @@ class Bookkeeper:
         """On rank 0: the step that the run stops for, as it cannot be learned from, and its loss scale."""
 
     def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
-        """Hand in a step; book the one before it. A wish to stop, of any rank, is every rank's answer."""
+        """Hand in a step; book the one before it. What the most urgent rank asks for is every rank's
+        answer.
+        """
         waiting, self._waiting = self._waiting, (closed, planned)
         return Stop.NO if waiting is None else self._book_step(*waiting)
 
     def drain(self) -> Stop:
-        """Book the step that waits, and make the ledger durable. Returns what all ranks wish now."""
+        """Book the step that waits, and make the ledger durable. Returns what all ranks agree on now."""
         waiting, self._waiting = self._waiting, None
         stop = Stop.NO if waiting is None else self._book_step(*waiting)
         if self._book is not None and self.finding is None:
