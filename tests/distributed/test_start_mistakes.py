@@ -180,7 +180,7 @@ def test_accelerate_with_two_machines_starts_one_process(tmp_path: Path) -> None
     assert not (here / "run").exists()
 
 
-# --- the roll call
+# --- the preflight check
 
 
 def test_another_node_has_another_everything(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_a_file_that_one_rank_cannot_read_stops_all(lab: Lab) -> None:
         assert who.startswith("it failed on rank 1 on ")
 
 
-class Meeting(Ranks):
+class Rendezvous(Ranks):
     """One of two ranks that are threads."""
 
     barrier = threading.Barrier(2)
@@ -365,7 +365,7 @@ def in_two_threads(first: Callable[[], Any], second: Callable[[], Any]) -> list[
 
     def one(rank: int) -> Any:
         try:
-            return together(Meeting(rank), (first, second)[rank])
+            return together(Rendezvous(rank), (first, second)[rank])
         except Exception as error:
             return error
 

@@ -91,7 +91,7 @@ def _saving(module: ModuleType, here: _Rank) -> None:
     module.commit = commit
 
 
-def _meeting(module: ModuleType, here: _Rank) -> None:
+def _rendezvous(module: ModuleType, here: _Rank) -> None:
     real = module.meet
 
     @functools.wraps(real)
@@ -107,7 +107,7 @@ HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = 
     "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _rank_monitor),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
-    "crossfoot.rendezvous.rendezvous": (("meet",), _meeting),
+    "crossfoot.rendezvous.rendezvous": (("meet",), _rendezvous),
 }
 """Module -> what of it is wrapped, and by what."""
 

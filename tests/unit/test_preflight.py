@@ -1,5 +1,6 @@
-"""The roll call, with plain facts: what each disagreement between ranks is called, and that equal ranks have
-none. No torch, no process."""
+"""The preflight check, with plain facts: what each disagreement between ranks is called, and that equal
+ranks have none. No torch, no process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import read_static
 from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
-from crossfoot.rendezvous.rank_info import Account, account_of, code_facts, flat, read_account
+from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, rank_info_of, read_rank_info
 from crossfoot.runs.resume import NEW_RUN
 from crossfoot.training import acquire, rank_job
 from support.launching import free_port, small_config
@@ -43,10 +44,10 @@ def gpu(number: int, visible: int = 2, index: int | None = None) -> Device:
     return Device("cuda", visible, number % 2 if index is None else index, f"uuid GPU-{number}", "H100")
 
 
-def four(*devices: Device) -> list[Account]:
+def four(*devices: Device) -> list[RankInfo]:
     """Two nodes of two ranks, all alike; on CPUs unless devices are given."""
     return [
-        Account(
+        RankInfo(
             rank=rank,
             world_size=4,
             local_rank=rank % 2,
@@ -64,18 +65,18 @@ def four(*devices: Device) -> list[Account]:
     ]
 
 
-def changed(accounts: list[Account], ranks: tuple[int, ...], part: str, **facts: str) -> list[Account]:
+def changed(rank_infos: list[RankInfo], ranks: tuple[int, ...], part: str, **facts: str) -> list[RankInfo]:
     """The same accounts, with other facts in a part of some ranks."""
     return [
-        replace(account, parts={**account.parts, part: {**account.parts[part], **facts}})
-        if account.rank in ranks
-        else account
-        for account in accounts
+        replace(rank_info, parts={**rank_info.parts, part: {**rank_info.parts[part], **facts}})
+        if rank_info.rank in ranks
+        else rank_info
+        for rank_info in rank_infos
     ]
 
 
-def only(accounts: list[Account]) -> Finding:
-    (finding,) = disagreements(accounts)
+def only(rank_infos: list[RankInfo]) -> Finding:
+    (finding,) = disagreements(rank_infos)
     assert finding.helps
     return finding
 
@@ -114,36 +115,38 @@ def test_one_rank_of_a_node_is_named_by_its_number() -> None:
 
 
 def test_several_parts_are_said_at_once_errors_first() -> None:
-    accounts = changed(four(), (2, 3), "beside", numpy="1")
-    accounts = changed(accounts, (2, 3), "libraries", torch="2.12.0", deepspeed="0.18.0")
-    accounts = changed(accounts, (1,), "data", **{"data.jsonl": "9 bytes, sha256 cccc"})
-    found = disagreements(accounts)
+    rank_infos = changed(four(), (2, 3), "beside", numpy="1")
+    rank_infos = changed(rank_infos, (2, 3), "libraries", torch="2.12.0", deepspeed="0.18.0")
+    rank_infos = changed(rank_infos, (1,), "data", **{"data.jsonl": "9 bytes, sha256 cccc"})
+    found = disagreements(rank_infos)
     assert [finding.code for finding in found] == ["CF426", "CF428", "CF445"]
     assert found[1].title == "different deepspeed and torch on node2"
 
 
 def test_a_file_that_one_node_lacks_and_long_lists() -> None:
-    accounts = four()
+    rank_infos = four()
     parts = {**PARTS, "code": {f"m{number}.py": "1" for number in range(9)}}
-    accounts[3] = replace(accounts[3], parts=parts, origins={"code": "/home/me/crossfoot"})
-    finding = only(accounts)
+    rank_infos[3] = replace(rank_infos[3], parts=parts, origins={"code": "/home/me/crossfoot"})
+    finding = only(rank_infos)
     assert "cli.py: c0de on" in finding.notes[0] and "absent on rank 3" in finding.notes[0]
     assert "and 5 more" in finding.notes
     assert any(note.endswith(": /home/me/crossfoot") for note in finding.notes)
 
 
 def test_a_rank_that_was_told_another_world() -> None:
-    accounts = four()
-    accounts[3] = replace(accounts[3], launcher="torchrun", world_size=2, num_nodes=1)
-    finding = only(accounts)
+    rank_infos = four()
+    rank_infos[3] = replace(rank_infos[3], launcher="torchrun", world_size=2, num_nodes=1)
+    finding = only(rank_infos)
     assert finding.code == "CF439"
     assert "ranks 0, 1, 2 on node1 and node2: deepspeed says 4 ranks on 2 nodes" in finding.notes
     assert "rank 3 on node2: torchrun says 2 ranks on 1 node" in finding.notes
 
 
 def test_ranks_per_node_that_are_not_what_came() -> None:
-    accounts = [replace(account, node_rank=min(account.rank, 1)) for account in four()]
-    found = disagreements([replace(account, host=f"node{account.node_rank + 1}") for account in accounts])
+    rank_infos = [replace(rank_info, node_rank=min(rank_info.rank, 1)) for rank_info in four()]
+    found = disagreements(
+        [replace(rank_info, host=f"node{rank_info.node_rank + 1}") for rank_info in rank_infos]
+    )
     assert [finding.code for finding in found] == ["CF439"]
     assert "rank 0 on node1 was told 2 ranks for its node, and node 0 has 1" in found[0].notes
 
@@ -151,27 +154,27 @@ def test_ranks_per_node_that_are_not_what_came() -> None:
 def test_nodes_that_are_not_alike() -> None:
     """3 + 1 ranks, as all of them were told; the numbers of nodes may come in any order."""
     sizes = (3, 3, 3, 1)
-    accounts = [
-        replace(account, local_world_size=size, node_rank=node, local_rank=local, host=f"node{node}")
-        for account, size, node, local in zip(four(), sizes, (0, 0, 0, 1), (0, 1, 2, 0), strict=True)
+    rank_infos = [
+        replace(rank_info, local_world_size=size, node_rank=node, local_rank=local, host=f"node{node}")
+        for rank_info, size, node, local in zip(four(), sizes, (0, 0, 0, 1), (0, 1, 2, 0), strict=True)
     ]
-    assert disagreements(accounts) == ()
-    assert ranks_per_node(accounts) == (3, 1)
-    other = [replace(account, node_rank=1 - account.node_rank) for account in accounts]
+    assert disagreements(rank_infos) == ()
+    assert ranks_per_node(rank_infos) == (3, 1)
+    other = [replace(rank_info, node_rank=1 - rank_info.node_rank) for rank_info in rank_infos]
     assert disagreements(other) == ()
     assert ranks_per_node(other) == (1, 3)
-    finding = only([replace(account, num_nodes=3) for account in accounts])
+    finding = only([replace(rank_info, num_nodes=3) for rank_info in rank_infos])
     assert finding.code == "CF439" and finding.notes == ("3 nodes were told, and ranks came from 2",)
 
 
 class Told:
-    """A meeting at which `accounts` came, for each of which a rank asks."""
+    """A meeting at which `rank_infos` came, for each of which a rank asks."""
 
-    def __init__(self, accounts: list[Account]) -> None:
-        self.accounts = accounts
+    def __init__(self, rank_infos: list[RankInfo]) -> None:
+        self.rank_infos = rank_infos
 
-    def call_the_roll(self, mine: Account) -> tuple[tuple[Account, ...], tuple[Finding, ...]]:
-        return tuple(self.accounts), ()
+    def preflight(self, mine: RankInfo) -> tuple[tuple[RankInfo, ...], tuple[Finding, ...]]:
+        return tuple(self.rank_infos), ()
 
     def refuse_together(self, findings: tuple[Finding, ...]) -> None:
         if findings:
@@ -195,7 +198,7 @@ def three_nodes(rank: int) -> dict[str, str]:
         ({"gpus_per_node": [4, 1, 1]}, (4, 1, 1), "3 nodes with 4 + 1 + 1 GPUs, but deepspeed started 2 + 3"),
     ],
 )
-def test_the_ranks_of_each_node_are_known_at_the_roll_call(
+def test_the_ranks_of_each_node_are_known_in_the_preflight_check(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     cluster: dict[str, object] | None,
@@ -206,19 +209,19 @@ def test_the_ranks_of_each_node_are_known_at_the_roll_call(
     worlds = [read_world(three_nodes(rank)) for rank in range(6)]
     statics = [read_static(config, [], world) for world in worlds]
     assert len({static.sourced for static in statics}) == 1, "before it all ranks believe the same"
-    accounts = [account_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
-    accounts = [replace(account, host=f"node{account.node_rank}") for account in accounts]
-    assert disagreements(accounts) == ()
-    monkeypatch.setattr(rank_job, "meet", lambda world, environ: Told(accounts))
+    rank_infos = [rank_info_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
+    rank_infos = [replace(rank_info, host=f"node{rank_info.node_rank}") for rank_info in rank_infos]
+    assert disagreements(rank_infos) == ()
+    monkeypatch.setattr(rank_job, "meet", lambda world, environ: Told(rank_infos))
     monkeypatch.setattr(rank_job, "look_at_device", lambda local_rank, environ: Device("cpu"))
     for static, world in zip(statics, worlds, strict=True):
         assert rank_job.engine_of(static, world) == "deepspeed"
         if refused:
             with pytest.raises(Refused, match="CF435") as refusal:
-                rank_job.call_roll(static, world)
+                rank_job.run_preflight(static, world)
             assert refused in refusal.value.findings[0].title
             continue
-        _, known, _ = rank_job.call_roll(static, world)
+        _, known, _ = rank_job.run_preflight(static, world)
         assert known.ranks_per_node == (2, 3, 1)
         real = static.on_nodes(known.ranks_per_node)
         assert real.sourced.topology.gpus_per_node == planned
@@ -254,9 +257,9 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
 
 
 def test_one_node_that_is_two_machines() -> None:
-    accounts = four()
-    accounts[1] = replace(accounts[1], host="node9")
-    finding = only(accounts)
+    rank_infos = four()
+    rank_infos[1] = replace(rank_infos[1], host="node9")
+    finding = only(rank_infos)
     assert finding.code == "CF439" and finding.notes == ("node 0 is node1 and node9",)
 
 
@@ -301,27 +304,27 @@ def test_the_identity_of_a_device() -> None:
 
 def test_what_one_rank_was_refused_for_is_said_once() -> None:
     refused = Finding("CF011", "in use", place=Place("c.yaml", 4, 12), notes=("n",), helps=("h",))
-    accounts = four()
-    accounts[0] = replace(accounts[0], refused=(refused,))
-    travelled = [read_account(account.to_json()) for account in accounts]
-    assert travelled == accounts
+    rank_infos = four()
+    rank_infos[0] = replace(rank_infos[0], refused=(refused,))
+    travelled = [read_rank_info(rank_info.to_json()) for rank_info in rank_infos]
+    assert travelled == rank_infos
     assert disagreements(travelled) == (refused,)
 
 
 def test_an_account_of_another_version_is_understood() -> None:
     text = four()[0].to_json().replace('"pid"', '"news": 1, "pid"')
-    assert read_account(text) == four()[0]
+    assert read_rank_info(text) == four()[0]
 
 
 def test_a_real_account(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    account = account_of(read_static(str(config), ["run.seed=9"]), read_world({}), Device("cpu"))
-    assert account.parts["config"]["run.seed"] == "9"
-    assert account.parts["deepspeed"]["zero_optimization.stage"] == "2"
-    assert list(account.parts["data"]) == [str(tmp_path / "data.jsonl")]
-    assert account.parts["code"]["cli.py"] and account.parts["libraries"]["torch"][0].isdigit()
-    assert account.origins["config"] == f"{config} run.seed=9"
-    assert read_account(account.to_json()) == account
+    rank_info = rank_info_of(read_static(str(config), ["run.seed=9"]), read_world({}), Device("cpu"))
+    assert rank_info.parts["config"]["run.seed"] == "9"
+    assert rank_info.parts["deepspeed"]["zero_optimization.stage"] == "2"
+    assert list(rank_info.parts["data"]) == [str(tmp_path / "data.jsonl")]
+    assert rank_info.parts["code"]["cli.py"] and rank_info.parts["libraries"]["torch"][0].isdigit()
+    assert rank_info.origins["config"] == f"{config} run.seed=9"
+    assert read_rank_info(rank_info.to_json()) == rank_info
 
 
 def test_the_code_is_known_by_every_source_file(tmp_path: Path) -> None:

@@ -188,12 +188,12 @@ def port_taken(port: int, host: str, why: str) -> Finding:
 def other_nodes(launcher: str, real: Topology, planned: Topology) -> Finding:
     """CF435: the ranks are spread over the nodes otherwise than planned.
 
-    There are as many as planned, but a node has more of them, or fewer, than any node of the plan, and nodes
-    are not all alike. A hostfile with other slots looks like this, or a node that came up with fewer GPUs, or
-    a job whose tasks SLURM has placed as it liked. Nodes that differ are planned with a list,
-    `cluster.gpus_per_node: [2, 1]`; in which order the launcher numbers them does not matter. What counts is
-    where the ranks really are, which all of them tell at the roll call: other programs divide the world size
-    by the ranks of one node, and are wrong then. (lie U9)
+    There are as many as planned, but a node has more of them, or fewer, than any node of the plan, and
+    nodes are not all alike. A hostfile with other slots looks like this, or a node that came up with fewer
+    GPUs, or a job whose tasks SLURM has placed as it liked. Nodes that differ are planned with a list,
+    `cluster.gpus_per_node: [2, 1]`; in which order the launcher numbers them does not matter. What counts
+    is where the ranks really are, which all of them tell at the preflight check: other programs divide the
+    world size by the ranks of one node, and are wrong then. (lie U9)
     """
     gpus = real.gpus_per_node
     said = f"{gpus}" if isinstance(gpus, int) else f"[{', '.join(map(str, gpus))}]"

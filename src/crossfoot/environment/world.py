@@ -68,9 +68,9 @@ class World:
     ranks.
 
     witnesses: the variables that were read, in a fixed order. ranks_per_node: ranks on each machine, in
-    machine order, and the same on all ranks; None where the launcher tells of this machine only, which leaves
-    more than one other open (the roll call then says). local_rank: each of 0 to local_world_size - 1 once on
-    a machine, in any order: deepspeed makes it of RANK modulo slots.
+    machine order, and the same on all ranks; None where the launcher tells of this machine only, which
+    leaves more than one other open (the preflight check then says). local_rank: each of 0 to
+    local_world_size - 1 once on a machine, in any order: deepspeed makes it of RANK modulo slots.
     """
 
     rank: int

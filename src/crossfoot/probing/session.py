@@ -26,7 +26,7 @@ from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.runs.run_folder import ATTEMPT_NAME
-from crossfoot.training.rank_job import Assignment, call_roll, engine_of, refuse_start
+from crossfoot.training.rank_job import Assignment, engine_of, refuse_start, run_preflight
 from crossfoot.training.session import follow, hush_libraries
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
@@ -69,7 +69,7 @@ def _start(
     if static.has_error:
         raise Refused(findings)
     engine_kind = engine_of(static, world)
-    _, world, warnings = call_roll(static, world)
+    _, world, warnings = run_preflight(static, world)
     return static.on_nodes(world.ranks_per_node), (*findings, *warnings), engine_kind
 
 

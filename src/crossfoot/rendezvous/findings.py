@@ -120,11 +120,11 @@ def others_differ(where: str, notes: Sequence[str]) -> Finding:
 def ranks_missing(
     missing: Sequence[int], world_size: int, here: Sequence[str], point: str, seconds: float
 ) -> Finding:
-    """CF432: some ranks never came to the roll call.
+    """CF432: some ranks never came to the preflight check.
 
     All ranks meet before anything is tokenised or loaded. One that was refused by a check of its own, that
-    was never started, or that cannot reach the meeting point is missing there; without this roll call the
-    others would wait for it for half an hour.
+    was never started, or that cannot reach the meeting point is missing there; without this preflight
+    check the others would wait for it for half an hour.
     """
     shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
     return Finding(
@@ -203,7 +203,7 @@ def ranks_apart(who: str, said: str) -> Finding:
     """
     return Finding(
         "CF447",
-        f"{who} was at the roll call, but cannot talk to the other ranks",
+        f"{who} was at the preflight check, but cannot talk to the other ranks",
         notes=(f"torch.distributed says: {said}",),
         helps=(
             "name the interface between the nodes: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, such as eth0",

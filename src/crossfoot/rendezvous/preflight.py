@@ -1,4 +1,4 @@
-"""The accounts of all ranks, held against each other: are they one run, on devices of their own? Plain facts
+"""What all ranks say of themselves, compared: are they one run, on devices of their own? Plain facts
 in, findings out; no torch.
 """
 
@@ -23,7 +23,7 @@ from crossfoot.rendezvous.findings import (
     others_differ,
     worlds_differ,
 )
-from crossfoot.rendezvous.rank_info import Account, Facts
+from crossfoot.rendezvous.rank_info import Facts, RankInfo
 
 _SHOWN = 5
 _ABSENT = "absent"
@@ -39,47 +39,47 @@ PARTS: dict[str, PartFinding] = {
 }
 
 
-def disagreements(accounts: Sequence[Account]) -> tuple[Finding, ...]:
-    """Everything in which the ranks are not one run; errors before warnings. accounts: in rank order."""
-    findings = [*_own(accounts), *_shapes(accounts), *_parts(accounts), *_devices(accounts)]
+def disagreements(rank_infos: Sequence[RankInfo]) -> tuple[Finding, ...]:
+    """Everything in which the ranks are not one run; errors before warnings. rank_infos: in rank order."""
+    findings = [*_own(rank_infos), *_shapes(rank_infos), *_parts(rank_infos), *_devices(rank_infos)]
     return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
 
 
-def ranks_per_node(accounts: Sequence[Account]) -> tuple[int, ...]:
+def ranks_per_node(rank_infos: Sequence[RankInfo]) -> tuple[int, ...]:
     """How many ranks each node really has, in the order of the nodes' numbers."""
-    return tuple(len(ranks) for ranks in _nodes(accounts).values())
+    return tuple(len(ranks) for ranks in _nodes(rank_infos).values())
 
 
-def where(ranks: Sequence[Account], everyone: Sequence[Account]) -> str:
+def where(ranks: Sequence[RankInfo], everyone: Sequence[RankInfo]) -> str:
     """Some ranks in few words: "node2" when they are all ranks of that host, else "rank 1 on node2"."""
-    hosts = list(dict.fromkeys(account.host for account in ranks))
-    whole = {account.rank for account in everyone if account.host in hosts}
-    if whole == {account.rank for account in ranks} and len(hosts) < len({one.host for one in everyone}):
+    hosts = list(dict.fromkeys(rank_info.host for rank_info in ranks))
+    whole = {rank_info.rank for rank_info in everyone if rank_info.host in hosts}
+    if whole == {rank_info.rank for rank_info in ranks} and len(hosts) < len({one.host for one in everyone}):
         return " and ".join(hosts)
-    numbers = ", ".join(str(account.rank) for account in ranks)
+    numbers = ", ".join(str(rank_info.rank) for rank_info in ranks)
     return f"rank{'s' if len(ranks) > 1 else ''} {numbers} on {' and '.join(hosts)}"
 
 
-def _own(accounts: Sequence[Account]) -> Iterator[Finding]:
+def _own(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """What single ranks were refused for, once each."""
-    yield from dict.fromkeys(finding for account in accounts for finding in account.refused)
+    yield from dict.fromkeys(finding for rank_info in rank_infos for finding in rank_info.refused)
 
 
-def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
+def _shapes(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """Every rank must have been told the same world, and that world must be the one that came."""
-    shapes: dict[tuple[str, int, int], list[Account]] = defaultdict(list)
-    for account in accounts:
-        shapes[account.launcher, account.world_size, account.num_nodes].append(account)
+    shapes: dict[tuple[str, int, int], list[RankInfo]] = defaultdict(list)
+    for rank_info in rank_infos:
+        shapes[rank_info.launcher, rank_info.world_size, rank_info.num_nodes].append(rank_info)
     if len(shapes) > 1:
         yield worlds_differ(
             [
-                f"{where(ranks, accounts)}: {launcher} says "
+                f"{where(ranks, rank_infos)}: {launcher} says "
                 f"{counted(size, 'rank')} on {counted(nodes, 'node')}"
                 for (launcher, size, nodes), ranks in shapes.items()
             ]
         )
         return
-    nodes = _nodes(accounts)
+    nodes = _nodes(rank_infos)
     wrong = [
         f"rank {rank.rank} on {rank.host} was told {counted(rank.local_world_size, 'rank')} for its node, "
         f"and node {node} has {len(ranks)}"
@@ -92,47 +92,51 @@ def _shapes(accounts: Sequence[Account]) -> Iterator[Finding]:
         for node, ranks in nodes.items()
         if len({rank.host for rank in ranks}) > 1
     ]
-    if len(nodes) != accounts[0].num_nodes:
-        wrong.append(f"{counted(accounts[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}")
+    if len(nodes) != rank_infos[0].num_nodes:
+        wrong.append(
+            f"{counted(rank_infos[0].num_nodes, 'node')} were told, and ranks came from {len(nodes)}"
+        )
     if wrong:
         yield worlds_differ(wrong)
 
 
-def _nodes(accounts: Sequence[Account]) -> dict[int, list[Account]]:
+def _nodes(rank_infos: Sequence[RankInfo]) -> dict[int, list[RankInfo]]:
     """The ranks of each node, by the node's number."""
-    nodes: dict[int, list[Account]] = {number: [] for number in sorted({one.node_rank for one in accounts})}
-    for account in accounts:
-        nodes[account.node_rank].append(account)
+    nodes: dict[int, list[RankInfo]] = {
+        number: [] for number in sorted({one.node_rank for one in rank_infos})
+    }
+    for rank_info in rank_infos:
+        nodes[rank_info.node_rank].append(rank_info)
     return nodes
 
 
-def _parts(accounts: Sequence[Account]) -> Iterator[Finding]:
+def _parts(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """Rank 0's parts are the ones the others are held against; one finding for each part."""
-    first = accounts[0]
+    first = rank_infos[0]
     for part, finding in PARTS.items():
-        others: dict[tuple[tuple[str, str], ...], list[Account]] = defaultdict(list)
+        others: dict[tuple[tuple[str, str], ...], list[RankInfo]] = defaultdict(list)
         mine = first.parts.get(part, {})
-        for account in accounts:
-            theirs = account.parts.get(part, {})
+        for rank_info in rank_infos:
+            theirs = rank_info.parts.get(part, {})
             if theirs != mine:
-                others[tuple(sorted(theirs.items()))].append(account)
+                others[tuple(sorted(theirs.items()))].append(rank_info)
         if not others:
             continue
-        differing = [account for ranks in others.values() for account in ranks]
-        alike = [account for account in accounts if account not in differing]
+        differing = [rank_info for ranks in others.values() for rank_info in ranks]
+        alike = [rank_info for rank_info in rank_infos if rank_info not in differing]
         notes: list[str] = []
         for facts, ranks in others.items():
-            notes += _differences(dict(facts), where(ranks, accounts), mine, where(alike, accounts))
+            notes += _differences(dict(facts), where(ranks, rank_infos), mine, where(alike, rank_infos))
             if part in first.origins and first.origins[part] != ranks[0].origins.get(part):
                 notes += [
-                    f"{where(alike, accounts)}: {first.origins[part]}",
-                    f"{where(ranks, accounts)}: {ranks[0].origins.get(part, '')}",
+                    f"{where(alike, rank_infos)}: {first.origins[part]}",
+                    f"{where(ranks, rank_infos)}: {ranks[0].origins.get(part, '')}",
                 ]
         if part == "libraries":
             names = {name for facts in others for name in _names(dict(facts), mine)}
-            yield finding(f"{listed(sorted(names))} on {where(differing, accounts)}", notes)
+            yield finding(f"{listed(sorted(names))} on {where(differing, rank_infos)}", notes)
         else:
-            yield finding(f"on {where(differing, accounts)}", notes)
+            yield finding(f"on {where(differing, rank_infos)}", notes)
 
 
 def _differences(theirs: Facts, they: str, mine: Facts, we: str) -> Iterator[str]:
@@ -147,27 +151,31 @@ def _names(theirs: Facts, mine: Facts) -> list[str]:
     return [name for name in {**mine, **theirs} if theirs.get(name) != mine.get(name)]
 
 
-def _devices(accounts: Sequence[Account]) -> Iterator[Finding]:
+def _devices(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """A device for every rank, and one rank for every device."""
-    without = [account for account in accounts if account.device.kind == CPU]
-    if without and len(without) < len(accounts):
-        others = [account for account in accounts if account not in without]
+    without = [rank_info for rank_info in rank_infos if rank_info.device.kind == CPU]
+    if without and len(without) < len(rank_infos):
+        others = [rank_info for rank_info in rank_infos if rank_info not in without]
         yield devices_mixed(
             [
-                f"{where(without, accounts)}: no GPU",
-                f"{where(others, accounts)}: {others[0].device.name or others[0].device.kind}",
+                f"{where(without, rank_infos)}: no GPU",
+                f"{where(others, rank_infos)}: {others[0].device.name or others[0].device.kind}",
             ]
         )
-    for account in accounts:
-        device = account.device
+    for rank_info in rank_infos:
+        device = rank_info.device
         if device.kind == CUDA and device.index is None:
             yield device_beyond(
-                account.rank, account.host, account.local_rank, account.local_world_size, device.visible
+                rank_info.rank,
+                rank_info.host,
+                rank_info.local_rank,
+                rank_info.local_world_size,
+                device.visible,
             )
-    holders: dict[tuple[str, str], list[Account]] = defaultdict(list)
-    for account in accounts:
-        if identity := account.device.identity:
-            holders["" if identity.startswith("uuid") else account.host, identity].append(account)
+    holders: dict[tuple[str, str], list[RankInfo]] = defaultdict(list)
+    for rank_info in rank_infos:
+        if identity := rank_info.device.identity:
+            holders["" if identity.startswith("uuid") else rank_info.host, identity].append(rank_info)
     for (_, identity), ranks in holders.items():
         if len(ranks) > 1:
             numbers, devices = [rank.rank for rank in ranks], [rank.device for rank in ranks]

@@ -1,4 +1,4 @@
-"""What one rank says of itself when the roll is called: where it is, and everything that decides what it
+"""What one rank says of itself in the preflight check: where it is, and everything that decides what it
 trains. Plain facts, as JSON: ranks of different versions of crossfoot must still understand each other.
 """
 
@@ -34,8 +34,8 @@ NO_DEVICE = Device(CPU)
 
 
 @dataclass(frozen=True)
-class Account:
-    """One rank's account. Differs per rank; `parts` should not.
+class RankInfo:
+    """What one rank says of itself. Differs per rank; `parts` should not.
 
     parts: for each thing that decides the run (config, deepspeed, data, model, code, libraries, beside) its
     facts, name to value, as text. origins: where a part lies on this machine, for people. refused: what this
@@ -61,13 +61,13 @@ class Account:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def read_account(text: str) -> Account:
-    """An account as another rank sent it; what its version knows and ours does not is left out."""
+def read_rank_info(text: str) -> RankInfo:
+    """The RankInfo that another rank sent; what its version knows and ours does not is left out."""
     told: dict[str, Any] = json.loads(text)
-    known = {name: told[name] for name in Account.__dataclass_fields__ if name in told}
+    known = {name: told[name] for name in RankInfo.__dataclass_fields__ if name in told}
     known["device"] = Device(**known.get("device", {"kind": CPU}))
     known["refused"] = tuple(read_finding(finding) for finding in known.get("refused", ()))
-    return Account(**known)
+    return RankInfo(**known)
 
 
 def read_finding(told: Mapping[str, Any]) -> Finding:
@@ -80,14 +80,16 @@ def read_finding(told: Mapping[str, Any]) -> Finding:
     return Finding(**values)
 
 
-def account_of(static: Static, world: World, device: Device, refused: Sequence[Finding] = ()) -> Account:
-    """This rank's account. Reads the data files once for their sha256 (known ones are not read again)."""
+def rank_info_of(static: Static, world: World, device: Device, refused: Sequence[Finding] = ()) -> RankInfo:
+    """What this rank says of itself. Reads the data files once for their sha256 (known ones are not read
+    again).
+    """
     run = static.run
     data = run.config.data
     files = [file for file in (*data.train, *data.validation) if os.path.isfile(file)]
     states = source_states(files, run.index_dir)
     deepspeed = static.facts.deepspeed
-    return Account(
+    return RankInfo(
         rank=world.rank,
         world_size=world.world_size,
         local_rank=world.local_rank,

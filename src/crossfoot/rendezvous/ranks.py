@@ -137,8 +137,8 @@ def is_lost_rank(error: Exception) -> bool:
 def agree(ranks: Ranks, world: World, plan_sha256: str) -> None:
     """Every rank holds the same plan, and is the rank that its launcher said; or nobody starts.
 
-    What can make plans differ was compared at the roll call; this is the last word. Raises the same Refused
-    on all ranks.
+    What can make plans differ was compared in the preflight check; this is the last word. Raises the same
+    Refused on all ranks.
     """
     mine = {
         "rank": ranks.rank,

@@ -27,7 +27,7 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.rendezvous.findings import first_left, first_unreachable, rank_twice, ranks_missing
 from crossfoot.rendezvous.preflight import disagreements
-from crossfoot.rendezvous.rank_info import Account, read_account, read_finding
+from crossfoot.rendezvous.rank_info import RankInfo, read_finding, read_rank_info
 
 PATIENCE_SECONDS = 300.0
 """How long ranks wait for one another at the start: nodes boot and load libraries at different speeds."""
@@ -41,7 +41,7 @@ class RefusedTogether(Refused):
     """Refused for the same findings on every rank: rank 0 says them, the others need not."""
 
 
-class Meeting:
+class Rendezvous:
     """The meeting point of `world_size` ranks, as rank `rank` sees it. Everything here is text, from every
     rank to every rank; each call is one round, and all ranks make the same calls.
     """
@@ -53,18 +53,18 @@ class Meeting:
         self._store = store
         self._rounds = 0
 
-    def call_the_roll(
-        self, mine: Account, patience_seconds: float | None = None
-    ) -> tuple[tuple[Account, ...], tuple[Finding, ...]]:
-        """Every rank's account, held against each other. Returns them in rank order, and the warnings.
+    def preflight(
+        self, mine: RankInfo, patience_seconds: float | None = None
+    ) -> tuple[tuple[RankInfo, ...], tuple[Finding, ...]]:
+        """Every rank's RankInfo, compared. Returns them in rank order, and the warnings.
 
         Raises RefusedTogether (the same on all ranks), or Refused for ranks that did not come.
         """
         texts = self._round(mine.to_json(), patience_seconds or PATIENCE_SECONDS)
-        accounts = tuple(read_account(text) for text in texts)
-        found = disagreements(accounts)
+        rank_infos = tuple(read_rank_info(text) for text in texts)
+        found = disagreements(rank_infos)
         self.refuse_together([finding for finding in found if finding.severity == "error"])
-        return accounts, found
+        return rank_infos, found
 
     def exchange(self, text: str) -> list[str]:
         """One text of every rank, in rank order, on every rank."""
@@ -169,10 +169,10 @@ def _who(text: str) -> str:
     return f"rank {told['rank']} on {told['host']} (process {told['pid']})"
 
 
-_met: dict[tuple[str, ...], Meeting] = {}
+_met: dict[tuple[str, ...], Rendezvous] = {}
 
 
-def meet(world: World, environ: Mapping[str, str], patience_seconds: float | None = None) -> Meeting:
+def meet(world: World, environ: Mapping[str, str], patience_seconds: float | None = None) -> Rendezvous:
     """Open the meeting point, or come to it; once in the life of a process.
 
     Raises Refused: CF417, CF433, CF434 before torch is imported, CF448 when nobody is there.
@@ -187,9 +187,9 @@ def meet(world: World, environ: Mapping[str, str], patience_seconds: float | Non
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR" if is_own_address(told["MASTER_ADDR"]) else "FATAL")
     store = _store(world, told, environ, patience_seconds or PATIENCE_SECONDS)
     point = f"{told['MASTER_ADDR']}:{told['MASTER_PORT']}"
-    meeting = Meeting(store, world.rank, world.world_size, point)
-    _met[tuple(told[name] for name in names)] = meeting
-    return meeting
+    rendezvous = Rendezvous(store, world.rank, world.world_size, point)
+    _met[tuple(told[name] for name in names)] = rendezvous
+    return rendezvous
 
 
 def _store(world: World, told: Mapping[str, str], environ: Mapping[str, str], patience_seconds: float) -> Any:
@@ -228,7 +228,7 @@ def _store(world: World, told: Mapping[str, str], environ: Mapping[str, str], pa
     if not is_holder and (why := wait_for_listener(address, port, patience_seconds)):
         raise refuse(why, patience_seconds)
     # In a thread: torch waits without end for an answer from a stranger who listens there.
-    thread = threading.Thread(target=make, name="meeting", daemon=True)
+    thread = threading.Thread(target=make, name="rendezvous", daemon=True)
     thread.start()
     thread.join(_CONNECT_SECONDS + 5)
     if not made:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crossfoot.findings.finding import Refused
 from crossfoot.rendezvous.findings import folder_not_shared
-from crossfoot.rendezvous.rendezvous import Meeting
+from crossfoot.rendezvous.rendezvous import Rendezvous
 from crossfoot.runs.run_folder import system_refused
 from crossfoot.written.run_file import RunFile
 
@@ -21,16 +21,16 @@ NONCE_WAIT_SECONDS = 10.0
 """A network file system may show a new file late."""
 
 
-def claim_folder(
-    run: RunFile, rank: int, meeting: Meeting | None, take: Callable[[], str]
+def acquire_folder(
+    run: RunFile, rank: int, rendezvous: Rendezvous | None, take: Callable[[], str]
 ) -> tuple[tuple[str, ...], str]:
     """Make the run folder on rank 0, and see it on all. Returns every rank's host, and what rank 0 told all.
 
-    take: called on rank 0 only: makes the folder and returns the text for all. meeting: where the ranks meet;
-    None for a rank that is alone. Raises Refused, on all ranks together.
+    take: called on rank 0 only: makes the folder and returns the text for all. rendezvous: where the ranks
+    meet; None for a rank that is alone. Raises Refused, on all ranks together.
     """
     host = socket.gethostname()
-    if meeting is None:
+    if rendezvous is None:
         return (host,), take()
     nonce, told, refused = "", "", ()
     if rank == 0:
@@ -40,14 +40,14 @@ def claim_folder(
             _write(_witness(run, nonce), nonce)
         except Refused as refusal:
             refused = refusal.findings
-    said = [json.loads(text) for text in meeting.exchange(json.dumps([host, nonce, told]))]
+    said = [json.loads(text) for text in rendezvous.exchange(json.dumps([host, nonce, told]))]
     hosts, nonces, texts = zip(*said, strict=True)
-    meeting.share_refusal(refused)
+    rendezvous.share_refusal(refused)
     witness = _witness(run, nonces[0])
-    sees = meeting.exchange("yes" if _reads(witness, nonces[0]) else "no")
+    sees = rendezvous.exchange("yes" if _reads(witness, nonces[0]) else "no")
     if rank == 0:
         witness.unlink(missing_ok=True)
-    meeting.refuse_together(
+    rendezvous.refuse_together(
         [
             folder_not_shared(f"rank {number} on {hosts[number]}", f"rank 0 on {hosts[0]}", run.run_dir)
             for number, answer in enumerate(sees)

@@ -15,7 +15,7 @@ from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
-from crossfoot.rendezvous.shared_folder import claim_folder
+from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
@@ -41,7 +41,7 @@ def claim(work: Assignment) -> Assignment:
         return json.dumps(asdict(beginning))
 
     try:
-        hosts, told = claim_folder(run, work.world.rank, work.meeting, take)
+        hosts, told = acquire_folder(run, work.world.rank, work.rendezvous, take)
     except BaseException:
         for beginning, _ in taken:
             release_folder(run, beginning.attempt)

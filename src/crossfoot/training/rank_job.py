@@ -19,8 +19,8 @@ from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import Static, plan_static, read_static, survey
 from crossfoot.rendezvous.devices import look_at_device
 from crossfoot.rendezvous.preflight import ranks_per_node
-from crossfoot.rendezvous.rank_info import account_of
-from crossfoot.rendezvous.rendezvous import Meeting, meet
+from crossfoot.rendezvous.rank_info import rank_info_of
+from crossfoot.rendezvous.rendezvous import Rendezvous, meet
 from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
 from crossfoot.runs.run_folder import refuse_used_folder
@@ -47,10 +47,10 @@ class Assignment:
     """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: of the plan, done when this
     attempt ends.
 
-    validation is None without validation data. engine_kind: deepspeed or accelerate. meeting: where all ranks
-    meet before they have a process group; None for a rank that is alone. earlier: what rank 0 found in the
-    run folder to go on with; None for a new run. beginning: where it starts, known
-    once the run folder is claimed. continued: how rank 0 takes the run up. hosts: of every rank.
+    validation is None without validation data. engine_kind: deepspeed or accelerate. rendezvous: where all
+    ranks meet before they have a process group; None for a rank that is alone. earlier: what rank 0 found
+    in the run folder to go on with; None for a new run. beginning: where it starts, known once the run
+    folder is claimed. continued: how rank 0 takes the run up. hosts: of every rank.
     """
 
     plan: RunPlan
@@ -62,7 +62,7 @@ class Assignment:
     lock: dict[str, Any]
     steps: int
     orders: Orders = Orders()
-    meeting: Meeting | None = None
+    rendezvous: Rendezvous | None = None
     earlier: Earlier | None = None
     beginning: Beginning = NEW_RUN
     continued: Continued | None = None
@@ -81,7 +81,7 @@ class Assignment:
 
 
 def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) -> Assignment:
-    """Read, check, call the roll of the ranks, index, plan.
+    """Read, check, compare the ranks (preflight), index, plan.
 
     What can be refused without torch is refused first; tokenising comes last. Raises Refused, for what all
     ranks found together on all of them.
@@ -96,9 +96,9 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
         orders = replace(orders, continues=True)
     engine_kind = engine_of(static, world)
     earlier, refused = _look_alone(static.run, world, orders)
-    meeting, world, warnings = call_roll(static, world, refused)
+    rendezvous, world, warnings = run_preflight(static, world, refused)
     static = static.on_nodes(world.ranks_per_node)
-    says = alone if meeting is None else meeting.first_says
+    says = alone if rendezvous is None else rendezvous.first_says
 
     def index_of(files: list[str], name: str) -> DataIndex:
         first = world.rank == 0
@@ -123,7 +123,7 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
         orders=orders,
-        meeting=meeting,
+        rendezvous=rendezvous,
         earlier=earlier,
     )
 
@@ -145,11 +145,11 @@ def engine_of(static: Static, world: World) -> Engine:
     return engine_kind
 
 
-def call_roll(
+def run_preflight(
     static: Static, world: World, refused: Sequence[Finding] = ()
-) -> tuple[Meeting | None, World, tuple[Finding, ...]]:
+) -> tuple[Rendezvous | None, World, tuple[Finding, ...]]:
     """All ranks are here, are one run, where the plan has them, and have devices of their own, before
-    anything slow. Returns the meeting, the world with the ranks on each node as they came, and warnings.
+    anything slow. Returns the rendezvous, the world with the ranks on each node as they came, and warnings.
 
     refused: what this rank alone is refused for; said here, so that nobody waits for it. One rank alone has
     nobody to meet. Raises RefusedTogether on all ranks, Refused for ranks that did not come.
@@ -158,13 +158,13 @@ def call_roll(
         if refused:
             raise Refused(refused)
         return None, world, ()
-    meeting = meet(world, os.environ)
+    rendezvous = meet(world, os.environ)
     device = look_at_device(world.local_rank, os.environ)
-    accounts, warnings = meeting.call_the_roll(account_of(static, world, device, refused))
-    world = replace(world, ranks_per_node=ranks_per_node(accounts))
+    rank_infos, warnings = rendezvous.preflight(rank_info_of(static, world, device, refused))
+    world = replace(world, ranks_per_node=ranks_per_node(rank_infos))
     planned = static.on_nodes(world.ranks_per_node).sourced.topology
-    meeting.refuse_together(unplanned_nodes(world, planned))
-    return meeting, world, warnings
+    rendezvous.refuse_together(unplanned_nodes(world, planned))
+    return rendezvous, world, warnings
 
 
 def _look_alone(run: RunFile, world: World, orders: Orders) -> tuple[Earlier | None, list[Finding]]:
