@@ -264,28 +264,28 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from crossfoot.training.rank_job import Orders
+    from crossfoot.training.rank_job import TrainOptions
     from crossfoot.training.session import run
 
     overrides, is_continued = arguments.overrides, arguments.continued is not None
     if is_continued:
         overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
-    orders = Orders(arguments.stop_after, is_continued, tuple(arguments.allow))
+    options = TrainOptions(arguments.stop_after, is_continued, tuple(arguments.allow))
     kept = "what it had before is untouched" if is_continued else "nothing is kept"
     return _on_this_rank(
         "train",
-        lambda world: run(arguments.config, overrides, world, orders),
+        lambda world: run(arguments.config, overrides, world, options),
         f"stopped before the first step: nothing was trained, {kept}",
     )
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from crossfoot.launch.verb import launch, wishes_of
+    from crossfoot.launch.verb import launch, options_of
 
     return launch(
         arguments.config,
         arguments.overrides,
-        wishes_of(arguments),
+        options_of(arguments),
         shows=arguments.shows,
         stem=arguments.write,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.training.rank_job import Orders
+from crossfoot.training.rank_job import TrainOptions
 from support.loop_room import Room, furnish
 from support.watched_run import Watched, train
 
@@ -37,6 +37,6 @@ def trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wat
         path = tmp_path / f"{name}.yaml"
         named = {**values, "run": {**values["run"], "dir": str(run_dir)}}
         path.write_text(json.dumps(named, indent=1), encoding="utf-8")
-        return train(path, run_dir, Orders(**orders), after_update)
+        return train(path, run_dir, TrainOptions(**orders), after_update)
 
     return attempt

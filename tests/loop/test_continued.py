@@ -13,7 +13,7 @@ import torch
 from crossfoot.checkpoints.manifest import read_manifest
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import read_attempts
-from crossfoot.training import step_hooks as pauses
+from crossfoot.training import step_hooks as step_hooks
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Tensors
@@ -131,7 +131,7 @@ def test_a_checkpoint_on_request_does_not_end_the_run(
         if updates == 1:
             (run_dir / "checkpoint-now").touch()
 
-    monkeypatch.setattr(pauses, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(step_hooks, "LOOK_SECONDS", 0.0)
     seen = trains({**values, **UNASKED, "train": {"max_steps": 4}}, "run", asks)
     assert (seen.exit_code, len(seen.after)) == (0, 4)
     assert not (seen.run_dir / "checkpoint-now").exists()

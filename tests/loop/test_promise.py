@@ -24,7 +24,7 @@ from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.training import acquire
-from crossfoot.training.rank_job import Orders
+from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
 from crossfoot.training.step_recorder import StepPlanner
 from support.launching import short_tokenizer, small_config
@@ -52,7 +52,7 @@ def train(folder: Path, name: str, *words: str, **orders: Any) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         words = (f"run.dir={folder / name}", *words)
-        return run(str(folder / "config.yaml"), words, read_world({}), Orders(**orders))
+        return run(str(folder / "config.yaml"), words, read_world({}), TrainOptions(**orders))
 
 
 def receipt_later(folder: Path, name: str) -> Receipt:

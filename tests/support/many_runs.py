@@ -24,7 +24,7 @@ from unittest import mock
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.rendezvous import ranks as ranks_module
-from crossfoot.training.rank_job import Orders
+from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
 from support.faults import FAULTS
 from support.number_faults import NUMBER_FAULTS
@@ -82,10 +82,10 @@ def main(jobs_path: str) -> int:
     ranks_module.Ranks.leave = lambda self: self.gather(None) and None
     codes = {}
     for job in jobs:
-        orders = Orders(stop_after=job.get("stop_after"))
+        options = TrainOptions(stop_after=job.get("stop_after"))
         with _surroundings(job, Path(jobs_path).with_name(f"{job['name']}.said"), world.rank):
             try:
-                codes[job["name"]] = run(job["config"], job["overrides"], world, orders)
+                codes[job["name"]] = run(job["config"], job["overrides"], world, options)
             except Refused as refused:
                 if world.world_size > 1:  # the other ranks may not have been refused, and would wait
                     raise

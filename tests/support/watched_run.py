@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import crossfoot.training.build as building
 from crossfoot.environment.world import read_world
-from crossfoot.training.rank_job import Orders
+from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
 from support.launching import ledger
 from support.plain_torch import Tensors, trained_of
@@ -52,7 +52,10 @@ class Watched:
 
 
 def train(
-    config: Path, run_dir: Path, orders: Orders, after_update: Callable[[Path, int], None] | None = None
+    config: Path,
+    run_dir: Path,
+    options: TrainOptions,
+    after_update: Callable[[Path, int], None] | None = None,
 ) -> Watched:
     """Run an attempt, as `crossfoot train` does with these orders, on the CPU. after_update: called with the
     run folder and the number of updates that this attempt has made.
@@ -68,7 +71,7 @@ def train(
         return built
 
     with mock.patch.object(building, "build", build):
-        seen.exit_code = run(str(config), (), read_world({}), orders)
+        seen.exit_code = run(str(config), (), read_world({}), options)
     return seen
 
 

@@ -18,7 +18,7 @@ from crossfoot.cli import _parser, main
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launch.resolving import make_job, node_rank_of, read_run_for
 from crossfoot.launch.shell_text import Raw, command_text, comment, directive, word_over_ssh
-from crossfoot.launch.verb import rendered_for, wishes_of
+from crossfoot.launch.verb import options_of, rendered_for
 from crossfoot.written.launch.batch_script import read_directives
 from crossfoot.written.launch.command_line import over_ssh
 from crossfoot.written.source import Source
@@ -199,11 +199,11 @@ def test_slurm_is_told_the_tasks_in_all(
 
 def test_a_launch_knows_its_node_by_the_hostfile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["launch", "config.yaml", UNEQUAL, "--to", "torchrun", "--hostfile", "unequal"]
-    wishes = wishes_of(_parser().parse_args(words))
-    job = make_job(read_run_for("config.yaml", [UNEQUAL], wishes), [UNEQUAL], wishes, {})
+    options = options_of(_parser().parse_args(words))
+    job = make_job(read_run_for("config.yaml", [UNEQUAL], options), [UNEQUAL], options, {})
     assert job.is_numbered
     monkeypatch.setattr("socket.gethostname", lambda: "n2.cluster")
-    job = replace(job, wishes=replace(wishes, node_rank=node_rank_of(job)))
+    job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     assert rendered_for(job).command == ("bash", "runs/small/launch/torchrun.sh", "1")
 
 
@@ -373,9 +373,9 @@ def test_bash_hands_over_exactly_the_words(folder: Path, kind: str) -> None:
     config = odd / "con fig.yaml"
     config.write_text(Path("config.yaml").read_text())
     arguments = _parser().parse_args(["launch", str(config), "--to", target, *options])
-    wishes = wishes_of(arguments)
-    static = read_run_for(str(config), _nodes(kind), wishes)
-    job = make_job(static, _nodes(kind), wishes, {}, stem=str(odd / "a  b"))
+    options = options_of(arguments)
+    static = read_run_for(str(config), _nodes(kind), options)
+    job = make_job(static, _nodes(kind), options, {}, stem=str(odd / "a  b"))
     job = replace(job, words=ODD_WORDS, run_dir=str(odd / "run % dir"), name="山 'n' $name")
     (odd / "run % dir").mkdir()
     path, text = rendered_for(job).files[0]

@@ -17,7 +17,7 @@ from crossfoot.arithmetic.batch import Topology
 from crossfoot.cli import main
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launch import outcome, submit
-from crossfoot.launch.job import Job, Wishes
+from crossfoot.launch.job import Job, LaunchOptions
 from crossfoot.launch.slurm import limit_seconds
 from crossfoot.launch.slurm_says import QueueState, refusal_of
 from crossfoot.runs.ending import Ending
@@ -260,7 +260,7 @@ def test_what_slurm_refuses_is_never_submitted(
     ),
 )
 def test_a_controller_that_is_down_is_a_finding_of_its_own(said: str, fact: str) -> None:
-    job = Job("small", "config.yaml", (), "run", Topology(2, 1), "x", Wishes("slurm"))
+    job = Job("small", "config.yaml", (), "run", Topology(2, 1), "x", LaunchOptions("slurm"))
     finding = refusal_of(said, job)
     assert finding.code == "CF493"
     assert finding.notes == (f"it says: {fact}",)

@@ -17,7 +17,7 @@ import pytest
 
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.launch import outcome, start
-from crossfoot.launch.job import Job, Rendered, Wishes
+from crossfoot.launch.job import Job, LaunchOptions, Rendered
 from crossfoot.launch.outcome import ended_with, outcome_of
 from crossfoot.launch.ranks_here import is_rank, rank_processes, signal_over_ssh
 from crossfoot.launch.verb import who_speaks
@@ -55,7 +55,7 @@ sys.exit(1 if any([rank.wait() for rank in ranks]) else 0)  # all of them, which
 
 
 def _job(run_dir: Path, **more: object) -> Job:
-    job = Job("small", "config.yaml", (), str(run_dir), Topology(2, 1), "x", Wishes("torchrun"))
+    job = Job("small", "config.yaml", (), str(run_dir), Topology(2, 1), "x", LaunchOptions("torchrun"))
     return Job(**{**vars(job), **more})
 
 
@@ -257,19 +257,19 @@ def test_signals_over_ssh_name_the_processes(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("wishes", "cluster", "said"),
+    ("options", "cluster", "said"),
     (
-        (Wishes("local"), Topology(2, 1), ""),
-        (Wishes("deepspeed", hostfile="hosts"), Topology(2, 2), ""),
-        (Wishes("accelerate", dry_run=True), Topology(2, 2), ", folded into one process"),
-        (Wishes("torchrun"), Topology(2, 2), "; the machine with rank 0 prints the run"),
+        (LaunchOptions("local"), Topology(2, 1), ""),
+        (LaunchOptions("deepspeed", hostfile="hosts"), Topology(2, 2), ""),
+        (LaunchOptions("accelerate", dry_run=True), Topology(2, 2), ", folded into one process"),
+        (LaunchOptions("torchrun"), Topology(2, 2), "; the machine with rank 0 prints the run"),
         (
-            Wishes("accelerate", node_rank=1),
+            LaunchOptions("accelerate", node_rank=1),
             Topology(2, 2),
             "; this is node 1; the machine with rank 0 prints the run",
         ),
     ),
     ids=str,
 )
-def test_who_starts_hears_where_the_run_speaks(wishes: Wishes, cluster: Topology, said: str) -> None:
-    assert who_speaks(_job(Path("run"), wishes=wishes, cluster=cluster)) == said
+def test_who_starts_hears_where_the_run_speaks(options: LaunchOptions, cluster: Topology, said: str) -> None:
+    assert who_speaks(_job(Path("run"), options=options, cluster=cluster)) == said

@@ -18,7 +18,7 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import Change, attempt_path, read_attempts
 from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.runs.ending import Ending, lock_sha256, write_ending
-from crossfoot.runs.resume import lock_in_force, look_back, refuse_finished, refuse_other_past, start_attempt
+from crossfoot.runs.resume import lock_in_force, look_back, record_attempt, refuse_finished, refuse_other_past
 from crossfoot.runs.run_folder import make_folder, refuse_used_folder, release_folder
 from crossfoot.written.known_keys import sections
 from crossfoot.written.run_file import RunFile, load_run
@@ -322,9 +322,9 @@ def test_the_first_attempt_that_starts_writes_the_lock_of_the_run(run: RunFile, 
     make_folder(run)  # killed before it started
     assert lock_in_force(run, look_back(run), 0) is None
     make_folder(run, 2)
-    start_attempt(run, an_attempt(2, 0), with_hash(lock))
+    record_attempt(run, an_attempt(2, 0), with_hash(lock))
     make_folder(run, 3)
-    start_attempt(run, an_attempt(3, 0), with_hash(other(lock, plan__total_steps=99)))
+    record_attempt(run, an_attempt(3, 0), with_hash(other(lock, plan__total_steps=99)))
     for path, steps in ((Path(run.run_dir), 12), (Path(attempt_path(run.run_dir, 3)), 99)):
         assert json.loads((path / "plan.lock.json").read_text())["plan"]["total_steps"] == steps
     assert [attempt.attempt for attempt in read_attempts(run.run_dir)] == [2, 3]
@@ -341,7 +341,7 @@ def test_a_later_attempt_without_a_step_leaves_the_run_as_it_was(run: RunFile) -
     job.run(3, ending=Ending("signal", 3, 75, 6))
     before, receipt = snapshot(job.folder), receipt_of(run.run_dir)
     make_folder(run, 2)
-    start_attempt(run, an_attempt(2, 2), job.lock(1, 1))
+    record_attempt(run, an_attempt(2, 2), job.lock(1, 1))
     for name in ("config.yaml", "deepspeed.json", "ending.json", "ledger-cut.jsonl"):
         Path(attempt_path(run.run_dir, 2, name)).write_text("x")
     LedgerBook(str(job.ledger)).close()

@@ -275,7 +275,7 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play.step_recorder = SimpleNamespace(
         settle=lambda closed, planned: Stop.NO, drain=lambda: Stop.NOT_FINITE
     )
-    play.pauses = SimpleNamespace(after=lambda done, stop: paused.append(done) or stop)
+    play.step_hooks = SimpleNamespace(after=lambda done, stop: paused.append(done) or stop)
     with mock.patch.object(loop, "run_step", lambda *words: play.tries.pop(0)):
         done, stop = train_steps(play, 0, 5)  # type: ignore[arg-type]
     assert (done, stop) == (steps, Stop.NOT_FINITE)

@@ -15,7 +15,7 @@ from crossfoot.phrases import counted
 
 def render(job: Job) -> Rendered:
     """A script and accelerate's file. A dry run is one process, into which the plan is folded."""
-    is_alone = job.wishes.dry_run or job.world_size == 1
+    is_alone = job.options.dry_run or job.world_size == 1
     machines = 1 if is_alone else job.num_nodes
     settings = f"{job.stem}.yaml"
     launcher = [job.tool("accelerate"), "launch", "--config_file", settings]
@@ -24,9 +24,9 @@ def render(job: Job) -> Rendered:
     if machines > 1:
         first = [WHICH_NODE]
         launcher += ["--machine_rank", Raw('"$node"')]
-        command.append(str(job.wishes.node_rank or 0))
+        command.append(str(job.options.node_rank or 0))
     how = f"by accelerate, on {counted(machines, 'machine')}"
-    if job.wishes.dry_run:
+    if job.options.dry_run:
         how = "folded into one process by accelerate: a dry run"
     text = script_file(
         [

@@ -11,7 +11,7 @@ _NAMES = "|".join(("PATH", *(name for name in FORWARDED if not name.startswith("
 
 def render(job: Job) -> Rendered:
     """A script for one machine that reaches all others, or, with `no_ssh`, one that is run on each."""
-    return _on_each_node(job) if job.wishes.no_ssh else _over_pdsh(job)
+    return _on_each_node(job) if job.options.no_ssh else _over_pdsh(job)
 
 
 def _over_pdsh(job: Job) -> Rendered:
@@ -19,12 +19,12 @@ def _over_pdsh(job: Job) -> Rendered:
         job.tool("deepspeed"),
         "--quiet",
         "--hostfile",
-        job.wishes.hostfile or "",
+        job.options.hostfile or "",
         "--master_port",
         str(job.port),
     ]
-    if job.wishes.address:
-        launcher += ["--master_addr", job.wishes.address]
+    if job.options.address:
+        launcher += ["--master_addr", job.options.address]
     if job.num_nodes == 1:
         launcher.append("--force_multi")  # else it starts here, whatever host the file names
     module, program, verb, *words = job.trained("--module")
@@ -48,7 +48,7 @@ def _over_pdsh(job: Job) -> Rendered:
 def _on_each_node(job: Job) -> Rendered:
     launcher = [job.tool("deepspeed"), "--quiet", "--no_ssh", "--node_rank", Raw('"$node"')]
     launcher += ["--master_addr", job.address or "", "--master_port", str(job.port)]
-    launcher += ["--hostfile", job.wishes.hostfile or ""]
+    launcher += ["--hostfile", job.options.hostfile or ""]
     text = script_file(
         [
             *job.heading("one deepspeed launcher on each host of the hostfile"),
@@ -58,4 +58,6 @@ def _on_each_node(job: Job) -> Rendered:
         ]
     )
     path = f"{job.stem}.sh"
-    return Rendered(((path, text),), ("bash", path, str(job.wishes.node_rank or 0)), (job.tool("deepspeed"),))
+    return Rendered(
+        ((path, text),), ("bash", path, str(job.options.node_rank or 0)), (job.tool("deepspeed"),)
+    )

@@ -24,7 +24,7 @@ PORT = 29_500
 
 
 @dataclass(frozen=True)
-class Wishes:
+class LaunchOptions:
     """What the command line asks for. None: not said.
 
     continued: run folder to go on with. steps: of a dry run. hostfile, no_ssh, node_rank, address: where the
@@ -67,7 +67,7 @@ class Job:
     run_dir: str
     cluster: Topology
     stem: str
-    wishes: Wishes
+    options: LaunchOptions
     made_by: tuple[str, ...] = ()
     script: str | None = None
     tools: str | None = None
@@ -90,20 +90,20 @@ class Job:
     @property
     def is_numbered(self) -> bool:
         """Whether every machine must be told which one it is."""
-        wishes = self.wishes
-        is_numbered = wishes.no_ssh or wishes.target == "accelerate"
-        is_numbered |= wishes.target == "torchrun" and not self.cluster.is_even
-        return is_numbered and not wishes.dry_run
+        options = self.options
+        is_numbered = options.no_ssh or options.target == "accelerate"
+        is_numbered |= options.target == "torchrun" and not self.cluster.is_even
+        return is_numbered and not options.dry_run
 
     @property
     def address(self) -> str | None:
         """Host of node 0; None when nobody says."""
-        return self.wishes.address or next(iter(self.hosts), None)
+        return self.options.address or next(iter(self.hosts), None)
 
     @property
     def reaches_over_ssh(self) -> bool:
         """Whether one launcher here starts the ranks of other machines."""
-        return self.wishes.target == "deepspeed" and not self.wishes.no_ssh
+        return self.options.target == "deepspeed" and not self.options.no_ssh
 
     def tool(self, name: str) -> str:
         """How a launcher is called from here."""

@@ -23,7 +23,7 @@ from crossfoot.launch.findings import (
     visible_devices,
     warned_at_once,
 )
-from crossfoot.launch.job import PORT, Job, Wishes, tools_folder
+from crossfoot.launch.job import PORT, Job, LaunchOptions, tools_folder
 from crossfoot.planning.prepare import Static, read_static
 from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.dry_run import dry_dir_of
@@ -37,47 +37,47 @@ _SLURM = "--to slurm"
 _PORTS_TRIED = 64
 
 
-def refuse_options(wishes: Wishes) -> None:
+def refuse_options(options: LaunchOptions) -> None:
     """Refused with every option that would be ignored."""
-    is_slurm, by_hand = wishes.target == "slurm", wishes.target in ("deepspeed", "torchrun", "accelerate")
-    numbered = wishes.target in ("accelerate", "torchrun") or wishes.no_ssh
+    is_slurm, by_hand = options.target == "slurm", options.target in ("deepspeed", "torchrun", "accelerate")
+    numbered = options.target in ("accelerate", "torchrun") or options.no_ssh
     given = (
-        ("--hostfile", wishes.hostfile, by_hand, _MACHINES),
-        ("--address", wishes.address, by_hand, _MACHINES),
-        ("--port", wishes.port, not is_slurm, f"{_MACHINES} or local"),
-        ("--no-ssh", wishes.no_ssh or None, wishes.target == "deepspeed", "--to deepspeed"),
-        ("--node-rank", wishes.node_rank, numbered, _NUMBERED),
-        ("--partition", wishes.partition, is_slurm, _SLURM),
-        ("--account", wishes.account, is_slurm, _SLURM),
-        ("--time", wishes.time, is_slurm, _SLURM),
-        ("--cpus-per-task", wishes.cpus_per_task, is_slurm, _SLURM),
-        ("--signal-seconds", wishes.signal_seconds, is_slurm, _SLURM),
-        ("--tasks", wishes.tasks, is_slurm, _SLURM),
-        ("--detach", wishes.detach or None, is_slurm, _SLURM),
-        ("--dry-run", wishes.dry_run or None, wishes.target == "accelerate", "--to accelerate"),
-        ("--steps", wishes.steps, wishes.dry_run, "--dry-run"),
-        ("--continue", wishes.continued, not wishes.dry_run, "a run, not a dry run"),
+        ("--hostfile", options.hostfile, by_hand, _MACHINES),
+        ("--address", options.address, by_hand, _MACHINES),
+        ("--port", options.port, not is_slurm, f"{_MACHINES} or local"),
+        ("--no-ssh", options.no_ssh or None, options.target == "deepspeed", "--to deepspeed"),
+        ("--node-rank", options.node_rank, numbered, _NUMBERED),
+        ("--partition", options.partition, is_slurm, _SLURM),
+        ("--account", options.account, is_slurm, _SLURM),
+        ("--time", options.time, is_slurm, _SLURM),
+        ("--cpus-per-task", options.cpus_per_task, is_slurm, _SLURM),
+        ("--signal-seconds", options.signal_seconds, is_slurm, _SLURM),
+        ("--tasks", options.tasks, is_slurm, _SLURM),
+        ("--detach", options.detach or None, is_slurm, _SLURM),
+        ("--dry-run", options.dry_run or None, options.target == "accelerate", "--to accelerate"),
+        ("--steps", options.steps, options.dry_run, "--dry-run"),
+        ("--continue", options.continued, not options.dry_run, "a run, not a dry run"),
     )
     wrong = [
         option_elsewhere(option, belongs)
         for option, value, fits, belongs in given
         if value is not None and not fits
     ]
-    wrong += refusals_of_allow(wishes.allow)
-    limit = slurm.limit_seconds(wishes.time) if wishes.time is not None else None
-    warning = wishes.signal_seconds or slurm.SIGNAL_SECONDS
+    wrong += refusals_of_allow(options.allow)
+    limit = slurm.limit_seconds(options.time) if options.time is not None else None
+    warning = options.signal_seconds or slurm.SIGNAL_SECONDS
     if limit is not None and limit <= warning:
-        wrong.append(warned_at_once(wishes.time or "", warning))
+        wrong.append(warned_at_once(options.time or "", warning))
     if wrong:
         raise Refused(wrong)
 
 
-def read_run_for(config: str, overrides: Sequence[str], wishes: Wishes) -> Static:
+def read_run_for(config: str, overrides: Sequence[str], options: LaunchOptions) -> Static:
     """The run as the ranks will read it, the hostfile held against it. Refused with all that is wrong."""
     words = list(overrides)
-    if wishes.continued is not None:
-        words.append(run_dir_word(wishes.continued))
-    static = read_static(config, words, launch_files=[wishes.hostfile] if wishes.hostfile else [])
+    if options.continued is not None:
+        words.append(run_dir_word(options.continued))
+    static = read_static(config, words, launch_files=[options.hostfile] if options.hostfile else [])
     static.refuse()
     return static
 
@@ -91,18 +91,18 @@ def run_dir_word(run_dir: str) -> str:
 def make_job(
     static: Static,
     overrides: Sequence[str],
-    wishes: Wishes,
+    options: LaunchOptions,
     environ: Mapping[str, str],
     *,
     stem: str | None = None,
 ) -> Job:
     """The job. stem: where its files are to be; None: in the run folder. Refused with all that is missing."""
     run = static.run
-    findings = list(_missing(static, wishes))
+    findings = list(_missing(static, options))
     uses_gpus = environ.get("DS_ACCELERATOR", "").lower() != "cpu"
     topology = static.sourced.topology
     visible: tuple[int, ...] = ()
-    if wishes.target == "local" and uses_gpus:
+    if options.target == "local" and uses_gpus:
         try:
             visible = _visible(environ.get("CUDA_VISIBLE_DEVICES", ""), topology.world_size)
         except ValueError as reason:
@@ -110,12 +110,12 @@ def make_job(
     if findings:
         raise Refused(findings)
     run_dir, words = run.run_dir, list(overrides)
-    if wishes.dry_run:
+    if options.dry_run:
         run_dir = dry_dir_of(run_dir)
-        words += [run_dir_word(run_dir), "--stop-after", str(wishes.steps or DRY_STEPS)]
-    if wishes.continued is not None:
-        words += ["--continue", wishes.continued]
-    for key in wishes.allow:
+        words += [run_dir_word(run_dir), "--stop-after", str(options.steps or DRY_STEPS)]
+    if options.continued is not None:
+        words += ["--continue", options.continued]
+    for key in options.allow:
         words += ["--allow", key]
     return Job(
         name=run.config.run.name,
@@ -123,39 +123,39 @@ def make_job(
         words=tuple(words),
         run_dir=run_dir,
         cluster=topology,
-        stem=stem or os.path.join(run_dir, LAUNCH_FOLDER, wishes.target),
-        wishes=wishes,
-        made_by=(*made_by(run.path, overrides, wishes), *(("--write", stem) if stem else ())),
+        stem=stem or os.path.join(run_dir, LAUNCH_FOLDER, options.target),
+        options=options,
+        made_by=(*made_by(run.path, overrides, options), *(("--write", stem) if stem else ())),
         tools=tools_folder(),
         exports=forwarded(environ),
         uses_gpus=uses_gpus,
         visible=visible,
         hosts=tuple(host.name for host in hosts_of(static)),
-        port=wishes.port or PORT,
+        port=options.port or PORT,
     )
 
 
-def made_by(config: str, overrides: Sequence[str], wishes: Wishes) -> Iterator[str]:
+def made_by(config: str, overrides: Sequence[str], options: LaunchOptions) -> Iterator[str]:
     """The words after `crossfoot` that render this job again, here."""
-    yield from ("launch", config, *overrides, "--to", wishes.target)
-    if wishes.continued is not None:
-        yield from ("--continue", wishes.continued)
-    for key in wishes.allow:
+    yield from ("launch", config, *overrides, "--to", options.target)
+    if options.continued is not None:
+        yield from ("--continue", options.continued)
+    for key in options.allow:
         yield from ("--allow", key)
     for name in ("dry_run", "no_ssh"):
-        if getattr(wishes, name):
+        if getattr(options, name):
             yield "--" + name.replace("_", "-")
     valued = ("steps", "hostfile", "address", "port", "partition", "account", "time", "cpus_per_task")
     for name in (*valued, "signal_seconds", "tasks"):
-        value = getattr(wishes, name)
+        value = getattr(options, name)
         if value is not None:
             yield from ("--" + name.replace("_", "-"), str(value))
 
 
 def node_rank_of(job: Job) -> int:
     """Which node this machine is. Refused when nothing says so."""
-    if job.wishes.node_rank is not None or job.num_nodes == 1:
-        return job.wishes.node_rank or 0
+    if job.options.node_rank is not None or job.num_nodes == 1:
+        return job.options.node_rank or 0
     here = socket.gethostname()
     for rank, host in enumerate(job.hosts):
         if host == here or host.split(".")[0] == here.split(".")[0]:
@@ -169,29 +169,29 @@ def free_port(port: int) -> int:
     return next((each for each in tried if why_not_free(each) is None), port)
 
 
-def _missing(static: Static, wishes: Wishes) -> Iterator[Finding]:
-    run, target = static.run, wishes.target
+def _missing(static: Static, options: LaunchOptions) -> Iterator[Finding]:
+    run, target = static.run, options.target
     cluster = run.config.cluster
     pairs = (("cluster.num_nodes", cluster.num_nodes), ("cluster.gpus_per_node", cluster.gpus_per_node))
     unsaid = [key for key, value in pairs if value is None]
     topology = static.sourced.topology
     num_nodes = topology.num_nodes
-    if target == "deepspeed" and not wishes.hostfile:
+    if target == "deepspeed" and not options.hostfile:
         yield hostfile_needed(target)
-    elif unsaid and not wishes.hostfile:
+    elif unsaid and not options.hostfile:
         yield cluster_unknown(run, unsaid, target)
     elif target == "local" and num_nodes > 1:
         yield one_machine_only(run, num_nodes)
     elif target in ("torchrun", "accelerate") and num_nodes > 1:
-        is_told = wishes.dry_run or wishes.address or hosts_of(static)
+        is_told = options.dry_run or options.address or hosts_of(static)
         yield from () if is_told else (meeting_point_unknown(target, num_nodes),)
-    if not topology.is_even and target == "accelerate" and not wishes.dry_run:
+    if not topology.is_even and target == "accelerate" and not options.dry_run:
         why = "accelerate divides num_processes by num_machines, and starts as many on each machine"
         yield nodes_not_alike(run, topology, "--to accelerate", why)
-    if not topology.is_even and wishes.tasks == "node":
+    if not topology.is_even and options.tasks == "node":
         why = "srun starts the same torchrun on every node, with one number of ranks"
         yield nodes_not_alike(run, topology, "--tasks node", why)
-    if topology.is_even and target == "torchrun" and wishes.node_rank is not None:
+    if topology.is_even and target == "torchrun" and options.node_rank is not None:
         yield option_elsewhere("--node-rank", _NUMBERED)
 
 

@@ -21,7 +21,7 @@ _REQUEUE = 'if [ $code -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi'
 
 def render(job: Job) -> Rendered:
     """A batch script for `sbatch`."""
-    by_node = job.wishes.tasks == "node"
+    by_node = job.options.tasks == "node"
     how = "one torchrun a node" if by_node else "one task a rank"
     text = script_file(
         [
@@ -32,7 +32,7 @@ def render(job: Job) -> Rendered:
             *_directives(job),
             "",
             *(export(name, value) for name, value in job.exports.items()),
-            *(["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.wishes.cpus_per_task else []),
+            *(["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"] if job.options.cpus_per_task else []),
             *(_one_torchrun_a_node(job) if by_node else _one_task_a_rank(job)),
             "# stopped by a signal, with a checkpoint: queue the job again; it goes on from there",
             _REQUEUE,
@@ -67,17 +67,17 @@ def log_path(run_dir: str, job_id: str) -> str:
 
 
 def _directives(job: Job) -> list[str]:
-    wishes = job.wishes
+    options = job.options
     asked: tuple[tuple[str, str | int | None], ...] = (
         ("--job-name", job.name),
         ("--nodes", job.num_nodes),
         *_tasks_and_gpus(job),
-        ("--cpus-per-task", wishes.cpus_per_task),
-        ("--time", wishes.time),
-        ("--partition", wishes.partition),
-        ("--account", wishes.account),
+        ("--cpus-per-task", options.cpus_per_task),
+        ("--time", options.time),
+        ("--partition", options.partition),
+        ("--account", options.account),
         ("--output", log_path(job.run_dir.replace("%", "%%"), "%j")),
-        ("--signal", f"USR1@{wishes.signal_seconds or SIGNAL_SECONDS}"),
+        ("--signal", f"USR1@{options.signal_seconds or SIGNAL_SECONDS}"),
     )
     lines = [directive(option, value) for option, value in asked if value is not None]
     return [*lines, directive("--open-mode", "append"), directive("--requeue")]
@@ -87,7 +87,7 @@ def _tasks_and_gpus(job: Job) -> list[tuple[str, str | int]]:
     """Per node; where nodes are not alike, tasks in all, each of which brings a GPU to its node."""
     gpus = job.cluster.gpus_per_node
     if isinstance(gpus, int):
-        tasks = 1 if job.wishes.tasks == "node" else gpus
+        tasks = 1 if job.options.tasks == "node" else gpus
         asked: list[tuple[str, str | int]] = [("--ntasks-per-node", tasks), ("--gpus-per-node", gpus)]
     else:
         asked = [("--ntasks", job.world_size), ("--gpus-per-task", 1)]
@@ -103,7 +103,7 @@ def _one_task_a_rank(job: Job) -> list[str]:
 
 
 def _one_torchrun_a_node(job: Job) -> list[str]:
-    warning = job.wishes.signal_seconds or SIGNAL_SECONDS
+    warning = job.options.signal_seconds or SIGNAL_SECONDS
     launcher = ["srun", job.tool("torchrun"), "--nnodes", Raw('"$SLURM_NNODES"')]
     launcher += ["--nproc-per-node", str(job.cluster.gpus_per_node)]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", Raw('"$first:$port"')]

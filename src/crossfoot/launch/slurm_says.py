@@ -86,31 +86,31 @@ def refusal_of(said: str, job: Job) -> Finding:
 
 
 def _explained(said: str, job: Job) -> tuple[str, tuple[str, ...]]:
-    wishes = job.wishes
+    options = job.options
     another_partition = "name one that exists: --partition NAME (sinfo -s lists them)"
     less = "ask for less: cluster.num_nodes and cluster.gpus_per_node in the config"
     if "partition" in said and "account/partition" not in said and "invalid partition" in said:
         named = (
-            f"SLURM has no partition {wishes.partition}"
-            if wishes.partition
+            f"SLURM has no partition {options.partition}"
+            if options.partition
             else "SLURM has no such partition"
         )
         return named, (another_partition,)
     if "account" in said and "invalid" in said:
-        named = f"account {wishes.account}" if wishes.account else "your account"
+        named = f"account {options.account}" if options.account else "your account"
         return (
             f"SLURM does not let {named} run here",
             ("name one of yours: --account NAME (sacctmgr show associations user=$USER lists them)",),
         )
     if "invalid --time" in said:
         return (
-            f"SLURM cannot read the time {wishes.time}",
+            f"SLURM cannot read the time {options.time}",
             ("write minutes, HH:MM:SS or D-HH:MM:SS: --time 24:00:00",),
         )
     if "time limit" in said:
         return (
-            f"SLURM does not give a job the time {wishes.time}"
-            if wishes.time
+            f"SLURM does not give a job the time {options.time}"
+            if options.time
             else "SLURM wants a time limit",
             ("set another: --time HH:MM:SS (sinfo -o '%P %l' shows what each partition allows)",),
         )
@@ -126,7 +126,7 @@ def _explained(said: str, job: Job) -> tuple[str, tuple[str, ...]]:
     if "not available" in said or "node count" in said or "more processors" in said or "cpu count" in said:
         return (
             f"SLURM has no nodes for this job: {job.topology}"
-            + (f", {wishes.cpus_per_task} CPUs for each" if wishes.cpus_per_task else ""),
+            + (f", {options.cpus_per_task} CPUs for each" if options.cpus_per_task else ""),
             ("look what there is: sinfo -o '%P %D %c %G %l'", less, "or choose another --partition"),
         )
     return "SLURM refuses this job", (less, another_partition)

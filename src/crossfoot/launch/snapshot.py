@@ -71,8 +71,8 @@ def take_snapshot(job: Job, static: Static) -> Job:
 def _without_overrides(job: Job) -> tuple[str, ...]:
     """The options behind the config; the overrides are in the resolved config."""
     words: list[str] = []
-    if job.wishes.continued is not None:
-        words += ["--continue", job.wishes.continued]
-    for key in job.wishes.allow:
+    if job.options.continued is not None:
+        words += ["--continue", job.options.continued]
+    for key in job.options.allow:
         words += ["--allow", key]
     return tuple(words)

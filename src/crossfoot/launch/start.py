@@ -42,7 +42,7 @@ def start(rendered: Rendered, job: Job) -> Outcome:
             if child.returncode < 0 and job.reaches_over_ssh:
                 _end_ranks_elsewhere(job, before)
         _let_ranks_end(job, before, signals)
-    return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.wishes.target} launcher")
+    return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.options.target} launcher")
 
 
 class Signals:

@@ -15,7 +15,7 @@ def render(job: Job) -> Rendered:
     if not isinstance(gpus, int):
         per_node = ["--nproc-per-node", Raw('"${gpus[node]}"')]
         first = [WHICH_NODE, f"gpus=({' '.join(map(str, gpus))})"]
-        command.append(str(job.wishes.node_rank or 0))
+        command.append(str(job.options.node_rank or 0))
     if job.num_nodes == 1:
         how, options = "by torchrun on this machine", ["--standalone", *per_node]
     else:

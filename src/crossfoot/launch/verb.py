@@ -16,7 +16,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch.findings import dry_run_failed, program_missing
-from crossfoot.launch.job import Job, Rendered, Wishes
+from crossfoot.launch.job import Job, LaunchOptions, Rendered
 from crossfoot.launch.outcome import Outcome
 from crossfoot.launch.resolving import (
     DRY_STEPS,
@@ -47,15 +47,20 @@ _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
 
 
 def launch(
-    config: str, overrides: Sequence[str], wishes: Wishes, *, shows: bool = False, stem: str | None = None
+    config: str,
+    overrides: Sequence[str],
+    options: LaunchOptions,
+    *,
+    shows: bool = False,
+    stem: str | None = None,
 ) -> int:
     """The verb; returns the exit code of the contract. stem: where the rendered files are to be kept, their
     endings left out; they are written there, and nothing is started. shows: nor written, but printed. Raises
     Refused.
     """
-    refuse_options(wishes)
-    static = read_run_for(config, overrides, wishes)
-    job = make_job(static, overrides, wishes, os.environ, stem=stem)
+    refuse_options(options)
+    static = read_run_for(config, overrides, options)
+    job = make_job(static, overrides, options, os.environ, stem=stem)
     if shows or stem is not None:
         rendered = rendered_for(job)
         (print_files if shows else _write_and_say)(rendered)
@@ -65,22 +70,22 @@ def launch(
         seen = look_at(needs_of(static), hosts_of(static), os.environ)
         if seen.errors:
             raise Refused(seen.errors)
-    outcome = _submit(job, static) if wishes.target == "slurm" else _start(job)
+    outcome = _submit(job, static) if options.target == "slurm" else _start(job)
     if outcome.findings:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(render_findings(outcome.findings, colour), flush=True)
     return outcome.exit_code
 
 
-def wishes_of(arguments: object) -> Wishes:
+def options_of(arguments: object) -> LaunchOptions:
     """What the command line asks for, from its parsed options."""
-    given = {field.name: getattr(arguments, field.name) for field in fields(Wishes)}
-    return Wishes(**{**given, "allow": tuple(given["allow"])})
+    given = {field.name: getattr(arguments, field.name) for field in fields(LaunchOptions)}
+    return LaunchOptions(**{**given, "allow": tuple(given["allow"])})
 
 
 def rendered_for(job: Job) -> Rendered:
     """The text of the job's target."""
-    return _RENDER[job.wishes.target](job)
+    return _RENDER[job.options.target](job)
 
 
 def print_files(rendered: Rendered) -> None:
@@ -95,20 +100,20 @@ def _ready(job: Job, static: Static) -> Job:
     """What is only looked at for a real start: programs, the run folder, a free port. Raises Refused."""
     rendered = rendered_for(job)
     missing = [
-        program_missing(program, job.wishes.target)
+        program_missing(program, job.options.target)
         for program in rendered.needs
         if shutil.which(program) is None
     ]
     if missing:
         raise Refused(missing)
-    wishes = job.wishes
-    if wishes.dry_run:
-        dry_run.make_room(static.run.run_dir, wishes.steps or DRY_STEPS)
+    options = job.options
+    if options.dry_run:
+        dry_run.make_room(static.run.run_dir, options.steps or DRY_STEPS)
     else:
-        (look_back if wishes.continued is not None else refuse_used_folder)(static.run)
+        (look_back if options.continued is not None else refuse_used_folder)(static.run)
     if job.is_numbered:
-        job = replace(job, wishes=replace(wishes, node_rank=node_rank_of(job)))
-    if wishes.port is None and job.num_nodes == 1 and wishes.target != "slurm":
+        job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
+    if options.port is None and job.num_nodes == 1 and options.target != "slurm":
         job = replace(job, port=free_port(job.port))
     return job
 
@@ -119,7 +124,7 @@ def _start(job: Job) -> Outcome:
     _refuse_findings(job, rendered)
     _say(f"starting {rendered.files[0][0]}: {job.topology}{who_speaks(job)}")
     outcome = start(rendered, job)
-    if job.wishes.dry_run:
+    if job.options.dry_run:
         if outcome.exit_code in (0, 3):
             print(f"\n{dry_run.report(job.run_dir)}", flush=True)
         else:
@@ -132,11 +137,11 @@ def _start(job: Job) -> Outcome:
 
 def who_speaks(job: Job) -> str:
     """Where to look for the run's lines, if not here."""
-    if job.wishes.dry_run:
+    if job.options.dry_run:
         return ", folded into one process"
     if job.num_nodes == 1 or job.reaches_over_ssh:
         return ""
-    here = f"; this is node {job.wishes.node_rank or 0}" if job.is_numbered else ""
+    here = f"; this is node {job.options.node_rank or 0}" if job.is_numbered else ""
     return f"{here}; the machine with rank 0 prints the run"
 
 
@@ -151,7 +156,7 @@ def _submit(job: Job, static: Static) -> Outcome:
     job_id = submit(rendered, job)
     _say(f"submitted job {job_id}: {job.topology}; it trains with the copy in {os.path.dirname(job.config)}")
     _say(advice(job_id, job.run_dir))
-    return Outcome(0) if job.wishes.detach else follow(job_id, job, before)
+    return Outcome(0) if job.options.detach else follow(job_id, job, before)
 
 
 def _refuse_findings(job: Job, rendered: Rendered) -> None:

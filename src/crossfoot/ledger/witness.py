@@ -79,11 +79,12 @@ class Lost:
 class StepWitness:
     """One rank's account of one optimizer step; only forwards whose backward ran are in it.
 
-    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the weights were updated.
-    loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the whole model.
-    seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: this rank's wish to end the
-    run, 0 for none. overflow: the loss scaler met a gradient too large for float16 and left the update out.
-    retries: how often the step was tried before, at a higher loss scale, and thrown away: only counted.
+    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the weights were
+    updated. loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the
+    whole model. seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: whether this
+    rank asks to end the run, 0 for none. overflow: the loss scaler met a gradient too large for float16
+    and left the update out. retries: how often the step was tried before, at a higher loss scale, and
+    thrown away: only counted.
     """
 
     rank: int

@@ -13,8 +13,8 @@ PATIENT_SECONDS = 1.0
 
 
 class Stop(enum.IntEnum):
-    """What a rank wishes between two steps, by urgency. Wishes travel with the witnesses; all ranks obey the
-    largest at one step. All but the first two end the run.
+    """What a rank asks for between two steps, by urgency. It travels with the step's witness, and all
+    ranks obey the largest value at the same step. All but the first two end the run.
     """
 
     NO = 0
@@ -40,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While steps are trained a signal is a wish to stop after the step; before, it ends the run at once.
+    """While steps are trained a signal asks to stop after the step; before, it ends the run at once.
 
     SIGINT is a person's, SIGTERM and SIGUSR1 a scheduler's (SLURM sends the second before the time limit,
     where `--signal` asks for it). A launcher passes Ctrl-C on as SIGTERM too, and a scheduler's warning is

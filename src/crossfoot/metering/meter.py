@@ -125,7 +125,9 @@ class Meter:
         self._now.started = time.monotonic()
 
     def witness(self, done: ClosedStep, stop: int = 0) -> StepWitness:
-        """What this rank did in a step, in CPU numbers. `stop`: this rank's wish to end the run (0: none)."""
+        """What this rank did in a step, in CPU numbers. `stop`: a value of Stop that this rank asks for
+        (0: none).
+        """
         update = done.update
         forwards = tuple(_testify(forward, update.loss_scale) for forward in done.forwards)
         loss_sum = float(sum(forward.loss_sum for forward in forwards))

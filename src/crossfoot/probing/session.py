@@ -26,7 +26,7 @@ from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.runs.run_folder import ATTEMPT_NAME
-from crossfoot.training.rank_job import Assignment, engine_of, refuse_start, run_preflight
+from crossfoot.training.rank_job import RankJob, engine_of, refuse_start, run_preflight
 from crossfoot.training.session import follow, hush_libraries
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
@@ -156,7 +156,7 @@ def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -
 
 def _work(
     static: Static, world: World, engine_kind: EngineKind, model: _Model, folder: str
-) -> tuple[Assignment, ProofBatch]:
+) -> tuple[RankJob, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
     run = replace(static.run, config=_proof_config(static.run.config, model.path, folder))
     batch = static.facts.batch
@@ -184,7 +184,7 @@ def _work(
         static.facts.deepspeed,
         made_up.index,
     )
-    return Assignment(plan, made_up.index, None, world, engine_kind, (), {}, 1), made_up
+    return RankJob(plan, made_up.index, None, world, engine_kind, (), {}, 1), made_up
 
 
 def _proof_config(config: Config, model_path: str, folder: str) -> Config:
@@ -203,7 +203,7 @@ def _proof_config(config: Config, model_path: str, folder: str) -> Config:
 
 
 def _measure(
-    work: Assignment, batch: ProofBatch, ranks: Any, model: _Model
+    work: RankJob, batch: ProofBatch, ranks: Any, model: _Model
 ) -> tuple[Verdict | None, Circumstances]:
     """Build as training builds, and prove."""
     from crossfoot.models.adapt import prepare_training
@@ -260,7 +260,7 @@ def _measure(
 
 
 def _circumstances(
-    work: Assignment, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]
+    work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]
 ) -> Circumstances:
     plan, config = work.plan, work.plan.run.config
     tokens = batch.index.trained_tokens[samples_of(batch.step)]

@@ -253,7 +253,7 @@ def lock_in_force(run: RunFile, earlier: Earlier, first_step: int) -> tuple[int,
     return number, lock
 
 
-def start_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> None:
+def record_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> None:
     """Write a claimed attempt's lock, the run's own lock for the first that starts, and last its
     attempt.json: with it the attempt has started. Raises Refused.
     """

@@ -1,4 +1,4 @@
-"""An attempt at a run: rank 0 claims it in the run folder, all ranks learn where it begins, it is shown."""
+"""An attempt at a run: rank 0 makes its folder, all ranks learn where it begins, it is shown."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
-from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, start_attempt, take_up
+from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, record_attempt, take_up
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
-from crossfoot.training.rank_job import Assignment
+from crossfoot.training.rank_job import RankJob
 from crossfoot.written.resolved import dump_config
 
 
-def claim(work: Assignment) -> Assignment:
+def acquire(work: RankJob) -> RankJob:
     """Rank 0 makes the attempt's folder its own, and all see it there and learn where the attempt begins.
 
     Returns the work with its beginning. Raises Refused, on all ranks together; the folder is then free again.
@@ -50,14 +50,14 @@ def claim(work: Assignment) -> Assignment:
     return replace(work, beginning=Beginning(**json.loads(told)), continued=continued, hosts=hosts)
 
 
-def announce(work: Assignment) -> None:
+def start_attempt(work: RankJob) -> None:
     """Rank 0 writes how the attempt starts, and shows the plan."""
     if work.world.rank != 0:
         return
     run = work.plan.run
     resolved = attempt_path(run.run_dir, work.beginning.attempt, CONFIG_NAME)
     durable.replace(resolved, dump_config(run.config))
-    start_attempt(run, _attempt(work, os.environ), work.lock)
+    record_attempt(run, _attempt(work, os.environ), work.lock)
     findings: tuple[Finding, ...] = work.warnings
     if work.continued is not None:
         findings += work.continued.findings
@@ -70,16 +70,16 @@ def announce(work: Assignment) -> None:
     print(flush=True)
 
 
-def _take_up(work: Assignment) -> Continued | None:
+def _take_up(work: RankJob) -> Continued | None:
     if work.earlier is None:
         return None
     plan = work.plan
     return take_up(
-        plan.run, work.earlier, work.lock, plan.schedule, work.index.digests, work.orders.allow, work.steps
+        plan.run, work.earlier, work.lock, plan.schedule, work.index.digests, work.options.allow, work.steps
     )
 
 
-def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
+def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
     """How this attempt starts, as attempt.json says it."""
     world, beginning = work.world, work.beginning
     return Attempt(
@@ -102,7 +102,7 @@ def _attempt(work: Assignment, environ: Mapping[str, str]) -> Attempt:
     )
 
 
-def _folding(work: Assignment) -> str:
+def _folding(work: RankJob) -> str:
     planned = work.plan.batch
     if not work.folded or planned.topology.world_size == 1:
         return ""
@@ -113,7 +113,7 @@ def _folding(work: Assignment) -> str:
     )
 
 
-def _continuing(work: Assignment) -> str:
+def _continuing(work: RankJob) -> str:
     if work.continued is None:
         return ""
     beginning, total = work.beginning, work.plan.schedule.total_steps

@@ -27,12 +27,12 @@ from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, De
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
-from crossfoot.training.open_ledger import open_book
+from crossfoot.training.open_ledger import open_ledger
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.progress import ProgressLine
-from crossfoot.training.rank_job import Assignment
+from crossfoot.training.rank_job import RankJob
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
-from crossfoot.training.step_hooks import Pauses
+from crossfoot.training.step_hooks import StepHooks
 from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -49,7 +49,7 @@ class Built:
     mirror: WandbMirror | None
 
 
-def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankMonitor) -> Built:
+def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMonitor) -> Built:
     """Everything of one rank, ready for the first step. All ranks call it together."""
     config, plan = work.plan.run.config, work.plan
 
@@ -79,7 +79,7 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankM
     layout = plan.layout(folded=work.folded)
     done = sum(map(plan.schedule.step_size, range(beginning.first_step)))
     progress = ProgressLine(work.steps, done) if ranks.is_first else None
-    book, reconciler = open_book(work, layout, report) if ranks.is_first else (None, None)
+    book, reconciler = open_ledger(work, layout, report) if ranks.is_first else (None, None)
     policies = Policies(config.faults.nonfinite, config.faults.overflow)
     step_recorder = StepRecorder(
         layout=layout,
@@ -99,14 +99,14 @@ def build(work: Assignment, ranks: Ranks, stop: StopRequest, rank_monitor: RankM
         step_recorder=step_recorder,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        pauses=Pauses(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
+        step_hooks=StepHooks(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
         rank_monitor=rank_monitor,
         policies=policies,
     )
     return Built(training, loaded, model, progress, mirror)
 
 
-def _mirror(work: Assignment, ranks: Ranks) -> WandbMirror | None:
+def _mirror(work: RankJob, ranks: Ranks) -> WandbMirror | None:
     """Rank 0's mirror; where it does not start, every rank raises rank 0's Refused."""
     if work.plan.run.config.tracking.wandb == "off":
         return None
@@ -123,7 +123,7 @@ def _mirror(work: Assignment, ranks: Ranks) -> WandbMirror | None:
 
 
 def load_base(
-    work: Assignment, ranks: Ranks, deepspeed_config: dict[str, Any] | None, report: Callable[[str], None]
+    work: RankJob, ranks: Ranks, deepspeed_config: dict[str, Any] | None, report: Callable[[str], None]
 ) -> LoadedModel:
     """The base model of the run; builtin:tiny is made first. All ranks call it together."""
     config = work.plan.run.config
@@ -142,7 +142,7 @@ def load_base(
 
 
 def start_engine(
-    work: Assignment, module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any] | None, ranks: Ranks
+    work: RankJob, module: nn.Module, optimizer: Any, deepspeed_config: dict[str, Any] | None, ranks: Ranks
 ) -> Engine:
     """The engine around `module`, read back: Refused when it believes other numbers than the plan's."""
     config = work.plan.run.config

@@ -31,7 +31,7 @@ from crossfoot.runs.resume_command import command_to_continue
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.build import Built
 from crossfoot.training.findings import not_saved, unlearnable
-from crossfoot.training.rank_job import Assignment
+from crossfoot.training.rank_job import RankJob
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),
@@ -45,7 +45,7 @@ _URGENT = ("signal", "orphaned")
 """Reasons that leave no time for more than a checkpoint and the receipt."""
 
 
-def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
+def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     """Close the run on all ranks together; rank 0 writes and speaks. Returns one exit code everywhere.
 
     steps_done: over all attempts. The ledger is drained.
@@ -60,19 +60,19 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     if work.validation is not None and exit_code == 0 and is_kept:
         if ranks.is_first:
             print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
-        loss = training.pauses.validate(steps_done)
+        loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     if reason != "fault" and is_kept:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
             exit_code = 1
-    elif training.pauses.finding is not None:
-        findings.append(training.pauses.finding)
+    elif training.step_hooks.finding is not None:
+        findings.append(training.step_hooks.finding)
     is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
     saved = None
-    is_disk_full = stop is Stop.NOT_WRITABLE and training.pauses.finding is None
+    is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
     is_urgent = reason in _URGENT
     if is_kept and is_finite and not is_disk_full and not is_urgent:
         saved, problem = _save(work, built)
@@ -84,25 +84,25 @@ def close(work: Assignment, built: Built, steps_done: int, stop: Stop) -> int:
     return int(ranks.gather(exit_code)[0])
 
 
-def _how_it_ends(work: Assignment, steps_done: int, stop: Stop) -> tuple[str, int]:
+def _how_it_ends(work: RankJob, steps_done: int, stop: Stop) -> tuple[str, int]:
     """A reason of `Ending`, and the exit code so far. A signal during the last step changes nothing."""
     if stop.ends and (steps_done < work.steps or stop > Stop.INTERRUPTED):
         return _REASONS[stop]
     return ("stop_after" if work.steps < work.plan.schedule.total_steps else "finished"), 0
 
 
-def _last_checkpoint(work: Assignment, built: Built, reason: str, steps_done: int) -> list[Finding]:
+def _last_checkpoint(work: RankJob, built: Built, reason: str, steps_done: int) -> list[Finding]:
     """Save what the run can be continued from; returns what stood in the way, the same on all ranks."""
-    pauses = built.training.pauses
+    step_hooks = built.training.step_hooks
     if reason == "finished" and work.plan.run.config.checkpoint.every_steps is None:
         return []
     if reason in ("signal", "interrupt"):
-        fits, takes, left = pauses.fits()
+        fits, takes, left = step_hooks.fits()
         if not fits:
             kept = newest_good(work.plan.run.run_dir)[0]
             return [no_time(steps_done, takes, left, kept.name if kept is not None else None)]
-    pauses.save_last(steps_done)
-    return [] if pauses.finding is None else [replace(pauses.finding, severity="warning")]
+    step_hooks.save_last(steps_done)
+    return [] if step_hooks.finding is None else [replace(step_hooks.finding, severity="warning")]
 
 
 def _is_finite(model: nn.Module) -> bool:
@@ -111,7 +111,7 @@ def _is_finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
 
 
-def _save(work: Assignment, built: Built) -> tuple[str | None, list[Finding]]:
+def _save(work: RankJob, built: Built) -> tuple[str | None, list[Finding]]:
     """Save what was trained, all ranks together. Returns where, or None and why rank 0 could not."""
     config, ranks = work.plan.run.config, built.training.ranks
     folder = str(Path(work.plan.run.run_dir) / (ADAPTER_NAME if config.lora else MODEL_NAME))
@@ -134,7 +134,7 @@ def _save(work: Assignment, built: Built) -> tuple[str | None, list[Finding]]:
     return (None if any(ranks.gather(bool(problem))) else folder), problem
 
 
-def _write_receipt(work: Assignment, built: Built, ending: Ending, findings: list[Finding]) -> int:
+def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[Finding]) -> int:
     """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code.
 
     An ending that the disk does not take leaves a run that looks killed, and can be continued like one.
@@ -175,7 +175,7 @@ def _collecting(findings: list[Finding]) -> Iterator[None]:
         findings.extend(refused.findings)
 
 
-def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
+def _say_next(work: RankJob, ending: Ending, exit_code: int) -> None:
     run = work.plan.run
     if exit_code in (75, 130) or (exit_code == 1 and ending.step < work.steps):
         _say_kept(work, ending)
@@ -194,7 +194,7 @@ def _say_next(work: Assignment, ending: Ending, exit_code: int) -> None:
     sys.stdout.flush()
 
 
-def _say_kept(work: Assignment, ending: Ending) -> None:
+def _say_kept(work: RankJob, ending: Ending) -> None:
     """What a run that stopped before its end leaves, and how it goes on."""
     run = work.plan.run
     checkpoint = newest_good(run.run_dir)[0]

@@ -18,7 +18,7 @@ from crossfoot.metering.update import Update
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
-from crossfoot.training.step_hooks import Pauses
+from crossfoot.training.step_hooks import StepHooks
 from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 
 TRIES_AT_MOST = 40
@@ -37,7 +37,7 @@ class Training:
     ranks: Ranks
     dropout_seed: int | None
     """Seed of the dropout draws; None when nothing is drawn."""
-    pauses: Pauses
+    step_hooks: StepHooks
     """Between two steps: validation, checkpoint."""
     policies: Policies
     """What becomes of a step that cannot be learned from."""
@@ -63,7 +63,7 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         if update.left_out is not None and not policies.states(update.left_out):
             break  # when it is drained, the step says why
         if not stop.ends:
-            stop = training.pauses.after(done, stop)
+            stop = training.step_hooks.after(done, stop)
         if stop.ends:
             break
     return done, max(stop, training.step_recorder.drain())

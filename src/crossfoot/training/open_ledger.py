@@ -11,11 +11,11 @@ from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember
 from crossfoot.ledger.skipping import policies_of
 from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
-from crossfoot.training.rank_job import Assignment
+from crossfoot.training.rank_job import RankJob
 
 
-def open_book(
-    work: Assignment, layout: Layout, report: Callable[[str], None]
+def open_ledger(
+    work: RankJob, layout: Layout, report: Callable[[str], None]
 ) -> tuple[LedgerBook, Reconciler]:
     """The book to append to, cut back to what can be read, and a reconciler that knows what was trained.
 

@@ -30,7 +30,7 @@ from crossfoot.written.run_file import RunFile
 
 
 @dataclass(frozen=True)
-class Orders:
+class TrainOptions:
     """What the command line asks for besides the plan.
 
     stop_after: so many steps of the plan, over all attempts; None: all. continues: go on with the run in the
@@ -43,7 +43,7 @@ class Orders:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class RankJob:
     """One rank's work. lock: the plan's, its sha256 the same on all ranks. steps: of the plan, done when this
     attempt ends.
 
@@ -61,7 +61,7 @@ class Assignment:
     warnings: tuple[Finding, ...]
     lock: dict[str, Any]
     steps: int
-    orders: Orders = Orders()
+    options: TrainOptions = TrainOptions()
     rendezvous: Rendezvous | None = None
     earlier: Earlier | None = None
     beginning: Beginning = NEW_RUN
@@ -80,22 +80,22 @@ class Assignment:
         return tiny_folder(self.plan.run.index_dir) if path == BUILTIN_TINY else path
 
 
-def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) -> Assignment:
+def make_rank_job(path: str, overrides: Sequence[str], world: World, options: TrainOptions) -> RankJob:
     """Read, check, compare the ranks (preflight), index, plan.
 
     What can be refused without torch is refused first; tokenising comes last. Raises Refused, for what all
     ranks found together on all of them.
     """
     refuse_start()
-    if unknown := refusals_of_allow(orders.allow):
+    if unknown := refusals_of_allow(options.allow):
         raise Refused(unknown)
     static = read_static(path, overrides, world)
     static.refuse()
     config = static.run.config
     if world.rank == 0 and is_requeued(static.run, os.environ):
-        orders = replace(orders, continues=True)
+        options = replace(options, continues=True)
     engine_kind = engine_of(static, world)
-    earlier, refused = _look_alone(static.run, world, orders)
+    earlier, refused = _look_alone(static.run, world, options)
     rendezvous, world, warnings = run_preflight(static, world, refused)
     static = static.on_nodes(world.ranks_per_node)
     says = alone if rendezvous is None else rendezvous.first_says
@@ -112,8 +112,8 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
     static = survey(static, index)
     static.refuse()
     plan = plan_static(static, index)
-    total, stop_after = plan.schedule.total_steps, orders.stop_after
-    return Assignment(
+    total, stop_after = plan.schedule.total_steps, options.stop_after
+    return RankJob(
         plan=plan,
         index=index,
         validation=validation,
@@ -122,7 +122,7 @@ def assign(path: str, overrides: Sequence[str], world: World, orders: Orders) ->
         warnings=(*static.findings, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
-        orders=orders,
+        options=options,
         rendezvous=rendezvous,
         earlier=earlier,
     )
@@ -167,14 +167,14 @@ def run_preflight(
     return rendezvous, world, warnings
 
 
-def _look_alone(run: RunFile, world: World, orders: Orders) -> tuple[Earlier | None, list[Finding]]:
+def _look_alone(run: RunFile, world: World, options: TrainOptions) -> tuple[Earlier | None, list[Finding]]:
     """What only rank 0 looks at: the run folder, with what earlier attempts left in it, and the tracker."""
     earlier: Earlier | None = None
     found: list[Finding] = []
     if world.rank != 0:
         return earlier, found
     try:
-        if orders.continues:
+        if options.continues:
             earlier = look_back(run)
         else:
             refuse_used_folder(run)

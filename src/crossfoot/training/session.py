@@ -19,14 +19,14 @@ from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.run_folder import release_folder
-from crossfoot.training.acquire import announce, claim
-from crossfoot.training.rank_job import Assignment, Orders, assign
+from crossfoot.training.acquire import acquire, start_attempt
+from crossfoot.training.rank_job import RankJob, TrainOptions, make_rank_job
 
 FOLLOW_SECONDS = 10.0
-NO_ORDERS = Orders()
+NO_OPTIONS = TrainOptions()
 
 
-def run(path: str, overrides: Sequence[str], world: World, orders: Orders = NO_ORDERS) -> int:
+def run(path: str, overrides: Sequence[str], world: World, options: TrainOptions = NO_OPTIONS) -> int:
     """The main job on one rank; returns the exit code of the contract, the same on every rank.
 
     Raises Refused for a user's mistake, KeyboardInterrupt for a signal before the first step; the run folder
@@ -34,10 +34,10 @@ def run(path: str, overrides: Sequence[str], world: World, orders: Orders = NO_O
     """
     try:
         with StopRequest() as stop:
-            work = claim(assign(path, overrides, world, orders))
+            work = acquire(make_rank_job(path, overrides, world, options))
             try:
                 with _rank_monitor(work, stop) as rank_monitor:
-                    announce(work)
+                    start_attempt(work)
                     return _train(work, stop, rank_monitor)
             except BaseException:
                 if world.rank == 0:
@@ -58,7 +58,7 @@ def follow(refused: RefusedTogether) -> int:
     return refused.exit_code
 
 
-def _rank_monitor(work: Assignment, stop: StopRequest) -> RankMonitor:
+def _rank_monitor(work: RankJob, stop: StopRequest) -> RankMonitor:
     """The monitor of the other ranks, which runs until this one ends. When the launcher that started this
     rank is gone, the run stops after the current step, as on a signal.
     """
@@ -80,7 +80,7 @@ def _rank_monitor(work: Assignment, stop: StopRequest) -> RankMonitor:
     return rank_monitor
 
 
-def _train(work: Assignment, stop: StopRequest, rank_monitor: RankMonitor) -> int:
+def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
     hush_libraries()
     from crossfoot.rendezvous.ranks import agree, is_lost_rank, join
     from crossfoot.training.build import Built, build

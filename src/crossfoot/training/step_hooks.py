@@ -17,7 +17,7 @@ from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
-from crossfoot.training.rank_job import Assignment
+from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint
 from crossfoot.training.step_recorder import StepRecorder
 from crossfoot.training.validation import validation_loss
@@ -28,15 +28,15 @@ LAUNCHER_GRACE_SECONDS = {"deepspeed": 30.0, "torchrun": 30.0, "accelerate": 30.
 """These launchers pass a signal on and kill what is left so many seconds later."""
 
 
-class Pauses:
-    """The pauses of one rank. `after` is called with every finished step.
+class StepHooks:
+    """What one rank does between two steps. `after` is called with every finished step.
 
     finding: why the last checkpoint could not be written, None when it could; the same on all ranks.
     """
 
     def __init__(
         self,
-        work: Assignment,
+        work: RankJob,
         engine: Engine,
         model: nn.Module,
         ranks: Ranks,
@@ -61,29 +61,29 @@ class Pauses:
         self._loss: tuple[int, float] | None = None
         self.finding: Finding | None = None
 
-    def after(self, steps_done: int, wish: Stop) -> Stop:
-        """What is due after so many steps. Returns the wish that is left: whether all ranks stop here.
+    def after(self, steps_done: int, asked: Stop) -> Stop:
+        """What is due after so many steps. Returns what is still asked for: whether all ranks stop here.
 
         Nothing is due after the last step: that is closing's.
         """
         if steps_done == self._work.steps:
-            return wish
+            return asked
         self._look_for_request()
         config = self._work.plan.run.config
         validates = self._work.validation is not None and _is_due(config.validation.every_steps, steps_done)
-        saves = wish is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
+        saves = asked is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
         if validates:
             self._rank_monitor.phase("validating", steps_done)
             self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
         if saves:
             self._rank_monitor.phase("saving", steps_done)
-            wish = self._step_recorder.drain()
-            if not wish.ends:
-                wish = self._save(steps_done)
+            asked = self._step_recorder.drain()
+            if not asked.ends:
+                asked = self._save(steps_done)
         if validates or saves:
             self._rank_monitor.phase("training", steps_done)
             self._meter.restart_clock()
-        return wish
+        return asked
 
     def validate(self, steps_done: int) -> float:
         """The validation loss of the weights as they are; there must be validation data."""
@@ -140,7 +140,7 @@ class Pauses:
         return Stop.NO
 
     def _look_for_request(self) -> None:
-        """Rank 0's wish for a checkpoint, when the file that asks for one is there."""
+        """Rank 0 asks for a checkpoint when the file that requests one is there."""
         now = time.monotonic()
         if self._ranks.is_first and now - self._looked >= LOOK_SECONDS:
             self._looked = now

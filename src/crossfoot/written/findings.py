@@ -86,7 +86,7 @@ def unknown_key(
 ) -> Finding:
     """CF004: a key that no run config has.
 
-    A key that is not understood would be a wish that is silently not granted, so it is an error. The help
+    A key that is not understood would be a setting that is silently ignored, so it is an error. The help
     names the nearest key: in the same section, in another one, or what the word of another framework is
     called here.
     """
