@@ -22,7 +22,7 @@ from crossfoot.ledger.book import LedgerBook
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import existing_index, plan_static, read_static
 from crossfoot.runs.attempts import LEDGER_FILE
-from crossfoot.runs.resume import look_back, take_up
+from crossfoot.runs.resume import read_previous_attempts, resume_run
 from crossfoot.training.step_hooks import LOOK_SECONDS
 from support.launching import (
     ROOT,
@@ -122,9 +122,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint_after_the_step(
     assert f"--continue {run_dir}" in output
     assert (run_dir / "adapter").exists() is (number == signal.SIGINT)
     assert receipt(run_dir)["foots_so_far"]
-    continued = go_on(home, run_dir)
-    assert continued.returncode == 0, continued.stdout
-    assert f"from step-{done:06d}: {done} of {STEPS} steps are done" in continued.stdout
+    resumed = go_on(home, run_dir)
+    assert resumed.returncode == 0, resumed.stdout
+    assert f"from step-{done:06d}: {done} of {STEPS} steps are done" in resumed.stdout
     assert_ends_like_calm(home, run_dir)
     assert receipt(run_dir)["lost_steps"] == 0
 
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 ) -> None:
     damage(stopped / "checkpoints" / "step-000007" / name)
     plan = plan_again(home, stopped)
-    assert plan.beginning.checkpoint == "step-000005"
+    assert plan.resume_point.checkpoint == "step-000005"
     (finding,) = plan.findings
     assert (finding.code, finding.severity) == ("CF761", "warning")
     assert "step-000007" in finding.place.file
@@ -240,10 +240,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(home: Path, stopped: Path) -> None:
     flip(stopped / "checkpoints" / "step-000007" / "tensors-00000-of-00001.safetensors")
-    continued = go_on(home, stopped)
-    assert continued.returncode == 0, continued.stdout
-    assert "CF761" in continued.stdout
-    assert "step-000005 is used instead" in continued.stdout
+    resumed = go_on(home, stopped)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "CF761" in resumed.stdout
+    assert "step-000005 is used instead" in resumed.stdout
     assert_ends_like_calm(home, stopped)
     assert receipt(stopped)["lost_steps"] == 2
 
@@ -271,7 +271,9 @@ def plan_again(home: Path, run_dir: Path) -> Any:
     index = existing_index(static)
     assert index is not None
     plan = plan_static(static, index)
-    return take_up(plan.run, look_back(plan.run), make_lock(plan), plan.schedule, index.digests, (), STEPS)
+    return resume_run(
+        plan.run, read_previous_attempts(plan.run), make_lock(plan), plan.schedule, index.digests, (), STEPS
+    )
 
 
 def test_every_byte_of_the_ledgers_last_line_cut_off_in_turn(home: Path, stopped: Path) -> None:
@@ -283,14 +285,14 @@ def test_every_byte_of_the_ledgers_last_line_cut_off_in_turn(home: Path, stopped
         book.write_bytes(whole[:size])
         plan = plan_again(home, stopped)
         is_whole = size == len(whole)
-        assert plan.beginning.first_step == (7 if is_whole else 5)
+        assert plan.resume_point.first_step == (7 if is_whole else 5)
         assert [finding.code for finding in plan.findings] == ([] if is_whole else ["CF746"])
-        LedgerBook(str(book), whole_bytes=plan.earlier.lines.whole_bytes).close()
+        LedgerBook(str(book), whole_bytes=plan.previous_attempts.lines.whole_bytes).close()
         assert book.read_bytes() == whole[: size if is_whole else last]
     book.write_bytes(whole[: last + 100])
-    continued = go_on(home, stopped)
-    assert continued.returncode == 0, continued.stdout
-    assert "CF746" in continued.stdout
+    resumed = go_on(home, stopped)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "CF746" in resumed.stdout
     assert_ends_like_calm(home, stopped)
 
 
@@ -318,8 +320,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_stops(home: Path, small_
     assert "kept: step-000004, the last good one" in stopped.stdout
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    continued = go_on(home, run_dir, *more)
-    assert continued.returncode == 0, continued.stdout
+    resumed = go_on(home, run_dir, *more)
+    assert resumed.returncode == 0, resumed.stdout
     assert_ends_like_calm(home, run_dir)
     assert receipt(run_dir)["lost_steps"] == 2
 

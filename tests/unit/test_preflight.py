@@ -250,7 +250,7 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     world = read_world({name: str(number) for name, number in told.items()})
     plan = SimpleNamespace(zero_stage=2, run=SimpleNamespace(index_dir="index"))
     work = SimpleNamespace(
-        world=world, beginning=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), continued=None
+        world=world, resume_point=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), resumed=None
     )
     paper = acquire._attempt(work, {})  # type: ignore[arg-type]
     assert (paper.gpus_per_node, paper.num_nodes, paper.world_size) == (gpus, len(layout), sum(layout))

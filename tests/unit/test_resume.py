@@ -18,7 +18,13 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import Change, attempt_path, read_attempts
 from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.runs.ending import Ending, lock_sha256, write_ending
-from crossfoot.runs.resume import lock_in_force, look_back, record_attempt, refuse_finished, refuse_other_past
+from crossfoot.runs.resume import (
+    lock_in_force,
+    read_previous_attempts,
+    record_attempt,
+    refuse_finished,
+    refuse_other_past,
+)
 from crossfoot.runs.run_folder import make_folder, refuse_used_folder, release_folder
 from crossfoot.written.known_keys import sections
 from crossfoot.written.run_file import RunFile, load_run
@@ -228,7 +234,7 @@ def a_job(run: RunFile) -> Job:
 
 def test_there_must_be_a_run_to_continue(run: RunFile) -> None:
     with pytest.raises(Refused) as caught:
-        look_back(run)
+        read_previous_attempts(run)
     (finding,) = caught.value.findings
     assert finding.code == "CF747" and "holds no run" in finding.title
 
@@ -236,27 +242,31 @@ def test_there_must_be_a_run_to_continue(run: RunFile) -> None:
 def test_a_finished_run_is_not_continued_and_a_stopped_one_is(run: RunFile) -> None:
     job = a_job(run)
     job.run(4, ending=Ending("stop_after", 4, 0, 4))
-    refuse_finished(run, look_back(run), 6)
+    refuse_finished(run, read_previous_attempts(run), 6)
     job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6))
     with pytest.raises(Refused, match="CF747"):
-        refuse_finished(run, look_back(run), 6)
-    refuse_finished(run, look_back(run), 7)  # it was made longer
+        refuse_finished(run, read_previous_attempts(run), 6)
+    refuse_finished(run, read_previous_attempts(run), 7)  # it was made longer
     write_ending(attempt_path(run.run_dir, 2, "ending.json"), Ending("finished", 6, 1, 6))
-    refuse_finished(run, look_back(run), 6)  # its result could not be saved
+    refuse_finished(run, read_previous_attempts(run), 6)  # its result could not be saved
 
 
 def test_looking_back_at_two_attempts(run: RunFile) -> None:
     job = a_job(run)
     job.run(3, torn_bytes=30)
-    earlier = look_back(run)
-    assert (earlier.attempt, earlier.ending, len(earlier.lines)) == (2, None, 3)
-    assert earlier.lines.torn is not None
+    previous_attempts = read_previous_attempts(run)
+    assert (previous_attempts.attempt, previous_attempts.ending, len(previous_attempts.lines)) == (2, None, 3)
+    assert previous_attempts.lines.torn is not None
     job.run(4, first_step=2, ending=Ending("signal", 4, 75, 6))
-    earlier = look_back(run)
-    assert (earlier.attempt, len(earlier.attempts), len(earlier.lines)) == (3, 2, 5)
-    assert earlier.ending is not None and earlier.ending.reason == "signal"
+    previous_attempts = read_previous_attempts(run)
+    assert (previous_attempts.attempt, len(previous_attempts.attempts), len(previous_attempts.lines)) == (
+        3,
+        2,
+        5,
+    )
+    assert previous_attempts.ending is not None and previous_attempts.ending.reason == "signal"
     Path(run.run_dir, "ledger.jsonl").unlink()  # killed before its first step
-    assert list(look_back(run).lines) == []
+    assert list(read_previous_attempts(run).lines) == []
 
 
 def test_a_plan_is_held_against_what_the_kept_steps_were_trained_with(run: RunFile) -> None:
@@ -266,7 +276,7 @@ def test_a_plan_is_held_against_what_the_kept_steps_were_trained_with(run: RunFi
         job.run(end, first_step=first_step, topology=topologies[number])
     for first_step, number in ((0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
         expected = (number, job.lock(*topologies[number]))
-        assert lock_in_force(run, look_back(run), first_step) == expected
+        assert lock_in_force(run, read_previous_attempts(run), first_step) == expected
 
 
 def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: dict[str, Any]) -> None:
@@ -277,10 +287,10 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
     pairs = [[(0, int(sample)) for sample in schedule.samples(step)] for step in range(3)]
     Job(Path(run.run_dir), DATA, pairs).run(3)
     digests = np.array([DATA.segment(sample).digest for sample in range(12)], dtype=np.uint64)
-    earlier = look_back(run)
+    previous_attempts = read_previous_attempts(run)
 
     def held(first_step: int, now: Schedule) -> None:
-        refuse_other_past(run, earlier, (1, lock), first_step, now, digests)
+        refuse_other_past(run, previous_attempts, (1, lock), first_step, now, digests)
 
     for first_step in range(4):
         held(first_step, schedule)
@@ -298,16 +308,16 @@ def test_a_lock_that_holds_no_config_cannot_be_compared(run: RunFile) -> None:
     job.lock_changes = {"config": None}
     job.run(3)
     with pytest.raises(Refused, match="CF706"):
-        lock_in_force(run, look_back(run), 2)
+        lock_in_force(run, read_previous_attempts(run), 2)
 
 
 def test_of_two_processes_one_begins_the_attempt(run: RunFile) -> None:
     a_job(run).run(3)
-    make_folder(run, look_back(run).attempt)
+    make_folder(run, read_previous_attempts(run).attempt)
     with pytest.raises(Refused) as caught:
         make_folder(run, 2)
     assert caught.value.findings[0].code == "CF748"
-    assert look_back(run).attempt == 3
+    assert read_previous_attempts(run).attempt == 3
 
 
 def test_a_used_folder_is_to_be_continued(run: RunFile) -> None:
@@ -320,7 +330,7 @@ def test_a_used_folder_is_to_be_continued(run: RunFile) -> None:
 
 def test_the_first_attempt_that_starts_writes_the_lock_of_the_run(run: RunFile, lock: dict[str, Any]) -> None:
     make_folder(run)  # killed before it started
-    assert lock_in_force(run, look_back(run), 0) is None
+    assert lock_in_force(run, read_previous_attempts(run), 0) is None
     make_folder(run, 2)
     record_attempt(run, an_attempt(2, 0), with_hash(lock))
     make_folder(run, 3)
@@ -328,7 +338,7 @@ def test_the_first_attempt_that_starts_writes_the_lock_of_the_run(run: RunFile, 
     for path, steps in ((Path(run.run_dir), 12), (Path(attempt_path(run.run_dir, 3)), 99)):
         assert json.loads((path / "plan.lock.json").read_text())["plan"]["total_steps"] == steps
     assert [attempt.attempt for attempt in read_attempts(run.run_dir)] == [2, 3]
-    in_force = lock_in_force(run, look_back(run), 0)
+    in_force = lock_in_force(run, read_previous_attempts(run), 0)
     assert in_force is not None and in_force[0] == 2
 
 

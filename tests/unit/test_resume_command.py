@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.resume_command import resume_command
 
 BY_HAND = "crossfoot train my.yaml --continue {run}"
 
@@ -21,7 +21,7 @@ def launched(run: Path, name: str, made_by: str, age: int = 0) -> None:
 
 
 def said(run: Path) -> str:
-    return command_to_continue(str(run), "my.yaml")
+    return resume_command(str(run), "my.yaml")
 
 
 def test_a_run_that_was_started_by_hand(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import Change
 from crossfoot.runs.ending import Ending
-from crossfoot.runs.resume import Beginning, Continued, is_requeued, look_back, take_up
+from crossfoot.runs.resume import Resumed, ResumePoint, is_requeued, read_previous_attempts, resume_run
 from crossfoot.written.run_file import RunFile, load_run
 from ledger_cases import Data, Job
 from support.launching import small_config
@@ -48,13 +48,13 @@ def taken_up(
     steps: int = STEPS,
     seed: int = 3,
     reference: float | None = None,
-) -> Continued:
+) -> Resumed:
     """With the plan of before, or another seed or rate."""
     lock = job.lock(2, 2)
     if reference is not None:
         lock["config"] = {**lock["config"], "lr": {**lock["config"]["lr"], "reference": reference}}
         lock["plan"] = {**lock["plan"], "learning_rate": {"peak": reference}}
-    return take_up(run, look_back(run), lock, schedule_of(seed), DIGESTS, allow, steps)
+    return resume_run(run, read_previous_attempts(run), lock, schedule_of(seed), DIGESTS, allow, steps)
 
 
 def saved(job: Job, *steps: int, plan: str | None = None) -> None:
@@ -64,9 +64,9 @@ def saved(job: Job, *steps: int, plan: str | None = None) -> None:
         save(job.folder, step, plan=(plan or lock["sha256"], lock["plan"]["batches_sha256"]))
 
 
-def begins(job: Job, attempt: int, step: int) -> Beginning:
+def begins(job: Job, attempt: int, step: int) -> ResumePoint:
     """From the checkpoint of this step."""
-    return Beginning(attempt, step, f"step-{step:06d}", 1, job.lock(2, 2)["sha256"])
+    return ResumePoint(attempt, step, f"step-{step:06d}", 1, job.lock(2, 2)["sha256"])
 
 
 def codes_of(error: pytest.ExceptionInfo[Refused]) -> list[str]:
@@ -81,7 +81,7 @@ def spoil(run: RunFile, step: int) -> None:
     file.write_bytes(content)
 
 
-def outcome(continued: Continued) -> tuple[Beginning, list[str]]:
+def outcome(continued: Resumed) -> tuple[ResumePoint, list[str]]:
     return continued.beginning, [finding.code for finding in continued.findings]
 
 
@@ -107,18 +107,18 @@ def test_one_whose_steps_were_lost_since_is_passed_over(run: RunFile, job: Job) 
 
 def test_without_a_checkpoint_it_begins_again_and_says_what_that_costs(run: RunFile, job: Job) -> None:
     job.run(3)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), ["CF768"])
+    assert outcome(taken_up(run, job)) == (ResumePoint(2, 0, None), ["CF768"])
 
 
 def test_a_run_killed_before_its_first_step_has_nothing_to_lose(run: RunFile, job: Job) -> None:
     job.run(0)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), [])
+    assert outcome(taken_up(run, job)) == (ResumePoint(2, 0, None), [])
 
 
 def test_when_the_ledger_vouches_for_no_checkpoint_it_begins_again(run: RunFile, job: Job) -> None:
     job.run(1)
     saved(job, 2)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), ["CF746"])
+    assert outcome(taken_up(run, job)) == (ResumePoint(2, 0, None), ["CF746"])
 
 
 def test_a_damaged_one_is_passed_over(run: RunFile, job: Job) -> None:
@@ -136,7 +136,7 @@ def test_the_bytes_of_an_older_one_are_read_too(run: RunFile, job: Job) -> None:
     assert outcome(continued) == (begins(job, 2, 1), ["CF746", "CF761"])
     assert str(continued.findings[1].place).endswith("checkpoints/step-000002")
     spoil(run, 1)
-    assert outcome(taken_up(run, job)) == (Beginning(2, 0, None), ["CF746", "CF761", "CF761"])
+    assert outcome(taken_up(run, job)) == (ResumePoint(2, 0, None), ["CF746", "CF761", "CF761"])
 
 
 def test_when_all_are_damaged_nobody_begins_again_unasked(run: RunFile, job: Job) -> None:
@@ -198,8 +198,8 @@ def test_a_folder_that_never_started_holds_nothing_to_compare(run: RunFile, job:
     """An attempt was claimed and killed before it wrote how it starts."""
     (job.folder / "attempt-001").mkdir(parents=True)
     continued = taken_up(run, job, reference=2e-3)
-    assert outcome(continued) == (Beginning(2, 0, None), [])
-    assert continued.earlier == look_back(run)
+    assert outcome(continued) == (ResumePoint(2, 0, None), [])
+    assert continued.earlier == read_previous_attempts(run)
 
 
 @pytest.mark.parametrize(

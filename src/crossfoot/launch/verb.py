@@ -33,7 +33,7 @@ from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import Static
 from crossfoot.runs.attempts import attempt_numbers
-from crossfoot.runs.resume import look_back
+from crossfoot.runs.resume import read_previous_attempts
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.runs.run_folder import is_system_refusal, refuse_used_folder, system_refused
 
@@ -110,7 +110,7 @@ def _ready(job: Job, static: Static) -> Job:
     if options.dry_run:
         dry_run.make_room(static.run.run_dir, options.steps or DRY_STEPS)
     else:
-        (look_back if options.continued is not None else refuse_used_folder)(static.run)
+        (read_previous_attempts if options.continued is not None else refuse_used_folder)(static.run)
     if job.is_numbered:
         job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     if options.port is None and job.num_nodes == 1 and options.target != "slurm":

@@ -9,7 +9,7 @@ from crossfoot.environment.findings import rank_lost
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import page
 from crossfoot.liveness.judging import LastSeen, Verdict
-from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.resume_command import resume_command
 
 _MOST_LISTED = 16
 _DOES = {
@@ -196,4 +196,4 @@ def _numbers(lost: Sequence[LastSeen]) -> str:
 
 
 def _go_on(run_dir: str) -> str:
-    return f"go on from the last checkpoint: {command_to_continue(run_dir)}"
+    return f"go on from the last checkpoint: {resume_command(run_dir)}"

@@ -48,7 +48,7 @@ def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Find
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PreviousAttempts:
     """What the earlier attempts at a run left.
 
     attempts: those that started. lines: the ledger's, as far as they can be read (`continue_from` judges the
@@ -62,7 +62,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class ResumePoint:
     """Where an attempt begins, the same on all ranks.
 
     attempt: its number. first_step: so many steps of the plan are done. checkpoint: the name of the folder
@@ -77,15 +77,15 @@ class Beginning:
     checkpoint_plan: str | None = None
 
 
-NEW_RUN = Beginning()
+NEW_RUN = ResumePoint()
 
 
 @dataclass(frozen=True)
-class Continued:
-    """A run that is taken up again. findings: warnings; allowed: what was changed on purpose."""
+class Resumed:
+    """A run that is continued. findings: warnings; allowed: what was changed on purpose."""
 
-    beginning: Beginning
-    earlier: Earlier
+    resume_point: ResumePoint
+    previous_attempts: PreviousAttempts
     allowed: tuple[Change, ...]
     findings: tuple[Finding, ...]
 
@@ -102,47 +102,49 @@ def is_requeued(run: RunFile, environ: Mapping[str, str]) -> bool:
     return not attempts or attempts[-1].job_id == environ.get("SLURM_JOB_ID")
 
 
-def take_up(
+def resume_run(
     run: RunFile,
-    earlier: Earlier,
+    previous_attempts: PreviousAttempts,
     lock: Mapping[str, Any],
     schedule: Schedule,
     digests: Uint64Array,
     allow: Sequence[str],
     steps: int,
-) -> Continued:
+) -> Resumed:
     """Choose the checkpoint to go on from, and hold the new plan against the old one.
 
-    earlier: from `look_back`. lock, schedule, digests (uint64[N], of the index): of the new plan. allow: keys
-    that may change. steps: to be done at the end of this attempt, over all attempts. Every byte of the
-    checkpoint is read; nothing is written. Raises Refused.
+    previous_attempts: from `read_previous_attempts`. lock, schedule, digests (uint64[N], of the index): of
+    the new plan. allow: keys that may change. steps: to be done at the end of this attempt, over all
+    attempts. Every byte of the checkpoint is read; nothing is written. Raises Refused.
     """
-    checkpoint, findings = choose_checkpoint(run, earlier)
+    checkpoint, findings = choose_checkpoint(run, previous_attempts)
     first_step = checkpoint.step if checkpoint is not None else 0
-    before = lock_in_force(run, earlier, first_step)
+    before = lock_in_force(run, previous_attempts, first_step)
     allowed: tuple[Change, ...] = ()
     if before is not None:
         allowed = hold_against(run, before, lock, allow)
-        refuse_other_past(run, earlier, before, first_step, schedule, digests)
-    refuse_finished(run, earlier, schedule.total_steps)
+        refuse_other_past(run, previous_attempts, before, first_step, schedule, digests)
+    refuse_finished(run, previous_attempts, schedule.total_steps)
     if steps <= first_step:
         helps = (f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}",)
         raise Refused(
             nothing_to_continue(run, f"{first_step:,} steps are done, {steps:,} were asked for", helps)
         )
-    beginning = Beginning(earlier.attempt, first_step)
+    resume_point = ResumePoint(previous_attempts.attempt, first_step)
     if checkpoint is not None:
         manifest = checkpoint.manifest
-        beginning = replace(
-            beginning,
+        resume_point = replace(
+            resume_point,
             checkpoint=checkpoint.name,
             checkpoint_attempt=manifest.attempt,
             checkpoint_plan=manifest.plan_sha256,
         )
-    return Continued(beginning, earlier, allowed, tuple(findings))
+    return Resumed(resume_point, previous_attempts, allowed, tuple(findings))
 
 
-def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None, list[Finding]]:
+def choose_checkpoint(
+    run: RunFile, previous_attempts: PreviousAttempts
+) -> tuple[Checkpoint | None, list[Finding]]:
     """The newest checkpoint whose every byte is as it was written and whose steps the ledger vouches for,
     with a warning for each one passed over; None when none was ever finished.
 
@@ -155,12 +157,12 @@ def choose_checkpoint(run: RunFile, earlier: Earlier) -> tuple[Checkpoint | None
         if newest is None:
             if any(finding.code == "CF761" for finding in findings):
                 raise Refused([no_checkpoint(run.run_dir), *findings])
-            done = len(counted(earlier.lines, earlier.attempts)[0])
+            done = len(counted(previous_attempts.lines, previous_attempts.attempts)[0])
             return None, [*findings, from_the_beginning(run.run_dir, done)] if done else findings
         good = [one for one in list_checkpoints(run.run_dir) if one.name not in known_bad]
         steps = [one.step for one in good if one.step <= newest.step]
         ledger = os.path.join(run.run_dir, LEDGER_FILE)
-        first_step, ahead = continue_from(earlier.lines, earlier.attempts, steps, ledger)
+        first_step, ahead = continue_from(previous_attempts.lines, previous_attempts.attempts, steps, ledger)
         if ahead is None:
             return newest, findings
         findings.append(ahead)
@@ -209,7 +211,7 @@ def lock_path(run_dir: str, attempt: int) -> str:
     return os.path.join(run_dir, LOCK_FILE) if attempt == 1 and not os.path.exists(path) else path
 
 
-def look_back(run: RunFile) -> Earlier:
+def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
     papers).
     """
@@ -221,28 +223,30 @@ def look_back(run: RunFile) -> Earlier:
     attempts = read_attempts(run.run_dir, {line.attempt for line in lines})
     last = attempts[-1].attempt if attempts else 1
     ending = read_ending(attempt_path(run.run_dir, last, ENDING_FILE))
-    return Earlier(attempts, lines, next_attempt(run.run_dir), ending)
+    return PreviousAttempts(attempts, lines, next_attempt(run.run_dir), ending)
 
 
-def refuse_finished(run: RunFile, earlier: Earlier, total_steps: int) -> None:
+def refuse_finished(run: RunFile, previous_attempts: PreviousAttempts, total_steps: int) -> None:
     """Refused (CF747) when the last attempt trained all the steps of the plan and saved its result."""
-    ending = earlier.ending
+    ending = previous_attempts.ending
     if ending is None or ending.reason != "finished" or ending.exit_code or ending.step < total_steps:
         return
     helps = (f"read it: crossfoot receipt {run.run_dir}",)
     raise Refused(nothing_to_continue(run, f"all {total_steps:,} steps are trained", helps))
 
 
-def lock_in_force(run: RunFile, earlier: Earlier, first_step: int) -> tuple[int, Mapping[str, Any]] | None:
+def lock_in_force(
+    run: RunFile, previous_attempts: PreviousAttempts, first_step: int
+) -> tuple[int, Mapping[str, Any]] | None:
     """(attempt, lock) that the steps before `first_step` were last trained with: what a new plan is held
     against. None when no attempt ever started.
 
     It is the first attempt's lock, with what was allowed since, as far as that was not lost.
     """
-    if not earlier.attempts and not earlier.lines:
+    if not previous_attempts.attempts and not previous_attempts.lines:
         return None
-    number = earlier.attempts[0].attempt if earlier.attempts else 1
-    for line in counted(earlier.lines, earlier.attempts)[0]:
+    number = previous_attempts.attempts[0].attempt if previous_attempts.attempts else 1
+    for line in counted(previous_attempts.lines, previous_attempts.attempts)[0]:
         if line.step == first_step - 1:
             number = line.attempt
     path = lock_path(run.run_dir, number)
@@ -265,7 +269,7 @@ def record_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> N
 
 def refuse_other_past(
     run: RunFile,
-    earlier: Earlier,
+    previous_attempts: PreviousAttempts,
     before: tuple[int, Mapping[str, Any]],
     first_step: int,
     schedule: Schedule,
@@ -284,7 +288,7 @@ def refuse_other_past(
     if schedule.total_steps < first_step:
         title = f"{change.key} makes a run of {schedule.total_steps:,} steps, and {done}"
         raise Refused(never_changes(run, change, attempt, "what is trained cannot be taken back", title))
-    for line in counted(earlier.lines, earlier.attempts)[0]:
+    for line in counted(previous_attempts.lines, previous_attempts.attempts)[0]:
         if line.step != first_step - 1:
             continue
         samples = schedule.samples(line.step)

@@ -1,4 +1,4 @@
-"""The command that goes on with a run, for whoever has to say it: the way it was started is kept.
+"""The command that continues a run, for every message that names it: the way it was started is kept.
 
 `crossfoot launch` writes what it starts into the run folder, and how it was made. A run that was started by
 hand goes on with `crossfoot train` under the same launcher.
@@ -17,7 +17,7 @@ MADE_BY = "made by: crossfoot "
 _ENDINGS = (".sh", ".sbatch")
 
 
-def command_to_continue(run_dir: str, config: str = "CONFIG", crossfoot: str = "crossfoot") -> str:
+def resume_command(run_dir: str, config: str = "CONFIG", crossfoot: str = "crossfoot") -> str:
     """The words to type. config: for a run that was not started by `crossfoot launch`. crossfoot: how the
     command line is called from here.
     """

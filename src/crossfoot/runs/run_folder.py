@@ -22,7 +22,7 @@ from crossfoot.runs.attempts import (
     attempt_numbers,
     attempt_path,
 )
-from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.resume_command import resume_command
 from crossfoot.written.run_file import RunFile
 
 HEARTBEAT_FOLDER = "heartbeat"
@@ -67,7 +67,7 @@ def folder_in_use(run: RunFile) -> Finding:
         place=_place(run),
         notes=(f"read it with: crossfoot receipt {run.run_dir}",),
         helps=(
-            f"continue that run: {command_to_continue(run.run_dir, run.path)}",
+            f"continue that run: {resume_command(run.run_dir, run.path)}",
             f"or train into another folder: run.dir={run.run_dir}-2",
             f"or delete the old run: rm -r {run.run_dir}",
         ),

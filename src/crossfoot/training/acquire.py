@@ -17,7 +17,7 @@ from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
-from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, record_attempt, take_up
+from crossfoot.runs.resume import NEW_RUN, Resumed, ResumePoint, record_attempt, resume_run
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
 from crossfoot.written.resolved import dump_config
@@ -29,25 +29,25 @@ def acquire(work: RankJob) -> RankJob:
     Returns the work with its beginning. Raises Refused, on all ranks together; the folder is then free again.
     """
     run = work.plan.run
-    taken: list[tuple[Beginning, Continued | None]] = []
+    taken: list[tuple[ResumePoint, Resumed | None]] = []
 
     def take() -> str:
         refuse_broken_promise(work.lock, work.index, work.plan.rate.every())
-        continued = _take_up(work)
-        beginning = continued.beginning if continued is not None else NEW_RUN
-        make_folder(run, beginning.attempt)
-        taken.append((beginning, continued))
-        forget_attempt(run.run_dir, beginning.attempt)
-        return json.dumps(asdict(beginning))
+        resumed = _resume_run(work)
+        resume_point = resumed.resume_point if resumed is not None else NEW_RUN
+        make_folder(run, resume_point.attempt)
+        taken.append((resume_point, resumed))
+        forget_attempt(run.run_dir, resume_point.attempt)
+        return json.dumps(asdict(resume_point))
 
     try:
         hosts, told = acquire_folder(run, work.world.rank, work.rendezvous, take)
     except BaseException:
-        for beginning, _ in taken:
-            release_folder(run, beginning.attempt)
+        for resume_point, _ in taken:
+            release_folder(run, resume_point.attempt)
         raise
-    continued = taken[0][1] if taken else None
-    return replace(work, beginning=Beginning(**json.loads(told)), continued=continued, hosts=hosts)
+    resumed = taken[0][1] if taken else None
+    return replace(work, resume_point=ResumePoint(**json.loads(told)), resumed=resumed, hosts=hosts)
 
 
 def start_attempt(work: RankJob) -> None:
@@ -55,12 +55,12 @@ def start_attempt(work: RankJob) -> None:
     if work.world.rank != 0:
         return
     run = work.plan.run
-    resolved = attempt_path(run.run_dir, work.beginning.attempt, CONFIG_NAME)
+    resolved = attempt_path(run.run_dir, work.resume_point.attempt, CONFIG_NAME)
     durable.replace(resolved, dump_config(run.config))
     record_attempt(run, _attempt(work, os.environ), work.lock)
     findings: tuple[Finding, ...] = work.warnings
-    if work.continued is not None:
-        findings += work.continued.findings
+    if work.resumed is not None:
+        findings += work.resumed.findings
     if findings:
         print(render(findings, colour=sys.stdout.isatty()), flush=True)
     print(render_plan(work.plan, work.lock["sha256"]), flush=True)
@@ -70,22 +70,28 @@ def start_attempt(work: RankJob) -> None:
     print(flush=True)
 
 
-def _take_up(work: RankJob) -> Continued | None:
-    if work.earlier is None:
+def _resume_run(work: RankJob) -> Resumed | None:
+    if work.previous_attempts is None:
         return None
     plan = work.plan
-    return take_up(
-        plan.run, work.earlier, work.lock, plan.schedule, work.index.digests, work.options.allow, work.steps
+    return resume_run(
+        plan.run,
+        work.previous_attempts,
+        work.lock,
+        plan.schedule,
+        work.index.digests,
+        work.options.allow,
+        work.steps,
     )
 
 
 def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
     """How this attempt starts, as attempt.json says it."""
-    world, beginning = work.world, work.beginning
+    world, resume_point = work.world, work.resume_point
     return Attempt(
-        attempt=beginning.attempt,
-        first_step=beginning.first_step,
-        from_checkpoint=beginning.checkpoint,
+        attempt=resume_point.attempt,
+        first_step=resume_point.first_step,
+        from_checkpoint=resume_point.checkpoint,
         world_size=world.world_size,
         num_nodes=world.num_nodes,
         gpus_per_node=alike(world.ranks_per_node or (world.local_world_size,)),
@@ -94,11 +100,11 @@ def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
         hosts=tuple(dict.fromkeys(work.hosts)),
         job_id=environ.get("SLURM_JOB_ID") or None,
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        allowed=work.continued.allowed if work.continued is not None else (),
+        allowed=work.resumed.allowed if work.resumed is not None else (),
         crossfoot=__version__,
         index_dir=os.path.abspath(work.plan.run.index_dir),
-        checkpoint_attempt=beginning.checkpoint_attempt,
-        checkpoint_plan=beginning.checkpoint_plan,
+        checkpoint_attempt=resume_point.checkpoint_attempt,
+        checkpoint_plan=resume_point.checkpoint_plan,
     )
 
 
@@ -114,14 +120,14 @@ def _folding(work: RankJob) -> str:
 
 
 def _continuing(work: RankJob) -> str:
-    if work.continued is None:
+    if work.resumed is None:
         return ""
-    beginning, total = work.beginning, work.plan.schedule.total_steps
-    source = f"from {beginning.checkpoint}" if beginning.checkpoint else "from the beginning"
+    resume_point, total = work.resume_point, work.plan.schedule.total_steps
+    source = f"from {resume_point.checkpoint}" if resume_point.checkpoint else "from the beginning"
     allowed = "".join(
-        f"\nALLOWED: {change.key} {change.before} -> {change.now}" for change in work.continued.allowed
+        f"\nALLOWED: {change.key} {change.before} -> {change.now}" for change in work.resumed.allowed
     )
     return (
-        f"CONTINUING: attempt {beginning.attempt}, {source}: "
-        f"{beginning.first_step:,} of {total:,} steps are done{allowed}"
+        f"CONTINUING: attempt {resume_point.attempt}, {source}: "
+        f"{resume_point.first_step:,} of {total:,} steps are done{allowed}"
     )

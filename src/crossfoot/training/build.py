@@ -72,12 +72,12 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         report(f"lora.dropout {dropout:g}: its draws are the same wherever a step has {slots:,} slots")
     optimizer = build_optimizer(model, config.optimizer)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
-    run_dir, beginning = plan.run.run_dir, work.beginning
-    if beginning.checkpoint is not None:
-        load_checkpoint(engine, model, find_checkpoint(run_dir, beginning.checkpoint, ranks), ranks)
+    run_dir, resume_point = plan.run.run_dir, work.resume_point
+    if resume_point.checkpoint is not None:
+        load_checkpoint(engine, model, find_checkpoint(run_dir, resume_point.checkpoint, ranks), ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
-    done = sum(map(plan.schedule.step_size, range(beginning.first_step)))
+    done = sum(map(plan.schedule.step_size, range(resume_point.first_step)))
     progress = ProgressLine(work.steps, done) if ranks.is_first else None
     book, reconciler = open_ledger(work, layout, report) if ranks.is_first else (None, None)
     policies = Policies(config.faults.nonfinite, config.faults.overflow)
@@ -158,7 +158,7 @@ def start_engine(
         }
     else:
         if ranks.is_first:
-            handed = attempt_path(work.plan.run.run_dir, work.beginning.attempt, DEEPSPEED_NAME)
+            handed = attempt_path(work.plan.run.run_dir, work.resume_point.attempt, DEEPSPEED_NAME)
             durable.replace(handed, json.dumps(deepspeed_config, indent=2) + "\n")
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
         expected = owned_numbers(config, work.plan.batch)

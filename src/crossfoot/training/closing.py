@@ -27,7 +27,7 @@ from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending
-from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.resume_command import resume_command
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.build import Built
 from crossfoot.training.findings import not_saved, unlearnable
@@ -143,7 +143,7 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
     exit_code = ending.exit_code
     refused = []
     with _collecting(refused):
-        write_ending(attempt_path(run_dir, work.beginning.attempt, ENDING_FILE), ending)
+        write_ending(attempt_path(run_dir, work.resume_point.attempt, ENDING_FILE), ending)
     with _collecting(refused):
         receipt = receipt_of(run_dir, ending)
         if ending.reason not in _URGENT:
@@ -205,7 +205,7 @@ def _say_kept(work: RankJob, ending: Ending) -> None:
         kept.append(ending.adapter_path)
     print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
     print("next:")
-    print(f"  {command_to_continue(run.run_dir, run.path, _command())}")
+    print(f"  {resume_command(run.run_dir, run.path, _command())}")
     where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
     print(f"      the same run, going on {where}; on other machines too")
 

@@ -21,11 +21,11 @@ def open_ledger(
 
     Raises Refused when the ledger cannot be written.
     """
-    run_dir, attempt, index = work.plan.run.run_dir, work.beginning.attempt, work.index
-    earlier = work.continued.earlier if work.continued is not None else None
+    run_dir, attempt, index = work.plan.run.run_dir, work.resume_point.attempt, work.index
+    previous_attempts = work.resumed.previous_attempts if work.resumed is not None else None
     book = LedgerBook(
         os.path.join(run_dir, LEDGER_FILE),
-        whole_bytes=earlier.lines.whole_bytes if earlier is not None else None,
+        whole_bytes=previous_attempts.lines.whole_bytes if previous_attempts is not None else None,
         keep_in=attempt_path(run_dir, attempt),
     )
     if book.cut is not None:
@@ -40,8 +40,8 @@ def open_ledger(
         attempt=attempt,
         policies=policies_of(work.lock),
     )
-    if earlier is not None:
+    if previous_attempts is not None:
         schedule = work.plan.schedule
-        lines, _ = counted(earlier.lines, read_attempts(run_dir))
+        lines, _ = counted(previous_attempts.lines, read_attempts(run_dir))
         remember(reconciler, lambda step: (schedule.samples(step), schedule.epochs_of(step)), lines)
     return book, reconciler

@@ -22,7 +22,14 @@ from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
 from crossfoot.rendezvous.rendezvous import Rendezvous, meet
 from crossfoot.runs.changing import refusals_of_allow
-from crossfoot.runs.resume import NEW_RUN, Beginning, Continued, Earlier, is_requeued, look_back
+from crossfoot.runs.resume import (
+    NEW_RUN,
+    PreviousAttempts,
+    Resumed,
+    ResumePoint,
+    is_requeued,
+    read_previous_attempts,
+)
 from crossfoot.runs.run_folder import refuse_used_folder
 from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
@@ -48,9 +55,9 @@ class RankJob:
     attempt ends.
 
     validation is None without validation data. engine_kind: deepspeed or accelerate. rendezvous: where all
-    ranks meet before they have a process group; None for a rank that is alone. earlier: what rank 0 found
-    in the run folder to go on with; None for a new run. beginning: where it starts, known once the run
-    folder is claimed. continued: how rank 0 takes the run up. hosts: of every rank.
+    ranks meet before they have a process group; None for a rank that is alone. previous_attempts: what
+    rank 0 found in the run folder to go on with; None for a new run. resume_point: where it starts, known
+    once the run folder is claimed. resumed: how rank 0 takes the run up. hosts: of every rank.
     """
 
     plan: RunPlan
@@ -63,9 +70,9 @@ class RankJob:
     steps: int
     options: TrainOptions = TrainOptions()
     rendezvous: Rendezvous | None = None
-    earlier: Earlier | None = None
-    beginning: Beginning = NEW_RUN
-    continued: Continued | None = None
+    previous_attempts: PreviousAttempts | None = None
+    resume_point: ResumePoint = NEW_RUN
+    resumed: Resumed | None = None
     hosts: tuple[str, ...] = ()
 
     @property
@@ -95,7 +102,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     if world.rank == 0 and is_requeued(static.run, os.environ):
         options = replace(options, continues=True)
     engine_kind = engine_of(static, world)
-    earlier, refused = _look_alone(static.run, world, options)
+    previous_attempts, refused = _look_alone(static.run, world, options)
     rendezvous, world, warnings = run_preflight(static, world, refused)
     static = static.on_nodes(world.ranks_per_node)
     says = alone if rendezvous is None else rendezvous.first_says
@@ -124,7 +131,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         steps=total if stop_after is None else min(stop_after, total),
         options=options,
         rendezvous=rendezvous,
-        earlier=earlier,
+        previous_attempts=previous_attempts,
     )
 
 
@@ -167,15 +174,17 @@ def run_preflight(
     return rendezvous, world, warnings
 
 
-def _look_alone(run: RunFile, world: World, options: TrainOptions) -> tuple[Earlier | None, list[Finding]]:
+def _look_alone(
+    run: RunFile, world: World, options: TrainOptions
+) -> tuple[PreviousAttempts | None, list[Finding]]:
     """What only rank 0 looks at: the run folder, with what earlier attempts left in it, and the tracker."""
-    earlier: Earlier | None = None
+    previous_attempts: PreviousAttempts | None = None
     found: list[Finding] = []
     if world.rank != 0:
-        return earlier, found
+        return previous_attempts, found
     try:
         if options.continues:
-            earlier = look_back(run)
+            previous_attempts = read_previous_attempts(run)
         else:
             refuse_used_folder(run)
     except Refused as refusal:
@@ -184,7 +193,7 @@ def _look_alone(run: RunFile, world: World, options: TrainOptions) -> tuple[Earl
         refuse_missing_tracker(run)
     except Refused as refusal:
         found += refusal.findings
-    return earlier, found
+    return previous_attempts, found
 
 
 def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:

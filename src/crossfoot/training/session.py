@@ -41,7 +41,7 @@ def run(path: str, overrides: Sequence[str], world: World, options: TrainOptions
                     return _train(work, stop, rank_monitor)
             except BaseException:
                 if world.rank == 0:
-                    release_folder(work.plan.run, work.beginning.attempt)
+                    release_folder(work.plan.run, work.resume_point.attempt)
                 raise
     except RefusedTogether as refused:
         if world.rank == 0:
@@ -70,11 +70,11 @@ def _rank_monitor(work: RankJob, stop: StopRequest) -> RankMonitor:
 
     rank_monitor = RankMonitor(
         work.plan.run.run_dir,
-        work.beginning.attempt,
+        work.resume_point.attempt,
         work.world.rank,
         work.world.world_size,
         work.plan.run.config.faults.timeout_seconds,
-        first_step=work.beginning.first_step,
+        first_step=work.resume_point.first_step,
         on_orphaned=orphaned,
     )
     return rank_monitor
@@ -96,7 +96,7 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
         built = build(work, ranks, stop, rank_monitor)
         stop.begin()
         rank_monitor.phase("training")
-        steps_done, reason = train_steps(built.training, work.beginning.first_step, work.steps)
+        steps_done, reason = train_steps(built.training, work.resume_point.first_step, work.steps)
         rank_monitor.phase("closing")
         exit_code = close(work, built, steps_done, reason)
         ranks.leave()

@@ -57,7 +57,7 @@ class StepHooks:
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
         self._save_seconds = self._known_save_seconds()
-        self._saved_step = work.beginning.first_step
+        self._saved_step = work.resume_point.first_step
         self._loss: tuple[int, float] | None = None
         self.finding: Finding | None = None
 
@@ -120,7 +120,7 @@ class StepHooks:
         facts = CheckpointFacts(
             plan_sha256=work.lock["sha256"],
             batches_sha256=work.lock["plan"]["batches_sha256"],
-            attempt=work.beginning.attempt,
+            attempt=work.resume_point.attempt,
             validation_loss=loss,
         )
         saved = save_checkpoint(self._engine, self._model, self._run_dir, steps_done, facts, self._ranks)
@@ -136,7 +136,7 @@ class StepHooks:
         self._save_seconds = max(self._save_seconds, saved.seconds)
         if self._ranks.is_first:
             keeps = work.plan.run.config.checkpoint
-            prune(self._run_dir, keeps.keep, keeps.best, work.beginning.attempt)
+            prune(self._run_dir, keeps.keep, keeps.best, work.resume_point.attempt)
         return Stop.NO
 
     def _look_for_request(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crossfoot.ledger.entry import Cause
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.attempts import Attempt
-from crossfoot.runs.resume_command import command_to_continue
+from crossfoot.runs.resume_command import resume_command
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {
@@ -88,7 +88,7 @@ def verdict_words(state: RunState) -> str:
 
 def next_words(state: RunState) -> tuple[str, str] | None:
     """What to do next with a run that does not run, and the command for it; None when there is nothing."""
-    go_on = command_to_continue(str(state.run_dir))
+    go_on = resume_command(str(state.run_dir))
     if state.footed.foots is False and state.footed.causes:
         return "what a cause means", f"crossfoot explain {state.footed.causes[0].code}"
     if state.status == "silent":
