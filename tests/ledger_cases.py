@@ -214,7 +214,7 @@ class Job:
         ending: Ending | None = None,
         change: Callable[[int, list[StepWitness]], list[StepWitness]] = lambda step, told: told,
         policies: Policies | None = None,
-        **paper: Any,
+        **record: Any,
     ) -> list[StepEntry]:
         """The next attempt: steps [first_step, end), then so many bytes of the next line. Without an ending
         it was killed. Returns the lines it wrote.
@@ -227,7 +227,7 @@ class Job:
         write_document(attempt_path(str(self.folder), attempt, "plan.lock.json"), lock)
         if attempt == 1:
             write_document(str(self.folder / "plan.lock.json"), lock)
-        write_attempt(str(self.folder), an_attempt(attempt, first_step, world_size=dp_degree, **paper))
+        write_attempt(str(self.folder), an_attempt(attempt, first_step, world_size=dp_degree, **record))
         book = LedgerBook(str(self.ledger))
         lines = read_readable(str(self.ledger))
         assert vouched_steps(lines, earlier) >= first_step

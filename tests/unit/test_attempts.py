@@ -14,7 +14,7 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.runs.attempts import (
     Attempt,
     Change,
-    Standing,
+    LiveLines,
     attempt_numbers,
     attempt_path,
     continue_from,
@@ -155,8 +155,8 @@ def test_an_attempt_loses_what_was_done_before_it_has_a_line_of_its_own() -> Non
 
 
 def test_the_limit_of_an_attempt_is_the_nearest_later_start() -> None:
-    standing = Standing([an_attempt(5, 4), an_attempt(1, 0), an_attempt(2, 8), an_attempt(3, 12)])
-    assert [standing.limit(number) for number in range(1, 7)] == [4, 4, 4, 4, None, None]
+    live_lines = LiveLines([an_attempt(5, 4), an_attempt(1, 0), an_attempt(2, 8), an_attempt(3, 12)])
+    assert [live_lines.limit(number) for number in range(1, 7)] == [4, 4, 4, 4, None, None]
 
 
 def test_a_ledger_vouches_for_the_steps_without_a_gap() -> None:

@@ -38,7 +38,7 @@ def make_room(run_dir: str, steps: int) -> str:
 
 
 def report(folder: str) -> str:
-    """What a dry run has found out, as a page. Raises Refused when its papers cannot be read."""
+    """What a dry run has found out, as a page. Raises Refused when its files cannot be read."""
     lock, entries, receipt = (
         read_lock(os.path.join(folder, LOCK_FILE)),
         counted_lines(folder),

@@ -1,5 +1,5 @@
-"""Why a run's papers (ledger, lock, ending, receipt) cannot be read or written: one function, one code, one
-manual page.
+"""Why a run's documents (ledger, lock, ending, receipt) cannot be read or written: one function, one code,
+one manual page.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def ending_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Findi
 
 
 @page("CF708")
-def paper_unwritable(path: str, name: str, reason: str) -> Finding:
+def document_unwritable(path: str, name: str, reason: str) -> Finding:
     """CF708: ending.json or receipt.json cannot be written.
 
     The disk is full, or the run folder may not be written. The ledger is written line by line during the run

@@ -152,15 +152,15 @@ def match_step(planned: Sequence[PlannedSample], real: Sequence[RealSegment], co
     match.as_planned.extend(pairs)
     pairs, left, rest = pair_off(left, rest, lambda p: digest_of[p], lambda r: r.seen.digest)
     match.moved.extend(pairs)
-    strangers = []
+    unplaced = []
     for segment in rest:
         if segment.seen.digest in planned_of_digest:
             match.again.append((planned_of_digest[segment.seen.digest], segment))
         elif (known := content.by_digest.ids(segment.seen.digest)).size:
             match.unplanned.append((known, segment))
         else:
-            strangers.append(segment)
-    _match_strangers(match, left, strangers, token_digest_of, content)
+            unplaced.append(segment)
+    _match_unplaced(match, left, unplaced, token_digest_of, content)
     return match
 
 
@@ -188,29 +188,29 @@ def pair_off(
     return pairs, [element for position, element in enumerate(left) if position not in used], rest
 
 
-def _match_strangers(
+def _match_unplaced(
     match: StepMatch,
     left: list[PlannedSample],
-    strangers: list[RealSegment],
+    unplaced: list[RealSegment],
     token_digest_of: Mapping[PlannedSample, int],
     content: Content,
 ) -> None:
     """Segments whose digest is in no sample: a lost label mask first, then altered tokens by slot and
     likeness.
     """
-    pairs, left, strangers = pair_off(
+    pairs, left, unplaced = pair_off(
         left,
-        strangers,
+        unplaced,
         lambda p: (p.rank, p.forward, token_digest_of[p]),
         lambda r: (r.rank, r.forward, r.seen.token_digest),
     )
     match.masked.extend(pairs)
-    pairs, left, strangers = pair_off(
-        left, strangers, lambda p: token_digest_of[p], lambda r: r.seen.token_digest
+    pairs, left, unplaced = pair_off(
+        left, unplaced, lambda p: token_digest_of[p], lambda r: r.seen.token_digest
     )
     match.masked.extend(pairs)
     unknown = []
-    for segment in strangers:
+    for segment in unplaced:
         ids = content.by_token_digest.ids(segment.seen.token_digest)
         if ids.size:
             match.unplanned_masked.append((ids, segment))

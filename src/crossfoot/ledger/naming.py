@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Value
 from crossfoot.ledger.matching import Content, PlannedSample, PlannedStep, RealSegment, StepMatch
-from crossfoot.ledger.seen_samples import Attendance
+from crossfoot.ledger.seen_samples import SeenSamples
 from crossfoot.ledger.witness import StepWitness
 
 RATE_TOLERANCE = 1e-9
@@ -29,7 +29,7 @@ class Scene:
     planned: PlannedStep
     witnesses: Sequence[StepWitness]
     content: Content
-    attendance: Attendance
+    seen_samples: SeenSamples
     origin: Callable[[int], str] | None
 
     def cause(
@@ -118,7 +118,7 @@ def name_samples(scene: Scene, match: StepMatch) -> list[Cause]:
         message = f"sample {p.sample} was trained in {_slot(real)}, but planned in {_slot(p)}"
         causes.append(_of(scene, "other slot", message, real, p.sample, (_slot(p), _slot(real))))
     for p, _ in [*match.as_planned, *match.moved]:
-        if scene.attendance.was_trained(p.epoch, p.sample):
+        if scene.seen_samples.was_trained(p.epoch, p.sample):
             message = f"sample {p.sample} is planned here, but was trained earlier in epoch {p.epoch} too"
             causes.append(_of(scene, "already trained", message, p, p.sample))
     for ids, real in match.unplanned:
@@ -284,7 +284,7 @@ def _unplanned(scene: Scene, ids: list[int], real: RealSegment) -> Cause:
     """A known sample that this step did not plan: already trained in this epoch, or out of turn."""
     epoch = scene.planned.epoch
     sample = unplanned_id(scene, ids)
-    if scene.attendance.was_trained(epoch, sample):
+    if scene.seen_samples.was_trained(epoch, sample):
         message = f"sample {sample} is not planned in this step and was already trained in epoch {epoch}"
         return _of(scene, "already trained", message, real, sample)
     return _of(scene, "not planned", f"sample {sample} is not planned in this step", real, sample)
@@ -294,7 +294,7 @@ def unplanned_id(scene: Scene, ids: Sequence[int]) -> int:
     """Which of several equal samples an unplanned one is taken for: the first not yet trained in this
     epoch.
     """
-    fresh = (sample for sample in ids if not scene.attendance.was_trained(scene.planned.epoch, sample))
+    fresh = (sample for sample in ids if not scene.seen_samples.was_trained(scene.planned.epoch, sample))
     return next(fresh, ids[0])
 
 

@@ -35,7 +35,7 @@ from crossfoot.ledger.naming import (
     name_witness_faults,
     unplanned_id,
 )
-from crossfoot.ledger.seen_samples import Attendance
+from crossfoot.ledger.seen_samples import SeenSamples
 from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness
 
@@ -83,7 +83,7 @@ class Reconciler:
         self._origin = origin
         self._attempt = attempt
         self._policies = policies or Policies()
-        self._real = Attendance(expected)
+        self._real = SeenSamples(expected)
         self._planned_in_run = np.zeros(expected, dtype=np.bool_)
 
     def mark_samples(self, ids: Int64Array, epochs: Int64Array) -> None:

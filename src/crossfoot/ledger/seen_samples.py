@@ -15,7 +15,7 @@ BoolArray = npt.NDArray[np.bool_]
 _LIVE_EPOCHS = 2
 
 
-class Attendance:
+class SeenSamples:
     """The register of one run over `num_samples` samples."""
 
     def __init__(self, num_samples: int) -> None:

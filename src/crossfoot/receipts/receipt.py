@@ -36,7 +36,7 @@ from crossfoot.runs.attempts import (
     LEDGER_FILE,
     LOCK_FILE,
     Attempt,
-    Standing,
+    LiveLines,
     attempt_numbers,
     attempt_path,
     read_attempts,
@@ -57,7 +57,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class AttemptPapers:
+class AttemptRecord:
     """What one attempt left: how it started, the lock of its plan, and how it ended (None: it was killed, or
     runs).
     """
@@ -72,12 +72,12 @@ def make_receipt(
     entries: Sequence[StepEntry],
     ending: Ending | None = None,
     torn: Finding | None = None,
-    papers: Sequence[AttemptPapers] = (),
+    records: Sequence[AttemptRecord] = (),
     run_promise: RunPromise | None = None,
 ) -> Receipt:
     """Hold the ledger's lines, in file order, against the plan.
 
-    lock: of the first attempt. papers: of all attempts, in order; none: the run has one, and `ending` is its
+    lock: of the first attempt. records: of all attempts, in order; none: the run has one, and `ending` is its
     own. With several the last attempt's lock is in force, since the run may have been made longer on purpose.
     ending: of the last attempt, None while it has written none. A run stopped on purpose is held against its
     first N steps, any other against the whole plan. torn: what `read_book` reports about an unfinished last
@@ -85,18 +85,21 @@ def make_receipt(
     held against what the loop was told. Raises Refused when a lock's promise cannot be read.
     """
     first = expects_of(lock)
-    expects = expects_of(papers[-1].lock) if papers else first
+    expects = expects_of(records[-1].lock) if records else first
     asked_steps = expects.total_steps
     if ending is not None and ending.reason == "stop_after":
         asked_steps = min(ending.planned_steps, expects.total_steps)
-    attempts = [paper.attempt for paper in papers]
-    standing = Standing(attempts)
-    lines = [line for line in enumerate(entries, start=1) if standing.counts(line[1])]
+    attempts = [record.attempt for record in records]
+    live_lines = LiveLines(attempts)
+    lines = [line for line in enumerate(entries, start=1) if live_lines.counts(line[1])]
     count = [entry for _, entry in lines]
     skips = _skips(count)
     held = None if run_promise is None else hold(count, run_promise.promise, asked_steps)
-    done, promised, real = _columns(count, skips, asked_steps, expects, papers, held)
-    policies = {1: policies_of(lock), **{paper.attempt.attempt: policies_of(paper.lock) for paper in papers}}
+    done, promised, real = _columns(count, skips, asked_steps, expects, records, held)
+    policies = {
+        1: policies_of(lock),
+        **{record.attempt.attempt: policies_of(record.lock) for record in records},
+    }
     causes, cause_count = audit(
         lines,
         asked_steps,
@@ -126,7 +129,7 @@ def make_receipt(
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
         adapter_path=None if ending is None else ending.adapter_path,
-        attempts=max(1, len(papers)),
+        attempts=max(1, len(records)),
         attempted_steps=len(entries),
         lost_steps=len(entries) - len(count),
         is_regained=all(entry.step in seen for entry in entries),
@@ -138,7 +141,7 @@ def make_receipt(
         seconds=sum(entry.seconds for entry in entries),
         not_finite=tuple(skipped_for[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
-        history=_history(papers, entries, count),
+        history=_history(records, entries, count),
     )
 
 
@@ -147,7 +150,7 @@ def _columns(
     skips: Sequence[Skips],
     asked_steps: int,
     expects: Expects,
-    papers: Sequence[AttemptPapers],
+    records: Sequence[AttemptRecord],
     held: Held | None,
 ) -> tuple[Sums, Sums, Sums]:
     """What the steps that were done were planned to be, what everything asked for is, and what was real. A
@@ -171,7 +174,7 @@ def _columns(
         )
     else:
         done = planned_of(count, asked_steps)
-        promised = _promised(count, done, asked_steps, expects, papers)
+        promised = _promised(count, done, asked_steps, expects, records)
     for column in (done, promised):
         column["updates applied"] -= sum(skip.steps for skip in skips)
     return done, promised, real
@@ -182,7 +185,7 @@ def _promised(
     done: Sums,
     asked_steps: int,
     expects: Expects,
-    papers: Sequence[AttemptPapers],
+    records: Sequence[AttemptRecord],
 ) -> Sums:
     """The planned column: of the first steps for a run stopped on purpose, else of the whole plan. Attempts
     on other topologies planned other numbers of forwards.
@@ -190,8 +193,8 @@ def _promised(
     if asked_steps < expects.total_steps:
         return {**done, "optimizer steps": asked_steps, "updates applied": asked_steps}
     promised = planned_of_lock(expects)
-    if len(papers) > 1:
-        promises = {paper.attempt.attempt: expects_of(paper.lock) for paper in papers}
+    if len(records) > 1:
+        promises = {record.attempt.attempt: expects_of(record.lock) for record in records}
         promised["forwards"] = planned_forwards(count, promises, expects)
     return promised
 
@@ -219,17 +222,17 @@ def receipt_of(run_dir: str, ending: Ending | None = None) -> Receipt:
     endings = {n: tried(read_ending, attempt_path("", n, ENDING_FILE)) for n in attempt_numbers(run_dir)}
     lines = tried(read_book, LEDGER_FILE)
     attempts = tried(lambda path: read_attempts(path, {line.attempt for line in lines or ()}))
-    papers = []
+    records = []
     for attempt in attempts or ():
         name = attempt_path("", attempt.attempt, LOCK_FILE)
         is_own = attempt.attempt > 1 or os.path.exists(os.path.join(run_dir, name))
         own = tried(read_lock, name) if is_own else lock
-        papers.append(AttemptPapers(attempt, own or {}, endings.get(attempt.attempt)))
+        records.append(AttemptRecord(attempt, own or {}, endings.get(attempt.attempt)))
     if findings or lock is None or lines is None:
         raise Refused(findings)
-    ending = ending or (papers[-1].ending if papers else endings.get(1))
-    run_promise = promise_of_run(run_dir, lock, [(paper.attempt, paper.lock) for paper in papers])
-    return make_receipt(lock, lines, ending, lines.torn, papers, run_promise)
+    ending = ending or (records[-1].ending if records else endings.get(1))
+    run_promise = promise_of_run(run_dir, lock, [(record.attempt, record.lock) for record in records])
+    return make_receipt(lock, lines, ending, lines.torn, records, run_promise)
 
 
 def write_receipt(path: str, receipt: Receipt) -> None:
@@ -259,25 +262,25 @@ def _allowed(attempts: Sequence[Attempt], lines: NumberedLines) -> tuple[Allowed
 
 
 def _history(
-    papers: Sequence[AttemptPapers], entries: Sequence[StepEntry], count: Sequence[StepEntry]
+    records: Sequence[AttemptRecord], entries: Sequence[StepEntry], count: Sequence[StepEntry]
 ) -> tuple[AttemptRow, ...]:
     written, kept = Counter(e.attempt for e in entries), Counter(e.attempt for e in count)
     return tuple(
         AttemptRow(
-            attempt=paper.attempt.attempt,
-            first_step=paper.attempt.first_step,
-            from_checkpoint=paper.attempt.from_checkpoint,
-            steps=written[paper.attempt.attempt],
-            lost=written[paper.attempt.attempt] - kept[paper.attempt.attempt],
-            world_size=paper.attempt.world_size,
-            engine=paper.attempt.engine,
-            zero_stage=paper.attempt.zero_stage,
-            lock=str(paper.lock.get("sha256", "")),
-            reason=None if paper.ending is None else paper.ending.reason,
-            checkpoint_attempt=paper.attempt.checkpoint_attempt,
-            checkpoint_plan=paper.attempt.checkpoint_plan,
+            attempt=record.attempt.attempt,
+            first_step=record.attempt.first_step,
+            from_checkpoint=record.attempt.from_checkpoint,
+            steps=written[record.attempt.attempt],
+            lost=written[record.attempt.attempt] - kept[record.attempt.attempt],
+            world_size=record.attempt.world_size,
+            engine=record.attempt.engine,
+            zero_stage=record.attempt.zero_stage,
+            lock=str(record.lock.get("sha256", "")),
+            reason=None if record.ending is None else record.ending.reason,
+            checkpoint_attempt=record.attempt.checkpoint_attempt,
+            checkpoint_plan=record.attempt.checkpoint_plan,
         )
-        for paper in papers
+        for record in records
     )
 
 

@@ -126,13 +126,13 @@ def read_attempts(run_dir: str, trained: Collection[int] = ()) -> tuple[Attempt,
                 findings.extend(refused.findings)
         elif number in trained and set(trained) != {1}:
             note = f"the ledger has lines of attempt {number}"
-            findings.append(attempt_unreadable("an attempt's paper is not here", Place(path), (note,)))
+            findings.append(attempt_unreadable("an attempt's record is not here", Place(path), (note,)))
     if findings:
         raise Refused(findings)
     return tuple(attempts)
 
 
-class Standing:
+class LiveLines:
     """Which lines count, when these attempts have started. Attempts that it does not know lose nothing."""
 
     def __init__(self, attempts: Iterable[Attempt]) -> None:
@@ -160,11 +160,11 @@ def counted(
     entries: Iterable[StepEntry], attempts: Iterable[Attempt]
 ) -> tuple[list[StepEntry], list[StepEntry]]:
     """(counted lines, lost lines), each in file order."""
-    standing = Standing(attempts)
+    live_lines = LiveLines(attempts)
     count: list[StepEntry] = []
     lost: list[StepEntry] = []
     for entry in entries:
-        (count if standing.counts(entry) else lost).append(entry)
+        (count if live_lines.counts(entry) else lost).append(entry)
     return count, lost
 
 
@@ -199,13 +199,13 @@ def continue_from(
 
 
 def _read_attempt(path: str, number: int) -> Attempt:
-    document = read_document(path, attempt_unreadable, "an attempt's paper")
+    document = read_document(path, attempt_unreadable, "an attempt's record")
     try:
         attempt = _attempt_of(document)
         if attempt.attempt != number:
             raise ValueError(f"it is of attempt {attempt.attempt}")
     except ValueError as error:
-        title = "an attempt's paper cannot be read"
+        title = "an attempt's record cannot be read"
         raise Refused(attempt_unreadable(title, Place(path), (str(error),))) from error
     return attempt
 

@@ -59,7 +59,7 @@ def compare_with_dry_run(run_dir: str) -> str | Finding | None:
         here = {entry.step: entry for entry in counted_lines(run_dir)}
         pairs = [(here[entry.step], entry) for entry in counted_lines(folder) if entry.step in here]
     except (Refused, KeyError, TypeError):
-        return None  # papers of a dry run that cannot be read say nothing against the run
+        return None  # files of a dry run that cannot be read say nothing against the run
     return _verdict(pairs, lock["config"]["model"]["dtype"], draws, folder) if pairs else None
 
 

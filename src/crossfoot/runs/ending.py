@@ -16,7 +16,7 @@ from crossfoot import durable
 from crossfoot.digests import sha256_of_document
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.ledger.entry import strict
-from crossfoot.ledger.findings import Unreadable, ending_unreadable, lock_unreadable, paper_unwritable
+from crossfoot.ledger.findings import Unreadable, document_unwritable, ending_unreadable, lock_unreadable
 from crossfoot.phrases import said_by
 
 ENDING_FORMAT = 1
@@ -158,7 +158,7 @@ def write_document(path: str, document: Mapping[str, Any]) -> None:
         durable.replace(path, text)
     except OSError as error:
         name = os.path.basename(path)
-        raise Refused(paper_unwritable(path, name, said_by(error))) from error
+        raise Refused(document_unwritable(path, name, said_by(error))) from error
 
 
 def _strict(value: Any) -> Any:

@@ -213,7 +213,7 @@ def lock_path(run_dir: str, attempt: int) -> str:
 
 def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
-    papers).
+    files).
     """
     if not holds_run(run.run_dir):
         helps = (f"begin it without --continue: crossfoot train {run.path}",)

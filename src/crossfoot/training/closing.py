@@ -52,7 +52,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     """
     training, ranks = built.training, built.training.ranks
     reason, exit_code = _how_it_ends(work, steps_done, stop)
-    is_kept = not is_dry_run(work.plan.run.run_dir)  # of a dry run only its papers are of use
+    is_kept = not is_dry_run(work.plan.run.run_dir)  # of a dry run only its ledger and receipt are of use
     training.step_recorder.close()
     if built.progress is not None:
         built.progress.close()

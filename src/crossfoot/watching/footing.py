@@ -17,7 +17,7 @@ from typing import Any
 
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.receipts.receipt import make_receipt
-from crossfoot.runs.attempts import Attempt, Standing
+from crossfoot.runs.attempts import Attempt, LiveLines
 from crossfoot.runs.ending import Ending
 
 
@@ -45,8 +45,8 @@ class Footing:
         if attempts != self._attempts:
             self._attempts = attempts
             self._begin_again()
-        standing = Standing(attempts)
-        limits = {attempt: standing.limit(attempt) for attempt in set(self._of[self._looked :])}
+        live_lines = LiveLines(attempts)
+        limits = {attempt: live_lines.limit(attempt) for attempt in set(self._of[self._looked :])}
         begins = {attempt.attempt: attempt.first_step for attempt in attempts}
         new = (column[self._looked :] for column in (self._steps, self._of, self._skips))
         for step, attempt, is_skipped in zip(*new, strict=True):

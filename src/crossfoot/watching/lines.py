@@ -62,9 +62,9 @@ class Teller:
         known = self._known()
         for view in state.attempts:
             old = known.get(view.number)
-            if view.paper is not None and (old is None or old.paper is None):
-                yield _began(view.paper)
-            elif view.paper is None and old is None:
+            if view.attempt is not None and (old is None or old.attempt is None):
+                yield _began(view.attempt)
+            elif view.attempt is None and old is None:
                 yield f"attempt {view.number} is starting"
 
     def _over(self, state: RunState, attempts: Sequence[AttemptView]) -> Iterator[str]:
@@ -154,9 +154,11 @@ class Teller:
             self._causes = count
 
 
-def _began(paper: Attempt) -> str:
-    where = f" from {paper.from_checkpoint}" if paper.from_checkpoint else ""
-    return f"attempt {paper.attempt} began at step {paper.first_step:,}{where}   {words.topology(paper)}"
+def _began(attempt: Attempt) -> str:
+    where = f" from {attempt.from_checkpoint}" if attempt.from_checkpoint else ""
+    return (
+        f"attempt {attempt.attempt} began at step {attempt.first_step:,}{where}   {words.topology(attempt)}"
+    )
 
 
 def _ended(view: AttemptView, state: RunState) -> str:

@@ -187,10 +187,10 @@ def _attempts(state: RunState) -> Iterator[Text]:
 
 
 def _place(view: AttemptView) -> str:
-    if view.paper is None:
+    if view.attempt is None:
         return "from step 0" if view.written else "getting ready"
-    begins = f"from step {view.paper.first_step:,}"
-    return f"{begins}   {counted(view.paper.world_size, 'rank')}, {words.engine(view.paper)}"
+    begins = f"from step {view.attempt.first_step:,}"
+    return f"{begins}   {counted(view.attempt.world_size, 'rank')}, {words.engine(view.attempt)}"
 
 
 @dataclass(frozen=True)

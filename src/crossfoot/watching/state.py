@@ -31,14 +31,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class AttemptView:
-    """One attempt. paper: how it began, None when it has only claimed its folder. written: its lines; lost:
+    """One attempt. attempt: how it began, None when it has only claimed its folder. written: its lines; lost:
     those that do not count; both None while the ledger is still being read. how: how it ended or that it
     runs: a reason of an ending, a status of the run, "killed", "rank lost" or "given up". why: what its ranks
     said of that last, "" without.
     """
 
     number: int
-    paper: Attempt | None
+    attempt: Attempt | None
     how: str
     why: str = ""
     written: int | None = None

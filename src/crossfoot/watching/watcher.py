@@ -27,7 +27,7 @@ from crossfoot.runs.attempts import (
     LEDGER_FILE,
     LOCK_FILE,
     Attempt,
-    Standing,
+    LiveLines,
     attempt_name,
     attempt_numbers,
     attempt_path,
@@ -186,8 +186,8 @@ class Watcher:
         self._footing.stand(self._attempts)
 
     def _state(self, numbers: list[int], endings: dict[int, Ending], findings: list[Finding]) -> RunState:
-        standing = Standing(self._attempts)
-        recent = tuple(entry for entry in self._recent if standing.counts(entry))[-RECENT_STEPS:]
+        live_lines = LiveLines(self._attempts)
+        recent = tuple(entry for entry in self._recent if live_lines.counts(entry))[-RECENT_STEPS:]
         newest = self._attempts[-1].attempt if self._attempts else 1
         current = max(newest, *numbers) if numbers else 1
         lock = self._locks.get(newest) or self._locks.get(1)
@@ -247,15 +247,15 @@ class Watcher:
     def _attempt_views(
         self, numbers: list[int], endings: dict[int, Ending], status: str
     ) -> tuple[AttemptView, ...]:
-        papers: dict[int, Attempt | None] = {attempt.attempt: attempt for attempt in self._attempts}
-        if numbers and (1 in numbers and 1 not in papers and self._footing.written[1]):
-            papers[1] = None
+        attempts: dict[int, Attempt | None] = {attempt.attempt: attempt for attempt in self._attempts}
+        if numbers and (1 in numbers and 1 not in attempts and self._footing.written[1]):
+            attempts[1] = None
         current = max(numbers, default=1)
-        if current not in papers and status != "ended":
-            papers[current] = None
-        last = max(papers, default=1)
+        if current not in attempts and status != "ended":
+            attempts[current] = None
+        last = max(attempts, default=1)
         views = []
-        for number in sorted(papers):
+        for number in sorted(attempts):
             verdict = None if number in endings else read_verdict(self.run_dir, number)
             if number in endings:
                 how = endings[number].reason
@@ -267,7 +267,7 @@ class Watcher:
             views.append(
                 AttemptView(
                     number,
-                    papers[number],
+                    attempts[number],
                     how,
                     "" if verdict is None else finding_of(verdict, self.run_dir).title,
                     self._footing.written[number] if is_known else None,

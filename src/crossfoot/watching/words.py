@@ -31,15 +31,15 @@ def took(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 9.5 else clock(seconds)
 
 
-def topology(paper: Attempt) -> str:
+def topology(attempt: Attempt) -> str:
     """`2 ranks on 1 node, DeepSpeed ZeRO-2`."""
-    return f"{counted(paper.world_size, 'rank')} on {counted(paper.num_nodes, 'node')}, {engine(paper)}"
+    return f"{counted(attempt.world_size, 'rank')} on {counted(attempt.num_nodes, 'node')}, {engine(attempt)}"
 
 
-def engine(paper: Attempt) -> str:
+def engine(attempt: Attempt) -> str:
     """`DeepSpeed ZeRO-2`, `accelerate`."""
-    name = {"deepspeed": "DeepSpeed"}.get(paper.engine, paper.engine)
-    return name if paper.zero_stage is None else f"{name} ZeRO-{paper.zero_stage}"
+    name = {"deepspeed": "DeepSpeed"}.get(attempt.engine, attempt.engine)
+    return name if attempt.zero_stage is None else f"{name} ZeRO-{attempt.zero_stage}"
 
 
 def lost_words(view: AttemptView) -> str:
