@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
-from crossfoot.checks.rules import Facts, check_static
+from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.findings.finding import Finding
 from crossfoot.written.deepspeed_file import load_deepspeed_file
 from crossfoot.written.run_file import load_run
@@ -38,7 +38,7 @@ def deepspeed_findings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
         Path("ds.json").write_text(text)
         run = load_run("run.yaml", overrides)
         batch = solve_batch(Topology(4, 1), **run.config.batch.model_dump())
-        found = check_static(Facts(run, load_deepspeed_file("ds.json"), batch))
+        found = run_static_rules(Facts(run, load_deepspeed_file("ds.json"), batch))
         return tuple(finding for finding in found if finding.code.startswith("CF3"))
 
     return look

@@ -206,21 +206,21 @@ def _show(findings: Sequence[Finding], style: str = "text") -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
-    from crossfoot.planning.prepare import existing_index, plan_static, read_static, survey
+    from crossfoot.planning.prepare import existing_index, plan_checked, read_and_check, survey
     from crossfoot.written.overriding import told_apart
 
     overrides, files = told_apart(arguments.overrides)
-    static = read_static(arguments.config, overrides, launch_files=files, environ=os.environ)
-    static.refuse()
-    index = existing_index(static)
-    static = survey(static, index)
-    plan = plan_static(static, index)
+    checked = read_and_check(arguments.config, overrides, launch_files=files, environ=os.environ)
+    checked.refuse()
+    index = existing_index(checked)
+    checked = survey(checked, index)
+    plan = plan_checked(checked, index)
     if arguments.json:
         print(json.dumps(plan.numbers(), indent=2))
         return 0
     print(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
-    if static.findings:
-        _show(static.findings)
+    if checked.findings:
+        _show(checked.findings)
     return 0
 
 
@@ -249,13 +249,13 @@ def _check(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
-    from crossfoot.planning.prepare import read_static
+    from crossfoot.planning.prepare import read_and_check
 
-    static = read_static(arguments.config, arguments.overrides)
-    static.refuse()
-    data = static.run.config.data
+    checked = read_and_check(arguments.config, arguments.overrides)
+    checked.refuse()
+    data = checked.run.config.data
     for files in filter(None, (data.train, data.validation)):
-        index = verified_index(static.run, files, progress=TokenisingLine())
+        index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
         print(f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, ", end="")
         print(f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, ", end="")

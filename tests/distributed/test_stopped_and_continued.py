@@ -20,7 +20,7 @@ import pytest
 
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.planning.lock import make_lock
-from crossfoot.planning.prepare import existing_index, plan_static, read_static
+from crossfoot.planning.prepare import existing_index, plan_checked, read_and_check
 from crossfoot.runs.attempts import LEDGER_FILE
 from crossfoot.runs.resume import read_previous_attempts, resume_run
 from crossfoot.training.step_hooks import LOOK_SECONDS
@@ -267,10 +267,10 @@ def test_when_no_checkpoint_is_good_nothing_is_trained_again_unasked(home: Path,
 
 def plan_again(home: Path, run_dir: Path) -> Any:
     """What continuing would begin with, without torch."""
-    static = read_static(str(home / "config.yaml"), [f"run.dir={run_dir}"])
-    index = existing_index(static)
+    checked = read_and_check(str(home / "config.yaml"), [f"run.dir={run_dir}"])
+    index = existing_index(checked)
     assert index is not None
-    plan = plan_static(static, index)
+    plan = plan_checked(checked, index)
     return resume_run(
         plan.run, read_previous_attempts(plan.run), make_lock(plan), plan.schedule, index.digests, (), STEPS
     )

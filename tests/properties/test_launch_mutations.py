@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.checks.rules import Facts, check_static
+from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.shell import run_script
@@ -77,7 +77,7 @@ def places(thing: object) -> Iterator[Place]:
 def judge(raw: bytes, run) -> None:
     Path("launch").write_bytes(raw)
     file, findings = read_launch_file("launch")
-    found = [*findings, *(check_static(Facts(run, launch=(file,))) if file else ())]
+    found = [*findings, *(run_static_rules(Facts(run, launch=(file,))) if file else ())]
     lines = LINE_BREAK.split(raw.decode("utf-8", "replace"))
     for place in (*places(file), *places(found)):
         if place.file == "launch" and place.line:

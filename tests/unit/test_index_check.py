@@ -15,7 +15,7 @@ import pytest
 from crossfoot.index.store import array_path, open_index
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.plan import RunPlan
-from crossfoot.planning.prepare import plan_static, read_static
+from crossfoot.planning.prepare import plan_checked, read_and_check
 from crossfoot.receipts.index_check import held_against_index, index_faults
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.receipt_page import render_receipt
@@ -31,9 +31,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunPlan, d
     monkeypatch.chdir(tmp_path)
     path = jsonl(Path("a.jsonl"), *ROWS)
     os.utime(path, (1e9, 1e9))
-    static = read_static(written_run(Path(), [path]).path, [])
-    index = held(static.run)
-    plan = plan_static(static, index)
+    checked = read_and_check(written_run(Path(), [path]).path, [])
+    index = held(checked.run)
+    plan = plan_checked(checked, index)
     return plan, make_lock(plan)
 
 
@@ -115,14 +115,14 @@ def test_a_tokenizer_that_changed_or_is_gone_is_a_note(tmp_path: Path, monkeypat
     from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 
     folder = write_tiny_tokenizer("made")
-    static = read_static(written_run(Path(), [jsonl(Path("a.jsonl"), *ROWS)], tokenizer=folder).path, [])
-    lock = make_lock(plan_static(static, held(static.run)))
-    assert kinds(static.run.run_dir, lock) == ([], [GOOD_NOTE])
+    checked = read_and_check(written_run(Path(), [jsonl(Path("a.jsonl"), *ROWS)], tokenizer=folder).path, [])
+    lock = make_lock(plan_checked(checked, held(checked.run)))
+    assert kinds(checked.run.run_dir, lock) == ([], [GOOD_NOTE])
     path = Path(folder, "tokenizer_config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "x": 1}))
-    assert "has changed since the plan" in kinds(static.run.run_dir, lock)[1][0]
+    assert "has changed since the plan" in kinds(checked.run.run_dir, lock)[1][0]
     shutil.rmtree(folder)
-    found, notes = kinds(static.run.run_dir, lock)
+    found, notes = kinds(checked.run.run_dir, lock)
     assert not found and f"the tokenizer {folder}" in notes[0]
 
 

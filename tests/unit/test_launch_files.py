@@ -104,18 +104,18 @@ def test_directives_are_read_as_sbatch_reads_them(read, line: str, expected: obj
     if expected == "unknown":
         assert len(batch.unknown) == 1
     elif isinstance(expected, str):
-        assert [slip.kind for slip in file.slips] == [expected]
+        assert [defect.kind for defect in file.defects] == [expected]
     else:
         assert isinstance(expected, dict)
         found = {name: option.value for name in expected if (option := batch.get(name))}
-        assert (found, file.slips, batch.unknown) == (expected, (), ())
+        assert (found, file.defects, batch.unknown) == (expected, (), ())
         assert expected or {option.name for option in batch.options} == {"--job-name"}
 
 
 def test_directives_behind_the_first_command_do_not_count(read) -> None:
     file = read("#!/bin/bash\n\n# a comment\n#SBATCH -N 2\necho\n#SBATCH -n 4\n#SBATCH -t 10\n")
     assert [option.name for option in file.batch.options] == ["--nodes"]
-    assert [(slip.kind, slip.near, slip.place.line) for slip in file.slips] == [
+    assert [(defect.kind, defect.near, defect.place.line) for defect in file.defects] == [
         ("late", "--ntasks", 6),
         ("late", "", 7),
     ]

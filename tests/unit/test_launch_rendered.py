@@ -374,8 +374,8 @@ def test_bash_hands_over_exactly_the_words(folder: Path, kind: str) -> None:
     config.write_text(Path("config.yaml").read_text())
     arguments = _parser().parse_args(["launch", str(config), "--to", target, *options])
     options = options_of(arguments)
-    static = read_run_for(str(config), _nodes(kind), options)
-    job = make_job(static, _nodes(kind), options, {}, stem=str(odd / "a  b"))
+    checked = read_run_for(str(config), _nodes(kind), options)
+    job = make_job(checked, _nodes(kind), options, {}, stem=str(odd / "a  b"))
     job = replace(job, words=ODD_WORDS, run_dir=str(odd / "run % dir"), name="山 'n' $name")
     (odd / "run % dir").mkdir()
     path, text = rendered_for(job).files[0]
@@ -406,8 +406,8 @@ def _as_remote(words: list[str]) -> list[str]:
 
 def test_words_over_ssh_arrive_as_they_are() -> None:
     draw = random.Random(5)
-    letters = string.ascii_letters + string.punctuation + "   \t山%%$`\\\"'"
-    words = [*ODD_WORDS, "", *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(300))]
+    offset_text = string.ascii_letters + string.punctuation + "   \t山%%$`\\\"'"
+    words = [*ODD_WORDS, "", *("".join(draw.choices(offset_text, k=draw.randint(1, 12))) for _ in range(300))]
     assert _as_remote([word_over_ssh(word) for word in words]) == words
     for word in words:
         assert over_ssh(word_over_ssh(word)) == (word if word else "")
@@ -427,8 +427,8 @@ def test_deepspeed_still_sends_words_as_word_over_ssh_expects() -> None:
 def test_a_directive_is_read_back_by_its_reader() -> None:
     for value in ("a b", "it's", 'say "x"', "a\\b", "100%#1", "山水"):
         text = f"#!/bin/bash\n{directive('--job-name', value)}\ntrue\n"
-        layer, slips = read_directives(Source("x.sbatch", text))
-        assert slips == ()
+        layer, defects = read_directives(Source("x.sbatch", text))
+        assert defects == ()
         assert [option.value for option in layer.options] == [value]
 
 

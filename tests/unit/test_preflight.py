@@ -19,7 +19,7 @@ from crossfoot.environment.master_address import (
 )
 from crossfoot.environment.world import read_world, unplanned_nodes
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.planning.prepare import read_static
+from crossfoot.planning.prepare import read_and_check
 from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
 from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, rank_info_of, read_rank_info
@@ -207,23 +207,23 @@ def test_the_ranks_of_each_node_are_known_in_the_preflight_check(
 ) -> None:
     config = str(small_config(tmp_path, cluster=cluster))
     worlds = [read_world(three_nodes(rank)) for rank in range(6)]
-    statics = [read_static(config, [], world) for world in worlds]
-    assert len({static.sourced for static in statics}) == 1, "before it all ranks believe the same"
+    statics = [read_and_check(config, [], world) for world in worlds]
+    assert len({checked.sourced for checked in statics}) == 1, "before it all ranks believe the same"
     rank_infos = [rank_info_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
     rank_infos = [replace(rank_info, host=f"node{rank_info.node_rank}") for rank_info in rank_infos]
     assert disagreements(rank_infos) == ()
     monkeypatch.setattr(rank_job, "meet", lambda world, environ: Told(rank_infos))
     monkeypatch.setattr(rank_job, "look_at_device", lambda local_rank, environ: Device("cpu"))
-    for static, world in zip(statics, worlds, strict=True):
-        assert rank_job.engine_of(static, world) == "deepspeed"
+    for checked, world in zip(statics, worlds, strict=True):
+        assert rank_job.engine_of(checked, world) == "deepspeed"
         if refused:
             with pytest.raises(Refused, match="CF435") as refusal:
-                rank_job.run_preflight(static, world)
+                rank_job.run_preflight(checked, world)
             assert refused in refusal.value.findings[0].title
             continue
-        _, known, _ = rank_job.run_preflight(static, world)
+        _, known, _ = rank_job.run_preflight(checked, world)
         assert known.ranks_per_node == (2, 3, 1)
-        real = static.on_nodes(known.ranks_per_node)
+        real = checked.on_nodes(known.ranks_per_node)
         assert real.sourced.topology.gpus_per_node == planned
         assert real.facts.batch is not None and real.facts.batch.topology == real.sourced.topology
 
@@ -233,11 +233,11 @@ def test_a_config_that_says_the_nodes_only(tmp_path: Path) -> None:
     config = str(small_config(tmp_path, cluster={"num_nodes": 2}))
     told = {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_SIZE": 2, "CROSS_RANK": 0, "CROSS_SIZE": 3}
     world = read_world({name: str(number) for name, number in told.items()})
-    static = read_static(config, [], world)
-    assert rank_job.engine_of(static, world) == "deepspeed"
+    checked = read_and_check(config, [], world)
+    assert rank_job.engine_of(checked, world) == "deepspeed"
     known = replace(world, ranks_per_node=(2, 1, 1))
-    assert static.on_nodes(known.ranks_per_node) == static
-    (finding,) = unplanned_nodes(known, static.sourced.topology)
+    assert checked.on_nodes(known.ranks_per_node) == checked
+    (finding,) = unplanned_nodes(known, checked.sourced.topology)
     assert (
         finding.title == "the plan is for 2 nodes x 2 GPUs, but deepspeed started 2 + 1 + 1 ranks on 3 nodes"
     )
@@ -318,7 +318,7 @@ def test_an_account_of_another_version_is_understood() -> None:
 
 def test_a_real_account(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    rank_info = rank_info_of(read_static(str(config), ["run.seed=9"]), read_world({}), Device("cpu"))
+    rank_info = rank_info_of(read_and_check(str(config), ["run.seed=9"]), read_world({}), Device("cpu"))
     assert rank_info.parts["config"]["run.seed"] == "9"
     assert rank_info.parts["deepspeed"]["zero_optimization.stage"] == "2"
     assert list(rank_info.parts["data"]) == [str(tmp_path / "data.jsonl")]

@@ -14,7 +14,7 @@ from crossfoot.arithmetic.schedule import Layout
 from crossfoot.probing.compare import Comparison, group_of, label_of
 from crossfoot.probing.diagnose import known_factor, mistakes, name_mistake, step_of
 from crossfoot.probing.samples import SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
-from crossfoot.probing.verdict import Circumstances, render, to_json, verdict_of
+from crossfoot.probing.verdict import ProofSetup, render, to_json, verdict_of
 
 LAYOUT = Layout(dp_degree=3, grad_accum_steps=2, micro_batch_size=2)
 
@@ -230,8 +230,8 @@ def test_what_nobody_knows_is_measured_slot_by_slot() -> None:
     assert notes[0].startswith("rank 1, forward 1: samples count 1.700")
 
 
-def _circumstances() -> Circumstances:
-    return Circumstances(
+def _setup() -> ProofSetup:
+    return ProofSetup(
         name="demo", engine="deepspeed", launcher="torchrun", device="cpu", zero_stage=2, dtype="float32",
         trains="LoRA r=4", model="builtin:tiny as it is", micro_batch_size=2, grad_accum_steps=2,
         gpus_per_node=3, num_nodes=1, dp_degree=3, folded=False, capacity_samples=12, samples=9,
@@ -241,7 +241,7 @@ def _circumstances() -> Circumstances:
 
 
 def test_the_page_ends_on_the_verdict() -> None:
-    page = render(_circumstances(), verdict_of(_comparison([1.0], [1.0]), None, ()))
+    page = render(_setup(), verdict_of(_comparison([1.0], [1.0]), None, ()))
     assert page.splitlines()[0] == "proof  demo   1 node x 3 GPUs, ZeRO-2, float32, LoRA r=4"
     assert page.splitlines()[-1] == "PROVEN"
     assert "slots: 4 of 2, 1 of 1, 1 empty" in page
@@ -251,7 +251,7 @@ def test_the_page_ends_on_the_verdict() -> None:
 
 def test_a_page_that_is_not_proven_says_why_in_its_last_line() -> None:
     cause = known_factor(0.5, _known(), 1e-5)
-    page = render(_circumstances(), verdict_of(_comparison([0.5], [1.0]), cause, ("a number",)))
+    page = render(_setup(), verdict_of(_comparison([0.5], [1.0]), cause, ("a number",)))
     last = page.splitlines()[-1]
     assert last.startswith("NOT PROVEN: the gradient is off by 1/grad_accum_steps (divided by accumulation")
     assert "  a number" in page.splitlines()
@@ -283,8 +283,8 @@ def test_the_json_is_json_whatever_was_measured() -> None:
         ([np.inf], [1.0]),
     ):
         verdict = verdict_of(_comparison(got, reference), None, ())
-        assert render(_circumstances(), verdict)
-        document = to_json(_circumstances(), verdict)
+        assert render(_setup(), verdict)
+        document = to_json(_setup(), verdict)
         told = json.loads(json.dumps(document, allow_nan=False))
         assert told["format"] == 1
         assert told["proven"] is (got == reference == [1.0])
@@ -293,7 +293,7 @@ def test_the_json_is_json_whatever_was_measured() -> None:
 
 
 def test_the_accelerate_engine_has_no_stage() -> None:
-    seen = replace(_circumstances(), engine="accelerate", zero_stage=None, folded=True)
+    seen = replace(_setup(), engine="accelerate", zero_stage=None, folded=True)
     page = render(seen, verdict_of(_comparison([1.0], [1.0]), None, ()))
     assert page.splitlines()[0] == "proof  demo   1 node x 3 GPUs, accelerate, float32, LoRA r=4"
     assert "folded into one process: 6 forwards" in page

@@ -17,7 +17,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.rule_docs import known_codes, page, page_function, table_page
 from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.planning.checking import find_all
-from crossfoot.planning.prepare import read_static
+from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import load_run
 from support.launching import write_samples
 
@@ -175,13 +175,15 @@ def test_a_folder_or_a_hub_id_is_nobodys_mistake(found, path: str) -> None:
 def test_everything_that_is_not_there_is_said_at_once(found) -> None:
     found('{"train_batch_size": 1}')
     Path("a.json").unlink()
-    static = read_static("run.yaml", ["data.validation=[b.json, c.md]", "tokenizer.path=./nowhere"])
-    assert [finding.code for finding in static.findings] == ["CF501", "CF101", "CF501", "CF502", "CF520"]
+    checked = read_and_check("run.yaml", ["data.validation=[b.json, c.md]", "tokenizer.path=./nowhere"])
+    assert [finding.code for finding in checked.findings] == ["CF501", "CF101", "CF501", "CF502", "CF520"]
     with pytest.raises(Refused) as caught:
-        static.refuse()
-    assert caught.value.findings == static.findings, "config first, then other files, then the command line"
-    static = read_static("run.yaml", ["model.path=./nowhere"])
-    assert [f.code for f in static.findings] == ["CF501", "CF101", "CF541"], "its tokenizer is not missed too"
+        checked.refuse()
+    assert caught.value.findings == checked.findings, "config first, then other files, then the command line"
+    checked = read_and_check("run.yaml", ["model.path=./nowhere"])
+    assert [f.code for f in checked.findings] == ["CF501", "CF101", "CF541"], (
+        "its tokenizer is not missed too"
+    )
 
 
 def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts
-from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules import run_static_rules
 from crossfoot.data.look import DataLook
 from crossfoot.findings.finding import Finding
 from crossfoot.written.model_facts import ModelFacts
@@ -46,7 +46,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             max_steps=config.train.max_steps,
         )
         model = ModelFacts(260, False, positions, "llama")
-        return check_static(Facts(run, schedule=schedule, model=model, data=replace(GOOD, **look)))
+        return run_static_rules(Facts(run, schedule=schedule, model=model, data=replace(GOOD, **look)))
 
     return _found
 
@@ -165,4 +165,4 @@ def test_prompts_that_seem_to_fill_the_window(found) -> None:
 
 
 def test_without_a_look_nothing_is_said_about_samples(tmp_path: Path, found) -> None:
-    assert check_static(Facts(load_run("run.yaml"))) == ()
+    assert run_static_rules(Facts(load_run("run.yaml"))) == ()

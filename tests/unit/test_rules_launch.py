@@ -9,7 +9,7 @@ import pytest
 from crossfoot.checks.launch.planned import planned_gpus
 from crossfoot.checks.launch.rules_settings import OWN_OPTIONS
 from crossfoot.checks.registry import RULES, Facts
-from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules import run_static_rules
 from crossfoot.cli import _parser
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.plan import topology_of
@@ -46,7 +46,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                 files.append(each)
         run = load_run("config.yaml", words)
         facts = Facts(run, ZERO2 if run.config.deepspeed else None, launch=tuple(files))
-        return [finding for finding in check_static(facts) if finding.code.startswith("CF4")]
+        return [finding for finding in run_static_rules(facts) if finding.code.startswith("CF4")]
 
     return _found
 

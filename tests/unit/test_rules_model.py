@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossfoot.checks.registry import Facts
-from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules import run_static_rules
 from crossfoot.data.look import DataLook
 from crossfoot.findings.finding import Finding
 from crossfoot.written.model_facts import ModelFacts, read_model_facts
@@ -41,7 +41,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         if targets or saved:
             words.append(f"lora.modules_to_save=[{saved}]")
             words.extend([f"lora.target_modules=[{targets}]"] if targets else [])
-        return check_static(Facts(load_run("run.yaml", words), model=model, data=data))
+        return run_static_rules(Facts(load_run("run.yaml", words), model=model, data=data))
 
     return _found
 

@@ -9,7 +9,7 @@ import pytest
 from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.arithmetic.rate import plan_rate
 from crossfoot.checks.registry import Facts
-from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules import run_static_rules
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import load_run
@@ -56,7 +56,7 @@ def facts_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def found(facts_of):
     def _found(*overrides: str) -> dict[str, Finding]:
-        findings = check_static(facts_of(*overrides))
+        findings = run_static_rules(facts_of(*overrides))
         assert len({finding.code for finding in findings}) == len(findings)
         return {finding.code: finding for finding in findings}
 
@@ -133,7 +133,7 @@ def test_a_rate_that_a_script_overrides_is_in_two_files(facts_of) -> None:
         (("lr.reference=2e-4",), 0),
         ((Override("lr.reference=1e-4", script.place),), 0),
     ):
-        findings = check_static(facts_of(*words))
+        findings = run_static_rules(facts_of(*words))
         assert [finding.code for finding in findings] == ["CF208"] * expected
         for finding in findings:
             assert finding.title == "two files state the rate: go.sh says 0.0002, the config 0.0001"

@@ -318,7 +318,7 @@ def test_loading_imports_no_torch(load) -> None:
     load()
     code = (
         "import sys; from crossfoot.written.run_file import load_run; load_run('run.yaml', []);"
-        "from crossfoot.checks.rules import check_static; from crossfoot.findings.render import render;"
+        "from crossfoot.checks.rules import run_static_rules; from crossfoot.findings.render import render;"
         "print([m for m in ('torch', 'transformers', 'deepspeed', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run(

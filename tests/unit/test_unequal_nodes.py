@@ -10,7 +10,7 @@ import pytest
 
 from crossfoot.arithmetic.batch import BatchImpossible, Topology, in_a_sum, solve_batch
 from crossfoot.checks.registry import Facts
-from crossfoot.checks.rules import check_static
+from crossfoot.checks.rules import run_static_rules
 from crossfoot.cli import main
 from crossfoot.doctor.asking import Node
 from crossfoot.doctor.judging_gpus import gpu_findings
@@ -20,9 +20,9 @@ from crossfoot.index.build import ensure_index
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.plan import RunPlan, topology_of
-from crossfoot.planning.prepare import plan_static, read_static
+from crossfoot.planning.prepare import plan_checked, read_and_check
 from crossfoot.probing.compare import Comparison
-from crossfoot.probing.verdict import Circumstances, render, verdict_of
+from crossfoot.probing.verdict import ProofSetup, render, verdict_of
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
@@ -60,7 +60,7 @@ def found(text: str | LaunchFile, *words: str) -> list[Finding]:
     """What the rules find in a launch file; the config says 2 + 1 GPUs unless `words` say otherwise."""
     run = load_run("config.yaml", words or [LISTED])
     file = launch_file(text) if isinstance(text, str) else text
-    findings = check_static(Facts(run, ZERO2, launch=(file,)))
+    findings = run_static_rules(Facts(run, ZERO2, launch=(file,)))
     return [each for each in findings if each.code.startswith("CF4") and each.code != "CF461"]
 
 
@@ -163,9 +163,9 @@ def test_the_page_and_the_documents(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def _lock(config: str, *words: str) -> tuple[RunPlan, dict[str, object]]:
-    static = read_static(config, words)
-    static.refuse()
-    plan = plan_static(static, ensure_index(static.run, static.run.config.data.train, is_builder=True))
+    checked = read_and_check(config, words)
+    checked.refuse()
+    plan = plan_checked(checked, ensure_index(checked.run, checked.run.config.data.train, is_builder=True))
     return plan, make_lock(plan)
 
 
@@ -183,13 +183,13 @@ def test_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_proof() -> None:
-    circumstances = Circumstances(
+    setup = ProofSetup(
         name="demo", engine="accelerate", launcher="plain", device="cpu", zero_stage=2, dtype="float32",
         trains="LoRA r=4", model="builtin:tiny", micro_batch_size=2, grad_accum_steps=2, gpus_per_node=(2, 1),
         num_nodes=2, dp_degree=3, folded=True, capacity_samples=12, samples=9, trained_tokens=12,
         fewest_tokens=1, most_tokens=4, empty_slots=1, slot_sizes=((4, 2),), rate=1024.0,
     )  # fmt: skip
-    page = render(circumstances, verdict_of(Comparison(1e-5), None, ())).splitlines()
+    page = render(setup, verdict_of(Comparison(1e-5), None, ())).splitlines()
     assert page[0].startswith("proof  demo   2 nodes with 2 + 1 GPUs, accelerate")
     assert any(
         line.startswith("  x ranks")
@@ -336,7 +336,7 @@ def test_a_hostfile_tells_a_config_that_is_silent() -> None:
         assert sourced.gpus_origin.startswith("cluster.gpus_per_node   ")
         assert found(text, *SILENT) == []
     other = launch_file("n1 slots=4\nn2 slots=1\n", "other")
-    (finding,) = check_static(Facts(run, ZERO2, launch=(launch_file(TWO_AND_ONE), other)))[:1]
+    (finding,) = run_static_rules(Facts(run, ZERO2, launch=(launch_file(TWO_AND_ONE), other)))[:1]
     assert finding.title == "the hostfile has 4 + 1 slots, but the hostfile says 2 + 1"
     three = load_run("config.yaml", ["cluster.gpus_per_node=null", "cluster.num_nodes=3"])
     assert topology_of(three, None, [other]).topology == Topology(4, 3), (

@@ -11,13 +11,13 @@ from crossfoot import checks
 from crossfoot.checks.registry import Facts, run_rules
 from crossfoot.findings.finding import Finding
 
-__all__ = ["Facts", "check_static"]
+__all__ = ["Facts", "run_static_rules"]
 
 for _module in pkgutil.walk_packages(checks.__path__, f"{checks.__name__}."):
     if _module.name.rpartition(".")[2].startswith("rules_"):
         importlib.import_module(_module.name)  # which registers its rules
 
 
-def check_static(facts: Facts) -> tuple[Finding, ...]:
+def run_static_rules(facts: Facts) -> tuple[Finding, ...]:
     """All findings about what people wrote, by code. Torch-free, and opens no file."""
     return run_rules(facts)

@@ -11,7 +11,7 @@ from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.launch.rules_files import hostfile_line
 from crossfoot.checks.registry import Facts
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.planning.prepare import Static, read_static
+from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.written.launch.findings import unreadable_launch_file
 from crossfoot.written.launch.hostfile import read_hostfile
 from crossfoot.written.launch.statement import Host
@@ -56,23 +56,23 @@ def read_needs(
     if config is None:
         return Needs()
     launch_files = [hostfile] if hostfile else []
-    return needs_of(read_static(config, overrides, launch_files=launch_files, environ=environ))
+    return needs_of(read_and_check(config, overrides, launch_files=launch_files, environ=environ))
 
 
-def needs_of(static: Static) -> Needs:
+def needs_of(checked: CheckedRun) -> Needs:
     """The needs of a run config that has been read."""
-    if static.has_error:
-        errors = tuple(finding for finding in static.findings if finding.severity == "error")
-        return Needs(static.run.path, findings=errors)
-    values, sourced = static.run.config, static.sourced
+    if checked.has_error:
+        errors = tuple(finding for finding in checked.findings if finding.severity == "error")
+        return Needs(checked.run.path, findings=errors)
+    values, sourced = checked.run.config, checked.sourced
     return Needs(
-        static.run.path,
+        checked.run.path,
         num_nodes=sourced.topology.num_nodes,
         gpus_per_node=sourced.topology.gpus_per_node if sourced.are_gpus_told else None,
         origin=sourced.gpus_origin,
         dtype=values.model.dtype,
         uses_deepspeed=values.deepspeed is not None,
-        paths=tuple(_paths(static.run)),
+        paths=tuple(_paths(checked.run)),
     )
 
 

@@ -24,7 +24,7 @@ from crossfoot.launch.findings import (
     warned_at_once,
 )
 from crossfoot.launch.job import PORT, Job, LaunchOptions, tools_folder
-from crossfoot.planning.prepare import Static, read_static
+from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.dry_run import dry_dir_of
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
@@ -72,14 +72,14 @@ def refuse_options(options: LaunchOptions) -> None:
         raise Refused(wrong)
 
 
-def read_run_for(config: str, overrides: Sequence[str], options: LaunchOptions) -> Static:
+def read_run_for(config: str, overrides: Sequence[str], options: LaunchOptions) -> CheckedRun:
     """The run as the ranks will read it, the hostfile held against it. Refused with all that is wrong."""
     words = list(overrides)
     if options.continued is not None:
         words.append(run_dir_word(options.continued))
-    static = read_static(config, words, launch_files=[options.hostfile] if options.hostfile else [])
-    static.refuse()
-    return static
+    checked = read_and_check(config, words, launch_files=[options.hostfile] if options.hostfile else [])
+    checked.refuse()
+    return checked
 
 
 def run_dir_word(run_dir: str) -> str:
@@ -89,7 +89,7 @@ def run_dir_word(run_dir: str) -> str:
 
 
 def make_job(
-    static: Static,
+    checked: CheckedRun,
     overrides: Sequence[str],
     options: LaunchOptions,
     environ: Mapping[str, str],
@@ -97,10 +97,10 @@ def make_job(
     stem: str | None = None,
 ) -> Job:
     """The job. stem: where its files are to be; None: in the run folder. Refused with all that is missing."""
-    run = static.run
-    findings = list(_missing(static, options))
+    run = checked.run
+    findings = list(_missing(checked, options))
     uses_gpus = environ.get("DS_ACCELERATOR", "").lower() != "cpu"
-    topology = static.sourced.topology
+    topology = checked.sourced.topology
     visible: tuple[int, ...] = ()
     if options.target == "local" and uses_gpus:
         try:
@@ -130,7 +130,7 @@ def make_job(
         exports=forwarded(environ),
         uses_gpus=uses_gpus,
         visible=visible,
-        hosts=tuple(host.name for host in hosts_of(static)),
+        hosts=tuple(host.name for host in hosts_of(checked)),
         port=options.port or PORT,
     )
 
@@ -169,12 +169,12 @@ def free_port(port: int) -> int:
     return next((each for each in tried if why_not_free(each) is None), port)
 
 
-def _missing(static: Static, options: LaunchOptions) -> Iterator[Finding]:
-    run, target = static.run, options.target
+def _missing(checked: CheckedRun, options: LaunchOptions) -> Iterator[Finding]:
+    run, target = checked.run, options.target
     cluster = run.config.cluster
     pairs = (("cluster.num_nodes", cluster.num_nodes), ("cluster.gpus_per_node", cluster.gpus_per_node))
     unsaid = [key for key, value in pairs if value is None]
-    topology = static.sourced.topology
+    topology = checked.sourced.topology
     num_nodes = topology.num_nodes
     if target == "deepspeed" and not options.hostfile:
         yield hostfile_needed(target)
@@ -183,7 +183,7 @@ def _missing(static: Static, options: LaunchOptions) -> Iterator[Finding]:
     elif target == "local" and num_nodes > 1:
         yield one_machine_only(run, num_nodes)
     elif target in ("torchrun", "accelerate") and num_nodes > 1:
-        is_told = options.dry_run or options.address or hosts_of(static)
+        is_told = options.dry_run or options.address or hosts_of(checked)
         yield from () if is_told else (meeting_point_unknown(target, num_nodes),)
     if not topology.is_even and target == "accelerate" and not options.dry_run:
         why = "accelerate divides num_processes by num_machines, and starts as many on each machine"
@@ -195,9 +195,9 @@ def _missing(static: Static, options: LaunchOptions) -> Iterator[Finding]:
         yield option_elsewhere("--node-rank", _NUMBERED)
 
 
-def hosts_of(static: Static) -> tuple[Host, ...]:
+def hosts_of(checked: CheckedRun) -> tuple[Host, ...]:
     """The hosts of the hostfile, in order."""
-    return tuple(host for file in with_named(static.facts.launch) for host in file.hosts)
+    return tuple(host for file in with_named(checked.facts.launch) for host in file.hosts)
 
 
 def _visible(text: str, world_size: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import crossfoot
 from crossfoot.durable import rename_folder
 from crossfoot.findings.finding import Refused
 from crossfoot.launch.job import Job
-from crossfoot.planning.prepare import Static
+from crossfoot.planning.prepare import CheckedRun
 from crossfoot.runs.run_folder import CONFIG_NAME, is_system_refusal, system_refused
 from crossfoot.written.resolved import dump_config
 
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 '''
 
 
-def take_snapshot(job: Job, static: Static) -> Job:
+def take_snapshot(job: Job, checked: CheckedRun) -> Job:
     """Copy what the job needs into the run folder. Returns the job that starts from there.
 
     Every submission has a folder of its own (`snapshot`, `snapshot-2`), since an earlier job may still need
@@ -43,8 +43,8 @@ def take_snapshot(job: Job, static: Static) -> Job:
         number += 1
         folder = folder.with_name(f"{FOLDER}-{number}")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    config = static.run.config
-    deepspeed = static.facts.deepspeed
+    config = checked.run.config
+    deepspeed = checked.facts.deepspeed
     try:
         package = Path(crossfoot.__file__).parent
         shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))

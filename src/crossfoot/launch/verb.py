@@ -31,7 +31,7 @@ from crossfoot.launch.snapshot import take_snapshot
 from crossfoot.launch.start import start
 from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
 from crossfoot.planning.checking import find_all
-from crossfoot.planning.prepare import Static
+from crossfoot.planning.prepare import CheckedRun
 from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.resume import read_previous_attempts
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
@@ -59,18 +59,18 @@ def launch(
     Refused.
     """
     refuse_options(options)
-    static = read_run_for(config, overrides, options)
-    job = make_job(static, overrides, options, os.environ, stem=stem)
+    checked = read_run_for(config, overrides, options)
+    job = make_job(checked, overrides, options, os.environ, stem=stem)
     if shows or stem is not None:
         rendered = rendered_for(job)
         (print_files if shows else _write_and_say)(rendered)
         return 0
-    job = _ready(job, static)
+    job = _ready(job, checked)
     if job.reaches_over_ssh:
-        seen = look_at(needs_of(static), hosts_of(static), os.environ)
+        seen = look_at(needs_of(checked), hosts_of(checked), os.environ)
         if seen.errors:
             raise Refused(seen.errors)
-    outcome = _submit(job, static) if options.target == "slurm" else _start(job)
+    outcome = _submit(job, checked) if options.target == "slurm" else _start(job)
     if outcome.findings:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(render_findings(outcome.findings, colour), flush=True)
@@ -96,7 +96,7 @@ def print_files(rendered: Rendered) -> None:
         print(text, end="", flush=True)
 
 
-def _ready(job: Job, static: Static) -> Job:
+def _ready(job: Job, checked: CheckedRun) -> Job:
     """What is only looked at for a real start: programs, the run folder, a free port. Raises Refused."""
     rendered = rendered_for(job)
     missing = [
@@ -108,9 +108,9 @@ def _ready(job: Job, static: Static) -> Job:
         raise Refused(missing)
     options = job.options
     if options.dry_run:
-        dry_run.make_room(static.run.run_dir, options.steps or DRY_STEPS)
+        dry_run.make_room(checked.run.run_dir, options.steps or DRY_STEPS)
     else:
-        (read_previous_attempts if options.continued is not None else refuse_used_folder)(static.run)
+        (read_previous_attempts if options.continued is not None else refuse_used_folder)(checked.run)
     if job.is_numbered:
         job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     if options.port is None and job.num_nodes == 1 and options.target != "slurm":
@@ -145,10 +145,10 @@ def who_speaks(job: Job) -> str:
     return f"{here}; the machine with rank 0 prints the run"
 
 
-def _submit(job: Job, static: Static) -> Outcome:
+def _submit(job: Job, checked: CheckedRun) -> Outcome:
     refuse_impossible(rendered_for(job), job)
     os.makedirs(job.run_dir, exist_ok=True)
-    job = take_snapshot(job, static)
+    job = take_snapshot(job, checked)
     rendered = rendered_for(job)
     _write(rendered)
     _refuse_findings(job, rendered)

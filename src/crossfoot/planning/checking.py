@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.planning.prepare import existing_index, read_static, survey
+from crossfoot.planning.prepare import existing_index, read_and_check, survey
 from crossfoot.written.overriding import told_apart
 
 
@@ -17,7 +17,7 @@ def find_all(
     """
     overrides, launch_files = told_apart(words)
     try:
-        static = read_static(path, overrides, launch_files=launch_files, environ=environ)
-        return survey(static, existing_index(static), look=True).findings
+        checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
+        return survey(checked, existing_index(checked), look=True).findings
     except Refused as refused:
         return refused.findings

@@ -67,7 +67,7 @@ def topology_of(
     if gpus is not None:
         gpus_per_node, gpus_origin = gpus.value, gpus.origin
     elif world is not None:
-        # a rank may know its own node only; the preflight check brings the others (Static.on_nodes)
+        # a rank may know its own node only; the preflight check brings the others (CheckedRun.on_nodes)
         gpus_per_node = alike(world.ranks_per_node or spread(world.world_size, world.num_nodes))
         gpus_origin = launcher
     if isinstance(gpus_per_node, tuple) and len(gpus_per_node) != num_nodes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
-from crossfoot.checks.rules import Facts, check_static
+from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
@@ -39,7 +39,7 @@ _NO_INDEX = ("CF501", "CF502", "CF520")
 
 
 @dataclass(frozen=True)
-class Static:
+class CheckedRun:
     """What is known before anything slow. reading: what was wrong while reading; findings: all there is."""
 
     facts: Facts
@@ -59,7 +59,7 @@ class Static:
             raise RuntimeError("asked for the topology of a config with errors")
         return self.topology
 
-    def on_nodes(self, ranks_per_node: tuple[int, ...] | None) -> Static:
+    def on_nodes(self, ranks_per_node: tuple[int, ...] | None) -> CheckedRun:
         """The same with the ranks where they really are, where the config leaves that open."""
         batch, cluster = self.facts.batch, self.run.config.cluster
         if ranks_per_node is None or batch is None or cluster.gpus_per_node is not None:
@@ -82,13 +82,13 @@ class Static:
             raise Refused(survey(self, look=True).findings)
 
 
-def read_static(
+def read_and_check(
     path: str,
     overrides: Sequence[str],
     world: World | None = None,
     launch_files: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
-) -> Static:
+) -> CheckedRun:
     """Read the run config, the DeepSpeed file and the launch files and hold them against each other.
 
     environ: where a job's variables are looked for; they are witnesses beside the launch files. Raises only
@@ -117,14 +117,14 @@ def read_static(
     return _checked(facts, reading, sourced)
 
 
-def survey(static: Static, index: DataIndex | None = None, *, look: bool = False) -> Static:
+def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = False) -> CheckedRun:
     """The same with what the data adds: number of steps, rates, and, with `look`, the state of the samples.
 
     index: of the training data; without one, records are counted and some are looked at.
     """
-    run, batch = static.run, static.facts.batch
-    reading = list(static.reading)
-    facts = static.facts
+    run, batch = checked.run, checked.facts.batch
+    reading = list(checked.reading)
+    facts = checked.facts
     can_open = all(finding.code not in _NO_INDEX[:2] for finding in reading)
     if look and can_open:
         facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index), reading))
@@ -138,44 +138,44 @@ def survey(static: Static, index: DataIndex | None = None, *, look: bool = False
         if schedule is not None:
             rate = _unless_unsure(lambda: run_rate(run, batch, schedule.total_steps), reading)
             facts = replace(facts, rate=rate)
-    return _checked(facts, reading, static.topology)
+    return _checked(facts, reading, checked.topology)
 
 
-def existing_index(static: Static) -> DataIndex | None:
+def existing_index(checked: CheckedRun) -> DataIndex | None:
     """The index of the training data, when it is already built and can be looked for."""
-    if any(finding.code in _NO_INDEX for finding in static.findings):
+    if any(finding.code in _NO_INDEX for finding in checked.findings):
         return None
     with suppress(Unsure, Refused):
-        return find_index(static.run, static.run.config.data.train)
+        return find_index(checked.run, checked.run.config.data.train)
     return None
 
 
-def plan_static(static: Static, index: DataIndex | None) -> RunPlan:
+def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
     """The plan on an index, or, without one, on a count of records. Refused when there is an error among
     findings.
     """
-    facts = static.facts
+    facts = checked.facts
     if facts.schedule is None:
-        static = survey(static, index)
-        facts = static.facts
-    if static.has_error:
-        raise Refused(static.findings)
+        checked = survey(checked, index)
+        facts = checked.facts
+    if checked.has_error:
+        raise Refused(checked.findings)
     if facts.batch is None or facts.schedule is None or facts.rate is None:
         raise RuntimeError("no error was found, and there is no plan")
     return RunPlan(
-        static.run, static.sourced, facts.batch, facts.schedule, facts.rate, facts.deepspeed, index
+        checked.run, checked.sourced, facts.batch, facts.schedule, facts.rate, facts.deepspeed, index
     )
 
 
-def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology | None) -> Static:
+def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology | None) -> CheckedRun:
     """With all findings, in file order; one that a look and a count both made is kept once."""
-    found = (*reading, *check_static(facts))
+    found = (*reading, *run_static_rules(facts))
     no_model = {finding.place for finding in found if finding.code == "CF541"}
     unique: dict[tuple[str, Place | None, str], Finding] = {}
     for finding in found:
         if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
             unique.setdefault((finding.code, finding.place, finding.title), finding)
-    return Static(facts, tuple(reading), in_file_order(unique.values(), facts.run.path), topology)
+    return CheckedRun(facts, tuple(reading), in_file_order(unique.values(), facts.run.path), topology)
 
 
 def _unless_unsure(ask: Callable[[], T], findings: list[Finding]) -> T | None:

@@ -19,10 +19,10 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
-from crossfoot.planning.prepare import Static, read_static
+from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.probing.compare import BOUNDS, ROUNDOFF
 from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
-from crossfoot.probing.verdict import Circumstances, Verdict, render, to_json
+from crossfoot.probing.verdict import ProofSetup, Verdict, render, to_json
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.runs.run_folder import ATTEMPT_NAME
@@ -46,10 +46,10 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
     3 NOT PROVEN. Raises Refused for a user's mistake. Nothing is written into the run's folder.
     """
     try:
-        static, findings, engine_kind = _start(path, overrides, world)
+        checked, findings, engine_kind = _start(path, overrides, world)
         if findings and world.rank == 0 and not as_json:
             print(render_findings(findings, colour=False), flush=True)
-        page, exit_code = _prove(static, world, engine_kind, full, as_json)
+        page, exit_code = _prove(checked, world, engine_kind, full, as_json)
     except RefusedTogether as refused:
         if world.rank == 0:
             raise
@@ -61,50 +61,50 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
 
 def _start(
     path: str, overrides: Sequence[str], world: World
-) -> tuple[Static, tuple[Finding, ...], EngineKind]:
+) -> tuple[CheckedRun, tuple[Finding, ...], EngineKind]:
     """The start checks of a training run, but for what only data can be wrong with. Raises Refused."""
     refuse_start()
-    static = _without_data(read_static(path, overrides, world))
-    findings = static.findings
-    if static.has_error:
+    checked = _without_data(read_and_check(path, overrides, world))
+    findings = checked.findings
+    if checked.has_error:
         raise Refused(findings)
-    engine_kind = engine_of(static, world)
-    _, world, warnings = run_preflight(static, world)
-    return static.on_nodes(world.ranks_per_node), (*findings, *warnings), engine_kind
+    engine_kind = engine_of(checked, world)
+    _, world, warnings = run_preflight(checked, world)
+    return checked.on_nodes(world.ranks_per_node), (*findings, *warnings), engine_kind
 
 
-def _without_data(static: Static) -> Static:
+def _without_data(checked: CheckedRun) -> CheckedRun:
     """The same without data files and tokenizer, and without what was found about them."""
-    kept = [finding for finding in static.findings if not finding.code.startswith(NOT_NEEDED)]
-    kept += [finding for finding in static.findings if finding.code in NEEDED]
+    kept = [finding for finding in checked.findings if not finding.code.startswith(NOT_NEEDED)]
+    kept += [finding for finding in checked.findings if finding.code in NEEDED]
     if any(finding.severity == "error" for finding in kept):
-        return replace(static, findings=tuple(kept))
-    config = static.run.config
+        return replace(checked, findings=tuple(kept))
+    config = checked.run.config
     data = config.data.model_copy(update={"train": [], "validation": []})
-    run = replace(static.run, config=config.model_copy(update={"data": data}))
-    return replace(static, facts=replace(static.facts, run=run), findings=tuple(kept))
+    run = replace(checked.run, config=config.model_copy(update={"data": data}))
+    return replace(checked, facts=replace(checked.facts, run=run), findings=tuple(kept))
 
 
 def _prove(
-    static: Static, world: World, engine_kind: EngineKind, full: bool, as_json: bool
+    checked: CheckedRun, world: World, engine_kind: EngineKind, full: bool, as_json: bool
 ) -> tuple[str | None, int]:
     """(the page on rank 0, the exit code). Joins the other ranks, and leaves them when all is done."""
     hush_libraries()
     from crossfoot.rendezvous.ranks import agree, join
 
     ranks = join(world, engine_kind, os.environ)
-    deepspeed = static.facts.deepspeed and static.facts.deepspeed.values
-    config = static.run.config.model_dump(mode="json")
+    deepspeed = checked.facts.deepspeed and checked.facts.deepspeed.values
+    config = checked.run.config.model_dump(mode="json")
     agree(ranks, world, lock_sha256({"config": config, "deepspeed": deepspeed, "full": full}))
     with _scratch(ranks, world) as folder:
-        model = _model(ranks, world, static, folder, full)
-        work, batch = _work(static, world, engine_kind, model, str(folder))
-        verdict, circumstances = _measure(work, batch, ranks, model)
+        model = _model(ranks, world, checked, folder, full)
+        work, batch = _work(checked, world, engine_kind, model, str(folder))
+        verdict, setup = _measure(work, batch, ranks, model)
         exit_code = int(ranks.gather(None if verdict is None else verdict.exit_code)[0])
     page = None
     if verdict is not None:
-        page = json.dumps(to_json(circumstances, verdict), indent=2) if as_json else ""
-        page = page or render(circumstances, verdict)
+        page = json.dumps(to_json(setup, verdict), indent=2) if as_json else ""
+        page = page or render(setup, verdict)
     ranks.leave()
     return page, exit_code
 
@@ -129,18 +129,18 @@ def _scratch(ranks: Any, world: World) -> Iterator[Path]:
             shutil.rmtree(mine, ignore_errors=True)
 
 
-def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -> _Model:
+def _model(ranks: Any, world: World, checked: CheckedRun, folder: Path, full: bool) -> _Model:
     """The folder of the model to prove: a small one, or with `full` the run's own."""
     from crossfoot.probing.shrink import write_small_model
 
-    config, said = static.run.config, ""
+    config, said = checked.run.config, ""
     path = config.model.path
     is_small = not full or path == BUILTIN_TINY
     findings: tuple[Finding, ...] = ()
     if is_small and world.local_rank == 0:
         try:
             said = write_small_model(
-                path, folder / "model", config.run.seed, static.run.place("model", "path")
+                path, folder / "model", config.run.seed, checked.run.place("model", "path")
             )
         except Refused as refused:
             findings = refused.findings
@@ -148,18 +148,18 @@ def _model(ranks: Any, world: World, static: Static, folder: Path, full: bool) -
     if any(found for _, found in everyone):
         from crossfoot.models.findings import placed
 
-        raise Refused(placed(next(found for _, found in everyone if found), static.run))
+        raise Refused(placed(next(found for _, found in everyone if found), checked.run))
     if is_small:
         return _Model(str(folder / "model"), everyone[0][0], True)
     return _Model(path, f"{path}, its own weights", False)
 
 
 def _work(
-    static: Static, world: World, engine_kind: EngineKind, model: _Model, folder: str
+    checked: CheckedRun, world: World, engine_kind: EngineKind, model: _Model, folder: str
 ) -> tuple[RankJob, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
-    run = replace(static.run, config=_proof_config(static.run.config, model.path, folder))
-    batch = static.facts.batch
+    run = replace(checked.run, config=_proof_config(checked.run.config, model.path, folder))
+    batch = checked.facts.batch
     if batch is None:
         raise RuntimeError("no error was found, and there is no batch")
     facts = read_model_facts(model.path)
@@ -177,11 +177,11 @@ def _work(
     )
     plan = RunPlan(
         run,
-        static.sourced,
+        checked.sourced,
         batch,
         run_schedule(run, batch, made_up.index.num_samples),
         run_rate(run, batch, 1),
-        static.facts.deepspeed,
+        checked.facts.deepspeed,
         made_up.index,
     )
     return RankJob(plan, made_up.index, None, world, engine_kind, (), {}, 1), made_up
@@ -204,7 +204,7 @@ def _proof_config(config: Config, model_path: str, folder: str) -> Config:
 
 def _measure(
     work: RankJob, batch: ProofBatch, ranks: Any, model: _Model
-) -> tuple[Verdict | None, Circumstances]:
+) -> tuple[Verdict | None, ProofSetup]:
     """Build as training builds, and prove."""
     from crossfoot.models.adapt import prepare_training
     from crossfoot.models.findings import placed
@@ -256,16 +256,14 @@ def _measure(
     if dropout:
         said.append(f"dropout {dropout:g} -> 0: its draws are no part of the arithmetic")
     said.append(LEFT_OUT)
-    return verdict, _circumstances(work, batch, engine, model, tuple(said))
+    return verdict, _setup(work, batch, engine, model, tuple(said))
 
 
-def _circumstances(
-    work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]
-) -> Circumstances:
+def _setup(work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]) -> ProofSetup:
     plan, config = work.plan, work.plan.run.config
     tokens = batch.index.trained_tokens[samples_of(batch.step)]
     sizes = Counter(len(ids) for forwards in batch.step.slots for ids in forwards)
-    return Circumstances(
+    return ProofSetup(
         name=config.run.name,
         engine=engine.kind,
         launcher=work.world.launcher,

@@ -52,7 +52,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class ProofSetup:
     """Under what the proof was made: the head of the page. Counts are over all ranks."""
 
     name: str
@@ -137,13 +137,13 @@ def _title(groups: Sequence[Group], total: Group, cause: str | None) -> str:
     return "; ".join(parts)
 
 
-def to_json(circumstances: Circumstances, verdict: Verdict) -> dict[str, Any]:
+def to_json(setup: ProofSetup, verdict: Verdict) -> dict[str, Any]:
     """The document of `prove --json`."""
     finding = verdict.finding
     return {
         "format": FORMAT,
         "proven": verdict.proven,
-        **asdict(circumstances),
+        **asdict(setup),
         "groups": [asdict(group) for group in verdict.groups],
         "total": asdict(verdict.total),
         "cause": verdict.cause,
@@ -152,9 +152,9 @@ def to_json(circumstances: Circumstances, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def render(circumstances: Circumstances, verdict: Verdict) -> str:
+def render(setup: ProofSetup, verdict: Verdict) -> str:
     """The page; its last line is `PROVEN` or `NOT PROVEN: ...`."""
-    lines = [*_head(circumstances), "", *_table(verdict)]
+    lines = [*_head(setup), "", *_table(verdict)]
     if verdict.proven:
         return "\n".join([*lines, "PROVEN"])
     lines += [f"  {note}" for note in verdict.notes]
@@ -163,7 +163,7 @@ def render(circumstances: Circumstances, verdict: Verdict) -> str:
     return "\n".join([*lines, f"NOT PROVEN: {title}"])
 
 
-def _head(seen: Circumstances) -> list[str]:
+def _head(seen: ProofSetup) -> list[str]:
     stage = (
         "accelerate" if seen.zero_stage is None or seen.engine == "accelerate" else f"ZeRO-{seen.zero_stage}"
     )

@@ -20,7 +20,7 @@ import crossfoot
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
-from crossfoot.planning.prepare import Static
+from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
@@ -80,15 +80,17 @@ def read_finding(told: Mapping[str, Any]) -> Finding:
     return Finding(**values)
 
 
-def rank_info_of(static: Static, world: World, device: Device, refused: Sequence[Finding] = ()) -> RankInfo:
+def rank_info_of(
+    checked: CheckedRun, world: World, device: Device, refused: Sequence[Finding] = ()
+) -> RankInfo:
     """What this rank says of itself. Reads the data files once for their sha256 (known ones are not read
     again).
     """
-    run = static.run
+    run = checked.run
     data = run.config.data
     files = [file for file in (*data.train, *data.validation) if os.path.isfile(file)]
     states = source_states(files, run.index_dir)
-    deepspeed = static.facts.deepspeed
+    deepspeed = checked.facts.deepspeed
     return RankInfo(
         rank=world.rank,
         world_size=world.world_size,

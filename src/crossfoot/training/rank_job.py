@@ -16,7 +16,7 @@ from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
-from crossfoot.planning.prepare import Static, plan_static, read_static, survey
+from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
 from crossfoot.rendezvous.devices import look_at_device
 from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
@@ -96,29 +96,29 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     refuse_start()
     if unknown := refusals_of_allow(options.allow):
         raise Refused(unknown)
-    static = read_static(path, overrides, world)
-    static.refuse()
-    config = static.run.config
-    if world.rank == 0 and is_requeued(static.run, os.environ):
+    checked = read_and_check(path, overrides, world)
+    checked.refuse()
+    config = checked.run.config
+    if world.rank == 0 and is_requeued(checked.run, os.environ):
         options = replace(options, continues=True)
-    engine_kind = engine_of(static, world)
-    previous_attempts, refused = _look_alone(static.run, world, options)
-    rendezvous, world, warnings = run_preflight(static, world, refused)
-    static = static.on_nodes(world.ranks_per_node)
+    engine_kind = engine_of(checked, world)
+    previous_attempts, refused = _look_alone(checked.run, world, options)
+    rendezvous, world, warnings = run_preflight(checked, world, refused)
+    checked = checked.on_nodes(world.ranks_per_node)
     says = alone if rendezvous is None else rendezvous.first_says
 
     def index_of(files: list[str], name: str) -> DataIndex:
         first = world.rank == 0
         line = TokenisingLine() if first else None
-        return verified_index(static.run, files, is_builder=first, says=says, progress=line, name=name)
+        return verified_index(checked.run, files, is_builder=first, says=says, progress=line, name=name)
 
     index = index_of(config.data.train, "index")
     held_out = config.data.validation
     validation = index_of(held_out, "validation index") if held_out else None
-    _refuse_untrained_rows(static, index)
-    static = survey(static, index)
-    static.refuse()
-    plan = plan_static(static, index)
+    _refuse_untrained_rows(checked, index)
+    checked = survey(checked, index)
+    checked.refuse()
+    plan = plan_checked(checked, index)
     total, stop_after = plan.schedule.total_steps, options.stop_after
     return RankJob(
         plan=plan,
@@ -126,7 +126,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         validation=validation,
         world=world,
         engine_kind=engine_kind,
-        warnings=(*static.findings, *warnings),
+        warnings=(*checked.findings, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
         options=options,
@@ -140,12 +140,12 @@ def refuse_start() -> None:
     refuse_nested(launchers_above(), os.environ)
 
 
-def engine_of(static: Static, world: World) -> Engine:
+def engine_of(checked: CheckedRun, world: World) -> Engine:
     """Which engine drives the run. Raises Refused when this world cannot be the plan's, as far as one rank
     knows it.
     """
-    planned = static.sourced.topology
-    has_file = static.run.config.deepspeed is not None
+    planned = checked.sourced.topology
+    has_file = checked.run.config.deepspeed is not None
     engine_kind = engine_for(world, planned.world_size, has_file, os.environ)
     if findings := unplanned_nodes(world, planned):
         raise Refused(findings)
@@ -153,7 +153,7 @@ def engine_of(static: Static, world: World) -> Engine:
 
 
 def run_preflight(
-    static: Static, world: World, refused: Sequence[Finding] = ()
+    checked: CheckedRun, world: World, refused: Sequence[Finding] = ()
 ) -> tuple[Rendezvous | None, World, tuple[Finding, ...]]:
     """All ranks are here, are one run, where the plan has them, and have devices of their own, before
     anything slow. Returns the rendezvous, the world with the ranks on each node as they came, and warnings.
@@ -167,9 +167,9 @@ def run_preflight(
         return None, world, ()
     rendezvous = meet(world, os.environ)
     device = look_at_device(world.local_rank, os.environ)
-    rank_infos, warnings = rendezvous.preflight(rank_info_of(static, world, device, refused))
+    rank_infos, warnings = rendezvous.preflight(rank_info_of(checked, world, device, refused))
     world = replace(world, ranks_per_node=ranks_per_node(rank_infos))
-    planned = static.on_nodes(world.ranks_per_node).sourced.topology
+    planned = checked.on_nodes(world.ranks_per_node).sourced.topology
     rendezvous.refuse_together(unplanned_nodes(world, planned))
     return rendezvous, world, warnings
 
@@ -196,11 +196,11 @@ def _look_alone(
     return previous_attempts, found
 
 
-def _refuse_untrained_rows(static: Static, index: DataIndex) -> None:
-    facts = static.facts.model
+def _refuse_untrained_rows(checked: CheckedRun, index: DataIndex) -> None:
+    facts = checked.facts.model
     if facts is None:
         return
     vocabulary = index.header.tokenizer.vocabulary
-    finding = needs_trained_embeddings(static.run.config, facts.vocab_size, vocabulary, facts.tied)
+    finding = needs_trained_embeddings(checked.run.config, facts.vocab_size, vocabulary, facts.tied)
     if finding is not None:
-        raise Refused(replace(finding, place=static.run.place("lora")))
+        raise Refused(replace(finding, place=checked.run.place("lora")))

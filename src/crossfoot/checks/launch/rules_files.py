@@ -16,11 +16,11 @@ from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import (
     Command,
+    Defect,
     Host,
     LaunchFile,
     Layer,
     LayerKind,
-    Slip,
     Statement,
     statements,
     with_named,
@@ -155,28 +155,28 @@ def hostfile_line(facts: Facts) -> Iterator[Finding]:
     without slots, `node:8` and `slots: 8` belong to other launchers.
     """
     for file in with_named(facts.launch):
-        for slip in file.slips:
-            if slip.kind == "host_line":
+        for defect in file.defects:
+            if defect.kind == "host_line":
                 yield Finding(
                     "CF469",
                     "DeepSpeed stops at this line of the hostfile: it is not NAME slots=N",
-                    place=slip.place,
-                    helps=(f"write {slip.near}",) if slip.near else (),
+                    place=defect.place,
+                    helps=(f"write {defect.near}",) if defect.near else (),
                 )
-            elif slip.kind == "host_twice":
+            elif defect.kind == "host_twice":
                 yield Finding(
                     "CF469",
-                    f"{slip.words} stands in the hostfile twice, and DeepSpeed stops",
-                    place=slip.place,
+                    f"{defect.words} stands in the hostfile twice, and DeepSpeed stops",
+                    place=defect.place,
                     label="again here",
-                    others=((slip.first, "first here"),) if slip.first else (),
+                    others=((defect.first, "first here"),) if defect.first else (),
                     helps=("keep one line, with all slots of that host",),
                 )
-            elif slip.kind == "no_hosts":
+            elif defect.kind == "no_hosts":
                 yield Finding(
                     "CF469",
                     "the hostfile names no host, and DeepSpeed stops",
-                    place=slip.place,
+                    place=defect.place,
                     helps=("write a line NAME slots=N for each node",),
                 )
         for host in file.hosts:
@@ -256,14 +256,14 @@ def directive_too_late(facts: Facts) -> Iterator[Finding]:
     warning otherwise.
     """
     for file in with_named(facts.launch):
-        for slip in file.slips:
-            if slip.kind == "late":
-                severity: Severity = "error" if slip.near else "warning"
+        for defect in file.defects:
+            if defect.kind == "late":
+                severity: Severity = "error" if defect.near else "warning"
                 yield Finding(
                     "CF472",
-                    f"sbatch ignores {slip.words or 'this directive'}: a command stands above it",
+                    f"sbatch ignores {defect.words or 'this directive'}: a command stands above it",
                     severity=severity,
-                    place=slip.place,
+                    place=defect.place,
                     helps=("move the line up to the other #SBATCH lines, before the first command",),
                 )
 
@@ -289,25 +289,25 @@ def unknown_option(facts: Facts) -> Iterator[Finding]:
                         place=option.at,
                         helps=(f"write {near}",),
                     )
-        yield from _keys(file.slips)
+        yield from _keys(file.defects)
 
 
-def _keys(slips: Sequence[Slip]) -> Iterator[Finding]:
-    for slip in slips:
-        if slip.kind == "unknown_key":
+def _keys(defects: Sequence[Defect]) -> Iterator[Finding]:
+    for defect in defects:
+        if defect.kind == "unknown_key":
             yield Finding(
                 "CF473",
-                f"accelerate has no key {slip.words}, and stops",
-                place=slip.place,
-                helps=(f"the nearest key is {slip.near}",) if slip.near else (f"remove {slip.words}",),
+                f"accelerate has no key {defect.words}, and stops",
+                place=defect.place,
+                helps=(f"the nearest key is {defect.near}",) if defect.near else (f"remove {defect.words}",),
             )
-        elif slip.kind == "key_twice":
+        elif defect.kind == "key_twice":
             yield Finding(
                 "CF473",
-                f"{slip.words} is written twice, and accelerate takes the last",
-                place=slip.place,
+                f"{defect.words} is written twice, and accelerate takes the last",
+                place=defect.place,
                 label="again here",
-                others=((slip.first, "first here"),) if slip.first else (),
+                others=((defect.first, "first here"),) if defect.first else (),
                 helps=("remove one of the two",),
             )
 
@@ -332,13 +332,13 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
         "value": "sbatch refuses {}: it is no number",
     }
     for file in with_named(facts.launch):
-        for slip in file.slips:
-            if slip.kind in helps:
+        for defect in file.defects:
+            if defect.kind in helps:
                 yield Finding(
                     "CF476",
-                    titles[slip.kind].format(slip.words),
-                    place=slip.place,
-                    helps=helps[slip.kind],
+                    titles[defect.kind].format(defect.words),
+                    place=defect.place,
+                    helps=helps[defect.kind],
                 )
 
 

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from crossfoot.written.launch.statement import About, LaunchFile, Setting, Slip, Statement
+from crossfoot.written.launch.statement import About, Defect, LaunchFile, Setting, Statement
 from crossfoot.written.source import Source
 from crossfoot.written.yaml_tree import Tree, read_tree
 
@@ -38,9 +38,9 @@ def read_accelerate_file(source: Source) -> LaunchFile:
     """Its settings, nested ones with dotted paths, and keys that accelerate refuses. Raises BrokenYaml."""
     tree = read_tree(source)
     settings = tuple(_settings(tree))
-    file = LaunchFile(source.path, "accelerate", settings=settings, slips=tuple(_slips(tree)))
+    file = LaunchFile(source.path, "accelerate", settings=settings, defects=tuple(_defects(tree)))
     return LaunchFile(
-        source.path, "accelerate", tuple(setting_statements(file)), settings=settings, slips=file.slips
+        source.path, "accelerate", tuple(setting_statements(file)), settings=settings, defects=file.defects
     )
 
 
@@ -55,13 +55,13 @@ def _settings(tree: Tree) -> Iterator[Setting]:
             yield Setting(key, value, tree.spots[(key,)].value)
 
 
-def _slips(tree: Tree) -> Iterator[Slip]:
+def _defects(tree: Tree) -> Iterator[Defect]:
     for keys, first, second in tree.duplicates:
-        yield Slip("key_twice", second, ".".join(map(str, keys)), first=first)
+        yield Defect("key_twice", second, ".".join(map(str, keys)), first=first)
     for key in tree.value if isinstance(tree.value, dict) else ():
         if key not in KEYS and not key.startswith("fsdp_"):
             near = difflib.get_close_matches(key, sorted(KEYS), n=1, cutoff=0.75)
-            yield Slip("unknown_key", tree.spots[(key,)].key or tree.spots[(key,)].value, key, *near)
+            yield Defect("unknown_key", tree.spots[(key,)].key or tree.spots[(key,)].value, key, *near)
 
 
 def is_on(value: object) -> bool:

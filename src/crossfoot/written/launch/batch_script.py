@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 from crossfoot.written.launch.options import SBATCH, Parsed, parse
-from crossfoot.written.launch.shell import Letters
+from crossfoot.written.launch.shell import OffsetText
 from crossfoot.written.launch.shell_words import Lexer
-from crossfoot.written.launch.statement import Layer, Option, Slip
+from crossfoot.written.launch.statement import Defect, Layer, Option
 from crossfoot.written.source import Source
 
 _MAGIC = "#SBATCH"
@@ -28,11 +28,11 @@ def has_directives(source: Source) -> bool:
     return _MAGIC in source.text and any(line.startswith(_MAGIC) for _, line in _lines(source))
 
 
-def read_directives(source: Source) -> tuple[Layer, tuple[Slip, ...]]:
+def read_directives(source: Source) -> tuple[Layer, tuple[Defect, ...]]:
     """The directives that count, and what is wrong with them or with where they stand."""
     options: list[Option] = []
     unknown: list[Option] = []
-    slips = list(_unfit(source))
+    defects = list(_unfit(source))
     is_complete, is_late = True, False
     first = source.place(0)
     for start, line in _lines(source):
@@ -41,17 +41,17 @@ def read_directives(source: Source) -> tuple[Layer, tuple[Slip, ...]]:
             continue
         parsed = parse(source, _words(line, start), SBATCH)
         if is_late:
-            slips.extend(_late(source, start, line, parsed))
+            defects.extend(_late(source, start, line, parsed))
             continue
         if any(word.text in ("hetjob", "packjob") for word in parsed.rest):
             is_complete = False
             break
         if not options:
             first = source.place(start, start + len(line.rstrip()))
-        slips.extend(_invalid(source, parsed))
+        defects.extend(_invalid(source, parsed))
         options.extend(parsed.options)
         unknown.extend(parsed.unknown)
-    return Layer("sbatch", first, tuple(options), tuple(unknown), is_complete), tuple(slips)
+    return Layer("sbatch", first, tuple(options), tuple(unknown), is_complete), tuple(defects)
 
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:
@@ -68,9 +68,9 @@ def _lines(source: Source) -> Iterator[tuple[int, str]]:
             yield match.start(), match[0].rstrip("\r\n")
 
 
-def _words(line: str, start: int) -> list[Letters]:
+def _words(line: str, start: int) -> list[OffsetText]:
     """The words of a directive: quotes and backslashes as in SLURM, `#` ends it."""
-    words: list[Letters] = []
+    words: list[OffsetText] = []
     text: list[str] = []
     offsets: list[int] = []
     begun, quote = -1, ""
@@ -80,7 +80,7 @@ def _words(line: str, start: int) -> list[Letters]:
         nonlocal begun
         if begun >= 0:
             words.append(
-                Letters("".join(text), tuple(offsets), start=start + begun, end=start + max(at, begun + 1))
+                OffsetText("".join(text), tuple(offsets), start=start + begun, end=start + max(at, begun + 1))
             )
         begun = -1
         text.clear()
@@ -107,27 +107,27 @@ def _words(line: str, start: int) -> list[Letters]:
     return words
 
 
-def _unfit(source: Source) -> Iterator[Slip]:
+def _unfit(source: Source) -> Iterator[Defect]:
     """Why sbatch would not accept the file at all."""
     break_ = source.text.find("\r\n")
     if break_ >= 0:
-        yield Slip("dos", source.place(break_), "Windows line ends (\\r\\n)")
+        yield Defect("dos", source.place(break_), "Windows line ends (\\r\\n)")
     if not source.text.startswith("#!"):
-        yield Slip("no_shebang", source.place(0), "no #! in the first line")
+        yield Defect("no_shebang", source.place(0), "no #! in the first line")
 
 
-def _late(source: Source, start: int, line: str, parsed: Parsed) -> Iterator[Slip]:
+def _late(source: Source, start: int, line: str, parsed: Parsed) -> Iterator[Defect]:
     end = start + len(line.rstrip())
     name = next((option.name for option in parsed.options if option.name in SBATCH.facts), "")
-    yield Slip("late", source.place(start, end), line.removeprefix(_MAGIC).strip(), near=name)
+    yield Defect("late", source.place(start, end), line.removeprefix(_MAGIC).strip(), near=name)
 
 
-def _invalid(source: Source, parsed: Parsed) -> Iterator[Slip]:
+def _invalid(source: Source, parsed: Parsed) -> Iterator[Defect]:
     """Words that sbatch refuses: no option, or no number."""
     for word in parsed.rest[:1]:
-        yield Slip("invalid", source.place(word.start, word.end), word.text)
+        yield Defect("invalid", source.place(word.start, word.end), word.text)
     for option in parsed.options:
         if option.name in NUMBERS and option.value is not None:
             pattern = _NODES if option.name == "--nodes" else _COUNT
             if not pattern.fullmatch(option.value):
-                yield Slip("value", option.place, option.words, near=option.name)
+                yield Defect("value", option.place, option.words, near=option.name)

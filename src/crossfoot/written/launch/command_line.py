@@ -19,7 +19,7 @@ from crossfoot.written.launch.options import (
     parse,
     place_of,
 )
-from crossfoot.written.launch.shell import Letters, RawCommand, Value, run_script
+from crossfoot.written.launch.shell import OffsetText, RawCommand, Value, run_script
 from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind
 from crossfoot.written.source import Source
 
@@ -81,7 +81,7 @@ def _commands(
 def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
     exports = []
     for name, value in sorted(values.items()):
-        if isinstance(value, Letters):
+        if isinstance(value, OffsetText):
             word = argument(source, value)
             exports.append(Export(name, word.known, word.place))
         else:
@@ -91,7 +91,7 @@ def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
 
 def _unfold(
     source: Source,
-    words: list[Letters],
+    words: list[OffsetText],
     base: Command,
     exports: Mapping[str, Value],
     touched: set[str],
@@ -144,7 +144,7 @@ def _unfold(
         return
 
 
-def _layer(source: Source, kind: LayerKind, name: Letters, parsed: Parsed) -> Layer:
+def _layer(source: Source, kind: LayerKind, name: OffsetText, parsed: Parsed) -> Layer:
     return Layer(
         kind,
         place_of(source, name),
@@ -154,7 +154,9 @@ def _layer(source: Source, kind: LayerKind, name: Letters, parsed: Parsed) -> La
     )
 
 
-def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tuple[list[Letters], Command]:
+def _without_wrapper(
+    source: Source, words: list[OffsetText], base: Command
+) -> tuple[list[OffsetText], Command]:
     """Skip `env A=b`, `nohup`, a container's own words, up to a program that starts training."""
     name = os.path.basename(words[0].text) if words else ""
     if name in _ELSEWHERE:
@@ -174,7 +176,7 @@ def _without_wrapper(source: Source, words: list[Letters], base: Command) -> tup
     return [], base
 
 
-def _shell_script(words: Sequence[Letters]) -> Letters | None:
+def _shell_script(words: Sequence[OffsetText]) -> OffsetText | None:
     """The script of `bash -c SCRIPT`; more options may stand between the two."""
     is_script = False
     for word in words[1:]:
@@ -184,7 +186,7 @@ def _shell_script(words: Sequence[Letters]) -> Letters | None:
     return None
 
 
-def _started(source: Source, base: Command, parsed: Parsed, name: Letters) -> Iterator[Command]:
+def _started(source: Source, base: Command, parsed: Parsed, name: OffsetText) -> Iterator[Command]:
     """The script behind a launcher's options, and its arguments."""
     if not base.layers:
         base = replace(base, layers=(Layer("python", place_of(source, name)),))
@@ -195,7 +197,7 @@ def _started(source: Source, base: Command, parsed: Parsed, name: Letters) -> It
     yield from _ended(source, base, argument(source, parsed.rest[0]), parsed.rest[1:])
 
 
-def _ended(source: Source, base: Command, script: Argument, rest: Sequence[Letters]) -> Iterator[Command]:
+def _ended(source: Source, base: Command, script: Argument, rest: Sequence[OffsetText]) -> Iterator[Command]:
     if not base.layers:
         base = replace(base, layers=(Layer("python", script.place),))
     arguments = tuple(argument(source, word) for word in rest[:MOST_ARGUMENTS])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import alike, in_a_sum
 from crossfoot.phrases import counted
-from crossfoot.written.launch.statement import Host, LaunchFile, Layer, Option, Slip, Statement
+from crossfoot.written.launch.statement import Defect, Host, LaunchFile, Layer, Option, Statement
 from crossfoot.written.source import Source
 
 _ENTRY = re.compile(r"^(\S+)\s+slots=(\d{1,9})", re.ASCII)
@@ -43,25 +43,29 @@ def _entries(source: Source) -> list[tuple[int, str]]:
 def read_hostfile(source: Source) -> LaunchFile:
     """The hosts, and the lines that DeepSpeed would refuse."""
     hosts: dict[str, Host] = {}
-    slips = []
+    defects = []
     for start, line in _entries(source):
         match = _ENTRY.match(line)
         if match is None:
             near = re.match(r"(\S+)\s*(?:max_)?(?:slots?|gpus?)?\s*[=:]?\s*(\d{1,9})?", line, re.IGNORECASE)
             repair = f"{near[1].split(':')[0]} slots={near[2] or 'N'}" if near else ""
-            slips.append(Slip("host_line", source.place(start, start + len(line)), line, near=repair))
+            defects.append(Defect("host_line", source.place(start, start + len(line)), line, near=repair))
             continue
         place = source.place(start, start + match.end(1))
         if match[1] in hosts:
-            slips.append(Slip("host_twice", place, match[1], first=hosts[match[1]].place))
+            defects.append(Defect("host_twice", place, match[1], first=hosts[match[1]].place))
             continue
         slots_place = source.place(start + match.start(2), start + match.end(2))
         hosts[match[1]] = Host(match[1], int(match[2]), place, slots_place)
-    if not hosts and not slips:
-        slips.append(Slip("no_hosts", source.place(0)))
+    if not hosts and not defects:
+        defects.append(Defect("no_hosts", source.place(0)))
     every = tuple(hosts.values())
     return LaunchFile(
-        source.path, "hostfile", () if slips else hostfile_statements(every), hosts=every, slips=tuple(slips)
+        source.path,
+        "hostfile",
+        () if defects else hostfile_statements(every),
+        hosts=every,
+        defects=tuple(defects),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crossfoot.findings.finding import Place
-from crossfoot.written.launch.shell import Letters
+from crossfoot.written.launch.shell import OffsetText
 from crossfoot.written.launch.statement import UNKNOWN, Argument, LayerKind, Option
 from crossfoot.written.source import Source
 
@@ -205,27 +205,27 @@ class Parsed:
 
     options: tuple[Option, ...]
     unknown: tuple[Option, ...]
-    rest: tuple[Letters, ...]
+    rest: tuple[OffsetText, ...]
     is_complete: bool
 
 
-def place_of(source: Source, letters: Letters) -> Place:
+def place_of(source: Source, offset_text: OffsetText) -> Place:
     """Where the characters of a word are written: its last unbroken stretch, or the word on the command."""
-    offsets = letters.offsets
-    if not offsets or UNKNOWN in letters.text:
-        return source.place(letters.start, letters.end)
+    offsets = offset_text.offsets
+    if not offsets or UNKNOWN in offset_text.text:
+        return source.place(offset_text.start, offset_text.end)
     first = len(offsets) - 1
     while first and offsets[first - 1] == offsets[first] - 1:
         first -= 1
     return source.place(offsets[first], offsets[-1] + 1)
 
 
-def argument(source: Source, letters: Letters) -> Argument:
+def argument(source: Source, offset_text: OffsetText) -> Argument:
     """A word with its place."""
-    return Argument(letters.text, place_of(source, letters), letters.is_default)
+    return Argument(offset_text.text, place_of(source, offset_text), offset_text.is_default)
 
 
-def parse(source: Source, words: Sequence[Letters], grammar: Grammar) -> Parsed:
+def parse(source: Source, words: Sequence[OffsetText], grammar: Grammar) -> Parsed:
     """Options up to the first other word."""
     options: list[Option] = []
     unknown: list[Option] = []
@@ -254,11 +254,11 @@ def parse(source: Source, words: Sequence[Letters], grammar: Grammar) -> Parsed:
 
 
 def _option(
-    source: Source, word: Letters, following: Letters | None, grammar: Grammar
+    source: Source, word: OffsetText, following: OffsetText | None, grammar: Grammar
 ) -> tuple[int, list[Option], bool]:
     """One word that begins with `-`: words taken, options, whether the grammar knows them."""
     if not word.text.startswith("--"):
-        return _letters(source, word, following, grammar)
+        return _offset_text(source, word, following, grammar)
     written, equals, _ = word.text.partition("=")
     behind = word.after(len(written) + 1) if equals else None
     name = grammar.find(written)
@@ -273,8 +273,8 @@ def _option(
     return 1, [_made(source, name, word, None, written)], True
 
 
-def _letters(
-    source: Source, word: Letters, following: Letters | None, grammar: Grammar
+def _offset_text(
+    source: Source, word: OffsetText, following: OffsetText | None, grammar: Grammar
 ) -> tuple[int, list[Option], bool]:
     """`-N2`, `-N 2`, `-lN 2`."""
     options: list[Option] = []
@@ -293,7 +293,7 @@ def _letters(
 
 
 def _made(
-    source: Source, name: str, word: Letters, value: Letters | None, written: str, joint: str = ""
+    source: Source, name: str, word: OffsetText, value: OffsetText | None, written: str, joint: str = ""
 ) -> Option:
     at = place_of(source, word.first(len(written)))
     if value is None:

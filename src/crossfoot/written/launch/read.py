@@ -73,10 +73,10 @@ def _accelerate(source: Source) -> LaunchFile:
 
 def _script(source: Source, kind: str) -> tuple[LaunchFile, tuple[Finding, ...]]:
     """A batch script or a shell script: directives, commands, and what both say."""
-    batch, slips = read_directives(source) if kind == "sbatch" else (None, ())
+    batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
     commands, touched = commands_of(source)
     file = LaunchFile(
-        source.path, "sbatch" if batch else "shell", batch=batch, commands=commands, slips=slips
+        source.path, "sbatch" if batch else "shell", batch=batch, commands=commands, defects=defects
     )
     findings: list[Finding] = []
     named = tuple(_named(file, touched, findings))

@@ -16,7 +16,7 @@ from crossfoot.written.launch.shell_words import Lexer, Operator, Part, Redirect
 from crossfoot.written.launch.statement import UNKNOWN
 
 LONGEST_VALUE = 20_000
-MOST_LETTERS = 2_000_000
+MOST_CHARACTERS = 2_000_000
 """Of all expansions together: a script that doubles a variable a thousand times must not fill the memory."""
 _ARITHMETIC_TARGET = re.compile(
     r"([A-Za-z_]\w*)\s*(?:[-+*/%&|^]|<<|>>)?=(?!=)|([A-Za-z_]\w*)(?:\+\+|--)", re.ASCII
@@ -30,7 +30,7 @@ _SET_BY_LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "PET_")
 
 
 @dataclass(frozen=True)
-class Letters:
+class OffsetText:
     """Characters and the offset of each. is_default: an exported variable may overrule them. start, end:
     where they stand on the command, as offsets.
     """
@@ -43,16 +43,16 @@ class Letters:
     is_open: bool = False
     """An unquoted variable that is not known: any number of words."""
 
-    def after(self, count: int) -> Letters:
+    def after(self, count: int) -> OffsetText:
         """Without the first `count` characters."""
-        return Letters(self.text[count:], self.offsets[count:], self.is_default, self.start, self.end)
+        return OffsetText(self.text[count:], self.offsets[count:], self.is_default, self.start, self.end)
 
-    def first(self, count: int) -> Letters:
+    def first(self, count: int) -> OffsetText:
         """The first `count` characters."""
-        return Letters(self.text[:count], self.offsets[:count], self.is_default, self.start, self.end)
+        return OffsetText(self.text[:count], self.offsets[:count], self.is_default, self.start, self.end)
 
 
-Value = Letters | tuple[Letters, ...] | None
+Value = OffsetText | tuple[OffsetText, ...] | None
 """Of a variable: text, an array's words, or not known."""
 
 
@@ -60,7 +60,7 @@ Value = Letters | tuple[Letters, ...] | None
 class RawCommand:
     """Words after expansion. folder: None when it cannot be known."""
 
-    words: tuple[Letters, ...]
+    words: tuple[OffsetText, ...]
     exports: Mapping[str, Value]
     is_certain: bool
     folder: str | None
@@ -84,7 +84,10 @@ class _Shell:
 
     def __init__(self, exports: Mapping[str, Value], folder: str | None, touched: set[str]) -> None:
         self.touched = touched
-        self.values: dict[str, Value] = {"SLURM_SUBMIT_DIR": Letters(".", (0,)), "PWD": Letters(".", (0,))}
+        self.values: dict[str, Value] = {
+            "SLURM_SUBMIT_DIR": OffsetText(".", (0,)),
+            "PWD": OffsetText(".", (0,)),
+        }
         self.values.update(exports)
         self.exported = set(exports)
         self.folder = folder
@@ -93,7 +96,7 @@ class _Shell:
         self.doubtful = False  # what follows runs only if what stands before it failed, or passed a test
         self.pending = ""  # "function" before its braces, "header" up to the end of a for or case line
         self.ended = False
-        self.letters_left = MOST_LETTERS
+        self.characters_left = MOST_CHARACTERS
 
     @property
     def is_certain(self) -> bool:
@@ -107,7 +110,7 @@ class _Shell:
                 self._take(token)
                 continue
             if isinstance(token, Redirect):
-                self.touched.update(letters.text for letters in self._expand(token.word))
+                self.touched.update(offset_text.text for offset_text in self._expand(token.word))
                 continue
             if token.text == "(" and self.pending == "header":
                 continue
@@ -207,7 +210,7 @@ class _Shell:
         for word in assignments:
             if word.assigns:
                 exports[word.assigns[0]] = self._value_of(word)
-        expanded = tuple(letters for word in words for letters in self._expand(word))
+        expanded = tuple(offset_text for word in words for offset_text in self._expand(word))
         name = words[0].literal
         if name in ("cd", "pushd"):
             self._change_folder(expanded)
@@ -218,7 +221,7 @@ class _Shell:
             return None
         return RawCommand(expanded, exports, self.is_certain, self.folder)
 
-    def _change_folder(self, words: tuple[Letters, ...]) -> None:
+    def _change_folder(self, words: tuple[OffsetText, ...]) -> None:
         target = words[1].text if len(words) > 1 else UNKNOWN
         if UNKNOWN in target or target.startswith(("~", "-")) or not self.is_certain or self.folder is None:
             self.folder = None
@@ -242,15 +245,15 @@ class _Shell:
 
     def _value_of(self, word: Word) -> Value:
         if word.array is not None:
-            return tuple(letters for each in word.array for letters in self._expand(each))
+            return tuple(offset_text for each in word.array for offset_text in self._expand(each))
         fields = list(self._fields(word, splits=False))
-        first = fields[0] if fields else Letters("", ())
+        first = fields[0] if fields else OffsetText("", ())
         return first.after(first.text.index("=") + 1) if "=" in first.text else None
 
-    def _expand(self, word: Word) -> Iterator[Letters]:
+    def _expand(self, word: Word) -> Iterator[OffsetText]:
         yield from self._fields(word, splits=True)
 
-    def _fields(self, word: Word, splits: bool) -> Iterator[Letters]:
+    def _fields(self, word: Word, splits: bool) -> Iterator[OffsetText]:
         """The words that one word becomes: unquoted variables are split at blanks."""
         field = _Field(word)
         for part in word.parts:
@@ -259,41 +262,43 @@ class _Shell:
                 field.begun |= not (len(pieces) == 1 and self.values.get(pieces[0].name) == ())
                 for piece in pieces:
                     yield from self._array_words(piece, field, splits)
-                    for letters in self._piece(piece):
-                        field.add(letters)
+                    for offset_text in self._piece(piece):
+                        field.add(offset_text)
                 continue
             if part.is_text:
-                field.add(Letters(part.text, part.offsets, is_open=part.text == UNKNOWN and not part.quoted))
+                field.add(
+                    OffsetText(part.text, part.offsets, is_open=part.text == UNKNOWN and not part.quoted)
+                )
                 continue
             yield from self._array_words(part, field, splits)
-            for letters in self._piece(part):
+            for offset_text in self._piece(part):
                 if splits and not part.quoted:
-                    yield from field.add_split(letters)
+                    yield from field.add_split(offset_text)
                 else:
-                    field.add(letters)
+                    field.add(offset_text)
         if field.begun:
             yield field.done()
 
-    def _array_words(self, part: Part, field: _Field, splits: bool) -> Iterator[Letters]:
+    def _array_words(self, part: Part, field: _Field, splits: bool) -> Iterator[OffsetText]:
         """`${NAME[@]}`: all words but the last are words of their own; the last is left to `_piece`. In an
         assignment they are joined with blanks.
         """
         value = self.values.get(part.name) if part.name else None
-        for letters in value[:-1] if isinstance(value, tuple) else ():
+        for offset_text in value[:-1] if isinstance(value, tuple) else ():
             if splits and not part.quoted:
-                yield from field.add_split(letters)
+                yield from field.add_split(offset_text)
             else:
-                field.add(letters)
+                field.add(offset_text)
             if not splits:
-                field.add(Letters(" ", ()))
+                field.add(OffsetText(" ", ()))
             elif field.begun:
                 yield field.done()
 
-    def _piece(self, part: Part) -> Iterator[Letters]:
+    def _piece(self, part: Part) -> Iterator[OffsetText]:
         """What a part stands for."""
         where = part.offsets
         if part.is_text:
-            yield Letters(part.text, where)
+            yield OffsetText(part.text, where)
             return
         value = self.values.get(part.name) if part.name else None
         if isinstance(value, tuple):
@@ -301,17 +306,17 @@ class _Shell:
                 return
             value = value[-1]
         is_set = part.name in self.values
-        if part.default is not None and part.name and (not is_set or value == Letters("", ())):
+        if part.default is not None and part.name and (not is_set or value == OffsetText("", ())):
             if not is_set and part.name.startswith(_SET_BY_LAUNCHERS):
-                yield Letters(UNKNOWN, ())
+                yield OffsetText(UNKNOWN, ())
                 return
             for piece in part.default:
-                for letters in self._piece(piece):
-                    yield Letters(letters.text, letters.offsets, True, is_open=letters.is_open)
+                for offset_text in self._piece(piece):
+                    yield OffsetText(offset_text.text, offset_text.offsets, True, is_open=offset_text.is_open)
             return
-        self.letters_left -= 0 if value is None else len(value.text)
-        if value is None or self.letters_left < 0:
-            yield Letters(UNKNOWN, (), is_open=not part.quoted)
+        self.characters_left -= 0 if value is None else len(value.text)
+        if value is None or self.characters_left < 0:
+            yield OffsetText(UNKNOWN, (), is_open=not part.quoted)
         else:
             yield value
 
@@ -330,39 +335,39 @@ class _Field:
         self.length = 0
         self.is_default = self.is_open = False
 
-    def add(self, letters: Letters) -> None:
-        offsets = letters.offsets or (self.word.start,) * len(letters.text)
-        if self.length + len(letters.text) > LONGEST_VALUE:
-            letters, offsets = Letters(UNKNOWN, ()), (self.word.start,)
-        self.length += len(letters.text)
+    def add(self, offset_text: OffsetText) -> None:
+        offsets = offset_text.offsets or (self.word.start,) * len(offset_text.text)
+        if self.length + len(offset_text.text) > LONGEST_VALUE:
+            offset_text, offsets = OffsetText(UNKNOWN, ()), (self.word.start,)
+        self.length += len(offset_text.text)
         self.begun = True
-        self.text.append(letters.text)
+        self.text.append(offset_text.text)
         self.offsets.extend(offsets)
-        self.is_default |= letters.is_default
-        self.is_open |= letters.is_open
+        self.is_default |= offset_text.is_default
+        self.is_open |= offset_text.is_open
 
-    def add_split(self, letters: Letters) -> Iterator[Letters]:
+    def add_split(self, offset_text: OffsetText) -> Iterator[OffsetText]:
         """Add what may hold blanks: each blank ends the word."""
-        offsets = letters.offsets or (self.word.start,) * len(letters.text)
+        offsets = offset_text.offsets or (self.word.start,) * len(offset_text.text)
         at = 0
-        for match in re.finditer(r"\S+", letters.text):
+        for match in re.finditer(r"\S+", offset_text.text):
             if match.start() > at and self.begun:
                 yield self.done()
             self.add(
-                Letters(
+                OffsetText(
                     match[0],
                     offsets[match.start() : match.end()],
-                    letters.is_default,
-                    is_open=letters.is_open,
+                    offset_text.is_default,
+                    is_open=offset_text.is_open,
                 )
             )
             at = match.end()
-        if at < len(letters.text) and self.begun:
+        if at < len(offset_text.text) and self.begun:
             yield self.done()
 
-    def done(self) -> Letters:
+    def done(self) -> OffsetText:
         text = "".join(self.text)
-        whole = Letters(
+        whole = OffsetText(
             text,
             tuple(self.offsets),
             self.is_default,
@@ -376,13 +381,13 @@ class _Field:
 
 
 def _text(value: Value) -> object:
-    return value.text if isinstance(value, Letters) else value
+    return value.text if isinstance(value, OffsetText) else value
 
 
 def _appended(old: Value, new: Value) -> Value:
     if isinstance(old, tuple) and isinstance(new, tuple):
         return (*old, *new) if len(old) + len(new) < 1000 else None
-    if isinstance(old, Letters) and isinstance(new, Letters):
-        joined = Letters(old.text + new.text, old.offsets + new.offsets, old.is_default or new.is_default)
+    if isinstance(old, OffsetText) and isinstance(new, OffsetText):
+        joined = OffsetText(old.text + new.text, old.offsets + new.offsets, old.is_default or new.is_default)
         return joined if len(joined.text) <= LONGEST_VALUE else None
     return None

@@ -198,7 +198,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Slip:
+class Defect:
     """Something in a launch file that its reader would not take as its author meant it. kind: of which sort,
     see the rules; words: for the reader; near: what was probably meant.
     """
@@ -240,7 +240,7 @@ class LaunchFile:
     hosts: tuple[Host, ...] = ()
     settings: tuple[Setting, ...] = ()
     named: tuple[Named, ...] = ()
-    slips: tuple[Slip, ...] = ()
+    defects: tuple[Defect, ...] = ()
 
     def setting(self, path: str) -> Setting | None:
         """The setting with that dotted path."""
