@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 
 Extra: TypeAlias = Literal["train", "tracking"]
 
@@ -40,7 +40,7 @@ def refuse_missing(verb: str) -> None:
         raise Refused(packages_missing(verb, missing, extra))
 
 
-@page("CF017")
+@rule_docs("CF017")
 def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Finding:
     """CF017: a verb needs packages that are not installed.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crossfoot.data.findings import MISTAKES
+from crossfoot.data.findings import FINDINGS_BY_CODE
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index import build
 from crossfoot.index.build import ensure_index
@@ -229,7 +229,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_code_has_a_page() -> None:
     from crossfoot.findings.finding import Place
 
-    for code, mistake in MISTAKES.items():
+    for code, mistake in FINDINGS_BY_CODE.items():
         assert inspect.getdoc(mistake), code
         finding = mistake(Place("a"), "why")
         assert (finding.code, finding.label) == (code, "why")

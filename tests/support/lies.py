@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from crossfoot.checks.reference import has_example
-from crossfoot.checks.registry import import_pages
-from crossfoot.findings.rule_docs import known_codes, page_text
+from crossfoot.checks.registry import import_rule_docs
+from crossfoot.findings.rule_docs import docs_text, known_codes
 from support.launching import ROOT
 
 LIES = {
@@ -69,14 +69,14 @@ class Answer:
 
 def lies_of_page(code: str) -> list[str]:
     """The ids that a page of the manual names."""
-    found = _IDS.findall(" ".join((page_text(code) or "").split()))
+    found = _IDS.findall(" ".join((docs_text(code) or "").split()))
     return [_row_of(word.strip()) for group in found for word in group.split(",")]
 
 
 @cache
 def answers() -> tuple[Answer, ...]:
     """Every answer there is, sorted. KeyError for an id that does not exist."""
-    import_pages()
+    import_rule_docs()
     found = [
         Answer(lie, "check", code, f"tests/findings/{code}.md")
         for code in known_codes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossfoot.findings.rule_docs import known_codes, page_text
+from crossfoot.findings.rule_docs import docs_text, known_codes
 from support.launching import ROOT
 from support.lies import LIES, answers, lies_of_page, table
 
@@ -22,7 +22,7 @@ def test_every_lie_in_the_manual_has_a_fixture() -> None:
 
 def test_every_code_that_a_test_claims_exists() -> None:
     assert {answer.code for answer in answers()} - set(known_codes()) <= {""}
-    assert all(page_text(answer.code) for answer in answers() if answer.code)
+    assert all(docs_text(answer.code) for answer in answers() if answer.code)
 
 
 def test_the_table_in_docs_is_current() -> None:

@@ -14,7 +14,7 @@ from crossfoot.checks import registry
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.registry import RULES, Facts, explain
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.rule_docs import known_codes, page, page_function, table_page
+from crossfoot.findings.rule_docs import docs_function, known_codes, rule_docs, table_docs
 from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_and_check
@@ -207,7 +207,7 @@ def test_every_page_makes_findings_of_its_own_code() -> None:
     causes = {code for code, _ in CAUSE_KINDS.values()}  # their pages are of that table
     assert causes < set(known_codes())
     for code in set(known_codes()) - causes:
-        function = page_function(code)
+        function = docs_function(code)
         text = inspect.getsource(function)
         assert f'"{code}"' in text.split("def ", 1)[1] or code in RULES, function
         assert (function.__doc__ or "").startswith(f"{code}: "), function
@@ -224,7 +224,7 @@ def test_explain() -> None:
 def test_one_code_has_one_function() -> None:
     with pytest.raises(RuntimeError, match="two manual pages"):
 
-        @page("CF101")
+        @rule_docs("CF101")
         def other() -> None:
             """CF101: another."""
 
@@ -232,10 +232,10 @@ def test_one_code_has_one_function() -> None:
 def test_a_code_of_a_table_has_no_function() -> None:
     explain("CF710")
     with pytest.raises(RuntimeError, match="two manual pages"):
-        table_page("CF101", "CF101: another.")
+        table_docs("CF101", "CF101: another.")
     with pytest.raises(RuntimeError, match="two manual pages"):
 
-        @page("CF710")
+        @rule_docs("CF710")
         def other() -> None:
             """CF710: another."""
 

@@ -7,7 +7,7 @@ from crossfoot.arithmetic.impossible import Impossible
 from crossfoot.arithmetic.rate import RateImpossible
 from crossfoot.arithmetic.schedule import ScheduleImpossible
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.run_file import RunFile
 
 
@@ -22,7 +22,7 @@ def impossible_finding(error: Impossible, run: RunFile) -> Finding:
     raise TypeError(f"no code for {type(error).__name__}") from error
 
 
-@page("CF104")
+@rule_docs("CF104")
 def batch_impossible(error: BatchImpossible, run: RunFile) -> Finding:
     """CF104: the three batch numbers and the GPUs contradict each other.
 
@@ -34,7 +34,7 @@ def batch_impossible(error: BatchImpossible, run: RunFile) -> Finding:
     return _with_places("CF104", error, run)
 
 
-@page("CF202")
+@rule_docs("CF202")
 def rate_impossible(error: RateImpossible, run: RunFile) -> Finding:
     """CF202: no learning rate follows from the lr section.
 
@@ -44,7 +44,7 @@ def rate_impossible(error: RateImpossible, run: RunFile) -> Finding:
     return _with_places("CF202", error, run)
 
 
-@page("CF203")
+@rule_docs("CF203")
 def schedule_impossible(error: ScheduleImpossible, run: RunFile) -> Finding:
     """CF203: the data, the batch and the run's length leave no step to take.
 

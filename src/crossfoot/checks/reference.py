@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crossfoot.checks.registry import RULES, import_pages
-from crossfoot.findings.rule_docs import known_codes, page_function, page_text
+from crossfoot.checks.registry import RULES, import_rule_docs
+from crossfoot.findings.rule_docs import docs_function, docs_text, known_codes
 
 FAMILIES = (
     ("CF0", "config and run folder"),
@@ -29,13 +29,13 @@ WRITTEN_BY_PEOPLE = (
 
 def has_example(code: str) -> bool:
     """Whether the manual has an example of this finding: a bad input, what is said about it, the repair."""
-    module = getattr(page_function(code), "__module__", None)
+    module = getattr(docs_function(code), "__module__", None)
     return code in RULES or module in WRITTEN_BY_PEOPLE
 
 
 def reference() -> str:
     """All pages as Markdown, by family; a newline at the end."""
-    import_pages()
+    import_rule_docs()
     return "\n".join(_lines())
 
 
@@ -51,7 +51,7 @@ def _lines() -> Iterator[str]:
         yield ""
         yield f"## {prefix}: {title}"
         for code in codes:
-            head, _, body = (page_text(code) or "").partition("\n")
+            head, _, body = (docs_text(code) or "").partition("\n")
             yield ""
             yield f"### {head.rstrip('.')}"
             if body.strip():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.rule_docs import known_codes, page, page_text
+from crossfoot.findings.rule_docs import docs_text, known_codes, rule_docs
 from crossfoot.written.config import Unsure
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crossfoot.written.model_facts import ModelFacts
     from crossfoot.written.run_file import RunFile
 
-PAGES_ARE_IN = (
+RULE_DOCS_ARE_IN = (
     "crossfoot.written.findings",
     "crossfoot.written.deepspeed_file",
     "crossfoot.checkpoints.findings",
@@ -90,7 +90,7 @@ def rule(code: str) -> Callable[[Check], Check]:
     """Decorator: registers a check under `code`, with its docstring as the manual page."""
 
     def register(check: Check) -> Check:
-        page(code)(check)
+        rule_docs(code)(check)
         RULES[code] = Rule(code, check)
         return check
 
@@ -111,23 +111,23 @@ def run_rules(facts: Facts) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def import_pages() -> None:
+def import_rule_docs() -> None:
     """Import every module that has pages of the manual."""
-    for name in PAGES_ARE_IN:
+    for name in RULE_DOCS_ARE_IN:
         importlib.import_module(name)
 
 
 def explain(code: str) -> str:
     """The manual page of a finding code. An unknown code is Refused with the nearest one."""
-    import_pages()
+    import_rule_docs()
     wanted = code.strip().upper()
-    text = page_text(wanted)
+    text = docs_text(wanted)
     if text is None:
         raise Refused(unknown_code(code))
     return text
 
 
-@page("CF020")
+@rule_docs("CF020")
 def unknown_code(code: str) -> Finding:
     """CF020: `crossfoot explain` was asked for a code that no finding has.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 
 NAMED_RECORDS = 20
 """Bad records that are named one by one; the rest is a count."""
@@ -34,10 +34,10 @@ class Problem:
 
     def finding(self, file: str) -> Finding:
         """The finding that names this record of `file`."""
-        return MISTAKES[self.code](Place(file, self.line, self.column), self.reason)
+        return FINDINGS_BY_CODE[self.code](Place(file, self.line, self.column), self.reason)
 
 
-@page("CF501")
+@rule_docs("CF501")
 def file_missing(place: Place, reason: str) -> Finding:
     """CF501: a data file does not exist, is a folder, or may not be read.
 
@@ -54,7 +54,7 @@ def file_missing(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF502")
+@rule_docs("CF502")
 def file_ending(place: Place, reason: str) -> Finding:
     """CF502: the name of a data file ends in something that crossfoot does not read for this task.
 
@@ -70,7 +70,7 @@ def file_ending(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF503")
+@rule_docs("CF503")
 def broken_json(place: Place, reason: str) -> Finding:
     """CF503: a data file is not JSON at this line, so what it was meant to hold cannot be known.
 
@@ -87,7 +87,7 @@ def broken_json(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF504")
+@rule_docs("CF504")
 def not_utf8(place: Place, reason: str) -> Finding:
     """CF504: a data file is not UTF-8 text.
 
@@ -104,7 +104,7 @@ def not_utf8(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF505")
+@rule_docs("CF505")
 def no_samples(place: Place, reason: str) -> Finding:
     """CF505: the data set has no sample that can be trained.
 
@@ -120,7 +120,7 @@ def no_samples(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF506")
+@rule_docs("CF506")
 def not_an_object(place: Place, reason: str) -> Finding:
     """CF506: a record is a list, a number or a text; a record is an object with named fields.
 
@@ -138,7 +138,7 @@ def not_an_object(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF507")
+@rule_docs("CF507")
 def no_output(place: Place, reason: str) -> Finding:
     """CF507: an sft record has no answer to train on: "output" is missing, empty or not text.
 
@@ -154,7 +154,7 @@ def no_output(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF508")
+@rule_docs("CF508")
 def no_instruction(place: Place, reason: str) -> Finding:
     """CF508: an sft record asks nothing.
 
@@ -170,7 +170,7 @@ def no_instruction(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF509")
+@rule_docs("CF509")
 def prompt_fills_window(place: Place, reason: str) -> Finding:
     """CF509: the prompt of an sft record is as long as data.max_seq_len or longer.
 
@@ -187,7 +187,7 @@ def prompt_fills_window(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF510")
+@rule_docs("CF510")
 def no_text(place: Place, reason: str) -> Finding:
     """CF510: a pretrain record has no document: "text" is missing, empty or not text.
 
@@ -203,7 +203,7 @@ def no_text(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF511")
+@rule_docs("CF511")
 def untokenisable(place: Place, reason: str) -> Finding:
     """CF511: a text cannot be turned into token ids that the model has.
 
@@ -220,7 +220,7 @@ def untokenisable(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF512")
+@rule_docs("CF512")
 def more_bad_records(place: Place, reason: str) -> Finding:
     """CF512: more records of the data cannot be trained than are named one by one.
 
@@ -230,7 +230,7 @@ def more_bad_records(place: Place, reason: str) -> Finding:
     return Finding("CF512", "more records cannot be used", place=place, label=reason)
 
 
-@page("CF513")
+@rule_docs("CF513")
 def broken_parquet(place: Place, reason: str) -> Finding:
     """CF513: a file named .parquet is not readable as Parquet, or lacks the columns of the task.
 
@@ -246,7 +246,7 @@ def broken_parquet(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF520")
+@rule_docs("CF520")
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
 
@@ -265,7 +265,7 @@ def tokenizer_unusable(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF521")
+@rule_docs("CF521")
 def no_end_token(place: Place, reason: str) -> Finding:
     """CF521: the tokenizer names no end token, so a model trained with it never learns to stop.
 
@@ -280,7 +280,7 @@ def no_end_token(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF530")
+@rule_docs("CF530")
 def builder_silent(place: Place, reason: str) -> Finding:
     """CF530: the process that builds the data index, for which the others wait, refused the data or stopped.
 
@@ -299,7 +299,7 @@ def builder_silent(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF531")
+@rule_docs("CF531")
 def index_unwritable(place: Place, reason: str) -> Finding:
     """CF531: the data index cannot be written: disk full, no permission, or the folder went away.
 
@@ -315,7 +315,7 @@ def index_unwritable(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF532")
+@rule_docs("CF532")
 def data_changed(place: Place, reason: str) -> Finding:
     """CF532: a data file was written to while it was being tokenised.
 
@@ -331,7 +331,7 @@ def data_changed(place: Place, reason: str) -> Finding:
     )
 
 
-@page("CF535")
+@rule_docs("CF535")
 def index_differs(place: Place, reason: str) -> Finding:
     """CF535: the data index does not hold what its files say, and does not either after it was built anew.
 
@@ -352,7 +352,7 @@ def index_differs(place: Place, reason: str) -> Finding:
     )
 
 
-MISTAKES: Mapping[str, Callable[[Place, str], Finding]] = {
+FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF501": file_missing,
     "CF502": file_ending,
     "CF503": broken_json,

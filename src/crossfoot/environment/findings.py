@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from crossfoot.arithmetic.batch import Topology, counted_on_nodes
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
 
 ONE_LAUNCHER = (
@@ -19,7 +19,7 @@ DRY_RUN = (
 )
 
 
-@page("CF410")
+@rule_docs("CF410")
 def number_unreadable(name: str, value: str) -> Finding:
     """CF410: a launcher's variable holds something that is not a whole number, 0 or more.
 
@@ -33,7 +33,7 @@ def number_unreadable(name: str, value: str) -> Finding:
     )
 
 
-@page("CF411")
+@rule_docs("CF411")
 def ranks_half_told(present: Mapping[str, int], missing: Sequence[str]) -> Finding:
     """CF411: some of the rank variables are set, and others that belong to them are not.
 
@@ -49,7 +49,7 @@ def ranks_half_told(present: Mapping[str, int], missing: Sequence[str]) -> Findi
     )
 
 
-@page("CF412")
+@rule_docs("CF412")
 def numbers_impossible(what: str, names: Sequence[str]) -> Finding:
     """CF412: the rank variables contradict one another.
 
@@ -59,7 +59,7 @@ def numbers_impossible(what: str, names: Sequence[str]) -> Finding:
     return Finding("CF412", what, notes=(f"read from {', '.join(names)}",), helps=(ONE_LAUNCHER,))
 
 
-@page("CF413")
+@rule_docs("CF413")
 def witnesses_disagree(first: tuple[str, int], second: tuple[str, int]) -> Finding:
     """CF413: two variables that say the same thing say different numbers.
 
@@ -73,7 +73,7 @@ def witnesses_disagree(first: tuple[str, int], second: tuple[str, int]) -> Findi
     )
 
 
-@page("CF414")
+@rule_docs("CF414")
 def tasks_without_ranks(tasks: int, witness: str, why: str) -> Finding:
     """CF414: SLURM has several tasks for this job, but this process has no rank.
 
@@ -93,7 +93,7 @@ def tasks_without_ranks(tasks: int, witness: str, why: str) -> Finding:
     )
 
 
-@page("CF415")
+@rule_docs("CF415")
 def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) -> Finding:
     """CF415: srun started several launchers that do not know of each other.
 
@@ -115,7 +115,7 @@ def launchers_apart(launcher: str, tasks: int, num_nodes: int, world_size: int) 
     )
 
 
-@page("CF416")
+@rule_docs("CF416")
 def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Finding:
     """CF416: a rank is known, but not how many ranks share its machine.
 
@@ -129,7 +129,7 @@ def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Findi
     )
 
 
-@page("CF417")
+@rule_docs("CF417")
 def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     """CF417: the ranks do not know where to meet.
 
@@ -146,7 +146,7 @@ def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     )
 
 
-@page("CF433")
+@rule_docs("CF433")
 def address_unknown(address: str, rank: int, host: str, why: str) -> Finding:
     """CF433: the name in MASTER_ADDR is unknown on a machine.
 
@@ -165,7 +165,7 @@ def address_unknown(address: str, rank: int, host: str, why: str) -> Finding:
     )
 
 
-@page("CF434")
+@rule_docs("CF434")
 def port_taken(port: int, host: str, why: str) -> Finding:
     """CF434: rank 0 cannot listen on MASTER_PORT.
 
@@ -184,7 +184,7 @@ def port_taken(port: int, host: str, why: str) -> Finding:
     )
 
 
-@page("CF435")
+@rule_docs("CF435")
 def other_nodes(launcher: str, real: Topology, planned: Topology) -> Finding:
     """CF435: the ranks are spread over the nodes otherwise than planned.
 
@@ -217,7 +217,7 @@ def _ranks_on(topology: Topology) -> str:
     return f"{ranks} on {each}{counted(topology.num_nodes, 'node')}"
 
 
-@page("CF440")
+@rule_docs("CF440")
 def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Finding:
     """CF440: another number of ranks is running than the plan is for.
 
@@ -236,7 +236,7 @@ def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Fin
     )
 
 
-@page("CF441")
+@rule_docs("CF441")
 def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
     """CF441: several processes were started, and the config names no DeepSpeed file.
 
@@ -253,7 +253,7 @@ def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
     )
 
 
-@page("CF442")
+@rule_docs("CF442")
 def not_alone(tasks: int, witness: str) -> Finding:
     """CF442: this process has no peers, but something says that more than one task was asked for.
 
@@ -273,7 +273,7 @@ def not_alone(tasks: int, witness: str) -> Finding:
     )
 
 
-@page("CF443")
+@rule_docs("CF443")
 def foreign_engine(name: str, value: str) -> Finding:
     """CF443: accelerate was told to bring an engine of its own (DeepSpeed, FSDP or Megatron-LM).
 
@@ -292,7 +292,7 @@ def foreign_engine(name: str, value: str) -> Finding:
     )
 
 
-@page("CF444")
+@rule_docs("CF444")
 def launchers_nested(launchers: Sequence[str], marks: Mapping[str, str]) -> Finding:
     """CF444: a launcher was started by another launcher.
 
@@ -330,7 +330,7 @@ def marks_of_two(marks: Mapping[str, str]) -> Finding:
     )
 
 
-@page("CF423")
+@rule_docs("CF423")
 def rank_lost(rank: int, said: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
     """CF423: a connection between ranks broke, and no rank is known to be lost.
 

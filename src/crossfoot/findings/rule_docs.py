@@ -14,7 +14,7 @@ _pages: dict[str, Callable[..., object]] = {}
 _table_pages: dict[str, str] = {}
 
 
-def page(code: str) -> Callable[[F], F]:
+def rule_docs(code: str) -> Callable[[F], F]:
     """Decorator: the function's docstring is the manual page of `code`. Two functions for one code:
     RuntimeError.
     """
@@ -38,14 +38,14 @@ def page(code: str) -> Callable[[F], F]:
     return register
 
 
-def table_page(code: str, text: str) -> None:
+def table_docs(code: str, text: str) -> None:
     """The manual page of a code whose findings are rows of a table. A second page for it: RuntimeError."""
     if code in _pages or _table_pages.get(code, text) != text:
         raise RuntimeError(f"{code} has two manual pages")
     _table_pages[code] = text
 
 
-def page_text(code: str) -> str | None:
+def docs_text(code: str) -> str | None:
     """The page of `code`, dedented; None when no imported module has one."""
     if code in _table_pages:
         return _table_pages[code]
@@ -53,7 +53,7 @@ def page_text(code: str) -> str | None:
     return None if function is None else inspect.cleandoc(function.__doc__ or "")
 
 
-def page_function(code: str) -> Callable[..., object] | None:
+def docs_function(code: str) -> Callable[..., object] | None:
     """The function whose docstring is the page of `code`; None when there is none, or a table's."""
     return _pages.get(code)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.data.findings import MISTAKES, Problem, no_samples, tokenizer_unusable
+from crossfoot.data.findings import FINDINGS_BY_CODE, Problem, no_samples, tokenizer_unusable
 from crossfoot.data.records import Task, count_file, file_problem, kind_of
 from crossfoot.data.tokenizer import fingerprint, local_folder, tokenizer_path
 from crossfoot.digests import sha256_of_file
@@ -50,7 +50,7 @@ def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = No
     for file in files:
         if problem := file_problem(file, task):
             place = Place(file) if run is None else place_of(run, file)
-            findings.append(MISTAKES[problem.code](place, problem.reason))
+            findings.append(FINDINGS_BY_CODE[problem.code](place, problem.reason))
     if findings:
         raise Refused(findings)
 

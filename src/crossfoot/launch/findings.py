@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from crossfoot.arithmetic.batch import Topology
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.run_file import RunFile
 
 
-@page("CF480")
+@rule_docs("CF480")
 def cluster_unknown(run: RunFile, missing: Sequence[str], target: str) -> Finding:
     """CF480: `crossfoot launch` does not know how many nodes, or GPUs on each, to start on.
 
@@ -34,7 +34,7 @@ def cluster_unknown(run: RunFile, missing: Sequence[str], target: str) -> Findin
     )
 
 
-@page("CF481")
+@rule_docs("CF481")
 def hostfile_needed(target: str) -> Finding:
     """CF481: the deepspeed launcher is to reach other machines, and no hostfile names them.
 
@@ -52,7 +52,7 @@ def hostfile_needed(target: str) -> Finding:
     )
 
 
-@page("CF482")
+@rule_docs("CF482")
 def program_missing(program: str, target: str) -> Finding:
     """CF482: a program that the start needs is not on this machine.
 
@@ -79,7 +79,7 @@ def program_missing(program: str, target: str) -> Finding:
     )
 
 
-@page("CF483")
+@rule_docs("CF483")
 def option_elsewhere(option: str, belongs: str) -> Finding:
     """CF483: an option of `crossfoot launch` does not belong to this way of starting.
 
@@ -95,7 +95,7 @@ def option_elsewhere(option: str, belongs: str) -> Finding:
     )
 
 
-@page("CF484")
+@rule_docs("CF484")
 def one_machine_only(run: RunFile, num_nodes: int) -> Finding:
     """CF484: `--to local` starts on this machine, and the plan has several nodes.
 
@@ -113,7 +113,7 @@ def one_machine_only(run: RunFile, num_nodes: int) -> Finding:
     )
 
 
-@page("CF485")
+@rule_docs("CF485")
 def meeting_point_unknown(target: str, num_nodes: int) -> Finding:
     """CF485: launchers on several machines are to be started, and nothing says where they meet.
 
@@ -131,7 +131,7 @@ def meeting_point_unknown(target: str, num_nodes: int) -> Finding:
     )
 
 
-@page("CF486")
+@rule_docs("CF486")
 def node_unknown(host: str, hosts: Sequence[str]) -> Finding:
     """CF486: this machine is to start its share of the ranks, and nothing says which share.
 
@@ -151,7 +151,7 @@ def node_unknown(host: str, hosts: Sequence[str]) -> Finding:
     )
 
 
-@page("CF487")
+@rule_docs("CF487")
 def slurm_refuses(said: str, title: str, helps: Sequence[str]) -> Finding:
     """CF487: SLURM would not take this job: `sbatch --test-only` says no.
 
@@ -167,7 +167,7 @@ def slurm_refuses(said: str, title: str, helps: Sequence[str]) -> Finding:
     )
 
 
-@page("CF488")
+@rule_docs("CF488")
 def job_still_queued(job_id: str, state: str, run_dir: str) -> Finding:
     """CF488: a job for this very run is still in the queue.
 
@@ -185,7 +185,7 @@ def job_still_queued(job_id: str, state: str, run_dir: str) -> Finding:
     )
 
 
-@page("CF489")
+@rule_docs("CF489")
 def ended_unsaid(how: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
     """CF489: the run ended, and no rank has written how.
 
@@ -201,7 +201,7 @@ def ended_unsaid(how: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
     )
 
 
-@page("CF491")
+@rule_docs("CF491")
 def not_a_dry_run(folder: str) -> Finding:
     """CF491: the folder of the dry run holds something else.
 
@@ -216,7 +216,7 @@ def not_a_dry_run(folder: str) -> Finding:
     )
 
 
-@page("CF492")
+@rule_docs("CF492")
 def job_ended(job_id: str, state: str, reason: str, log: str, began: bool) -> Finding:
     """CF492: a SLURM job ended, and the run has not written how.
 
@@ -233,7 +233,7 @@ def job_ended(job_id: str, state: str, reason: str, log: str, began: bool) -> Fi
     )
 
 
-@page("CF493")
+@rule_docs("CF493")
 def slurm_silent(program: str, said: str) -> Finding:
     """CF493: SLURM's programs are here, and its controller does not answer.
 
@@ -251,7 +251,7 @@ def slurm_silent(program: str, said: str) -> Finding:
     )
 
 
-@page("CF494")
+@rule_docs("CF494")
 def dry_run_failed(folder: str, exit_code: int) -> Finding:
     """CF494: the dry run did not come to its end, so it says nothing about the cluster's run.
 
@@ -265,7 +265,7 @@ def dry_run_failed(folder: str, exit_code: int) -> Finding:
     )
 
 
-@page("CF495")
+@rule_docs("CF495")
 def visible_devices(why: str) -> Finding:
     """CF495: CUDA_VISIBLE_DEVICES does not fit what is to be started here.
 
@@ -283,7 +283,7 @@ def visible_devices(why: str) -> Finding:
     )
 
 
-@page("CF496")
+@rule_docs("CF496")
 def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> Finding:
     """CF496: this way of starting makes the same number of ranks on every node, and the plan has nodes that
     are not alike.
@@ -305,7 +305,7 @@ def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> F
     )
 
 
-@page("CF497")
+@rule_docs("CF497")
 def warned_at_once(time: str, signal_seconds: int) -> Finding:
     """CF497: SLURM would warn the job before it has begun.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crossfoot.findings.rule_docs import table_page
+from crossfoot.findings.rule_docs import table_docs
 from crossfoot.ledger.entry import CAUSE_KINDS
 
 _WHERE = """\
@@ -197,4 +197,4 @@ it, with the record and the tokenizer.""",
 
 for _kind, (_code, _meaning) in CAUSE_KINDS.items():
     _where = _WHERE_OF_DATA if _kind.startswith("index") else _WHERE
-    table_page(_code, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_where}")
+    table_docs(_code, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_where}")

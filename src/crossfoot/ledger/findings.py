@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 
 Unreadable = Callable[[str, Place, tuple[str, ...]], Finding]
 """Makes a finding of (title, place, notes)."""
 
 
-@page("CF701")
+@rule_docs("CF701")
 def disk_full(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     """CF701: the disk, or the user's quota on it, is full, and the ledger cannot take the next line.
 
@@ -26,7 +26,7 @@ def disk_full(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     return Finding("CF701", title, place=Place(path), notes=notes, helps=helps)
 
 
-@page("CF702")
+@rule_docs("CF702")
 def ledger_unwritable(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     """CF702: the ledger cannot be opened or written, for another reason than a full disk.
 
@@ -36,7 +36,7 @@ def ledger_unwritable(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     return Finding("CF702", f"the ledger cannot {deed}", place=Place(path), notes=notes)
 
 
-@page("CF703")
+@rule_docs("CF703")
 def ledger_missing(path: str, is_absent: bool, reason: str) -> Finding:
     """CF703: a run folder has no ledger.jsonl, or it may not be read.
 
@@ -53,7 +53,7 @@ def ledger_missing(path: str, is_absent: bool, reason: str) -> Finding:
     )
 
 
-@page("CF704")
+@rule_docs("CF704")
 def line_damaged(path: str, number: int, reason: str) -> Finding:
     """CF704: a line of the ledger is not what was written.
 
@@ -71,7 +71,7 @@ def line_damaged(path: str, number: int, reason: str) -> Finding:
     )
 
 
-@page("CF705")
+@rule_docs("CF705")
 def last_line_torn(path: str, number: int, size_bytes: int) -> Finding:
     """CF705: the run was cut off while it wrote the ledger's last line; that line is left out.
 
@@ -85,7 +85,7 @@ def last_line_torn(path: str, number: int, size_bytes: int) -> Finding:
     return Finding("CF705", title, severity="note", place=Place(path, number), notes=notes)
 
 
-@page("CF706")
+@rule_docs("CF706")
 def lock_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
     """CF706: plan.lock.json, the promise that a receipt is held against, is absent or cannot be read.
 
@@ -95,7 +95,7 @@ def lock_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding
     return Finding("CF706", title, place=place, notes=notes, unreadable=True)
 
 
-@page("CF707")
+@rule_docs("CF707")
 def ending_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
     """CF707: ending.json, which says how the run ended, is there and cannot be read.
 
@@ -107,7 +107,7 @@ def ending_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Findi
     return Finding("CF707", title, place=place, notes=notes, unreadable=True)
 
 
-@page("CF708")
+@rule_docs("CF708")
 def document_unwritable(path: str, name: str, reason: str) -> Finding:
     """CF708: ending.json or receipt.json cannot be written.
 
@@ -118,7 +118,7 @@ def document_unwritable(path: str, name: str, reason: str) -> Finding:
     return Finding("CF708", f"{name} cannot be written", place=Place(path), notes=notes)
 
 
-@page("CF709")
+@rule_docs("CF709")
 def promise_broken(faults: tuple[str, ...]) -> Finding:
     """CF709: the plan that is about to train is not the one that its lock promises.
 
@@ -134,7 +134,7 @@ def promise_broken(faults: tuple[str, ...]) -> Finding:
     )
 
 
-@page("CF742")
+@rule_docs("CF742")
 def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
     """CF742: attempt.json, which says where an attempt at the run began, is absent or cannot be read.
 
@@ -147,7 +147,7 @@ def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Find
     return Finding("CF742", title, place=place, notes=notes, unreadable=True)
 
 
-@page("CF746")
+@rule_docs("CF746")
 def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Finding:
     """CF746: there is a checkpoint after steps that the ledger has no line for, so an older one is continued.
 
@@ -167,7 +167,7 @@ def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Fin
     )
 
 
-@page("CF749")
+@rule_docs("CF749")
 def ledger_cut(path: str, number: int, size_bytes: int, lines: int, kept: str | None) -> Finding:
     """CF749: the ledger was cut back to its last whole line, because the run is continued.
 

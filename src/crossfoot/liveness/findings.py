@@ -7,7 +7,7 @@ from itertools import groupby
 
 from crossfoot.environment.findings import rank_lost
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.runs.resume_command import resume_command
 
@@ -32,7 +32,7 @@ def finding_of(verdict: Verdict, run_dir: str) -> Finding:
     return ranks_lost(verdict, run_dir)
 
 
-@page("CF773")
+@rule_docs("CF773")
 def ranks_lost(verdict: Verdict, run_dir: str) -> Finding:
     """CF773: a rank is lost, and the run cannot go on without it.
 
@@ -67,7 +67,7 @@ def ranks_lost(verdict: Verdict, run_dir: str) -> Finding:
     return Finding("CF773", title, notes=tuple(notes), helps=tuple(helps))
 
 
-@page("CF774")
+@rule_docs("CF774")
 def no_progress(verdict: Verdict, run_dir: str) -> Finding:
     """CF774: all ranks live, and none has done anything for `faults.timeout_seconds`.
 
@@ -100,7 +100,7 @@ def no_progress(verdict: Verdict, run_dir: str) -> Finding:
     return Finding("CF774", title, notes=tuple(notes), helps=(*helps, _go_on(run_dir)))
 
 
-@page("CF775")
+@rule_docs("CF775")
 def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
     """CF775: the run folder has not answered for `faults.timeout_seconds`.
 
@@ -116,7 +116,7 @@ def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
     )
 
 
-@page("CF776")
+@rule_docs("CF776")
 def nobody_waits(who: str, why: str) -> Finding:
     """CF776: a rank lives that nobody waits for any more.
 

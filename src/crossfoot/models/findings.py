@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.run_file import RunFile
 
 PLACES = {
@@ -23,7 +23,7 @@ PLACES = {
 """Which config key a finding about the model is about."""
 
 
-@page("CF542")
+@rule_docs("CF542")
 def model_unreadable(path: str, why: str) -> Finding:
     """CF542: the folder of `model.path` holds no model that transformers can read.
 
@@ -39,7 +39,7 @@ def model_unreadable(path: str, why: str) -> Finding:
     )
 
 
-@page("CF544")
+@rule_docs("CF544")
 def weights_missing(path: str, names: Sequence[str]) -> Finding:
     """CF544: tensors of the model are not in its weight files.
 
@@ -53,7 +53,7 @@ def weights_missing(path: str, names: Sequence[str]) -> Finding:
     )
 
 
-@page("CF545")
+@rule_docs("CF545")
 def attention_missing(name: str, why: str) -> Finding:
     """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine.
 

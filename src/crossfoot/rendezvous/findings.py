@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
 from crossfoot.rendezvous.devices import Device
 
 SAME_CHECKOUT = "start every node from the same checkout, with the same words on the command line"
 
 
-@page("CF424")
+@rule_docs("CF424")
 def configs_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF424: ranks read different run configs, or were given different words on the command line.
 
@@ -24,7 +24,7 @@ def configs_differ(where: str, notes: Sequence[str]) -> Finding:
     return Finding("CF424", f"different config {where}", notes=tuple(notes), helps=(SAME_CHECKOUT,))
 
 
-@page("CF425")
+@rule_docs("CF425")
 def deepspeed_files_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF425: the DeepSpeed file has the same name on every node, and not the same settings.
 
@@ -35,7 +35,7 @@ def deepspeed_files_differ(where: str, notes: Sequence[str]) -> Finding:
     return Finding("CF425", f"different DeepSpeed file {where}", notes=tuple(notes), helps=(SAME_CHECKOUT,))
 
 
-@page("CF426")
+@rule_docs("CF426")
 def data_differs(where: str, notes: Sequence[str]) -> Finding:
     """CF426: the data files have the same names on every node, and not the same content.
 
@@ -53,7 +53,7 @@ def data_differs(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF427")
+@rule_docs("CF427")
 def code_differs(where: str, notes: Sequence[str]) -> Finding:
     """CF427: another crossfoot runs on one of the nodes.
 
@@ -69,7 +69,7 @@ def code_differs(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF428")
+@rule_docs("CF428")
 def libraries_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF428: a library that decides what is computed has another version on one of the nodes.
 
@@ -86,7 +86,7 @@ def libraries_differ(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF429")
+@rule_docs("CF429")
 def models_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF429: the model's or the tokenizer's folder is not the same on every node.
 
@@ -101,7 +101,7 @@ def models_differ(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF445")
+@rule_docs("CF445")
 def others_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF445: python, or a library that decides nothing between ranks, has another version on a node.
 
@@ -116,7 +116,7 @@ def others_differ(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF432")
+@rule_docs("CF432")
 def ranks_missing(
     missing: Sequence[int], world_size: int, here: Sequence[str], point: str, seconds: float
 ) -> Finding:
@@ -140,7 +140,7 @@ def ranks_missing(
     )
 
 
-@page("CF448")
+@rule_docs("CF448")
 def first_unreachable(
     who: str, point: str, world_size: int, why: str, seconds: float, notes: Sequence[str]
 ) -> Finding:
@@ -161,7 +161,7 @@ def first_unreachable(
     )
 
 
-@page("CF449")
+@rule_docs("CF449")
 def first_left(who: str, point: str, said: str) -> Finding:
     """CF449: the place where the ranks meet was closed while a rank was still waiting there.
 
@@ -175,7 +175,7 @@ def first_left(who: str, point: str, said: str) -> Finding:
     )
 
 
-@page("CF446")
+@rule_docs("CF446")
 def rank_twice(ranks: Sequence[int], notes: Sequence[str]) -> Finding:
     """CF446: two processes claim to be the same rank.
 
@@ -194,7 +194,7 @@ def rank_twice(ranks: Sequence[int], notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF447")
+@rule_docs("CF447")
 def ranks_apart(who: str, said: str) -> Finding:
     """CF447: the ranks meet, but cannot talk to each other.
 
@@ -212,7 +212,7 @@ def ranks_apart(who: str, said: str) -> Finding:
     )
 
 
-@page("CF439")
+@rule_docs("CF439")
 def worlds_differ(notes: Sequence[str]) -> Finding:
     """CF439: the ranks were told different worlds, or one that is not the world which came.
 
@@ -230,7 +230,7 @@ def worlds_differ(notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF436")
+@rule_docs("CF436")
 def device_shared(ranks: Sequence[int], host: str, identity: str, devices: Sequence[Device]) -> Finding:
     """CF436: two ranks are on the same device.
 
@@ -252,7 +252,7 @@ def device_shared(ranks: Sequence[int], host: str, identity: str, devices: Seque
     )
 
 
-@page("CF437")
+@rule_docs("CF437")
 def device_beyond(rank: int, host: str, local_rank: int, local_world_size: int, visible: int) -> Finding:
     """CF437: there is no device for a rank: its LOCAL_RANK is beyond the devices that it sees.
 
@@ -271,7 +271,7 @@ def device_beyond(rank: int, host: str, local_rank: int, local_world_size: int, 
     )
 
 
-@page("CF438")
+@rule_docs("CF438")
 def devices_mixed(notes: Sequence[str]) -> Finding:
     """CF438: some ranks have a GPU, and others none.
 
@@ -290,7 +290,7 @@ def devices_mixed(notes: Sequence[str]) -> Finding:
     )
 
 
-@page("CF420")
+@rule_docs("CF420")
 def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
     """CF420: two ranks hold different plans.
 
@@ -306,7 +306,7 @@ def plans_differ(who: str, theirs: str, first: str, ours: str) -> Finding:
     )
 
 
-@page("CF421")
+@rule_docs("CF421")
 def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
     """CF421: a rank does not see what rank 0 writes into the run folder.
 
@@ -320,7 +320,7 @@ def folder_not_shared(who: str, first: str, run_dir: str) -> Finding:
     )
 
 
-@page("CF422")
+@rule_docs("CF422")
 def ranks_contradict(who: str, claimed: tuple[int, int], actual: tuple[int, int]) -> Finding:
     """CF422: a launcher's variables and torch.distributed disagree about a rank or the number of ranks.
 

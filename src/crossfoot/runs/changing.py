@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.attempts import Change
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import sections
@@ -98,7 +98,7 @@ _RATE = (
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
 
 
-@page("CF743")
+@rule_docs("CF743")
 def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
     """CF743: a run is to be continued with another value than it was trained with so far.
 
@@ -122,7 +122,7 @@ def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
     )
 
 
-@page("CF744")
+@rule_docs("CF744")
 def bad_allow(key: str, near: Sequence[str], why: str | None = None) -> Finding:
     """CF744: --allow was given a word that is no key of the config that may be changed on purpose.
 
@@ -145,7 +145,7 @@ def bad_allow(key: str, near: Sequence[str], why: str | None = None) -> Finding:
     )
 
 
-@page("CF745")
+@rule_docs("CF745")
 def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: str | None = None) -> Finding:
     """CF745: a value was changed that makes it another run, and that cannot be allowed.
 

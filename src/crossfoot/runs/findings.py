@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 
 
-@page("CF490")
+@rule_docs("CF490")
 def differs_from_dry_run(
     step: int, here: float, there: float, difference: float, tolerance: float, dry_dir: str
 ) -> Finding:

@@ -12,7 +12,7 @@ from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_check
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import BookLines, read_readable
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
@@ -36,7 +36,7 @@ from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.run_file import RunFile
 
 
-@page("CF747")
+@rule_docs("CF747")
 def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Finding:
     """CF747: --continue was asked for, and there is nothing to go on with.
 

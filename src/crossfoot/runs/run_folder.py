@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import CUT_FILE, read_readable
 from crossfoot.phrases import reason_of, said_by
 from crossfoot.runs.attempts import (
@@ -39,7 +39,7 @@ _REFUSALS = (
 )
 
 
-@page("CF010")
+@rule_docs("CF010")
 def folder_is_file(run: RunFile) -> Finding:
     """CF010: `run.dir` names a file.
 
@@ -53,7 +53,7 @@ def folder_is_file(run: RunFile) -> Finding:
     )
 
 
-@page("CF011")
+@rule_docs("CF011")
 def folder_in_use(run: RunFile) -> Finding:
     """CF011: the run folder already holds a run.
 
@@ -74,7 +74,7 @@ def folder_in_use(run: RunFile) -> Finding:
     )
 
 
-@page("CF748")
+@rule_docs("CF748")
 def attempt_taken(run: RunFile, attempt: int) -> Finding:
     """CF748: two processes wanted to continue the same run at the same moment, and the other one was faster.
 
@@ -91,7 +91,7 @@ def attempt_taken(run: RunFile, attempt: int) -> Finding:
     )
 
 
-@page("CF012")
+@rule_docs("CF012")
 def folder_not_writable(run: RunFile, reason: str) -> Finding:
     """CF012: the run folder cannot be made or written.
 
@@ -106,7 +106,7 @@ def folder_not_writable(run: RunFile, reason: str) -> Finding:
     )
 
 
-@page("CF015")
+@rule_docs("CF015")
 def system_refused(error: OSError) -> Finding:
     """CF015: the operating system refused to read or write a file.
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
 
 MOST_SAMPLES_NAMED = 8
 
 
-@page("CF013")
+@rule_docs("CF013")
 def tracker_missing(mode: str, place: Place) -> Finding:
     """CF013: the run asks for Weights & Biases, and wandb is not installed.
 
@@ -32,7 +32,7 @@ def tracker_missing(mode: str, place: Place) -> Finding:
     )
 
 
-@page("CF016")
+@rule_docs("CF016")
 def tracker_refuses(mode: str, reason: str, place: Place) -> Finding:
     """CF016: Weights & Biases was asked for, and does not start.
 
@@ -47,7 +47,7 @@ def tracker_refuses(mode: str, reason: str, place: Place) -> Finding:
     )
 
 
-@page("CF430")
+@rule_docs("CF430")
 def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Finding:
     """CF430: after its initialisation the engine believes another number than the plan.
 
@@ -62,7 +62,7 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
     )
 
 
-@page("CF740")
+@rule_docs("CF740")
 def not_saved(what: str, folder: str, reason: str) -> Finding:
     """CF740: the trained weights could not be written at the end of the run.
 
@@ -76,7 +76,7 @@ def not_saved(what: str, folder: str, reason: str) -> Finding:
     )
 
 
-@page("CF741")
+@rule_docs("CF741")
 def not_finite(entry: StepEntry) -> Finding:
     """CF741: a loss or the gradient norm became infinite or not a number, and the run was stopped.
 
@@ -108,7 +108,7 @@ def not_finite(entry: StepEntry) -> Finding:
     )
 
 
-@page("CF778")
+@rule_docs("CF778")
 def overflow_stays(entry: StepEntry, loss_scale: float) -> Finding:
     """CF778: float16 gradients overflow, and no loss scale helps.
 
@@ -148,7 +148,7 @@ def unlearnable(stopped_for: tuple[StepEntry, float] | None, is_finite: bool) ->
     return [finding]
 
 
-@page("CF431")
+@rule_docs("CF431")
 def engine_absent(found: str, expected: str) -> Finding:
     """CF431: the engine that came out of the initialisation is not the one that was asked for.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written import edits
 from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
 from crossfoot.written.source import Source, UnreadableText, read_source
@@ -61,7 +61,7 @@ class DeepSpeedFile:
         return (edits.replacing(self.source, self.tree.keys[keys], json.dumps(name)),)
 
 
-@page("CF301")
+@rule_docs("CF301")
 def unreadable_deepspeed_file(error: UnreadableText, named_at: Place | None) -> Finding:
     """CF301: the DeepSpeed file cannot be read as text.
 
@@ -73,7 +73,7 @@ def unreadable_deepspeed_file(error: UnreadableText, named_at: Place | None) -> 
     return Finding("CF301", error.title, place=error.place, others=others, helps=error.helps, unreadable=True)
 
 
-@page("CF302")
+@rule_docs("CF302")
 def broken_json(error: BrokenJson) -> Finding:
     """CF302: the DeepSpeed file is not JSON.
 
@@ -86,7 +86,7 @@ def broken_json(error: BrokenJson) -> Finding:
     )
 
 
-@page("CF310")
+@rule_docs("CF310")
 def not_an_object(path: str, place: Place) -> Finding:
     """CF310: the DeepSpeed file is JSON, but not an object of settings.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from crossfoot.findings.finding import Edit, Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, listed
 from crossfoot.written.known_keys import Suggestion
 from crossfoot.written.shown import shown
@@ -28,7 +28,7 @@ def in_file_order(findings: Iterable[Finding], config: str) -> tuple[Finding, ..
     return tuple(sorted(findings, key=order))
 
 
-@page("CF001")
+@rule_docs("CF001")
 def unreadable_config(error: UnreadableText) -> Finding:
     """CF001: the run config cannot be read as text.
 
@@ -39,7 +39,7 @@ def unreadable_config(error: UnreadableText) -> Finding:
     return Finding("CF001", error.title, place=error.place, helps=error.helps, unreadable=True)
 
 
-@page("CF002")
+@rule_docs("CF002")
 def broken_yaml(error: BrokenYaml) -> Finding:
     """CF002: the run config is not YAML.
 
@@ -57,7 +57,7 @@ def broken_yaml(error: BrokenYaml) -> Finding:
     )
 
 
-@page("CF003")
+@rule_docs("CF003")
 def not_a_config(path: str, place: Place, value: object) -> Finding:
     """CF003: the run config holds no keys.
 
@@ -76,7 +76,7 @@ def not_a_config(path: str, place: Place, value: object) -> Finding:
     )
 
 
-@page("CF004")
+@rule_docs("CF004")
 def unknown_key(
     path: str,
     place: Place,
@@ -96,7 +96,7 @@ def unknown_key(
     return Finding("CF004", title, place=place, notes=notes, helps=helps, fix=fix)
 
 
-@page("CF005")
+@rule_docs("CF005")
 def duplicate_key(path: str, first: Place, second: Place) -> Finding:
     """CF005: the same key twice in one section.
 
@@ -112,7 +112,7 @@ def duplicate_key(path: str, first: Place, second: Place) -> Finding:
     )
 
 
-@page("CF006")
+@rule_docs("CF006")
 def missing_key(path: str, place: Place) -> Finding:
     """CF006: a key or section without which no run can be planned.
 
@@ -129,7 +129,7 @@ def missing_key(path: str, place: Place) -> Finding:
     return Finding("CF006", f"{path} is missing", place=place, helps=(f"add {key}: below {section}:",))
 
 
-@page("CF007")
+@rule_docs("CF007")
 def wrong_value(
     path: str,
     value: object,
@@ -147,7 +147,7 @@ def wrong_value(
     return Finding("CF007", title, place=place, helps=helps, fix=fix)
 
 
-@page("CF008")
+@rule_docs("CF008")
 def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()) -> Finding:
     """CF008: a word after the config that is no override.
 
@@ -165,7 +165,7 @@ def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()
     )
 
 
-@page("CF009")
+@rule_docs("CF009")
 def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
     """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
 
@@ -192,7 +192,7 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
     )
 
 
-@page("CF105")
+@rule_docs("CF105")
 def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section: Place) -> Finding:
     """CF105: a batch needs two of its three numbers.
 
@@ -221,7 +221,7 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     )
 
 
-@page("CF106")
+@rule_docs("CF106")
 def nodes_differ(listed_at: Place, nodes_listed: int, num_nodes_at: Place, num_nodes: int) -> Finding:
     """CF106: `cluster.gpus_per_node` lists another number of nodes than `cluster.num_nodes` says.
 
@@ -238,7 +238,7 @@ def nodes_differ(listed_at: Place, nodes_listed: int, num_nodes_at: Place, num_n
     )
 
 
-@page("CF201")
+@rule_docs("CF201")
 def warmup_given_twice(given: tuple[tuple[Place, str, object], ...]) -> Finding:
     """CF201: at most one of lr.warmup_steps, lr.warmup_fraction and lr.warmup_samples.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.findings.rule_docs import page
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.source import UnreadableText
 from crossfoot.written.yaml_tree import BrokenYaml
 
 
-@page("CF450")
+@rule_docs("CF450")
 def unreadable_launch_file(error: UnreadableText, named_at: Place | None = None) -> Finding:
     """CF450: a file that the run will be started with cannot be read as text.
 
@@ -21,7 +21,7 @@ def unreadable_launch_file(error: UnreadableText, named_at: Place | None = None)
     return Finding("CF450", error.title, place=error.place, others=others, helps=error.helps, unreadable=True)
 
 
-@page("CF451")
+@rule_docs("CF451")
 def broken_accelerate_file(error: BrokenYaml) -> Finding:
     """CF451: accelerate's config file is not YAML.
 
