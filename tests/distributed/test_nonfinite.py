@@ -1,6 +1,6 @@
-"""A loss or a gradient that is no number, on one rank of two: left out on all of them alike, to the bit as if
-the step had never been; or the run stops, and its weights are those before. Then float16, with the libraries'
-own loss scalers.
+"""A loss or a gradient that is NaN or infinite, on one rank of two: left out on all of them alike, to the
+bit as if the step had never been; or the run stops, and its weights are those before. Then float16, with
+the libraries' own loss scalers.
 """
 
 from __future__ import annotations

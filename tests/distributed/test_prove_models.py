@@ -81,7 +81,7 @@ def test_an_architecture_is_proven_small(
 
 def test_a_small_model_keeps_what_makes_the_architecture(tmp_path: Path) -> None:
     said = write_small_model(str(_config_folder(tmp_path, "qwen2")), tmp_path / "small", 0, Place(""))
-    assert "2 layers, hidden size 224, 14 heads on 2, 320 pieces" in said
+    assert "2 layers, hidden size 224, 14 heads on 2, 320 tokens" in said
     small = AutoConfig.from_pretrained(tmp_path / "small")
     assert (small.num_attention_heads, small.num_key_value_heads) == (14, 2)
     assert small.tie_word_embeddings is True

@@ -117,7 +117,7 @@ def float16_on_cpu(rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def nan_in_float16(rank: int) -> Iterator[None]:
-    """A loss that is no number, in float16."""
+    """A loss that is NaN or infinite, in float16."""
     with float16_on_cpu(rank), NUMBER_FAULTS["loss is nan"](rank):
         yield
 

@@ -81,7 +81,7 @@ def test_new_rows_that_nobody_trains_are_refused(saved: list[str], tied: bool, l
     finding = needs_trained_embeddings(config_with({"modules_to_save": saved}), 32000, 55296, tied)
     assert finding is not None
     assert (finding.code, finding.severity) == ("CF540", "error")
-    assert f"55,296 pieces, the model 32,000 rows, and {lacking} not trained" in finding.title
+    assert f"55,296 tokens, the model 32,000 rows, and {lacking} not trained" in finding.title
     assert "23,296" in finding.notes[0]
     assert any("lora.modules_to_save" in text for text in finding.helps)
 

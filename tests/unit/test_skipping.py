@@ -1,4 +1,6 @@
-"""What is no number: named with its samples, skipped by policy, tried again, told in line and receipt."""
+"""What is NaN or infinite: named with its samples, skipped by policy, tried again, told in line and
+receipt.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def left_out(told: list[StepWitness], **more: object) -> list[StepWitness]:
 
 
 def nan_in(witness: StepWitness, forward: int) -> StepWitness:
-    """The loss of one forward is no number, and its gradient neither."""
+    """The loss of one forward is NaN, and its gradient too."""
     forwards = tuple(
         replace(f, loss_sum=math.nan, token_weight=math.nan) if f.forward == forward else f
         for f in witness.forwards

@@ -105,7 +105,7 @@ def other_shapes(
 ) -> Finding:
     """CF765: a tensor of the checkpoint has another shape than this run trains.
 
-    Another lora.r, another base model, or a tokenizer with another number of pieces.
+    Another lora.r, another base model, or a tokenizer with another number of tokens.
     """
     name, saved, trained = differing[0]
     more = len(differing) - 1

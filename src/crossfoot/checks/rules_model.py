@@ -135,11 +135,11 @@ def one_name_of_two(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF540")
 def untrained_rows(facts: Facts) -> Iterator[Finding]:
-    """CF540: the tokenizer has more pieces than the model's table has rows, and the new rows would not be
+    """CF540: the tokenizer has more tokens than the model's table has rows, and the new rows would not be
     trained.
 
     With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
-    start at the mean of the old ones; unless both tables are trained, all new pieces stay the same piece to
+    start at the mean of the old ones; unless both tables are trained, all new tokens stay the same token to
     the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
     """
     model, data = facts.model, facts.data

@@ -1,4 +1,4 @@
-"""The tokenizer of builtin:tiny: bytes. 260 pieces, no merges: <unk> <s> </s> <pad>, then the 256 bytes.
+"""The tokenizer of builtin:tiny: bytes. 260 tokens, no merges: <unk> <s> </s> <pad>, then the 256 bytes.
 
 It is written once as an ordinary Hugging Face folder, so that nothing after it knows that it was built in.
 """
@@ -46,12 +46,12 @@ def tiny_tokenizer() -> Any:
     """The tokenizer of the `tokenizers` library that tokenizer.json holds."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    pieces = list(SPECIALS) + sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokens = list(SPECIALS) + sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=SPECIALS[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in SPECIALS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIALS])
     begin = SPECIALS[1]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, vocabulary[begin])]

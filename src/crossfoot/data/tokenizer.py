@@ -3,8 +3,8 @@
 A tokenizer is read by the library that its file was made for: tokenizer.json by `tokenizers`, tokenizer.model
 without one by sentencepiece; by transformers (and so torch) only where neither is there, or where the files
 do not name the tokens that begin and end a text. transformers 5 would convert tokenizer.model into a list of
-ranked merges, which cannot say that two pieces rank equally; a merged vocabulary such as Chinese-LLaMA-2's
-gives 23,000 Chinese pieces the same score, and more than a third of real texts come out as other tokens than
+ranked merges, which cannot say that two tokens rank equally; a merged vocabulary such as Chinese-LLaMA-2's
+gives 23,000 Chinese tokens the same score, and more than a third of real texts come out as other tokens than
 the model was trained on. And a tokenizer.json whose class is LlamaTokenizer it builds anew from vocabulary
 and merges, which loses a blank at the start of a text. test_index.py and test_tokenizer.py hold it to that.
 """

@@ -102,7 +102,7 @@ If the message says that the loss was not finite, look there first (CF723). Othe
 accumulation with the plan's.""",
     "not finite": """\
 From such a gradient nothing can be learned, and one update with it destroys the weights. It is left out on
-all ranks, and the run stops; the ledger's line names the samples of a loss that was no number. With
+all ranks, and the run stops; the ledger's line names the samples of a loss that was NaN or infinite. With
 faults.nonfinite skip the run goes on, and the step is counted as skipped, which is no fault.
 
 Lower lr.reference or lengthen the warm-up; look at the step's samples; and in bfloat16 try whether float32

@@ -127,7 +127,7 @@ _RANK_FIELDS = fields(RankCounts)
 
 @dataclass(frozen=True)
 class NotFinite:
-    """What was no number in a step, infinite or NaN.
+    """What was NaN or infinite in a step.
 
     what: "loss", of one forward (forward None: of a rank's step), summed over its trained tokens; or
     "gradient norm", of the whole model over all ranks (rank None). samples: ids of those in the forward,
@@ -258,7 +258,7 @@ def _cause(document: object) -> Cause:
 
 
 def _not_finite(document: object) -> NotFinite:
-    """One thing that was no number."""
+    """One thing that was NaN or infinite."""
     values = values_of(NotFinite, document)
     for name, read in (("samples", _read_int), ("origins", _read_text)):
         try:

@@ -185,8 +185,8 @@ def name_rates(scene: Scene) -> tuple[list[Cause], list[StepWitness]]:
 
 
 def find_not_finite(scene: Scene, match: StepMatch) -> tuple[NotFinite, ...]:
-    """The losses that are no numbers, with the samples that were in their forwards; where every loss is one,
-    the gradient norm, if that is none. A norm that overflowed under a loss scale is no such fault.
+    """The losses that are NaN or infinite, with the samples that were in their forwards; where every loss
+    is one, the gradient norm, if that is none. A norm that overflowed under a loss scale is no such fault.
     """
     known = [*match.as_planned, *match.moved, *match.masked, *match.again]
     seen = [(real, p.sample) for p, real in known]
@@ -243,7 +243,7 @@ def name_weights(scene: Scene) -> list[Cause]:
     """One cause for every forward whose tokens did not weigh dp_degree / trained tokens of the whole step.
 
     Data parallelism averages the ranks' gradients, hence dp_degree. Empty forwards weigh nothing; in a step
-    without a single target no weight is wrong. A loss that is no number is named as that.
+    without a single target no weight is wrong. A loss that is NaN or infinite is named as that.
     """
     if scene.planned.trained_tokens == 0:
         return []

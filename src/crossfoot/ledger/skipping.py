@@ -14,8 +14,8 @@ from crossfoot.ledger.witness import StepWitness
 class Policies:
     """What is to become of a step that cannot be learned from; the config's section `faults`.
 
-    nonfinite: a loss or a gradient that is no number: stop | skip. overflow: a gradient that became too large
-    for float16 under its loss scale: retry | skip.
+    nonfinite: a loss or a gradient that is NaN or infinite: stop | skip. overflow: a gradient that became
+    too large for float16 under its loss scale: retry | skip.
     """
 
     nonfinite: str = "stop"
@@ -38,8 +38,8 @@ def policies_of(lock: Mapping[str, Any]) -> Policies | None:
 def stated_skip(witnesses: Sequence[StepWitness], policies: Policies) -> str | None:
     """Why this step's update was left out on purpose, a key of SKIPS; None when it was not.
 
-    No rank may have updated: weights that differ between ranks are never a policy. A loss that is no number
-    cannot be healed by another loss scale, so it is no overflow.
+    No rank may have updated: weights that differ between ranks are never a policy. A loss that is NaN or
+    infinite cannot be healed by another loss scale, so it is no overflow.
     """
     if not witnesses or any(witness.applied for witness in witnesses):
         return None

@@ -28,8 +28,8 @@ class Update:
 
 
 class UpdateGuard:
-    """Leaves an update out where the gradient norm is no number: weights and optimizer state stay bitwise as
-    they were, and nobody waits for the GPU to say so.
+    """Leaves an update out where the gradient norm is NaN or infinite: weights and optimizer state stay
+    bitwise as they were, and nobody waits for the GPU to say so.
 
     torch's fused optimizers look at a flag on the device (`found_inf`, made for torch.amp.GradScaler). Plain
     SGD, which keeps no state, is given gradients of zero instead.
@@ -66,7 +66,7 @@ class UpdateGuard:
 
 
 def weighted(loss: torch.Tensor, weight: float) -> torch.Tensor:
-    """The loss times its weight. Where it is no number, every gradient made of it is none either.
+    """The loss times its weight. Where it is NaN or infinite, every gradient made of it is too.
 
     An infinite loss can have finite gradients: a target's logit at minus infinity gives a softmax of 0. 0 x a
     finite loss is 0, and then nothing changes, to the bit.

@@ -94,7 +94,7 @@ def describe(config: PretrainedConfig) -> str:
     heads, key_heads = (getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if heads:
         words.append(f"{heads} heads on {key_heads or heads}")
-    return f"{text.model_type}, {', '.join(words)}, {text.vocab_size:,} pieces"
+    return f"{text.model_type}, {', '.join(words)}, {text.vocab_size:,} tokens"
 
 
 def shrink_all(config: PretrainedConfig) -> None:

@@ -235,4 +235,4 @@ def _gpus_of(value: object) -> GpusPerNode:
         return value
     if isinstance(value, list) and value and all(type(each) is int for each in value):
         return tuple(value)
-    raise ValueError(f"gpus_per_node is {value!r}, no number and no list of them")
+    raise ValueError(f"gpus_per_node is {value!r}, neither a number nor a list of numbers")

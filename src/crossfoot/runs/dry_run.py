@@ -94,7 +94,7 @@ def _verdict(
 
 
 def _difference(one: float, other: float) -> float:
-    """Relative; 0 for two that are equal, both no numbers included, and infinite for one that is none."""
+    """Relative; 0 for two that are equal, both NaN included, and infinite when only one is finite."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0
     if not (math.isfinite(one) and math.isfinite(other)):

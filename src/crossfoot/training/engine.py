@@ -59,7 +59,7 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self) -> Update:
-        """Clip and update, on all ranks alike. An update whose gradient norm is no number is left out:
+        """Clip and update, on all ranks alike. An update whose gradient norm is NaN or infinite is left out:
         weights and optimizer state stay bitwise as they were, and no gradient is left over.
         """
 
@@ -141,7 +141,7 @@ def _can_fall(optimizer: Any, scale: float) -> bool:
 def _look_at_every_norm(optimizer: Any) -> None:
     """Put right two settings of DeepSpeed's that let a bad gradient pass, or end the process for it.
 
-    `bf16.check_grad_overflow: false` makes stage 2 apply updates that are no numbers. At its lowest loss
+    `bf16.check_grad_overflow: false` makes stage 2 apply updates that are NaN or infinite. At its lowest loss
     scale an overflow is an exception, without a word on the step: `Update.can_retry` says it instead.
     """
     if hasattr(optimizer, "check_grad_overflow"):

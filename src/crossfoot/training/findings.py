@@ -78,12 +78,12 @@ def not_saved(what: str, folder: str, reason: str) -> Finding:
 
 @rule_docs("CF741")
 def not_finite(entry: StepEntry) -> Finding:
-    """CF741: a loss or the gradient norm became infinite or not a number, and the run was stopped.
+    """CF741: a loss or the gradient norm became NaN or infinite, and the run was stopped.
 
     The step's update is left out on all ranks: weights and optimizer state are bitwise those before it, so
-    nothing poisoned is saved, and the last checkpoint stands. Where a loss was no number, its forward's
-    samples are named with the file and line that they come from. Where every loss is a number and the
-    gradient norm is none, all samples of the step have a part in it. In accelerate, and in ZeRO stage 0 with
+    nothing poisoned is saved, and the last checkpoint stands. Where a loss was NaN or infinite, its forward's
+    samples are named with the file and line that they come from. Where every loss is finite and the
+    gradient norm is not, all samples of the step have a part in it. In accelerate, and in ZeRO stage 0 with
     float32, nobody waits for the GPU to say so: one more step is computed by then, and its update is left out
     too.
 
@@ -95,7 +95,7 @@ def not_finite(entry: StepEntry) -> Finding:
     if (more := len(samples) - MOST_SAMPLES_NAMED) > 0:
         notes.append(f"and {more:,} more samples: the ledger's line of the step has them")
     notes.append("its update was left out on all ranks: the weights are those before the step")
-    what = entry.not_finite[0] if entry.not_finite else "its loss or gradient norm is no number"
+    what = entry.not_finite[0] if entry.not_finite else "its loss or gradient norm is NaN or infinite"
     return Finding(
         "CF741",
         f"step {entry.step} of epoch {entry.epoch} cannot be learned from: {what}",

@@ -72,9 +72,9 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
 def learn_step(training: Training, planned: PlannedStep) -> Update:
     """One optimizer step, tried again at a lower loss scale where float16 gradients overflow.
 
-    Not again when the policy is to skip, when the scale cannot fall further, or when a loss of any rank is no
-    number: no scale heals that. The same on all ranks; float16 alone has them ask each other, after an
-    overflow.
+    Not again when the policy is to skip, when the scale cannot fall further, or when a loss of any rank is
+    NaN or infinite: no scale heals that. The same on all ranks; float16 alone has them ask each other,
+    after an overflow.
     """
     meter, ranks = training.meter, training.ranks
     for left in reversed(range(TRIES_AT_MOST)):

@@ -220,7 +220,7 @@ class FaultsSection(Section):
     """What becomes of a step that cannot be learned from, of a rank that is silent, of a full disk."""
 
     nonfinite: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is no number: stop and name its samples, or leave the update out."""
+    """A loss or gradient that is NaN or infinite: stop and name its samples, or leave the update out."""
     overflow: Literal["retry", "skip"] = "retry"
     """A float16 gradient beyond its loss scale: train the same samples again at a lower one, or leave them
     out and count them.

@@ -116,7 +116,7 @@ def needs_trained_embeddings(
     return Finding(
         "CF540",
         title=(
-            f"the tokenizer has {tokenizer_vocabulary:,} pieces, the model {model_vocab_rows:,} rows, "
+            f"the tokenizer has {tokenizer_vocabulary:,} tokens, the model {model_vocab_rows:,} rows, "
             f"and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not trained"
         ),
         notes=(

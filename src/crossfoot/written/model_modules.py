@@ -65,7 +65,7 @@ class ModuleNames:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The linear modules of the blocks: no table, of pieces or of positions."""
+        """The linear modules of the blocks: no table, of tokens or of positions."""
         return tuple(name for name in self.adaptable[1:-1] if name != "wpe")
 
 
