@@ -46,6 +46,7 @@ lint: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lies: .venv/.installed-test
 	@$(PYTEST) -q --lies-table docs/lies.md
@@ -79,5 +80,5 @@ real-data: .venv/.installed-real
 	@echo "$(CURDIR)" > $@
 
 clean:
-	rm -rf .venv runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
