@@ -6,7 +6,7 @@ import pytest
 
 from crossfoot.liveness.heartbeats import Heartbeat, Phase
 from crossfoot.liveness.judging import Judge, Kind, Verdict
-from crossfoot.liveness.processes import State
+from crossfoot.processes import State
 
 TIMEOUT, PERIOD = 100.0, 10.0
 NEVER = 10_000

@@ -17,14 +17,14 @@ from support.steering import Steering, wait_until_asked, wait_until_held
 RANK = """
 import sys
 from crossfoot.liveness.stopping import StopRequest
-from crossfoot.liveness.rank_monitor import Watchman
+from crossfoot.liveness.rank_monitor import RankMonitor
 
-with StopRequest() as stop, Watchman(sys.argv[1], 1, 0, 1) as rank monitor:
-    rank monitor.phase("loading")
+with StopRequest() as stop, RankMonitor(sys.argv[1], 1, 0, 1) as rank_monitor:
+    rank_monitor.phase("loading")
     stop.begin()
-    rank monitor.phase("training")
+    rank_monitor.phase("training")
     for step in range(6):
-        rank monitor.tick(step)
+        rank_monitor.tick(step)
         print(step, stop.reason.name, flush=True)
 """
 
