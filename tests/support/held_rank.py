@@ -104,7 +104,7 @@ def _rendezvous(module: ModuleType, here: _Rank) -> None:
 
 
 HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = {
-    "crossfoot.liveness.rank_monitor": (("Watchman.tick", "Watchman.phase"), _rank_monitor),
+    "crossfoot.liveness.rank_monitor": (("RankMonitor.tick", "RankMonitor.phase"), _rank_monitor),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
     "crossfoot.rendezvous.rendezvous": (("meet",), _rendezvous),
