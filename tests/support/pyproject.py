@@ -1,4 +1,4 @@
-"""pyproject.toml's [project], as it is written."""
+"""pyproject.toml as it is written: [project] and [tool]."""
 
 from __future__ import annotations
 
@@ -12,4 +12,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+_WHOLE: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = _WHOLE["project"]
+TOOL: dict[str, Any] = _WHOLE["tool"]
