@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +31,7 @@ from crossfoot.index.store import (
     open_index,
     segment_digests,
 )
+from crossfoot.index.verified import verified_index
 from crossfoot.written.run_file import RunFile
 from index_cases import GOOD, ROWS, alter_mask, alter_tokens, forge, held, jsonl, written_run
 
@@ -79,6 +82,39 @@ def test_an_index_of_an_older_program_is_built_anew_at_its_address(run: RunFile)
     older = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sha256", "checksums")}
     path.write_text(json.dumps({**older, "format_version": 1}))
     assert held(run).folder == index.folder and json.loads(path.read_text())["checksums"]
+
+
+def test_a_rank_that_comes_late_does_not_wait_for_a_builder_who_waits_for_it(run: RunFile) -> None:
+    """Two ranks in two threads; the second opens the damaged index when the first has already seen it."""
+    index = held(run)
+    path = Path(array_path(index.folder, "tokens"))
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    rounds = threading.Barrier(2, timeout=20)
+    looked = threading.Event()
+    words: list[str] = []
+
+    def first(look: Callable[[], str], _: float) -> str:
+        words.append(look())
+        looked.set()
+        rounds.wait()
+        rounds.wait()
+        return words[-1]
+
+    def second(_: Callable[[], str], __: float) -> str:
+        rounds.wait()
+        word = words[-1]
+        rounds.wait()
+        return word
+
+    def late() -> DataIndex:
+        assert looked.wait(20)
+        return verified_index(run, run.config.data.train, is_builder=False, says=second)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(late)
+        mine = verified_index(run, run.config.data.train, says=first)
+        assert np.array_equal(other.result(30).tokens, mine.tokens)
+    assert [bool(word) for word in words] == [True, True, False]
 
 
 def test_storage_that_loses_what_is_written_is_refused(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:

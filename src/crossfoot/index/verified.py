@@ -22,7 +22,7 @@ from crossfoot.index.store import DataIndex
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
 
-HELD, ANEW = "held", "anew"
+HELD, DAMAGED = "", "damaged: "
 SLOWEST_BYTES_PER_SECOND = 20e6
 """Of storage that an index is read from: how long others wait for the one that reads it."""
 
@@ -57,19 +57,19 @@ def verified_index(
         word = says(partial(_look, run, index, may_build, name), patience)
         if word == HELD:
             break
+        # Only now: whoever had not opened it yet would wait for a builder who waits for him.
+        says(partial(_put_aside, run, index, word), patience)
     return index
 
 
 def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
-    """HELD, or ANEW when the index was put out of the way. Raises Refused when that was done before."""
+    """HELD, or what is wrong with the index, if it may be built anew. Raises Refused when it may not."""
     damage = damage_of(index.folder, index.header, ReadingLine())
     if damage is not None:
         if not may_build:
             reason = f"{damage}, right after it was: the storage does not keep what is written to it"
             raise Refused(index_unwritable(Place(index.folder), reason))
-        _say(f"the index {index.folder} is damaged ({damage}): it is built anew")
-        _remove(index)
-        return ANEW
+        return DAMAGED + damage
     began = time.monotonic()
     path = tokenizer_path(run.config)
     folder = local_folder(path, run.index_dir, may_fetch=False) or path
@@ -78,8 +78,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
         first = comparison.differences[0]
         if not may_build:
             raise Refused(_refusal(index, comparison))
-        _say(f"{_what_changed(run, index)} ({_words(first)}): the index is built anew")
-        return ANEW
+        return _words(first)
     for note in comparison.notes:
         _say(f"{name}: {note}")
     if comparison.compared:
@@ -93,10 +92,14 @@ def _kind(index: DataIndex) -> str:
     return "records" if index.header.task == "sft" else "blocks"
 
 
-def _what_changed(run: RunFile, index: DataIndex) -> str:
-    """Find out whether a file is another one than its size and time said, or the index holds what its file
-    never said; then it is removed. In words.
+def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:
+    """Make way for an index that is built anew: a damaged one is removed, and so is one that holds what its
+    files never said; of files that are others than their size and time said the hashes are forgotten.
     """
+    if word.startswith(DAMAGED):
+        _say(f"the index {index.folder} is damaged ({word.removeprefix(DAMAGED)}): it is built anew")
+        _remove(index)
+        return word
     forget_hashes(index.files, run.index_dir)
     now = source_states(index.files, run.index_dir)
     changed = [
@@ -104,10 +107,13 @@ def _what_changed(run: RunFile, index: DataIndex) -> str:
         for state, source in zip(now, index.header.sources, strict=True)
         if state.sha256 != source.sha256
     ]
+    what = f"the index {index.folder} does not hold what its files say"
     if changed:
-        return f"{', '.join(changed)} has another content, and the size and time of before"
-    _remove(index)
-    return f"the index {index.folder} does not hold what its files say"
+        what = f"{', '.join(changed)} has another content, and the size and time of before"
+    else:
+        _remove(index)
+    _say(f"{what} ({word}): the index is built anew")
+    return word
 
 
 def _remove(index: DataIndex) -> None:
