@@ -82,7 +82,7 @@ def spoil(run: RunFile, step: int) -> None:
 
 
 def outcome(continued: Resumed) -> tuple[ResumePoint, list[str]]:
-    return continued.beginning, [finding.code for finding in continued.findings]
+    return continued.resume_point, [finding.code for finding in continued.findings]
 
 
 def test_the_newest_checkpoint_that_the_ledger_vouches_for(run: RunFile, job: Job) -> None:
@@ -161,7 +161,7 @@ def test_one_of_another_run_is_passed_over_and_said_once(run: RunFile, job: Job)
 def test_there_must_be_a_step_to_do(run: RunFile, job: Job) -> None:
     job.run(4)
     saved(job, 4)
-    assert taken_up(run, job, steps=5).beginning.first_step == 4
+    assert taken_up(run, job, steps=5).resume_point.first_step == 4
     for steps in (3, 4):
         with pytest.raises(Refused, match=f"4 steps are done, {steps} were asked for") as caught:
             taken_up(run, job, steps=steps)
@@ -199,7 +199,7 @@ def test_a_folder_that_never_started_holds_nothing_to_compare(run: RunFile, job:
     (job.folder / "attempt-001").mkdir(parents=True)
     continued = taken_up(run, job, reference=2e-3)
     assert outcome(continued) == (ResumePoint(2, 0, None), [])
-    assert continued.earlier == read_previous_attempts(run)
+    assert continued.previous_attempts == read_previous_attempts(run)
 
 
 @pytest.mark.parametrize(

@@ -420,10 +420,10 @@ def test_a_silent_rank_is_named(tmp_path: Path) -> None:
 
 def test_a_verdict_on_lost_ranks_is_shown(tmp_path: Path) -> None:
     job(tmp_path).run(3)
-    beat(tmp_path, 0)
+    beat(tmp_path, 0, beat_seconds=NOW)
     lost = LastSeen(1, "node1", 1, "training", 3, silent_seconds=61.0)
     write_verdict(tmp_path, Verdict(1, "silent", 0, (lost,), (), 60.0))
-    state = Watcher(str(tmp_path)).look()
+    state = watcher_at_rest(tmp_path).look()
     assert row(state, "attempts").endswith("a rank was lost")
     assert any("rank 1 on node1" in line for line in shown(state)[-3:-1])
     assert any(line.startswith("attempt 1 lost a rank: rank 1 on node1") for line in Teller().tell(state))
