@@ -51,11 +51,16 @@ class _Rank:
 
 
 def _rank_monitor(module: ModuleType, here: _Rank) -> None:
-    real_tick, real_phase = module.RankMonitor.tick, module.RankMonitor.phase
+    monitor = module.RankMonitor
+    real_enter, real_tick, real_phase = monitor.__enter__, monitor.tick, monitor.phase
+
+    @functools.wraps(real_enter)
+    def enter(self):
+        here.rank = self.rank
+        return real_enter(self)
 
     @functools.wraps(real_phase)
     def phase(self, name, step=None):
-        here.rank = self.rank
         real_phase(self, name, step)
         if name not in ("training", "ended"):
             here.visit(name, step or 0)
@@ -66,7 +71,7 @@ def _rank_monitor(module: ModuleType, here: _Rank) -> None:
             here.visit("step", step, lambda: real_tick(self))
         real_tick(self, step)
 
-    module.RankMonitor.tick, module.RankMonitor.phase = tick, phase
+    monitor.__enter__, monitor.tick, monitor.phase = enter, tick, phase
 
 
 def _stopping(module: ModuleType, here: _Rank) -> None:
@@ -104,7 +109,10 @@ def _rendezvous(module: ModuleType, here: _Rank) -> None:
 
 
 HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = {
-    "crossfoot.liveness.rank_monitor": (("RankMonitor.tick", "RankMonitor.phase"), _rank_monitor),
+    "crossfoot.liveness.rank_monitor": (
+        ("RankMonitor.__enter__", "RankMonitor.tick", "RankMonitor.phase"),
+        _rank_monitor,
+    ),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
     "crossfoot.rendezvous.rendezvous": (("meet",), _rendezvous),

@@ -27,7 +27,7 @@ from support.steering import Steering, until
 MARK = "CROSSFOOT_TEST_FAMILY"
 GONE_SECONDS = 240.0
 INSTANTS = {
-    "launching": ("launching", 4.0),
+    "launching": ("launching", 6.0),
     "loading": ("loading", 4.0),
     "step": ("step", 0.3),
     "saving": ("saving", 0.03),

@@ -8,10 +8,10 @@ The product knows nothing of it. A folder on PYTHONPATH, which every launcher ha
     validating N   before a validation after N steps
     saving N       before a checkpoint after N steps
     commit 0       rank 0 alone: all files of a checkpoint are written, and it has no name yet
-    loading 0      before torch is imported
+    loading 0      torch is imported, ranks have not met in it, no weight is loaded
     closing 0      after the last step, before the last checkpoint and the adapter
     meeting 0      before ranks look for each other
-    import.X 0     while the module X is imported
+    import.X 0     before the module X is imported, when the rank's heart beats
 
 A rank is held at the first place at or after the number. It is let go by the test, or by being asked to stop
 (a signal, a launcher that is gone): then only this rank goes on, so that a wish that does not reach all of
