@@ -79,7 +79,7 @@ def test_more_gpus_than_a_node_has(lab: Lab, config: Path) -> None:
 
 def test_slurm_that_does_not_answer(lab: Lab, config: Path, tmp_path: Path) -> None:
     conf = (lab.folder / "slurm" / "slurm.conf").read_text()
-    (tmp_path / "slurm.conf").write_text(conf.replace("10.77.0.254", "10.77.0.99"))
+    (tmp_path / "slurm.conf").write_text(conf.replace("10.77.0.254", "10.77.0.99") + "MessageTimeout=3\n")
     elsewhere = str(tmp_path / "slurm.conf")
     told = refused(lab, config, "--to", "slurm", SLURM_CONF=elsewhere)
     assert "error[CF493]: sbatch gets no answer from SLURM" in told

@@ -1,5 +1,6 @@
 """How tests are dealt out to the processes of `pytest -n`: a file whose tests share something goes whole to
-one of them, longest first; the tests of all other files go one by one, and fill what is left.
+one of them; the tests of all other files go one by one, and fill what is left. What takes minutes goes first,
+or one worker would be alone with it at the end.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ from pathlib import Path
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[2]
+MINUTES = ("tests/distributed/test_nothing_lost.py",)
 _SHARED = ('scope="module"', 'scope="session"')
 
 
 class ByWhatTheyShare(LoadScopeScheduling):
     """Scopes are files, or single tests. Those with the most tests go first, so the single ones go last."""
+
+    def schedule(self) -> None:
+        super().schedule()
+        for scope in [scope for scope in self.workqueue if scope.startswith(MINUTES)]:
+            self.workqueue.move_to_end(scope, last=False)
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
