@@ -336,10 +336,12 @@ def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> 
 
 def _receipt(arguments: argparse.Namespace) -> int:
     from crossfoot.receipts.index_check import held_against_index
-    from crossfoot.receipts.receipt import receipt_of
+    from crossfoot.receipts.receipt import receipt_of_run
     from crossfoot.receipts.receipt_page import render_receipt
+    from crossfoot.runs.reader import read_run
 
-    receipt = held_against_index(receipt_of(arguments.run_dir), arguments.run_dir)
+    run = read_run(arguments.run_dir)
+    receipt = held_against_index(receipt_of_run(run), run)
     print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
 

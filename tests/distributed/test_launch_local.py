@@ -15,6 +15,7 @@ import pytest
 
 from crossfoot.launch.ranks_here import rank_processes
 from crossfoot.runs.dry_run import compare_with_dry_run
+from crossfoot.runs.reader import read_run
 from support.launching import ROOT, environment, ledger, receipt, small_config, start
 from support.steering import Steering, until_gone, wait_until_held
 
@@ -74,10 +75,10 @@ def test_every_launcher_trains_what_the_dry_run_trained(folder: Path, way: str) 
 def test_the_run_is_held_against_its_dry_run(folder: Path) -> None:
     for way in ("local", "torchrun"):
         _trained(folder, way)
-    said = compare_with_dry_run(str(folder / "local"))
+    said = compare_with_dry_run(read_run(str(folder / "local")))
     assert isinstance(said, str)
     assert said.startswith(f"the first {STEPS} steps agree with the dry run ")
-    assert compare_with_dry_run(str(folder / "torchrun")) is None
+    assert compare_with_dry_run(read_run(str(folder / "torchrun"))) is None
 
 
 def test_a_used_folder_is_refused_at_once_and_a_new_one_is_not_made(folder: Path) -> None:

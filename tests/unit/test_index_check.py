@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from crossfoot.index.store import array_path, open_index
+from crossfoot.ledger.book import BookLines
 from crossfoot.planning.lock import lock_sha256, make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import plan_checked, read_and_check
 from crossfoot.receipts.index_check import held_against_index, index_faults
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.receipt_page import render_receipt
-from crossfoot.runs.attempts import LOCK_FILE
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.reader import RunRecord
 from index_cases import ROWS, alter_mask, alter_tokens, forge, held, jsonl, written_run
 
 GOOD_NOTE = "the index was held against its files: 12 of 12 records re-tokenised, none differs"
@@ -151,14 +152,13 @@ def test_the_receipt_does_not_foot(planned: tuple[RunPlan, dict[str, Any]]) -> N
     assert plan.index is not None
     nothing = {**lock, "expects": dict.fromkeys(lock["expects"], 0)}
     nothing["sha256"] = lock_sha256(nothing)
-    os.makedirs(plan.run.run_dir)
-    Path(plan.run.run_dir, LOCK_FILE).write_text(json.dumps(nothing))
-    receipt = make_receipt(nothing, [], Ending("finished", 0, 0, 0))
-    good = held_against_index(receipt, plan.run.run_dir)
+    run = RunRecord(plan.run.run_dir, nothing, (), BookLines(), Ending("finished", 0, 0, 0))
+    receipt = make_receipt(nothing, run.lines, run.ending)
+    good = held_against_index(receipt, run)
     assert receipt.foots and good.foots and good.notes == (GOOD_NOTE,)
     path = array_path(plan.index.folder, "lengths")
     (np.fromfile(path, dtype="<i4") + 1).tofile(path)
-    bad = held_against_index(receipt, plan.run.run_dir)
+    bad = held_against_index(receipt, run)
     assert (bad.foots, bad.foots_so_far, bad.cause_count, bad.exit_code) == (False, False, 1, 3)
     text = render_receipt(bad)
     assert "foots: no\n" in text

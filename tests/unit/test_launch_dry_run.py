@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from crossfoot.launch.resolving import run_dir_word
 from crossfoot.ledger.witness import StepWitness
 from crossfoot.runs.dry_run import MARK, compare_with_dry_run, dry_dir_of
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.reader import read_run
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job, sealed, six_samples
 from support.launching import small_config
@@ -53,7 +55,7 @@ class Runs:
         self.real.run(3, change=change, ending=Ending("finished", 3, 0, 3))
 
     def compared(self) -> str | Finding | None:
-        return compare_with_dry_run(str(self.real.folder))
+        return compare_with_dry_run(read_run(str(self.real.folder)))
 
 
 @pytest.fixture
@@ -124,11 +126,12 @@ def test_topology_and_folder_may_differ(runs: Runs) -> None:
 
 
 def test_other_batches_no_dry_run_and_a_damaged_one_say_nothing(runs: Runs) -> None:
-    assert runs.compared() is None
     runs.dry.lock_changes["plan"]["batches_sha256"] = "c" * 64
     runs.train({1: 1.5})
     assert runs.compared() is None
     (runs.dry.folder / "plan.lock.json").write_text("{")
+    assert runs.compared() is None
+    shutil.rmtree(runs.dry.folder)
     assert runs.compared() is None
 
 

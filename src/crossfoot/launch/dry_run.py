@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,10 @@ from crossfoot.findings.finding import Refused
 from crossfoot.launch import findings
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import counted as with_noun
-from crossfoot.receipts.receipt import receipt_of
-from crossfoot.runs.attempts import LOCK_FILE, attempt_numbers
-from crossfoot.runs.dry_run import MARK, counted_lines, dry_dir_of
-from crossfoot.runs.ending import read_lock
+from crossfoot.receipts.receipt import receipt_of_run
+from crossfoot.runs.attempts import attempt_numbers
+from crossfoot.runs.dry_run import MARK, dry_dir_of
+from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 
 
@@ -39,11 +38,9 @@ def make_room(run_dir: str, steps: int) -> str:
 
 def report(folder: str) -> str:
     """What a dry run has found out, as a page. Raises Refused when its files cannot be read."""
-    lock, entries, receipt = (
-        read_lock(os.path.join(folder, LOCK_FILE)),
-        counted_lines(folder),
-        receipt_of(folder),
-    )
+    run = read_run(folder)
+    lock, receipt = run.lock, receipt_of_run(run)
+    entries = run.by_step()
     plan: Mapping[str, Any] = lock["plan"]
     ranks, total = int(plan["dp_degree"]), int(plan["total_steps"])
     width = max(len("step"), len(f"{total}/{total}"))

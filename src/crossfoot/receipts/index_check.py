@@ -20,20 +20,16 @@ from crossfoot.ledger.entry import NO_STEP, Cause
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.receipts.verdict import Receipt
-from crossfoot.runs.attempts import LOCK_FILE, Attempt, read_attempts
-from crossfoot.runs.ending import read_lock
+from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.reader import RunRecord
 
 HASHED_BYTES = 4 << 30
 """Data files up to this size in all are hashed for every receipt; larger ones only when a record differs."""
 
 
-def held_against_index(receipt: Receipt, run_dir: str) -> Receipt:
-    """The receipt with what the run's index says: a fault of it is a cause, and what was compared a note.
-
-    Raises Refused when the lock cannot be read.
-    """
-    lock = read_lock(os.path.join(run_dir, LOCK_FILE))
-    causes, notes = index_faults(run_dir, lock, read_attempts(run_dir))
+def held_against_index(receipt: Receipt, run: RunRecord) -> Receipt:
+    """The run's receipt with what its index says: a fault of it is a cause, and what was compared a note."""
+    causes, notes = index_faults(run.run_dir, run.lock, run.started)
     return replace(
         receipt,
         foots=receipt.foots and not causes,

@@ -7,14 +7,11 @@ It is made from the lock, the ledger's lines as they stand on disk, and what the
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from crossfoot.findings.finding import Finding, Refused
-from crossfoot.ledger.book import read_book
+from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import policies_of
 from crossfoot.phrases import counted as with_noun
@@ -31,40 +28,12 @@ from crossfoot.receipts.columns import (
 from crossfoot.receipts.promise_audit import Held, hold
 from crossfoot.receipts.run_promise import RunPromise, promise_of_run
 from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
-from crossfoot.runs.attempts import (
-    ENDING_FILE,
-    LEDGER_FILE,
-    LOCK_FILE,
-    Attempt,
-    LiveLines,
-    attempt_numbers,
-    attempt_path,
-    read_attempts,
-)
-from crossfoot.runs.ending import (
-    CUT_SHORT,
-    Ending,
-    Expects,
-    expects_of,
-    read_ending,
-    read_lock,
-    write_document,
-)
+from crossfoot.runs.attempts import Attempt, LiveLines
+from crossfoot.runs.ending import CUT_SHORT, Ending, Expects, expects_of, write_document
+from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
-Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class AttemptRecord:
-    """What one attempt left: how it started, the lock of its plan, and how it ended (None: it was killed, or
-    runs).
-    """
-
-    attempt: Attempt
-    lock: Mapping[str, Any]
-    ending: Ending | None = None
 
 
 def make_receipt(
@@ -199,40 +168,20 @@ def _promised(
     return promised
 
 
-def receipt_of(run_dir: str, ending: Ending | None = None) -> Receipt:
-    """The receipt of a run folder: of a running run, a killed one, one continued many times.
+def receipt_of(run_dir: str) -> Receipt:
+    """The receipt of a run folder. Raises Refused when what is in it cannot be read."""
+    return receipt_of_run(read_run(run_dir))
 
-    Read are the lock, the ledger, and of every attempt how it started, its lock and its ending (which a
-    killed one does not have). ending: of the last attempt, for a run that is about to end and whose disk may
-    not have taken it. Raises Refused when one of them is missing or damaged; all that can be said
-    about them at once.
+
+def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
+    """The receipt of a run that was read: a running one, a killed one, one continued many times.
+
+    ending: of the last attempt, for a run that is about to end and whose disk may not have taken it. Raises
+    Refused when a lock's promise cannot be read.
     """
-    findings: list[Finding] = []
-
-    def tried(read: Callable[[str], Found], *path: str) -> Found | None:
-        try:
-            return read(os.path.join(run_dir, *path))
-        except Refused as refused:
-            findings.extend(refused.findings)
-            return None
-
-    lock = tried(read_lock, LOCK_FILE)
-    # While others write: an ending that is there now has all its lines in the ledger, and a line that is in
-    # the ledger then has its attempt. The other way round a running run would seem to have a fault.
-    endings = {n: tried(read_ending, attempt_path("", n, ENDING_FILE)) for n in attempt_numbers(run_dir)}
-    lines = tried(read_book, LEDGER_FILE)
-    attempts = tried(lambda path: read_attempts(path, {line.attempt for line in lines or ()}))
-    records = []
-    for attempt in attempts or ():
-        name = attempt_path("", attempt.attempt, LOCK_FILE)
-        is_own = attempt.attempt > 1 or os.path.exists(os.path.join(run_dir, name))
-        own = tried(read_lock, name) if is_own else lock
-        records.append(AttemptRecord(attempt, own or {}, endings.get(attempt.attempt)))
-    if findings or lock is None or lines is None:
-        raise Refused(findings)
-    ending = ending or (records[-1].ending if records else endings.get(1))
-    run_promise = promise_of_run(run_dir, lock, [(record.attempt, record.lock) for record in records])
-    return make_receipt(lock, lines, ending, lines.torn, records, run_promise)
+    return make_receipt(
+        run.lock, run.lines, ending or run.ending, run.lines.torn, run.attempts, promise_of_run(run)
+    )
 
 
 def write_receipt(path: str, receipt: Receipt) -> None:

@@ -21,6 +21,7 @@ from crossfoot.ledger.findings import lock_unreadable, promise_broken
 from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
+from crossfoot.runs.reader import RunRecord
 
 
 @dataclass(frozen=True)
@@ -32,33 +33,30 @@ class RunPromise:
     notes: tuple[str, ...]
 
 
-def promise_of_run(
-    run_dir: str, lock: Mapping[str, Any], attempts: Sequence[tuple[Attempt, Mapping[str, Any]]]
-) -> RunPromise:
-    """The promise of a run folder. lock: the run's own; attempts: those that started, each with its lock.
-
-    Raises Refused (CF706) for a lock from which no plan can be read.
-    """
-    index = find_index(run_dir, lock, [attempt for attempt, _ in attempts])
+def promise_of_run(run: RunRecord) -> RunPromise:
+    """The promise of a run folder. Raises Refused (CF706) for a lock from which no plan can be read."""
+    run_dir, lock = run.run_dir, run.lock
+    index = find_index(run_dir, lock, run.started)
     causes: list[Cause] = []
     terms: dict[int, Terms] = {}
     judged: set[str] = set()
-    locks = [(attempt.attempt, own, _is_folded(attempt)) for attempt, own in attempts]
+    locks = [(one.attempt.attempt, one.lock, _is_folded(one.attempt)) for one in run.attempts]
     for number, own, is_folded in locks or [(1, lock, False)]:
         try:
             planned = terms_of(own)
             if own["sha256"] not in judged:
                 causes += lock_faults(own, number, planned, index)
         except (ValueError, KeyError, TypeError) as error:
-            place = Place(attempt_path(run_dir, number, LOCK_FILE) if attempts else _path(run_dir))
+            path = attempt_path(run_dir, number, LOCK_FILE) if locks else os.path.join(run_dir, LOCK_FILE)
+            place = Place(path)
             raise Refused(lock_unreadable("the plan's lock cannot be read", place, (str(error),))) from error
         judged.add(own["sha256"])
         terms[number] = planned.folded() if is_folded else planned
-    if attempts and attempts[0][1]["sha256"] != lock["sha256"]:
-        values = (lock["sha256"][:16], attempts[0][1]["sha256"][:16])
+    if locks and (first := str(locks[0][1]["sha256"])) != lock["sha256"]:
+        values = (lock["sha256"][:16], first[:16])
         message = f"{LOCK_FILE} is not the lock of the first attempt"
         causes.append(Cause(0, None, None, "lock contradicts itself", message, None, None, *values))
-    causes += _checkpoint_faults(run_dir, attempts)
+    causes += _checkpoint_faults(run)
     notes = () if index is not None else (_no_index(lock),)
     return RunPromise(Promise(terms, index), tuple(causes), notes)
 
@@ -113,10 +111,6 @@ def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
     return list(dict.fromkeys([first, *noted]))
 
 
-def _path(run_dir: str) -> str:
-    return os.path.join(run_dir, LOCK_FILE)
-
-
 def _is_folded(attempt: Attempt) -> bool:
     """Whether one process stood in for all ranks of the plan."""
     return attempt.engine == "accelerate" and attempt.world_size == 1
@@ -130,19 +124,19 @@ def _no_index(lock: Mapping[str, Any]) -> str:
     )
 
 
-def _checkpoint_faults(run_dir: str, attempts: Sequence[tuple[Attempt, Mapping[str, Any]]]) -> list[Cause]:
+def _checkpoint_faults(run: RunRecord) -> list[Cause]:
     """Attempts that began from a checkpoint which no attempt of this run wrote: by what they noted when they
     began, and by the checkpoint itself where it is still there.
     """
-    locks = {attempt.attempt: str(lock["sha256"]) for attempt, lock in attempts}
+    locks = {record.attempt.attempt: str(record.lock["sha256"]) for record in run.attempts}
     causes = []
-    for attempt, _ in attempts:
+    for attempt in run.started:
         name = attempt.from_checkpoint
         if name is None:
             continue
         marks = {(attempt.checkpoint_attempt, attempt.checkpoint_plan)} - {(None, None)}
         try:
-            manifest = checkpoint_in(run_dir, name).manifest
+            manifest = checkpoint_in(run.run_dir, name).manifest
             marks.add((manifest.attempt, manifest.plan_sha256))
         except Damaged:
             pass  # pruned since

@@ -99,6 +99,12 @@ def attempt_path(run_dir: str, attempt: int, name: str = "") -> str:
     return os.path.join(run_dir, attempt_name(attempt), *([name] if name else []))
 
 
+def lock_path(run_dir: str, attempt: int) -> str:
+    """Where the lock of an attempt lies; of the first, where it has none of its own, the run's."""
+    path = attempt_path(run_dir, attempt, LOCK_FILE)
+    return os.path.join(run_dir, LOCK_FILE) if attempt == 1 and not os.path.exists(path) else path
+
+
 def write_attempt(run_dir: str, attempt: Attempt) -> None:
     """Write attempt.json atomically into the attempt's folder: from then on it has started, and lines beyond
     its first step are lost. Everything else that belongs to its start is written before. Raises Refused.

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.ledger.book import read_readable
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.runs import findings
-from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE, counted, read_attempts
 from crossfoot.runs.changing import changes
-from crossfoot.runs.ending import read_lock
+from crossfoot.runs.reader import RunRecord, read_run
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.shown import shown
 
@@ -36,17 +34,18 @@ def is_dry_run(run_dir: str) -> bool:
     return os.path.exists(os.path.join(run_dir, MARK))
 
 
-def compare_with_dry_run(run_dir: str) -> str | Finding | None:
+def compare_with_dry_run(run: RunRecord) -> str | Finding | None:
     """Hold the first steps of a run against its dry run: a line that says how well they agree, or a warning
     with both values (CF490). None when there is no dry run of these very batches, or nothing to compare yet.
 
     Only reads. A dry run of another plan (rates, model, precision) is named and not compared.
     """
-    folder = dry_dir_of(os.path.normpath(run_dir))
+    folder = dry_dir_of(os.path.normpath(run.run_dir))
     try:
         if not holds_run(folder) or not is_dry_run(folder):
             return None
-        lock, dry_lock = (read_lock(os.path.join(each, LOCK_FILE)) for each in (run_dir, folder))
+        dry_run = read_run(folder)
+        lock, dry_lock = run.lock, dry_run.lock
         batches = dry_lock["plan"]["batches_sha256"]
         if batches is None or batches != lock["plan"]["batches_sha256"]:
             return None
@@ -56,8 +55,8 @@ def compare_with_dry_run(run_dir: str) -> str | Finding | None:
             )
             return f"not held against the dry run: {told}"
         draws = _other_draws(lock, dry_lock)
-        here = {entry.step: entry for entry in counted_lines(run_dir)}
-        pairs = [(here[entry.step], entry) for entry in counted_lines(folder) if entry.step in here]
+        here = {entry.step: entry for entry in run.counted}
+        pairs = [(here[entry.step], entry) for entry in dry_run.by_step() if entry.step in here]
     except (Refused, KeyError, TypeError):
         return None  # files of a dry run that cannot be read say nothing against the run
     return _verdict(pairs, lock["config"]["model"]["dtype"], draws, folder) if pairs else None
@@ -100,10 +99,3 @@ def _difference(one: float, other: float) -> float:
     if not (math.isfinite(one) and math.isfinite(other)):
         return math.inf
     return abs(one - other) / max(abs(one), abs(other))
-
-
-def counted_lines(run_dir: str) -> list[StepEntry]:
-    """The lines that count, by step."""
-    lines = read_readable(os.path.join(run_dir, LEDGER_FILE))
-    attempts = read_attempts(run_dir, {line.attempt for line in lines})
-    return sorted(counted(lines, attempts)[0], key=lambda entry: entry.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
@@ -14,6 +15,7 @@ from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_goo
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import BookLines, read_readable
+from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
@@ -26,6 +28,7 @@ from crossfoot.runs.attempts import (
     attempt_path,
     continue_from,
     counted,
+    lock_path,
     next_attempt,
     read_attempts,
     write_attempt,
@@ -59,6 +62,11 @@ class PreviousAttempts:
     lines: BookLines
     attempt: int
     ending: Ending | None
+
+    @cached_property
+    def counted(self) -> list[StepEntry]:
+        """The lines that count, in file order."""
+        return counted(self.lines, self.attempts)[0]
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ def choose_checkpoint(
         if newest is None:
             if any(finding.code == "CF761" for finding in findings):
                 raise Refused([no_checkpoint(run.run_dir), *findings])
-            done = len(counted(previous_attempts.lines, previous_attempts.attempts)[0])
+            done = len(previous_attempts.counted)
             return None, [*findings, from_the_beginning(run.run_dir, done)] if done else findings
         good = [one for one in list_checkpoints(run.run_dir) if one.name not in known_bad]
         steps = [one.step for one in good if one.step <= newest.step]
@@ -205,12 +213,6 @@ def of_another_run(run_dir: str) -> dict[str, str]:
     return foreign
 
 
-def lock_path(run_dir: str, attempt: int) -> str:
-    """Where the lock of an attempt lies; of the first, where it has none of its own, the run's."""
-    path = attempt_path(run_dir, attempt, LOCK_FILE)
-    return os.path.join(run_dir, LOCK_FILE) if attempt == 1 and not os.path.exists(path) else path
-
-
 def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
     files).
@@ -246,7 +248,7 @@ def lock_in_force(
     if not previous_attempts.attempts and not previous_attempts.lines:
         return None
     number = previous_attempts.attempts[0].attempt if previous_attempts.attempts else 1
-    for line in counted(previous_attempts.lines, previous_attempts.attempts)[0]:
+    for line in previous_attempts.counted:
         if line.step == first_step - 1:
             number = line.attempt
     path = lock_path(run.run_dir, number)
@@ -288,7 +290,7 @@ def refuse_other_past(
     if schedule.total_steps < first_step:
         title = f"{change.key} makes a run of {schedule.total_steps:,} steps, and {done}"
         raise Refused(never_changes(run, change, attempt, "what is trained cannot be taken back", title))
-    for line in counted(previous_attempts.lines, previous_attempts.attempts)[0]:
+    for line in previous_attempts.counted:
         if line.step != first_step - 1:
             continue
         samples = schedule.samples(line.step)

@@ -22,11 +22,12 @@ from crossfoot.liveness.stopping import Stop
 from crossfoot.models.save import save_adapter
 from crossfoot.phrases import said_by
 from crossfoot.receipts.index_check import held_against_index
-from crossfoot.receipts.receipt import receipt_of, write_receipt
+from crossfoot.receipts.receipt import receipt_of_run, write_receipt
 from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending
+from crossfoot.runs.reader import read_run
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.build import Built
@@ -141,20 +142,21 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
     """
     run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
-    refused = []
+    run, refused = None, []
     with _collecting(refused):
         write_ending(attempt_path(run_dir, work.resume_point.attempt, ENDING_FILE), ending)
     with _collecting(refused):
-        receipt = receipt_of(run_dir, ending)
+        run = read_run(run_dir)
+        receipt = receipt_of_run(run, ending)
         if ending.reason not in _URGENT:
-            receipt = held_against_index(receipt, run_dir)
+            receipt = held_against_index(receipt, run)
         exit_code = exit_code or receipt.exit_code
         print(f"\n{render_receipt(receipt)}", flush=True)
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     findings = [*findings, *refused]
-    agreement = compare_with_dry_run(run_dir)
+    agreement = None if run is None else compare_with_dry_run(run)
     if isinstance(agreement, Finding):
         findings.append(agreement)
     elif agreement:

@@ -4,6 +4,10 @@ New lines are held against what the loop was told, as the receipt of a run of th
 that only their order is kept. When every line stands that trial and the lines that count are the steps 0, 1,
 2 and so on, what was trained is what was told. Whenever it is not as simple as that, the receipt itself is
 asked; and it alone, at the end, holds the lines against the lock.
+
+Why it is not the receipt at every look: over 100,000 steps of 8 ranks (148 MB) `read_run` takes 8 s of CPU
+and the receipt 2 s more, in 570 MiB. Adding the lines up here takes 8.6 s once, in 20 MiB, spread over many
+looks; a look then costs 1 ms, its new line included.
 """
 
 from __future__ import annotations

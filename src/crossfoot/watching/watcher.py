@@ -31,6 +31,7 @@ from crossfoot.runs.attempts import (
     attempt_name,
     attempt_numbers,
     attempt_path,
+    lock_path,
     read_attempts,
 )
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
@@ -118,8 +119,8 @@ class Watcher:
         if not _is_run(self.run_dir, numbers):
             raise Refused(no_run_here(self.run_dir))
         findings: list[Finding] = []
-        # Endings before lines before attempts, as a receipt reads them: what is written later is read first,
-        # so that no look finds an ending whose lines it has not seen, or a line without its attempt.
+        # Endings before lines before attempts, as in `runs.reader`: what is written later is read first, so
+        # that no look finds an ending whose lines it has not seen, or a line without its attempt.
         endings = self._endings(numbers, findings)
         tail = self._tail.look()
         news = self._whole.look(seconds)
@@ -167,13 +168,8 @@ class Watcher:
         """The lock of an attempt; it never changes. One that is not there yet is tried again."""
         if number in self._locks:
             return
-        own = attempt_path(self.run_dir, number, LOCK_FILE)
-        paths = [own] if number > 1 else [own, os.path.join(self.run_dir, LOCK_FILE)]
-        for path in paths:
-            if os.path.exists(path):
-                with suppress(Refused):
-                    self._locks[number] = read_lock(path)
-                    return
+        with suppress(Refused):
+            self._locks[number] = read_lock(lock_path(self.run_dir, number))
 
     def _book(self, tail: News, news: News) -> None:
         if tail.is_anew:
