@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from crossfoot.training.bookkeeper import Bookkeeper
+from crossfoot.training.meter import ClosedStep
+from crossfoot.training.stopping import Stop, StopRequest
 
 from crossfoot.arithmetic.schedule import Layout
 from crossfoot.index.build import ensure_index
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness, pack, unpack
-from crossfoot.training.bookkeeper import Bookkeeper
 from crossfoot.training.loop import run_step, slot_seed
-from crossfoot.training.meter import ClosedStep
-from crossfoot.training.stopping import Stop, StopRequest
 from index_cases import jsonl, written_run
 
 pytestmark = pytest.mark.xdist_group("loop")
