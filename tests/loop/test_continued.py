@@ -13,7 +13,7 @@ import torch
 from crossfoot.checkpoints.manifest import read_manifest
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import read_attempts
-from crossfoot.training import step_hooks as step_hooks
+from crossfoot.training import step_hooks
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Tensors

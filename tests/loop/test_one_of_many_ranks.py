@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crossfoot.training.bookkeeper import Bookkeeper
-from crossfoot.training.meter import ClosedStep
-from crossfoot.training.stopping import Stop, StopRequest
 
 from crossfoot.arithmetic.schedule import Layout
 from crossfoot.index.build import ensure_index
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness, pack, unpack
+from crossfoot.liveness.stopping import Stop, StopRequest
+from crossfoot.metering.meter import ClosedStep
 from crossfoot.training.loop import run_step, slot_seed
+from crossfoot.training.step_recorder import StepRecorder
 from index_cases import jsonl, written_run
 
 pytestmark = pytest.mark.xdist_group("loop")
@@ -115,13 +115,13 @@ def test_what_any_rank_wishes_is_every_rank_s_answer(mine: Stop, other: dict[str
     parts: Any = {"ranks": TwoRanks(**other), "meter": OneForward(), "book": None, "reconciler": None}
     stop = StopRequest()
     stop.ask(mine)
-    keeper = Bookkeeper(layout=Layout(2, 1, 1), stop=stop, policies=Policies(), **parts)
+    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=stop, policies=Policies(), **parts)
     planned = PlannedStep(step=0, epoch=0, lr=0.1, trained_tokens=1, slots=[[], []])
-    assert keeper.settle(ClosedStep(0.0, step=0), planned) is Stop.NO, "a step is booked with the next one"
-    assert keeper.settle(ClosedStep(0.0, step=1), planned) is answer
+    assert recorder.settle(ClosedStep(0.0, step=0), planned) is Stop.NO, "a step is booked with the next one"
+    assert recorder.settle(ClosedStep(0.0, step=1), planned) is answer
 
 
 def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
     parts: Any = {"ranks": TwoRanks(Stop.TERMINATED), "meter": OneForward(), "book": None, "reconciler": None}
-    keeper = Bookkeeper(layout=Layout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
-    assert keeper.drain() is Stop.TERMINATED
+    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
+    assert recorder.drain() is Stop.TERMINATED

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from crossfoot.finding import Refused
-from crossfoot.training.ranks import Ranks
 from torch import nn
 
 from crossfoot.checkpoints.manifest import Manifest, StoredTensor
 from crossfoot.checkpoints.store import Checkpoint
+from crossfoot.findings.finding import Refused
+from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.restoring import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("loop")
