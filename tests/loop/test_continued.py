@@ -13,7 +13,7 @@ import torch
 from crossfoot.checkpoints.manifest import read_manifest
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import read_attempts
-from crossfoot.training import step_hooks as step_hooks
+from crossfoot.training import step_hooks
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Tensors
@@ -112,6 +112,8 @@ def test_a_signal_ends_the_run_after_a_step_and_it_goes_on_from_there(
     assert (stopped.exit_code, ending["reason"], ending["step"]) == (75, "signal", 2)
     assert (len(stopped.after), len(stopped.ledger), kept(stopped.run_dir)) == (2, 2, ["step-000002"])
 
+    assert not (stopped.run_dir / "adapter").exists(), "who is about to be killed writes the checkpoint alone"
+
     checkpoints = stopped.run_dir / "checkpoints"
     (checkpoints / "step-000002").rename(checkpoints / "step-000001")
     with pytest.raises(Refused, match="CF760") as caught:
@@ -121,6 +123,7 @@ def test_a_signal_ends_the_run_after_a_step_and_it_goes_on_from_there(
 
     going = trains(values, continues=True)
     assert (going.exit_code, len(going.after)) == (0, 1)
+    assert (going.run_dir / "adapter").exists()
     equal([going.start], stopped.after[-1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from crossfoot.arithmetic.schedule import Layout
 from crossfoot.index.build import ensure_index
 from crossfoot.ledger.reconcile import PlannedStep
+from crossfoot.ledger.skipping import Policies
+from crossfoot.ledger.witness import StepWitness, pack, unpack
+from crossfoot.liveness.stopping import Stop, StopRequest
+from crossfoot.metering.meter import ClosedStep
 from crossfoot.training.loop import run_step, slot_seed
+from crossfoot.training.step_recorder import StepRecorder
 from index_cases import jsonl, written_run
 
 pytestmark = pytest.mark.xdist_group("loop")
@@ -71,3 +78,50 @@ def test_the_weight_and_the_draws_of_a_rank(tmp_path: Path, targets: int, weight
 def test_draws_differ_by_seed_step_and_slot() -> None:
     assert len({slot_seed(*three) for three in ((1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3))}) == 5
     assert slot_seed(7, 3, 2) == 8034915097316094625
+
+
+class TwoRanks:
+    """This rank's row and that of another, who says `other` of itself; wishes: what the other gathers."""
+
+    def __init__(self, wish: Stop = Stop.NO, **other: Any) -> None:
+        self._wish, self._other = wish, other
+
+    def gather_row(self, row: Any) -> list[Any]:
+        return [row, pack(replace(unpack(row), rank=1, **self._other), len(row))]
+
+    def gather(self, mine: int) -> list[int]:
+        return [mine, int(self._wish)]
+
+
+class OneForward:
+    """The meter of a rank that says of each step that all is well."""
+
+    def witness(self, closed: ClosedStep, stop: int) -> StepWitness:
+        return StepWitness(0, closed.step, (), 0.1, True, 1.0, 1.0, 0.5, False, stop)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "answer"),
+    [
+        (Stop.NO, {}, Stop.NO),
+        (Stop.NO, {"stop": int(Stop.SAVE)}, Stop.SAVE),
+        (Stop.SAVE, {"stop": int(Stop.TERMINATED)}, Stop.TERMINATED),
+        (Stop.INTERRUPTED, {"stop": int(Stop.TERMINATED)}, Stop.INTERRUPTED),
+        (Stop.NO, {"nonfinite": True, "applied": False}, Stop.NOT_FINITE),
+        (Stop.NO, {"overflow": True, "applied": False}, Stop.NOT_FINITE),
+    ],
+)
+def test_what_any_rank_wishes_is_every_rank_s_answer(mine: Stop, other: dict[str, Any], answer: Stop) -> None:
+    parts: Any = {"ranks": TwoRanks(**other), "meter": OneForward(), "book": None, "reconciler": None}
+    stop = StopRequest()
+    stop.ask(mine)
+    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=stop, policies=Policies(), **parts)
+    planned = PlannedStep(step=0, epoch=0, lr=0.1, trained_tokens=1, slots=[[], []])
+    assert recorder.settle(ClosedStep(0.0, step=0), planned) is Stop.NO, "a step is booked with the next one"
+    assert recorder.settle(ClosedStep(0.0, step=1), planned) is answer
+
+
+def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
+    parts: Any = {"ranks": TwoRanks(Stop.TERMINATED), "meter": OneForward(), "book": None, "reconciler": None}
+    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
+    assert recorder.drain() is Stop.TERMINATED

@@ -283,6 +283,9 @@ def test_gpus_that_are_shown_are_the_ones_that_are_used(
     text = _printed(capsys, "cluster.num_nodes=1", "--to", "local")
     assert "exec deepspeed --quiet --include localhost:4,5,6,7 --master_port 29500 \\" in text
     assert "--num_gpus" not in text
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,2,1,0")
+    text = _printed(capsys, "cluster.num_nodes=1", "--to", "local")
+    assert "--include localhost:7,5,3,2 --master_port" in text, "no more than the plan has"
     for wrong in ("4,5", "GPU-1,GPU-2,GPU-3,GPU-4"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wrong)
         assert main(["launch", "config.yaml", "cluster.num_nodes=1", "--to", "local", "--print"]) == 1

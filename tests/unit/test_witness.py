@@ -71,6 +71,15 @@ def test_what_finds_no_room_is_counted() -> None:
     assert unpack(pack(whole, 67)) == whole
 
 
+def test_a_row_has_room_for_two_forwards_and_eight_samples_more_than_planned() -> None:
+    whole, width = witness(forwards=4, segments=3), packed_width(2, 2)
+    assert unpack(pack(whole, width)) == whole  # 12 samples, where 4 are planned
+    more = ForwardWitness(4, 7, 0.0, ())
+    assert unpack(pack(replace(whole, forwards=(*whole.forwards, more)), width)).lost.forwards == 1
+    wide = witness(forwards=4, segments=13)  # a micro batch of 20 more than the 40 planned
+    assert not unpack(pack(wide, packed_width(2, 20))).lost
+
+
 def test_packing_what_was_cut_before_keeps_the_count() -> None:
     cut = unpack(pack(witness(3, 3), 40))
     assert cut.lost and unpack(pack(cut, 40)).lost == cut.lost
