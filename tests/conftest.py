@@ -1,25 +1,38 @@
 """`--lies-table FILE`: run only the fixtures of the table of lies; write it when every one of them passed.
 `--dist loadscope`: `support.dealing` says what goes together.
 
-No property fails for the time that an example takes: the machine may be busy.
+No property fails for the time that an example takes: the machine may be busy. Every finding that crossfoot
+makes in a test has a severity that the table of codes declares.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.severities import undeclared, watch_findings
+
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+watch_findings()
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
 FAILED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(autouse=True)
+def declared_severities() -> Iterator[None]:
+    undeclared.clear()
+    yield
+    assert undeclared == [], "say the severity in the decorator of the function that makes the finding"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -124,8 +124,8 @@ def _other_verbs(verbs: _Verbs) -> None:
     doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
     doctor.set_defaults(verb=_doctor)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
-    explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101")
-    explain.add_argument("--all", action="store_true", help="every page, as the reference in docs/")
+    explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101, or a name: train-batch-size")
+    explain.add_argument("--all", action="store_true", help="the table of codes and every page, as in docs/")
     explain.set_defaults(verb=_explain)
 
 

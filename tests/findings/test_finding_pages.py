@@ -8,8 +8,8 @@ import pytest
 
 from crossfoot.checks.reference import has_example
 from crossfoot.checks.registry import RULES
+from crossfoot.findings.codes import all_codes
 from crossfoot.findings.render import render
-from crossfoot.findings.rule_docs import known_codes
 from finding_cases import FindingCase, check_case, read_case, write_files
 
 PAGES = sorted(Path(__file__).parent.glob("CF*.md"))
@@ -37,6 +37,6 @@ def test_the_repaired_input_gives_nothing(
 
 def test_every_rule_and_every_config_mistake_has_a_page_here() -> None:
     documented = {page.stem for page in PAGES}
-    wanted = {code for code in known_codes() if has_example(code)}
+    wanted = {row.code for row in all_codes() if has_example(row.code)}
     assert len(RULES) >= 10 and len(wanted) >= 23
     assert wanted == documented

@@ -14,7 +14,7 @@ from functools import cache
 
 from crossfoot.checks.reference import has_example
 from crossfoot.checks.registry import import_rule_docs
-from crossfoot.findings.rule_docs import docs_text, known_codes
+from crossfoot.findings.codes import all_codes, find_code
 from support.launching import ROOT
 
 LIES = {
@@ -69,7 +69,8 @@ class Answer:
 
 def lies_of_page(code: str) -> list[str]:
     """The ids that a page of the manual names."""
-    found = _IDS.findall(" ".join((docs_text(code) or "").split()))
+    row = find_code(code)
+    found = _IDS.findall(" ".join(row.page.split())) if row is not None else []
     return [_row_of(word.strip()) for group in found for word in group.split(",")]
 
 
@@ -78,10 +79,10 @@ def answers() -> tuple[Answer, ...]:
     """Every answer there is, sorted. KeyError for an id that does not exist."""
     import_rule_docs()
     found = [
-        Answer(lie, "check", code, f"tests/findings/{code}.md")
-        for code in known_codes()
-        if has_example(code)
-        for lie in lies_of_page(code)
+        Answer(lie, "check", row.code, f"tests/findings/{row.code}.md")
+        for row in all_codes()
+        if has_example(row.code)
+        for lie in lies_of_page(row.code)
     ]
     found += list(_marked())
     for answer in found:

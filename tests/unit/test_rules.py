@@ -13,8 +13,8 @@ from crossfoot.arithmetic.rate import RateImpossible, plan_rate
 from crossfoot.checks import registry
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.registry import RULES, Facts, explain
+from crossfoot.findings.codes import all_codes
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.rule_docs import docs_function, known_codes, rule_docs, table_docs
 from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_and_check
@@ -205,39 +205,15 @@ def test_the_rate_s_refusal_points_at_what_was_written(found) -> None:
 def test_every_page_makes_findings_of_its_own_code() -> None:
     explain("CF101")
     causes = {code for code, _ in CAUSE_KINDS.values()}  # their pages are of that table
-    assert causes < set(known_codes())
-    for code in set(known_codes()) - causes:
-        function = docs_function(code)
+    assert causes < {row.code for row in all_codes()}
+    for row in all_codes():
+        if row.code in causes:
+            continue
+        code, function = row.code, row.constructor
         text = inspect.getsource(function)
         assert f'"{code}"' in text.split("def ", 1)[1] or code in RULES, function
         assert (function.__doc__ or "").startswith(f"{code}: "), function
         assert len((function.__doc__ or "").splitlines()) > 2, f"{code} has no page, only a title"
-
-
-def test_explain() -> None:
-    assert explain("cf101").startswith("CF101: `train_batch_size`")
-    with pytest.raises(Refused) as caught:
-        explain("CF109")
-    assert caught.value.exit_code == 2
-
-
-def test_one_code_has_one_function() -> None:
-    with pytest.raises(RuntimeError, match="two manual pages"):
-
-        @rule_docs("CF101")
-        def other() -> None:
-            """CF101: another."""
-
-
-def test_a_code_of_a_table_has_no_function() -> None:
-    explain("CF710")
-    with pytest.raises(RuntimeError, match="two manual pages"):
-        table_docs("CF101", "CF101: another.")
-    with pytest.raises(RuntimeError, match="two manual pages"):
-
-        @rule_docs("CF710")
-        def other() -> None:
-            """CF710: another."""
 
 
 def test_a_rule_that_speaks_for_another_is_broken(monkeypatch: pytest.MonkeyPatch, found) -> None:

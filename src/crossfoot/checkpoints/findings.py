@@ -28,7 +28,7 @@ def no_checkpoint(run_dir: str) -> Finding:
     )
 
 
-@rule_docs("CF761")
+@rule_docs("CF761", "warning", name="checkpoint-damaged")
 def damaged(folder: str, problem: str, used: str | None) -> Finding:
     """CF761: a checkpoint is not what was written, and the one before it is used.
 
@@ -46,7 +46,7 @@ def damaged(folder: str, problem: str, used: str | None) -> Finding:
     )
 
 
-@rule_docs("CF762")
+@rule_docs("CF762", "warning", name="checkpoint-unfinished")
 def unfinished(folder: str, used: str | None) -> Finding:
     """CF762: a checkpoint was being written when the run was killed.
 
@@ -63,7 +63,7 @@ def unfinished(folder: str, used: str | None) -> Finding:
     )
 
 
-@rule_docs("CF763")
+@rule_docs("CF763", "error", "warning", name="checkpoint-not-written")
 def not_written(step: int, who: str, reason: str, folder: str, kept: str | None) -> Finding:
     """CF763: a checkpoint could not be written; what is on the disk is named.
 
@@ -83,7 +83,7 @@ def not_written(step: int, who: str, reason: str, folder: str, kept: str | None)
     )
 
 
-@rule_docs("CF764")
+@rule_docs("CF764", name="checkpoint-of-other-tensors")
 def other_tensors(where: str, names: Sequence[str]) -> Finding:
     """CF764: the checkpoint holds other tensors than this run trains.
 
@@ -99,7 +99,7 @@ def other_tensors(where: str, names: Sequence[str]) -> Finding:
     )
 
 
-@rule_docs("CF765")
+@rule_docs("CF765", name="checkpoint-of-other-shapes")
 def other_shapes(
     checkpoint: str, differing: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]
 ) -> Finding:
@@ -117,7 +117,7 @@ def other_shapes(
     )
 
 
-@rule_docs("CF766")
+@rule_docs("CF766", name="checkpoint-of-other-optimizer")
 def other_optimizer(checkpoint: str, saved: str, trained: str) -> Finding:
     """CF766: the checkpoint was written under another optimizer.
 
@@ -130,7 +130,7 @@ def other_optimizer(checkpoint: str, saved: str, trained: str) -> Finding:
     )
 
 
-@rule_docs("CF767")
+@rule_docs("CF767", name="checkpoint-not-readable")
 def not_readable(what: str, who: str, reason: str) -> Finding:
     """CF767: a checkpoint could not be read while it was chosen or loaded.
 
@@ -146,7 +146,7 @@ def not_readable(what: str, who: str, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF768")
+@rule_docs("CF768", "warning", name="begins-again")
 def from_the_beginning(run_dir: str, steps: int) -> Finding:
     """CF768: a run is continued that was killed before its first checkpoint, so it begins at its first step.
 
@@ -164,7 +164,7 @@ def from_the_beginning(run_dir: str, steps: int) -> Finding:
     )
 
 
-@rule_docs("CF771")
+@rule_docs("CF771", "warning", name="no-time-for-checkpoint")
 def no_time(step: int, takes_seconds: float, left_seconds: float, kept: str | None) -> Finding:
     """CF771: a signal asked the run to stop, and a checkpoint would not have been finished before the kill.
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.rule_docs import docs_text, known_codes, rule_docs
+from crossfoot.findings.codes import FIRST_VERSION, all_codes, find_code
+from crossfoot.findings.finding import Finding, Refused, Severity
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.config import Unsure
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.rendezvous.findings",
     "crossfoot.written.model_facts",
 )
-"""Modules whose import brings every page of the manual."""
+"""Modules whose import fills the table of codes, with every page of the manual."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,15 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(code: str) -> Callable[[Check], Check]:
-    """Decorator: registers a check under `code`, with its docstring as the manual page."""
+def rule(
+    code: str, *severities: Severity, name: str = "", since: str = FIRST_VERSION
+) -> Callable[[Check], Check]:
+    """Decorator: registers a check under `code`, with its docstring as the manual page; the rest as in
+    `rule_docs`.
+    """
 
     def register(check: Check) -> Check:
-        rule_docs(code)(check)
+        rule_docs(code, *severities, name=name, since=since)(check)
         RULES[code] = Rule(code, check)
         return check
 
@@ -117,29 +122,30 @@ def import_rule_docs() -> None:
         importlib.import_module(name)
 
 
-def explain(code: str) -> str:
-    """The manual page of a finding code. An unknown code is Refused with the nearest one."""
+def explain(word: str) -> str:
+    """The manual page of a finding's code or name. An unknown one is Refused with the nearest ones."""
     import_rule_docs()
-    wanted = code.strip().upper()
-    text = docs_text(wanted)
-    if text is None:
-        raise Refused(unknown_code(code))
-    return text
+    row = find_code(word)
+    if row is None:
+        raise Refused(unknown_code(word))
+    return row.page
 
 
 @rule_docs("CF020")
-def unknown_code(code: str) -> Finding:
-    """CF020: `crossfoot explain` was asked for a code that no finding has.
+def unknown_code(word: str) -> Finding:
+    """CF020: `crossfoot explain` was asked for a code or a name that no finding has.
 
     Codes are CF and three digits: CF0 config, CF1 batch, CF2 rate and schedule, CF3 DeepSpeed file, CF4
-    launch and cluster, CF5 data, CF6 memory, CF7 run time.
+    launch and cluster, CF5 data, CF6 memory, CF7 run time. `crossfoot explain --all` begins with the names.
     """
-    near = difflib.get_close_matches(code.strip().upper(), known_codes(), n=3)
+    word = word.strip()
+    near = difflib.get_close_matches(word.upper(), [row.code for row in all_codes()], n=3)
+    near += difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
     return Finding(
         "CF020",
-        f"no finding has the code {code}",
+        f"no finding has the code or name {word}",
         helps=(f"near it are {', '.join(near)}",)
         if near
-        else ("codes are CF and three digits, such as CF101",),
+        else ("codes are CF and three digits, such as CF101; crossfoot explain --all has all names",),
         unreadable=True,
     )

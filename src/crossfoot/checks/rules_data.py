@@ -21,7 +21,7 @@ TINY_STEP = 32
 LARGE_TAIL = 0.1
 
 
-@rule("CF514")
+@rule("CF514", "warning", name="samples-truncated")
 def truncated(facts: Facts) -> Iterator[Finding]:
     """CF514: a considerable part of the trained tokens is cut off at `data.max_seq_len`.
 
@@ -62,7 +62,7 @@ def truncated(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF515")
+@rule("CF515", "warning", name="repeated-records")
 def repeated(facts: Facts) -> Iterator[Finding]:
     """CF515: records of the training data repeat earlier ones, word for word.
 
@@ -85,7 +85,7 @@ def repeated(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF516")
+@rule("CF516", "warning")
 def same_file_twice(facts: Facts) -> Iterator[Finding]:
     """CF516: one list of data files names the same file twice.
 
@@ -105,7 +105,7 @@ def same_file_twice(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF517")
+@rule("CF517", "warning", name="leaked-validation")
 def leaked(facts: Facts) -> Iterator[Finding]:
     """CF517: validation data is training data too.
 
@@ -141,7 +141,7 @@ def leaked(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF518")
+@rule("CF518", "warning")
 def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
     """CF518: the data has fewer samples than one step is planned to have.
 
@@ -164,7 +164,7 @@ def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF519")
+@rule("CF519", "warning")
 def many_epochs(facts: Facts) -> Iterator[Finding]:
     """CF519: `train.max_steps` passes over the data more than a hundred times.
 
@@ -190,7 +190,7 @@ def many_epochs(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF522")
+@rule("CF522", "warning", name="records-left-out")
 def left_out(facts: Facts) -> Iterator[Finding]:
     """CF522: `data.bad_samples: skip` leaves out a considerable part of the records.
 
@@ -211,7 +211,7 @@ def left_out(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF523")
+@rule("CF523", "note")
 def tiny_last_step(facts: Facts) -> Iterator[Finding]:
     """CF523: the last step of every epoch has only a few samples.
 
@@ -240,7 +240,7 @@ def tiny_last_step(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF524")
+@rule("CF524", "warning")
 def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
     """CF524: `data.last_step: drop` leaves more than a tenth of the samples out of every epoch.
 
@@ -265,7 +265,7 @@ def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF525")
+@rule("CF525", "warning")
 def prompts_about_too_long(facts: Facts) -> Iterator[Finding]:
     """CF525: prompts fill the window, by an estimate from the size of their texts.
 

@@ -69,7 +69,7 @@ def _unscaled_weights(config: Config) -> tuple[str, ...]:
     )
 
 
-@rule("CF533")
+@rule("CF533", "error", "warning")
 def beyond_positions(facts: Facts) -> Iterator[Finding]:
     """CF533: `data.max_seq_len` is more than the positions that the model was made for.
 
@@ -106,7 +106,7 @@ def beyond_positions(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF534")
+@rule("CF534", "note")
 def one_name_of_two(facts: Facts) -> Iterator[Finding]:
     """CF534: `lora.modules_to_save` names one of two tables that are one tensor.
 
@@ -238,7 +238,7 @@ def trained_two_ways(facts: Facts) -> Iterator[Finding]:
         yield replace(finding, place=facts.run.place("lora.modules_to_save"))
 
 
-@rule("CF549")
+@rule("CF549", name="embeddings-untied")
 def untied(facts: Facts) -> Iterator[Finding]:
     """CF549: what is asked would untie embed_tokens and lm_head of a model that ties them.
 

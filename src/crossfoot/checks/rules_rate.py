@@ -62,7 +62,7 @@ def _also(facts: Facts, key: str, label: str) -> tuple[tuple[Place, str], ...]:
     return ((facts.run.place(key), label),) if facts.run.is_written(key) else ()
 
 
-@rule("CF204")
+@rule("CF204", "warning")
 def unscaled_rate(facts: Facts) -> Iterator[Finding]:
     """CF204: the batch is not the one that lr.reference was right for, and no rule scales the rate.
 
@@ -97,7 +97,7 @@ def unscaled_rate(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF205")
+@rule("CF205", "warning")
 def rule_of_another_optimizer(facts: Facts) -> Iterator[Finding]:
     """CF205: the scaling rule belongs to the other kind of optimizer.
 
@@ -126,7 +126,7 @@ def rule_of_another_optimizer(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF206")
+@rule("CF206", "warning")
 def scaled_too_far(facts: Facts) -> Iterator[Finding]:
     """CF206: a rule takes the rate farther than it was shown to hold.
 
@@ -156,7 +156,7 @@ def scaled_too_far(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF207")
+@rule("CF207", "warning")
 def long_warmup(facts: Facts) -> Iterator[Finding]:
     """CF207: the warm-up takes more than half of the run.
 
@@ -198,7 +198,7 @@ def long_warmup(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF208")
+@rule("CF208", "warning")
 def rate_in_two_files(facts: Facts) -> Iterator[Finding]:
     """CF208: a launch script overrides the learning rate that the run config has.
 
@@ -224,7 +224,7 @@ def rate_in_two_files(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF209")
+@rule("CF209", "warning")
 def scaled_twice(facts: Facts) -> Iterator[Finding]:
     """CF209: the rate is scaled to the batch twice, by hand and by the rule.
 
@@ -271,7 +271,7 @@ def _factor_by_hand(scaling: _Scaling, before: float | None) -> float | None:
     return None
 
 
-@rule("CF210")
+@rule("CF210", "warning")
 def rate_too_high_for_adam(facts: Facts) -> Iterator[Finding]:
     """CF210: the peak rate is above 0.01 with adamw.
 

@@ -70,7 +70,7 @@ def file_ending(place: Place, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF503")
+@rule_docs("CF503", name="broken-json-record")
 def broken_json(place: Place, reason: str) -> Finding:
     """CF503: a data file is not JSON at this line, so what it was meant to hold cannot be known.
 
@@ -120,7 +120,7 @@ def no_samples(place: Place, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF506")
+@rule_docs("CF506", name="record-not-an-object")
 def not_an_object(place: Place, reason: str) -> Finding:
     """CF506: a record is a list, a number or a text; a record is an object with named fields.
 
@@ -331,7 +331,7 @@ def data_changed(place: Place, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF535")
+@rule_docs("CF535", name="index-not-what-files-say")
 def index_differs(place: Place, reason: str) -> Finding:
     """CF535: the data index does not hold what its files say, and does not either after it was built anew.
 

@@ -39,7 +39,7 @@ def node_silent(where: str, why: str) -> Finding:
     return Finding("CF400", f"{where} cannot be looked at: {why}", helps=helps)
 
 
-@rule_docs("CF401")
+@rule_docs("CF401", "error", "warning")
 def library_unusable(
     name: str, where: str, why: str, helps: Sequence[str] = (_INSTALL,), severity: Severity = "error"
 ) -> Finding:
@@ -53,7 +53,7 @@ def library_unusable(
     return Finding("CF401", f"{name} {why} on {where}", severity=severity, helps=tuple(helps))
 
 
-@rule_docs("CF402")
+@rule_docs("CF402", "error", "warning")
 def nodes_differ(what: str, notes: Sequence[str], severity: Severity, help_: str = "") -> Finding:
     """CF402: the nodes are not alike.
 
@@ -68,7 +68,7 @@ def nodes_differ(what: str, notes: Sequence[str], severity: Severity, help_: str
     )
 
 
-@rule_docs("CF403")
+@rule_docs("CF403", "error", "warning")
 def gpus_short(
     where: str,
     asked: int,
@@ -115,7 +115,7 @@ def gpus_unusable(where: str, there: str, why: str, helps: Sequence[str]) -> Fin
     return Finding("CF404", f"torch cannot use {there} on {where}: {why}", helps=tuple(helps))
 
 
-@rule_docs("CF405")
+@rule_docs("CF405", "error", "warning")
 def own_name_wrong(where: str, meaning: str, severity: Severity) -> Finding:
     """CF405: a machine's own name means its loopback address, or nothing.
 
@@ -136,7 +136,7 @@ def own_name_wrong(where: str, meaning: str, severity: Severity) -> Finding:
     )
 
 
-@rule_docs("CF406")
+@rule_docs("CF406", "error", "warning")
 def network_trap(
     title: str, helps: Sequence[str], notes: Sequence[str] = (), severity: Severity = "error"
 ) -> Finding:
@@ -151,7 +151,7 @@ def network_trap(
     return Finding("CF406", title, severity=severity, notes=tuple(notes), helps=tuple(helps))
 
 
-@rule_docs("CF407")
+@rule_docs("CF407", "error", "warning")
 def starter_unusable(title: str, helps: Sequence[str], severity: Severity = "error") -> Finding:
     """CF407: a program that starts runs is missing here, or does not work.
 
@@ -161,7 +161,7 @@ def starter_unusable(title: str, helps: Sequence[str], severity: Severity = "err
     return Finding("CF407", title, severity=severity, helps=tuple(helps))
 
 
-@rule_docs("CF408")
+@rule_docs("CF408", "error", "warning")
 def path_unusable(
     title: str, where: str, place: Place | None, helps: Sequence[str], severity: Severity = "error"
 ) -> Finding:
@@ -175,7 +175,7 @@ def path_unusable(
     return Finding("CF408", f"{title} on {where}", severity=severity, place=place, helps=tuple(helps))
 
 
-@rule_docs("CF409")
+@rule_docs("CF409", "warning")
 def limit_low(title: str, where: str, helps: Sequence[str]) -> Finding:
     """CF409: a limit of the system is so low that a run may fail on it.
 

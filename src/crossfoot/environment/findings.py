@@ -129,7 +129,7 @@ def machine_unknown(rank: int, world_size: int, missing: Sequence[str]) -> Findi
     )
 
 
-@rule_docs("CF417")
+@rule_docs("CF417", name="no-master-address")
 def no_meeting_point(missing: Sequence[str], why: str) -> Finding:
     """CF417: the ranks do not know where to meet.
 

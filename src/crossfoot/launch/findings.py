@@ -113,7 +113,7 @@ def one_machine_only(run: RunFile, num_nodes: int) -> Finding:
     )
 
 
-@rule_docs("CF485")
+@rule_docs("CF485", name="master-address-unknown")
 def meeting_point_unknown(target: str, num_nodes: int) -> Finding:
     """CF485: launchers on several machines are to be started, and nothing says where they meet.
 
@@ -185,7 +185,7 @@ def job_still_queued(job_id: str, state: str, run_dir: str) -> Finding:
     )
 
 
-@rule_docs("CF489")
+@rule_docs("CF489", name="run-ended-unsaid")
 def ended_unsaid(how: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
     """CF489: the run ended, and no rank has written how.
 
@@ -265,7 +265,7 @@ def dry_run_failed(folder: str, exit_code: int) -> Finding:
     )
 
 
-@rule_docs("CF495")
+@rule_docs("CF495", name="visible-devices-here")
 def visible_devices(why: str) -> Finding:
     """CF495: CUDA_VISIBLE_DEVICES does not fit what is to be started here.
 
@@ -283,7 +283,7 @@ def visible_devices(why: str) -> Finding:
     )
 
 
-@rule_docs("CF496")
+@rule_docs("CF496", name="launcher-needs-nodes-alike")
 def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> Finding:
     """CF496: this way of starting makes the same number of ranks on every node, and the plan has nodes that
     are not alike.
@@ -305,7 +305,7 @@ def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> F
     )
 
 
-@rule_docs("CF497")
+@rule_docs("CF497", name="job-warned-at-once")
 def warned_at_once(time: str, signal_seconds: int) -> Finding:
     """CF497: SLURM would warn the job before it has begun.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crossfoot.findings.rule_docs import table_docs
-from crossfoot.ledger.entry import CAUSE_KINDS
+from crossfoot.ledger.entry import CAUSE_KINDS, Cause
 
 _WHERE = """\
 The line of the step in ledger.jsonl, and receipt.json, say the step, the rank, the forward and, where one
@@ -197,4 +197,4 @@ it, with the record and the tokenizer.""",
 
 for _kind, (_code, _meaning) in CAUSE_KINDS.items():
     _where = _WHERE_OF_DATA if _kind.startswith("index") else _WHERE
-    table_docs(_code, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_where}")
+    table_docs(_code, _kind, f"{_code}: {_meaning}.\n\n{_ADVICE[_kind]}\n\n{_where}", Cause)

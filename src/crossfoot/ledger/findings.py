@@ -71,7 +71,7 @@ def line_damaged(path: str, number: int, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF705")
+@rule_docs("CF705", "note")
 def last_line_torn(path: str, number: int, size_bytes: int) -> Finding:
     """CF705: the run was cut off while it wrote the ledger's last line; that line is left out.
 
@@ -147,7 +147,7 @@ def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Find
     return Finding("CF742", title, place=place, notes=notes, unreadable=True)
 
 
-@rule_docs("CF746")
+@rule_docs("CF746", "warning")
 def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Finding:
     """CF746: there is a checkpoint after steps that the ledger has no line for, so an older one is continued.
 
@@ -167,7 +167,7 @@ def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Fin
     )
 
 
-@rule_docs("CF749")
+@rule_docs("CF749", "note")
 def ledger_cut(path: str, number: int, size_bytes: int, lines: int, kept: str | None) -> Finding:
     """CF749: the ledger was cut back to its last whole line, because the run is continued.
 

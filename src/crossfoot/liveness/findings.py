@@ -116,7 +116,7 @@ def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
     )
 
 
-@rule_docs("CF776")
+@rule_docs("CF776", "error", "warning")
 def nobody_waits(who: str, why: str) -> Finding:
     """CF776: a rank lives that nobody waits for any more.
 

@@ -6,7 +6,7 @@ from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 
 
-@rule_docs("CF750")
+@rule_docs("CF750", name="gradient-not-proven")
 def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
     """CF750: the gradient that the engine applied is not the gradient of the batch.
 
@@ -29,7 +29,7 @@ def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
     return Finding("CF750", what, notes=notes)
 
 
-@rule_docs("CF751")
+@rule_docs("CF751", name="model-not-shrinkable")
 def not_shrinkable(path: str, why: str, place: Place) -> Finding:
     """CF751: no small model could be made from the model's config.json.
 

@@ -101,7 +101,7 @@ def models_differ(where: str, notes: Sequence[str]) -> Finding:
     )
 
 
-@rule_docs("CF445")
+@rule_docs("CF445", "warning", name="minor-libraries-differ")
 def others_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF445: python, or a library that decides nothing between ranks, has another version on a node.
 
@@ -140,7 +140,7 @@ def ranks_missing(
     )
 
 
-@rule_docs("CF448")
+@rule_docs("CF448", name="first-rank-unreachable")
 def first_unreachable(
     who: str, point: str, world_size: int, why: str, seconds: float, notes: Sequence[str]
 ) -> Finding:
@@ -161,7 +161,7 @@ def first_unreachable(
     )
 
 
-@rule_docs("CF449")
+@rule_docs("CF449", name="first-rank-left")
 def first_left(who: str, point: str, said: str) -> Finding:
     """CF449: the place where the ranks meet was closed while a rank was still waiting there.
 
@@ -175,7 +175,7 @@ def first_left(who: str, point: str, said: str) -> Finding:
     )
 
 
-@rule_docs("CF446")
+@rule_docs("CF446", name="rank-claimed-twice")
 def rank_twice(ranks: Sequence[int], notes: Sequence[str]) -> Finding:
     """CF446: two processes claim to be the same rank.
 

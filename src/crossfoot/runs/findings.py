@@ -6,7 +6,7 @@ from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 
 
-@rule_docs("CF490")
+@rule_docs("CF490", "warning")
 def differs_from_dry_run(
     step: int, here: float, there: float, difference: float, tolerance: float, dry_dir: str
 ) -> Finding:

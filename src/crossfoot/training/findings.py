@@ -62,7 +62,7 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
     )
 
 
-@rule_docs("CF740")
+@rule_docs("CF740", name="weights-not-saved")
 def not_saved(what: str, folder: str, reason: str) -> Finding:
     """CF740: the trained weights could not be written at the end of the run.
 
@@ -76,7 +76,7 @@ def not_saved(what: str, folder: str, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF741")
+@rule_docs("CF741", name="stopped-not-finite")
 def not_finite(entry: StepEntry) -> Finding:
     """CF741: a loss or the gradient norm became NaN or infinite, and the run was stopped.
 

@@ -73,7 +73,7 @@ def unreadable_deepspeed_file(error: UnreadableText, named_at: Place | None) -> 
     return Finding("CF301", error.title, place=error.place, others=others, helps=error.helps, unreadable=True)
 
 
-@rule_docs("CF302")
+@rule_docs("CF302", name="broken-deepspeed-file")
 def broken_json(error: BrokenJson) -> Finding:
     """CF302: the DeepSpeed file is not JSON.
 
@@ -86,7 +86,7 @@ def broken_json(error: BrokenJson) -> Finding:
     )
 
 
-@rule_docs("CF310")
+@rule_docs("CF310", name="deepspeed-file-not-an-object")
 def not_an_object(path: str, place: Place) -> Finding:
     """CF310: the DeepSpeed file is JSON, but not an object of settings.
 

@@ -221,7 +221,7 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     )
 
 
-@rule_docs("CF106")
+@rule_docs("CF106", name="node-counts-differ")
 def nodes_differ(listed_at: Place, nodes_listed: int, num_nodes_at: Place, num_nodes: int) -> Finding:
     """CF106: `cluster.gpus_per_node` lists another number of nodes than `cluster.num_nodes` says.
 

@@ -23,7 +23,7 @@ _DTYPE_WORDS = {
 }
 
 
-@rule("CF320")
+@rule("CF320", "error", "warning")
 def gradients_are_summed(facts: Facts) -> Iterator[Finding]:
     """CF320: `gradient_allreduce_op` is "sum", and the loss is written for "mean".
 
@@ -51,7 +51,7 @@ def gradients_are_summed(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF321")
+@rule("CF321", "error", "warning")
 def gradients_are_prescaled(facts: Facts) -> Iterator[Finding]:
     """CF321: `prescale_gradients` or `gradient_predivide_factor` moves the division by the number of ranks.
 
@@ -94,7 +94,7 @@ def gradients_are_prescaled(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF322")
+@rule("CF322", "error", "warning")
 def second_owner_of_precision(facts: Facts) -> Iterator[Finding]:
     """CF322: the DeepSpeed file changes the precision of weights, gradients or sums.
 
@@ -248,7 +248,7 @@ def other_parallelism(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF327")
+@rule("CF327", "note")
 def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
     """CF327: the DeepSpeed file is silent about clipping, and DeepSpeed's default is not what the run asks.
 
@@ -274,7 +274,7 @@ def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
     )
 
 
-@rule("CF328")
+@rule("CF328", "warning")
 def does_nothing_here(facts: Facts) -> Iterator[Finding]:
     """CF328: a setting of the DeepSpeed file that does nothing in this run.
 

@@ -11,7 +11,7 @@ from crossfoot.written import edits
 MOST_PLACES = 3
 
 
-@rule("CF313")
+@rule("CF313", "warning")
 def not_strict_json(facts: Facts) -> Iterator[Finding]:
     """CF313: the DeepSpeed file has comments, or a comma before a closing bracket.
 

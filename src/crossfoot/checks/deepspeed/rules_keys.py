@@ -26,7 +26,7 @@ OWNED = (
 OWNED_BLOCKS = {"optimizer": "the optimizer", "scheduler": "the learning rate"}
 
 
-@rule("CF314")
+@rule("CF314", "error", "warning", "note", name="unknown-deepspeed-key")
 def unknown_key(facts: Facts) -> Iterator[Finding]:
     """CF314: a key that DeepSpeed 0.19 does not have.
 
@@ -110,7 +110,7 @@ def key_in_the_wrong_place(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF316")
+@rule("CF316", "error", "warning")
 def foreign_key(facts: Facts) -> Iterator[Finding]:
     """CF316: a key of transformers, accelerate or of the run config in the DeepSpeed file.
 
@@ -151,7 +151,7 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF317")
+@rule("CF317", "error", "warning")
 def former_key(facts: Facts) -> Iterator[Finding]:
     """CF317: a key of an older DeepSpeed, whose feature is gone.
 
@@ -193,7 +193,7 @@ _INSTEAD = {
 }
 
 
-@rule("CF319")
+@rule("CF319", "error", "warning")
 def deprecated_key(facts: Facts) -> Iterator[Finding]:
     """CF319: an old name of a setting, or two names of one setting.
 

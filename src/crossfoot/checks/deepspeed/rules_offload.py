@@ -17,7 +17,7 @@ _ON_THE_CPU = '{"device": "cpu"}'
 _COUNTS_ON = (("offload_optimizer", 1, "stages 1 to 3"), ("offload_param", 3, "stage 3 alone"))
 
 
-@rule("CF312")
+@rule("CF312", name="unsupported-offloading")
 def offloading(facts: Facts) -> Iterator[Finding]:
     """CF312: the DeepSpeed file offloads in a way that is not supported.
 
@@ -80,7 +80,7 @@ def _own_optimizer(deepspeed: DeepSpeedFile) -> Iterator[Finding]:
         )
 
 
-@rule("CF330")
+@rule("CF330", "warning")
 def offloading_without_effect(facts: Facts) -> Iterator[Finding]:
     """CF330: offloading is asked for on a ZeRO stage that does none.
 

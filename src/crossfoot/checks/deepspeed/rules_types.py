@@ -36,7 +36,7 @@ class _Wrong:
     notes: tuple[str, ...] = ()
 
 
-@rule("CF309")
+@rule("CF309", "error", "warning", "note")
 def wrong_json_type(facts: Facts) -> Iterator[Finding]:
     """CF309: a value of the DeepSpeed file has the wrong type, or is out of range.
 
@@ -280,7 +280,7 @@ def _container(entry: Entry, key: Key) -> _Wrong | None:
 # ---- "auto"
 
 
-@rule("CF318")
+@rule("CF318", "note")
 def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
     """CF318: "auto" where nobody fills it in.
 

@@ -19,7 +19,7 @@ _ONLY_STAGE_3 = (
 )
 
 
-@rule("CF325")
+@rule("CF325", "warning")
 def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
     """CF325: settings of ZeRO stage 3 in a file that asks for a lower stage.
 

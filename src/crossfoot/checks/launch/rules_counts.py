@@ -23,7 +23,7 @@ from crossfoot.written.launch.statement import About, Option, Statement, stateme
 from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
 
 
-@rule("CF452")
+@rule("CF452", "error", "warning", name="launch-num-nodes")
 def num_nodes(facts: Facts) -> Iterator[Finding]:
     """CF452: a launch file states another number of nodes than the plan has.
 
@@ -49,7 +49,7 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
         yield _finding(facts, "CF452", said, planned, f"{_says(first)} {counted(value, 'node')}", helps)
 
 
-@rule("CF453")
+@rule("CF453", "error", "warning", name="launch-gpus-per-node")
 def gpus_per_node(facts: Facts) -> Iterator[Finding]:
     """CF453: a launch file states another number of GPUs, or of ranks, per node than the plan has.
 
@@ -131,7 +131,7 @@ def _each_its_own(facts: Facts, said: Statement, planned: Sequence[int]) -> str:
     return f"leave out {said.name}, and write the slots of each host into the hostfile"
 
 
-@rule("CF454")
+@rule("CF454", name="launch-ranks")
 def ranks(facts: Facts) -> Iterator[Finding]:
     """CF454: a launch file states another number of ranks in all than the plan has.
 

@@ -56,7 +56,7 @@ def named_file_missing(facts: Facts) -> Iterator[Finding]:
             )
 
 
-@rule("CF468")
+@rule("CF468", name="slots-not-alike")
 def nodes_not_alike(facts: Facts) -> Iterator[Finding]:
     """CF468: hosts have different numbers of slots, and the plan has not; or it has, and the launcher cannot.
 
@@ -247,7 +247,7 @@ def _problem(layer: Layer, taken: Resources) -> Finding:
     )
 
 
-@rule("CF472")
+@rule("CF472", "error", "warning")
 def directive_too_late(facts: Facts) -> Iterator[Finding]:
     """CF472: an #SBATCH line stands behind the first command, where sbatch no longer looks.
 
@@ -342,7 +342,7 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
                 )
 
 
-@rule("CF477")
+@rule("CF477", "warning")
 def starts_nothing(facts: Facts) -> Iterator[Finding]:
     """CF477: a launch file has no command that starts training, so there is little to hold against the run.
 

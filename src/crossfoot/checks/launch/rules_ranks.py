@@ -27,7 +27,7 @@ _HERE = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 _LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 
 
-@rule("CF462")
+@rule("CF462", name="launch-launchers-apart")
 def launchers_apart(facts: Facts) -> Iterator[Finding]:
     """CF462: several launchers would be started that do not know of each other.
 
@@ -116,7 +116,7 @@ def _how_to_join(command: Command, file: LaunchFile, inner: Layer) -> str | None
     return None
 
 
-@rule("CF463")
+@rule("CF463", name="launch-no-master-address")
 def no_meeting_point(facts: Facts) -> Iterator[Finding]:
     """CF463: launchers on several nodes are not told where to meet, or which node each of them is.
 
@@ -254,7 +254,7 @@ def no_hostfile(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF471")
+@rule("CF471", "error", "warning")
 def visible_devices(facts: Facts) -> Iterator[Finding]:
     """CF471: CUDA_VISIBLE_DEVICES does not fit the ranks that are started.
 
@@ -307,7 +307,7 @@ def visible_devices(facts: Facts) -> Iterator[Finding]:
             )
 
 
-@rule("CF475")
+@rule("CF475", "error", "warning")
 def alone_in_a_job(facts: Facts) -> Iterator[Finding]:
     """CF475: a batch job of several tasks, nodes or GPUs starts one process.
 

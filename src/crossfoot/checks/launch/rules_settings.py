@@ -45,7 +45,7 @@ _FOREIGN = {
 }
 
 
-@rule("CF456")
+@rule("CF456", name="launch-batch-numbers")
 def batch_numbers(facts: Facts) -> Iterator[Finding]:
     """CF456: a launch file states another batch number than the run's.
 
@@ -68,7 +68,7 @@ def batch_numbers(facts: Facts) -> Iterator[Finding]:
                 yield _differs(facts, "CF456", said, key, title, str(planned))
 
 
-@rule("CF457")
+@rule("CF457", name="launch-clipping")
 def clipping(facts: Facts) -> Iterator[Finding]:
     """CF457: a launch file states another gradient clipping than optimizer.max_grad_norm.
 
@@ -82,7 +82,7 @@ def clipping(facts: Facts) -> Iterator[Finding]:
             yield _differs(facts, "CF457", said, "optimizer.max_grad_norm", title, f"{norm:g}")
 
 
-@rule("CF458")
+@rule("CF458", name="launch-precision")
 def precision(facts: Facts) -> Iterator[Finding]:
     """CF458: a launch file states another precision than model.dtype.
 
@@ -97,7 +97,7 @@ def precision(facts: Facts) -> Iterator[Finding]:
             yield _differs(facts, "CF458", said, "model.dtype", title, words)
 
 
-@rule("CF459")
+@rule("CF459", name="launch-zero-stage")
 def zero_stage(facts: Facts) -> Iterator[Finding]:
     """CF459: a launch file states another ZeRO stage than the DeepSpeed file.
 
@@ -119,7 +119,7 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
             )
 
 
-@rule("CF460")
+@rule("CF460", name="launch-deepspeed-file")
 def deepspeed_file(facts: Facts) -> Iterator[Finding]:
     """CF460: a launch file names another DeepSpeed file than the config.
 
@@ -201,7 +201,7 @@ def _may_hold_more(file: LaunchFile) -> bool:
     return any(UNKNOWN in word.text for command in certain_commands(file) for word in command.arguments)
 
 
-@rule("CF465")
+@rule("CF465", name="launch-foreign-engine")
 def foreign_engine(facts: Facts) -> Iterator[Finding]:
     """CF465: accelerate is told to bring an engine of its own: DeepSpeed, FSDP or Megatron-LM.
 
@@ -243,7 +243,7 @@ def _engine(place: Place, words: str, engine: str) -> Finding:
     )
 
 
-@rule("CF466")
+@rule("CF466", "error", "warning")
 def one_process_only(facts: Facts) -> Iterator[Finding]:
     """CF466: accelerate is asked for several processes and starts one; or is kept off the GPUs unseen.
 
@@ -297,7 +297,7 @@ def _why_one(command: Command, file: LaunchFile) -> tuple[Place, str] | None:
     return (kind.place, f"distributed_type {value}") if value in ("NO", "MULTI_CPU") and not by_mpi else None
 
 
-@rule("CF467")
+@rule("CF467", name="launch-without-deepspeed-file")
 def ranks_without_deepspeed_file(facts: Facts) -> Iterator[Finding]:
     """CF467: a launch file starts several ranks, and the config names no DeepSpeed file.
 
