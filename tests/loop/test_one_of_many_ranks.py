@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from crossfoot.arithmetic.schedule import Layout
+from crossfoot.environment.world import read_world
+from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness, pack, unpack
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import ClosedStep
+from crossfoot.rendezvous.ranks import Ranks, agree
 from crossfoot.training.loop import run_step, slot_seed
 from crossfoot.training.step_recorder import StepRecorder
 from index_cases import jsonl, written_run
@@ -125,3 +128,14 @@ def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
     parts: Any = {"ranks": TwoRanks(Stop.TERMINATED), "meter": OneForward(), "book": None, "reconciler": None}
     recorder = StepRecorder(layout=Layout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
     assert recorder.drain() is Stop.TERMINATED
+
+
+def test_ranks_that_hold_another_plan_or_place_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    first = {"rank": 0, "host": "a", "claims": (0, 2), "sha256": "1" * 64}
+    monkeypatch.setattr(Ranks, "gather", lambda ranks, mine: [first, mine])
+    agree(Ranks(1, 2, None), read_world(told), "1" * 64)
+    for rank, plan, code in (("1", "2" * 64, "CF420"), ("0", "1" * 64, "CF422")):
+        with pytest.raises(Refused) as refused:
+            agree(Ranks(1, 2, None), read_world({**told, "RANK": rank, "LOCAL_RANK": rank}), plan)
+        assert [finding.code for finding in refused.value.findings] == [code]

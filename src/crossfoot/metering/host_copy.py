@@ -25,7 +25,8 @@ class HostCopy:
         if self._event is not None:
             self._event.synchronize()
         host = self._host.float() if self._host.dtype in (torch.bfloat16, torch.float16) else self._host
-        return host.numpy()
+        value: np.ndarray = host.numpy()
+        return value
 
     def number(self) -> float:
         """The value of a scalar."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 CPU = "cpu"
 CUDA = "cuda"
@@ -64,7 +65,7 @@ def identity_of(properties: object) -> str:
     uuid = getattr(properties, "uuid", None)
     if uuid is not None and str(uuid).strip("0-"):
         return f"uuid {uuid}"
-    numbers = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    numbers: list[Any] = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
     if None in numbers:
         return ""
     return "PCI {:04x}:{:02x}:{:02x}.0".format(*numbers)

@@ -16,7 +16,7 @@ from torch.distributed.constants import default_pg_timeout
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.rendezvous.devices import choose_index
-from crossfoot.rendezvous.findings import device_beyond, ranks_apart
+from crossfoot.rendezvous.findings import device_beyond, plans_differ, ranks_apart, ranks_contradict
 from crossfoot.rendezvous.rendezvous import PATIENCE_SECONDS, RefusedTogether, meet
 
 
@@ -53,7 +53,8 @@ class Ranks:
         mine = torch.from_numpy(row)
         rows = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(rows, mine, group=self._group)
-        return torch.stack(rows).numpy()
+        gathered: np.ndarray = torch.stack(rows).numpy()
+        return gathered
 
     def total(self, *numbers: float) -> list[float]:
         """Sums over all ranks, in float64."""
@@ -152,12 +153,12 @@ def agree(ranks: Ranks, world: World, plan_sha256: str) -> None:
 
 
 def _disagreements(everyone: list[dict[str, Any]], world_size: int) -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
     first = everyone[0]
     for seen in everyone:
         who, leader = (f"rank {rank['rank']} on {rank['host']}" for rank in (seen, first))
         if seen["sha256"] != first["sha256"]:
-            findings.append(findings.plans_differ(who, seen["sha256"], leader, first["sha256"]))
+            findings.append(plans_differ(who, seen["sha256"], leader, first["sha256"]))
         if seen["claims"] != (seen["rank"], world_size):
-            findings.append(findings.ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
+            findings.append(ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
     return findings

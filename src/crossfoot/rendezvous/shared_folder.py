@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.rendezvous.findings import folder_not_shared
 from crossfoot.rendezvous.rendezvous import Rendezvous
 from crossfoot.runs.run_folder import system_refused
@@ -32,7 +32,8 @@ def acquire_folder(
     host = socket.gethostname()
     if rendezvous is None:
         return (host,), take()
-    nonce, told, refused = "", "", ()
+    nonce, told = "", ""
+    refused: tuple[Finding, ...] = ()
     if rank == 0:
         nonce = secrets.token_hex(8)
         try:

@@ -29,8 +29,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        return Batch(move(self.input_ids), move(self.labels), move(self.predicting), self.segments)
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(moved(self.input_ids), moved(self.labels), moved(self.predicting), self.segments)
 
 
 def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray) -> Batch:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from crossfoot import durable
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import StopRequest
@@ -110,7 +110,8 @@ def _mirror(work: RankJob, ranks: Ranks) -> WandbMirror | None:
     """Rank 0's mirror; where it does not start, every rank raises rank 0's Refused."""
     if work.plan.run.config.tracking.wandb == "off":
         return None
-    mirror, findings = None, ()
+    mirror = None
+    findings: tuple[Finding, ...] = ()
     if ranks.is_first:
         try:
             mirror = WandbMirror(work.plan, work.lock)

@@ -142,7 +142,8 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
     """
     run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
-    run, refused = None, []
+    run = None
+    refused: list[Finding] = []
     with _collecting(refused):
         write_ending(attempt_path(run_dir, work.resume_point.attempt, ENDING_FILE), ending)
     with _collecting(refused):

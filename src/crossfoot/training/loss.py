@@ -9,7 +9,7 @@ from torch.nn import functional
 from crossfoot.data.samples import IGNORED_LABEL
 
 
-class SummedLoss(nn.Module):
+class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
     """The model and its loss in one module: what the engine wraps, so that labels pass through what is
     measured.
 

@@ -85,12 +85,10 @@ def save_checkpoint(
     started = time.monotonic()
     state = trained_state(engine, model)
     shares = share_out(state.tensors(), ranks.world_size)
-    partial = None
+    partial: Path | None = None
     try:
-        (partial, *_) = together(
-            ranks, lambda: _make_folder(run_dir, step, facts.attempt) if ranks.is_first else None
-        )
-        writer = _start_writer(partial, shares, ranks.rank)
+        folder = partial = _on_first(ranks, lambda: _make_folder(run_dir, step, facts.attempt))
+        writer = _start_writer(folder, shares, ranks.rank)
         try:
             for owner, tensor in _in_turn(shares):
                 value = state.read(tensor.name, tensor.moment)
@@ -102,15 +100,12 @@ def save_checkpoint(
             raise
         files = together(ranks, writer.close)
 
-        def name_it() -> Checkpoint | None:
-            if not ranks.is_first:
-                return None
+        def name_it() -> Checkpoint:
             seconds = time.monotonic() - started
-            write_manifest(partial, _manifest(state, shares, files, step, facts, seconds))
-            return commit(partial)
+            write_manifest(folder, _manifest(state, shares, files, step, facts, seconds))
+            return commit(folder)
 
-        (checkpoint, *_) = together(ranks, name_it)
-        finding = None
+        checkpoint, finding = _on_first(ranks, name_it), None
     except GivenUp as given_up:
         checkpoint, finding = None, None
         if ranks.is_first:
@@ -154,6 +149,12 @@ def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
     if failed:
         raise GivenUp([(rank, host, reason) for rank, host, reason, _ in failed])
     return [outcome[0] for outcome in outcomes]
+
+
+def _on_first(ranks: Ranks, action: Callable[[], T]) -> T:
+    """What `action`, which rank 0 alone runs, returned there; on every rank. Raises as `together`."""
+    (result,) = together(ranks, lambda: [action()] if ranks.is_first else [])[0]
+    return result
 
 
 class _Writer:
@@ -244,15 +245,16 @@ def _manifest(
     seconds: float,
 ) -> Manifest:
     steps, odd_steps = state.optimizer_steps()
+    written = tuple(file for file in files if file is not None)
     return Manifest(
         step=step,
         plan_sha256=facts.plan_sha256,
         batches_sha256=facts.batches_sha256,
         attempt=facts.attempt,
-        files=tuple(file for file in files if file is not None),
+        files=written,
         tensors={
             tensor.stored_name: StoredTensor(file.name, tensor.shape, DTYPE)
-            for share, file in zip(shares, files, strict=True)
+            for share, file in zip(filter(None, shares), written, strict=True)
             for tensor in share
         },
         optimizer=state.optimizer_name,

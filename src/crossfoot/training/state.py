@@ -136,11 +136,11 @@ class _Whole(TrainedState):
         value = parameter if moment is None else self._optimizer.state[parameter][moment]
         return value.detach().float()
 
-    @torch.no_grad()
     def write(self, name: str, moment: str | None, value: torch.Tensor) -> None:
         parameter = self._parameters[name]
-        target = parameter if moment is None else self._optimizer.state[parameter][moment]
-        target.copy_(value)
+        with torch.no_grad():
+            target = parameter if moment is None else self._optimizer.state[parameter][moment]
+            target.copy_(value)
 
     def _keys(
         self, steps: int, odd_steps: Mapping[str, int], names: set[str]
@@ -166,16 +166,16 @@ class _Flattened(TrainedState):
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, moment)
 
-    @torch.no_grad()
     def write(self, name: str, moment: str | None, value: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         parameter = self._parameters[name]
-        if moment is None:
-            safe_set_full_fp32_param(parameter, value)
-            parameter.data.copy_(value)  # what the forward uses; DeepSpeed copies it only after a step
-        else:
-            safe_set_full_optimizer_state(parameter, value, moment)
+        with torch.no_grad():
+            if moment is None:
+                safe_set_full_fp32_param(parameter, value)
+                parameter.data.copy_(value)  # what the forward uses; DeepSpeed copies it only after a step
+            else:
+                safe_set_full_optimizer_state(parameter, value, moment)
 
     def make_moments(self, steps: int, odd_steps: Mapping[str, int], names: Iterable[str]) -> None:
         super().make_moments(steps, odd_steps, names)
@@ -221,7 +221,6 @@ class _Partitioned(TrainedState):
             return safe_get_full_fp32_param(parameter).float()
         return safe_get_full_optimizer_state(parameter, moment).float()
 
-    @torch.no_grad()
     def write(self, name: str, moment: str | None, value: torch.Tensor) -> None:
         import deepspeed
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
@@ -229,13 +228,14 @@ class _Partitioned(TrainedState):
         # safe_set_full_* stop where the ranks do not divide the elements (deepspeed 0.19.8): they cut the
         # last part from the value without its padding.
         parameter = self._parameters[name]
-        if moment is None:
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                if dist.get_rank() == 0:
-                    parameter.data.copy_(value)
-            safe_set_local_fp32_param(parameter, self._part(parameter, value))
-        else:
-            safe_set_local_optimizer_state(parameter, self._part(parameter, value), moment)
+        with torch.no_grad():
+            if moment is None:
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    if dist.get_rank() == 0:
+                        parameter.data.copy_(value)
+                safe_set_local_fp32_param(parameter, self._part(parameter, value))
+            else:
+                safe_set_local_optimizer_state(parameter, self._part(parameter, value), moment)
 
     @staticmethod
     def _part(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:

@@ -120,7 +120,8 @@ class StepRecorder:
         entry = self._write(planned, witnesses)
         is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
         if is_bad and stated_skip(witnesses, self._policies) is None:
-            self.unlearnable = self.unlearnable or (entry and (entry, closed.update.loss_scale))
+            if entry is not None and self.unlearnable is None:
+                self.unlearnable = (entry, closed.update.loss_scale)
             return Stop.NOT_FINITE
         return Stop(max(witness.stop for witness in witnesses))
 

@@ -28,6 +28,7 @@ class WandbMirror:
         import wandb
 
         config = plan.run.config
+        mode = config.tracking.wandb
         # Of itself wandb also sends what is printed, the machine's load, the code's git state and its patch.
         nothing_else = wandb.Settings(
             console="off", x_disable_stats=True, disable_git=True, disable_code=True, quiet=True
@@ -37,14 +38,14 @@ class WandbMirror:
                 project=config.tracking.project,
                 name=config.run.name,
                 dir=plan.run.run_dir,
-                mode=config.tracking.wandb,
+                mode="disabled" if mode == "off" else mode,
                 config=dict(lock),
                 settings=nothing_else,
             )
         except wandb.errors.Error as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             place = plan.run.place("tracking", "wandb")
-            raise Refused(tracker_refuses(config.tracking.wandb, reason, place)) from error
+            raise Refused(tracker_refuses(mode, reason, place)) from error
 
     def __call__(self, entry: StepEntry) -> None:
         """Mirror one ledger line: its numbers; causes and per-rank rows stay in the ledger."""
