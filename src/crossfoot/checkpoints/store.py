@@ -49,6 +49,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """Optimizer steps done."""
         return self.manifest.step
 
     @property

@@ -137,6 +137,7 @@ def _draw(file: str, task: Task, share: float | None) -> Iterable[Drawn]:
 
 
 def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
+    """The look at records that no index was made of; lengths are counted only where a rule asks for them."""
     config = run.config
     counter = TokenCounter(None)
     measured = Measured()

@@ -34,6 +34,7 @@ def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
 
 
 def of_index(index: DataIndex) -> DataLook:
+    """The look at all records, from what the index counted when it was built."""
     header = index.header
     rejects = index.rejects[:1]
     return DataLook(
@@ -70,6 +71,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
 
 
 def index_of_validation(run: RunFile) -> DataIndex | None:
+    """The index of the validation files, None where there is none yet."""
     try:
         return find_index(run, list(run.config.data.validation))
     except Refused:

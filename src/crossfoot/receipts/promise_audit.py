@@ -79,19 +79,15 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
             distinct.append(promise.terms[number])
     for terms in distinct:
         own = [line for line in lines if promise.terms_for(line.attempt) == terms]
-        rates, peak, _ = promised_rates(terms)
-        for line in own:
-            if line.step < len(rates):
-                _hold_rate(held, line, float(rates[line.step]), peak)
+        _hold_rates(held, own, terms)
         if promise.contents is None:
             continue
         wanted = {line.step for line in own}
         if terms == distinct[-1]:
             wanted |= set(range(asked_steps)) - {line.step for line in lines}
         if wanted:
-            for step in promised_steps(terms, promise.contents, min(wanted), max(wanted) + 1):
-                if step.step in wanted:
-                    held.steps[step.step] = step
+            steps = promised_steps(terms, promise.contents, min(wanted), max(wanted) + 1)
+            held.steps.update((step.step, step) for step in steps if step.step in wanted)
     for line in lines:
         if line.step in held.steps:
             _hold_samples(held, line, held.steps[line.step])
@@ -101,6 +97,13 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
 def is_promised(rate: float, promised: float, peak: float) -> bool:
     """Equal to 1e-9 of the rate, or to 1e-12 of the peak. NaN is never equal."""
     return abs(rate - promised) <= max(RATE_TOLERANCE * abs(promised), RATE_FLOOR * peak)
+
+
+def _hold_rates(held: Held, lines: Sequence[StepEntry], terms: Terms) -> None:
+    rates, peak, _ = promised_rates(terms)
+    for line in lines:
+        if line.step < len(rates):
+            _hold_rate(held, line, float(rates[line.step]), peak)
 
 
 def _hold_rate(held: Held, line: StepEntry, promised: float, peak: float) -> None:

@@ -109,21 +109,14 @@ def _unfold(
                 inner = run_script(script.text, script.offsets, touched, exports, base.folder)
                 yield from _commands(source, inner, base, touched, depth + 1)
             return
-        if name == "accelerate":
-            if len(words) < 2 or words[1].text != "launch":
-                return
-            kind: LayerKind = "accelerate"
-            words, first = words[2:], words[0]
-        elif name in _LAUNCHERS:
-            kind = _LAUNCHERS[name]
-            words, first = words[1:], words[0]
-        elif _PYTHON.match(name):
-            kind, first, words = "python", words[0], words[1:]
-        elif name in _OURS or name.endswith(".py"):
-            yield from _started(source, base, Parsed((), (), tuple(words), True), words[0])
+        first = words[0]
+        if name in _OURS or name.endswith(".py"):
+            yield from _started(source, base, Parsed((), (), tuple(words), True), first)
             return
-        else:
+        launcher = _launcher(name, words)
+        if launcher is None:
             return
+        kind, words = launcher
         parsed = parse(source, words, _GRAMMARS[kind])
         module = next((option for option in parsed.options if option.name == "--module"), None)
         if kind == "python" and module is not None:
@@ -142,6 +135,15 @@ def _unfold(
             continue
         yield from _started(source, base, parsed, first)
         return
+
+
+def _launcher(name: str, words: list[OffsetText]) -> tuple[LayerKind, list[OffsetText]] | None:
+    """Which launcher the first word calls, and the words behind its name; None for any other program."""
+    if name == "accelerate":
+        return ("accelerate", words[2:]) if len(words) > 1 and words[1].text == "launch" else None
+    if name in _LAUNCHERS:
+        return _LAUNCHERS[name], words[1:]
+    return ("python", words[1:]) if _PYTHON.match(name) else None
 
 
 def _layer(source: Source, kind: LayerKind, name: OffsetText, parsed: Parsed) -> Layer:

@@ -179,11 +179,7 @@ class _Shell:
             return None
         if not words:
             return None
-        own = len(words)
-        for position, word in enumerate(words):
-            if word.assigns is None:
-                own = position
-                break
+        own = next((position for position, word in enumerate(words) if word.assigns is None), len(words))
         if own == len(words):
             for word in words:
                 self._assign(word)
@@ -193,17 +189,24 @@ class _Shell:
             self.doubtful = True
             return None
         if name in _DECLARING:
-            for word in words[own + 1 :]:
-                assigned = self._assign(word)
-                if name == "export" or assigned in self.exported:
-                    self.exported.add(assigned or word.literal)
+            self._declare(words[own + 1 :], name == "export")
             return None
         if name in ("read", "unset", "let", "mapfile", "readarray"):
-            for word in words[own + 1 :]:
-                target = re.match(r"[A-Za-z_]\w*", "".join(part.text for part in word.parts), re.ASCII)
-                self.values[target[0] if target else ""] = None
+            self._forget(words[own + 1 :])
             return None
         return self._command(words[:own], words[own:])
+
+    def _declare(self, words: list[Word], is_export: bool) -> None:
+        for word in words:
+            assigned = self._assign(word)
+            if is_export or assigned in self.exported:
+                self.exported.add(assigned or word.literal)
+
+    def _forget(self, words: list[Word]) -> None:
+        """The variables that these words name have a value that cannot be known."""
+        for word in words:
+            target = re.match(r"[A-Za-z_]\w*", "".join(part.text for part in word.parts), re.ASCII)
+            self.values[target[0] if target else ""] = None
 
     def _command(self, assignments: list[Word], words: list[Word]) -> RawCommand | None:
         exports = {name: self.values.get(name) for name in self.exported}

@@ -10,11 +10,12 @@ from crossfoot.arithmetic.batch import alike
 from crossfoot.written.launch.accelerate_file import number as plain_number
 from crossfoot.written.launch.accelerate_file import setting_statements, whole
 from crossfoot.written.launch.gpu_counts import gpu_count, gres_count
-from crossfoot.written.launch.hostfile import hostfile_statements, resources
+from crossfoot.written.launch.hostfile import Resources, hostfile_statements, resources
 from crossfoot.written.launch.statement import (
     About,
     Command,
     Export,
+    Host,
     LaunchFile,
     Layer,
     Named,
@@ -188,20 +189,7 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
     if taken.problem or not layer.is_complete:
         return
     if hosts:
-        from_file = {statement.about: statement for statement in hostfile_statements(hosts)}
-        if nodes and nodes.number and nodes.number <= len(hosts):
-            yield nodes.states("num_nodes", nodes.number)
-        elif taken.by is not None and taken.by is not gpus:
-            yield taken.by.states("num_nodes", len(taken.slots))
-        elif "num_nodes" in from_file:
-            yield from_file["num_nodes"]
-        slots = alike(list(taken.slots.values())) if taken.slots else 0
-        if taken.by is not None and slots:
-            about: About = "gpus_per_node" if isinstance(slots, int) else "gpus_by_node"
-            yield taken.by.states(about, slots)
-        elif taken.by is None:
-            used = hostfile_statements([host for host in hosts if host.name in taken.slots])
-            yield from (said for said in used if said.about != "num_nodes")
+        yield from _of_hostfile(layer, hosts, taken)
         return
     if nodes and nodes.number:
         yield nodes.states("num_nodes", nodes.number)
@@ -211,6 +199,25 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
         yield Statement(
             "gpus_per_node", visible[1], visible[0].place, f"CUDA_VISIBLE_DEVICES={visible[0].value}"
         )
+
+
+def _of_hostfile(layer: Layer, hosts: tuple[Host, ...], taken: Resources) -> Iterator[Statement]:
+    """What deepspeed starts on the hosts of its hostfile, by its options where they narrow it."""
+    nodes, gpus = layer.get("--num_nodes"), layer.get("--num_gpus")
+    from_file = {statement.about: statement for statement in hostfile_statements(hosts)}
+    if nodes and nodes.number and nodes.number <= len(hosts):
+        yield nodes.states("num_nodes", nodes.number)
+    elif taken.by is not None and taken.by is not gpus:
+        yield taken.by.states("num_nodes", len(taken.slots))
+    elif "num_nodes" in from_file:
+        yield from_file["num_nodes"]
+    slots = alike(list(taken.slots.values())) if taken.slots else 0
+    if taken.by is not None and slots:
+        about: About = "gpus_per_node" if isinstance(slots, int) else "gpus_by_node"
+        yield taken.by.states(about, slots)
+    elif taken.by is None:
+        used = hostfile_statements([host for host in hosts if host.name in taken.slots])
+        yield from (said for said in used if said.about != "num_nodes")
 
 
 def visible_gpus(command: Command) -> tuple[Export, int] | None:
