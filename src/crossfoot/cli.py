@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.output import say, tell
 
 if TYPE_CHECKING:
     from crossfoot.environment.world import World
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show(refused.findings)
         return refused.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
     except BrokenPipeError:
         with suppress(OSError):
@@ -200,7 +201,7 @@ def _show(findings: Sequence[Finding], style: str = "text") -> None:
     from crossfoot.findings.formats import formatted
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(formatted(findings, style, colour), flush=True)
+    say(formatted(findings, style, colour))
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -216,9 +217,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     checked = survey(checked, index)
     plan = plan_checked(checked, index)
     if arguments.json:
-        print(json.dumps(plan.numbers(), indent=2))
+        say(json.dumps(plan.numbers(), indent=2))
         return 0
-    print(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
+    say(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
     if checked.findings:
         _show(checked.findings)
     return 0
@@ -233,13 +234,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
     if arguments.fix:
         findings, diff = fix_all(find)
-        print(diff, end="", file=sys.stdout if arguments.format == "text" else sys.stderr)
+        (say if arguments.format == "text" else tell)(diff, end="")
     else:
         findings = find()
     if findings or arguments.format == "json":
         _show(findings, arguments.format)
     elif arguments.format == "text":
-        print(f"{arguments.config}: nothing found")
+        say(f"{arguments.config}: nothing found")
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)
@@ -257,9 +258,11 @@ def _index(arguments: argparse.Namespace) -> int:
     for files in filter(None, (data.train, data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
-        print(f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, ", end="")
-        print(f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, ", end="")
-        print(f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)")
+        say(
+            f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, "
+            f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
+            f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
+        )
     return 0
 
 
@@ -318,17 +321,17 @@ def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> 
             # The first rank of every node speaks for the others, and a launcher ends them with it. One that
             # is still here was refused alone.
             time.sleep(_SILENT_RANK_SECONDS)
-            print(f"rank {world.rank} of {world.world_size} says:", flush=True)
+            say(f"rank {world.rank} of {world.world_size} says:")
         raise
     except KeyboardInterrupt as signal:
         if world.local_rank == 0:
-            print(interrupted, file=sys.stderr)
+            tell(interrupted)
         return getattr(signal, "exit_code", 130)
     except Exception as error:
         if world.world_size == 1 or isinstance(error, OSError):
             raise
         traceback.print_exc()
-        print(f"rank {world.rank} of {world.world_size} ends on this error", file=sys.stderr)
+        tell(f"rank {world.rank} of {world.world_size} ends on this error")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an interpreter that winds down waits for threads of process groups; the others wait too
@@ -342,7 +345,7 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
     run = read_run(arguments.run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
-    print(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
+    say(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
 
 
@@ -365,9 +368,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     from crossfoot.checks.registry import explain
 
     if arguments.code is None and not arguments.all:
-        print("usage: crossfoot explain CODE, or crossfoot explain --all", file=sys.stderr)
+        tell("usage: crossfoot explain CODE, or crossfoot explain --all")
         return 2
-    print(reference().rstrip("\n") if arguments.all else explain(arguments.code))
+    say(reference().rstrip("\n") if arguments.all else explain(arguments.code))
     return 0
 
 

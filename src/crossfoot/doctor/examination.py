@@ -23,6 +23,7 @@ from crossfoot.doctor.starters import Starters, look_at_starters
 from crossfoot.environment.slurm import first_host
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import as_json, formatted
+from crossfoot.output import say
 from crossfoot.written.launch.statement import Host
 
 
@@ -55,10 +56,10 @@ def examine(
     """
     seen = look(config, overrides, hostfile, environ)
     if is_json:
-        print(json.dumps(_document(seen), indent=2, ensure_ascii=False))
+        say(json.dumps(_document(seen), indent=2, ensure_ascii=False))
     else:
-        print(render_page(seen.nodes, seen.needs, seen.starters, seen.how), end="\n\n")
-        print(formatted(seen.findings, "text", colour) if seen.findings else "nothing would fail", flush=True)
+        say(render_page(seen.nodes, seen.needs, seen.starters, seen.how), end="\n\n")
+        say(formatted(seen.findings, "text", colour) if seen.findings else "nothing would fail")
     return int(bool(seen.errors))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -11,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 
 from crossfoot.index.store import SAMPLE_ARRAYS, TOKEN_ARRAYS, DataIndex, IndexHeader, array_path
+from crossfoot.output import tell
 
 READ_BYTES = 1 << 20
 FIRST_LINE_SECONDS = 2.0
@@ -81,4 +81,4 @@ class ReadingLine:
         if now < self._next:
             return
         self._next = now + LINE_SECONDS
-        print(f"reading the index   {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
+        tell(f"reading the index   {done / 1e9:.1f} of {total / 1e9:.1f} GB")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
+
+from crossfoot.output import tell
 
 FIRST_LINE_SECONDS = 2.0
 LINE_SECONDS = 5.0
@@ -35,4 +36,4 @@ class TokenisingLine:
         if total is not None and total >= done and speed > 0:
             minutes, seconds = divmod(round((total - done) / speed), 60)
             line += f" of about {total:,}   {speed:,.0f} records/s   {minutes:,}:{seconds:02d} left"
-        print(line, file=sys.stderr, flush=True)
+        tell(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.locate import forget_hashes, source_states
 from crossfoot.index.reference_check import Comparison, Difference, compare_with_files
 from crossfoot.index.store import DataIndex
+from crossfoot.output import tell
 
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
@@ -80,11 +80,11 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
             raise Refused(_refusal(index, comparison))
         return _words(first)
     for note in comparison.notes:
-        _say(f"{name}: {note}")
+        tell(f"{name}: {note}")
     if comparison.compared:
         counts = f"{comparison.compared:,} of {comparison.total:,} {_kind(index)}"
         seconds = time.monotonic() - began
-        _say(f"{name} held against its files: {counts} re-tokenised, equal ({seconds:.1f} s)")
+        tell(f"{name} held against its files: {counts} re-tokenised, equal ({seconds:.1f} s)")
     return HELD
 
 
@@ -97,7 +97,7 @@ def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:
     files never said; of files that are others than their size and time said the hashes are forgotten.
     """
     if word.startswith(DAMAGED):
-        _say(f"the index {index.folder} is damaged ({word.removeprefix(DAMAGED)}): it is built anew")
+        tell(f"the index {index.folder} is damaged ({word.removeprefix(DAMAGED)}): it is built anew")
         _remove(index)
         return word
     forget_hashes(index.files, run.index_dir)
@@ -112,7 +112,7 @@ def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:
         what = f"{', '.join(changed)} has another content, and the size and time of before"
     else:
         _remove(index)
-    _say(f"{what} ({word}): the index is built anew")
+    tell(f"{what} ({word}): the index is built anew")
     return word
 
 
@@ -142,7 +142,3 @@ def _place(origin: str) -> Place:
 
 def _words(difference: Difference) -> str:
     return difference.message if difference.origin is None else f"{difference.origin}: {difference.message}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -14,6 +13,7 @@ from types import FrameType, TracebackType
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.ranks_here import living, rank_processes, ranks_elsewhere, signal_over_ssh, signal_ranks
+from crossfoot.output import tell
 from crossfoot.processes import state_of, this_machine
 from crossfoot.runs.attempts import attempt_numbers
 
@@ -97,7 +97,7 @@ def _end_ranks_elsewhere(job: Job, before: list[int]) -> None:
     ranks = ranks_elsewhere(job.run_dir, before)
     if not ranks:
         return
-    print("the launcher was killed; its ranks are asked to save and end ...", file=sys.stderr, flush=True)
+    tell("the launcher was killed; its ranks are asked to save and end ...")
     signal_over_ssh(ranks, "TERM")
     deadline = time.monotonic() + LINGER_SECONDS
     while living(job.run_dir, before) and time.monotonic() < deadline:
@@ -120,7 +120,7 @@ def _let_ranks_end(job: Job, before: list[int], signals: Signals) -> None:
         if time.monotonic() > deadline:
             return
         if not said:
-            print("the launcher is gone; waiting for its ranks to end ...", file=sys.stderr, flush=True)
+            tell("the launcher is gone; waiting for its ranks to end ...")
             said = True
         for number in signals.take():
             signal_ranks(left, number)

@@ -18,6 +18,7 @@ from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.slurm import log_path
 from crossfoot.launch.slurm_says import ENDED, QueueState, refusal_of
+from crossfoot.output import tell
 from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 
@@ -81,7 +82,7 @@ def _settled(job_id: str) -> QueueState | None:
         if time.monotonic() > deadline:
             return state
         if not said:
-            _say(f"job {job_id} of this run is ending; waiting for it ...")
+            tell(f"job {job_id} of this run is ending; waiting for it ...")
             said = True
         time.sleep(LOOK_SECONDS)
     return state
@@ -179,7 +180,7 @@ def _until_it_ends(job_id: str, log: Tail) -> None:
             state = look(job_id)
         except Refused as refused:
             if not was_silent:
-                _say(f"{refused.findings[0].title}; asking again ...")
+                tell(f"{refused.findings[0].title}; asking again ...")
             was_silent = True
             time.sleep(LOOK_SECONDS)
             continue
@@ -191,7 +192,7 @@ def _until_it_ends(job_id: str, log: Tail) -> None:
         if state is not None:
             words = state.in_words(job_id) if state.is_pending else f"job {job_id} is {state.state.lower()}"
             if words != told:
-                _say(words)
+                tell(words)
                 told = words
         time.sleep(LOOK_SECONDS)
     log.show()
@@ -201,15 +202,15 @@ def _interrupted(job_id: str, run_dir: str) -> Outcome:
     answer = ""
     if sys.stdin.isatty():
         try:
-            print(f"\ncancel job {job_id}, or leave it running? [c/L] ", end="", file=sys.stderr, flush=True)
+            tell(f"\ncancel job {job_id}, or leave it running? [c/L] ", end="")
             answer = sys.stdin.readline().strip().lower()
         except KeyboardInterrupt:
             answer = ""
     if answer.startswith("c"):
         said = ask("scancel", job_id)
-        _say(f"job {job_id} is cancelled" if not said.code else f"scancel says: {said.all}")
+        tell(f"job {job_id} is cancelled" if not said.code else f"scancel says: {said.all}")
     else:
-        _say(f"job {job_id} runs on\n{advice(job_id, run_dir)}")
+        tell(f"job {job_id} runs on\n{advice(job_id, run_dir)}")
     return Outcome(130)
 
 
@@ -220,7 +221,3 @@ def _submitted_before(run_dir: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return job_id if isinstance(job_id, str) and job_id.isdecimal() else None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

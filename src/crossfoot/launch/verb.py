@@ -30,6 +30,7 @@ from crossfoot.launch.resolving import (
 from crossfoot.launch.snapshot import take_snapshot
 from crossfoot.launch.start import start
 from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
+from crossfoot.output import say, tell
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.runs.attempts import attempt_numbers
@@ -73,7 +74,7 @@ def launch(
     outcome = _submit(job, checked) if options.target == "slurm" else _start(job)
     if outcome.findings:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(render_findings(outcome.findings, colour), flush=True)
+        say(render_findings(outcome.findings, colour))
     return outcome.exit_code
 
 
@@ -92,8 +93,8 @@ def print_files(rendered: Rendered) -> None:
     """One file as it is; of several each behind its name."""
     for path, text in rendered.files:
         if len(rendered.files) > 1:
-            print(f"# ---- {path}")
-        print(text, end="", flush=True)
+            say(f"# ---- {path}")
+        say(text, end="")
 
 
 def _ready(job: Job, checked: CheckedRun) -> Job:
@@ -122,11 +123,11 @@ def _start(job: Job) -> Outcome:
     rendered = rendered_for(job)
     _write(rendered)
     _refuse_findings(job, rendered)
-    _say(f"starting {rendered.files[0][0]}: {job.topology}{who_speaks(job)}")
+    tell(f"starting {rendered.files[0][0]}: {job.topology}{who_speaks(job)}")
     outcome = start(rendered, job)
     if job.options.dry_run:
         if outcome.exit_code in (0, 3):
-            print(f"\n{dry_run.report(job.run_dir)}", flush=True)
+            say(f"\n{dry_run.report(job.run_dir)}")
         else:
             failed = dry_run_failed(job.run_dir, outcome.exit_code)
             return Outcome(outcome.exit_code, (*outcome.findings, failed))
@@ -154,8 +155,8 @@ def _submit(job: Job, checked: CheckedRun) -> Outcome:
     _refuse_findings(job, rendered)
     before = attempt_numbers(job.run_dir)
     job_id = submit(rendered, job)
-    _say(f"submitted job {job_id}: {job.topology}; it trains with the copy in {os.path.dirname(job.config)}")
-    _say(advice(job_id, job.run_dir))
+    tell(f"submitted job {job_id}: {job.topology}; it trains with the copy in {os.path.dirname(job.config)}")
+    tell(advice(job_id, job.run_dir))
     return Outcome(0) if job.options.detach else follow(job_id, job, before)
 
 
@@ -182,7 +183,7 @@ def _write(rendered: Rendered) -> None:
 def _write_and_say(rendered: Rendered) -> None:
     _write(rendered)
     for path, _ in rendered.files:
-        print(path)
+        say(path)
 
 
 def _take_back(rendered: Rendered, run_dir: str) -> None:
@@ -194,7 +195,3 @@ def _take_back(rendered: Rendered, run_dir: str) -> None:
             os.rmdir(folder)
         except OSError:
             return
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render as render_findings
+from crossfoot.output import say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import CheckedRun, read_and_check
@@ -48,14 +49,14 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
     try:
         checked, findings, engine_kind = _start(path, overrides, world)
         if findings and world.rank == 0 and not as_json:
-            print(render_findings(findings, colour=False), flush=True)
+            say(render_findings(findings, colour=False))
         page, exit_code = _prove(checked, world, engine_kind, full, as_json)
     except RefusedTogether as refused:
         if world.rank == 0:
             raise
         return follow(refused)
     if page is not None:
-        print(page, flush=True)
+        say(page)
     return exit_code
 
 
@@ -223,9 +224,9 @@ def _measure(
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
 
     try:
-        loaded = load_base(work, ranks, deepspeed_config, ranks.say)
+        loaded = load_base(work, ranks, deepspeed_config, ranks.tell)
         trained = prepare_training(
-            config, loaded, ranks.say, trained_dtype=None if deepspeed_config else "float32"
+            config, loaded, ranks.tell, trained_dtype=None if deepspeed_config else "float32"
         )
     except Refused as refused:
         raise Refused(placed(refused.findings, plan.run)) from refused

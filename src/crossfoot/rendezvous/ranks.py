@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -15,6 +14,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.output import tell
 from crossfoot.rendezvous.devices import choose_index
 from crossfoot.rendezvous.findings import device_beyond, plans_differ, ranks_apart, ranks_contradict
 from crossfoot.rendezvous.rendezvous import PATIENCE_SECONDS, RefusedTogether, meet
@@ -33,10 +33,10 @@ class Ranks:
         """True on rank 0, which writes and speaks."""
         return self.rank == 0
 
-    def say(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         """On stderr, of rank 0 only."""
         if self.is_first:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def gather(self, thing: Any) -> list[Any]:
         """One object per rank, on every rank, in rank order. For start and end only: it pickles."""

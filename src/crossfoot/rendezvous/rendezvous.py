@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from crossfoot.environment.master_address import (
 )
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.output import tell
 from crossfoot.rendezvous.findings import first_left, first_unreachable, rank_twice, ranks_missing
 from crossfoot.rendezvous.preflight import disagreements
 from crossfoot.rendezvous.rank_info import RankInfo, read_finding, read_rank_info
@@ -141,7 +141,7 @@ class Rendezvous:
             if waited > _SAY_AFTER_SECONDS and not said:
                 said = True
                 absent = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
-                print(f"waiting for rank {', '.join(absent[:8])} of {self.world_size}", file=sys.stderr)
+                tell(f"waiting for rank {', '.join(absent[:8])} of {self.world_size}")
             time.sleep(0.02 if waited < 2 else 0.2)
         return [value.decode() for value in self._store.multi_get(keys)]
 

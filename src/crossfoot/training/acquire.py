@@ -13,6 +13,7 @@ from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.render import render
+from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
@@ -62,12 +63,12 @@ def start_attempt(work: RankJob) -> None:
     if work.resumed is not None:
         findings += work.resumed.findings
     if findings:
-        print(render(findings, colour=sys.stdout.isatty()), flush=True)
-    print(render_plan(work.plan, work.lock["sha256"]), flush=True)
+        say(render(findings, colour=sys.stdout.isatty()))
+    say(render_plan(work.plan, work.lock["sha256"]))
     for line in (_folding(work), _continuing(work)):
         if line:
-            print(f"\n{line}", flush=True)
-    print(flush=True)
+            say(f"\n{line}")
+    say()
 
 
 def _resume_run(work: RankJob) -> Resumed | None:

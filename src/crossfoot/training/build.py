@@ -53,7 +53,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     """Everything of one rank, ready for the first step. All ranks call it together."""
     config, plan = work.plan.run.config, work.plan
 
-    report = ranks.say
+    report = ranks.tell
     mirror = _mirror(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:

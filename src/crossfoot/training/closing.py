@@ -20,6 +20,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.liveness.stopping import Stop
 from crossfoot.models.save import save_adapter
+from crossfoot.output import say, tell
 from crossfoot.phrases import said_by
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
@@ -60,7 +61,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     loss = None
     if work.validation is not None and exit_code == 0 and is_kept:
         if ranks.is_first:
-            print(f"validating on {work.validation.num_samples:,} samples ...", file=sys.stderr, flush=True)
+            tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     if reason != "fault" and is_kept:
@@ -152,7 +153,7 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         if ending.reason not in _URGENT:
             receipt = held_against_index(receipt, run)
         exit_code = exit_code or receipt.exit_code
-        print(f"\n{render_receipt(receipt)}", flush=True)
+        say(f"\n{render_receipt(receipt)}")
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
@@ -161,10 +162,10 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
     if isinstance(agreement, Finding):
         findings.append(agreement)
     elif agreement:
-        print(f"dry run: {agreement}", flush=True)
+        say(f"dry run: {agreement}")
     exit_code = exit_code or int(bool(refused))
     if findings:
-        print(render(findings, colour=sys.stdout.isatty()), flush=True)
+        say(render(findings, colour=sys.stdout.isatty()))
     _say_next(work, ending, exit_code)
     return exit_code
 
@@ -184,17 +185,16 @@ def _say_next(work: RankJob, ending: Ending, exit_code: int) -> None:
         _say_kept(work, ending)
     if exit_code == 0 and not is_dry_run(run.run_dir):
         crossfoot = _command()
-        print("next:")
+        say("next:")
         if ending.reason == "stop_after":
-            print(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
-            print("      the steps that are left, on other machines too")
-        print(f"  {crossfoot} receipt {run.run_dir}")
-        print("      the same receipt again, from the run's files")
-        print(f"  {crossfoot} plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
-        print("      what would train with another batch, on another cluster")
+            say(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
+            say("      the steps that are left, on other machines too")
+        say(f"  {crossfoot} receipt {run.run_dir}")
+        say("      the same receipt again, from the run's files")
+        say(f"  {crossfoot} plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
+        say("      what would train with another batch, on another cluster")
     if exit_code == 3:
-        print(f"what a cause means: {_command()} explain CODE")
-    sys.stdout.flush()
+        say(f"what a cause means: {_command()} explain CODE")
 
 
 def _say_kept(work: RankJob, ending: Ending) -> None:
@@ -206,11 +206,11 @@ def _say_kept(work: RankJob, ending: Ending) -> None:
         kept.append(f"{run.run_dir}/{CHECKPOINTS}/{checkpoint.name}")
     if ending.adapter_path:
         kept.append(ending.adapter_path)
-    print(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
-    print("next:")
-    print(f"  {resume_command(run.run_dir, run.path, _command())}")
+    say(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
+    say("next:")
+    say(f"  {resume_command(run.run_dir, run.path, _command())}")
     where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
-    print(f"      the same run, going on {where}; on other machines too")
+    say(f"      the same run, going on {where}; on other machines too")
 
 
 def _command() -> str:

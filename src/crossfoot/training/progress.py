@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crossfoot.ledger.entry import SKIPS, StepEntry
+from crossfoot.output import tell
 from crossfoot.phrases import clock
 
 _PLAIN_LINE_SECONDS = 2.0
@@ -46,7 +47,7 @@ class ProgressLine:
         line = self._line(entry)
         self._say_aside(entry)
         if entry.causes and not self._bar:
-            print(f"step {entry.step} does not foot: {entry.causes[0].message}", file=sys.stderr, flush=True)
+            tell(f"step {entry.step} does not foot: {entry.causes[0].message}")
         if self._bar:
             if entry.causes:
                 self._bar.console.print(
@@ -57,7 +58,7 @@ class ProgressLine:
         last = entry.step + 1 >= self._total
         if last or not self._spoke or time.monotonic() - self._spoke >= _PLAIN_LINE_SECONDS:
             self._spoke = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def _say_aside(self, entry: StepEntry) -> None:
         """What a policy made of the step: it was skipped, or tried again."""
@@ -71,7 +72,7 @@ class ProgressLine:
             if self._bar:
                 self._bar.console.print(line, style="yellow", markup=False, highlight=False)
             else:
-                print(line, file=sys.stderr, flush=True)
+                tell(line)
 
     def _line(self, entry: StepEntry) -> str:
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))

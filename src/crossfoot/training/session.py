@@ -16,6 +16,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
+from crossfoot.output import say
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.run_folder import release_folder
@@ -66,7 +67,7 @@ def _rank_monitor(work: RankJob, stop: StopRequest) -> RankMonitor:
     def orphaned(finding: Finding) -> None:
         stop.ask(Stop.ORPHANED)
         if rank_monitor.speaks:
-            print(render([replace(finding, severity="warning")], colour=False), flush=True)
+            say(render([replace(finding, severity="warning")], colour=False))
 
     rank_monitor = RankMonitor(
         work.plan.run.run_dir,

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from crossfoot.findings.render import render
+from crossfoot.output import say, tell
 from crossfoot.phrases import size
 from crossfoot.watching.lines import Teller
 from crossfoot.watching.page import make_page
@@ -86,7 +87,7 @@ def _looks(watcher: Watcher) -> Iterator[RunState]:
 def _say_it_takes_long(watcher: Watcher) -> None:
     """On stderr: some ten thousand lines can be added up in a second, or a few thousand of many ranks."""
     if watcher.ledger_bytes > _LONG_LEDGER_BYTES and sys.stderr.isatty():
-        print(f"adding up a ledger of {size(watcher.ledger_bytes)} ...", file=sys.stderr, flush=True)
+        tell(f"adding up a ledger of {size(watcher.ledger_bytes)} ...")
 
 
 def _page(state: RunState, console: Console) -> Group:
@@ -95,11 +96,11 @@ def _page(state: RunState, console: Console) -> Group:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        print(line, flush=True)
+        say(line)
 
 
 def _close(state: RunState) -> int:
     """The exit code; what stood in the way of a verdict is said in full."""
     if state.footed.findings:
-        print(f"\n{render(state.footed.findings, colour=False)}", flush=True)
+        say(f"\n{render(state.footed.findings, colour=False)}")
     return state.exit_code
