@@ -61,6 +61,10 @@ class Meter:
         self.rank = rank
         self._pending: _Forward | None = None
         self._now = ClosedStep(time.monotonic())
+        # Behind collator, engine and wrappers, which may be wrong: labels where they enter the module of the
+        # loss, ids at the embedding (a model may change them on the way), the weight as the gradient that
+        # arrives at the summed loss (`_see_loss`), the rate where the optimizer is about to update the
+        # weights.
         model.register_forward_pre_hook(self._see_batch, with_kwargs=True)
         model.register_forward_hook(self._see_loss)
         embedding.register_forward_pre_hook(self._see_ids)

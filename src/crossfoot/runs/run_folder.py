@@ -169,6 +169,8 @@ def make_folder(run: RunFile, attempt: int = 1) -> None:
     that want the same attempt one is Refused (the first attempt: CF011, a later one: CF748).
     """
     folder = Path(attempt_path(run.run_dir, attempt))
+    # Not flock: on shared storage it may hold within one node only, and it ends with its process, when the
+    # attempt is still taken. mkdir is decided by the file server, once and for all.
     try:
         folder.mkdir(parents=attempt == 1)
     except FileExistsError as error:

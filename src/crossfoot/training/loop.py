@@ -109,7 +109,9 @@ def run_step(
 
     tick: called after each backward. The loop and `crossfoot prove` both step through here.
     """
-    # A summed loss times this, averaged over ranks, is the mean over the whole step's trained tokens.
+    # The engine averages over dp_degree ranks; times dp_degree that is a sum, and over the trained tokens of
+    # the whole step (planned, so known before its first forward) every token counts the same, in whichever
+    # forward it is.
     weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
     engine.set_rate(planned.lr)
     slots = planned.slots[rank]
