@@ -32,9 +32,9 @@ def _loss_fault(change: Callable[[torch.Tensor], torch.Tensor]) -> Fault:
         with _clock() as clock:
             real = SummedLoss.forward
 
-            def forward(self, input_ids, labels, predicting, segments):
-                loss = real(self, input_ids, labels, predicting, segments)
-                is_here = rank == min(RANK, _last_rank()) and segments and torch.is_grad_enabled()
+            def forward(self, batch):
+                loss = real(self, batch)
+                is_here = rank == min(RANK, _last_rank()) and batch.segments and torch.is_grad_enabled()
                 return change(loss) if is_here and clock.strikes() else loss
 
             with mock.patch.object(SummedLoss, "forward", forward):

@@ -83,8 +83,8 @@ def _watch(seen: Watched, built: Any, after_update: Callable[[Path, int], None] 
 
     def before_forward(module: Any, words: Any, named: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
-            rows = named["input_ids"]
-            spans = named["segments"] or [(0, 0, rows.shape[1])]
+            rows = named["batch"].input_ids
+            spans = named["batch"].segments or [(0, 0, rows.shape[1])]
             open_step.append([tuple(rows[row, start:end].tolist()) for row, start, end in spans])
         else:
             seen.judging += 1

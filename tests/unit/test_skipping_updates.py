@@ -18,6 +18,7 @@ from crossfoot.liveness.stopping import Stop
 from crossfoot.metering.meter import Meter
 from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training import loop
+from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, _can_fall, _look_at_every_norm
 from crossfoot.training.loop import TRIES_AT_MOST, learn_step, train_steps
 
@@ -228,8 +229,8 @@ def test_a_try_that_was_thrown_away_is_only_counted() -> None:
     embedding = nn.Embedding(8, 2)
 
     class Model(nn.Module):
-        def forward(self, input_ids: Any, labels: Any, predicting: Any, segments: Any) -> torch.Tensor:
-            return embedding(input_ids).sum()
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return embedding(batch.input_ids).sum()
 
     model = Model()
     optimizer = torch.optim.SGD(embedding.parameters(), lr=0.5)
@@ -237,7 +238,7 @@ def test_a_try_that_was_thrown_away_is_only_counted() -> None:
 
     def forward(scale: float) -> None:
         ids = torch.tensor([[1, 2, 3]])
-        loss = model(input_ids=ids, labels=ids, predicting=torch.arange(2), segments=((0, 0, 3),))
+        loss = model(batch=Batch(ids, ids, torch.arange(2), ((0, 0, 3),)))
         (loss * 0.25 * scale).backward()
 
     forward(8.0)

@@ -73,11 +73,12 @@ class Meter:
 
     def _see_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
+            batch = kwargs["batch"]
             self._pending = _Forward(
                 number=self._forwards_begun,
-                labels=HostCopy(kwargs["labels"]),
-                predicting=HostCopy(kwargs["predicting"]),
-                segments=kwargs["segments"],
+                labels=HostCopy(batch.labels),
+                predicting=HostCopy(batch.predicting),
+                segments=batch.segments,
             )
             self._forwards_begun += 1
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from crossfoot.data.samples import IGNORED_LABEL
+from crossfoot.training.batches import Batch
 
 
 class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
@@ -22,17 +23,11 @@ class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        labels: torch.Tensor,
-        predicting: torch.Tensor,
-        segments: tuple[tuple[int, int, int], ...],
-    ) -> torch.Tensor:
-        """input_ids, labels [rows, columns], predicting [p] as in `Batch`; segments are for the meter."""
-        del segments
-        logits = self.model(input_ids=input_ids, use_cache=False, logits_to_keep=predicting).logits
-        targets = labels[:, predicting + 1]
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """batch: on the model's device. The meter sees the same one, segments included."""
+        kept = batch.predicting
+        logits = self.model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept).logits
+        targets = batch.labels[:, kept + 1]
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
         )
