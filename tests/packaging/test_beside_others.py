@@ -51,12 +51,3 @@ def test_no_version_of_the_other_changes(other: str, tmp_path: Path) -> None:
         f"{other}: {len(before)} packages stay; new: {', '.join(f'{n} {after[n]}' for n in sorted(brought))}"
     )
     assert brought <= OURS_ALONE | {"ruamel-yaml-clib"}
-
-
-def test_one_resolution_of_both_is_that_of_the_other(tmp_path: Path) -> None:
-    """Both at once, where the resolver is free to choose: the same versions."""
-    need_pypi(tmp_path / "asked")
-    other = "llamafactory==0.9.5"
-    before = resolved(tmp_path, other, TORCH)
-    after = resolved(tmp_path, other, TORCH, build_wheel(tmp_path / "dist"))
-    assert {name: after[name] for name in before} == before
