@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launch.findings import ended_unsaid
 from crossfoot.liveness.verdicts import read_verdict
-from crossfoot.receipts.receipt import receipt_of
+from crossfoot.receipts.index_check import held_against_index
+from crossfoot.receipts.receipt import receipt_of_run
 from crossfoot.runs.attempts import ENDING_FILE, attempt_numbers, attempt_path
 from crossfoot.runs.ending import read_ending
+from crossfoot.runs.reader import read_run
 
 _OWN_CODES = (1, 2, 75, 130)
 """What a rank may end with before it has written anything."""
@@ -45,7 +47,7 @@ def outcome_of(
     try:
         ending = read_ending(attempt_path(run_dir, new[-1], ENDING_FILE)) if new else None
         if ending is not None:
-            return Outcome(ending.exit_code or receipt_of(run_dir).exit_code)
+            return Outcome(ending.exit_code or _code_of_receipt(run_dir))
     except Refused as refused:
         return Outcome(1, refused.findings)
     how = f"the {starter} ended {ended_with(returncode)}"
@@ -57,6 +59,12 @@ def outcome_of(
     if returncode in _OWN_CODES:
         return Outcome(returncode)
     return Outcome(1, (ended_unsaid(how, run_dir, ("no rank has begun",)),))
+
+
+def _code_of_receipt(run_dir: str) -> int:
+    """As `crossfoot receipt` ends. Raises Refused."""
+    run = read_run(run_dir)
+    return held_against_index(receipt_of_run(run), run).exit_code
 
 
 def wait_for_word(run_dir: str, before: Sequence[int]) -> None:
