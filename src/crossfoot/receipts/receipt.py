@@ -13,7 +13,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.skipping import policies_of
+from crossfoot.ledger.skipping import Policies, policies_of
 from crossfoot.phrases import counted as with_noun
 from crossfoot.receipts.audit import NumberedLines, audit
 from crossfoot.receipts.columns import (
@@ -65,21 +65,17 @@ def make_receipt(
     skips = _skips(count)
     held = None if run_promise is None else hold(count, run_promise.promise, asked_steps)
     done, promised, real = _columns(count, skips, asked_steps, expects, records, held)
-    policies = {
-        1: policies_of(lock),
-        **{record.attempt.attempt: policies_of(record.lock) for record in records},
-    }
     causes, cause_count = audit(
         lines,
         asked_steps,
         ending,
         {attempt.attempt: attempt.first_step for attempt in attempts},
-        {attempt: stated for attempt, stated in policies.items() if stated is not None},
+        _policies(lock, records),
     )
     if run_promise is not None and held is not None:
         held.add(run_promise.causes)
         causes, cause_count = [*held.causes, *causes], cause_count + held.cause_count
-    skipped_for = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
+    unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
     return Receipt(
@@ -108,10 +104,16 @@ def make_receipt(
         retried=sum(entry.retries for entry in count),
         pause_seconds=sum(entry.pause_seconds for entry in entries),
         seconds=sum(entry.seconds for entry in entries),
-        not_finite=tuple(skipped_for[:MOST_CAUSES_WRITTEN]),
+        not_finite=tuple(unlearned[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
         history=_history(records, entries, count),
     )
+
+
+def _policies(lock: Mapping[str, Any], records: Sequence[AttemptRecord]) -> dict[int, Policies]:
+    """What the locks say of steps that cannot be learned from, by attempt."""
+    stated = {1: policies_of(lock), **{one.attempt.attempt: policies_of(one.lock) for one in records}}
+    return {attempt: policies for attempt, policies in stated.items() if policies is not None}
 
 
 def _columns(
@@ -131,16 +133,11 @@ def _columns(
     if held is not None and held.steps:
         seen = {entry.step for entry in count}
         asked = [step for step in held.steps.values() if step.step < asked_steps]
-        done, promised = (
-            planned_of_steps(step for step in asked if step.step in seen),
-            planned_of_steps(asked),
-        )
         others = {OTHER_SAMPLES: held.other_samples, OTHER_LAYOUT: held.other_layouts}
-        real, done, promised = (
-            real | others,
-            done | dict.fromkeys(others, 0),
-            promised | dict.fromkeys(others, 0),
-        )
+        none = dict.fromkeys(others, 0)
+        real |= others
+        done = planned_of_steps(step for step in asked if step.step in seen) | none
+        promised = planned_of_steps(asked) | none
     else:
         done = planned_of(count, asked_steps)
         promised = _promised(count, done, asked_steps, expects, records)
