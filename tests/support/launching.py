@@ -88,13 +88,18 @@ def short_tokenizer(folder: Path) -> Path:
     return target
 
 
+AT_START = {name: value for name, value in os.environ.items() if name.startswith(warm.IMPORT_TIME)}
+"""What libraries read while they are imported, as it was when the tests began."""
+
+
 def environment(**more: str) -> dict[str, str]:
     """A launcher's surroundings: CPU, one thread a rank, this interpreter's scripts first, no ranks left
-    over.
+    over, and nothing that a run in this very process has set for its imports.
     """
-    leftovers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    kept = {name: value for name, value in os.environ.items() if name not in leftovers}
+    leftovers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", *warm.IMPORT_TIME)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(leftovers)}
     kept.update(
+        AT_START,
         PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
         PYTHONPATH=PYTHON_PATH,
         DS_ACCELERATOR="cpu",
