@@ -50,7 +50,6 @@ class PromisedStep:
     """
 
     step: int
-    lr: float
     samples: int
     first_seen_samples: int
     real_tokens: int
@@ -218,7 +217,6 @@ def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
 
 def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> Iterator[PromisedStep]:
     """Steps [first, end) of the run, in order. What comes before is looked at for first_seen_samples only."""
-    rates, _, _ = promised_rates(terms)
     seen = np.zeros(terms.num_samples, dtype=np.bool_)
     for step, ids in blocks(terms):
         if step >= end:
@@ -238,7 +236,6 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
             if first <= step + row < end:
                 yield PromisedStep(
                     step=step + row,
-                    lr=float(rates[step + row]),
                     samples=ids.shape[1],
                     first_seen_samples=fresh[row],
                     real_tokens=real[row],
