@@ -163,5 +163,5 @@ def test_the_receipt_does_not_foot(planned: tuple[RunPlan, dict[str, Any]]) -> N
     text = render_receipt(bad)
     assert "foots: no\n" in text
     assert (
-        f"\n  CF736  the data: the index {plan.index.folder}: lengths.bin is not as it was written\n" in text
+        f"\n  CF736  the run: the index {plan.index.folder}: lengths.bin is not as it was written\n" in text
     )

@@ -25,7 +25,9 @@ class Ranks:
         phases: dict[int, Phase] | None = None,
         timeout: float = TIMEOUT,
         is_broken: bool = False,
+        waiting: tuple[int, ...] = (),
     ) -> None:
+        self.waiting = waiting
         self.beats, self.moves, self.phases = beats or {}, moves or {}, phases or {}
         self.judge = Judge(1, 0, 4, timeout, PERIOD, "here", lambda pid: self.state)
         self.state: State = "running"
@@ -46,6 +48,7 @@ class Ranks:
                 period_seconds=PERIOD,
                 progress=1 + min(second, self.moves.get(rank, NEVER)),
                 machine="here",
+                is_waiting=rank in self.waiting,
             )
             for rank in range(4)
         ]
@@ -86,6 +89,14 @@ def test_who_is_done_itself_waits_for_nobody(own: Phase) -> None:
 def test_all_stand_still_for_the_timeout() -> None:
     assert Ranks(moves=dict.fromkeys(range(4), 0)).first() == (100, "stuck", [], 100.0)
     assert Ranks(moves={0: 0, 1: 7, 2: 0, 3: 0}).first() == (107, "stuck", [0, 2, 3], 100.0)
+
+
+def test_who_waits_in_a_collective_is_not_to_blame() -> None:
+    still, behind = dict.fromkeys(range(4), 0), {0: 0, 1: 7, 2: 7, 3: 7}
+    assert Ranks(moves=still, waiting=(0, 1, 3)).first() == (100, "stuck", [2], 100.0)
+    assert Ranks(moves=behind, waiting=(1, 2, 3)).first() == (107, "stuck", [0], 100.0)
+    # a cut lets a collective through on some ranks: all of them wait, one of them in the one before
+    assert Ranks(moves=behind, waiting=(0, 1, 2, 3)).first() == (107, "stuck", [], 100.0)
 
 
 def test_who_stands_still_is_not_judged_while_a_heart_stands_still_too() -> None:

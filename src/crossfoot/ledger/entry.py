@@ -80,7 +80,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
 @dataclass(frozen=True)
 class Cause:
     """Why a step does not foot. rank None: all ranks, or none in particular; forward None: the whole step.
-    step NO_STEP: the data of the run.
+    step NO_STEP: the run as a whole, its data or a lock.
 
     kind: a key of CAUSE_KINDS. message: plain words. sample: its id in the data index; origin: its
     "file:line". planned and real: the two values that differ, as far as they are numbers or words.

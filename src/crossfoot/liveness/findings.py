@@ -74,7 +74,7 @@ def no_progress(verdict: Verdict, run_dir: str) -> Finding:
     Ranks wait for one another in every step, so one that hangs holds all of them; so does a network that is
     cut between nodes while the run folder is still reached. The rank that came least far is named, when one
     did, or that is busy with something while the others wait in a collective: they have done all that they
-    can without it. Where all wait in the same collective the network between them is the first suspect. For
+    can without it. Where each waits in a collective the network between them is the first suspect. For
     every rank the function is shown that it hangs in.
 
     Only steps are timed in this way, and a validation that says how far it is. Loading the model and writing
@@ -87,7 +87,7 @@ def no_progress(verdict: Verdict, run_dir: str) -> Finding:
         if len(verdict.lost) > 1:
             title = f"no rank has done anything {waited}; least far are {_by_host(verdict.lost)}"
     else:
-        title = f"no rank has done anything {waited}, and none is behind the others"
+        title = f"no rank has done anything {waited}: each waits for the others"
     notes = [_stands(seen) for seen in verdict.everyone[:_MOST_LISTED]]
     if len(verdict.everyone) > _MOST_LISTED:
         notes.append(f"and {len(verdict.everyone) - _MOST_LISTED:,} more")

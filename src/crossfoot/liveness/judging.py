@@ -49,7 +49,7 @@ class Verdict:
     """What is wrong with the ranks of an attempt; the first one that is written is everyone's.
 
     kind: a process is gone; a heart is silent; a rank ended and others wait for it; hearts beat and no main
-    thread moves (lost: those that came least far, none when all stand at one place); a connection broke and
+    thread moves (lost: those that came least far, none when each waits for the others); a connection broke and
     no rank is known to be lost; a rank says of itself that it failed. by: the rank that says so. others:
     where the rest stood. seconds: how long was waited. said: what a library said.
     """
@@ -201,11 +201,13 @@ class Judge:
         over = [rank for rank in self._ranks if rank not in live]
         if over:
             return self.verdict("ended", over, self._timeout)
-        places = {rank: known.beat.place for rank, known in live.items() if known.beat is not None}
-        least = [rank for rank, place in places.items() if place == min(places.values())]
-        if len(least) == len(places):  # all say the same of themselves: who waits is not to blame
-            least = [rank for rank, known in live.items() if known.beat and not known.beat.is_waiting]
-        is_told_apart = len({place[0] for place in places.values()}) == 1 and len(least) < len(places)
+        beats = {rank: known.beat for rank, known in live.items() if known.beat is not None}
+        least = [rank for rank, beat in beats.items() if beat.place == min(at.place for at in beats.values())]
+        if all(beat.is_waiting for beat in beats.values()):
+            least = []  # a collective that the cut let some of them through: whoever waits is not to blame
+        elif len(least) == len(beats):
+            least = [rank for rank, beat in beats.items() if not beat.is_waiting]
+        is_told_apart = len({beat.phase for beat in beats.values()}) == 1 and len(least) < len(beats)
         return self.verdict("stuck", least if is_told_apart else [], self._timeout)
 
     def _last_seen_of(self, rank: int) -> LastSeen:

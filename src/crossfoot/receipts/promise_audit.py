@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, StepEntry
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, NO_STEP, Cause, StepEntry
 from crossfoot.receipts.promise import (
     RATE_FLOOR,
     RATE_TOLERANCE,
@@ -83,7 +83,7 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
         if promise.contents is None:
             continue
         wanted = {line.step for line in own}
-        if terms == distinct[-1]:
+        if terms == promise.terms_for(max(promise.terms)):
             wanted |= set(range(asked_steps)) - {line.step for line in lines}
         if wanted:
             steps = promised_steps(terms, promise.contents, min(wanted), max(wanted) + 1)
@@ -146,7 +146,7 @@ def lock_faults(
     """
     for name, promised, found in _contradictions(lock, terms, contents):
         message = f"the lock of attempt {attempt} says {name} {promised}, its own numbers make {found}"
-        yield Cause(0, None, None, "lock contradicts itself", message, None, None, promised, found)
+        yield Cause(NO_STEP, None, None, "lock contradicts itself", message, None, None, promised, found)
 
 
 def _contradictions(

@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 
 def _cause_words(cause: Cause) -> str:
-    place = [f"step {cause.step}"] if cause.step != NO_STEP else ["the data"]
+    place = [f"step {cause.step}"] if cause.step != NO_STEP else ["the run"]
     if cause.rank is not None:
         place.append(f"rank {cause.rank}")
     if cause.forward is not None:
