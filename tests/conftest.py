@@ -7,6 +7,7 @@ makes in a test has a severity that the table of codes declares.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 watch_findings()
+
+# A shell without job control starts what it puts in the background deaf to these, and so would be all that a test
+# starts: the signals that a test sends must arrive.
+for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, action)
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
