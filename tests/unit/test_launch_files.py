@@ -171,7 +171,7 @@ def test_overrides_and_the_config_behind_the_script(read) -> None:
     "text",
     [
         "torchrun --nnodes $SLURM_NNODES --nproc-per-node $(nvidia-smi -L | wc -l) train.py a.yaml\n",
-        "torchrun --nnodes ${SLURM_NNODES:-1} --nproc-per-node $((4 * 2)) train.py a.yaml\n",
+        "torchrun --nnodes ${SLURM_NNODES:-1} --nproc-per-node $((4 * N)) train.py a.yaml\n",
         "torchrun --nnodes 1:4 --nproc-per-node gpu train.py a.yaml\n",
         "torchrun $ARGS train.py a.yaml\n",
         "read N; torchrun --nnodes $N --nproc-per-node $N train.py a.yaml\n",
@@ -180,7 +180,6 @@ def test_overrides_and_the_config_behind_the_script(read) -> None:
         "if [ $A ]; then torchrun --nnodes 2 train.py a.yaml; fi\n",
         "run() {\n  torchrun --nnodes 2 train.py a.yaml\n}\n",
         "[ $A ] && torchrun --nnodes 2 train.py a.yaml\n",
-        "false || torchrun --nnodes 2 train.py a.yaml\n",
         "for n in a b; do ssh $n torchrun --nnodes 2 train.py a.yaml; done\n",
         "exit 0\ntorchrun --nnodes 2 train.py a.yaml\n",
         "echo torchrun --nnodes 2 train.py a.yaml\n",

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 
 from crossfoot.written.launch.options import SBATCH, Parsed, parse
-from crossfoot.written.launch.shell import OffsetText
-from crossfoot.written.launch.shell_words import Lexer
+from crossfoot.written.launch.shell_tree import OffsetText, ShellText
 from crossfoot.written.launch.statement import Defect, Layer, Option
 from crossfoot.written.source import Source
 
@@ -56,10 +55,7 @@ def read_directives(source: Source) -> tuple[Layer, tuple[Defect, ...]]:
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:
     """(offset, line) of every line that is not inside a here-document."""
-    lexer = Lexer(source.text, range(len(source.text)))
-    for _ in lexer.tokens():
-        pass
-    inside = iter([*lexer.skipped, (len(source.text), len(source.text))])
+    inside = iter([*ShellText(source.text, range(len(source.text))).documents(), (len(source.text),) * 2])
     begin, end = next(inside)
     for match in _LINE.finditer(source.text):
         while match.start() >= end and end < len(source.text):

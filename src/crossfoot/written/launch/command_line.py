@@ -19,7 +19,7 @@ from crossfoot.written.launch.options import (
     parse,
     place_of,
 )
-from crossfoot.written.launch.shell import OffsetText, RawCommand, Value, run_script
+from crossfoot.written.launch.shell import Made, OffsetText, RawCommand, Value, run_script
 from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind
 from crossfoot.written.source import Source
 
@@ -53,28 +53,30 @@ _SHELLS = frozenset(("bash", "sh", "zsh", "dash"))
 _OURS = ("crossfoot", "crossfoot.cli")
 
 
-def commands_of(source: Source) -> tuple[tuple[Command, ...], frozenset[str]]:
+def commands_of(source: Source) -> tuple[tuple[Command, ...], Made]:
     """The commands of a script that start python, and the files that its other commands name: it may have
     made them.
     """
-    touched: set[str] = set()
-    raw = run_script(source.text, range(len(source.text)), touched)
-    return tuple(_commands(source, raw, Command(()), touched, 0)), frozenset(touched)
+    made: Made = {}
+    raw = run_script(source.text, range(len(source.text)), made)
+    return tuple(_commands(source, raw, Command(()), made, 0)), made
 
 
 def _commands(
-    source: Source, raw: Iterator[RawCommand], outer: Command, touched: set[str], depth: int
+    source: Source, raw: Iterator[RawCommand], outer: Command, made: Made, depth: int
 ) -> Iterator[Command]:
     for each in raw:
         base = Command(
             outer.layers,
             exports=_exports(source, each.exports),
-            is_certain=each.is_certain and outer.is_certain,
+            doubt=each.doubt or outer.doubt,
+            alternative=each.alternative if not outer.doubt else outer.alternative,
             folder=each.folder,
         )
-        found = list(_unfold(source, list(each.words), base, each.exports, touched, depth))
+        found = list(_unfold(source, list(each.words), base, each.exports, made, depth))
         if not found:
-            touched.update(word.text for word in each.words[1:])
+            for word in each.words[1:]:
+                made.setdefault(word.text, None)
         yield from found
 
 
@@ -94,7 +96,7 @@ def _unfold(
     words: list[OffsetText],
     base: Command,
     exports: Mapping[str, Value],
-    touched: set[str],
+    made: Made,
     depth: int,
 ) -> Iterator[Command]:
     """Follow a command from word to word until it is known what it starts."""
@@ -106,8 +108,8 @@ def _unfold(
         if name in _SHELLS:
             script = _shell_script(words)
             if script is not None and depth < DEEPEST:
-                inner = run_script(script.text, script.offsets, touched, exports, base.folder)
-                yield from _commands(source, inner, base, touched, depth + 1)
+                inner = run_script(script.text, script.offsets, made, exports, base.folder)
+                yield from _commands(source, inner, base, made, depth + 1)
             return
         first = words[0]
         if name in _OURS or name.endswith(".py"):
@@ -162,7 +164,7 @@ def _without_wrapper(
     """Skip `env A=b`, `nohup`, a container's own words, up to a program that starts training."""
     name = os.path.basename(words[0].text) if words else ""
     if name in _ELSEWHERE:
-        base = replace(base, is_certain=False)
+        base = replace(base, doubt=base.doubt or f"started by {name}", alternative=None)
     elif name not in _WRAPPERS or (name in _RUNNERS and (len(words) < 2 or words[1].text != "run")):
         return words, base
     for position, word in enumerate(words[1:], 1):

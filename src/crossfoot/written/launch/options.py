@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crossfoot.findings.finding import Place
-from crossfoot.written.launch.shell import OffsetText
+from crossfoot.written.launch.shell_tree import OffsetText
 from crossfoot.written.launch.statement import UNKNOWN, Argument, LayerKind, Option
 from crossfoot.written.source import Source
 

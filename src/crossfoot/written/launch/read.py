@@ -13,6 +13,7 @@ from crossfoot.written.launch.command_line import commands_of
 from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
+from crossfoot.written.launch.shell import Made
 from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Named, Statement
 from crossfoot.written.launch.stating import (
     STARTING_VERBS,
@@ -74,12 +75,12 @@ def _accelerate(source: Source) -> LaunchFile:
 def _script(source: Source, kind: str) -> tuple[LaunchFile, tuple[Finding, ...]]:
     """A batch script or a shell script: directives, commands, and what both say."""
     batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
-    commands, touched = commands_of(source)
+    commands, made = commands_of(source)
     file = LaunchFile(
         source.path, "sbatch" if batch else "shell", batch=batch, commands=commands, defects=defects
     )
     findings: list[Finding] = []
-    named = tuple(_named(file, touched, findings))
+    named = tuple(_named(file, made, findings))
     file = replace(file, named=named)
     config, overrides = _config_of(file)
     return (
@@ -100,7 +101,7 @@ def _statements(file: LaunchFile) -> Iterator[Statement]:
     yield from dict.fromkeys(said)
 
 
-def _named(file: LaunchFile, touched: frozenset[str], findings: list[Finding]) -> Iterator[Named]:
+def _named(file: LaunchFile, made: Made, findings: list[Finding]) -> Iterator[Named]:
     """Hostfiles and accelerate files that the commands name. One that the script makes itself is not looked
     for.
     """
@@ -111,7 +112,7 @@ def _named(file: LaunchFile, touched: frozenset[str], findings: list[Finding]) -
             ("accelerate", "--config_file", "accelerate file"),
         ):
             option = layer.get(name) if layer.kind == kind else None
-            if option is None or not option.value or option.value in touched or command.folder is None:
+            if option is None or not option.value or option.value in made or command.folder is None:
                 continue
             path = os.path.normpath(os.path.join(command.folder, os.path.expanduser(option.value)))
             found = _follow(path, what, option.place, findings)

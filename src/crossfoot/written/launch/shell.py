@@ -1,396 +1,360 @@
-"""A launch script as the commands it would run, with the variables assigned in it filled in.
+"""A launch script as the commands that it would run, with the variables assigned in it filled in.
 
-Nothing is executed. What stands in if, case, loops, functions, or behind `||`, may run or not: its commands
-are not certain, and a variable changed there is unknown afterwards. So is everything that only the run can
-tell: `$(...)`, arithmetic, SLURM's variables.
+Nothing is executed. A subshell, a part of a pipeline and `$( )` keep their folder and variables to
+themselves. A loop over written words runs for each; a function runs where it is called; a test of known
+values decides. What stands in any other if, case or while, or behind `||`, may run or not: its commands carry
+the doubt, and a variable changed there is unknown afterwards. So is what only the run can tell: `$(...)`,
+SLURM's variables.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from crossfoot.written.launch.shell_words import Lexer, Operator, Part, Redirect, Token, Word
+from tree_sitter import Node
+
+from crossfoot.written.launch.shell_flow import ControlFlow
+from crossfoot.written.launch.shell_scope import Budget, Made, RawCommand, Scope, take_positional
+from crossfoot.written.launch.shell_tree import OffsetText, ShellText
+from crossfoot.written.launch.shell_words import LONGEST_VALUE, MOST_WORDS, Value, Variables, Words, joined
 from crossfoot.written.launch.statement import UNKNOWN
 
-LONGEST_VALUE = 20_000
-MOST_CHARACTERS = 2_000_000
-"""Of all expansions together: a script that doubles a variable a thousand times must not fill the memory."""
+__all__ = ["Made", "OffsetText", "RawCommand", "Value", "run_script"]
+
+DEEPEST = 60
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ARITHMETIC_TARGET = re.compile(
     r"([A-Za-z_]\w*)\s*(?:[-+*/%&|^]|<<|>>)?=(?!=)|([A-Za-z_]\w*)(?:\+\+|--)", re.ASCII
 )
-_DECLARING = frozenset(("export", "declare", "typeset", "local", "readonly"))
-_SKIPPED = frozenset(("then", "else", "elif", "do", "!", "time"))
-_OPENING = {"if": "if", "while": "loop", "until": "loop", "for": "loop", "select": "loop", "case": "case"}
-_CLOSING = {"fi": "if", "done": "loop", "esac": "case"}
-_TESTS = frozenset(("[", "[[", "test"))
-_SET_BY_LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "PET_")
-
-
-@dataclass(frozen=True)
-class OffsetText:
-    """Characters and the offset of each. is_default: an exported variable may overrule them. start, end:
-    where they stand on the command, as offsets.
-    """
-
-    text: str
-    offsets: tuple[int, ...]
-    is_default: bool = False
-    start: int = 0
-    end: int = 0
-    is_open: bool = False
-    """An unquoted variable that is not known: any number of words."""
-
-    def after(self, count: int) -> OffsetText:
-        """Without the first `count` characters."""
-        return OffsetText(self.text[count:], self.offsets[count:], self.is_default, self.start, self.end)
-
-    def first(self, count: int) -> OffsetText:
-        """The first `count` characters."""
-        return OffsetText(self.text[:count], self.offsets[:count], self.is_default, self.start, self.end)
-
-
-Value = OffsetText | tuple[OffsetText, ...] | None
-"""Of a variable: text, an array's words, or not known."""
-
-
-@dataclass(frozen=True)
-class RawCommand:
-    """Words after expansion. folder: None when it cannot be known."""
-
-    words: tuple[OffsetText, ...]
-    exports: Mapping[str, Value]
-    is_certain: bool
-    folder: str | None
+_WRITING = (">", ">>", ">|", "&>", "&>>")
 
 
 def run_script(
     text: str,
-    offsets: range | tuple[int, ...],
-    touched: set[str],
+    offsets: Sequence[int],
+    made: Made,
     exports: Mapping[str, Value] | None = None,
     folder: str | None = "",
 ) -> Iterator[RawCommand]:
-    """The commands of a script, in order. exports: variables that it finds; folder: where it begins. touched
-    is filled with the files that it redirects to or from.
+    """The commands of a script, in order. exports: variables that it finds; folder: where it begins. made is
+    filled with the files that it writes.
     """
-    yield from _Shell(exports or {}, folder, touched).run(Lexer(text, offsets).tokens())
+    values: dict[str, Value] = {name: OffsetText(".", (0,)) for name in ("SLURM_SUBMIT_DIR", "PWD")}
+    scope = Scope(Variables({**values, **(exports or {})}, set(exports or ())), folder)
+    shell = _Shell(ShellText(text, offsets), scope, Budget(made))
+    yield from shell.run(shell.text.root)
+    yield from shell.never_called()
 
 
-class _Shell:
-    """The state between two commands."""
+class _Shell(ControlFlow):
+    """Commands, assignments, redirections and calls."""
 
-    def __init__(self, exports: Mapping[str, Value], folder: str | None, touched: set[str]) -> None:
-        self.touched = touched
-        self.values: dict[str, Value] = {
-            "SLURM_SUBMIT_DIR": OffsetText(".", (0,)),
-            "PWD": OffsetText(".", (0,)),
-        }
-        self.values.update(exports)
-        self.exported = set(exports)
-        self.folder = folder
-        self.open: list[str] = []
-        self.words: list[Word] = []
-        self.doubtful = False  # what follows runs only if what stands before it failed, or passed a test
-        self.pending = ""  # "function" before its braces, "header" up to the end of a for or case line
-        self.ended = False
-        self.characters_left = MOST_CHARACTERS
+    def __init__(self, text: ShellText, scope: Scope, budget: Budget) -> None:
+        self.text, self.scope, self.budget = text, scope, budget
+        self.words = Words(text, scope.variables, self._substitution)
+        self._waiting: list[RawCommand] = []
 
-    @property
-    def is_certain(self) -> bool:
-        return not self.doubtful and not any(
-            opener in ("if", "loop", "case", "function") for opener in self.open
-        )
+    def run(self, node: Node, document: OffsetText | None = None) -> Iterator[RawCommand]:
+        """The commands of a node."""
+        if self.scope.ended or self.budget.commands <= 0 or self.budget.depth > DEEPEST:
+            return
+        self.budget.depth += 1
+        visit = _VISITS.get(node.type, _Shell._sequence)
+        for found in visit(self, node):
+            yield found if document is None or found.document else replace(found, document=document)
+        yield from self._substituted()
+        self.budget.depth -= 1
 
-    def run(self, tokens: Iterable[Token]) -> Iterator[RawCommand]:
-        for token in tokens:
-            if isinstance(token, Word):
-                self._take(token)
-                continue
-            if isinstance(token, Redirect):
-                self.touched.update(offset_text.text for offset_text in self._expand(token.word))
-                continue
-            if token.text == "(" and self.pending == "header":
-                continue
-            if token.text == "(" and len(self.words) == 1 and self.words[0].literal:
-                self.pending, self.words = "function", []
-                continue
-            found = self._finish()
-            if found is not None:
-                yield found
-            if self.ended:
-                return
-            self._operator(token)
-        found = self._finish()
-        if found is not None:
-            yield found
+    def never_called(self) -> Iterator[RawCommand]:
+        """What stands in functions that the script does not call."""
+        for name, (text, body) in list(self.scope.functions.items()):
+            if name not in self.budget.called:
+                scope = replace(
+                    self.scope.fork(f"in the function {name}, which is not called here"), ended=""
+                )
+                yield from _Shell(text, scope, self.budget).run(body)
 
-    def _take(self, word: Word) -> None:
-        """A word: a keyword where a command begins, else one more word of the command."""
-        literal = word.literal
-        if self.words or self.pending == "header":
-            self.words.append(word)
-        elif literal in _OPENING:
-            self.open.append(_OPENING[literal])
-            if literal in ("for", "select", "case"):
-                self.pending = "header"
-        elif literal in _CLOSING:
-            self._close(_CLOSING[literal])
-        elif literal == "{":
-            self.open.append("function" if self.pending == "function" else "{")
-            self.pending = ""
-        elif literal == "}":
-            self._close(next((opener for opener in reversed(self.open) if opener in ("{", "function")), ""))
-        elif literal == "function":
-            self.pending = "name"
-        elif self.pending == "name":
-            self.pending = "function"
-        elif literal not in _SKIPPED:
-            self.words.append(word)
+    def _in(self, scope: Scope) -> _Shell:
+        return _Shell(self.text, scope, self.budget)
 
-    def _close(self, opener: str) -> None:
-        if opener in self.open:
-            del self.open[len(self.open) - 1 - self.open[::-1].index(opener) :]
+    def _substitution(self, node: Node) -> None:
+        """The commands of `$( )` run too, apart from the rest."""
+        scope = replace(self.scope.fork(), ended="")
+        if self.budget.depth <= DEEPEST:
+            self.budget.depth += 1
+            self._waiting.extend(self._in(scope)._sequence(node))
+            self.budget.depth -= 1
 
-    def _operator(self, operator: Operator) -> None:
-        text = operator.text
-        if text == "(":
-            self.open.append("function" if self.pending == "function" else "(")
-            self.pending = ""
-        elif text == ")" and self.pending != "function":
-            self._close("(")
-        elif text.startswith("(("):
-            for match in _ARITHMETIC_TARGET.finditer(text):
-                self.values[match[1] or match[2]] = None
-        if text in ("\n", ";", "&", ";;", ";&", ";;&"):
-            self.doubtful = False
-        elif text == "||":
-            self.doubtful = True
+    def _substituted(self) -> Iterator[RawCommand]:
+        found, self._waiting = self._waiting, []
+        yield from found
 
-    def _finish(self) -> RawCommand | None:
-        """The end of a simple command: assignments are carried out, anything else is handed on."""
-        words, self.words = self.words, []
-        if self.pending == "header":
-            self.pending = ""
-            if words and self.open[-1:] == ["loop"]:
-                self.values[words[0].literal] = None
-            return None
-        if not words:
-            return None
-        own = next((position for position, word in enumerate(words) if word.assigns is None), len(words))
-        if own == len(words):
-            for word in words:
-                self._assign(word)
-            return None
-        name = words[own].literal
-        if name in _TESTS:
-            self.doubtful = True
-            return None
-        if name in _DECLARING:
-            self._declare(words[own + 1 :], name == "export")
-            return None
-        if name in ("read", "unset", "let", "mapfile", "readarray"):
-            self._forget(words[own + 1 :])
-            return None
-        return self._command(words[:own], words[own:])
+    def _braces(self, node: Node) -> Iterator[RawCommand]:
+        """`{ ...; }`, and `(( ... ))`."""
+        if node.children and node.children[0].type == "((":
+            self._forget_arithmetic(node)
+            return
+        yield from self._sequence(node)
 
-    def _declare(self, words: list[Word], is_export: bool) -> None:
-        for word in words:
-            assigned = self._assign(word)
-            if is_export or assigned in self.exported:
-                self.exported.add(assigned or word.literal)
+    def _not_understood(self, node: Node) -> Iterator[RawCommand]:
+        doubt, self.scope.doubt = self.scope.doubt, self.scope.doubt or "in lines that were not understood"
+        yield from self._sequence(node)
+        self.scope.doubt = doubt
 
-    def _forget(self, words: list[Word]) -> None:
-        """The variables that these words name have a value that cannot be known."""
-        for word in words:
-            target = re.match(r"[A-Za-z_]\w*", "".join(part.text for part in word.parts), re.ASCII)
-            self.values[target[0] if target else ""] = None
+    def _function(self, node: Node) -> Iterator[RawCommand]:
+        name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
+        if name is not None and body is not None:
+            self.scope.functions[self.text.text_of(name)] = (self.text, body)
+        return iter(())
 
-    def _command(self, assignments: list[Word], words: list[Word]) -> RawCommand | None:
-        exports = {name: self.values.get(name) for name in self.exported}
-        for word in assignments:
-            if word.assigns:
-                exports[word.assigns[0]] = self._value_of(word)
-        expanded = tuple(offset_text for word in words for offset_text in self._expand(word))
-        name = words[0].literal
-        if name in ("cd", "pushd"):
-            self._change_folder(expanded)
-            return None
-        if name in ("exit", "exec") and self.is_certain and "(" not in self.open:
-            self.ended = len(expanded) > 1 or name == "exit"
-        if not expanded or name == "exit":
-            return None
-        return RawCommand(expanded, exports, self.is_certain, self.folder)
+    def _call(self, name: str, words: Sequence[OffsetText]) -> Iterator[RawCommand]:
+        """A function's body, with the words behind its name as $1, $2 ..."""
+        text, body = self.scope.functions[name]
+        self.budget.called.add(name)
+        were = take_positional(self.scope.variables, words)
+        yield from _Shell(text, self.scope, self.budget).run(body)
+        take_positional(self.scope.variables, None)
+        self.scope.variables.values.update(were)
+        if self.scope.ended == "return":
+            self.scope.ended = ""
 
-    def _change_folder(self, words: tuple[OffsetText, ...]) -> None:
-        target = words[1].text if len(words) > 1 else UNKNOWN
-        if UNKNOWN in target or target.startswith(("~", "-")) or not self.is_certain or self.folder is None:
-            self.folder = None
-        else:
-            joined = os.path.normpath(os.path.join(self.folder or ".", target))
-            self.folder = "" if joined == "." else joined
+    def _redirected(self, node: Node) -> Iterator[RawCommand]:
+        document, targets, more = self._redirects(node)
+        body = node.child_by_field_name("body")
+        if body is not None:
+            is_copied = self.text.text_of(body).strip() == "cat"
+            for target in targets:
+                self.budget.made[target] = document if is_copied and document is not None else None
+            yield from self.run(body, document)
+        for each in more:
+            name = each.child_by_field_name("name")
+            if document is not None and name is not None and self.text.text_of(name) == "tee":
+                words = [word.text for word in self.words.words(each.children_by_field_name("argument"))]
+                self.budget.made.update({word: document for word in words if not word.startswith("-")})
+            else:
+                yield from self._in(self.scope.fork()).run(each, document)
 
-    def _assign(self, word: Word) -> str | None:
+    def _redirects(self, node: Node) -> tuple[OffsetText | None, list[str], list[Node]]:
+        """(what a here-document says, the files written, commands that stand on its first line)."""
+        document: OffsetText | None = None
+        targets: list[str] = []
+        more: list[Node] = []
+        for child in node.children:
+            if child.type == "file_redirect":
+                targets.extend(self._target(child))
+            elif child.type == "heredoc_redirect":
+                start = next((each for each in child.children if each.type == "heredoc_start"), None)
+                body = next((each for each in child.children if each.type == "heredoc_body"), None)
+                is_literal = start is not None and any(each in self.text.text_of(start) for each in "'\"\\")
+                document = self.words.document(body, is_literal) if body else OffsetText("", ())
+                for each in child.children:
+                    if each.type == "file_redirect":
+                        targets.extend(self._target(each))
+                    elif each.type == "pipeline":
+                        more.extend(part for part in each.children if part.is_named)
+                    elif each.type in _STATEMENTS:
+                        more.append(each)
+        return document, targets, more
+
+    def _target(self, node: Node) -> Iterator[str]:
+        operator = next((child.type for child in node.children if not child.is_named), "")
+        destination = node.child_by_field_name("destination")
+        if operator in _WRITING and destination is not None:
+            yield from (word.text for word in self.words.words([destination]))
+
+    def _assignment(self, node: Node) -> Iterator[RawCommand]:
+        for child in node.children if node.type == "variable_assignments" else (node,):
+            self._assign(child)
+        return iter(())
+
+    def _assign(self, node: Node) -> str:
         """Carry out `NAME=value`; returns the name."""
-        if word.assigns is None:
-            return None
-        name, appends = word.assigns
-        value = self._value_of(word)
-        old = self.values.get(name)
-        if appends:
-            value = _appended(old, value)
-        if not self.is_certain and (name not in self.values or _text(old) != _text(value)):
-            value = None
-        self.values[name] = value
+        name_node, value_node = node.child_by_field_name("name"), node.child_by_field_name("value")
+        name = self.text.text_of(name_node) if name_node else ""
+        values = self.scope.variables.values
+        if name_node is None or name_node.type != "variable_name":
+            self._assign_unknown(node)
+            return _name_in(name)
+        value = self._value(value_node)
+        if any(child.type == "+=" for child in node.children):
+            value = _appended(values.get(name), value)
+        values[name] = value
         return name
 
-    def _value_of(self, word: Word) -> Value:
-        if word.array is not None:
-            return tuple(offset_text for each in word.array for offset_text in self._expand(each))
-        fields = list(self._fields(word, splits=False))
-        first = fields[0] if fields else OffsetText("", ())
-        return first.after(first.text.index("=") + 1) if "=" in first.text else None
+    def _assign_unknown(self, node: Node) -> None:
+        name = node.child_by_field_name("name")
+        self.scope.variables.values[_name_in(self.text.text_of(name)) if name else ""] = None
 
-    def _expand(self, word: Word) -> Iterator[OffsetText]:
-        yield from self._fields(word, splits=True)
+    def _value(self, node: Node | None) -> Value:
+        if node is None:
+            return OffsetText("", ())
+        if node.type != "array":
+            return self.words.value(node)
+        parts = [child for child in node.children if child.is_named and child.type != "comment"]
+        if any(self.text.text_of(part).startswith("[") for part in parts):
+            return None
+        words = tuple(self.words.words(parts))
+        return words if len(words) < MOST_WORDS else None
 
-    def _fields(self, word: Word, splits: bool) -> Iterator[OffsetText]:
-        """The words that one word becomes: unquoted variables are split at blanks."""
-        field = _Field(word)
-        for part in word.parts:
-            if part.name == '"':
-                pieces = part.default or ()
-                field.begun |= not (len(pieces) == 1 and self.values.get(pieces[0].name) == ())
-                for piece in pieces:
-                    yield from self._array_words(piece, field, splits)
-                    for offset_text in self._piece(piece):
-                        field.add(offset_text)
-                continue
-            if part.is_text:
-                field.add(
-                    OffsetText(part.text, part.offsets, is_open=part.text == UNKNOWN and not part.quoted)
-                )
-                continue
-            yield from self._array_words(part, field, splits)
-            for offset_text in self._piece(part):
-                if splits and not part.quoted:
-                    yield from field.add_split(offset_text)
-                else:
-                    field.add(offset_text)
-        if field.begun:
-            yield field.done()
-
-    def _array_words(self, part: Part, field: _Field, splits: bool) -> Iterator[OffsetText]:
-        """`${NAME[@]}`: all words but the last are words of their own; the last is left to `_piece`. In an
-        assignment they are joined with blanks.
-        """
-        value = self.values.get(part.name) if part.name else None
-        for offset_text in value[:-1] if isinstance(value, tuple) else ():
-            if splits and not part.quoted:
-                yield from field.add_split(offset_text)
+    def _declaration(self, node: Node) -> Iterator[RawCommand]:
+        kind = node.children[0].type
+        is_export = kind == "export" or (kind == "declare" and " -x" in self.text.text_of(node))
+        for child in node.children[1:]:
+            if child.type == "variable_assignment":
+                name = self._assign(child)
+            elif child.type == "variable_name":
+                name = self.text.text_of(child)
             else:
-                field.add(offset_text)
-            if not splits:
-                field.add(OffsetText(" ", ()))
-            elif field.begun:
-                yield field.done()
+                continue
+            if is_export:
+                self.scope.variables.exported.add(name)
+        return iter(())
 
-    def _piece(self, part: Part) -> Iterator[OffsetText]:
-        """What a part stands for."""
-        where = part.offsets
-        if part.is_text:
-            yield OffsetText(part.text, where)
+    def _unset(self, node: Node) -> Iterator[RawCommand]:
+        for child in node.children:
+            if child.type in ("variable_name", "word"):
+                self.scope.variables.values[self.text.text_of(child)] = None
+        return iter(())
+
+    def _forget_arithmetic(self, node: Node) -> None:
+        """What `((...))` assigns is unknown."""
+        for match in _ARITHMETIC_TARGET.finditer(self.text.text_of(node)):
+            self.scope.variables.values[match[1] or match[2]] = None
+
+    def _test(self, node: Node) -> Iterator[RawCommand]:
+        if node.children and node.children[0].type == "((":
+            self._forget_arithmetic(node)
+        for child in node.children:
+            if child.is_named:
+                self._substitutions(child)
+        return iter(())
+
+    def _substitutions(self, node: Node) -> None:
+        if node.type in ("command_substitution", "process_substitution"):
+            self._substitution(node)
             return
-        value = self.values.get(part.name) if part.name else None
-        if isinstance(value, tuple):
-            if not value:
-                return
-            value = value[-1]
-        is_set = part.name in self.values
-        if part.default is not None and part.name and (not is_set or value == OffsetText("", ())):
-            if not is_set and part.name.startswith(_SET_BY_LAUNCHERS):
-                yield OffsetText(UNKNOWN, ())
-                return
-            for piece in part.default:
-                for offset_text in self._piece(piece):
-                    yield OffsetText(offset_text.text, offset_text.offsets, True, is_open=offset_text.is_open)
+        for child in node.children:
+            self._substitutions(child)
+
+    def _command(self, node: Node) -> Iterator[RawCommand]:
+        self.budget.commands -= 1
+        name_node = node.child_by_field_name("name")
+        if name_node is None:
             return
-        self.characters_left -= 0 if value is None else len(value.text)
-        if value is None or self.characters_left < 0:
-            yield OffsetText(UNKNOWN, (), is_open=not part.quoted)
+        own = self.scope.variables.copy()
+        before = self._in(replace(self.scope, variables=own))
+        assignments = [child for child in node.children if child.type == "variable_assignment"]
+        for child in assignments:
+            own.exported.add(before._assign(child))
+        if assignments and self.text.span(assignments[-1])[1] == self.text.span(name_node)[0]:
+            self._assign_unknown(assignments[-1])  # the grammar ends a value in front of an escaped $
+            return
+        parts = [name_node, *node.children_by_field_name("argument")]
+        if self.text.is_descriptor(parts[-1]):
+            parts.pop()
+        expanded = tuple(self.words.words(parts))
+        yield from self._substituted()
+        if not expanded:
+            return
+        name = expanded[0].text
+        if name in self.scope.functions:
+            yield from self._call(name, expanded[1:])
+        elif name == "eval":
+            yield from self._eval(expanded[1:])
+        elif name in _BUILTINS:
+            _BUILTINS[name](self, expanded)
         else:
-            yield value
+            yield self._raw(expanded, own)
+            if name == "exec" and len(expanded) > 1:
+                self.scope.ended = "exit"
+
+    def _raw(self, words: tuple[OffsetText, ...], variables: Variables) -> RawCommand:
+        exports = {name: variables.values.get(name) for name in variables.exported}
+        scope = self.scope
+        return RawCommand(words, exports, scope.doubt, scope.alternative, scope.folder)
+
+    def _eval(self, words: Sequence[OffsetText]) -> Iterator[RawCommand]:
+        """The words joined, run as a script here."""
+        text = joined(words, " ")
+        if text.is_known and self.budget.depth < DEEPEST:
+            shell = _Shell(ShellText(text.text, text.offsets), self.scope, self.budget)
+            yield from shell.run(shell.text.root)
+        elif words:
+            yield self._raw(tuple(words), self.scope.variables)
+
+    def _forget(self, words: Sequence[OffsetText]) -> None:
+        """The variables that these words name have a value that cannot be known."""
+        if words[0].text == "printf" and "-v" not in [word.text for word in words[1:2]]:
+            return
+        for word in words[1:]:
+            self.scope.variables.values[_name_in(word.text)] = None
+
+    def _leave(self, words: Sequence[OffsetText]) -> None:
+        self.scope.ended = words[0].text
+
+    def _set(self, words: Sequence[OffsetText]) -> None:
+        """`set -- a b`."""
+        if [word.text for word in words[1:2]] == ["--"]:
+            take_positional(self.scope.variables, words[2:])
+
+    def _shift(self, words: Sequence[OffsetText]) -> None:
+        kept = self.scope.variables.values.get("@")
+        count = int(words[1].text) if len(words) > 1 and words[1].text.isdigit() else 1
+        take_positional(self.scope.variables, kept[count:] if isinstance(kept, tuple) else None)
+
+    def _change_folder(self, words: Sequence[OffsetText]) -> None:
+        target = words[1].text if len(words) > 1 else UNKNOWN
+        folder = self.scope.folder
+        if UNKNOWN in target or target.startswith(("~", "-")) or folder is None:
+            self.scope.folder = None
+        else:
+            path = os.path.normpath(os.path.join(folder or ".", target))
+            self.scope.folder = "" if path == "." else path
 
 
-class _Field:
-    """One word being put together."""
-
-    def __init__(self, word: Word) -> None:
-        self.word = word
-        self.begun = False
-        self._clear()
-
-    def _clear(self) -> None:
-        self.text: list[str] = []
-        self.offsets: list[int] = []
-        self.length = 0
-        self.is_default = self.is_open = False
-
-    def add(self, offset_text: OffsetText) -> None:
-        offsets = offset_text.offsets or (self.word.start,) * len(offset_text.text)
-        if self.length + len(offset_text.text) > LONGEST_VALUE:
-            offset_text, offsets = OffsetText(UNKNOWN, ()), (self.word.start,)
-        self.length += len(offset_text.text)
-        self.begun = True
-        self.text.append(offset_text.text)
-        self.offsets.extend(offsets)
-        self.is_default |= offset_text.is_default
-        self.is_open |= offset_text.is_open
-
-    def add_split(self, offset_text: OffsetText) -> Iterator[OffsetText]:
-        """Add what may hold blanks: each blank ends the word."""
-        offsets = offset_text.offsets or (self.word.start,) * len(offset_text.text)
-        at = 0
-        for match in re.finditer(r"\S+", offset_text.text):
-            if match.start() > at and self.begun:
-                yield self.done()
-            self.add(
-                OffsetText(
-                    match[0],
-                    offsets[match.start() : match.end()],
-                    offset_text.is_default,
-                    is_open=offset_text.is_open,
-                )
-            )
-            at = match.end()
-        if at < len(offset_text.text) and self.begun:
-            yield self.done()
-
-    def done(self) -> OffsetText:
-        text = "".join(self.text)
-        whole = OffsetText(
-            text,
-            tuple(self.offsets),
-            self.is_default,
-            self.word.start,
-            self.word.end,
-            self.is_open and text == UNKNOWN,
-        )
-        self.begun = False
-        self._clear()
-        return whole
+_BUILTINS: Mapping[str, Callable[[_Shell, Sequence[OffsetText]], None]] = {
+    "cd": _Shell._change_folder,
+    "pushd": _Shell._change_folder,
+    "set": _Shell._set,
+    "shift": _Shell._shift,
+    **dict.fromkeys(("exit", "return", "break", "continue"), _Shell._leave),
+    **dict.fromkeys(("read", "let", "mapfile", "readarray", "getopts", "printf"), _Shell._forget),
+}
+_VISITS: Mapping[str, Callable[[_Shell, Node], Iterator[RawCommand]]] = {
+    "subshell": _Shell._apart,
+    "pipeline": _Shell._pipeline,
+    "compound_statement": _Shell._braces,
+    "list": _Shell._list,
+    "if_statement": _Shell._if,
+    "case_statement": _Shell._case,
+    "for_statement": _Shell._for,
+    "c_style_for_statement": _Shell._for,
+    "while_statement": _Shell._while,
+    "function_definition": _Shell._function,
+    "redirected_statement": _Shell._redirected,
+    "variable_assignment": _Shell._assignment,
+    "variable_assignments": _Shell._assignment,
+    "declaration_command": _Shell._declaration,
+    "unset_command": _Shell._unset,
+    "test_command": _Shell._test,
+    "command": _Shell._command,
+    "ERROR": _Shell._not_understood,
+}
+_STATEMENTS = tuple(_VISITS)
 
 
-def _text(value: Value) -> object:
-    return value.text if isinstance(value, OffsetText) else value
+def _name_in(text: str) -> str:
+    match = _NAME.match(text)
+    return match[0] if match else ""
 
 
 def _appended(old: Value, new: Value) -> Value:
     if isinstance(old, tuple) and isinstance(new, tuple):
-        return (*old, *new) if len(old) + len(new) < 1000 else None
+        return (*old, *new) if len(old) + len(new) < MOST_WORDS else None
     if isinstance(old, OffsetText) and isinstance(new, OffsetText):
-        joined = OffsetText(old.text + new.text, old.offsets + new.offsets, old.is_default or new.is_default)
-        return joined if len(joined.text) <= LONGEST_VALUE else None
+        whole = joined((old, new))
+        return whole if len(whole.text) <= LONGEST_VALUE else None
     return None

@@ -1,324 +1,382 @@
-"""Shell text as words and operators, every character with its offset in the file. A lexer for launch scripts:
-quotes, continuation lines, comments, variables, here-documents; what it does not know becomes unknown, never
-an error.
+"""Words of a shell script as its commands find them: quotes taken away, variables filled in, unquoted ones
+cut at blanks. What only the run can tell becomes UNKNOWN.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-DEEPEST = 12
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=", re.ASCII)
-_WITH_DEFAULT = re.compile(r"(\w+|[@*])(?:\[[@*]\])?(:?[-=])?", re.ASCII)
-_RUN = re.compile(r"[^\s;&|()<>\\'\"`$]+")
-_QUOTED_RUN = re.compile(r"[^\\\"`$]+")
-_ENDS_WORD = frozenset(" \t\r\n;&|()<>")
+from tree_sitter import Node
+
+from crossfoot.written.launch.shell_arithmetic import number_of
+from crossfoot.written.launch.shell_tree import OffsetText, ShellText
+from crossfoot.written.launch.statement import UNKNOWN
+
+LONGEST_VALUE = 20_000
+MOST_WORDS = 1_000
+"""In an array, or from one `{1..9999}`."""
+_SET_BY_LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "PET_")
+_RANGE = re.compile(r"\{(-?\d{1,6})\.\.(-?\d{1,6})\}", re.ASCII)
+_GAP = re.compile(r"(?P<continued>\\\r?\n)|(?P<escaped>\\.)|(?P<between>[^\\]+|\\)", re.DOTALL)
+_TRAILING = re.compile(r"(?:\\\n)*(?P<between>(?:[ \t]|\\\n)*)(?P<escaped>\\[ \t])")
+_UNSET = ("-", ":-", "=", ":=")
+
+Value = OffsetText | tuple[OffsetText, ...] | None
+"""Of a variable: text, an array's words, or not known."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of a word. text and offsets: its characters. name: of a variable; default: what stands for it
-    when it is not set. A part with neither text nor name is unknown.
+@dataclass
+class Variables:
+    """What the script has assigned so far. characters_left: of all expansions together: a script that doubles
+    a variable a thousand times must not fill the memory.
     """
 
-    text: str = ""
-    offsets: tuple[int, ...] = ()
-    quoted: bool = False
-    name: str = ""
-    default: tuple[Part, ...] | None = None
-    is_text: bool = False
+    values: dict[str, Value]
+    exported: set[str] = field(default_factory=set)
+    characters_left: int = 2_000_000
+
+    def copy(self) -> Variables:
+        """Another one that changes for itself."""
+        return Variables(dict(self.values), set(self.exported), self.characters_left)
+
+    def spend(self, text: OffsetText) -> OffsetText:
+        """The text, or UNKNOWN once too much was expanded."""
+        self.characters_left -= len(text.text)
+        return text if self.characters_left >= 0 else OffsetText(UNKNOWN, (), is_open=True)
+
+
+Atom = Node | tuple[int, int]
+"""A node, or the span of text that the grammar left out."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word before expansion, text[start:end] of the file. array: the words of `NAME=(a b c)`."""
+class Piece:
+    """A part of a word: one text, or an array's words. splits: it is cut at blanks."""
 
-    parts: tuple[Part, ...]
-    start: int
-    end: int
-    array: tuple[Word, ...] | None = None
-
-    @property
-    def literal(self) -> str:
-        """The text when nothing in it is quoted or expanded, else "": what can be a keyword."""
-        plain = all(part.is_text and not part.quoted for part in self.parts)
-        return "".join(part.text for part in self.parts) if plain else ""
-
-    @property
-    def assigns(self) -> tuple[str, bool] | None:
-        """(name, appends) when this is `NAME=...` or `NAME+=...`."""
-        first = self.parts[0] if self.parts else None
-        match = _ASSIGNMENT.match(first.text) if first and first.is_text and not first.quoted else None
-        return (match[1], bool(match[2])) if match else None
+    texts: tuple[OffsetText, ...]
+    splits: bool = False
 
 
-@dataclass(frozen=True)
-class Operator:
-    """`;`, `&&`, `|`, `(`, a line break, ... `((...))` is one operator too, its text included."""
+class Words:
+    """The words of one text. ran: is called with every `$( )` in them, whose commands run too."""
 
-    text: str
-    start: int
+    def __init__(self, text: ShellText, variables: Variables, ran: Callable[[Node], None]) -> None:
+        self.text, self.variables, self._ran = text, variables, ran
 
+    def words(self, nodes: Sequence[Node]) -> Iterator[OffsetText]:
+        """What nodes that stand behind one another become on the command."""
+        for atoms in self._atoms(nodes):
+            yield from self._fields(atoms, splits=True)
 
-@dataclass(frozen=True)
-class Redirect:
-    """`> FILE`: a file that the script itself writes or reads."""
+    def value(self, node: Node) -> OffsetText:
+        """What it becomes in an assignment: one text."""
+        atoms = next(iter(self._atoms([node])), [])
+        return next(self._fields(atoms, splits=False), OffsetText("", ()))
 
-    word: Word
+    def _atoms(self, nodes: Sequence[Node], is_inside: bool = False) -> Iterator[list[Atom]]:
+        """The nodes of each word. The grammar leaves out an escaped blank beside an expansion: it makes one
+        word of two. is_inside: the nodes are parts of one word.
+        """
+        text, atoms = self.text.text, list[Atom]()
+        spans = [self.text.span(node) for node in nodes]
+        at = spans[0][0] if spans else 0
+        while not is_inside and text[at - 2 : at] == "\\ ":
+            at -= 2
+        for node, (start, end) in zip(nodes, spans, strict=True):
+            for match in _GAP.finditer(text, at, start):
+                if match["escaped"]:
+                    atoms.append(match.span())
+                elif match["between"] and atoms:
+                    yield atoms
+                    atoms = []
+            atoms.append(node)
+            at = end
+        while not is_inside and (match := _TRAILING.match(text, at)) is not None:
+            if match["between"]:
+                yield atoms
+                atoms = []
+            atoms.append(match.span("escaped"))
+            at = match.end()
+        if atoms:
+            yield atoms
 
+    def literal(self, node: Node) -> str:
+        """The text of a word in which nothing is quoted or expanded, else "" """
+        return self.text.text_of(node) if node.type in ("word", "number") else ""
 
-Token = Word | Operator | Redirect
+    def document(self, node: Node, is_literal: bool) -> OffsetText:
+        """The body of a here-document. is_literal: its delimiter was quoted."""
+        start, end = self.text.span(node)
+        if is_literal:
+            return self.text.piece(start, end)
+        pieces = self._inside(node, start, end, "$`\\\n")
+        return joined(text for piece in pieces for text in piece.texts)
 
+    def _fields(self, atoms: Sequence[Atom], splits: bool) -> Iterator[OffsetText]:
+        spans = [atom if isinstance(atom, tuple) else self.text.span(atom) for atom in atoms]
+        start, end = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+        word = _Word(self.text.offset(start), self.text.offset(max(start, end - 1)) + 1)
+        for piece in self._all_pieces(atoms):
+            for position, text in enumerate(piece.texts):
+                if position and splits and word.begun:
+                    yield word.done()
+                elif position and not splits:
+                    word.add(OffsetText(" ", ()))
+                if splits and piece.splits:
+                    yield from word.add_split(text)
+                else:
+                    word.add(text)
+        if word.begun:
+            yield word.done()
 
-class Lexer:
-    """Reads `text`, whose characters stand at `offsets` of the file."""
-
-    def __init__(self, text: str, offsets: Sequence[int], depth: int = 0) -> None:
-        self.text, self.offsets, self.depth = text, offsets, depth
-        self.at = 0
-        self.heredocs: list[tuple[str, bool]] = []
-        self.skipped: list[tuple[int, int]] = []
-        """Here-documents that were passed over, as positions in the text."""
-
-    def offset(self, at: int) -> int:
-        """Offset in the file of a position in the text; of its last character for the end."""
-        return self.offsets[min(at, len(self.text) - 1)] if self.text else 0
-
-    def tokens(self) -> Iterator[Token]:
-        """All words, operators and redirections; comments and here-documents are left out."""
-        text = self.text
-        while self.at < len(text):
-            start, letter = self.at, text[self.at]
-            if self._continues():
-                continue
-            if letter in " \t\r" and not text.startswith("\r\n", start):
-                self.at += 1
-            elif letter in "\r\n":
-                self.at += 2 if letter == "\r" else 1
-                yield Operator("\n", self.offset(start))
-                self._skip_heredocs()
-            elif letter == "#":
-                self._skip_line()
-            elif text.startswith("((", start):
-                self.at = self._closing("))", start + 2)
-                yield Operator(text[start : self.at], self.offset(start))
-            elif letter in "<>" or text.startswith("&>", start):
-                target = self._redirection()
-                if target is not None:
-                    yield Redirect(target)
-            elif letter in ";&|()":
-                operator = re.compile(r";;&|;;|;&|&&|\|\||\|&|.").match(text, start)
-                self.at = operator.end() if operator else start + 1
-                yield Operator(text[start : self.at], self.offset(start))
+    def _all_pieces(self, atoms: Sequence[Atom]) -> Iterator[Piece]:
+        for atom in atoms:
+            if isinstance(atom, tuple):
+                yield Piece((_without_escapes(self.text.piece(*atom)),))
             else:
-                word = self._word()
-                if not (word.literal.isdigit() and text[self.at : self.at + 1] in ("<", ">")):
-                    yield word
+                yield from self._pieces(atom)
 
-    def _continues(self) -> bool:
-        """A backslash before a line break, skipped."""
-        for joint in ("\\\n", "\\\r\n"):
-            if self.text.startswith(joint, self.at):
-                self.at += len(joint)
-                return True
-        return False
-
-    def _skip_line(self) -> None:
-        end = self.text.find("\n", self.at)
-        self.at = len(self.text) if end < 0 else end
-
-    def _skip_heredocs(self) -> None:
-        for delimiter, stripped in self.heredocs:
-            begin = self.at
-            while self.at < len(self.text):
-                start = self.at
-                self._skip_line()
-                line = self.text[start : self.at].rstrip("\r")
-                self.at += 1
-                if (line.lstrip("\t") if stripped else line) == delimiter:
-                    break
-            self.skipped.append((begin, self.at))
-        self.heredocs = []
-
-    def _redirection(self) -> Word | None:
-        """Past a redirection; the file's name, None when there is none."""
-        text, start = self.text, self.at
-        if text.startswith(("<(", ">("), start):
-            self.at = self._closing(")", start + 2)
-            return None
-        is_heredoc = text.startswith("<<", start) and not text.startswith("<<<", start)
-        operator = re.compile(r"&>>?|<<<|<<-?|<>|<&|>>|>&|>\||[<>]").match(text, start)
-        self.at = operator.end() if operator else start + 1
-        stripped = operator is not None and operator[0] == "<<-"
-        while text[self.at : self.at + 1] in (" ", "\t"):
-            self.at += 1
-        if text[self.at : self.at + 1] in ("", *_ENDS_WORD):
-            return None
-        word = self._word()
-        if not is_heredoc:
-            return word
-        self.heredocs.append(("".join(part.text or _quoted(part) for part in word.parts), stripped))
-        return None
-
-    def _word(self) -> Word:
-        """The word that begins here; at least one character is taken."""
-        text, start = self.text, self.at
-        parts: list[Part] = []
-        array: tuple[Word, ...] | None = None
-        while self.at < len(text):
-            letter = text[self.at]
-            if self._continues():
-                continue
-            if letter == "(" and self.at > start and _ASSIGNMENT.fullmatch(text, start, self.at):
-                array = self._array()
-                break
-            if letter in _ENDS_WORD and self.at > start:
-                break
-            parts.append(self._part(quoted=False))
-        end = max(start, self.at - 1)
-        return Word(_joined(parts), self.offset(start), self.offset(end) + 1, array)
-
-    def _array(self) -> tuple[Word, ...]:
-        """The words between `(` and `)`."""
-        self.at += 1
-        words = []
-        while self.at < len(self.text) and self.text[self.at] != ")":
-            letter = self.text[self.at]
-            if self._continues():
-                continue
-            if letter == "#":
-                self._skip_line()
-            elif letter in _ENDS_WORD:
-                self.at += 1
-            else:
-                words.append(self._word())
-        self.at += 1
-        return tuple(words)
-
-    def _part(self, quoted: bool) -> Part:
-        """One piece: a character, a quoted stretch, an expansion."""
-        text, start = self.text, self.at
-        letter = text[start]
-        if letter == "\\" and start + 1 < len(text):
-            self.at += 2
-            if quoted and text[start + 1] not in '$`"\\':
-                return self._text(start, self.at, True)
-            return self._text(start + 1, self.at, True)
-        if letter == "'" and not quoted:
-            end = text.find("'", start + 1)
-            self.at = len(text) if end < 0 else end + 1
-            return self._text(start + 1, len(text) if end < 0 else end, True)
-        if letter == '"' and not quoted:
-            return self._double_quoted()
-        if letter == "`":
-            self.at = self._closing("`", start + 1)
-            return Part(quoted=quoted)
-        if letter == "$":
-            return self._dollar(quoted)
-        run = (_QUOTED_RUN if quoted else _RUN).match(text, start)
-        self.at = run.end() if run else start + 1
-        return self._text(start, self.at, quoted)
-
-    def _double_quoted(self) -> Part:
-        """`"..."` as one part whose `default` holds its pieces; its name is `"`."""
-        self.at += 1
-        pieces = []
-        while self.at < len(self.text) and self.text[self.at] != '"':
-            if not self._continues():
-                pieces.append(self._part(quoted=True))
-        self.at += 1
-        return Part(quoted=True, name='"', default=_joined(pieces))
-
-    def _dollar(self, quoted: bool) -> Part:
-        text, start = self.text, self.at
-        following = text[start + 1 : start + 2]
-        if text.startswith("$((", start):
-            self.at = self._closing("))", start + 3)
-        elif following == "(":
-            self.at = self._closing(")", start + 2)
-        elif following == "{":
-            return self._braces(quoted)
-        elif following in ("'", '"') and not quoted:
-            self.at += 1
-            return self._part(quoted=False)
-        elif match := _NAME.match(text, start + 1):
-            self.at = match.end()
-            return Part(quoted=quoted, name=match[0])
-        elif following and following in "0123456789@*#?$!-":
-            self.at += 2
-            return Part(quoted=quoted, name=following)
+    def _pieces(self, node: Node) -> Iterator[Piece]:
+        kind = node.type
+        start, end = self.text.span(node)
+        if kind in ("concatenation", "command_name"):
+            for atoms in self._atoms(node.children, is_inside=True):
+                yield from self._all_pieces(atoms)
+        elif kind in ("string", "translated_string"):
+            opening = self.text.text.index('"', start) + 1
+            pieces = list(self._inside(node, opening, end - 1, '$`"\\\n'))
+            yield from (replace(piece, splits=False) for piece in pieces)
+            if not pieces:
+                yield Piece((self.text.piece(opening, opening),))
+        elif kind == "raw_string":
+            yield Piece((self.text.piece(start + 1, end - 1),))
+        elif kind == "ansi_c_string":
+            inner = self.text.piece(start + 2, end - 1)
+            yield Piece((OffsetText(UNKNOWN, ()) if "\\" in inner.text else inner,))
+        elif kind == "brace_expression":
+            yield self._range(start, end)
+        elif kind in _EXPANDED:
+            yield from self._expanded(node)
+        elif kind in ("ERROR", "array"):
+            yield _unknown()
         else:
-            self.at += 1
-            return self._text(start, self.at, quoted)
-        return Part(quoted=quoted)
+            yield Piece((_without_escapes(self.text.piece(start, end)),))
 
-    def _braces(self, quoted: bool) -> Part:
-        """`${...}`: a name, a name with a default, or unknown."""
-        start = self.at + 2
-        self.at = self._closing("}", start)
-        end = self.at - 1 if self.text[self.at - 1 : self.at] == "}" and self.at > start else self.at
-        match = _WITH_DEFAULT.match(self.text, start, end)
-        if match is None or self.depth >= DEEPEST:
-            return Part(quoted=quoted)
-        if match[2] is None:
-            whole = match.end() == end
-            return Part(quoted=quoted, name=match[1] if whole else "")
-        inside = Lexer(self.text[match.end() : end], self.offsets[match.end() : end], self.depth + 1)
-        pieces = []
-        while inside.at < len(inside.text):
-            pieces.append(inside._part(quoted=quoted))
-        return Part(quoted=quoted, name=match[1], default=_joined(pieces))
+    def _inside(self, node: Node, start: int, end: int, escaped: str) -> Iterator[Piece]:
+        """What stands between two quotes, or in a here-document: text and what is expanded in it."""
+        at = start
+        for child in node.children:
+            if child.type not in _EXPANDED:
+                continue
+            begin, child_end = self.text.span(child)
+            begin = next((at for at in range(begin, child_end) if self.text.text[at] in "$`"), begin)
+            if begin > at:
+                yield Piece((_without_escapes(self.text.piece(at, begin), escaped),))
+            yield from self._expanded(child)
+            at = child_end
+        if at < end:
+            yield Piece((_without_escapes(self.text.piece(at, end), escaped),))
 
-    def _closing(self, closing: str, start: int) -> int:
-        """The position behind `closing`, nested brackets and quotes skipped; the end of the text without."""
-        text, at, open_ = self.text, start, 0
-        while at < len(text):
-            letter = text[at]
-            if letter == "\\":
-                at += 2
-                continue
-            if open_ == 0 and text.startswith(closing, at):
-                return at + len(closing)
-            if letter in "'\"" and closing != "`":
-                quote = text.find(letter, at + 1)
-                at = at + 1 if quote < 0 else quote + 1
-                continue
-            if letter in "({":
-                open_ += 1
-            elif letter in ")}" and open_:
-                open_ -= 1
+    def _expanded(self, node: Node) -> Iterator[Piece]:
+        if node.type == "arithmetic_expansion":
+            yield self._arithmetic(node)
+        elif node.type in ("command_substitution", "process_substitution"):
+            self._ran(node)
+            yield _unknown()
+        else:
+            yield from self._variable(node)
+
+    def _arithmetic(self, node: Node) -> Piece:
+        inner = [child for child in node.children if child.is_named]
+        found = number_of(inner[0], self.text, self.variables.values) if len(inner) == 1 else None
+        if found is None:
+            return Piece((OffsetText(UNKNOWN, ()),))
+        start, end = self.text.span(node)
+        where = self.text.offset(start)
+        return Piece(
+            (OffsetText(str(found.value), (where,) * len(str(found.value)), found.is_default, where, end),)
+        )
+
+    def _range(self, start: int, end: int) -> Piece:
+        match = _RANGE.fullmatch(self.text.text, start, end)
+        low, high = (int(match[1]), int(match[2])) if match else (0, MOST_WORDS)
+        if abs(high - low) >= MOST_WORDS:
+            return _unknown()
+        numbers = range(low, high + 1) if low <= high else range(low, high - 1, -1)
+        where = (self.text.offset(start),)
+        return Piece(tuple(OffsetText(str(each), where * len(str(each))) for each in numbers))
+
+    def _variable(self, node: Node) -> Iterator[Piece]:
+        """`$A`, `${A}`, `${A:-8}`, `${A[@]}`, `${#A[@]}`."""
+        parts = [child for child in node.children if child.type not in ("$", "${", "}") or child.is_named]
+        at = next((n for n, part in enumerate(parts) if part.type in _NAMES), None)
+        if at is None or at > 1:
+            yield _unknown()
+            return
+        before = self.text.text_of(parts[0]) if at else ""
+        name, index = self._name(parts[at])
+        rest = parts[at + 1 :]
+        operator = self.text.text_of(rest[0]) if rest else ""
+        value = self._indexed(name, index)
+        if before == "#" and not rest and isinstance(value, tuple):
+            where = (self.text.offset(self.text.span(node)[0]),)
+            yield Piece((OffsetText(str(len(value)), where * len(str(len(value)))),))
+        elif before or (operator and operator not in (*_UNSET, ":+", "+", ":?", "?")):
+            yield _unknown()
+        else:
+            yield from self._with_operator(name, index, value, operator, rest[1:])
+
+    def _with_operator(
+        self, name: str, index: str, value: Value, operator: str, words: Sequence[Node]
+    ) -> Iterator[Piece]:
+        values = self.variables.values
+        is_set, is_empty = name in values, value in ((), OffsetText("", ())) or _is_blank(value)
+        if operator in (":+", "+"):
+            if not is_set or value is None:
+                yield _unknown()
+            elif not (is_empty and operator == ":+"):
+                for word in words:
+                    yield from self._pieces(word)
+            return
+        if operator in _UNSET and name and (not is_set or (is_empty and operator.startswith(":"))):
+            if not is_set and name.startswith(_SET_BY_LAUNCHERS):
+                yield Piece((OffsetText(UNKNOWN, ()),))
+                return
+            pieces = [self._as_default(piece) for word in words for piece in self._pieces(word)]
+            if operator.endswith("=") and len(pieces) == 1 and len(pieces[0].texts) == 1:
+                values[name] = pieces[0].texts[0]
+            yield from pieces
+            return
+        if value is None:
+            yield _unknown()
+        elif isinstance(value, OffsetText):
+            yield Piece((self.variables.spend(value),), splits=True)
+        elif index == "*":
+            yield Piece((joined(value, " "),), splits=True)
+        else:
+            yield Piece(tuple(self.variables.spend(each) for each in value), splits=True)
+
+    def _as_default(self, piece: Piece) -> Piece:
+        return Piece(tuple(replace(text, is_default=True) for text in piece.texts), piece.splits)
+
+    def _name(self, node: Node) -> tuple[str, str]:
+        """A variable's name, and what stands in its brackets; `@` for `$@`."""
+        if node.type != "subscript":
+            name = self.text.text_of(node)
+            return (name, name) if name in "@*" else (name, "")
+        name_node, index = node.child_by_field_name("name"), node.child_by_field_name("index")
+        return (
+            self.text.text_of(name_node) if name_node else "",
+            self.text.text_of(index) if index else "@",
+        )
+
+    def _indexed(self, name: str, index: str) -> Value:
+        value = self.variables.values.get("@" if name == "*" else name)
+        if not isinstance(value, tuple) or index in ("@", "*"):
+            return value if index in ("", "@", "*", "0") else None
+        position = int(index) if index.isdigit() and len(index) < 5 else (0 if not index else None)
+        return value[position] if position is not None and position < len(value) else None
+
+
+_EXPANDED = (
+    "simple_expansion",
+    "expansion",
+    "command_substitution",
+    "process_substitution",
+    "arithmetic_expansion",
+)
+_NAMES = ("variable_name", "special_variable_name", "subscript")
+
+
+class _Word:
+    """One word being put together."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+        self.begun = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self.text: list[str] = []
+        self.offsets: list[int] = []
+        self.length = 0
+        self.is_default = self.is_open = False
+
+    def add(self, text: OffsetText) -> None:
+        offsets = text.offsets or (self.start,) * len(text.text)
+        if self.length + len(text.text) > LONGEST_VALUE:
+            text, offsets = OffsetText(UNKNOWN, ()), (self.start,)
+        self.length += len(text.text)
+        self.begun = True
+        self.text.append(text.text)
+        self.offsets.extend(offsets)
+        self.is_default |= text.is_default
+        self.is_open |= text.is_open
+
+    def add_split(self, text: OffsetText) -> Iterator[OffsetText]:
+        """Add what may hold blanks: each blank ends the word."""
+        offsets = text.offsets or (self.start,) * len(text.text)
+        at = 0
+        for match in re.finditer(r"\S+", text.text):
+            if match.start() > at and self.begun:
+                yield self.done()
+            begin, at = match.span()
+            self.add(replace(text, text=match[0], offsets=tuple(offsets[begin:at])))
+        if at < len(text.text) and self.begun:
+            yield self.done()
+
+    def done(self) -> OffsetText:
+        text = "".join(self.text)
+        is_open = self.is_open and text == UNKNOWN
+        whole = OffsetText(text, tuple(self.offsets), self.is_default, self.start, self.end, is_open)
+        self.begun = False
+        self._clear()
+        return whole
+
+
+def _unknown() -> Piece:
+    return Piece((OffsetText(UNKNOWN, (), is_open=True),))
+
+
+def _is_blank(value: Value) -> bool:
+    return isinstance(value, OffsetText) and value.text == ""
+
+
+def joined(texts: Iterable[OffsetText], between: str = "") -> OffsetText:
+    """As one text."""
+    parts: list[str] = []
+    offsets: list[int] = []
+    is_default = False
+    for position, each in enumerate(texts):
+        last = offsets[-1:] or [0]
+        if position and between:
+            parts.append(between)
+            offsets.extend(last * len(between))
+        parts.append(each.text)
+        offsets.extend(each.offsets or last * len(each.text))
+        is_default |= each.is_default
+    return OffsetText("".join(parts), tuple(offsets), is_default)
+
+
+def _without_escapes(piece: OffsetText, escaped: str | None = None) -> OffsetText:
+    """Without its backslashes: before every character, or before those of `escaped`. A line that is continued
+    loses its break.
+    """
+    text = piece.text
+    if "\\" not in text:
+        return piece
+    letters: list[str] = []
+    offsets: list[int] = []
+    at = 0
+    while at < len(text):
+        if text[at] == "\\" and at + 1 < len(text) and (escaped is None or text[at + 1] in escaped):
             at += 1
-        return len(text)
-
-    def _text(self, start: int, end: int, quoted: bool) -> Part:
-        return Part(self.text[start:end], tuple(self.offsets[start:end]), quoted, is_text=True)
-
-
-def _quoted(part: Part) -> str:
-    return "".join(piece.text for piece in part.default or ())
-
-
-def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Neighbouring texts of the same kind as one part."""
-    joined: list[Part] = []
-    run: list[Part] = []
-
-    def close() -> None:
-        if run:
-            text = "".join(part.text for part in run)
-            offsets = tuple(offset for part in run for offset in part.offsets)
-            joined.append(Part(text, offsets, run[0].quoted, is_text=True))
-            run.clear()
-
-    for part in parts:
-        if not part.is_text or (run and run[0].quoted != part.quoted):
-            close()
-        if part.is_text:
-            run.append(part)
-        else:
-            joined.append(part)
-    close()
-    return tuple(joined)
+            if text[at] == "\n":
+                at += 1
+                continue
+        letters.append(text[at])
+        offsets.append(piece.offsets[at])
+        at += 1
+    return replace(piece, text="".join(letters), offsets=tuple(offsets))

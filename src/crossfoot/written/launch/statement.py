@@ -144,19 +144,30 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several ways of which exactly one runs. choice: a number for the place of the choice."""
+
+    choice: int
+    way: int
+    ways: int
+
+
+@dataclass(frozen=True)
 class Command:
     """A command that starts training. layers: outermost launcher first, at least one. script: what is started
     in the end; None when it cannot be known.
 
-    is_certain: False inside if, case, loops and functions. folder: where it runs, relative to where crossfoot
-    runs; None when that cannot be known.
+    doubt: why it may not run, or not here; "" when it does. alternative: where that is only since one of
+    several ways runs. folder: where it runs, relative to where crossfoot runs; None when that cannot be
+    known.
     """
 
     layers: tuple[Layer, ...]
     script: Argument | None = None
     arguments: tuple[Argument, ...] = ()
     exports: tuple[Export, ...] = ()
-    is_certain: bool = True
+    doubt: str = ""
+    alternative: Alternative | None = None
     folder: str | None = ""
 
     def layer(self, *kinds: LayerKind) -> Layer | None:

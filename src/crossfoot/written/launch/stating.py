@@ -65,7 +65,7 @@ def training_commands(file: LaunchFile) -> tuple[Command, ...]:
 
 def certain_commands(file: LaunchFile) -> tuple[Command, ...]:
     """The training commands that run whatever the script's conditions say."""
-    return tuple(command for command in training_commands(file) if command.is_certain)
+    return tuple(command for command in training_commands(file) if not command.doubt)
 
 
 def allocation_nodes(batch: Layer | None) -> int | None:
