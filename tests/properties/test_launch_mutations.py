@@ -164,8 +164,9 @@ class Scripts:
         return "".join(self.piece() for _ in range(self.draw.randint(1, 3)))
 
     def value(self) -> str:
-        """Of an assignment: the grammar goes on behind one that is nothing but a continued line."""
-        return self.word().removesuffix("\\\n") or "''"
+        """Of an assignment: the grammar goes on behind one that is nothing but an escaped blank or break."""
+        word = self.word()
+        return word if word.strip("\\ \n") else "''"
 
     def words(self) -> str:
         return self.draw.choice([" ", "  ", " \\\n  "]).join(
@@ -240,7 +241,7 @@ def read_here(text: str) -> dict[str, tuple[str, ...]]:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_commands_are_expanded_as_bash_does(tmp_path: Path) -> None:
     compared = unknown = 0
-    for seed in range(2000):
+    for seed in range(120):
         text = Scripts(seed).script()
         (tmp_path / "script.sh").write_text(STUB + text)
         ran = subprocess.run(

@@ -249,8 +249,8 @@ class _Shell(ControlFlow):
         assignments = [child for child in node.children if child.type == "variable_assignment"]
         for child in assignments:
             own.exported.add(before._assign(child))
-        if assignments and self.text.span(assignments[-1])[1] == self.text.span(name_node)[0]:
-            self._assign_unknown(assignments[-1])  # the grammar ends a value in front of an escaped $
+        if assignments and self.text.are_one_word(assignments[-1], name_node):
+            self._assign_unknown(assignments[-1])  # the grammar ends a value before an escaped $, or a break
             return
         parts = [name_node, *node.children_by_field_name("argument")]
         if self.text.is_descriptor(parts[-1]):

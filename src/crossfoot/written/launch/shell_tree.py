@@ -99,6 +99,10 @@ class ShellText:
         start, end = self.span(node)
         return self.text[start:end].isdigit() and self.text[end : end + 1] in ("<", ">")
 
+    def are_one_word(self, first: Node, second: Node) -> bool:
+        """Whether nothing stands between two nodes, or a continued line."""
+        return self.text[self.span(first)[1] : self.span(second)[0]].replace("\\\n", "") == ""
+
     def piece(self, start: int, end: int) -> OffsetText:
         """text[start:end] with its offsets."""
         return OffsetText(self.text[start:end], tuple(self.offsets[start:end]))
