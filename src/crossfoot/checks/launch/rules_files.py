@@ -347,11 +347,13 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
     """CF477: a launch file has no command that starts training, so there is little to hold against the run.
 
     Commands are found behind srun, bash -c, containers and the like, in variables and arrays of the same
-    file. Not followed are other scripts that it calls, and functions that are called later. When the file
-    was given by mistake, leave it out; when it calls another script, give that one.
+    file, and in scripts that it starts. When the file was given by mistake, leave it out; when it starts a
+    script that is not here, give that one.
     """
     for file in with_named(facts.launch):
-        if file.kind in ("shell", "sbatch") and not training_commands(file):
+        submits = any(named.what == "script" and named.file for named in file.named)
+        if file.kind in ("shell", "sbatch") and not training_commands(file) and not submits:
+            missing = [named for named in file.named if named.what == "script" and named.is_missing]
             yield Finding(
                 "CF477",
                 f"{file.path} has no command that starts training",
@@ -359,6 +361,35 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
                 place=Place(file.path),
                 notes=(
                     "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
+                    *(f"it starts {named.path}, which is not there" for named in missing[:1]),
                 ),
                 helps=("give the script that has it",),
             )
+
+
+@rule("CF418", "warning")
+def command_not_held(facts: Facts) -> Iterator[Finding]:
+    """CF418: a command starts training, and what it states was not held against the plan.
+
+    A script is read as bash would run it, and nothing is executed: a command in an `if`, a `case`, or behind
+    `||` may run or not; one that ssh or mpirun starts runs elsewhere, and in a variable that only the run
+    knows its words cannot be seen. Where every branch of an `if` or `case` states the same it is held; so is
+    a loop over written words, and a function where the script calls it. The others are listed, for a check
+    by eye. mpirun starts no rank of crossfoot: deepspeed, torchrun, accelerate and srun do.
+    """
+    for file in with_named(facts.launch):
+        found = [defect for defect in file.defects if defect.kind == "not_held"]
+        if found:
+            commands = counted(len(found), "command that starts training", "commands that start training")
+            yield Finding(
+                "CF418",
+                f"{file.path} has {commands}, not held against the plan",
+                severity="warning",
+                place=found[0].place,
+                label=found[0].words,
+                others=tuple((defect.place, defect.words) for defect in found[1:_MOST_LISTED]),
+                helps=("compare nodes, GPUs and ranks there with the plan: crossfoot plan shows it",),
+            )
+
+
+_MOST_LISTED = 6

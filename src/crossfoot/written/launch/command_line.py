@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from crossfoot.findings.finding import Place
 from crossfoot.written.launch.options import (
     LAUNCHERS,
     PYTHON,
+    SBATCH,
     Grammar,
     Parsed,
     argument,
@@ -20,8 +22,8 @@ from crossfoot.written.launch.options import (
     place_of,
 )
 from crossfoot.written.launch.shell import Made, OffsetText, RawCommand, Value, run_script
-from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind
-from crossfoot.written.source import Source
+from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind, Option
+from crossfoot.written.source import Source, UnreadableText, read_source
 
 DEEPEST = 4
 MOST_ARGUMENTS = 500
@@ -50,34 +52,148 @@ _WRAPPERS = frozenset(_WRAPPING.split())
 _RUNNERS = frozenset(("conda", "mamba", "micromamba", "poetry", "uv", "pixi", "pipenv"))
 _ELSEWHERE = frozenset(("ssh", "pdsh", "clush", "mpirun", "mpiexec", "parallel", "xargs", "watch", "kubectl"))
 _SHELLS = frozenset(("bash", "sh", "zsh", "dash"))
+_SOURCING = frozenset(("source", "."))
+_QUIET = """
+echo printf cat which type whereis pip pip3 conda mamba uv apt apt-get yum ls rm cp mv mkdir grep egrep rg sed
+awk head tail wc kill pkill killall ps pgrep man module ml git tee touch chmod ln find du df date hostname
+sleep wait trap alias unalias logger hash curl wget make cmake ldd file stat diff scp rsync tar test
+"""
+_STARTING_NOTHING = frozenset(_QUIET.split())
 _OURS = ("crossfoot", "crossfoot.cli")
 
 
-def commands_of(source: Source) -> tuple[tuple[Command, ...], Made]:
-    """The commands of a script that start python, and the files that its other commands name: it may have
-    made them.
+@dataclass(frozen=True)
+class Submitted:
+    """A batch script that a script hands to sbatch: the path of a file, or the text of a here-document."""
+
+    what: OffsetText
+    place: Place
+    is_document: bool
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a script starts. made: the files that it writes, or that its other commands name: they may write
+    them. submitted: what it hands to sbatch. missing: scripts that it starts, and that are not there.
     """
-    made: Made = {}
-    raw = run_script(source.text, range(len(source.text)), made)
-    return tuple(_commands(source, raw, Command(()), made, 0)), made
+
+    source: Source
+    made: Made = field(default_factory=dict)
+    submitted: list[Submitted] = field(default_factory=list)
+    missing: list[Argument] = field(default_factory=list)
+    depth: int = 0
+
+    def commands(self) -> tuple[Command, ...]:
+        """Those that start python."""
+        text, offsets = unix_lines(self.source.text)
+        return tuple(self._commands(run_script(text, offsets, self.made), Command(())))
+
+    def _commands(self, raw: Iterator[RawCommand], outer: Command) -> Iterator[Command]:
+        for each in raw:
+            base = Command(
+                outer.layers,
+                exports=_exports(self.source, each.exports),
+                doubt=outer.doubt or each.doubt,
+                alternative=outer.alternative if outer.doubt else each.alternative,
+                folder=each.folder,
+            )
+            found = list(self._unfold(each, list(each.words), base))
+            if not found:
+                for word in each.words[1:]:
+                    self.made.setdefault(word.text, None)
+            yield from found
+
+    def _unfold(self, raw: RawCommand, words: list[OffsetText], base: Command) -> Iterator[Command]:
+        """Follow a command from word to word until it is known what it starts."""
+        for _ in range(20):
+            words, base = _without_wrapper(self.source, words, base)
+            if not words:
+                return
+            first = words[0]
+            name = os.path.basename(first.text)
+            if name in _SHELLS or name in _SOURCING or name.endswith(".sh"):
+                yield from self._script(raw, words, base)
+                return
+            if name == "sbatch":
+                self._submit(raw, words, base)
+                return
+            if name in _OURS or name.endswith(".py"):
+                yield from _started(self.source, base, Parsed((), (), tuple(words), True), first)
+                return
+            launcher = _launcher(name, words)
+            if launcher is None:
+                return
+            kind, words = launcher
+            parsed = parse(self.source, words, _GRAMMARS[kind])
+            module = next((option for option in parsed.options if option.name == "--module"), None)
+            if kind == "python" and module is not None:
+                if module.value is not None and module.value in _MODULES:
+                    kind = _MODULES[module.value]
+                    parsed = parse(self.source, parsed.rest, _GRAMMARS[kind])
+                elif module.value in _OURS:
+                    name_of_module = Argument(module.value or "", module.place)
+                    yield from _ended(self.source, base, name_of_module, parsed.rest)
+                    return
+                else:
+                    return
+            base = replace(base, layers=(*base.layers, _layer(self.source, kind, first, parsed)))
+            if kind == "srun" or (kind != "python" and any(o.name == "--no_python" for o in parsed.options)):
+                words = list(parsed.rest)
+                continue
+            yield from _started(self.source, base, parsed, first)
+            return
+
+    def _script(self, raw: RawCommand, words: Sequence[OffsetText], base: Command) -> Iterator[Command]:
+        """`bash -c TEXT`, `bash FILE`, `./FILE.sh`, `source FILE`, and a text that bash reads from a
+        here-document.
+        """
+        if self.depth >= DEEPEST:
+            return
+        is_shell = os.path.basename(words[0].text) in _SHELLS
+        text = _shell_script(words) if is_shell else None
+        behind = [word for word in words[1:] if not word.text.startswith(("-", "+"))]
+        inner = replace(self, depth=self.depth + 1)
+        if text is None and is_shell and not behind:
+            text = raw.document
+        if text is not None:
+            yield from inner._commands(
+                run_script(text.text, text.offsets, self.made, raw.exports, base.folder), base
+            )
+        elif (path := next(iter(behind), None) if is_shell or len(words) > 1 else words[0]) is not None:
+            yield from inner._file(argument(self.source, path), raw, base)
+
+    def _file(self, written: Argument, raw: RawCommand, base: Command) -> Iterator[Command]:
+        """The commands of a script that is started by its name. What this one exports is not known there."""
+        if written.known is None or base.folder is None or written.text in self.made:
+            return
+        path = os.path.normpath(os.path.join(base.folder, os.path.expanduser(written.text)))
+        try:
+            source = read_source(path)
+        except UnreadableText:
+            self.missing.append(written)
+            return
+        text, offsets = unix_lines(source.text)
+        exports = dict.fromkeys(raw.exports)
+        commands = run_script(text, offsets, self.made, exports, base.folder)
+        yield from replace(self, source=source)._commands(commands, replace(base, exports=()))
+
+    def _submit(self, raw: RawCommand, words: Sequence[OffsetText], base: Command) -> None:
+        rest = parse(self.source, words[1:], SBATCH).rest
+        if rest:
+            place = argument(self.source, rest[0]).place
+            self.submitted.append(Submitted(rest[0], place, False, base.folder))
+        elif raw.document is not None:
+            place = argument(self.source, words[0]).place
+            self.submitted.append(Submitted(raw.document, place, True, base.folder))
 
 
-def _commands(
-    source: Source, raw: Iterator[RawCommand], outer: Command, made: Made, depth: int
-) -> Iterator[Command]:
-    for each in raw:
-        base = Command(
-            outer.layers,
-            exports=_exports(source, each.exports),
-            doubt=each.doubt or outer.doubt,
-            alternative=each.alternative if not outer.doubt else outer.alternative,
-            folder=each.folder,
-        )
-        found = list(_unfold(source, list(each.words), base, each.exports, made, depth))
-        if not found:
-            for word in each.words[1:]:
-                made.setdefault(word.text, None)
-        yield from found
+def unix_lines(text: str) -> tuple[str, Sequence[int]]:
+    """The text with Unix line ends, and the offset of each of its characters: what its author meant."""
+    if "\r\n" not in text:
+        return text, range(len(text))
+    kept = [at for at, letter in enumerate(text) if not text.startswith("\r\n", at)]
+    return "".join(text[at] for at in kept), kept
 
 
 def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
@@ -89,54 +205,6 @@ def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
         else:
             exports.append(Export(name, None, source.place(0)))
     return tuple(exports)
-
-
-def _unfold(
-    source: Source,
-    words: list[OffsetText],
-    base: Command,
-    exports: Mapping[str, Value],
-    made: Made,
-    depth: int,
-) -> Iterator[Command]:
-    """Follow a command from word to word until it is known what it starts."""
-    for _ in range(20):
-        words, base = _without_wrapper(source, words, base)
-        if not words:
-            return
-        name = os.path.basename(words[0].text)
-        if name in _SHELLS:
-            script = _shell_script(words)
-            if script is not None and depth < DEEPEST:
-                inner = run_script(script.text, script.offsets, made, exports, base.folder)
-                yield from _commands(source, inner, base, made, depth + 1)
-            return
-        first = words[0]
-        if name in _OURS or name.endswith(".py"):
-            yield from _started(source, base, Parsed((), (), tuple(words), True), first)
-            return
-        launcher = _launcher(name, words)
-        if launcher is None:
-            return
-        kind, words = launcher
-        parsed = parse(source, words, _GRAMMARS[kind])
-        module = next((option for option in parsed.options if option.name == "--module"), None)
-        if kind == "python" and module is not None:
-            if module.value is not None and module.value in _MODULES:
-                kind = _MODULES[module.value]
-                parsed = parse(source, parsed.rest, _GRAMMARS[kind])
-            elif module.value in _OURS:
-                name_of_module = Argument(module.value or "", module.place)
-                yield from _ended(source, base, name_of_module, parsed.rest)
-                return
-            else:
-                return
-        base = replace(base, layers=(*base.layers, _layer(source, kind, first, parsed)))
-        if kind == "srun" or (kind != "python" and any(o.name == "--no_python" for o in parsed.options)):
-            words = list(parsed.rest)
-            continue
-        yield from _started(source, base, parsed, first)
-        return
 
 
 def _launcher(name: str, words: list[OffsetText]) -> tuple[LayerKind, list[OffsetText]] | None:
@@ -154,8 +222,13 @@ def _layer(source: Source, kind: LayerKind, name: OffsetText, parsed: Parsed) ->
         place_of(source, name),
         parsed.options,
         parsed.unknown,
-        parsed.is_complete and not parsed.unknown,
+        parsed.is_complete and not any(_hides(kind, option) for option in parsed.unknown),
     )
+
+
+def _hides(kind: LayerKind, option: Option) -> bool:
+    """Whether an option that is not known may take the next word: SLURM's plugins add options."""
+    return kind != "srun" or "=" not in option.words
 
 
 def _without_wrapper(
@@ -165,7 +238,9 @@ def _without_wrapper(
     name = os.path.basename(words[0].text) if words else ""
     if name in _ELSEWHERE:
         base = replace(base, doubt=base.doubt or f"started by {name}", alternative=None)
-    elif name not in _WRAPPERS or (name in _RUNNERS and (len(words) < 2 or words[1].text != "run")):
+    elif (name not in _WRAPPERS and (name in _STARTING_NOTHING or not _starts_ranks(words))) or (
+        name in _RUNNERS and (len(words) < 2 or words[1].text != "run")
+    ):
         return words, base
     for position, word in enumerate(words[1:], 1):
         begins = os.path.basename(word.text)
@@ -178,6 +253,15 @@ def _without_wrapper(
             behind = argument(source, word.after(len(variable) + 1))
             base = replace(base, exports=(*base.exports, Export(variable, behind.known, behind.place)))
     return [], base
+
+
+def _starts_ranks(words: Sequence[OffsetText]) -> bool:
+    """Whether a launcher and its script stand behind a program that is not known: a site's own wrapper."""
+    names = [os.path.basename(word.text) for word in words]
+    if _launcher(names[0], list(words)) or names[0] in _SHELLS or names[0] in _OURS or UNKNOWN in names[0]:
+        return False
+    at = next((n for n, name in enumerate(names[1:], 1) if name in _LAUNCHERS or name == "accelerate"), None)
+    return at is not None and any(name.endswith(".py") or name in ("-m", "--module") for name in names[at:])
 
 
 def _shell_script(words: Sequence[OffsetText]) -> OffsetText | None:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
 from crossfoot.written.launch.batch_script import has_directives, read_directives
-from crossfoot.written.launch.command_line import commands_of
+from crossfoot.written.launch.command_line import Found
 from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
-from crossfoot.written.launch.shell import Made
-from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Named, Statement
+from crossfoot.written.launch.shell_tree import OffsetText
+from crossfoot.written.launch.statement import (
+    Argument,
+    Command,
+    Defect,
+    LaunchFile,
+    LayerKind,
+    Named,
+    Statement,
+)
 from crossfoot.written.launch.stating import (
     STARTING_VERBS,
     batch_statements,
     certain_commands,
     command_statements,
+    held_commands,
     is_dry_run,
+    not_held,
     training_commands,
     trains,
 )
@@ -31,6 +43,12 @@ __all__ = ["read_job", "read_launch_file"]
 
 LARGEST_CHARACTERS = 1 << 17
 """A script of a person has a few kB, and a hostfile of 5,000 machines 100."""
+Naming = Literal["hostfile", "accelerate file"]
+_NAMING: tuple[tuple[LayerKind, str, Naming], ...] = (
+    ("deepspeed", "--hostfile", "hostfile"),
+    ("accelerate", "--config_file", "accelerate file"),
+)
+_DEEPEST = 3
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
 
@@ -72,68 +90,99 @@ def _accelerate(source: Source) -> LaunchFile:
         raise Refused(broken_accelerate_file(error)) from error
 
 
-def _script(source: Source, kind: str) -> tuple[LaunchFile, tuple[Finding, ...]]:
+def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tuple[Finding, ...]]:
     """A batch script or a shell script: directives, commands, and what both say."""
     batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
-    commands, made = commands_of(source)
-    file = LaunchFile(
-        source.path, "sbatch" if batch else "shell", batch=batch, commands=commands, defects=defects
-    )
+    found = Found(source)
+    commands = found.commands()
+    file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
     findings: list[Finding] = []
-    named = tuple(_named(file, made, findings))
-    file = replace(file, named=named)
+    named = [*_named(file, found, findings), *_submitted(found, findings, depth)]
+    named += [Named("script", word.text, word.place, None, True) for word in found.missing]
+    file = replace(file, named=tuple(named))
+    defects = (*defects, *(Defect("not_held", at.place, why) for at, why in not_held(file)))
     config, overrides = _config_of(file)
     return (
-        replace(file, statements=tuple(_statements(file)), config=config, overrides=overrides),
+        replace(
+            file, defects=defects, statements=tuple(_statements(file)), config=config, overrides=overrides
+        ),
         tuple(findings),
     )
 
 
 def _statements(file: LaunchFile) -> Iterator[Statement]:
     said: list[Statement] = []
-    certain = certain_commands(file)
-    for command in certain:
+    held = held_commands(file)
+    for command in held:
         said.extend(command_statements(command, file))
-    dry = bool(certain) and all(is_dry_run(command, command_statements(command, file)) for command in certain)
+    dry = bool(held) and all(is_dry_run(command, command_statements(command, file)) for command in held)
     if file.batch is not None:
         for statement in batch_statements(file.batch):
             yield replace(statement, dry_run=dry)
     yield from dict.fromkeys(said)
 
 
-def _named(file: LaunchFile, made: Made, findings: list[Finding]) -> Iterator[Named]:
-    """Hostfiles and accelerate files that the commands name. One that the script makes itself is not looked
-    for.
+def _named(file: LaunchFile, found: Found, findings: list[Finding]) -> Iterator[Named]:
+    """Hostfiles and accelerate files that the commands name. One that the script writes itself is read where
+    it stands in the script.
     """
     for command in training_commands(file):
         layer = command.launcher
-        for kind, name, what in (
-            ("deepspeed", "--hostfile", "hostfile"),
-            ("accelerate", "--config_file", "accelerate file"),
-        ):
+        for kind, name, what in _NAMING:
             option = layer.get(name) if layer.kind == kind else None
-            if option is None or not option.value or option.value in made or command.folder is None:
+            if option is None or not option.value or command.folder is None:
                 continue
             path = os.path.normpath(os.path.join(command.folder, os.path.expanduser(option.value)))
-            found = _follow(path, what, option.place, findings)
+            if option.value in found.made:
+                text = found.made[option.value]
+                if text is not None and text.is_contiguous:
+                    written = _parse_named(_part_of(found.source, text), what)
+                    yield Named(what, path, option.place, written)
+                continue
             missing = "\0" not in path and not os.path.lexists(path)
-            yield Named(
-                "hostfile" if what == "hostfile" else "accelerate file", path, option.place, found, missing
-            )
+            yield Named(what, path, option.place, _follow(path, what, option.place, findings), missing)
 
 
-def _follow(path: str, what: str, named_at: Place, findings: list[Finding]) -> LaunchFile | None:
+def _submitted(found: Found, findings: list[Finding], depth: int) -> Iterator[Named]:
+    """The batch scripts that a script hands to sbatch."""
+    for each in found.submitted if depth < _DEEPEST else ():
+        if each.is_document:
+            if each.what.is_contiguous:
+                file, more = _script(_part_of(found.source, each.what), "sbatch", depth + 1)
+                yield Named("script", f"{found.source.path}:{each.place.line}", each.place, file)
+                findings.extend(more)
+        elif each.what.is_known and each.folder is not None and each.what.text not in found.made:
+            path = os.path.normpath(os.path.join(each.folder, os.path.expanduser(each.what.text)))
+            try:
+                file, more = _script(_short(path), "sbatch", depth + 1)
+            except UnreadableText:
+                yield Named("script", each.what.text, each.place, None, True)
+            else:
+                yield Named("script", path, each.place, file)
+                findings.extend(more)
+
+
+def _part_of(source: Source, text: OffsetText) -> Source:
+    """A piece of a file, as a file in which every character stands where it stands there."""
+    before = re.sub(r"[^\n]", " ", source.text[: text.offsets[0]])
+    return Source(source.path, before + text.text)
+
+
+def _follow(path: str, what: Naming, named_at: Place, findings: list[Finding]) -> LaunchFile | None:
     """The file, None when it is not there or cannot be read."""
     if "\0" in path or not os.path.lexists(path):
         return None
     try:
-        source = _short(path)
-        return read_hostfile(source) if what == "hostfile" else _accelerate(source)
+        return _parse_named(_short(path), what)
     except UnreadableText as error:
         findings.append(unreadable_launch_file(error, named_at))
     except Refused as refused:
         findings.extend(refused.findings)
     return None
+
+
+def _parse_named(source: Source, what: Naming) -> LaunchFile:
+    return read_hostfile(source) if what == "hostfile" else _accelerate(source)
 
 
 def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[str, Place], ...]]:

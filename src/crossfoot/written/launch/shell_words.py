@@ -93,12 +93,12 @@ class Words:
                     atoms = []
             atoms.append(node)
             at = end
-        while not is_inside and (match := _TRAILING.match(text, at)) is not None:
-            if match["between"]:
+        while not is_inside and (trailing := _TRAILING.match(text, at)) is not None:
+            if trailing["between"]:
                 yield atoms
                 atoms = []
-            atoms.append(match.span("escaped"))
-            at = match.end()
+            atoms.append(trailing.span("escaped"))
+            at = trailing.end()
         if atoms:
             yield atoms
 

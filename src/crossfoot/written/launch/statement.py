@@ -274,7 +274,7 @@ def with_named(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
 def statements(files: Iterable[LaunchFile], *about: About) -> tuple[Statement, ...]:
     """What the files say about these facts. A file that another one names speaks only through that one."""
     files = tuple(files)
-    through = {named.path for file in files for named in file.named}
+    through = {named.path for file in files for named in file.named if named.what != "script"}
     return tuple(
         statement
         for file in files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from crossfoot.arithmetic.batch import alike
@@ -66,6 +66,50 @@ def training_commands(file: LaunchFile) -> tuple[Command, ...]:
 def certain_commands(file: LaunchFile) -> tuple[Command, ...]:
     """The training commands that run whatever the script's conditions say."""
     return tuple(command for command in training_commands(file) if not command.doubt)
+
+
+def held_commands(file: LaunchFile) -> tuple[Command, ...]:
+    """The training commands that are held against the plan: those that run, and those of which one runs and
+    all state the same.
+    """
+    commands = training_commands(file)
+    choices: dict[int, dict[int, list[Command]]] = {}
+    for command in commands:
+        if command.alternative is not None:
+            ways = choices.setdefault(command.alternative.choice, {})
+            ways.setdefault(command.alternative.way, []).append(command)
+    agreed = {choice for choice, ways in choices.items() if _agree(ways, file)}
+    return tuple(
+        command
+        for command in commands
+        if not command.doubt or (command.alternative is not None and command.alternative.choice in agreed)
+    )
+
+
+def _agree(ways: Mapping[int, Sequence[Command]], file: LaunchFile) -> bool:
+    """Whether every way of a choice has a command, and all of them state the same."""
+    told = [
+        {(statement.about, statement.value) for statement in command_statements(command, file)}
+        for commands in ways.values()
+        for command in commands
+    ]
+    first = next(iter(ways.values()))[0].alternative
+    return first is not None and len(ways) == first.ways and all(each == told[0] for each in told)
+
+
+def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
+    """The training commands that state nothing here, with the reason."""
+    held = held_commands(file)
+    for command in training_commands(file):
+        if command not in held:
+            yield command.layers[-1], command.doubt
+        elif not command.launcher.is_complete and not any(
+            said.about in _SIZES for said in command_statements(command, file)
+        ):
+            yield command.launcher, "with words that only the run knows"
+
+
+_SIZES = ("num_nodes", "gpus_per_node", "gpus_by_node", "world_size")
 
 
 def allocation_nodes(batch: Layer | None) -> int | None:
