@@ -353,7 +353,7 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
     for file in with_named(facts.launch):
         submits = any(named.what == "script" and named.file for named in file.named)
         if file.kind in ("shell", "sbatch") and not training_commands(file) and not submits:
-            missing = [named for named in file.named if named.what == "script" and named.is_missing]
+            missing = [named for named in file.named if named.what == "script"]
             yield Finding(
                 "CF477",
                 f"{file.path} has no command that starts training",

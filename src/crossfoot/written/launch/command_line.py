@@ -161,9 +161,11 @@ class Found:
                 run_script(text.text, text.offsets, self.made, raw.exports, base.folder), base
             )
         elif (path := next(iter(behind), None) if is_shell or len(words) > 1 else words[0]) is not None:
-            yield from inner._file(argument(self.source, path), raw, base)
+            yield from inner._file(argument(self.source, path), raw, base, is_shell)
 
-    def _file(self, written: Argument, raw: RawCommand, base: Command) -> Iterator[Command]:
+    def _file(
+        self, written: Argument, raw: RawCommand, base: Command, is_started: bool
+    ) -> Iterator[Command]:
         """The commands of a script that is started by its name. What this one exports is not known there."""
         if written.known is None or base.folder is None or written.text in self.made:
             return
@@ -171,7 +173,8 @@ class Found:
         try:
             source = read_source(path)
         except UnreadableText:
-            self.missing.append(written)
+            if is_started:  # what is only sourced sets up an environment
+                self.missing.append(written)
             return
         text, offsets = unix_lines(source.text)
         exports = dict.fromkeys(raw.exports)
@@ -235,7 +238,9 @@ def _without_wrapper(
     source: Source, words: list[OffsetText], base: Command
 ) -> tuple[list[OffsetText], Command]:
     """Skip `env A=b`, `nohup`, a container's own words, up to a program that starts training."""
-    name = os.path.basename(words[0].text) if words else ""
+    if not words:
+        return [], base
+    name = os.path.basename(words[0].text)
     if name in _ELSEWHERE:
         base = replace(base, doubt=base.doubt or f"started by {name}", alternative=None)
     elif (name not in _WRAPPERS and (name in _STARTING_NOTHING or not _starts_ranks(words))) or (

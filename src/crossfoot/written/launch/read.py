@@ -98,7 +98,7 @@ def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tupl
     file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
     findings: list[Finding] = []
     named = [*_named(file, found, findings), *_submitted(found, findings, depth)]
-    named += [Named("script", word.text, word.place, None, True) for word in found.missing]
+    named += [Named("script", word.text, word.place) for word in found.missing]
     file = replace(file, named=tuple(named))
     defects = (*defects, *(Defect("not_held", at.place, why) for at, why in not_held(file)))
     config, overrides = _config_of(file)
@@ -156,7 +156,7 @@ def _submitted(found: Found, findings: list[Finding], depth: int) -> Iterator[Na
             try:
                 file, more = _script(_short(path), "sbatch", depth + 1)
             except UnreadableText:
-                yield Named("script", each.what.text, each.place, None, True)
+                yield Named("script", each.what.text, each.place)
             else:
                 yield Named("script", path, each.place, file)
                 findings.extend(more)

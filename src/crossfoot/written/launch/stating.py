@@ -103,7 +103,7 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
     for command in training_commands(file):
         if command not in held:
             yield command.layers[-1], command.doubt
-        elif not command.launcher.is_complete and not any(
+        elif not command.launcher.is_complete and not command.launcher.unknown and not any(
             said.about in _SIZES for said in command_statements(command, file)
         ):
             yield command.launcher, "with words that only the run knows"
