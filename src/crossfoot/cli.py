@@ -137,7 +137,13 @@ def _train_options(train: argparse.ArgumentParser) -> None:
         "--continue",
         dest="continued",
         metavar="RUN_DIR",
-        help="go on with the run in this folder, from its last good checkpoint",
+        help="go on with the run in this folder, from its last good checkpoint; auto: go on where run.dir "
+        "holds a run, begin where it holds none",
+    )
+    add(
+        "--take-over",
+        action="store_true",
+        help="go on although its last attempt seems to live; that one ends",
     )
     add(
         "--allow",
@@ -156,7 +162,8 @@ def _launch_options(launch: argparse.ArgumentParser) -> None:
     add("--to", required=True, choices=targets, dest="target", help="what starts the ranks")
     add("--print", action="store_true", dest="shows", help="print what would be started, and no more")
     add("--write", metavar="PATH", help="write it there to be kept, as PATH.sh or PATH.sbatch, and no more")
-    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder")
+    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder; or auto")
+    add("--take-over", action="store_true", help="go on although its last attempt seems to live")
     add("--allow", action="append", default=[], metavar="KEY", help="this key may be changed since then")
     add(
         "--dry-run",
@@ -267,13 +274,17 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from crossfoot.runs.restarts import AUTO
     from crossfoot.training.rank_job import TrainOptions
     from crossfoot.training.session import run
 
-    overrides, is_continued = arguments.overrides, arguments.continued is not None
+    overrides, is_auto = arguments.overrides, arguments.continued == AUTO
+    is_continued = arguments.continued is not None and not is_auto
     if is_continued:
         overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
-    options = TrainOptions(arguments.stop_after, is_continued, tuple(arguments.allow))
+    options = TrainOptions(
+        arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
+    )
     kept = "what it had before is untouched" if is_continued else "nothing is kept"
     return _on_this_rank(
         "train",

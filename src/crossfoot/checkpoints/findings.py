@@ -22,7 +22,7 @@ def no_checkpoint(run_dir: str) -> Finding:
         "CF760",
         f"there is no good checkpoint to continue from in {run_dir}",
         helps=(
-            f"begin again at the first step: rm -r {run_dir}/checkpoints, and continue",
+            f"to begin again at the first step, continue after: mv {run_dir}/checkpoints {run_dir}/damaged",
             "or train into another folder: run.dir=...",
         ),
     )

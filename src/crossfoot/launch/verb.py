@@ -34,9 +34,10 @@ from crossfoot.output import say, tell
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.runs.attempts import attempt_numbers
+from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume import read_previous_attempts
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
-from crossfoot.runs.run_folder import is_system_refusal, refuse_used_folder, system_refused
+from crossfoot.runs.run_folder import holds_run, is_system_refusal, refuse_used_folder, system_refused
 
 _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
     "local": local.render,
@@ -110,8 +111,10 @@ def _ready(job: Job, checked: CheckedRun) -> Job:
     options = job.options
     if options.dry_run:
         dry_run.make_room(checked.run.run_dir, options.steps or DRY_STEPS)
+    elif options.continued is None or (options.continued == AUTO and not holds_run(checked.run.run_dir)):
+        refuse_used_folder(checked.run)
     else:
-        (read_previous_attempts if options.continued is not None else refuse_used_folder)(checked.run)
+        read_previous_attempts(checked.run)
     if job.is_numbered:
         job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     if options.port is None and job.num_nodes == 1 and options.target != "slurm":
