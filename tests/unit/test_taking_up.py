@@ -75,7 +75,7 @@ def codes_of(error: pytest.ExceptionInfo[Refused]) -> list[str]:
 
 def spoil(run: RunFile, step: int) -> None:
     """Another byte, at the same length."""
-    file = Path(run.run_dir) / "checkpoints" / f"step-{step:06d}" / "a.safetensors"
+    file = Path(run.run_dir) / "checkpoints" / f"step-{step:06d}" / "tensors-00000-of-00002.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

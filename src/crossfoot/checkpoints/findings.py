@@ -28,6 +28,28 @@ def no_checkpoint(run_dir: str) -> Finding:
     )
 
 
+@rule_docs("CF756", name="no-such-checkpoint")
+def no_such_checkpoint(
+    run_dir: str, step: int | None, there: Sequence[int], notes: tuple[str, ...]
+) -> Finding:
+    """CF756: an adapter is to be made of a checkpoint that is not there, or not good.
+
+    A run keeps its last checkpoints (checkpoint.keep) and, with checkpoint.best, the one of the lowest
+    validation loss. One whose bytes are not those that were written, or that another run wrote, is not used;
+    the notes say so.
+    """
+    what = "a good checkpoint" if step is None else f"a good checkpoint of step {step:,}"
+    steps = ", ".join(f"{one:,}" for one in there)
+    helps = (f"name one that is there: --step {there[-1]}",) if there else ()
+    return Finding(
+        "CF756",
+        f"{run_dir} has no {what.removeprefix('a ')}",
+        notes=(*notes, f"good ones: of step {steps}" if steps else "there is none to export"),
+        helps=helps,
+        unreadable=True,
+    )
+
+
 @rule_docs("CF761", "warning", name="checkpoint-damaged")
 def damaged(folder: str, problem: str, used: str | None) -> Finding:
     """CF761: a checkpoint is not what was written, and the one before it is used.

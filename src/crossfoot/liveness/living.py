@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
 from crossfoot.processes import start_of, state_of, this_machine
 from crossfoot.runs.attempts import ATTEMPT_FILE, ENDING_FILE, attempt_numbers, attempt_path
@@ -22,30 +20,6 @@ FRESH_SECONDS = 60.0
 """A folder that is older, by its own disk's clock and ours, is of no attempt that is just starting."""
 _PERIODS = 1.5
 _LOOK_SECONDS = 0.5
-
-
-@rule_docs("CF753", name="run-lives")
-def run_lives(run_dir: str, config: str, attempt: int, ranks: Sequence[Heartbeat]) -> Finding:
-    """CF753: a run is to be continued, and its last attempt is still at work.
-
-    Its heartbeats say so: the process is there, or, on another machine, its file in heartbeat/ was written
-    again while this one looked. Two attempts at once would throw each other's steps away. Let it run; or
-    stop it where it runs, with SIGTERM or Ctrl-C, which saves a checkpoint, and continue then. A process that
-    hangs and that you cannot reach any more can be put aside: with --take-over the new attempt begins, and
-    the old one ends without writing as soon as it sees that.
-    """
-    shown = [f"rank {beat.rank} on {beat.host}, process {beat.pid}" for beat in ranks[:4]]
-    more = len(ranks) - len(shown)
-    return Finding(
-        "CF753",
-        f"attempt {attempt} at {run_dir} is still at work: {shown[0]}",
-        notes=(*shown[1:], *((f"and {more:,} more",) if more else ())),
-        helps=(
-            f"look at it: crossfoot watch {run_dir}",
-            "or stop it there, which saves a checkpoint, and continue then",
-            f"or put it aside: crossfoot train {config} --continue {run_dir} --take-over",
-        ),
-    )
 
 
 def living(run_dir: str, wait: Callable[[float], None] = time.sleep) -> tuple[Heartbeat, ...]:

@@ -76,6 +76,19 @@ def placed(findings: Sequence[Finding], run: RunFile) -> list[Finding]:
     ]
 
 
+@rule_docs("CF757", name="export-taken")
+def export_taken(out: str) -> Finding:
+    """CF757: something has the name that an export is to be written to.
+
+    An export makes a new folder and replaces nothing. An empty folder may be there already.
+    """
+    return Finding(
+        "CF757",
+        f"{out} is there already",
+        helps=("name a folder that is not there yet",),
+    )
+
+
 @rule_docs("CF740", name="weights-not-saved")
 def not_saved(what: str, folder: str, reason: str, notes: tuple[str, ...], helps: tuple[str, ...]) -> Finding:
     """CF740: an adapter or a model could not be written to its folder.

@@ -14,7 +14,8 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
-from crossfoot.liveness.living import living, run_lives
+from crossfoot.liveness.findings import run_lives
+from crossfoot.liveness.living import living
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
