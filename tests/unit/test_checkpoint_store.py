@@ -337,13 +337,36 @@ def test_what_cannot_be_deleted_is_no_checkpoint_any_more(
 ) -> None:
     for step in (4, 8):
         save(tmp_path, step)
-    monkeypatch.setattr(store.shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it deletes
+    monkeypatch.setattr(store, "_remove", lambda path: None)  # killed before it deletes
     prune(tmp_path, keep=1, best=False, attempt=1)
     monkeypatch.undo()
     assert [one.step for one in list_checkpoints(tmp_path)] == [8]
     assert len(names(tmp_path)) == 2
     prune(tmp_path, keep=1, best=False, attempt=1)
     assert names(tmp_path) == ["step-000008"]
+
+
+def test_what_somebody_else_has_put_there_is_never_deleted(tmp_path: Path) -> None:
+    """A folder with more than a checkpoint in it, one that is no checkpoint, a link, what is under a name of
+    leftovers: each outlives the checkpoints that come after it.
+    """
+    save(tmp_path, 2)
+    folder = tmp_path / "checkpoints"
+    elsewhere = tmp_path / "elsewhere"
+    theirs = [folder / "step-000002/notes.txt", folder / "step-000003/weights.bin"]
+    theirs += [folder / ".trash-step-000001-ab/notes.txt", elsewhere / "manifest.json"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine", encoding="utf-8")
+    (folder / "step-000004").symlink_to(elsewhere)
+    for step in (3, 4, 8, 9):
+        save(tmp_path, step)
+        prune(tmp_path, keep=1, best=False, attempt=1)
+    kept = [
+        path.read_text("utf-8") for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == 4
+    ]
+    assert kept == ["mine"] * 4
+    assert [one.step for one in list_checkpoints(tmp_path)] == [2, 9]
 
 
 class Killer:
@@ -411,7 +434,7 @@ def test_a_kill_at_any_instant_leaves_the_last_good_checkpoint(
     monkeypatch.undo()
     assert names(run) == ["step-000012"]
     events = [event.split()[0] for event, _ in KILLER.copies]
-    assert {"os.mkdir", "open", "os.rename", "shutil.rmtree", "os.rmdir"} <= set(events)
+    assert {"os.mkdir", "open", "os.rename", "os.remove", "os.rmdir"} <= set(events)
     assert events.count("in") == 8
     assert len(events) > 30
     for number, (event, copy) in enumerate(KILLER.copies):

@@ -57,7 +57,8 @@ def _newest(run_dir: str) -> tuple[Heartbeat, ...]:
 
 def _is_there(beat: Heartbeat) -> bool:
     """Whether the process that wrote this lives; not another one that has its number now."""
-    return state_of(beat.pid) != "gone" and start_of(beat.pid) in (beat.started, "")
+    started = start_of(beat.pid)
+    return state_of(beat.pid) != "gone" and (started == beat.started or "" in (started, beat.started))
 
 
 def _is_just_starting(run_dir: str) -> bool:

@@ -39,6 +39,8 @@ def missing_result(run_dir: str, config: Mapping[str, Any], ending: Ending | Non
     """
     if is_dry_run(run_dir) or (ending is not None and ending.reason not in ("finished", "stop_after")):
         return None
+    if ending is not None and ending.adapter_path is None and not ending.exit_code:
+        return None  # it was not meant to save anything
     what, path = "adapter" if config.get("lora") else "model", result_path(run_dir, config)
     if ending is None:
         return f"the {what} is not saved: the run was killed before its end, or is still at it"
