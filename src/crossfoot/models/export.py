@@ -94,6 +94,7 @@ def find_source(run_dir: str, step: int | None) -> Source:
         if problem is None:
             return _source(run_dir, checkpoint)
         notes.append(f"{checkpoint.name}: {problem}")
+        tell(f"{checkpoint.folder} is passed over: {problem}")
     there = [one.step for one in good if one.name not in foreign and step not in (None, one.step)]
     raise Refused(no_such_checkpoint(run_dir, step, there, tuple(notes)))
 
