@@ -38,7 +38,7 @@ ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 _OWN_FOLDERS = (CHECKPOINTS, HEARTBEAT_FOLDER, ADAPTER_NAME, MODEL_NAME)
 _OWN_FILES = (LOCK_FILE, LEDGER_FILE, RECEIPT_FILE, CHECKPOINT_NOW)
-_SIGN_OF_LIFE = re.compile(
+SIGN_OF_LIFE = re.compile(
     r"\.?rank-\d{5,}\.json(\.[0-9a-f]+\.partial)?|\.?verdict-attempt-\d{3,}\.json(\.\d+\.partial)?"
 )
 """What a run writes into its folder of heartbeats, finished or not."""
@@ -294,7 +294,7 @@ def forget_attempt(run_dir: str | os.PathLike[str], attempt: int) -> None:
         if folder.is_symlink():
             return
         for path in list(folder.iterdir()):
-            if path.name not in kept and _SIGN_OF_LIFE.fullmatch(path.name):
+            if path.name not in kept and SIGN_OF_LIFE.fullmatch(path.name):
                 with suppress(OSError):
                     path.unlink()
         folder.rmdir()  # when it is empty
