@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from crossfoot.checkpoints.store import CHECKPOINT_NOW, CHECKPOINTS
+from crossfoot.durable import prove_writable
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import CUT_FILE, read_readable
@@ -213,17 +213,10 @@ def refuse_used_folder(run: RunFile) -> None:
     folder = run.run_dir
     if findings := folder_refusals(run):
         raise Refused(findings)
-    missing = [path for path in (Path(folder), *Path(folder).parents) if not os.path.exists(path)]
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0")
+        prove_writable(folder)
     except OSError as error:
         raise Refused(folder_not_writable(run, said_by(error))) from error
-    finally:
-        for path in missing:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def make_folder(run: RunFile, attempt: int = 1) -> None:
