@@ -31,22 +31,27 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
     `num_machines` and the hosts of a hostfile are witnesses. When the config leaves it out, the first of them
     is taken, and the others must agree with it. DeepSpeed's batch is micro batch x accumulation x ranks: on
     another number of nodes the same files would train another batch, so crossfoot refuses the plan at
-    start-up, after the wait in the queue. Inside a job SLURM_JOB_NUM_NODES is a witness too, for a warning
+    start-up, after the wait in the queue. Nodes that are allocated beyond those that the launcher uses are a
+    warning: the run is as planned, and they stand idle. Inside a job SLURM_JOB_NUM_NODES is a witness too, for a warning
     only: what will be started there is not known yet. (lies B2, U2)
     """
     planned = planned_nodes(facts)
     if planned is None:
         return
+    used = _files_that_use(facts, "num_nodes", planned.value)
     for said in _grouped(each for each in _stated(facts, "num_nodes") if each.value != planned.value):
         first, value = said[0], said[0].number
         helps = [_rewritten(first, planned.value)]
+        is_idle = first.witness == "allocation" and value > planned.value and first.place.file in used
+        severity: Severity = "warning" if is_idle else "error"
         if first.witness == "hostfile":
             helps = [f"list {counted(planned.value, 'host')} in the hostfile"]
             if value > planned.value:
                 helps.append(f"or let deepspeed take the first {planned.value}: --num_nodes {planned.value}")
         if first.witness == "job":
             helps = [f"ask SLURM for {counted(planned.value, 'node')}"]
-        yield _finding(facts, "CF452", said, planned, f"{_says(first)} {counted(value, 'node')}", helps)
+        title = f"{_says(first)} {counted(value, 'node')}"
+        yield _finding(facts, "CF452", said, planned, title, helps, severity=severity)
 
 
 @rule("CF453", "error", "warning", name="launch-gpus-per-node")
@@ -63,11 +68,7 @@ def gpus_per_node(facts: Facts) -> Iterator[Finding]:
     planned = planned_gpus(facts)
     if planned is None:
         return
-    used = {
-        statement.place.file
-        for statement in statements(facts.launch, "gpus_per_node")
-        if statement.witness in ("launcher", "hostfile") and statement.value == planned.value
-    }
+    used = _files_that_use(facts, "gpus_per_node", planned.value)
     every = _stated(facts, "gpus_per_node")
     for said in _grouped(each for each in every if not _fits(facts, each, planned.value)):
         if isinstance(planned.value, int):
@@ -89,6 +90,15 @@ def gpus_per_node(facts: Facts) -> Iterator[Finding]:
             notes.append(f"--nproc-per-node counts one node; {value} is the total over all {nodes}")
         severity: Severity = "warning" if idle else "error"
         yield _finding(facts, "CF453", said, planned, title, helps, notes, severity)
+
+
+def _files_that_use(facts: Facts, about: About, planned: GpusPerNode) -> set[str]:
+    """The launch files whose launcher starts what is planned, whatever is allocated."""
+    return {
+        statement.place.file
+        for statement in statements(facts.launch, about)
+        if statement.witness in ("launcher", "hostfile") and statement.value == planned
+    }
 
 
 def _fits(facts: Facts, said: Statement, planned: GpusPerNode) -> bool:

@@ -365,31 +365,3 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
                 ),
                 helps=("give the script that has it",),
             )
-
-
-@rule("CF418", "warning")
-def command_not_held(facts: Facts) -> Iterator[Finding]:
-    """CF418: a command starts training, and what it states was not held against the plan.
-
-    A script is read as bash would run it, and nothing is executed: a command in an `if`, a `case`, or behind
-    `||` may run or not; one that ssh or mpirun starts runs elsewhere, and in a variable that only the run
-    knows its words cannot be seen. Where every branch of an `if` or `case` states the same it is held; so is
-    a loop over written words, and a function where the script calls it. The others are listed, for a check
-    by eye. mpirun starts no rank of crossfoot: deepspeed, torchrun, accelerate and srun do.
-    """
-    for file in with_named(facts.launch):
-        found = [defect for defect in file.defects if defect.kind == "not_held"]
-        if found:
-            commands = counted(len(found), "command that starts training", "commands that start training")
-            yield Finding(
-                "CF418",
-                f"{file.path} has {commands}, not held against the plan",
-                severity="warning",
-                place=found[0].place,
-                label=found[0].words,
-                others=tuple((defect.place, defect.words) for defect in found[1:_MOST_LISTED]),
-                helps=("compare nodes, GPUs and ranks there with the plan: crossfoot plan shows it",),
-            )
-
-
-_MOST_LISTED = 6

@@ -155,7 +155,9 @@ def _torchrun_meets(command: Command, inner: Layer) -> Iterator[Finding]:
     exported = command.export("PET_RDZV_ENDPOINT") or command.export("PET_MASTER_ADDR")
     nodes = inner.get("--nnodes")
     where = nodes.at if nodes else inner.place
-    if at_home and point is not None and not point.is_default:
+    rank = inner.get("--node_rank")
+    is_first = rank is not None and rank.number == 0  # it listens on all of its addresses
+    if at_home and point is not None and not point.is_default and not is_first:
         yield Finding(
             "CF463",
             f"{point.words} is another machine on each node",

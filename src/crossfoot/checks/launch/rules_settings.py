@@ -11,6 +11,7 @@ from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.phrases import counted
 from crossfoot.written.known_keys import ELSEWHERE, is_known
 from crossfoot.written.launch.accelerate_file import is_on
 from crossfoot.written.launch.read import config_words, path_of
@@ -339,19 +340,38 @@ def foreign_arguments(facts: Facts) -> Iterator[Finding]:
     for _, command in commands(facts):
         if not trains(command) or not config_words(command):
             continue
-        words = command.arguments
-        for position, word in enumerate(words):
-            name, equals, value = word.text.partition("=")
-            if not name.startswith("--") or name in OWN_OPTIONS:
-                continue
+        found = list(_foreign(command))
+        if not found:
+            continue
+        (word, help_), more = found[0], found[1:]
+        name = word.text.partition("=")[0]
+        title = f"{name} is no option of crossfoot: it would stop here"
+        if more:
+            title = (
+                f"{name} and {counted(len(more), 'more word is', 'more words are')} no options of crossfoot"
+            )
+        yield Finding(
+            "CF479",
+            title,
+            place=word.place,
+            others=tuple((other.place, "another one") for other, _ in more[:_MOST_SHOWN]),
+            notes=("crossfoot stops at the first of them, on every rank",) if more else (),
+            helps=(help_, *dict.fromkeys(help_ for _, help_ in more)),
+        )
+
+
+_MOST_SHOWN = 3
+
+
+def _foreign(command: Command) -> Iterator[tuple[Argument, str]]:
+    """The options that crossfoot does not have, each with what to do."""
+    words = command.arguments
+    for position, word in enumerate(words):
+        name, equals, value = word.text.partition("=")
+        if name.startswith("--") and name not in OWN_OPTIONS:
             following = words[position + 1].known if position + 1 < len(words) else None
             given = value if equals else ("" if (following or "-").startswith("-") else following or "")
-            yield Finding(
-                "CF479",
-                f"{name} is no option of crossfoot: it would stop here",
-                place=word.place,
-                helps=(_as_override(name[2:].replace("-", "_"), given, word),),
-            )
+            yield word, _as_override(name[2:].replace("-", "_"), given, word)
 
 
 def _as_override(name: str, value: str, word: Argument) -> str:

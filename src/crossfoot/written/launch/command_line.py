@@ -163,9 +163,7 @@ class Found:
         elif (path := next(iter(behind), None) if is_shell or len(words) > 1 else words[0]) is not None:
             yield from inner._file(argument(self.source, path), raw, base, is_shell)
 
-    def _file(
-        self, written: Argument, raw: RawCommand, base: Command, is_started: bool
-    ) -> Iterator[Command]:
+    def _file(self, written: Argument, raw: RawCommand, base: Command, is_started: bool) -> Iterator[Command]:
         """The commands of a script that is started by its name. What this one exports is not known there."""
         if written.known is None or base.folder is None or written.text in self.made:
             return
@@ -241,6 +239,8 @@ def _without_wrapper(
     if not words:
         return [], base
     name = os.path.basename(words[0].text)
+    if name == "command" and [word.text[:2].lower() for word in words[1:2]] == ["-v"]:
+        return [], base
     if name in _ELSEWHERE:
         base = replace(base, doubt=base.doubt or f"started by {name}", alternative=None)
     elif (name not in _WRAPPERS and (name in _STARTING_NOTHING or not _starts_ranks(words))) or (

@@ -35,6 +35,7 @@ from crossfoot.written.launch.stating import (
     not_held,
     training_commands,
     trains,
+    writes_node_rank,
 )
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.yaml_tree import BrokenYaml
@@ -117,7 +118,12 @@ def _statements(file: LaunchFile) -> Iterator[Statement]:
         said.extend(command_statements(command, file))
     dry = bool(held) and all(is_dry_run(command, command_statements(command, file)) for command in held)
     if file.batch is not None:
+        is_one_node = any(writes_node_rank(command) for command in held)
         for statement in batch_statements(file.batch):
+            if is_one_node and statement.about == "num_nodes":
+                continue  # this node's job, one of several
+            if is_one_node and statement.about == "world_size":
+                statement = replace(statement, about="gpus_per_node")
             yield replace(statement, dry_run=dry)
     yield from dict.fromkeys(said)
 

@@ -86,6 +86,12 @@ def held_commands(file: LaunchFile) -> tuple[Command, ...]:
     )
 
 
+def writes_node_rank(command: Command) -> bool:
+    """Whether a command says itself which node it is on: its script is one of several."""
+    option = command.launcher.get("--node_rank", "--machine_rank")
+    return option is not None and option.number is not None and command.layer("srun") is None
+
+
 def _agree(ways: Mapping[int, Sequence[Command]], file: LaunchFile) -> bool:
     """Whether every way of a choice has a command, and all of them state the same."""
     told = [
@@ -103,8 +109,10 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
     for command in training_commands(file):
         if command not in held:
             yield command.layers[-1], command.doubt
-        elif not command.launcher.is_complete and not command.launcher.unknown and not any(
-            said.about in _SIZES for said in command_statements(command, file)
+        elif (
+            not command.launcher.is_complete
+            and not command.launcher.unknown
+            and not any(said.about in _SIZES for said in command_statements(command, file))
         ):
             yield command.launcher, "with words that only the run knows"
 
