@@ -32,8 +32,8 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
     is taken, and the others must agree with it. DeepSpeed's batch is micro batch x accumulation x ranks: on
     another number of nodes the same files would train another batch, so crossfoot refuses the plan at
     start-up, after the wait in the queue. Nodes that are allocated beyond those that the launcher uses are a
-    warning: the run is as planned, and they stand idle. Inside a job SLURM_JOB_NUM_NODES is a witness too, for a warning
-    only: what will be started there is not known yet. (lies B2, U2)
+    warning: the run is as planned, and they stand idle. Inside a job SLURM_JOB_NUM_NODES is a witness too,
+    for a warning only: what will be started there is not known yet. (lies B2, U2)
     """
     planned = planned_nodes(facts)
     if planned is None:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from tree_sitter import Node
 
@@ -244,13 +245,18 @@ class _Shell(ControlFlow):
         name_node = node.child_by_field_name("name")
         if name_node is None:
             return
+        early, assignments = self._assignments(node, name_node)
+        for child in early:
+            if child.id in self.budget.carried_out:
+                self.budget.carried_out.remove(child.id)
+            else:
+                self._assign(child)
         own = self.scope.variables.copy()
         before = self._in(replace(self.scope, variables=own))
-        assignments = [child for child in node.children if child.type == "variable_assignment"]
         for child in assignments:
             own.exported.add(before._assign(child))
         if assignments and self.text.are_one_word(assignments[-1], name_node):
-            self._assign_unknown(assignments[-1])  # the grammar ends a value before an escaped $, or a break
+            self._assign_unknown(assignments[-1])  # the grammar ends it before a backslash
             return
         parts = [name_node, *node.children_by_field_name("argument")]
         if self.text.is_descriptor(parts[-1]):
@@ -271,6 +277,24 @@ class _Shell(ControlFlow):
             if name == "exec" and len(expanded) > 1:
                 self.scope.ended = "exit"
 
+    def _assignments(self, node: Node, name: Node) -> tuple[list[Node], list[Node]]:
+        """The assignments in front of a command: those of a line of its own, and the command's. Behind a line
+        with several the grammar goes on to the command on the next.
+        """
+        found = [child for child in node.children if child.type == "variable_assignment"]
+        ends = (n for n, pair in enumerate(pairwise((*found, name)), 1) if self.text.is_broken(*pair))
+        own = max(ends, default=0)
+        return found[:own], found[own:]
+
+    def _carry_out(self, node: Node) -> None:
+        """The assignments of a line that the grammar put into the first command of a pipeline."""
+        while node.type in ("pipeline", "redirected_statement", "list") and node.children:
+            node = node.children[0]
+        name = node.child_by_field_name("name") if node.type == "command" else None
+        for child in self._assignments(node, name)[0] if name is not None else ():
+            self._assign(child)
+            self.budget.carried_out.add(child.id)
+
     def _raw(self, words: tuple[OffsetText, ...], variables: Variables) -> RawCommand:
         exports = {name: variables.values.get(name) for name in variables.exported}
         scope = self.scope
@@ -279,7 +303,7 @@ class _Shell(ControlFlow):
     def _eval(self, words: Sequence[OffsetText]) -> Iterator[RawCommand]:
         """The words joined, run as a script here."""
         text = joined(words, " ")
-        if text.is_known and self.budget.depth < DEEPEST:
+        if text.text.strip(UNKNOWN + " ") and self.budget.depth < DEEPEST:
             shell = _Shell(ShellText(text.text, text.offsets), self.scope, self.budget)
             yield from shell.run(shell.text.root)
         elif words:
@@ -291,6 +315,15 @@ class _Shell(ControlFlow):
             return
         for word in words[1:]:
             self.scope.variables.values[_name_in(word.text)] = None
+
+    def _declare(self, words: Sequence[OffsetText]) -> None:
+        """`export A=8`, where the grammar saw a command."""
+        for word in words[1:]:
+            name = _name_in(word.text)
+            if word.text[len(name) : len(name) + 1] == "=":
+                self.scope.variables.values[name] = word.after(len(name) + 1)
+            if words[0].text == "export":
+                self.scope.variables.exported.add(name)
 
     def _leave(self, words: Sequence[OffsetText]) -> None:
         self.scope.ended = words[0].text
@@ -320,8 +353,9 @@ _BUILTINS: Mapping[str, Callable[[_Shell, Sequence[OffsetText]], None]] = {
     "pushd": _Shell._change_folder,
     "set": _Shell._set,
     "shift": _Shell._shift,
+    **dict.fromkeys(("export", "declare", "typeset", "local", "readonly"), _Shell._declare),
     **dict.fromkeys(("exit", "return", "break", "continue"), _Shell._leave),
-    **dict.fromkeys(("read", "let", "mapfile", "readarray", "getopts", "printf"), _Shell._forget),
+    **dict.fromkeys(("read", "let", "mapfile", "readarray", "getopts", "printf", "unset"), _Shell._forget),
 }
 _VISITS: Mapping[str, Callable[[_Shell, Node], Iterator[RawCommand]]] = {
     "subshell": _Shell._apart,

@@ -37,6 +37,10 @@ class ControlFlow(ABC):
         """The same text in another scope."""
 
     @abstractmethod
+    def _carry_out(self, node: Node) -> None:
+        """What belongs in front of a statement that is run apart."""
+
+    @abstractmethod
     def _substituted(self) -> Iterator[RawCommand]:
         """The commands of the `$( )` in the words that were expanded last."""
 
@@ -48,6 +52,7 @@ class ControlFlow(ABC):
                 continue
             behind = children[position + 1].type if position + 1 < len(children) else ""
             if behind == "&":
+                self._carry_out(child)
                 yield from self._in(self.scope.fork()).run(child)
             else:
                 yield from self.run(child)
@@ -56,6 +61,7 @@ class ControlFlow(ABC):
         yield from self._in(self.scope.fork())._sequence(node)
 
     def _pipeline(self, node: Node) -> Iterator[RawCommand]:
+        self._carry_out(node)
         for child in node.children:
             if child.is_named:
                 yield from self._in(self.scope.fork()).run(child)

@@ -36,13 +36,15 @@ class RawCommand:
 
 @dataclass
 class Budget:
-    """What all scopes of a script share. choices: so many ifs and cases were seen."""
+    """What all scopes of a script share. choices: so many ifs and cases were seen. called:
+    functions. carried_out: nodes of assignments that were moved in front of a pipeline."""
 
     made: Made
     commands: int = MOST_COMMANDS
     depth: int = 0
     choices: int = 0
     called: set[str] = field(default_factory=set)
+    carried_out: set[int] = field(default_factory=set)
 
 
 @dataclass

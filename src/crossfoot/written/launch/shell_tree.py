@@ -4,6 +4,7 @@ is tree-sitter's for bash; what it cannot read becomes an ERROR node, never an e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,8 +101,14 @@ class ShellText:
         return self.text[start:end].isdigit() and self.text[end : end + 1] in ("<", ">")
 
     def are_one_word(self, first: Node, second: Node) -> bool:
-        """Whether nothing stands between two nodes, or a continued line."""
-        return self.text[self.span(first)[1] : self.span(second)[0]].replace("\\\n", "") == ""
+        """Whether nothing stands between two nodes, or only what a backslash escapes."""
+        between = self.text[self.span(first)[1] : self.span(second)[0]]
+        return re.fullmatch(r"(\\.)*", between, re.DOTALL) is not None
+
+    def is_broken(self, first: Node, second: Node) -> bool:
+        """Whether a line ends between two nodes, and is not continued."""
+        between = self.text[self.span(first)[1] : self.span(second)[0]]
+        return "\n" in between.replace("\\\n", "")
 
     def piece(self, start: int, end: int) -> OffsetText:
         """text[start:end] with its offsets."""

@@ -212,7 +212,9 @@ class Words:
         """`$A`, `${A}`, `${A:-8}`, `${A[@]}`, `${#A[@]}`."""
         parts = [child for child in node.children if child.type not in ("$", "${", "}") or child.is_named]
         at = next((n for n, part in enumerate(parts) if part.type in _NAMES), None)
-        if at is None or at > 1:
+        end = self.text.span(node)[1]
+        is_cut = node.type == "simple_expansion" and self.text.text.startswith("\\\n", end)
+        if at is None or at > 1 or is_cut:  # bash puts the lines together first: the name may go on
             yield _unknown()
             return
         before = self.text.text_of(parts[0]) if at else ""
