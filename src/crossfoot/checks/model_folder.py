@@ -23,7 +23,7 @@ from crossfoot.written.model_facts import (
 )
 from crossfoot.written.model_findings import model_not_causal
 from crossfoot.written.model_kinds import Kind, kind_of
-from crossfoot.written.model_tensors import Mismatch, mismatch
+from crossfoot.written.model_tensors import Mismatch, mismatch, unfit_sizes
 from crossfoot.written.tensor_headers import DamagedFile, Tensor, read_tensors
 from crossfoot.written.weight_findings import (
     FETCH_AGAIN,
@@ -92,6 +92,8 @@ def config_findings(path: str, values: Mapping[str, Any]) -> Iterator[Finding]:
         )
     elif kind is Kind.NOT_CAUSAL:
         yield model_not_causal(path, str(family))
+    if unfit := ", ".join(unfit_sizes(values)):
+        yield model_unreadable(path, f"{unfit} in its {CONFIG_JSON} is no whole number above 0")
     packed = values.get("quantization_config") or values.get("compression_config")
     if packed:
         method = packed.get("quant_method") if isinstance(packed, dict) else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -39,7 +40,7 @@ Report = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BROKEN_FILE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
-    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 """What transformers raises on a folder or file that is absent, incomplete or something else."""
 
