@@ -135,10 +135,14 @@ def _unpickled(reader: _TensorsOnly) -> dict[str, Tensor] | None:
         return {name: one for name, one in found.items() if isinstance(one, Tensor)} or None
     except DamagedFile:
         raise
-    except EOFError as error:
+    except (EOFError, pickle.UnpicklingError) as error:
         raise DamagedFile("it ends before its end") from error
     except Exception:  # a pickle can hold anything; what is not plain tensors is not judged
         return None
+
+
+class _NotPlain(Exception):
+    """A pickle holds something of torch's that is no plain tensor."""
 
 
 class _Named(dict[str, Any]):
@@ -149,8 +153,8 @@ class _Named(dict[str, Any]):
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Tensors without their values. Whatever else a pickle names is never called: torch's own things are an
-    UnpicklingError, and those of others a DamagedFile, since torch does not load them either.
+    """Tensors without their values. Whatever else a pickle names is never called: torch's own things are
+    _NotPlain, and those of others a DamagedFile, since torch does not load them either.
 
     storages: bytes of each, by its key.
     """
@@ -170,7 +174,7 @@ class _TensorsOnly(pickle.Unpickler):
         if (module, name) not in known:
             if module.partition(".")[0] not in _MAY_BE_LOADED or module.startswith("torch.nn.modules"):
                 raise DamagedFile(f"it holds {module}.{name}, and a weight file holds tensors only")
-            raise pickle.UnpicklingError(f"{module}.{name}")
+            raise _NotPlain(f"{module}.{name}")
         return known[(module, name)]
 
     def persistent_load(self, pid: Any) -> Any:
