@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -257,3 +258,11 @@ def test_every_condition_is_asked_of_train_and_of_check(monkeypatch: pytest.Monk
     with pytest.raises(Refused) as refused:
         make_rank_job("run.yaml", (), read_world({}), TrainOptions())
     assert errors(refused.value.findings) == [("CF012", "never")]
+
+
+def test_allow_without_a_run_that_is_continued() -> None:
+    options = TrainOptions(allow=("lr.reference",))
+    with pytest.raises(Refused) as refused:
+        make_rank_job("run.yaml", (), read_world({}), options)
+    assert [code for code, _ in errors(refused.value.findings)] == ["CF031"]
+    assert make_rank_job("run.yaml", (), read_world({}), replace(options, is_repeated=True)).steps == 2

@@ -121,11 +121,20 @@ def _of_folder(path: str, folder: Path) -> Iterator[Finding]:
 
 def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Finding]:
     """What is wrong with the weight files of a model whose config.json is right."""
+    tensors, bad = tensors_in(path, folder)
+    yield from bad
+    if tensors is not None and not bad:
+        yield from _judged(path, tensors, mismatch(values, tensors))
+
+
+def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[Finding]]:
+    """The tensors of all weight files in the folder of the model at `path`, and which files are damaged or
+    absent. None: one is of a kind that is not looked into.
+    """
     try:
         files = _weight_files(folder)
     except DamagedFile as error:
-        yield model_unreadable(path, str(error), FETCH_AGAIN)
-        return
+        return None, [model_unreadable(path, str(error), FETCH_AGAIN)]
     tensors: dict[str, Tensor] = {}
     bad: list[Finding] = []
     is_known = True
@@ -141,9 +150,7 @@ def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Fin
         else:
             is_known &= there is not None
             tensors |= there or {}
-    yield from bad
-    if not bad and is_known:
-        yield from _judged(path, tensors, mismatch(values, tensors))
+    return tensors if is_known else None, bad
 
 
 def _judged(path: str, tensors: Mapping[str, Tensor], differs: Mismatch) -> Iterator[Finding]:

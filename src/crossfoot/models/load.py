@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.phrases import first_line
@@ -88,6 +89,8 @@ def load_model(
     a no-op elsewhere). Raises Refused: no such folder or hub id, no model in it, not a causal language model,
     weights missing from the file, an attention implementation that is not there.
     """
+    if zero_stage == 3:
+        refuse_unfitting(path, read_model_config(path))
     handle = _zero3_handle(zero_stage, deepspeed_config)
     model = _from_pretrained(config, path, zero_stage, report)
     wanted = DTYPES[config.model.dtype]
