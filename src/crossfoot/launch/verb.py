@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from crossfoot import durable
 from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
-from crossfoot.findings.render import render as render_findings
+from crossfoot.findings.formats import show
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch.findings import dry_run_failed, program_missing
 from crossfoot.launch.job import Job, LaunchOptions, Rendered
@@ -73,8 +72,7 @@ def launch(
             raise Refused(seen.errors)
     outcome = _submit(job, checked) if options.target == "slurm" else _start(job)
     if outcome.findings:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(render_findings(outcome.findings, colour))
+        show(outcome.findings)
     return outcome.exit_code
 
 
