@@ -12,7 +12,9 @@ import io
 import os
 import re
 import select
+import stat
 import sys
+import time
 from contextlib import suppress
 from typing import TextIO
 
@@ -24,6 +26,7 @@ JSON: `\\u6570`."""
 _LEFT = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _BLOCK_BYTES = select.PIPE_BUF
 """What a pipe that can be written takes at once, without waiting."""
+_LOOK_SECONDS = 0.05
 _STEERING = re.compile(
     "\x1b\\[[0-9;]*m|([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
 )
@@ -33,9 +36,8 @@ _STEERING = re.compile(
 class Channel(io.RawIOBase):
     """A file descriptor whose writes take everything and never raise: what it refuses is lost, and counted.
 
-    lost_bytes: so far. trouble: why the first of them were, None where the reader has left, who wants none.
-    patience_seconds: so long a reader that does not read (a pager, a held terminal) is waited for before
-    words are lost; None: for ever.
+    lost_bytes: so far. trouble: why the first of them were; None where the reader has left, who wants none,
+    or does not read.
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -43,8 +45,8 @@ class Channel(io.RawIOBase):
         self.name = name
         self.lost_bytes = 0
         self.trouble: OSError | None = None
-        self.patience_seconds: float | None = None
-        self._descriptor = descriptor
+        self._patience_seconds: float | None = None
+        self._descriptor = self._written = descriptor
         self._is_terminal = os.isatty(descriptor)
         self._has_left = self._is_stalled = False
         self._gap_bytes = 0
@@ -83,16 +85,33 @@ class Channel(io.RawIOBase):
             self._gap_bytes += left
         return len(whole)
 
+    def do_not_wait(self, seconds: float) -> None:
+        """From here on a reader that does not read is waited for so long.
+
+        A pipe or a terminal gets a second descriptor for that, which does not block: the first one is shared
+        with other processes, and so would be its flag.
+        """
+        self._patience_seconds = seconds
+        with suppress(OSError):
+            if self._is_terminal or stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
+                flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK
+                self._written = os.open(f"/proc/self/fd/{self._descriptor}", flags)
+
     def _deliver(self, rest: memoryview) -> int:
         """Returns how many bytes could not be written."""
+        patience = self._patience_seconds
+        deadline = None if patience is None or self._is_stalled else time.monotonic() + patience
         while rest:
             try:
-                if self.patience_seconds is not None and not self._can_take():
+                if patience is not None and not self._polled(0.0):
+                    raise BlockingIOError
+                rest = rest[os.write(self._written, rest[: None if patience is None else _BLOCK_BYTES]) :]
+                self._is_stalled = False
+            except BlockingIOError:  # or somebody who shares it has made it non-blocking
+                self._is_stalled = patience is not None and (deadline is None or time.monotonic() > deadline)
+                if self._is_stalled:
                     return len(rest)
-                size = len(rest) if self.patience_seconds is None else _BLOCK_BYTES
-                rest = rest[os.write(self._descriptor, rest[:size]) :]
-            except BlockingIOError:  # somebody who shares it has made it non-blocking
-                self._polled(None)
+                self._polled(_LOOK_SECONDS)
             except OSError as error:
                 self._has_left = error.errno in _LEFT or (self._is_terminal and error.errno == errno.EIO)
                 if not self._has_left and self.trouble is None:
@@ -100,17 +119,11 @@ class Channel(io.RawIOBase):
                 return len(rest)
         return 0
 
-    def _can_take(self) -> bool:
-        """Wait until it can be written, as long as patience lasts; once for a reader that has stopped."""
-        seconds = 0.0 if self._is_stalled else self.patience_seconds
-        self._is_stalled = not self._polled(seconds)
-        return not self._is_stalled
-
-    def _polled(self, seconds: float | None) -> int:
+    def _polled(self, seconds: float) -> int:
         """poll's answer, 0 when it cannot be written within so many seconds."""
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
-        answers = poll.poll(None if seconds is None else seconds * 1_000)
+        poll.register(self._written, select.POLLOUT)
+        answers = poll.poll(seconds * 1_000)
         return answers[0][1] if answers else 0
 
 
@@ -127,6 +140,14 @@ class Words(io.TextIOWrapper):
     def channel(self) -> Channel:
         """What it writes to."""
         return self.buffer.raw  # type: ignore[attr-defined,no-any-return]
+
+
+class _Terminal(io.TextIOWrapper):
+    """A further text layer over a buffer that is another stream's, and stays open with it."""
+
+    def close(self) -> None:
+        """Only what is written is handed on."""
+        self.flush()
 
 
 def open_streams() -> None:
@@ -155,16 +176,16 @@ def terminal_of(stream: TextIO) -> TextIO:
     """The same stream for what draws on a terminal, such as rich: every character passes."""
     if not isinstance(stream, Words):
         return stream
-    return io.TextIOWrapper(stream.buffer, stream.encoding, ESCAPED, line_buffering=True, write_through=True)
+    return _Terminal(stream.buffer, stream.encoding, ESCAPED, line_buffering=True, write_through=True)
 
 
 def do_not_wait(seconds: float) -> None:
-    """From here on a reader that does not read is waited for so long, and then words are lost: other ranks
-    wait for this one.
+    """From here on a reader that does not read (a pager, a held terminal) is waited for so long, and then
+    words are lost: other ranks wait for this one.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Words):
-            stream.channel().patience_seconds = seconds
+            stream.channel().do_not_wait(seconds)
 
 
 def lost_words() -> OSError | None:

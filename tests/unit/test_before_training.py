@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from crossfoot.findings.finding import Refused
 from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
-from crossfoot.liveness import stopping
+from crossfoot.liveness.signals import ENDING, SignalWatch
 from crossfoot.liveness.stopping import Stop, Stopped, StopRequest
 from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.runs.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
@@ -63,7 +64,7 @@ def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number: signal.Signals) -> None:
     with pytest.raises(Stopped) as stopped, StopRequest():
         os.kill(os.getpid(), number)
@@ -83,6 +84,7 @@ def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number
         ((signal.SIGUSR1, signal.SIGTERM), None),
         ((signal.SIGINT, signal.SIGTERM), None),
         ((signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGXCPU, signal.SIGXCPU, signal.SIGHUP, signal.SIGHUP), None),
     ],
 )
 @pytest.mark.parametrize("seconds_apart", [0.5, 2.0])
@@ -92,16 +94,15 @@ def test_the_same_signal_again_stops_at_once_and_an_echo_does_not(
     exit_code: int | None,
     seconds_apart: float,
 ) -> None:
-    now, ended = [100.0], []
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(stopping.os, "_exit", ended.append)
-    with StopRequest() as stop:
-        stop.begin()
-        for number in signals:
-            os.kill(os.getpid(), number)
-            now[0] += seconds_apart
+    now, ended, first = [100.0], list[int](), list[int]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "_exit", ended.append)
+    watch = SignalWatch(first.append)
+    for number in signals:
+        watch.hear(number)
+        now[0] += seconds_apart
     assert ended == ([exit_code] if exit_code is not None and seconds_apart > 1 else [])
-    assert stop.asked_seconds == 100.0
+    assert first == [signals[0]]
 
 
 def test_a_wish_for_a_checkpoint_ends_nothing_and_is_over_when_it_is_written() -> None:

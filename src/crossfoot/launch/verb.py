@@ -171,7 +171,9 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace(file, text, mode=None if position else 0o755)  # every node writes it
+            durable.replace(
+                file, text, mode=None if position else durable.by_umask(0o777)
+            )  # every node writes it
     except OSError as error:
         if not is_system_refusal(error):
             raise

@@ -85,10 +85,11 @@ class SignalWatch:
         with suppress(OSError):
             while heard := os.read(self._read, 64):
                 for number in heard:
-                    self._hear(number)
+                    self.hear(number)
         os.close(self._read)
 
-    def _hear(self, number: int) -> None:
+    def hear(self, number: int) -> None:
+        """What the thread does with one."""
         now = time.monotonic()
         is_first = not self._first
         if number in INSISTENT and now - self._first.setdefault(number, now) > PATIENT_SECONDS:

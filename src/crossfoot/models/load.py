@@ -135,14 +135,16 @@ def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
         raise Refused(_no_model(path, error)) from error
     if type(found) not in AutoModelForCausalLM._model_mapping:
         raise Refused(model_not_causal(path, found.model_type))
+    # What config.json asks for itself is not followed: a kernel may be code that is fetched from the hub.
+    asked = config.model.attention
+    found._attn_implementation = found._experts_implementation = None
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
-    if config.model.attention != "auto":
-        arguments["attn_implementation"] = config.model.attention
+    arguments["attn_implementation"] = None if asked == "auto" else asked
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, **arguments)
+        model, info = AutoModelForCausalLM.from_pretrained(path, config=found, **arguments)
     except ImportError as error:
-        raise Refused(findings.attention_missing(config.model.attention, first_line(error))) from error
+        raise Refused(findings.attention_missing(asked, first_line(error))) from error
     except BROKEN_FILE as error:
         raise Refused(_no_model(path, error)) from error
     _require_complete(path, model, info)

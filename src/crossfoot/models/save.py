@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from crossfoot.durable import rename_folder
+from crossfoot.durable import by_umask, rename_folder
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
 
@@ -24,11 +25,9 @@ def open_to_others(folder: Path) -> None:
 
     mkdtemp and safetensors make what only its owner can read, on storage that a group shares.
     """
-    mask = os.umask(0)
-    os.umask(mask)
     for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
-    folder.chmod(0o777 & ~mask)
+        file.chmod(by_umask(0o666))
+    folder.chmod(by_umask(0o777))
 
 
 def save_adapter(
@@ -63,6 +62,7 @@ def save_adapter(
         return
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target, "")
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         if is_lora:
@@ -75,8 +75,19 @@ def save_adapter(
         aside = target.with_name(f"{temporary.name}-old")
         rename_folder(temporary, target, aside)
         shutil.rmtree(aside, ignore_errors=True)
+        _remove_leftovers(target, "-old")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path, ending: str) -> None:
+    """Remove what saves of this folder that were killed have left beside it; the old one (`-old`) may be all
+    there is until the new one has its name.
+    """
+    name = re.compile(rf"\.{re.escape(target.name)}-[a-z0-9_]{{8}}{ending}")
+    for path in target.parent.iterdir():
+        if name.fullmatch(path.name) and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, torch.Tensor]:

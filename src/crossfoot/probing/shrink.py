@@ -84,6 +84,7 @@ def _read(path: str) -> PretrainedConfig:
         if looks_local(path):
             raise Refused(findings.model_unreadable(path, line)) from error
         raise Refused(model_missing(path, line)) from error
+    found._attn_implementation = found._experts_implementation = None  # as it is trained
     return found
 
 
