@@ -7,13 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.findings.finding import Finding
 from crossfoot.output import json_text, say, tell
 from crossfoot.streams import open_streams
 from crossfoot.verb_exit import exit_code_of, on_this_rank
+
+if TYPE_CHECKING:
+    from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -201,20 +203,20 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from crossfoot.checks.fixing import fix_all
     from crossfoot.findings.formats import show
-    from crossfoot.planning.checking import find_all
+    from crossfoot.planning.checking import examine_run
 
-    def find() -> tuple[Finding, ...]:
-        return find_all(arguments.config, arguments.overrides, os.environ)
+    def examine() -> Examined:
+        return examine_run(arguments.config, arguments.overrides, os.environ)
 
     if arguments.fix:
-        findings, diff = fix_all(find)
+        _, diff = fix_all(lambda: examine().findings)
         (say if arguments.format == "text" else tell)(diff, end="")
-    else:
-        findings = find()
+    examined = examine()
+    findings = examined.findings
     if findings or arguments.format == "json":
         show(findings, arguments.format)
     elif arguments.format == "text":
-        say(f"{arguments.config}: nothing found")
+        say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """The file system has no such operation."""
 _NO_FOLDER_SYNC = (*_NO_SYNC, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO)
-"""What FUSE and object stores, and a folder that may not be listed, say besides. A disk that fails says EIO for
-the files in it first, and there it counts."""
+"""What FUSE and object stores, and a folder that may not be listed, say besides. A disk that fails says EIO
+for the files in it first, and there it counts."""
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Make a written file, or the names in a folder, durable; nothing where the file system does not offer it.
-    Raises OSError.
+    """Make a written file, or the names in a folder, durable, as far as the file system offers it. Raises
+    OSError.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -40,8 +41,8 @@ def sync_open(descriptor: int) -> None:
 
 
 def rename(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Rename, over a file that has the name. A file server whose answer was lost is asked again, and then finds
-    nothing to rename: it is done. Raises OSError.
+    """Rename, over a file that has the name. A file server whose answer was lost is asked again, and then
+    finds nothing to rename: it is done. Raises OSError.
     """
     try:
         os.replace(source, target)
@@ -98,3 +99,16 @@ def rename_folder(partial: Path, target: Path, aside: Path) -> None:
         rename(target, aside)
     rename(partial, target)
     sync(target.parent)
+
+
+def prove_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder if need be and write a file in it; what was made is gone afterwards. Raises OSError."""
+    missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
