@@ -52,6 +52,25 @@ def test_a_claimed_folder_is_refused_to_others_until_released(run: RunFile) -> N
     refuse_used_folder(run)
 
 
+def test_a_folder_that_the_server_says_is_there_already_is_its_makers(
+    run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS asks again when an answer is lost, and the second answer to mkdir is EEXIST."""
+    real = os.mkdir
+
+    def asked_twice(path: str, *rest: int) -> None:
+        real(path, *rest)
+        if Path(path).name == ATTEMPT_NAME:
+            real(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", asked_twice)
+    make_folder(run)
+    with pytest.raises(Refused):
+        make_folder(run)
+    release_folder(run)
+    assert not Path(run.run_dir).exists()
+
+
 def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile) -> None:
     folder = Path(run.run_dir)
     make_folder(run)

@@ -191,12 +191,14 @@ def test_a_full_disk_behind_stdout_is_said_and_fails_only_what_makes_nothing_but
     assert b"CF015" in done.stderr and b"no space left on device" in done.stderr
 
 
-@pytest.mark.parametrize(("verb", "encoding"), zip(VERBS, ["ascii", "gbk", "latin-1"] * 3))
+@pytest.mark.parametrize(
+    ("verb", "encoding"), list(zip(VERBS, 3 * ["ascii", "gbk", "latin-1"], strict=False))
+)
 def test_a_verb_speaks_in_every_encoding(config: Path, verb: str, encoding: str) -> None:
     done = _run(config, verb, PYTHONIOENCODING=encoding)
     assert done.returncode == VERBS[verb][1], done
     assert b"Traceback" not in done.stderr
-    assert done.stdout.decode(encoding).isascii() is (encoding != "gbk")
+    assert "数" not in done.stdout.decode(encoding) or encoding == "gbk"
 
 
 def test_a_locale_that_cannot_spell_a_file_is_said(config: Path) -> None:

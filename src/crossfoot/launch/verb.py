@@ -171,9 +171,8 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace(
-                file, text, mode=None if position else durable.by_umask(0o777)
-            )  # every node writes it
+            mode = None if position else durable.by_umask(0o777)
+            durable.replace(file, text, mode=mode)  # every node writes it
     except OSError as error:
         if not is_system_refusal(error):
             raise
