@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from crossfoot.liveness.stopping import Stop, Stopped, StopRequest
 from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.runs.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
 from crossfoot.written.run_file import RunFile, load_run
-from support.launching import small_config
+from support.launching import environment, small_config
 
 
 @pytest.fixture
@@ -122,6 +124,47 @@ def test_the_same_signal_again_stops_at_once_and_an_echo_does_not(
         now[0] += seconds_apart
     assert ended == ([exit_code] if exit_code is not None and seconds_apart > 1 else [])
     assert first == [signals[0]]
+
+
+def test_what_nohup_ignores_stays_ignored_and_a_profilers_timer_is_its_own() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGPROF)}
+    heard = list[int]()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGPROF, lambda number, frame: heard.append(number))
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGPROF)
+        assert (stop.reason, heard) == (Stop.NO, [signal.SIGPROF])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+LONG_STEP = """\
+import hashlib
+from crossfoot.liveness import signals
+from crossfoot.liveness.stopping import StopRequest
+signals.PATIENT_SECONDS = 0.0
+with StopRequest() as stop:
+    stop.begin()
+    print("in a step", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # as torch: no handler runs for minutes
+"""
+
+
+def test_a_signal_in_a_long_step_is_answered_at_once() -> None:
+    command = [sys.executable, "-c", LONG_STEP]
+    with subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "in a step\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == (
+            "SIGINT: this step is finished, a checkpoint is written, and the run stops; "
+            "the same again stops it at once\n"
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 def test_a_wish_for_a_checkpoint_ends_nothing_and_is_over_when_it_is_written() -> None:
