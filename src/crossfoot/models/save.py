@@ -44,9 +44,9 @@ def save_adapter(
     All ranks call it; rank 0 writes, the others return when they have given their parts (perhaps before the
     folder is there). gather: ZeRO-3 - the tensors are in parts, and made whole one at a time; rank 0 keeps
     the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
-    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced. loaded: lets
-    the README in the folder say how many rows to grow the base to. add_tokenizer: puts the
-    tokenizer's files into the folder.
+    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced; one in which
+    there is more than in the new one is kept, as `adapter-replaced-...`. loaded: lets the README in the
+    folder say how many rows to grow the base to. add_tokenizer: puts the tokenizer's files into the folder.
     """
     if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
         raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
@@ -62,7 +62,6 @@ def save_adapter(
         return
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target, "")
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         if is_lora:
@@ -74,19 +73,24 @@ def save_adapter(
         open_to_others(temporary)
         aside = target.with_name(f"{temporary.name}-old")
         rename_folder(temporary, target, aside)
-        shutil.rmtree(aside, ignore_errors=True)
-        _remove_leftovers(target, "-old")
+        _clear_leftovers(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _remove_leftovers(target: Path, ending: str) -> None:
-    """Remove what saves of this folder that were killed have left beside it; the old one (`-old`) may be all
-    there is until the new one has its name.
+def _clear_leftovers(target: Path) -> None:
+    """Delete what earlier saves to this folder left beside it: the folder that made way, and those of saves
+    that were killed. Of a folder that made way everything that the new one does not have is kept.
     """
-    name = re.compile(rf"\.{re.escape(target.name)}-[a-z0-9_]{{8}}{ending}")
-    for path in target.parent.iterdir():
-        if name.fullmatch(path.name) and not path.is_symlink():
+    known = {path.name for path in target.iterdir()}
+    leftover = re.compile(rf"\.{re.escape(target.name)}-([a-z0-9_]{{8}})(-old)?")  # as mkdtemp names them
+    for path in list(target.parent.iterdir()):
+        matched = leftover.fullmatch(path.name)
+        if matched is None or path.is_symlink() or not path.is_dir():
+            continue
+        if matched[2] and {file.name for file in path.iterdir()} - known:
+            path.rename(target.with_name(f"{target.name}-replaced-{matched[1]}"))
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 
