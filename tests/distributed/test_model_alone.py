@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def config_of(path: Path | str, lora: dict[str, Any] | None = None, **model: Any
             "train": {"max_steps": 1},
         }
     )
+
+
+def test_a_model_does_not_choose_its_kernel(tmp_path: Path) -> None:
+    """What config.json asks for may be code on the hub."""
+    path = Path(write_tiny_model(str(tmp_path / "tiny"), 256))
+    config = json.loads((path / "config.json").read_text())
+    for key in ("_attn_implementation", "attn_implementation"):
+        (path / "config.json").write_text(json.dumps({**config, key: "kernels-community/flash-attn"}))
+        assert load(config_of(path)).model.config._attn_implementation == "sdpa"
+        assert load(config_of(path, attention="eager")).model.config._attn_implementation == "eager"
+
+
+def test_a_save_clears_away_what_killed_ones_have_left(tmp_path: Path) -> None:
+    path = write_tiny_model(str(tmp_path / "tiny"), 256)
+    loaded = load(config_of(path))
+    mine = tmp_path / ".model-notes"
+    left = [tmp_path / ".model-ab_12xyz", tmp_path / ".model-cdefgh12-old"]
+    for folder in (mine, *left):
+        folder.mkdir()
+    (tmp_path / ".model-abcdefgh").symlink_to(tmp_path / "tiny")
+    save_adapter(loaded.model, tmp_path / "model", gather=False, loaded=loaded)
+    assert sorted(os.listdir(tmp_path)) == [".model-abcdefgh", ".model-notes", "model", "tiny"]
 
 
 def lora_of(**changes: Any) -> dict[str, Any]:

@@ -144,17 +144,16 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
 def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report) -> PreTrainedModel:
     """The model at `path`, its weights complete and all used; Refused otherwise."""
     _refuse_folder(path)
-    read_model_config(path)
+    found = read_model_config(path)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
-    if config.model.attention != "auto":
-        arguments["attn_implementation"] = config.model.attention
-    broken = (
-        BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
-    )  # ranks are lost as RuntimeErrors
+    asked = config.model.attention
+    arguments["attn_implementation"] = None if asked == "auto" else asked
+    # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
+    broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), **arguments)
+        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), config=found, **arguments)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (ImportError, *broken) as error:
@@ -178,6 +177,8 @@ def read_model_config(path: str) -> PretrainedConfig:
         raise Refused(wrong)
     if type(found) not in AutoModelForCausalLM._model_mapping:
         raise Refused(model_not_causal(path, found.model_type))
+    # A kernel that config.json asks for may be code that is fetched from the hub: the run config chooses.
+    found._attn_implementation = found._experts_implementation = None
     return found
 
 
