@@ -41,6 +41,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
+    "crossfoot.models.findings",
     "crossfoot.runs.changing",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",

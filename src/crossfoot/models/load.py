@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.phrases import first_line
@@ -39,7 +41,7 @@ Report = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BROKEN_FILE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
-    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 """What transformers raises on a folder or file that is absent, incomplete or something else."""
 
@@ -87,6 +89,8 @@ def load_model(
     a no-op elsewhere). Raises Refused: no such folder or hub id, no model in it, not a causal language model,
     weights missing from the file, an attention implementation that is not there.
     """
+    if zero_stage == 3:
+        refuse_unfitting(path, read_model_config(path))
     handle = _zero3_handle(zero_stage, deepspeed_config)
     model = _from_pretrained(config, path, zero_stage, report)
     wanted = DTYPES[config.model.dtype]
