@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tokenizer_cases as cases
-from crossfoot.data import tokenizer as loading
+from crossfoot.data import encoders
 from crossfoot.data.samples import Encoder
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
@@ -59,7 +59,7 @@ def assert_same(encoder: Encoder, tokenizer: Any, texts: list[str]) -> None:
 @pytest.mark.parametrize("name", cases.JSON)
 def test_tokenizer_json_is_what_transformers_makes_of_it(tmp_path: Path, name: str) -> None:
     folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
-    encoder, tokenizer = load_encoder(folder, str(tmp_path)), oracle(folder)
+    encoder, tokenizer = load_encoder(folder, str(tmp_path), special_text="tokens"), oracle(folder)
     assert_same(encoder, tokenizer, cases.texts())
     assert encoder.facts.library == f"tokenizers {version('tokenizers')}"
     begins = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
@@ -71,7 +71,7 @@ def test_tokenizer_model_is_what_transformers_makes_of_it(tmp_path: Path, model:
     settings = cases.SENTENCEPIECE[name]
     folder = cases.write(tmp_path / "tokenizer", {file: json.dumps(text) for file, text in settings.items()})
     shutil.copy(model, os.path.join(folder, "tokenizer.model"))
-    encoder, tokenizer = load_encoder(folder, str(tmp_path)), oracle(folder)
+    encoder, tokenizer = load_encoder(folder, str(tmp_path), special_text="tokens"), oracle(folder)
     assert_same(encoder, tokenizer, cases.texts())
     assert encoder.facts.library == f"sentencepiece {version('sentencepiece')}"
     begins = (
@@ -94,7 +94,7 @@ def llama_folder(tmp_path: Path, model: Path, *, is_old: bool, name: str) -> str
 )
 def test_a_llama_tokenizer_json(tmp_path: Path, model: Path, is_old: bool, name: str) -> None:
     folder = llama_folder(tmp_path, model, is_old=is_old, name=name)
-    encoder = load_encoder(folder, str(tmp_path))
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(folder), cases.texts())
     assert encoder.facts.bos_ids == (1,)
 
@@ -104,8 +104,8 @@ def test_an_old_llama_tokenizer_json_is_read_as_it_is(tmp_path: Path, model: Pat
     folder = llama_folder(tmp_path, model, is_old=True, name="LlamaTokenizer")
     beside = cases.write(tmp_path / "beside", {"tokenizer_config.json": json.dumps(cases.LLAMA)})
     shutil.copy(model, os.path.join(beside, "tokenizer.model"))
-    encoder, texts = load_encoder(folder, str(tmp_path)), cases.texts()
-    assert encoder.encode(texts) == load_encoder(beside, str(tmp_path)).encode(texts)
+    encoder, texts = load_encoder(folder, str(tmp_path), special_text="tokens"), cases.texts()
+    assert encoder.encode(texts) == load_encoder(beside, str(tmp_path), special_text="tokens").encode(texts)
     built_anew = oracle(folder)
     differ = [
         text
@@ -120,15 +120,15 @@ def test_an_old_llama_tokenizer_json_is_read_as_it_is(tmp_path: Path, model: Pat
 @pytest.mark.parametrize("name", ["tiny", "pad added by name", "added tokens with flags"])
 def test_many_texts_are_encoded_as_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
-    encoder, texts = load_encoder(folder, str(tmp_path)), cases.texts()
+    encoder, texts = load_encoder(folder, str(tmp_path), special_text="tokens"), cases.texts()
     few = encoder.encode(texts)
-    monkeypatch.setattr(loading, "FEW_CHARACTERS", 0)
+    monkeypatch.setattr(encoders, "FEW_CHARACTERS", 0)
     assert encoder.encode(texts) == few
 
 
 @pytest.mark.skipif(not CHINESE.is_dir(), reason="../shared is not beside this repository")
 def test_chinese_llama_2(tmp_path: Path) -> None:
-    encoder = load_encoder(str(CHINESE), str(tmp_path))
+    encoder = load_encoder(str(CHINESE), str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(str(CHINESE)), cases.texts())
     assert (encoder.facts.bos_ids, encoder.facts.eos_id, encoder.facts.vocabulary) == ((1,), 2, 55296)
 
@@ -146,7 +146,7 @@ def byte_level_files(**settings: Any) -> dict[str, str]:
 
 def test_what_only_transformers_reads(tmp_path: Path) -> None:
     folder = cases.write(tmp_path / "tokenizer", byte_level_files())
-    encoder = load_encoder(folder, str(tmp_path))
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(folder), cases.texts())
     assert encoder.facts.library == f"transformers {version('transformers')}"
     assert encoder_at_hand(folder, str(tmp_path)) is None
@@ -159,7 +159,7 @@ def test_an_end_token_that_only_the_class_names(tmp_path: Path) -> None:
     oracle(folder).save_pretrained(str(tmp_path / "saved"))
     shutil.copy(tmp_path / "saved" / "tokenizer.json", folder)
     assert encoder_at_hand(folder, str(tmp_path)) is None
-    encoder = load_encoder(folder, str(tmp_path))
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert (encoder.facts.eos_id, encoder.facts.library.split()[0]) == (260, "transformers")
     assert_same(encoder, oracle(folder), cases.texts())
 

@@ -1,0 +1,201 @@
+"""What a tokenizer's files say about it, without an encoder: how many tokens, which ones are special,
+what lies beside the vocabulary. Fast and torch-free; the encoder of the same folder comes to the same
+numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crossfoot.data.encoders import sentencepiece_ids, vocabulary_rows
+from crossfoot.data.findings import no_end_token, tokenizer_unusable
+from crossfoot.data.tiny_tokenizer import SPECIALS
+from crossfoot.data.tokenizer import local_folder, tokenizer_path
+from crossfoot.data.tokenizer_settings import Settings, read_object, read_settings
+from crossfoot.findings.finding import Refused
+from crossfoot.written.model_facts import BUILTIN_TINY, TINY_VOCABULARY
+from crossfoot.written.run_file import RunFile
+
+JSON_FILE, MODEL_FILE = "tokenizer.json", "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class NamedToken:
+    """A special token: its text and id."""
+
+    text: str
+    id: int
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """rows: of the table that the tokens need; None where only transformers can tell. end, begin: the tokens
+    around a text; begin is None where none is put before it. unknown_id: what the vocabulary has for
+    characters that it lacks. special: texts of all special tokens. sizes: tokens of each vocabulary file,
+    added ones apart. differing: tokens that two such files do not share. chat_template: file and text.
+    own_code: the class that lies beside it.
+    """
+
+    folder: str
+    rows: int | None = None
+    end: NamedToken | None = None
+    begin: NamedToken | None = None
+    unknown_id: int | None = None
+    special: frozenset[str] = frozenset()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    differing: int = 0
+    chat_template: tuple[str, str] | None = None
+    own_code: str | None = None
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """pieces: the vocabulary itself. ids: of the special and added tokens. named: the special ones by name.
+    begins: whether a text is begun with the begin token.
+    """
+
+    pieces: Mapping[str, int]
+    ids: Mapping[str, int]
+    named: Mapping[str, NamedToken]
+    special: frozenset[str]
+    unknown_id: int | None
+    begins: bool
+
+
+def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
+    """Of the run's tokenizer; None while it is not on this machine. Raises Refused: CF520, CF521."""
+    config = run.config
+    path = tokenizer_path(config)
+    place = run.place("tokenizer" if config.tokenizer is not None else "model", "path")
+    if path == BUILTIN_TINY:
+        end, begin = NamedToken(SPECIALS[2], 2), NamedToken(SPECIALS[1], 1)
+        return TokenizerFiles(path, TINY_VOCABULARY, end, begin, 0, frozenset(SPECIALS))
+    try:
+        folder = local_folder(path, run.index_dir, may_fetch=False)
+        found = read_tokenizer_files(folder) if folder is not None else None
+    except Exception as error:  # sentencepiece raises bare exceptions for a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise Refused(tokenizer_unusable(place, reason[0])) from error
+    if found is not None and found.end is None and set(found.sizes) == {MODEL_FILE}:
+        raise Refused(no_end_token(place, path))
+    return found
+
+
+def read_tokenizer_files(folder: str) -> TokenizerFiles:
+    """Raises OSError, ValueError, KeyError, TypeError, and what sentencepiece raises, for a damaged file."""
+    settings = read_settings(folder)
+    json_file, model_file = (os.path.join(folder, name) for name in (JSON_FILE, MODEL_FILE))
+    by_json = _of_json(json_file, settings) if os.path.isfile(json_file) else None
+    by_model = _of_model(model_file, settings) if os.path.isfile(model_file) else None
+    files = {JSON_FILE: by_json, MODEL_FILE: by_model}
+    sizes = {name: len(one.pieces) for name, one in files.items() if one is not None}
+    beside = TokenizerFiles(
+        folder,
+        special=frozenset(token["content"] for token in settings.specials()),
+        sizes=sizes,
+        chat_template=_chat_template(folder, settings.values),
+        own_code=_own_code(folder, settings.values),
+    )
+    used = by_json or by_model
+    if used is None:
+        return beside
+    named = used.named
+    ids = (*used.pieces.values(), *used.ids.values())
+    rows = vocabulary_rows(ids, len(used.pieces), {name: one.id for name, one in named.items()})
+    differing = 0
+    if by_json is not None and by_model is not None:
+        differing = len(by_json.pieces.items() ^ by_model.pieces.items())
+    return TokenizerFiles(
+        folder,
+        rows,
+        named.get("eos_token"),
+        named.get("bos_token") if used.begins else None,
+        used.unknown_id,
+        used.special,
+        sizes,
+        differing,
+        beside.chat_template,
+        beside.own_code,
+    )
+
+
+def _of_json(file: str, settings: Settings) -> _Vocabulary:
+    with open(file, encoding="utf-8") as stream:
+        values = json.load(stream)
+    model = values["model"]
+    listed = model["vocab"]
+    pieces: dict[str, int] = (
+        listed if isinstance(listed, dict) else {piece: number for number, (piece, *_) in enumerate(listed)}
+    )
+    settings = settings.padded_with((values.get("padding") or {}).get("pad_token"))
+    there = values.get("added_tokens") or []
+    ids = {str(token["content"]): int(token["id"]) for token in there}
+    free = max(len(pieces), *(number + 1 for number in ids.values())) if ids else len(pieces)
+    for token in settings.to_add(ids):
+        text = token["content"]
+        if text not in ids:
+            ids[text] = pieces.get(text, free)
+            free += text not in pieces
+    special = {str(token["content"]) for token in there if token.get("special")} | settings.declared()
+    special |= {token["content"] for token in settings.specials()}
+    unknown = model.get("unk_id", pieces.get(model.get("unk_token") or ""))
+    begin = settings.named.get("bos_token", {}).get("content")
+    begins = begin is not None and _first_of(values.get("post_processor")) == begin
+    return _Vocabulary(pieces, ids, _named(settings, ids), frozenset(special), unknown, begins)
+
+
+def _first_of(processor: Any) -> str | None:
+    """The special token that a post-processor puts before a text."""
+    if not isinstance(processor, dict):
+        return None
+    found = [_first_of(one) for one in processor.get("processors", ())]
+    first = (processor.get("single") or [{}])[0].get("SpecialToken", {}).get("id")
+    return next((one for one in (first, *found) if one is not None), None)
+
+
+def _of_model(file: str, settings: Settings) -> _Vocabulary:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=file)
+    pieces = {processor.id_to_piece(number): number for number in range(processor.get_piece_size())}
+    special = {token["content"] for token in settings.specials()} | settings.declared()
+    begins = bool(settings.values.get("add_bos_token", True))
+    ids = sentencepiece_ids(processor, settings)
+    return _Vocabulary(pieces, ids, _named(settings, ids), frozenset(special), processor.unk_id(), begins)
+
+
+def _named(settings: Settings, ids: Mapping[str, int]) -> dict[str, NamedToken]:
+    texts = {name: token["content"] for name, token in settings.named.items()}
+    return {name: NamedToken(text, ids[text]) for name, text in texts.items()}
+
+
+def _chat_template(folder: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The file that transformers takes it from, and its text; of several the default one."""
+    name = "chat_template.jinja"
+    if os.path.isfile(file := os.path.join(folder, name)):
+        with open(file, encoding="utf-8") as stream:
+            return name, stream.read()
+    written = values.get("chat_template")
+    if isinstance(written, list):
+        written = {one.get("name"): one.get("template") for one in written if isinstance(one, dict)}
+    if isinstance(written, dict):
+        written = written.get("default", next(iter(written.values()), None))
+    return ("tokenizer_config.json", written) if isinstance(written, str) and written.strip() else None
+
+
+def _own_code(folder: str, values: Mapping[str, Any]) -> str | None:
+    """The tokenizer's class that lies in the folder: transformers would run it if it were allowed to."""
+    try:
+        model = read_object(folder, "config.json")
+    except ValueError:
+        model = {}  # which is said of the model
+    for said in (values.get("auto_map"), model.get("auto_map")):
+        named = said.get("AutoTokenizer") if isinstance(said, dict) else said
+        names = named if isinstance(named, list) else [named]
+        if found := [name for name in names if isinstance(name, str)]:
+            return found[0]
+    return None
