@@ -473,7 +473,5 @@ def test_sentencepiece(tmp_path: Path, special_text: str) -> None:
         assert (comparison.compared, comparison.notes) == (13, [])
         return
     assert comparison.compared == 12
-    assert comparison.notes == [
-        "1 of the sampled records not compared: it spells out an added or special token, which is to be split "
-        "off"
-    ]
+    (note,) = comparison.notes
+    assert note.startswith("1 of the sampled records not compared: it spells out an added or special token")

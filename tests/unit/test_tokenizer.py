@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -19,6 +20,13 @@ from crossfoot.data import encoders
 from crossfoot.data.samples import Encoder
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
+from crossfoot.index.reference_tokenizers import (
+    NotComparable,
+    Piece,
+    fast_reference,
+    load_reference,
+    settings_of,
+)
 from index_cases import written_run
 from support.launching import ROOT
 
@@ -240,3 +248,154 @@ def test_transformers_is_asked_for_where_it_is_needed(
     with pytest.raises(Refused) as caught:
         load_encoder(folder, str(tmp_path))
     assert "pip install" in caught.value.findings[0].label
+
+
+SPELLED = [
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<new>",
+    "<left>",
+    "<right>",
+    "[PAD]",
+    "<word>",
+    "<extra>",
+    "<img>",
+    "</S>",
+]
+AROUND = ["", " ", "a", " b", "c ", "字\n", "<0x0A>", "[INST]"]
+
+
+def spoken(seed: int, words: list[str]) -> list[Piece]:
+    """Template and data in turn, both with special tokens and blanks in them."""
+    draw = random.Random(seed)
+    return [
+        Piece(
+            "".join(draw.choice(words) + draw.choice(AROUND) for _ in range(draw.randint(0, 3))),
+            bool(part % 2),
+        )
+        for part in range(draw.randint(1, 5))
+    ]
+
+
+def encoded(encoder: Encoder, pieces: list[Piece]) -> list[int]:
+    own, at = [], 0
+    for text, is_template in pieces:
+        own += [(at, at + len(text))] if is_template else []
+        at += len(text)
+    (ids,) = encoder.encode(["".join(text for text, _ in pieces)], [own])
+    return ids
+
+
+def hold_against_reference(
+    folder: str, encoder: Encoder, words: list[str], special_text: str = "text"
+) -> int:
+    """How many of many texts the witness, which shares no code with the encoder, could encode: all to the
+    same.
+    """
+    reading = Path(folder, "reading.json")
+    if encoder.reading is not None:
+        reading.write_text(encoder.reading, encoding="utf-8")
+        reference = fast_reference(str(reading), settings_of(folder), encoder.facts, special_text)
+    else:
+        reference = load_reference(folder, encoder.facts, special_text)
+    compared = 0
+    for seed in range(300):
+        pieces = spoken(seed, words)
+        try:
+            wanted = reference.encode(pieces)
+        except NotComparable:
+            continue
+        compared += 1
+        assert encoded(encoder, pieces) == wanted, pieces
+    return compared
+
+
+@pytest.mark.parametrize("name", cases.JSON)
+def test_only_the_templates_words_make_special_tokens(tmp_path: Path, name: str) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert hold_against_reference(folder, encoder, SPELLED) > 100
+    splits = name == "special tokens are split"
+    for token, number in encoder.special.ids.items():
+        assert (number in encoded(encoder, [Piece(f"a{token}b", False)])) is False
+        assert (number in encoded(encoder, [Piece(f"a {token} b", True)])) is not splits
+        both = encoded(encoder, [Piece("x", False), Piece(f" {token} ", True), Piece(f"y{token}", False)])
+        assert both.count(number) == (0 if splits else 1)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_the_template_of_a_llama_tokenizer_json(tmp_path: Path, model: Path, is_old: bool) -> None:
+    """A blank is put before a text's first word alone (Metaspace) or before each part (a normalizer)."""
+    folder = llama_folder(tmp_path, model, is_old=is_old, name="PreTrainedTokenizerFast")
+    assert hold_against_reference(folder, load_encoder(folder, str(tmp_path)), SPELLED) == 300
+
+
+@pytest.mark.parametrize("name", cases.SENTENCEPIECE)
+def test_special_tokens_that_data_spells_to_sentencepiece(tmp_path: Path, model: Path, name: str) -> None:
+    import sentencepiece
+
+    files = {file: json.dumps(text) for file, text in cases.SENTENCEPIECE[name].items()}
+    folder = cases.write(tmp_path / "tokenizer", files)
+    shutil.copy(model, os.path.join(folder, "tokenizer.model"))
+    encoder = load_encoder(folder, str(tmp_path))
+    assert hold_against_reference(folder, encoder, SPELLED) > 20
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for token, number in encoder.special.ids.items():
+        assert encoder.encode([f"a{token}b"]) == [processor.encode(f"a{token}b")]
+        if name == "added tokens with flags":
+            continue
+        parts = [Piece("x ", False), Piece(f"{token}", True), Piece(f"y{token}", False)]
+        cut = [*processor.encode("x "), number, *processor.encode(f"y{token}")]
+        whole = processor.encode(f"x {token}y{token}")
+        assert encoded(encoder, parts) == (whole if name == "special tokens are split" else cut)
+
+
+@pytest.mark.parametrize("name", cases.JSON)
+def test_text_without_special_tokens_has_the_tokens_of_before(tmp_path: Path, name: str) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
+    as_text = load_encoder(folder, str(tmp_path))
+    as_tokens = load_encoder(folder, str(tmp_path), special_text="tokens")
+    texts = [text for text in cases.texts() if not as_text.special.spellings.in_data(text)]
+    assert len(texts) > 100 and as_text.encode(texts) == as_tokens.encode(texts)
+
+
+def test_what_only_transformers_reads_is_text_too(tmp_path: Path) -> None:
+    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.special.ids == {"<|endoftext|>": 260}
+    assert hold_against_reference(folder, encoder, ["<|endoftext|>", "x"]) == 300
+    assert 260 in encoded(encoder, [Piece("<|endoftext|>", True)])
+    assert 260 not in encoded(encoder, [Piece("a<|endoftext|>b", False)])
+
+
+def test_an_end_token_that_is_no_special_token_of_its_file(tmp_path: Path) -> None:
+    tokens = {"id": 260, "content": "<|im_end|>", "special": False}
+    settings = {**cases.SETTINGS, "eos_token": "<|im_end|>", "added_tokens_decoder": cases.decoder(tokens)}
+    files = {
+        "tokenizer.json": cases.JSON["tiny"]()["tokenizer.json"],
+        "tokenizer_config.json": json.dumps(settings),
+    }
+    folder = cases.write(tmp_path / "tokenizer", files)
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.facts.eos_id == 260 and 260 not in encoder.encode(["a<|im_end|>b"])[0]
+    assert load_encoder(folder, str(tmp_path), special_text="tokens").encode(["a<|im_end|>b"])[0][1] == 260
+
+
+def test_an_added_token_that_is_not_special_is_a_token_everywhere(tmp_path: Path) -> None:
+    """`<think>` of a model that thinks: part of what it writes."""
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON["added tokens with flags"]())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.encode(["a <word> b"]) == load_encoder(
+        folder, str(tmp_path), special_text="tokens"
+    ).encode(["a <word> b"])
+    assert 262 in encoder.encode(["a <word> b"])[0]
+
+
+def test_a_vocabulary_that_has_no_other_tokens_for_it(tmp_path: Path) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.unigram_files())
+    encoder = load_encoder(folder, str(tmp_path))
+    (ids,) = encoder.encode(["a</s>b"])
+    assert encoder.special.surviving("a</s>b", (), ids) == "</s>"
+    (ids,) = encoder.encode(["abc"])
+    assert encoder.special.surviving("abc", (), ids) is None
