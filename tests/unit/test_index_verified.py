@@ -274,7 +274,7 @@ class Mutation:
         self.altered_samples(lambda one: replace(one, ids=one.ids[:-1], trained=one.trained[:-1]))
 
     def another_template(self) -> None:
-        self.patch(samples, "TEMPLATES", {"alpaca2": Template("", "\n", "", ())})
+        self.patch(samples, "TEMPLATES", {"alpaca2": Template("", "\n", "", (), "")})
 
     def neighbours_line(self) -> None:
         self.altered_samples(lambda one: replace(one, line=one.line + 1))

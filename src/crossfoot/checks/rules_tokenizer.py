@@ -9,6 +9,7 @@ from crossfoot.data.templates import TEMPLATES
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import listed
 from crossfoot.written.model_ends import CONFIG, GENERATION
+from crossfoot.written.model_facts import BUILTIN_TINY
 
 PADDED_SHARE = 0.02
 """Tables are padded to a round number of rows: phi-2's by 905 of 51,200, Qwen2's by 271 of 151,936."""
@@ -27,7 +28,7 @@ def tokenizer_of_another_model(facts: Facts) -> Iterator[Finding]:
     other way round, more tokens than rows, the table grows (and CF540 asks that it is trained).
     """
     files, model = facts.tokenizer, facts.model
-    if files is None or model is None or files.rows is None:
+    if files is None or model is None or files.rows is None or facts.run.config.model.path == BUILTIN_TINY:
         return
     if model.vocab_size - files.rows <= max(PADDED_ROWS, PADDED_SHARE * model.vocab_size):
         return
@@ -61,7 +62,7 @@ def end_token_differs(facts: Facts) -> Iterator[Finding]:
     said = [f"{name} says {listed(list(map(str, ids)))}" for name, ids in others.items()]
     yield Finding(
         "CF589",
-        f"the end token of the tokenizer is {end.text} ({end.id}), and {listed(said)}",
+        f"the end token of the tokenizer is {end.text} ({end.id}), {listed(said)}",
         severity="warning" if decides in others else "note",
         place=_tokenizer_place(facts),
         notes=(
@@ -166,7 +167,7 @@ def other_chat_template(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=_tokenizer_place(facts),
         label=f"chat_template in {file}",
-        notes=(f"it has no {listed(lacking)}",),
+        notes=(f"it has no {listed(lacking, 'or')}",),
         helps=(
             f"ask the trained model by {data.template}, as chat_template.jinja beside what is saved does",
             "or begin with a base model, which has no template yet",
@@ -200,7 +201,7 @@ def own_tokenizer_code(facts: Facts) -> Iterator[Finding]:
             else "without it nothing can read its files",
         ),
         helps=(
-            "where you trust the code, save it once as a tokenizer.json, and name that folder as tokenizer.path",
+            "where you trust the code, save it as a tokenizer.json, and name that folder as tokenizer.path",
         ),
     )
 

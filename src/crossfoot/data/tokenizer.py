@@ -42,6 +42,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
 )
+CHAT_TEMPLATE = "chat_template.jinja"
+"""No part of what makes tokens: it is not in the fingerprint, and is written anew beside what was trained."""
 LARGEST_JSON_BYTES = 6 << 20
 """A tokenizer.json loads at about 35 MB a second; a larger one is not at hand."""
 
@@ -67,7 +69,7 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = [*TOKENIZER_FILES, "config.json"]
+    wanted = [*TOKENIZER_FILES, CHAT_TEMPLATE, "config.json", "generation_config.json"]
     try:
         return str(snapshot_download(path, allow_patterns=wanted, local_files_only=not may_fetch))
     except LocalEntryNotFoundError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from crossfoot.data.encoders import sentencepiece_ids, vocabulary_rows
 from crossfoot.data.findings import no_end_token, tokenizer_unusable
 from crossfoot.data.tiny_tokenizer import SPECIALS
-from crossfoot.data.tokenizer import local_folder, tokenizer_path
+from crossfoot.data.tokenizer import CHAT_TEMPLATE, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_settings import Settings, read_object, read_settings
 from crossfoot.findings.finding import Refused
 from crossfoot.written.model_facts import BUILTIN_TINY, TINY_VOCABULARY
@@ -175,10 +175,9 @@ def _named(settings: Settings, ids: Mapping[str, int]) -> dict[str, NamedToken]:
 
 def _chat_template(folder: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
     """The file that transformers takes it from, and its text; of several the default one."""
-    name = "chat_template.jinja"
-    if os.path.isfile(file := os.path.join(folder, name)):
+    if os.path.isfile(file := os.path.join(folder, CHAT_TEMPLATE)):
         with open(file, encoding="utf-8") as stream:
-            return name, stream.read()
+            return CHAT_TEMPLATE, stream.read()
     written = values.get("chat_template")
     if isinstance(written, list):
         written = {one.get("name"): one.get("template") for one in written if isinstance(one, dict)}
