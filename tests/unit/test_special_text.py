@@ -23,6 +23,7 @@ from crossfoot.index.store import DataIndex, open_index
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.prepare import plan_checked, read_and_check
+from crossfoot.receipts.index_check import index_faults
 from index_cases import GOOD, held, jsonl, written_run
 from tokenizer_cases import unigram_files, write
 
@@ -160,7 +161,9 @@ def test_a_large_file_is_looked_at_in_places(tmp_path: Path, monkeypatch: pytest
     assert title.startswith("at least ")
 
 
-def test_plan_and_lock_count_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_lock_index_and_receipt_count_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from crossfoot.planning.lock import make_lock
 
     monkeypatch.chdir(tmp_path)
@@ -171,7 +174,17 @@ def test_plan_and_lock_count_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     page = render_plan(plan)
     assert "records that spell special tokens              3   they stay text: data.special_text text" in page
     assert "records that hold template words               2" in page
-    assert make_lock(plan)["index"]["special_text_records"] == 3
+    lock = make_lock(plan)
+    assert lock["index"]["special_text_records"] == 3
+    notes = index_faults(checked.run.run_dir, lock)[1]
+    assert notes[:2] == [
+        "3 records spell out special tokens of the tokenizer, which became text: "
+        "a.jsonl:2 has <s>, </s>; a.jsonl:3 has <s>, </s>; a.jsonl:4 has </s>",
+        "2 records spell out the words of the template alpaca2: "
+        "a.jsonl:3 has [INST], [/INST]; a.jsonl:5 has [INST], <<SYS>>",
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [f"index: {note}" for note in notes[:2]]
 
 
 def test_the_address_follows_the_key(tmp_path: Path) -> None:

@@ -157,16 +157,16 @@ def other_chat_template(facts: Facts) -> Iterator[Finding]:
     files, data = facts.tokenizer, facts.run.config.data
     if files is None or files.chat_template is None or data.task != "sft":
         return
-    file, text = files.chat_template
-    lacking = [mark for mark in TEMPLATES[data.template].marks if mark not in text]
+    own = files.chat_template
+    lacking = [mark for mark in TEMPLATES[data.template].marks if mark not in own.text]
     if not lacking:
         return
     yield Finding(
         "CF593",
-        f"the tokenizer's chat template is another one than the template that is trained, {data.template}",
+        f"the {own.owner}'s chat template is another one than the template that is trained, {data.template}",
         severity="warning",
-        place=_tokenizer_place(facts),
-        label=f"chat_template in {file}",
+        place=facts.run.place("model", "path") if own.owner == "model" else _tokenizer_place(facts),
+        label=f"chat_template in {own.file}",
         notes=(f"it has no {listed(lacking, 'or')}",),
         helps=(
             f"ask the trained model by {data.template}, as chat_template.jinja beside what is saved does",

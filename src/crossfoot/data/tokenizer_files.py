@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossfoot.data.encoders import sentencepiece_ids, vocabulary_rows
@@ -32,12 +32,21 @@ class NamedToken:
 
 
 @dataclass(frozen=True)
+class ChatTemplate:
+    """What a model is asked by. text: Jinja. owner: whose folder has it, the tokenizer's or the model's."""
+
+    file: str
+    text: str
+    owner: str = "tokenizer"
+
+
+@dataclass(frozen=True)
 class TokenizerFiles:
-    """rows: of the table that the tokens need; None where only transformers can tell. end, begin: the tokens
-    around a text; begin is None where none is put before it. unknown_id: what the vocabulary has for
-    characters that it lacks. special: texts of all special tokens. sizes: tokens of each vocabulary file,
-    added ones apart. differing: tokens that two such files do not share. chat_template: file and text.
-    own_code: the class that lies beside it.
+    """rows: of the table that the tokens need; None where only transformers can tell. end, begin: the
+    tokens around a text; begin is None where none is put before it. unknown_id: what the vocabulary has
+    for characters that it lacks. special: texts of all special tokens. sizes: tokens of each vocabulary
+    file, added ones apart. differing: tokens that two such files do not share. chat_template: the
+    tokenizer's, else the model's. own_code: the class that lies beside it.
     """
 
     folder: str
@@ -48,8 +57,18 @@ class TokenizerFiles:
     special: frozenset[str] = frozenset()
     sizes: Mapping[str, int] = field(default_factory=dict)
     differing: int = 0
-    chat_template: tuple[str, str] | None = None
+    chat_template: ChatTemplate | None = None
     own_code: str | None = None
+
+
+_TINY = TokenizerFiles(
+    BUILTIN_TINY,
+    TINY_VOCABULARY,
+    NamedToken(SPECIALS[2], 2),
+    NamedToken(SPECIALS[1], 1),
+    0,
+    frozenset(SPECIALS),
+)
 
 
 @dataclass(frozen=True)
@@ -68,18 +87,18 @@ class _Vocabulary:
 
 def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
     """Of the run's tokenizer; None while it is not on this machine. Raises Refused: CF520, CF521."""
-    config = run.config
+    config, index_dir = run.config, run.index_dir
     path = tokenizer_path(config)
     place = run.place("tokenizer" if config.tokenizer is not None else "model", "path")
-    if path == BUILTIN_TINY:
-        end, begin = NamedToken(SPECIALS[2], 2), NamedToken(SPECIALS[1], 1)
-        return TokenizerFiles(path, TINY_VOCABULARY, end, begin, 0, frozenset(SPECIALS))
     try:
-        folder = local_folder(path, run.index_dir, may_fetch=False)
-        found = read_tokenizer_files(folder) if folder is not None else None
+        folder = local_folder(path, index_dir, may_fetch=False)
+        is_tiny = path == BUILTIN_TINY
+        found = _TINY if is_tiny else read_tokenizer_files(folder) if folder is not None else None
     except Exception as error:  # sentencepiece raises bare exceptions for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise Refused(tokenizer_unusable(place, reason[0])) from error
+    if found is not None and found.chat_template is None and config.tokenizer is not None:
+        found = _with_models_template(found, config.model.path, index_dir)
     if found is not None and found.end is None and set(found.sizes) == {MODEL_FILE}:
         raise Refused(no_end_token(place, path))
     return found
@@ -173,17 +192,28 @@ def _named(settings: Settings, ids: Mapping[str, int]) -> dict[str, NamedToken]:
     return {name: NamedToken(text, ids[text]) for name, text in texts.items()}
 
 
-def _chat_template(folder: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
+def _chat_template(folder: str, values: Mapping[str, Any]) -> ChatTemplate | None:
     """The file that transformers takes it from, and its text; of several the default one."""
     if os.path.isfile(file := os.path.join(folder, CHAT_TEMPLATE)):
         with open(file, encoding="utf-8") as stream:
-            return CHAT_TEMPLATE, stream.read()
+            return ChatTemplate(CHAT_TEMPLATE, stream.read())
     written = values.get("chat_template")
     if isinstance(written, list):
         written = {one.get("name"): one.get("template") for one in written if isinstance(one, dict)}
     if isinstance(written, dict):
         written = written.get("default", next(iter(written.values()), None))
-    return ("tokenizer_config.json", written) if isinstance(written, str) and written.strip() else None
+    is_text = isinstance(written, str) and written.strip()
+    return ChatTemplate("tokenizer_config.json", str(written)) if is_text else None
+
+
+def _with_models_template(found: TokenizerFiles, model: str, index_dir: str) -> TokenizerFiles:
+    """A tokenizer of its own may bring no chat template, where the model that it is for has one."""
+    try:
+        folder = local_folder(model, index_dir, may_fetch=False)
+        template = _chat_template(folder, read_object(folder, "tokenizer_config.json")) if folder else None
+    except (OSError, ValueError):
+        return found  # which is said of the model
+    return found if template is None else replace(found, chat_template=replace(template, owner="model"))
 
 
 def _own_code(folder: str, values: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from crossfoot.data.samples import TokenizerFacts
 from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecord, SpelledRecords
+from crossfoot.phrases import counted
 
 FORMAT_VERSION = 3
 """Of the files of an index. One of another format is built anew, at the same address."""
@@ -156,6 +157,22 @@ class DataIndex:
     def origin(self, i: int) -> str:
         """Where sample i is written: "file:line"; for a pretrain block, where it starts."""
         return f"{self.files[int(self.file_ids[i])]}:{int(self.lines[i])}"
+
+    @property
+    def spelled_notes(self) -> tuple[str, ...]:
+        """What is worth saying of data that spells out special tokens, or the template's own words."""
+        header = self.header
+        became = "text" if header.special_text == "text" else "those tokens (data.special_text: tokens)"
+        told = (
+            (header.special_text_records, f"special tokens of the tokenizer, which became {became}"),
+            (header.template_records, f"the words of the template {header.template}"),
+        )
+        found = ((names, one.named(self.files)) for one, names in told if one.records)
+        return tuple(
+            f"{counted(one.records, 'record')} {'spells' if one.records == 1 else 'spell'} out {names}: "
+            f"{'; '.join(one.first)}{'; ...' if one.records > len(one.first) else ''}"
+            for names, one in found
+        )
 
     @cached_property
     def rejects(self) -> tuple[Reject, ...]:

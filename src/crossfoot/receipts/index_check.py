@@ -73,7 +73,7 @@ def index_faults(
     if causes:
         return causes, notes
     compared, words = _compared(index, index_dir, lock, promised)
-    return [*causes, *compared], [*notes, *words]
+    return [*causes, *compared], [*notes, *index.spelled_notes, *words]
 
 
 def _against_lock(
