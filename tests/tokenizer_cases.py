@@ -223,3 +223,14 @@ def unigram_files() -> dict[str, str]:
         "tokenizer.json": unigram.to_str(),
         "tokenizer_config.json": json.dumps({"eos_token": "</s>", "unk_token": "<unk>"}),
     }
+
+
+def byte_level_files(**settings: Any) -> dict[str, str]:
+    """vocab.json and merges.txt, as GPT-2 came before there was a tokenizer.json."""
+    vocabulary = json.loads(JSON["tiny"]()["tokenizer.json"])["model"]["vocab"]
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    return {
+        "vocab.json": json.dumps(vocabulary),
+        "merges.txt": "#version: 0.2\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer", **settings}),
+    }

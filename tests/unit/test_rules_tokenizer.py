@@ -214,6 +214,7 @@ def test_code_of_its_own(tmp_path: Path) -> None:
         ("tokenizer.json", '{"model": {"type": "BPE", "voc'),
         ("tokenizer.json", "[]"),
         ("tokenizer.json", '{"model": 3}'),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'),
         ("tokenizer_config.json", "[]"),
         ("tokenizer_config.json", "{"),
         ("tokenizer.model", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"),
@@ -235,3 +236,11 @@ def test_a_tokenizer_model_without_an_end_token(tmp_path: Path, model: Path) -> 
     (tmp_path / "m" / "tokenizer_config.json").write_text("{}")
     shutil.copy(model, tmp_path / "m" / "tokenizer.model")
     assert "CF521" in checked(tmp_path)
+
+
+def test_a_vocabulary_that_only_transformers_reads(tmp_path: Path) -> None:
+    named = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files(**named))
+    files = read_tokenizer_files(folder)
+    assert (files.rows, files.end and files.end.id, dict(files.sizes)) == (261, 260, {"vocab.json": 261})
+    assert_same(folder, files)

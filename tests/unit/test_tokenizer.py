@@ -141,19 +141,8 @@ def test_chinese_llama_2(tmp_path: Path) -> None:
     assert (encoder.facts.bos_ids, encoder.facts.eos_id, encoder.facts.vocabulary) == ((1,), 2, 55296)
 
 
-def byte_level_files(**settings: Any) -> dict[str, str]:
-    """vocab.json and merges.txt, as GPT-2 came before there was a tokenizer.json."""
-    vocabulary = json.loads(cases.JSON["tiny"]()["tokenizer.json"])["model"]["vocab"]
-    vocabulary["<|endoftext|>"] = len(vocabulary)
-    return {
-        "vocab.json": json.dumps(vocabulary),
-        "merges.txt": "#version: 0.2\n",
-        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer", **settings}),
-    }
-
-
 def test_what_only_transformers_reads(tmp_path: Path) -> None:
-    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
     encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(folder), cases.texts())
     assert encoder.facts.library == f"transformers {version('transformers')}"
@@ -162,7 +151,7 @@ def test_what_only_transformers_reads(tmp_path: Path) -> None:
 
 def test_an_end_token_that_only_the_class_names(tmp_path: Path) -> None:
     """GPT-2's files do not name it: its class in transformers does."""
-    files = byte_level_files()
+    files = cases.byte_level_files()
     folder = cases.write(tmp_path / "tokenizer", files)
     oracle(folder).save_pretrained(str(tmp_path / "saved"))
     shutil.copy(tmp_path / "saved" / "tokenizer.json", folder)
@@ -244,7 +233,7 @@ def test_transformers_is_asked_for_where_it_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
     with pytest.raises(Refused) as caught:
         load_encoder(folder, str(tmp_path))
     assert "pip install" in caught.value.findings[0].label
@@ -361,7 +350,7 @@ def test_text_without_special_tokens_has_the_tokens_of_before(tmp_path: Path, na
 
 
 def test_what_only_transformers_reads_is_text_too(tmp_path: Path) -> None:
-    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
     encoder = load_encoder(folder, str(tmp_path))
     assert encoder.special.ids == {"<|endoftext|>": 260}
     assert hold_against_reference(folder, encoder, ["<|endoftext|>", "x"]) == 300

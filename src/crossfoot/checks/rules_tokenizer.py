@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.tokenizer_files import JSON_FILE, MODEL_FILE
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import listed
 from crossfoot.written.model_ends import CONFIG, GENERATION
@@ -109,7 +110,8 @@ def two_vocabularies(facts: Facts) -> Iterator[Finding]:
     files = facts.tokenizer
     if files is None or files.differing <= SHARED_SHARE * max(files.sizes.values(), default=0):
         return
-    (used, tokens), (other, others) = files.sizes.items()
+    used, other = JSON_FILE, MODEL_FILE
+    tokens, others = files.sizes[used], files.sizes[other]
     rows = f"; the model's table has {facts.model.vocab_size:,} rows" if facts.model is not None else ""
     yield Finding(
         "CF591",
@@ -188,16 +190,16 @@ def own_tokenizer_code(facts: Facts) -> Iterator[Finding]:
     files = facts.tokenizer
     if files is None or files.own_code is None:
         return
-    is_readable = bool(files.sizes)
+    readable = [name for name in (JSON_FILE, MODEL_FILE) if name in files.sizes]
     yield Finding(
         "CF594",
         f"the tokenizer brings code of its own, {files.own_code}, and that is not run",
-        severity="warning" if is_readable else "error",
+        severity="warning" if readable else "error",
         place=_tokenizer_place(facts),
         label=files.folder,
         notes=(
-            f"{next(iter(files.sizes))} is read without it: what it does besides is missing"
-            if is_readable
+            f"{readable[0]} is read without it: what it does besides is missing"
+            if readable
             else "without it nothing can read its files",
         ),
         helps=(

@@ -20,7 +20,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.written.model_facts import BUILTIN_TINY, TINY_VOCABULARY
 from crossfoot.written.run_file import RunFile
 
-JSON_FILE, MODEL_FILE = "tokenizer.json", "tokenizer.model"
+JSON_FILE, MODEL_FILE, VOCAB_FILE = "tokenizer.json", "tokenizer.model", "vocab.json"
 
 
 @dataclass(frozen=True)
@@ -107,38 +107,32 @@ def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
 def read_tokenizer_files(folder: str) -> TokenizerFiles:
     """Raises OSError, ValueError, KeyError, TypeError, and what sentencepiece raises, for a damaged file."""
     settings = read_settings(folder)
-    json_file, model_file = (os.path.join(folder, name) for name in (JSON_FILE, MODEL_FILE))
-    by_json = _of_json(json_file, settings) if os.path.isfile(json_file) else None
-    by_model = _of_model(model_file, settings) if os.path.isfile(model_file) else None
-    files = {JSON_FILE: by_json, MODEL_FILE: by_model}
-    sizes = {name: len(one.pieces) for name, one in files.items() if one is not None}
-    beside = TokenizerFiles(
+    found = {
+        name: read(os.path.join(folder, name), settings)
+        for name, read in _READERS.items()
+        if os.path.isfile(os.path.join(folder, name))
+    }
+    known = TokenizerFiles(
         folder,
         special=frozenset(token["content"] for token in settings.specials()),
-        sizes=sizes,
+        sizes={name: len(one.pieces) for name, one in found.items()},
         chat_template=_chat_template(folder, settings.values),
         own_code=_own_code(folder, settings.values),
     )
-    used = by_json or by_model
-    if used is None:
-        return beside
-    named = used.named
+    if not found:
+        return known
+    used = next(iter(found.values()))
     ids = (*used.pieces.values(), *used.ids.values())
-    rows = vocabulary_rows(ids, len(used.pieces), {name: one.id for name, one in named.items()})
-    differing = 0
-    if by_json is not None and by_model is not None:
-        differing = len(by_json.pieces.items() ^ by_model.pieces.items())
-    return TokenizerFiles(
-        folder,
-        rows,
-        named.get("eos_token"),
-        named.get("bos_token") if used.begins else None,
-        used.unknown_id,
-        used.special,
-        sizes,
-        differing,
-        beside.chat_template,
-        beside.own_code,
+    if not used.pieces:
+        raise ValueError(f"{next(iter(found))} has an empty vocabulary")
+    return replace(
+        known,
+        rows=vocabulary_rows(ids, len(used.pieces), {name: one.id for name, one in used.named.items()}),
+        end=used.named.get("eos_token"),
+        begin=used.named.get("bos_token") if used.begins else None,
+        unknown_id=used.unknown_id,
+        special=used.special,
+        differing=len(used.pieces.items() ^ found.get(MODEL_FILE, used).pieces.items()),
     )
 
 
@@ -152,19 +146,34 @@ def _of_json(file: str, settings: Settings) -> _Vocabulary:
     )
     settings = settings.padded_with((values.get("padding") or {}).get("pad_token"))
     there = values.get("added_tokens") or []
-    ids = {str(token["content"]): int(token["id"]) for token in there}
-    free = max(len(pieces), *(number + 1 for number in ids.values())) if ids else len(pieces)
+    ids = _with_added({str(token["content"]): int(token["id"]) for token in there}, pieces, settings)
+    special = _special(settings) | {str(token["content"]) for token in there if token.get("special")}
+    unknown = model.get("unk_id", pieces.get(model.get("unk_token") or ""))
+    begin = settings.named.get("bos_token", {}).get("content")
+    begins = begin is not None and _first_of(values.get("post_processor")) == begin
+    return _Vocabulary(pieces, ids, _named(settings, ids), special, unknown, begins)
+
+
+def _of_vocab_json(file: str, settings: Settings) -> _Vocabulary:
+    """What transformers makes a tokenizer of; begin and unknown token depend on the class."""
+    pieces = read_object(*os.path.split(file))
+    ids = _with_added({}, pieces, settings)
+    return _Vocabulary(pieces, ids, _named(settings, ids), _special(settings), None, begins=False)
+
+
+def _with_added(ids: dict[str, int], pieces: Mapping[str, int], settings: Settings) -> dict[str, int]:
+    """`ids` and those of the tokens that the settings add: the vocabulary's own, else the next free ones."""
+    free = max((len(pieces), *(number + 1 for number in ids.values())))
     for token in settings.to_add(ids):
         text = token["content"]
         if text not in ids:
             ids[text] = pieces.get(text, free)
             free += text not in pieces
-    special = {str(token["content"]) for token in there if token.get("special")} | settings.declared()
-    special |= {token["content"] for token in settings.specials()}
-    unknown = model.get("unk_id", pieces.get(model.get("unk_token") or ""))
-    begin = settings.named.get("bos_token", {}).get("content")
-    begins = begin is not None and _first_of(values.get("post_processor")) == begin
-    return _Vocabulary(pieces, ids, _named(settings, ids), frozenset(special), unknown, begins)
+    return ids
+
+
+def _special(settings: Settings) -> frozenset[str]:
+    return settings.declared() | {token["content"] for token in settings.specials()}
 
 
 def _first_of(processor: Any) -> str | None:
@@ -181,10 +190,14 @@ def _of_model(file: str, settings: Settings) -> _Vocabulary:
 
     processor = sentencepiece.SentencePieceProcessor(model_file=file)
     pieces = {processor.id_to_piece(number): number for number in range(processor.get_piece_size())}
-    special = {token["content"] for token in settings.specials()} | settings.declared()
     begins = bool(settings.values.get("add_bos_token", True))
     ids = sentencepiece_ids(processor, settings)
-    return _Vocabulary(pieces, ids, _named(settings, ids), frozenset(special), processor.unk_id(), begins)
+    named = _named(settings, ids)
+    return _Vocabulary(pieces, ids, named, _special(settings), processor.unk_id(), begins)
+
+
+_READERS = {JSON_FILE: _of_json, MODEL_FILE: _of_model, VOCAB_FILE: _of_vocab_json}
+"""The files that are read, the first of them by the encoder."""
 
 
 def _named(settings: Settings, ids: Mapping[str, int]) -> dict[str, NamedToken]:
