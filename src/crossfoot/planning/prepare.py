@@ -36,8 +36,10 @@ from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
-_NO_INDEX = ("CF501", "CF502", "CF520")
+_NO_DATA = ("CF501", "CF502", "CF565")
 """With one of these the data cannot be looked at."""
+_NO_INDEX = (*_NO_DATA, "CF520", "CF541")
+"""With one of these there is no index."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class CheckedRun:
             return self
         facts = replace(self.facts, batch=replace(batch, topology=real))
         return replace(self, facts=facts, topology=replace(self.sourced, topology=real))
+
+    def and_found(self, findings: Sequence[Finding]) -> CheckedRun:
+        """The same with further findings."""
+        return _checked(self.facts, [*self.reading, *findings], self.topology)
 
     @property
     def has_error(self) -> bool:
@@ -131,7 +137,7 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     facts = checked.facts
     if facts.tokenizer is None:  # it may have been fetched meanwhile
         facts = replace(facts, tokenizer=_unless_unsure(lambda: tokenizer_files_of(run), reading))
-    can_open = all(finding.code not in _NO_INDEX[:2] for finding in reading)
+    can_open = all(finding.code not in _NO_DATA for finding in reading)
     if look and can_open:
         special = facts.tokenizer.special if facts.tokenizer is not None else ()
         facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index, special), reading))
