@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.data.templates import TEMPLATES
-from crossfoot.data.tokenizer_files import JSON_FILE, MODEL_FILE
+from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import listed
 from crossfoot.written.model_ends import CONFIG, GENERATION

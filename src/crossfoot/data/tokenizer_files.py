@@ -15,12 +15,17 @@ from crossfoot.data.encoders import sentencepiece_ids, vocabulary_rows
 from crossfoot.data.findings import no_end_token, tokenizer_unusable
 from crossfoot.data.tiny_tokenizer import SPECIALS
 from crossfoot.data.tokenizer import CHAT_TEMPLATE, local_folder, tokenizer_path
-from crossfoot.data.tokenizer_settings import Settings, read_object, read_settings
+from crossfoot.data.tokenizer_settings import (
+    JSON_FILE,
+    MODEL_FILE,
+    VOCAB_FILE,
+    Settings,
+    read_object,
+    read_settings,
+)
 from crossfoot.findings.finding import Refused
 from crossfoot.written.model_facts import BUILTIN_TINY, TINY_VOCABULARY
 from crossfoot.written.run_file import RunFile
-
-JSON_FILE, MODEL_FILE, VOCAB_FILE = "tokenizer.json", "tokenizer.model", "vocab.json"
 
 
 @dataclass(frozen=True)

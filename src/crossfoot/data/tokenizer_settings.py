@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+JSON_FILE, MODEL_FILE, VOCAB_FILE = "tokenizer.json", "tokenizer.model", "vocab.json"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens in the order in which transformers gives ids to those that have none."""
 TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
