@@ -21,26 +21,34 @@ SHARED_SHARE = 0.01
 
 @rule("CF588", "warning")
 def tokenizer_of_another_model(facts: Facts) -> Iterator[Finding]:
-    """CF588: the model's table has many more rows than the tokenizer has tokens.
+    """CF588: the tokenizer looks like that of another model.
 
-    Tables are padded to a round number of rows, and a few rows without a token are usual: up to 2 %, and
-    up to 128, are passed over. More means that the tokenizer is not the one that the model was trained
-    with: its ids point at rows that stand for other tokens, and what is trained is another language. The
-    other way round, more tokens than rows, the table grows (and CF540 asks that it is trained).
+    The model's table has many more rows than the tokenizer has tokens; or the tokenizer in the model's own
+    folder has other ids for the same tokens. Ids then point at rows that stand for other tokens, and what is
+    trained is another language. Tables are padded to a round number of rows: up to 2 % more rows than tokens,
+    and up to 128, are passed over. A tokenizer that was extended keeps the ids of the old tokens. More tokens
+    than rows is no fault: the table grows (and CF540 asks that it is trained).
     """
     files, model = facts.tokenizer, facts.model
     if files is None or model is None or files.rows is None or facts.run.config.model.path == BUILTIN_TINY:
         return
-    if model.vocab_size - files.rows <= max(PADDED_ROWS, PADDED_SHARE * model.vocab_size):
-        return
-    yield Finding(
-        "CF588",
-        f"the tokenizer has {files.rows:,} tokens, and the model's table {model.vocab_size:,} rows",
-        severity="warning",
-        place=_tokenizer_place(facts),
-        notes=("it looks like the tokenizer of another model: its ids would stand for other tokens",),
-        helps=("use the tokenizer that the model was trained with",),
-    )
+    titles = []
+    if model.vocab_size - files.rows > max(PADDED_ROWS, PADDED_SHARE * model.vocab_size):
+        titles.append(
+            f"the tokenizer has {files.rows:,} tokens, and the model's table {model.vocab_size:,} rows"
+        )
+    unlike, own = files.unlike_model or (0, 0)
+    if unlike > SHARED_SHARE * own:
+        titles.append(f"{unlike:,} of {own:,} tokens of the model's own tokenizer have another id, or none")
+    for title in titles:
+        yield Finding(
+            "CF588",
+            title,
+            severity="warning",
+            place=_tokenizer_place(facts),
+            notes=("it looks like the tokenizer of another model: its ids would stand for other tokens",),
+            helps=("use the tokenizer that the model was trained with",),
+        )
 
 
 @rule("CF589", "warning", "note")
