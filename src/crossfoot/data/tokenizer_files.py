@@ -95,8 +95,7 @@ class _Vocabulary:
 def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
     """Of the run's tokenizer; None while it is not on this machine. Raises Refused: CF520, CF521."""
     config, index_dir = run.config, run.index_dir
-    path = tokenizer_path(config)
-    place = run.place("tokenizer" if config.tokenizer is not None else "model", "path")
+    path, place = tokenizer_path(config), run.tokenizer_place
     try:
         folder = local_folder(path, index_dir, may_fetch=False)
         is_tiny = path == BUILTIN_TINY

@@ -33,7 +33,6 @@ from crossfoot.index.locate import (
     place_of,
     refuse_unopenable,
     source_states,
-    tokenizer_place,
     tokenizer_refusal,
 )
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
@@ -158,7 +157,7 @@ def _write(
     data = run.config.data
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
-    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run), special_text=data.special_text)
+    encoder = load_encoder(path, run.index_dir, place=run.tokenizer_place, special_text=data.special_text)
     cutter = BlockCutter(encoder, data.max_seq_len)
     template = data.template if data.task == "sft" else None
     spelled = _Spelled.of(encoder, template)
