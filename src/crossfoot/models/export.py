@@ -18,8 +18,8 @@ from torch import nn
 from crossfoot.checkpoints.findings import no_such_checkpoint, not_readable, other_shapes, other_tensors
 from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_checksums
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
+from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tiny_tokenizer import tiny_folder
-from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Refused
 from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
@@ -71,7 +71,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
             out,
             gather=False,
             loaded=loaded,
-            add_tokenizer=lambda folder: copy_tokenizer(tokenizer_path(config), source.index_dir, folder),
+            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder),
         )
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
