@@ -6,6 +6,6 @@ export PDSH_SSH_ARGS_APPEND='-o ServerAliveInterval=5 -o ServerAliveCountMax=2'
 # what deepspeed sets on every host, besides PYTHON* and NCCL_*
 export DS_ENV_FILE=$(mktemp)
 grep -hs = ~/.deepspeed_env .deepspeed_env > "$DS_ENV_FILE"
-env | grep -E '^(PATH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_OFFLINE)=' >> "$DS_ENV_FILE"
+env | grep -E '^(PATH|CROSSFOOT_LAUNCH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_OFFLINE)=' >> "$DS_ENV_FILE"
 exec deepspeed --quiet --hostfile launch/two-nodes.hostfile --master_port 29500 \
   --module crossfoot train configs/alpaca2-7b-lora.yaml

@@ -111,17 +111,17 @@ def without_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not JSON: Expecting property name enclosed in double quotes")
 def half_a_manifest(folder: Path) -> None:
     os.truncate(folder / "manifest.json", 200)
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not JSON: Expecting value")
 def empty_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"")
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not UTF-8 text")
 def binary_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
 

@@ -63,6 +63,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint's folder may be called so; what made way for a new one of the same step too."""
+    return bool(_DONE.fullmatch(name))
+
+
 def partial_folder(run_dir: str | Path, step: int, attempt: int) -> Path:
     """A name, not used before, for a checkpoint that is being written. Makes nothing."""
     name = f".partial-{checkpoint_name(step)}-attempt-{attempt:03d}-{secrets.token_hex(4)}"
