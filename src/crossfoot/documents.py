@@ -14,9 +14,10 @@ import math
 import os
 import reprlib
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -131,6 +132,21 @@ def value_of(kind: type[Read], value: object) -> Read:
         raise Malformed(f"{key} {wrong}" if key else f"it {wrong}") from wrong
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, tuples as lists, paths as text, and for the floats that
+    JSON has no word for "nan", "inf" and "-inf". `value_of` is the reverse.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _is_deeper(value: object, levels: int) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
@@ -193,10 +209,11 @@ def _fail(value: object, kind: Any) -> NoReturn:
 @cache
 def _reader(kind: Any) -> Reader:
     """What reads values of a type."""
-    plain: dict[Any, Reader] = {int: _read_int, float: _read_float, str: _read_text}
-    plain |= {bool: _read_exactly(bool), NoneType: _read_exactly(NoneType), Any: lambda value: value}
-    if kind in plain:
-        return plain[kind]
+    scalars: dict[Any, Reader] = {int: _read_int, float: _read_float, str: _read_text}
+    scalars |= {bool: _read_exactly(bool), NoneType: _read_exactly(NoneType), Any: lambda value: value}
+    scalars[Path] = lambda value: Path(_read_text(value))
+    if kind in scalars:
+        return scalars[kind]
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _reader_of_union(kind, inside)
@@ -207,6 +224,8 @@ def _reader(kind: Any) -> Reader:
         )
     if origin is tuple and inside[1:] == (...,):
         return _reader_of_list(kind, _reader(inside[0]))
+    if origin is tuple:
+        return _reader_of_row(kind, [_reader(one) for one in inside])
     if is_dataclass(kind):
         return _reader_of_dataclass(cast(type, kind))
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -239,6 +258,22 @@ def _reader_of_list(kind: Any, reader: Reader) -> Reader:
             raise _not(value, kind)
         found = []
         for number, one in enumerate(value):
+            try:
+                found.append(reader(one))
+            except _Wrong as wrong:
+                wrong.keys.insert(0, str(number))
+                raise
+        return tuple(found)
+
+    return read
+
+
+def _reader_of_row(kind: Any, readers: Sequence[Reader]) -> Reader:
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) != len(readers):
+            raise _not(value, kind)
+        found = []
+        for number, (reader, one) in enumerate(zip(readers, value, strict=True)):
             try:
                 found.append(reader(one))
             except _Wrong as wrong:

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 from crossfoot import durable
 from crossfoot.digests import sha256_of_document
-from crossfoot.documents import Malformed, read_object, value_of
+from crossfoot.documents import Malformed, plain, read_object, value_of
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.ledger.entry import strict
 from crossfoot.ledger.findings import Unreadable, document_unwritable, ending_unreadable, lock_unreadable
 from crossfoot.phrases import said_by
 from crossfoot.runs.lock_shape import Expects, refuse_misshapen
@@ -135,21 +134,12 @@ def _as_finding(unreadable: Unreadable, what: str, path: str) -> Iterator[None]:
 
 def write_document(path: str, document: Mapping[str, Any]) -> None:
     """Write strict JSON atomically: whole under its name, or not at all. Raises Refused (CF708)."""
-    text = json.dumps(_strict(document), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
     try:
         durable.replace(path, text)
     except OSError as error:
         name = os.path.basename(path)
         raise Refused(document_unwritable(path, name, said_by(error))) from error
-
-
-def _strict(value: Any) -> Any:
-    """A document that JSON can say: NaN and infinities become "nan", "inf" and "-inf", as in the ledger."""
-    if isinstance(value, Mapping):
-        return {key: _strict(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(part) for part in value]
-    return strict(value)
 
 
 def _unreadable(unreadable: Unreadable, title: str, path: str, *notes: str) -> Refused:

@@ -11,7 +11,7 @@ from typing import Any
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.manifest import Damaged, verify_checksums
-from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
+from crossfoot.checkpoints.store import Checkpoint, is_checkpoint_name, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import BookLines, read_readable
@@ -83,6 +83,10 @@ class ResumePoint:
     checkpoint: str | None = None
     checkpoint_attempt: int | None = None
     checkpoint_plan: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not is_checkpoint_name(self.checkpoint):
+            raise ValueError(f"{self.checkpoint!r} is the name of no checkpoint")
 
 
 NEW_RUN = ResumePoint()

@@ -70,7 +70,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
             exit_code = 1
     elif training.step_hooks.finding is not None:
         findings.append(training.step_hooks.finding)
-    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
+    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model), bool))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
     saved = None
@@ -83,7 +83,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     if ranks.is_first:
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
         exit_code = _write_receipt(work, built, ending, findings)
-    return int(ranks.gather(exit_code)[0])
+    return int(ranks.gather(exit_code, int)[0])
 
 
 def _how_it_ends(work: RankJob, steps_done: int, stop: Stop) -> tuple[str, int]:
@@ -133,7 +133,7 @@ def _save(work: RankJob, built: Built) -> tuple[str | None, list[Finding]]:
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
         problem.append(not_saved(what, folder, said_by(error)))
-    return (None if any(ranks.gather(bool(problem))) else folder), problem
+    return (None if any(ranks.gather(bool(problem), bool)) else folder), problem
 
 
 def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[Finding]) -> int:

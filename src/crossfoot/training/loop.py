@@ -88,7 +88,7 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
         )
         if update.left_out != "overflow":
             break
-        if not all(ranks.gather(meter.losses_are_finite())):
+        if not all(ranks.gather(meter.losses_are_finite(), bool)):
             update = replace(update, left_out="not finite")
             break
         if training.policies.states("overflow") or not update.can_retry or not left:

@@ -93,7 +93,7 @@ class StepRecorder:
             except Refused as refused:
                 self._not_writable(refused)
         # Only rank 0 meets a full disk, and a signal may reach one rank: nobody may go on in another way.
-        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)))))
+        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)), int)))
 
     def paused(self, seconds: float) -> None:
         """A checkpoint took so long; the next step's line says so."""
