@@ -39,6 +39,14 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "_FAREWELL_SECONDS", 2.0)
 
 
+@pytest.fixture(autouse=True)
+def machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that all processes of this machine share."""
+    folder = tmp_path_factory.mktemp("machine")
+    monkeypatch.setattr(meeting_word.tempfile, "gettempdir", lambda: str(folder))
+    return folder
+
+
 def together(*ranks: Callable[[], Any]) -> list[Any]:
     """What each returns or raises, all at once."""
 
@@ -65,9 +73,9 @@ def exchanged(store: Any, run_dir: Path, size: int = 2) -> list[Any]:
     return together(*map(one, range(size)))
 
 
-def test_ranks_meet_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_ranks_meet_and_leave_nothing_behind(tmp_path: Path, machine: Path) -> None:
     assert exchanged(HashStore(), tmp_path / "runs" / "one", 3) == [["rank 0", "rank 1", "rank 2"]] * 3
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] == list(machine.iterdir())
 
 
 def test_the_word_is_for_the_user_alone(tmp_path: Path) -> None:
@@ -81,9 +89,10 @@ def test_the_word_is_for_the_user_alone(tmp_path: Path) -> None:
 
 
 def test_a_word_that_another_user_may_have_planted_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.chmod(0o1777)
+    for folder in (tmp_path, machine):
+        folder.chmod(0o1777)
     with WordFile(str(tmp_path / "run")) as file:
         assert find_word(str(tmp_path / "run"), file.id) == file.word
         monkeypatch.setattr(meeting_word.os, "geteuid", lambda: os.getuid() + 1)
@@ -150,7 +159,10 @@ def test_findings_travel_whole(tmp_path: Path) -> None:
     assert [each.findings for each in said] == [(found,), (found,)]
 
 
-def test_a_rank_that_does_not_see_the_word_is_refused_on_all(tmp_path: Path) -> None:
+def test_a_rank_that_does_not_see_the_word_is_refused_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting_word.tempfile, "gettempdir", lambda: "/nowhere")
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     for folder in (here, elsewhere):
         folder.mkdir()

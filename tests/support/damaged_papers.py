@@ -1,5 +1,5 @@
-"""Damage to the papers of a run: one value of a JSON document replaced or taken away, its seal made anew, or the
-file as a whole something else.
+"""Damage to the papers of a run: one value of a JSON document replaced or taken away, its seal made anew, or
+the file as a whole something else.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ODD_FILES: Sequence[bytes] = (
 
 
 def ways(value: Any, before: Way = ()) -> Iterator[Way]:
-    """The way to everything in a document; of a long list to its first and last."""
+    """The way to everything in a document; of a long list to its first and last, of many tensors to some."""
     parts: Any = ()
     if isinstance(value, dict):
-        parts = value.items()
+        parts = list(value.items())[: 3 if len(value) > 40 else None]
     elif isinstance(value, list) and value:
         parts = {0: value[0], len(value) - 1: value[-1]}.items()
     for key, part in parts:

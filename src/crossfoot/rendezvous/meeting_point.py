@@ -109,7 +109,7 @@ def _find_word(
             return word
         told_at = told_at or (now if id else 0.0)
         if told_at and now - told_at > BLIND_SECONDS:
-            store.set(blind_key(rank), "")
+            store.set(blind_key(rank), socket.gethostname())
             raise RefusedTogether([folder_not_shared(who, "rank 0", run_dir)])
         if now - began > patience_seconds:
             raise Refused(first_left(who, point, "rank 0 never said where the word of this start lies"))

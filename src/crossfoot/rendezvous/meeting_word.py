@@ -61,29 +61,29 @@ def lonely_word() -> MeetingWord:
 
 
 class WordFile:
-    """Rank 0's file of the word: made when it is entered, gone when it is left. id: what others look for."""
+    """Rank 0's files of the word: made when it is entered, gone when it is left. id: what others look for."""
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
         self.id = secrets.token_hex(8)
         self.word = secrets.token_bytes(_WORD_BYTES)
-        self._path: Path | None = None
+        self._paths: list[Path] = []
 
     def __enter__(self) -> WordFile:
+        # Where none can be written, nobody finds the word, and each who does not says so.
         for folder in _folders(self._run_dir):
-            path = folder / _name(self.id)
             with contextlib.suppress(OSError):
+                path = folder / _name(self.id)
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                self._path = path
+                self._paths.append(path)
                 with open(descriptor, "wb") as file:
                     file.write(self.word)
-                return self
-        return self  # nobody will find it, and each of them says so
+        return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._path is not None:
+        for path in self._paths:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                path.unlink()
 
 
 def find_word(run_dir: str, id: str) -> bytes | None:
@@ -105,7 +105,9 @@ def _name(id: str) -> str:
 
 
 def _folders(run_dir: str) -> list[Path]:
-    """Where the word may lie: the run folder, or what there is of its way; last this machine's own folder."""
+    """Where the word lies: in the run folder, or in what there is of its way, for ranks that share it; in
+    this machine's own folder for the ranks beside rank 0, so that they can all say what differs before that.
+    """
     folder = Path(os.path.abspath(run_dir))
     there = [one for one in (folder, *folder.parents) if one.is_dir()]
     return [*there[:1], Path(tempfile.gettempdir())]

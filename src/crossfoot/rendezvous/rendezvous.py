@@ -28,6 +28,7 @@ from crossfoot.rendezvous.findings import (
 from crossfoot.rendezvous.meeting_word import MeetingWord
 from crossfoot.rendezvous.preflight import disagreements
 from crossfoot.rendezvous.rank_info import RankInfo, without_fixes
+from crossfoot.written.launch.host_names import LONGEST_HOST, is_host_name
 
 PATIENCE_SECONDS = 300.0
 """How long ranks wait for one another at the start: nodes boot and load libraries at different speeds."""
@@ -212,12 +213,17 @@ class Rendezvous:
         """
         if self.rank == 0 and waited > BLIND_SECONDS:
             blind = [rank for rank in self._absent(head) if self._store.check([blind_key(rank)])]
-            found = [folder_not_shared(f"rank {rank}", "rank 0", self._run_dir) for rank in blind]
+            found = [folder_not_shared(self._blind_rank(rank), "rank 0", self._run_dir) for rank in blind]
             if blind:
                 self._write_first(_STOPPED, json.dumps(plain(Findings(tuple(found)))))
                 time.sleep(1.0)  # for the others to read it
         if (told := self._read(_STOPPED)) is not None:
             raise RefusedTogether(value_of(Findings, parse(told)).there)
+
+    def _blind_rank(self, rank: int) -> str:
+        """`rank 1 on node2`, where it said the name of a machine."""
+        host = self._store.get(blind_key(rank))[:LONGEST_HOST].decode("ascii", "replace")
+        return f"rank {rank} on {host}" if is_host_name(host) else f"rank {rank}"
 
 
 @contextmanager

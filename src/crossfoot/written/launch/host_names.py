@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _HOST = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", re.ASCII)
-_LONGEST = 253
+LONGEST_HOST = 253
 """Of a DNS name."""
 
 
@@ -13,7 +13,7 @@ def is_host_name(text: str) -> bool:
     """Whether a text can be the name, or the IPv4 address, of a machine: letters, digits, `.`, `-` and `_`,
     and no `-` in front.
     """
-    return len(text) <= _LONGEST and bool(_HOST.fullmatch(text))
+    return len(text) <= LONGEST_HOST and bool(_HOST.fullmatch(text))
 
 
 def is_login(text: str) -> bool:
@@ -24,5 +24,5 @@ def is_login(text: str) -> bool:
 
 def as_host_name(text: str) -> str:
     """A machine's own name as others will read it, whatever it is."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:_LONGEST]
-    return plain if is_host_name(plain) else f"_{plain}"[:_LONGEST]
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:LONGEST_HOST]
+    return plain if is_host_name(plain) else f"_{plain}"[:LONGEST_HOST]
