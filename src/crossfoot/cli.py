@@ -18,6 +18,7 @@ from crossfoot.output import say, tell
 
 if TYPE_CHECKING:
     from crossfoot.environment.world import World
+    from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _SILENT_RANK_SECONDS = 10.0
@@ -227,20 +228,20 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from crossfoot.checks.fixing import fix_all
-    from crossfoot.planning.checking import find_all
+    from crossfoot.planning.checking import examine_run
 
-    def find() -> tuple[Finding, ...]:
-        return find_all(arguments.config, arguments.overrides, os.environ)
+    def examine() -> Examined:
+        return examine_run(arguments.config, arguments.overrides, os.environ)
 
     if arguments.fix:
-        findings, diff = fix_all(find)
+        _, diff = fix_all(lambda: examine().findings)
         (say if arguments.format == "text" else tell)(diff, end="")
-    else:
-        findings = find()
+    examined = examine()
+    findings = examined.findings
     if findings or arguments.format == "json":
         _show(findings, arguments.format)
     elif arguments.format == "text":
-        say(f"{arguments.config}: nothing found")
+        say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
 Extra: TypeAlias = Literal["train", "tracking"]
@@ -57,4 +57,18 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
             f"install the extra: {install_command(extra)}",
             f"or, in a clone of the project: pip install -c constraints.txt -e '.[{extra}]'",
         ),
+    )
+
+
+@rule_docs("CF013")
+def tracker_missing(mode: str, place: Place) -> Finding:
+    """CF013: the run asks for Weights & Biases, and wandb is not installed.
+
+    wandb is an optional dependency. This is looked up before the data is tokenised and before a GPU is used.
+    """
+    return Finding(
+        "CF013",
+        f"tracking.wandb is {mode}, but wandb is not installed",
+        place=place,
+        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
     )

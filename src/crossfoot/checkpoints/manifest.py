@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossfoot.digests import sha256_of_document, sha256_of_file
+from crossfoot.checkpoints.findings import WRITTEN_SO
+from crossfoot.checkpoints.tensor_bytes import read_tensor_bytes
+from crossfoot.digests import sha256_of_document
 from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.phrases import said_by
 
@@ -137,16 +139,20 @@ def verify_sizes(folder: Path, manifest: Manifest) -> None:
             raise Damaged(f"{file.name} has {size:,} bytes, {file.bytes:,} were written")
 
 
-def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
-    """Every byte of these files is as it was. Raises Damaged; reads them whole, several at a time."""
+def verify_content(folder: Path, files: Iterable[WrittenFile]) -> None:
+    """Every byte of these files is as it was, and every number in them is one. Raises Damaged; reads them
+    whole, several at a time.
+    """
 
     def verify(file: WrittenFile) -> None:
         try:
-            found = sha256_of_file(folder / file.name)
+            found = read_tensor_bytes(folder / file.name)
         except OSError as error:
             raise Damaged(f"{file.name} cannot be read: {said_by(error)}") from error
-        if found != file.sha256:
-            raise Damaged(f"{file.name} has sha256 {found[:7]}, {file.sha256[:7]} was written")
+        if found.sha256 != file.sha256:
+            raise Damaged(f"{file.name} has sha256 {found.sha256[:7]}, {file.sha256[:7]} was written")
+        if found.strange is not None:
+            raise Damaged(f"{found.strange} holds NaN or infinity, {WRITTEN_SO}")
 
     with ThreadPoolExecutor(_READERS) as readers:  # hashlib lets other threads run
         for _ in readers.map(verify, files):

@@ -24,7 +24,7 @@ from crossfoot.checkpoints.manifest import (
     Damaged,
     Manifest,
     read_manifest,
-    verify_checksums,
+    verify_content,
     verify_sizes,
 )
 from crossfoot.durable import rename_folder, sync
@@ -104,7 +104,7 @@ def newest_good(
         problem = (known_bad or {}).get(folder.name, problem)
         if checkpoint is not None and checksums and not problem:
             try:
-                verify_checksums(folder, checkpoint.manifest.files)
+                verify_content(folder, checkpoint.manifest.files)
             except Damaged as damage:
                 problem = str(damage)
         if not problem:

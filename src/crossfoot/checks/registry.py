@@ -39,7 +39,6 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
-    "crossfoot.models.findings",
     "crossfoot.runs.changing",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
@@ -49,6 +48,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.training.findings",
     "crossfoot.rendezvous.findings",
     "crossfoot.written.model_facts",
+    "crossfoot.written.git_lfs",
+    "crossfoot.written.weight_findings",
 )
 """Modules whose import fills the table of codes, with every page of the manual."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.written.git_lfs import lfs_pointer
 
 NAMED_RECORDS = 20
 """Bad records that are named one by one; the rest is a count."""
@@ -372,5 +373,6 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF531": index_unwritable,
     "CF532": data_changed,
     "CF535": index_differs,
+    "CF565": lfs_pointer,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""

@@ -25,6 +25,7 @@ from crossfoot.written.run_file import RunFile
 WHOLE_BYTES = 2 << 20
 SOME_RECORDS = 200
 FEWEST_OF_A_FILE = 8
+NOTHING_LEFT = "data.bad_samples: skip would leave every record out"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,25 @@ class Looking:
         else:
             self.bad.append((file_id, located))
 
+    def refuse_nothing_left(self, seen: Seen, files: Sequence[str], too_long: int) -> None:
+        """Note that none of the records of these files can be trained, all being left out. too_long: of those
+        seen, rejected for the length of their prompts. Where only some were looked at, all are read now.
+        """
+        if self.run.config.data.bad_samples != "skip" or not seen.rejected or len(seen.texts) > too_long:
+            return
+        if any(map(self._is_bad, files)) or (not seen.is_whole and any(map(self._has_sample, files))):
+            return
+        self.bad.append((self._number(files[0]), Problem("CF505", 0, NOTHING_LEFT, fatal=True)))
+
+    def _has_sample(self, file: str) -> bool:
+        data = self.run.config.data
+        made = (
+            texts_of(found, 0, data.task, data.template)
+            for found in read_records(file, data.task)
+            if not isinstance(found, Problem)
+        )
+        return any(not isinstance(one, Problem) for one in made)
+
     def findings(self) -> tuple[Finding, ...]:
         """What indexing would refuse, in the order of the files."""
         problems = Problems(self.files, stops=True)
@@ -151,6 +171,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
+    looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
     return DataLook(
         is_indexed=False,
         is_whole=seen.is_whole,
@@ -170,11 +191,16 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
     )
 
 
-def reject_hopeless(seen: Seen, looking: Looking) -> None:
-    """Validation records whose prompt fills the window would stop the run as training records do."""
+def reject_hopeless(seen: Seen, looking: Looking) -> int:
+    """Validation records whose prompt fills the window would stop the run as training records do. Returns how
+    many there are.
+    """
     run = looking.run
     window = run.config.data.max_seq_len
     long_ones = [i for i in seen.longer_than(window) if len(seen.texts[i].parts[0].encode()) >= window - 2]
-    if long_ones:
-        for texts, start, problem in measure(seen, long_ones, looking.counter, window).too_long:
-            looking.reject(texts.file_id, problem, start, seen)
+    if not long_ones:
+        return 0
+    too_long = measure(seen, long_ones, looking.counter, window).too_long
+    for texts, start, problem in too_long:
+        looking.reject(texts.file_id, problem, start, seen)
+    return len(too_long)

@@ -15,6 +15,7 @@ from itertools import accumulate, islice
 from typing import Any, BinaryIO, Literal, TextIO
 
 from crossfoot.data.findings import Problem
+from crossfoot.written.git_lfs import is_pointer
 
 Task = Literal["sft", "pretrain"]
 FIELDS: dict[str, tuple[str, ...]] = {"sft": ("instruction", "input", "output"), "pretrain": ("text",)}
@@ -50,7 +51,7 @@ def kind_of(path: str) -> str:
 
 
 def file_problem(path: str, task: Task) -> Problem | None:
-    """Why a file cannot even be opened for this task, else None. Reads at most one byte."""
+    """Why a file cannot even be opened for this task, else None. Reads its first bytes."""
     kind = kind_of(path)
     if kind not in KINDS[task]:
         if kind == ".txt":
@@ -68,7 +69,7 @@ def file_problem(path: str, task: Task) -> Problem | None:
             stream.read(1)
     except OSError as error:
         return Problem("CF501", 0, f"{path}: {error.strerror}", fatal=True)
-    return None
+    return Problem("CF565", 0, path, fatal=True) if is_pointer(path) else None
 
 
 def read_records(path: str, task: Task) -> Iterator[Record | Problem]:

@@ -17,7 +17,6 @@ from crossfoot.data.findings import (
     data_changed,
     index_unwritable,
     no_samples,
-    tokenizer_unusable,
 )
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
@@ -33,6 +32,7 @@ from crossfoot.index.locate import (
     refuse_unopenable,
     source_states,
     tokenizer_place,
+    tokenizer_refusal,
 )
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
@@ -73,7 +73,7 @@ def ensure_index(
         folder = local_folder(path, run.index_dir, may_fetch=True)
         mark = fingerprint(path, folder or path)
     except (OSError, ValueError) as error:
-        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+        raise Refused(tokenizer_refusal(run, error)) from error
     states = source_states(files, run.index_dir)
     address = address_of(run, states, mark)
     final = os.path.join(run.index_dir, address)

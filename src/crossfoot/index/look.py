@@ -63,8 +63,8 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
         leaked = int(np.isin(other.digests, index.digests).sum())
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
-    if data.task == "sft":
-        reject_hopeless(there, looking)
+    too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
+    looking.refuse_nothing_left(there, data.validation, too_long)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)

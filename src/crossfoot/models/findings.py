@@ -1,4 +1,4 @@
-"""What can be wrong with a model's files: one function, one code, and its docstring is the page."""
+"""Which config key a finding about a model belongs to, once it is loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.run_file import RunFile
 
 PLACES = {
@@ -19,53 +18,9 @@ PLACES = {
     "CF547": "lora.modules_to_save",
     "CF548": "lora.modules_to_save",
     "CF549": "lora.modules_to_save",
+    **dict.fromkeys(("CF565", "CF566", "CF567", "CF568", "CF569", "CF570"), "model.path"),
 }
 """Which config key a finding about the model is about."""
-
-
-@rule_docs("CF542")
-def model_unreadable(path: str, why: str) -> Finding:
-    """CF542: the folder of `model.path` holds no model that transformers can read.
-
-    config.json or a weight file is absent or damaged, or needs code of its own (trust_remote_code), which
-    crossfoot does not run.
-    """
-    return Finding(
-        "CF542",
-        f"model.path holds no model that can be read: {path}",
-        notes=(why,),
-        helps=("the folder must hold config.json and model.safetensors, as save_pretrained writes them",),
-        unreadable=True,
-    )
-
-
-@rule_docs("CF544")
-def weights_missing(path: str, names: Sequence[str]) -> Finding:
-    """CF544: tensors of the model are not in its weight files.
-
-    transformers would fill them with random numbers and warn; training would begin from noise.
-    """
-    return Finding(
-        "CF544",
-        f"{len(names)} tensors of the model are not in its weight files: {path}",
-        notes=("for example " + ", ".join(names[:3]), "they would be random numbers"),
-        helps=("fetch the model again, or take the folder whose config.json belongs to these weights",),
-    )
-
-
-@rule_docs("CF545")
-def attention_missing(name: str, why: str) -> Finding:
-    """CF545: the attention kernel that `model.attention` asks for is not installed, or not for this machine.
-
-    flash_attention_2 needs the flash-attn package and a GPU. With `auto` transformers chooses a kernel that
-    is there.
-    """
-    return Finding(
-        "CF545",
-        f"model.attention {name} is not available here",
-        notes=(why,),
-        helps=("set model.attention to sdpa, or leave it at auto",),
-    )
 
 
 def placed(findings: Sequence[Finding], run: RunFile) -> list[Finding]:

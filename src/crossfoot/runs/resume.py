@@ -10,7 +10,7 @@ from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_checkpoint
-from crossfoot.checkpoints.manifest import Damaged, verify_checksums
+from crossfoot.checkpoints.manifest import Damaged, verify_content
 from crossfoot.checkpoints.store import Checkpoint, is_checkpoint_name, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
@@ -188,7 +188,7 @@ def choose_checkpoint(
         if older is None:
             return None, findings
         try:
-            verify_checksums(older.folder, older.manifest.files)
+            verify_content(older.folder, older.manifest.files)
         except Damaged as damage:
             known_bad[older.name] = str(damage)
             continue

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from crossfoot.durable import prove_writable
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import CUT_FILE, read_readable
@@ -149,17 +149,10 @@ def refuse_used_folder(run: RunFile) -> None:
         raise Refused(folder_is_file(run))
     if holds_run(folder):
         raise Refused(folder_in_use(run))
-    missing = [path for path in (Path(folder), *Path(folder).parents) if not os.path.exists(path)]
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0")
+        prove_writable(folder)
     except OSError as error:
         raise Refused(folder_not_writable(run, said_by(error))) from error
-    finally:
-        for path in missing:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def make_folder(run: RunFile, attempt: int = 1) -> None:

@@ -10,26 +10,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
 
 MOST_SAMPLES_NAMED = 8
-
-
-@rule_docs("CF013")
-def tracker_missing(mode: str, place: Place) -> Finding:
-    """CF013: the run asks for Weights & Biases, and wandb is not installed.
-
-    wandb is an optional dependency. This is looked up before the data is tokenised and before a GPU is used.
-    """
-    return Finding(
-        "CF013",
-        f"tracking.wandb is {mode}, but wandb is not installed",
-        place=place,
-        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
-    )
 
 
 @rule_docs("CF016")

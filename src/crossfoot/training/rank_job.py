@@ -17,6 +17,7 @@ from crossfoot.index.verified import alone, verified_index
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
+from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.rendezvous.devices import look_at_device
 from crossfoot.rendezvous.meeting_point import meet
 from crossfoot.rendezvous.preflight import ranks_per_node
@@ -29,10 +30,7 @@ from crossfoot.runs.resume import (
     Resumed,
     ResumePoint,
     is_requeued,
-    read_previous_attempts,
 )
-from crossfoot.runs.run_folder import refuse_used_folder
-from crossfoot.training.tracking import refuse_missing_tracker
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
 
@@ -103,7 +101,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     if world.rank == 0 and is_requeued(checked.run, os.environ):
         options = replace(options, continues=True)
     engine_kind = engine_of(checked, world)
-    previous_attempts, refused = _look_alone(checked.run, world, options)
+    previous_attempts, refused, noted = _look_alone(checked.run, world, options)
     rendezvous, world, warnings = run_preflight(checked, world, refused)
     checked = checked.on_nodes(world.ranks_per_node)
     says = alone if rendezvous is None else rendezvous.first_says
@@ -127,7 +125,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         validation=validation,
         world=world,
         engine_kind=engine_kind,
-        warnings=(*checked.findings, *warnings),
+        warnings=(*checked.findings, *noted, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
         options=options,
@@ -177,24 +175,17 @@ def run_preflight(
 
 def _look_alone(
     run: RunFile, world: World, options: TrainOptions
-) -> tuple[PreviousAttempts | None, list[Finding]]:
-    """What only rank 0 looks at: the run folder, with what earlier attempts left in it, and the tracker."""
-    previous_attempts: PreviousAttempts | None = None
-    found: list[Finding] = []
+) -> tuple[PreviousAttempts | None, tuple[Finding, ...], tuple[Finding, ...]]:
+    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder.
+    (that, what the start is refused for, warnings).
+    """
     if world.rank != 0:
-        return previous_attempts, found
-    try:
-        if options.continues:
-            previous_attempts = read_previous_attempts(run)
-        else:
-            refuse_used_folder(run)
-    except Refused as refusal:
-        found += refusal.findings
-    try:
-        refuse_missing_tracker(run)
-    except Refused as refusal:
-        found += refusal.findings
-    return previous_attempts, found
+        return None, (), ()
+    start = Start(run, options.continues)
+    found = unmet(start)
+    if any(finding.severity == "error" for finding in found):
+        return None, found, ()
+    return start.previous_attempts if start.continues else None, (), found
 
 
 def _refuse_untrained_rows(checked: CheckedRun, index: DataIndex) -> None:

@@ -119,7 +119,9 @@ class _Reader:
         if stored is not None and self._error is None:
             try:
                 value: torch.Tensor = self._file(stored.file).get_tensor(tensor.stored_name)
-                return value.reshape(tensor.shape).float()
+                if value.dtype != torch.float32 or tuple(value.shape) != stored.shape:
+                    raise OSError(f"{tensor.stored_name} is not as the manifest says")
+                return value.reshape(tensor.shape)
             except (OSError, MemoryError, SafetensorError, RuntimeError) as error:
                 self._error = error if isinstance(error, (OSError, MemoryError)) else OSError(str(error))
         return torch.zeros(tensor.shape)
