@@ -19,7 +19,7 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "tracking": ("wandb",),
 }
 """What is imported of each extra, by the names that import takes."""
-NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train"}
+NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train"}
 """The verbs that every installation has not got all packages for."""
 
 
@@ -45,9 +45,9 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
     """CF017: a verb needs packages that are not installed.
 
     `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
-    they run on a laptop or a login node, without torch. What trains (train, prove) needs torch, transformers,
-    peft, accelerate, deepspeed and safetensors, which are the extra `train`. This is looked up before
-    anything else is done.
+    they run on a laptop or a login node, without torch. What has to do with weights (train, prove, export)
+    needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`. This
+    is looked up before anything else is done.
     """
     are = "is" if len(missing) == 1 else "are"
     return Finding(

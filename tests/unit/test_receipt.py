@@ -221,7 +221,7 @@ def run_folder(folder: Path, lines: list[StepEntry], ending: Ending | None = FIN
 
 @pytest.mark.parametrize("change", [lambda step, told: told, skipped])
 def test_the_files_give_the_same_receipt(tmp_path: Path, change: Any) -> None:
-    ending = replace(FINISHED, validation_loss=float("inf"), adapter_path="adapter")
+    ending = replace(FINISHED, validation_loss=float("inf"))
     at_the_end = replace(make_receipt(LOCK, ledger(change), ending), notes=(NO_INDEX,))
     later = receipt_of(run_folder(tmp_path, ledger(change), ending))
     assert later == at_the_end and render_receipt(later) == render_receipt(at_the_end)

@@ -42,7 +42,8 @@ class Heartbeat:
     hosts differ. period_seconds: from one beat to the next. progress: what its main thread has done within
     this step or phase; nothing is done while it waits for another rank. where: the function its main thread
     is in, once it has not moved for long; "" before. is_waiting: that is a collective. machine: the same for
-    two processes that see each other's process numbers; "" when that is not known.
+    two processes that see each other's process numbers; started: with pid one process of that machine, as
+    `processes.start_of` has it; each "" when that is not known.
     """
 
     attempt: int
@@ -58,6 +59,7 @@ class Heartbeat:
     where: str = ""
     is_waiting: bool = False
     machine: str = ""
+    started: str = ""
 
     @property
     def place(self) -> tuple[str, int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crossfoot.findings.finding import Finding
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.run_file import RunFile
 
 PLACES = {
@@ -29,3 +30,30 @@ def placed(findings: Sequence[Finding], run: RunFile) -> list[Finding]:
         replace(finding, place=run.place(PLACES[finding.code])) if finding.code in PLACES else finding
         for finding in findings
     ]
+
+
+@rule_docs("CF757", name="export-taken")
+def export_taken(out: str) -> Finding:
+    """CF757: something has the name that an export is to be written to.
+
+    An export makes a new folder and replaces nothing. An empty folder may be there already.
+    """
+    return Finding(
+        "CF757",
+        f"{out} is there already",
+        helps=("name a folder that is not there yet",),
+    )
+
+
+@rule_docs("CF740", name="weights-not-saved")
+def not_saved(what: str, folder: str, reason: str, notes: tuple[str, ...], helps: tuple[str, ...]) -> Finding:
+    """CF740: an adapter or a model could not be written to its folder.
+
+    At the end of a run the ledger and the receipt stand, and say what was trained. When the last checkpoint
+    holds these weights nothing is lost: with room on the disk `--continue` does the end of the run again,
+    and `crossfoot export RUN_DIR OUT` writes the adapter to another disk. Without a checkpoint the weights
+    are lost with the process; the notes say which it is.
+    """
+    return Finding(
+        "CF740", f"the {what} could not be written to {folder}: {reason}", notes=notes, helps=helps
+    )

@@ -11,7 +11,8 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import counted
 from crossfoot.planning.prepare import CheckedRun, existing_index, read_and_check, survey
 from crossfoot.planning.start_conditions import Start, unmet
-from crossfoot.runs.resume import is_requeued
+from crossfoot.runs.restarts import AUTO, is_started_again
+from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.config import Unsure
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.overriding import told_apart
@@ -54,20 +55,26 @@ def examine_run(path: str, words: Sequence[str] = (), environ: Mapping[str, str]
 
 
 def _continues(checked: CheckedRun, environ: Mapping[str, str]) -> bool:
-    """Whether the start goes on with a run: a launch file says --continue, or SLURM has started its job
-    again.
+    """Whether the start goes on with a run: a launch file says --continue (auto: and there is one), or SLURM
+    or torchrun has started it again.
     """
-    if any(map(_says_continue, checked.facts.launch)):
+    said = {word for file in checked.facts.launch for word in _continued(file)}
+    if said - {AUTO}:
         return True
     try:
-        return is_requeued(checked.run, environ)
+        return (AUTO in said and holds_run(checked.run.run_dir)) or is_started_again(checked.run, environ)
     except (Refused, Unsure):
         return False
 
 
-def _says_continue(file: LaunchFile) -> bool:
-    words = [argument.text for command in file.commands for argument in command.arguments]
-    return any(word == "--continue" or word.startswith("--continue=") for word in words)
+def _continued(file: LaunchFile) -> Iterator[str]:
+    """The word behind each --continue of a launch file; "" where there is none."""
+    for command in file.commands:
+        words = [argument.text for argument in command.arguments]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            option, equals, value = word.partition("=")
+            if option == "--continue":
+                yield value if equals else following
 
 
 def _compared(checked: CheckedRun) -> Iterator[str]:

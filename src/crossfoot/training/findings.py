@@ -47,20 +47,6 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
     )
 
 
-@rule_docs("CF740", name="weights-not-saved")
-def not_saved(what: str, folder: str, reason: str) -> Finding:
-    """CF740: the trained weights could not be written at the end of the run.
-
-    The ledger and the receipt stand, and say what was trained; the weights are lost, because this version
-    keeps no checkpoint.
-    """
-    return Finding(
-        "CF740",
-        f"the {what} could not be written to {folder}: {reason}",
-        helps=("make room on that disk, or set run.dir to another one, and train again",),
-    )
-
-
 @rule_docs("CF741", name="stopped-not-finite")
 def not_finite(entry: StepEntry) -> Finding:
     """CF741: a loss or the gradient norm became NaN or infinite, and the run was stopped.

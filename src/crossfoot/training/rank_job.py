@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
+from crossfoot.liveness.findings import run_lives
+from crossfoot.liveness.living import living
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
@@ -24,13 +26,9 @@ from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
 from crossfoot.rendezvous.rendezvous import Rendezvous
 from crossfoot.runs.changing import refusals_of_allow
-from crossfoot.runs.resume import (
-    NEW_RUN,
-    PreviousAttempts,
-    Resumed,
-    ResumePoint,
-    is_requeued,
-)
+from crossfoot.runs.restarts import is_started_again
+from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
+from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
 
@@ -40,12 +38,21 @@ class TrainOptions:
     """What the command line asks for besides the plan.
 
     stop_after: so many steps of the plan, over all attempts; None: all. continues: go on with the run in the
-    run folder. allow: keys that may be changed for that.
+    run folder. allow: keys that may be changed for that. takes_over: also when its last attempt lives.
+    is_repeated: the same command begins the run, goes on with it, or finds it finished.
     """
 
     stop_after: int | None = None
     continues: bool = False
     allow: tuple[str, ...] = ()
+    takes_over: bool = False
+    is_repeated: bool = False
+
+    def on(self, run: RunFile, environ: Mapping[str, str]) -> TrainOptions:
+        """What that comes to for the run folder as it is, in this surrounding. Raises Refused."""
+        if is_started_again(run, environ):
+            return replace(self, continues=True, is_repeated=True)
+        return replace(self, continues=self.continues or (self.is_repeated and holds_run(run.run_dir)))
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,8 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     checked = read_and_check(path, overrides, world)
     checked.refuse()
     config = checked.run.config
-    if world.rank == 0 and is_requeued(checked.run, os.environ):
-        options = replace(options, continues=True)
+    if world.rank == 0:
+        options = options.on(checked.run, os.environ)
     engine_kind = engine_of(checked, world)
     previous_attempts, refused, noted = _look_alone(checked.run, world, options)
     rendezvous, world, warnings = run_preflight(checked, world, refused)
@@ -185,7 +192,11 @@ def _look_alone(
     found = unmet(start)
     if any(finding.severity == "error" for finding in found):
         return None, found, ()
-    return start.previous_attempts if start.continues else None, (), found
+    if not start.continues:
+        return None, (), found
+    if not options.takes_over and (ranks := living(run.run_dir)):
+        return None, (run_lives(run.run_dir, run.path, ranks[0].attempt, ranks), *found), ()
+    return start.previous_attempts, (), found
 
 
 def _refuse_untrained_rows(checked: CheckedRun, index: DataIndex) -> None:
