@@ -109,7 +109,7 @@ def every_verb(room: Path, run_dir: Path) -> list[object]:
         in_force = lock_in_force(run, before, 0 if checkpoint is None else checkpoint.step)
         if in_force is not None:
             hold_against(run, in_force, read_lock(str(room / "run" / "plan.lock.json")))
-        refuse_finished(run, before, STEPS)
+        refuse_finished(run, before, 0 if checkpoint is None else checkpoint.step, STEPS)
 
     codes: list[object] = []
     words = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")

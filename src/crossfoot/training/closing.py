@@ -36,7 +36,7 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.training.build import Built
-from crossfoot.training.findings import unlearnable
+from crossfoot.training.findings import first_step_astray, unlearnable
 from crossfoot.training.rank_job import RankJob
 
 _REASONS = {
@@ -44,6 +44,7 @@ _REASONS = {
     Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
     Stop.NOT_WRITABLE: ("fault", 1),
+    Stop.NOT_AS_PLANNED: ("fault", 3),
     Stop.NOT_FINITE: ("fault", 1),
 }
 
@@ -79,10 +80,12 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model), bool))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
+    if training.step_recorder.astray is not None:
+        findings.append(first_step_astray(training.step_recorder.astray))
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
-    is_urgent = reason in _URGENT
-    if is_kept and is_finite and not is_disk_full and not is_urgent:
+    is_in_vain = reason in _URGENT or stop is Stop.NOT_AS_PLANNED
+    if is_kept and is_finite and not is_disk_full and not is_in_vain:
         saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
