@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from unittest import mock
 
-from crossfoot import cli
+from crossfoot import cli, verb_exit
 from crossfoot.planning import deepspeed_config
 from crossfoot.rendezvous import meeting_point, rendezvous, shared_folder
 from crossfoot.rendezvous.devices import Device
@@ -63,7 +63,7 @@ if __name__ == "__main__":
     )
     shared_folder.NONCE_WAIT_SECONDS = 1.0
     meeting_point.BLIND_SECONDS = rendezvous.BLIND_SECONDS = 1.0
-    session.FOLLOW_SECONDS = cli._SILENT_RANK_SECONDS = 0.5
+    session.FOLLOW_SECONDS = verb_exit._SILENT_RANK_SECONDS = 0.5
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     with MISTAKES[os.environ.get("CROSSFOOT_TEST_MISTAKE", "")]():
         code = cli.main(["train", *words])
