@@ -25,6 +25,7 @@ from crossfoot.data.records import Task, count_file, file_problem, kind_of
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
 from crossfoot.digests import sha256_of_file
+from crossfoot.documents import Malformed, read_object
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
@@ -77,9 +78,8 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
     """
     cache = os.path.join(index_dir, SOURCES)
     known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(cache, encoding="utf-8") as stream:
-        loaded = json.load(stream)
-        known = loaded if isinstance(loaded, dict) else {}
+    with contextlib.suppress(OSError, Malformed):
+        known = read_object(cache)
     states, learned = [], {}
     for file in files:
         status = os.stat(file)
@@ -104,9 +104,8 @@ def forget_hashes(files: Sequence[str], index_dir: str) -> None:
     """Forget what is known of these files: they are read again when their hashes are next asked for."""
     cache = os.path.join(index_dir, SOURCES)
     gone = {os.path.abspath(file) for file in files}
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        with open(cache, encoding="utf-8") as stream:
-            known = json.load(stream)
+    with contextlib.suppress(OSError, Malformed):
+        known = read_object(cache)
         durable.replace(cache, json.dumps({k: v for k, v in known.items() if k not in gone}, indent=0))
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from crossfoot.checkpoints.findings import no_such_checkpoint, not_readable, other_shapes, other_tensors
-from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_checksums
+from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_content
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tiny_tokenizer import tiny_folder
@@ -120,7 +120,7 @@ def load_trained(source: Source) -> tuple[nn.Module, LoadedModel]:
 
 def _damage(checkpoint: Checkpoint) -> str | None:
     try:
-        verify_checksums(checkpoint.folder, checkpoint.manifest.files)
+        verify_content(checkpoint.folder, checkpoint.manifest.files)
     except Damaged as damage:
         return str(damage)
     return None
