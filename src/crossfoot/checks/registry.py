@@ -39,6 +39,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
+    "crossfoot.models.findings",
     "crossfoot.runs.changing",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
