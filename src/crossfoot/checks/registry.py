@@ -37,6 +37,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.liveness.findings",
     "crossfoot.data.findings",
     "crossfoot.launch.findings",
+    "crossfoot.models.findings",
+    "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
     "crossfoot.models.findings",
