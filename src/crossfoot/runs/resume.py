@@ -240,6 +240,8 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     ledger = os.path.join(run.run_dir, LEDGER_FILE)
     lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()
     attempts = read_attempts(run.run_dir, {line.attempt for line in lines})
+    if lines.damage and not attempts:
+        raise Refused(lines.damage)  # no run's, or of one whose attempts are all lost: it would be cut back
     refuse_lost_papers(run.run_dir, attempts, {line.attempt for line in lines})
     last = attempts[-1].attempt if attempts else 1
     ending = read_ending(attempt_path(run.run_dir, last, ENDING_FILE))

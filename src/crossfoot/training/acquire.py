@@ -18,7 +18,14 @@ from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
-from crossfoot.runs.resume import NEW_RUN, Resumed, ResumePoint, record_attempt, resume_run
+from crossfoot.runs.resume import (
+    NEW_RUN,
+    Resumed,
+    ResumePoint,
+    read_previous_attempts,
+    record_attempt,
+    resume_run,
+)
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
 from crossfoot.written.resolved import dump_config
@@ -74,10 +81,12 @@ def start_attempt(work: RankJob) -> None:
 def _resume_run(work: RankJob) -> Resumed | None:
     if work.previous_attempts is None:
         return None
-    plan = work.plan
+    plan, previous_attempts = work.plan, work.previous_attempts
+    if work.options.takes_over:  # the attempt that is put aside has gone on meanwhile
+        previous_attempts = read_previous_attempts(plan.run)
     return resume_run(
         plan.run,
-        work.previous_attempts,
+        previous_attempts,
         work.lock,
         plan.schedule,
         work.index.digests,
