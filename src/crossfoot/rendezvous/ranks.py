@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
@@ -83,6 +84,9 @@ def join(
     cannot talk to each other.
     """
     if engine_kind == "accelerate":
+        if "RANK" in environ:  # accelerate makes a group of this one process then, and asks where it meets
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+            os.environ.setdefault("MASTER_PORT", "0")  # any
         return Ranks(0, 1, None)
     meet(world, environ)
     import deepspeed
