@@ -25,6 +25,7 @@ from crossfoot.data.records import Task, count_file, file_problem, kind_of
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
 from crossfoot.digests import sha256_of_file
+from crossfoot.documents import Malformed, read_object
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
@@ -44,11 +45,6 @@ def place_of(run: RunFile, file: str) -> Place:
         if file in names:
             return run.place("data", key, names.index(file))
     return Place(file)
-
-
-def tokenizer_place(run: RunFile) -> Place:
-    """Where the config names the tokenizer."""
-    return run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
@@ -82,9 +78,8 @@ def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ..
     """
     cache = os.path.join(index_dir, SOURCES)
     known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(cache, encoding="utf-8") as stream:
-        loaded = json.load(stream)
-        known = loaded if isinstance(loaded, dict) else {}
+    with contextlib.suppress(OSError, Malformed):
+        known = read_object(cache)
     states, learned = [], {}
     for file in files:
         status = os.stat(file)
@@ -109,9 +104,8 @@ def forget_hashes(files: Sequence[str], index_dir: str) -> None:
     """Forget what is known of these files: they are read again when their hashes are next asked for."""
     cache = os.path.join(index_dir, SOURCES)
     gone = {os.path.abspath(file) for file in files}
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        with open(cache, encoding="utf-8") as stream:
-            known = json.load(stream)
+    with contextlib.suppress(OSError, Malformed):
+        known = read_object(cache)
         durable.replace(cache, json.dumps({k: v for k, v in known.items() if k not in gone}, indent=0))
 
 
@@ -127,6 +121,7 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
         "template": data.template if data.task == "sft" else None,
         "max_seq_len": data.max_seq_len,
         "bad_samples": data.bad_samples,
+        "special_text": data.special_text,
         "tokenizer": tokenizer_fingerprint,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }
@@ -152,15 +147,15 @@ def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
     """
     path = tokenizer_path(run.config)
     if run.config.tokenizer is None and not looks_local(path):
-        return replace(model_missing(path, first_line(error)), place=tokenizer_place(run))
-    return tokenizer_unusable(tokenizer_place(run), first_line(error))
+        return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
+    return tokenizer_unusable(run.tokenizer_place, first_line(error))
 
 
 def refuse_broken_tokenizer(run: RunFile) -> None:
     """Refused when the run's tokenizer is on this machine and cannot be loaded, or names no end token. One
     that only transformers can read is not looked into.
     """
-    load_at_hand(tokenizer_path(run.config), run.index_dir, place=tokenizer_place(run))
+    load_at_hand(tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place)
 
 
 def refuse_unwritable_index(run: RunFile) -> None:

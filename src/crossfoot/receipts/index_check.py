@@ -73,7 +73,7 @@ def index_faults(
     if causes:
         return causes, notes
     compared, words = _compared(index, index_dir, lock, promised)
-    return [*causes, *compared], [*notes, *words]
+    return [*causes, *compared], [*notes, *index.spelled_notes, *words]
 
 
 def _against_lock(
@@ -87,6 +87,7 @@ def _against_lock(
         "template": data["template"] if data["task"] == "sft" else None,
         "max_seq_len": data["max_seq_len"],
         "bad_samples": data["bad_samples"],
+        "special_text": data.get("special_text"),
         "tokenizer": header.tokenizer.fingerprint,
         "sources": [
             [os.path.splitext(source["path"])[1].lower(), source["sha256"]] for source in promised["sources"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
+from crossfoot.documents import parse, plain, value_of
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import show
 from crossfoot.output import say
@@ -45,7 +46,7 @@ def acquire(work: RankJob) -> RankJob:
         make_folder(run, resume_point.attempt)
         taken.append((resume_point, resumed))
         forget_attempt(run.run_dir, resume_point.attempt)
-        return json.dumps(asdict(resume_point))
+        return json.dumps(plain(resume_point))
 
     try:
         hosts, told = acquire_folder(run, work.world.rank, work.rendezvous, take)
@@ -54,7 +55,7 @@ def acquire(work: RankJob) -> RankJob:
             release_folder(run, resume_point.attempt)
         raise
     resumed = taken[0][1] if taken else None
-    return replace(work, resume_point=ResumePoint(**json.loads(told)), resumed=resumed, hosts=hosts)
+    return replace(work, resume_point=value_of(ResumePoint, parse(told)), resumed=resumed, hosts=hosts)
 
 
 def start_attempt(work: RankJob) -> None:

@@ -106,8 +106,8 @@ class StepHooks:
         if grace is None:
             grace = LAUNCHER_GRACE_SECONDS.get(self._work.world.launcher)
         asked = self._stop.asked_seconds
-        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked))
-        takes = self._ranks.gather(self._save_seconds)[0]
+        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked, float))
+        takes = self._ranks.gather(self._save_seconds, float)[0]
         if grace is None or not takes:
             return True, takes, grace or 0.0
         return takes <= grace - waited, takes, max(0.0, grace - waited)
