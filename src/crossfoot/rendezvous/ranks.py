@@ -100,6 +100,9 @@ def join(
     cannot talk to each other.
     """
     if engine_kind == "accelerate":
+        if "RANK" in environ:  # accelerate makes a group of this one process then, and asks where it meets
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+            os.environ.setdefault("MASTER_PORT", "0")  # any
         return Ranks(0, 1, None)
     meet(world, environ, os.getcwd())  # most often they have met before
     import deepspeed
