@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from crossfoot.data.findings import Problem
+from crossfoot.data.findings import Problem, no_samples
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, file_problem, read_records
@@ -70,6 +70,7 @@ class Looking:
     files: Sequence[str]
     bad: list[tuple[int, Problem]] = field(default_factory=list)
     is_cut_short: bool = False
+    of_the_whole: list[Finding] = field(default_factory=list)
 
     @cached_property
     def counter(self) -> TokenCounter:
@@ -120,7 +121,16 @@ class Looking:
         problems = Problems(self.files, stops=True)
         for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
             problems.note(file_id, problem)
-        return problems.findings(cut_short=self.is_cut_short)
+        return (*problems.findings(cut_short=self.is_cut_short), *self.of_the_whole)
+
+    def refuse_all_left_out(self, key: str, seen: Seen) -> None:
+        """With `data.bad_samples: skip`: nothing is left of what was looked at. key: train or validation."""
+        if not seen.records or seen.rejected < seen.records:
+            return
+        some = "" if seen.is_whole else " that were looked at"
+        reason = f"all {seen.records:,} records{some} are left out (data.bad_samples: skip)"
+        finding = no_samples(self.run.place("data", key, 0), reason)
+        self.of_the_whole.append(replace(finding, notes=(f"for example {seen.example}",)))
 
     def _number(self, file: str) -> int:
         return self.files.index(file)
@@ -151,6 +161,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
+    looking.refuse_all_left_out("train", seen)
     return DataLook(
         is_indexed=False,
         is_whole=seen.is_whole,
@@ -170,11 +181,13 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
     )
 
 
-def reject_hopeless(seen: Seen, looking: Looking) -> None:
-    """Validation records whose prompt fills the window would stop the run as training records do."""
-    run = looking.run
-    window = run.config.data.max_seq_len
-    long_ones = [i for i in seen.longer_than(window) if len(seen.texts[i].parts[0].encode()) >= window - 2]
+def judge_validation(seen: Seen, looking: Looking) -> None:
+    """Validation records stop the run as training records do: prompts that fill the window, nothing left."""
+    data = looking.run.config.data
+    window = data.max_seq_len
+    long_ones = seen.longer_than(window) if data.task == "sft" else []
+    long_ones = [i for i in long_ones if len(seen.texts[i].parts[0].encode()) >= window - 2]
     if long_ones:
         for texts, start, problem in measure(seen, long_ones, looking.counter, window).too_long:
             looking.reject(texts.file_id, problem, start, seen)
+    looking.refuse_all_left_out("validation", seen)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
+from crossfoot.data.look import DataLook, Looking, of_records, judge_validation
 from crossfoot.data.measuring import Seen
 from crossfoot.findings.finding import Refused
 from crossfoot.index.locate import find_index
@@ -63,8 +63,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
         leaked = int(np.isin(other.digests, index.digests).sum())
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
-    if data.task == "sft":
-        reject_hopeless(there, looking)
+    judge_validation(there, looking)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)
