@@ -114,7 +114,7 @@ def test_counts(tmp_path: Path) -> None:
 
 def test_long_files_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = jsonl(tmp_path / "a.jsonl", *[GOOD] * 1000)
-    monkeypatch.setattr("crossfoot.data.records.EXACT_BYTES", 5000)
+    monkeypatch.setattr("crossfoot.data.line_files.EXACT_BYTES", 5000)
     assert abs(count_records([path], "sft") - 1000) <= 1
 
 

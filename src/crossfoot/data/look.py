@@ -96,7 +96,7 @@ class Looking:
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
         data = self.run.config.data
         number, found = self._number(file), drawn.found
-        seen.records += not isinstance(found, Problem)
+        seen.records += not (isinstance(found, Problem) and found.fatal)
         made = found if isinstance(found, Problem) else texts_of(found, number, data.task, data.template)
         if isinstance(made, Problem):
             self.reject(number, made, drawn.start, seen)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import Record, Task
+from crossfoot.data.record import Record
+from crossfoot.data.records import Task
 from crossfoot.data.templates import TEMPLATES
 
 IGNORED_LABEL = -100
@@ -135,7 +136,7 @@ def sft_samples(
             yield texts.file_id, Problem("CF509", texts.line, reason)
             continue
         whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
-        if problem := _outside_table(whole, facts, texts.line):
+        if problem := _not_trainable(answer, whole, facts, texts.line):
             yield texts.file_id, problem
             continue
         ids = np.array(whole[:max_seq_len], dtype=np.int32)
@@ -144,11 +145,15 @@ def sft_samples(
         yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.line)
 
 
-def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Problem | None:
-    """A token that the model's table has no row for: the text spells out the tokenizer's added padding
-    token.
+def _not_trainable(
+    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, line: int
+) -> Problem | None:
+    """A trained text without a token of its own (body), or a token that the model's table has no row for: the
+    text spells out the tokenizer's added padding token.
     """
-    highest = max(ids)
+    if not body:
+        return Problem("CF551", line, "no token comes of its text")
+    highest = max(whole)
     if highest < facts.vocabulary:
         return None
     reason = (
@@ -178,7 +183,7 @@ class BlockCutter:
         tokens = len(self._rest)
         for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
             whole = [*facts.bos_ids, *body, facts.eos_id]
-            if problem := _outside_table(whole, facts, texts.line):
+            if problem := _not_trainable(body, whole, facts, texts.line):
                 yield texts.file_id, problem
                 continue
             starts.append(tokens)

@@ -14,16 +14,10 @@ from itertools import islice
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import (
-    FIELDS,
-    Record,
-    Task,
-    is_list,
-    kind_of,
-    line_record,
-    parquet_records,
-    read_records,
-)
+from crossfoot.data.line_files import line_record
+from crossfoot.data.parquet import parquet_records
+from crossfoot.data.record import Record
+from crossfoot.data.records import FIELDS, Task, is_json_list, kind_of, read_records
 
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
@@ -43,8 +37,8 @@ class Drawn:
 def some_records(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """About `count` records, from places spread evenly over the file; the first one is always among them."""
     if kind_of(path) == ".parquet":
-        return map(Drawn, parquet_records(path, task, partial(_spread, count)))
-    if is_list(path):
+        return map(Drawn, parquet_records(path, FIELDS[task], partial(_spread, count)))
+    if is_json_list(path):
         return _items(path, task, count)
     return _lines(path, task, count)
 

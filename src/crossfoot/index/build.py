@@ -11,20 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossfoot.data.findings import (
-    Problem,
-    builder_silent,
-    data_changed,
-    index_unwritable,
-    no_samples,
-    tokenizer_unusable,
-)
+from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
 from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
+from crossfoot.index.findings import builder_silent, data_changed, index_unwritable
 from crossfoot.index.locate import (
     SourceState,
     address_of,
@@ -45,7 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 """Called with (records done, records in all or None) after each batch."""
 BATCH_RECORDS = 1000
-BATCH_CHARACTERS = 4_000_000
+BATCH_CHARACTERS = 1_000_000
 
 
 def ensure_index(
@@ -223,23 +217,23 @@ def _batches(
     """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or
     rejects.
     """
-    task = run.config.data.task
+    task, template = run.config.data.task, run.config.data.template
     batch: list[Texts] = []
     characters = 0
     for file_id, file in enumerate(files):
         for record in read_records(file, task):
-            if isinstance(record, Problem):
-                problems.note(file_id, record)
-                continue
-            reading.records[file_id] += 1
-            texts = texts_of(record, file_id, task, run.config.data.template)
+            reading.records[file_id] += not (isinstance(record, Problem) and record.fatal)
+            texts = record if isinstance(record, Problem) else texts_of(record, file_id, task, template)
             if isinstance(texts, Problem):
                 if problems.note(file_id, texts):
                     writer.reject(file_id, texts)
                 continue
+            if batch and characters + texts.characters > BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
             batch.append(texts)
             characters += texts.characters
-            if len(batch) >= BATCH_RECORDS or characters >= BATCH_CHARACTERS:
+            if len(batch) >= BATCH_RECORDS:
                 yield batch
                 batch, characters = [], 0
         if not reading.records[file_id] and not problems.refuses:

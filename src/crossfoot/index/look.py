@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crossfoot.data.look import DataLook, Looking, of_records, judge_validation
+from crossfoot.data.look import DataLook, Looking, judge_validation, of_records
 from crossfoot.data.measuring import Seen
 from crossfoot.findings.finding import Refused
 from crossfoot.index.locate import find_index

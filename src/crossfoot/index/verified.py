@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from crossfoot.data.findings import index_differs, index_unwritable
 from crossfoot.data.tokenizer import local_folder, tokenizer_path
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.build import Progress, ensure_index
 from crossfoot.index.checksums import ReadingLine, damage_of
+from crossfoot.index.findings import index_differs, index_unwritable
 from crossfoot.index.locate import forget_hashes, source_states
 from crossfoot.index.reference_check import Comparison, Difference, compare_with_files
 from crossfoot.index.store import DataIndex
