@@ -203,12 +203,17 @@ def test_tokenizer_mistakes(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("later", [(GOOD, GOOD), ({**GOOD, "output": "苹果、梨、杏。"},)])
+def test_a_file_that_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: tuple[Any, ...]
+) -> None:
     path = jsonl(tmp_path / "a.jsonl", GOOD)
+    os.utime(path, (1e9, 1e9))
     real = build.load_encoder
 
     def slow(*args: Any, **words: Any) -> Any:
-        jsonl(tmp_path / "a.jsonl", GOOD, GOOD)
+        jsonl(tmp_path / "a.jsonl", *later)
+        os.utime(path, (1e9, 1e9))
         return real(*args, **words)
 
     monkeypatch.setattr(build, "load_encoder", slow)

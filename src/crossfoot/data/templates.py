@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 ALPACA2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
 
@@ -18,3 +19,9 @@ def alpaca2(instruction: str, extra_input: str) -> str:
 
 
 TEMPLATES: Mapping[str, Callable[[str, str], str]] = {"alpaca2": alpaca2}
+
+
+def template_sha256(name: str) -> str:
+    """Of the words of a template, with and without an input: two texts of one name are two templates."""
+    template = TEMPLATES[name]
+    return sha256("\0".join((template("\1", "\2"), template("\1", ""))).encode()).hexdigest()

@@ -20,14 +20,13 @@ from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.findings import builder_silent, data_changed, index_unwritable
 from crossfoot.index.locate import (
-    SourceState,
     address_of,
     count_records,
     place_of,
     refuse_unopenable,
-    source_states,
     tokenizer_place,
 )
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.writer import IndexWriter
@@ -49,13 +48,15 @@ def ensure_index(
     is_builder: bool,
     progress: Progress | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
+    states: Sequence[SourceState] | None = None,
 ) -> DataIndex:
     """The index of these files: opened when it is there, else built (builder) or waited for (every other
     process).
 
     Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good
-    index. patience_seconds: how long the others wait without a sign of life. Raises Refused: CF50x and CF51x
-    (data), CF52x (tokenizer), CF53x (index).
+    index. patience_seconds: how long the others wait without a sign of life. states: the files as they were
+    read just now; without, they are read here. Raises Refused: CF50x and CF51x (data), CF52x (tokenizer),
+    CF53x (index).
     """
     refuse_unopenable(files, run.config.data.task, run)
     path = tokenizer_path(run.config)
@@ -68,7 +69,8 @@ def ensure_index(
         mark = fingerprint(path, folder or path)
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
-    states = source_states(files, run.index_dir)
+    if states is None:
+        states = source_states(files, run.index_dir, reads=True)
     address = address_of(run, states, mark)
     final = os.path.join(run.index_dir, address)
     if (index := _open_whole(final, files)) is not None:
@@ -262,11 +264,14 @@ def _sift(
 
 
 def _refuse_changed(run: RunFile, states: Sequence[SourceState]) -> None:
-    """Raise Refused when a file is not what it was when its hash was taken."""
-    findings = []
-    for state in states:
-        now = os.stat(state.path)
-        if (now.st_size, now.st_mtime_ns) != (state.bytes, state.mtime_ns):
-            findings.append(data_changed(place_of(run, state.path), f"{state.path} was written to meanwhile"))
+    """Raise Refused when the bytes of a file are not those of which the hash was taken. Reads all of them:
+    size and time are no witnesses.
+    """
+    now = source_states([state.path for state in states], run.index_dir, reads=True)
+    findings = [
+        data_changed(place_of(run, before.path), f"{before.path} was written to meanwhile")
+        for before, after in zip(states, now, strict=True)
+        if before.sha256 != after.sha256
+    ]
     if findings:
         raise Refused(findings)

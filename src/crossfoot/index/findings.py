@@ -45,8 +45,8 @@ def index_unwritable(place: Place, reason: str) -> Finding:
 def data_changed(place: Place, reason: str) -> Finding:
     """CF532: a data file was written to while it was being tokenised.
 
-    The index would match neither the old file nor the new one. Size and time are compared before and after.
-    An index that is already built is not touched.
+    The index would match neither the old file nor the new one. Its bytes are compared before and after. An
+    index that is already built is not touched.
     """
     return Finding(
         "CF532",

@@ -21,7 +21,7 @@ from crossfoot.data.samples import TokenizerFacts
 
 FORMAT_VERSION = 2
 """Of the files of an index. One of another format is built anew, at the same address."""
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2
 """Goes up when the same data come to other samples: it is part of the address, and a run is not continued
 with another address.
 """

@@ -19,7 +19,8 @@ from typing import Any
 import crossfoot
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
+from crossfoot.index.locate import tokenizer_mark
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
