@@ -248,13 +248,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
     from crossfoot.planning.prepare import read_and_check
 
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
-    data = checked.run.config.data
+    data, found = checked.run.config.data, list[Finding]()
     for files in filter(None, (data.train, data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
@@ -263,6 +264,9 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
             f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
         )
+        found += index_findings(checked.run, index)
+    if found:
+        _show(found)
     return 0
 
 

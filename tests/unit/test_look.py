@@ -289,7 +289,7 @@ def test_a_large_tokenizer_is_not_loaded(tmp_path: Path, monkeypatch: pytest.Mon
 def test_records_that_fit_by_their_bytes_are_not_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "encoder_at_hand", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(looking, "measure", lambda *_: pytest.fail("tokenised"))
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(5)))
     assert look_at(written_run(tmp_path, [file], max_seq_len=BEGUN + 20)).lost_share == 0
     assert measuring.MORE_THAN_BYTES >= 4

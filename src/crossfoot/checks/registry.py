@@ -36,6 +36,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.extras",
     "crossfoot.liveness.findings",
     "crossfoot.data.findings",
+    "crossfoot.data.set_findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",

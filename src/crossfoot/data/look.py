@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from crossfoot.data.findings import Problem, no_samples
+from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, file_problem, read_records
 from crossfoot.data.samples import texts_of
 from crossfoot.data.sampling import Drawn, some_records, with_line
+from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.findings.finding import Finding
 from crossfoot.written.run_file import RunFile
@@ -123,8 +125,22 @@ class Looking:
             problems.note(file_id, problem)
         return (*problems.findings(cut_short=self.is_cut_short), *self.of_the_whole)
 
-    def refuse_all_left_out(self, key: str, seen: Seen) -> None:
-        """With `data.bad_samples: skip`: nothing is left of what was looked at. key: train or validation."""
+    def judge(self, key: str, seen: Seen) -> None:
+        """What is to be said of all records together. key: train or validation."""
+        self._refuse_all_left_out(key, seen)
+        encoder = self.counter.encoder if seen.texts else None
+        data_set = DataSet(key, len(seen.texts), seen.is_whole, seen.unread)
+        if encoder is not None:
+            lost = LostCharacters(encoder.encode)
+            for texts in seen.texts:
+                lost.see(texts.written)
+            data_set = replace(
+                data_set, characters=lost.characters, lost_characters=lost.lost, lost_words=lost.examples
+            )
+        self.of_the_whole += set_findings(self.run, data_set)
+
+    def _refuse_all_left_out(self, key: str, seen: Seen) -> None:
+        """With `data.bad_samples: skip`: nothing is left of what was looked at."""
         if not seen.records or seen.rejected < seen.records:
             return
         some = "" if seen.is_whole else " that were looked at"
@@ -161,7 +177,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
-    looking.refuse_all_left_out("train", seen)
+    looking.judge("train", seen)
     return DataLook(
         is_indexed=False,
         is_whole=seen.is_whole,
@@ -190,4 +206,4 @@ def judge_validation(seen: Seen, looking: Looking) -> None:
     if long_ones:
         for texts, start, problem in measure(seen, long_ones, looking.counter, window).too_long:
             looking.reject(texts.file_id, problem, start, seen)
-    looking.refuse_all_left_out("validation", seen)
+    looking.judge("validation", seen)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.record import Record
-from crossfoot.data.records import Task
+from crossfoot.data.records import FIELDS, Task
 from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.unread_fields import unread_fields
 
 IGNORED_LABEL = -100
 
@@ -55,11 +56,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain."""
+    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain. unread: names of its
+    fields that hold something and are not read. written: what is read, as it stands in the file.
+    """
 
     file_id: int
     line: int
     parts: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
     @property
     def characters(self) -> int:
@@ -90,7 +95,8 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
         except UnicodeEncodeError as error:
             half = f"\\u{ord(part[error.start]):04x}"
             return Problem("CF511", record.line, f"it holds {half}, half of a character")
-    return Texts(file_id, record.line, parts)
+    written = tuple(filter(None, (value.get(field) for field in FIELDS[task])))
+    return Texts(file_id, record.line, parts, unread=unread_fields(value, task), written=written)
 
 
 def _missing(value: dict[str, Any], field: str, code: str, line: int) -> Problem | None:

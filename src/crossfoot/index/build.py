@@ -7,15 +7,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
+from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
 from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
+from crossfoot.data.unread_fields import count_unread
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.findings import builder_silent, data_changed, index_unwritable
@@ -139,9 +142,11 @@ def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
 
 @dataclass
 class _Reading:
-    """How far the reading is; the only thing here that changes."""
+    """How far the reading is, and what is counted on the way; the only thing here that changes."""
 
     records: list[int]
+    lost: LostCharacters
+    unread: Counter[str] = field(default_factory=Counter)
     cut_short: bool = False
 
 
@@ -155,7 +160,7 @@ def _write(
     encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run))
     cutter = BlockCutter(encoder, data.max_seq_len)
     problems = Problems(files, stops=data.bad_samples == "stop")
-    reading = _Reading([0] * len(files))
+    reading = _Reading([0] * len(files), LostCharacters(encoder.encode))
     expected = _expected(files, data.task) if progress else None
     with IndexWriter(folder) as writer:
         for batch in _batches(run, files, problems, writer, reading):
@@ -190,6 +195,10 @@ def _write(
             tokenizer=encoder.facts,
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
+            unread_fields=dict(reading.unread),
+            judged_characters=reading.lost.characters,
+            lost_characters=reading.lost.lost,
+            lost_words=tuple(reading.lost.examples),
             checksums={},
             **counts,
         )
@@ -235,6 +244,8 @@ def _batches(
                 batch, characters = [], 0
             batch.append(texts)
             characters += texts.characters
+            count_unread(reading.unread, texts.unread)
+            reading.lost.see(texts.written)
             if len(batch) >= BATCH_RECORDS:
                 yield batch
                 batch, characters = [], 0

@@ -8,7 +8,8 @@ import numpy as np
 
 from crossfoot.data.look import DataLook, Looking, judge_validation, of_records
 from crossfoot.data.measuring import Seen
-from crossfoot.findings.finding import Refused
+from crossfoot.data.set_findings import DataSet, set_findings
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
 from crossfoot.written.run_file import RunFile
@@ -24,6 +25,7 @@ def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
     looking = Looking(run, files)
     if index is not None:
         look = of_index(index)
+        looking.of_the_whole += index_findings(run, index)
         seen = None
     else:
         seen = looking.see(data.train)
@@ -55,11 +57,29 @@ def of_index(index: DataIndex) -> DataLook:
     )
 
 
+def index_findings(run: RunFile, index: DataIndex) -> tuple[Finding, ...]:
+    """What an index says of all its records together."""
+    header = index.header
+    return set_findings(
+        run,
+        DataSet(
+            "train" if list(index.files) == list(run.config.data.train) else "validation",
+            sum(source.records for source in header.sources) - header.rejected_records,
+            True,
+            header.unread_fields,
+            header.judged_characters,
+            header.lost_characters,
+            header.lost_words,
+        ),
+    )
+
+
 def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, seen: Seen | None) -> DataLook:
     """The look with what validation and training share: by digests when both are indexed, else by texts."""
     run = looking.run
     data = run.config.data
     if index is not None and (other := index_of_validation(run)) is not None:
+        looking.of_the_whole += index_findings(run, other)
         leaked = int(np.isin(other.digests, index.digests).sum())
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)

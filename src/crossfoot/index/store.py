@@ -71,8 +71,10 @@ class IndexHeader:
     lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
     samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
     counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target). checksums: sha256 of
-    every other file of the folder, by its name.
+    last block, when it is a single token (after the causal shift it has no target). unread_fields: of good
+    records, those that hold something and are not read, with the number of records. judged_characters,
+    lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
+    the folder, by its name.
     """
 
     format_version: int
@@ -92,6 +94,10 @@ class IndexHeader:
     empty_samples: int
     rejected_records: int
     left_out_tokens: int
+    unread_fields: Mapping[str, int] = field(default_factory=dict)
+    judged_characters: int = 0
+    lost_characters: int = 0
+    lost_words: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -198,6 +204,7 @@ def read_header(folder: str) -> IndexHeader:
         values["sources"] = tuple(Source(**source) for source in values["sources"])
         values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
         values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
+        values["lost_words"] = tuple(values.get("lost_words", ()))
         return IndexHeader(**values)
     except IndexDamaged:
         raise
@@ -236,6 +243,8 @@ def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
 
 def _map(folder: str, name: str, dtype: str, length: int) -> npt.NDArray[Any]:
     path = array_path(folder, name)
+    if not length:
+        raise IndexDamaged(f"{path}: it has no entries")
     try:
         size = os.path.getsize(path)
         if size != length * np.dtype(dtype).itemsize:

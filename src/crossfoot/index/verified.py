@@ -17,6 +17,7 @@ from crossfoot.index.build import Progress, ensure_index
 from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.findings import index_differs, index_unwritable
 from crossfoot.index.locate import refuse_unopenable
+from crossfoot.index.look import index_findings
 from crossfoot.index.reference_check import Comparison, Difference, compare_with_files
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import DataIndex
@@ -83,6 +84,8 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
             reason = f"{damage}, right after it was: the storage does not keep what is written to it"
             raise Refused(index_unwritable(Place(index.folder), reason))
         return DAMAGED + damage
+    if errors := [one for one in index_findings(run, index) if one.severity == "error"]:
+        raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)
     folder = local_folder(path, run.index_dir, may_fetch=False) or path
