@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
@@ -32,8 +30,9 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.build import Built
-from crossfoot.training.findings import not_saved, unlearnable
+from crossfoot.training.findings import not_saved, unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
+from crossfoot.training.saving import weights_are_finite
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),
@@ -64,15 +63,18 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
-    if reason != "fault" and is_kept:
+    is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model)))
+    if reason != "fault" and is_kept and is_finite:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
             exit_code = 1
     elif training.step_hooks.finding is not None:
         findings.append(training.step_hooks.finding)
-    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
+    elif not findings and not is_finite:
+        findings.append(weights_not_finite(steps_done))
+    exit_code = exit_code if is_finite else 1
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
     is_urgent = reason in _URGENT
@@ -105,12 +107,6 @@ def _last_checkpoint(work: RankJob, built: Built, reason: str, steps_done: int) 
             return [no_time(steps_done, takes, left, kept.name if kept is not None else None)]
     step_hooks.save_last(steps_done)
     return [] if step_hooks.finding is None else [replace(step_hooks.finding, severity="warning")]
-
-
-def _is_finite(model: nn.Module) -> bool:
-    """Whether this rank's part of what is trained holds numbers only."""
-    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
 
 
 def _save(work: RankJob, built: Built) -> tuple[str | None, list[Finding]]:
