@@ -22,8 +22,8 @@ settings.load_profile("untimed")
 
 watch_findings()
 
-# A shell without job control starts what it puts in the background deaf to these, and so would be all that a test
-# starts: the signals that a test sends must arrive.
+# A shell without job control starts what it puts in the background deaf to these, and so would be all that a
+# test starts: the signals that a test sends must arrive.
 for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, action)

@@ -49,8 +49,8 @@ class Verdict:
     """What is wrong with the ranks of an attempt; the first one that is written is everyone's.
 
     kind: a process is gone; a heart is silent; a rank ended and others wait for it; hearts beat and no main
-    thread moves (lost: those that came least far, none when each waits for the others); a connection broke and
-    no rank is known to be lost; a rank says of itself that it failed. by: the rank that says so. others:
+    thread moves (lost: those that came least far, none when each waits for the others); a connection broke
+    and no rank is known to be lost; a rank says of itself that it failed. by: the rank that says so. others:
     where the rest stood. seconds: how long was waited. said: what a library said.
     """
 
