@@ -51,6 +51,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.training.findings",
     "crossfoot.rendezvous.findings",
     "crossfoot.written.model_facts",
+    "crossfoot.written.model_limits",
 )
 """Modules whose import fills the table of codes, with every page of the manual."""
 

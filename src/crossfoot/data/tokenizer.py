@@ -30,6 +30,8 @@ from crossfoot.data.tiny_tokenizer import (
     tiny_tokenizer,
     write_tiny_tokenizer,
 )
+from crossfoot.data.tokenizer_limits import refuse_unreadable
+from crossfoot.digests import sha256_of_file
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.written.config import Config
@@ -44,6 +46,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens in the order in which transformers gives ids to those that have none."""
@@ -89,18 +93,16 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
 
 
 def fingerprint(path: str, folder: str) -> str:
-    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError when the folder has
-    none.
+    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError or ValueError when the
+    folder has no vocabulary, or a file that cannot be read.
     """
     if path == BUILTIN_TINY:
         return FINGERPRINT
     whole = sha256()
-    names = [name for name in TOKENIZER_FILES if os.path.isfile(os.path.join(folder, name))]
-    if not names:
-        raise FileNotFoundError(f"no tokenizer file in {folder}")
+    names = [name for name in TOKENIZER_FILES if os.path.exists(os.path.join(folder, name))]
+    refuse_unreadable(folder, names)
     for name in names:
-        with open(os.path.join(folder, name), "rb") as stream:
-            whole.update(f"{name}\0{sha256(stream.read()).hexdigest()}\n".encode())
+        whole.update(f"{name}\0{sha256_of_file(os.path.join(folder, name))}\n".encode())
     return whole.hexdigest()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import crossfoot
+from crossfoot.digests import sha256_of_file
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import tokenizer_mark
@@ -150,7 +151,7 @@ def model_facts(run: RunFile) -> dict[str, str]:
         return facts
     for file in sorted(folder.iterdir()):
         if file.name == "config.json":
-            facts[file.name] = f"sha256 {_sha256(file.read_bytes())}"
+            facts[file.name] = f"sha256 {sha256_of_file(file)[:12]}"
         elif file.suffix in (".safetensors", ".bin"):
             facts[file.name] = f"{file.stat().st_size:,} bytes"
     return facts

@@ -6,7 +6,6 @@ The written file alone is read here; weights are never opened, nothing is downlo
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Finding
 from crossfoot.written.config import Config
+from crossfoot.written.model_limits import read_model_config
 
 BUILTIN_TINY = "builtin:tiny"
 TINY_VOCABULARY = 260
@@ -66,7 +66,7 @@ def read_model_facts(path: str) -> ModelFacts | None:
     local cache.
 
     None when there is nothing to read without the network, or when it is not the config of a language model:
-    loading the model says then what is wrong.
+    loading the model says then what is wrong. Raises Refused (CF555) for one that no model has.
     """
     if path == BUILTIN_TINY:
         return ModelFacts(TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama")
@@ -75,7 +75,7 @@ def read_model_facts(path: str) -> ModelFacts | None:
     if file is None:
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_model_config(file)
     except (OSError, ValueError):
         return None
     return _facts_of(values)
