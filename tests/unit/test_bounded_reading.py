@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crossfoot.data import json_list, line_files, parquet
+from crossfoot.data import json_list, line_files, parquet, sampling
+from crossfoot.data import look as looking
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import count_lines
 from crossfoot.data.records import count_file, file_problem, read_records
@@ -129,3 +130,17 @@ def test_a_record_that_is_too_large_stops_or_is_left_out(tmp_path: Path, low_lim
     assert [(one.line, one.code) for one in index.rejects] == [(2, "CF550")]
     assert index.lines.tolist() == [1, 3]
     assert index.header.sources[0].records == 3
+
+
+def test_a_look_at_a_large_file_tells_a_line_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LONGEST_RECORD_BYTES", 100), ("LARGEST_RECORD_BYTES", 400)):
+        monkeypatch.setattr(sampling, name, value)
+    monkeypatch.setattr(looking, "WHOLE_BYTES", 0)
+    good = [{**GOOD, "output": f"answer {i}"} for i in range(30)]
+    path = jsonl(tmp_path / "a.jsonl", *good[:20], {**GOOD, "output": "x" * 5000}, *good[20:])
+    (finding,) = look_at(written_run(tmp_path, [path])).findings
+    assert (finding.code, str(finding.place)) == ("CF550", f"{path}:21")
+    path = jsonl(tmp_path / "b.jsonl", *good, {**GOOD, "output": "x" * 250})
+    assert look_at(written_run(tmp_path, [path])).findings == ()

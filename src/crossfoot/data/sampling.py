@@ -11,16 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import BinaryIO
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import line_record
 from crossfoot.data.parquet import parquet_records
-from crossfoot.data.record import Record
+from crossfoot.data.record import LARGEST_RECORD_BYTES, Record, too_large
 from crossfoot.data.records import FIELDS, Task, is_json_list, kind_of, read_records
 
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
+MOST_LONG_LINES = 8
+"""Of those, so many at most are followed to see whether they are too large to be read at all."""
 BLOCK_BYTES = 1 << 17
 GROUPS = 4
 """Row groups of a Parquet file that are looked into: each is read in one piece."""
@@ -61,10 +64,16 @@ def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
     yield from map(Drawn, islice(read_records(path, task), 1))
     kind = kind_of(path)
     with open(path, "rb") as stream:
-        last = 0
+        last, looks = 0, MOST_LONG_LINES
         for offset in _offsets(os.path.getsize(path), count):
             stream.seek(offset)
             rest = stream.readline(LONGEST_RECORD_BYTES)
+            if looks and _is_cut(rest):
+                looks -= 1
+                if _never_ends(stream):
+                    looks = 0
+                    yield Drawn(too_large(0), offset)
+                continue
             start = stream.tell()
             raw = stream.readline(LONGEST_RECORD_BYTES)
             if start <= last or not raw or _is_cut(rest) or _is_cut(raw):
@@ -83,6 +92,14 @@ def _offsets(size: int, count: int) -> Iterator[int]:
 
 def _is_cut(line: bytes) -> bool:
     return len(line) == LONGEST_RECORD_BYTES and not line.endswith(b"\n")
+
+
+def _never_ends(stream: BinaryIO) -> bool:
+    """Whether the line that is being read is larger than any record that is read."""
+    for _ in range(LARGEST_RECORD_BYTES // LONGEST_RECORD_BYTES):
+        if not _is_cut(stream.readline(LONGEST_RECORD_BYTES)):
+            return False
+    return True
 
 
 def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
