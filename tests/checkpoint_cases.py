@@ -26,8 +26,8 @@ def half_made(
     partial = partial_folder(run, step, attempt)
     partial.mkdir(parents=True)
     files, tensors = [], {}
-    for name in ("a", "a.exp_avg"):
-        file = TensorFile(str(partial / f"{name}.safetensors"), [(name, (7, 1))])
+    for rank, name in enumerate(("a", "a.exp_avg")):
+        file = TensorFile(str(partial / f"tensors-{rank:05d}-of-00002.safetensors"), [(name, (7, 1))])
         file.write(name, values(step, name))
         files.append(file.close())
         tensors[name] = StoredTensor(files[-1].name, (7, 1), "F32")

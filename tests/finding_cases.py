@@ -12,11 +12,13 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.checking import find_all
+from support.model_folders import write_weights
 
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -54,7 +56,7 @@ def _write_data(folder: Path) -> None:
 
 
 def write_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Write the files of a case, and some data beside them; returns the words after the config."""
+    """Write the files of a case, data, and weights beside a config.json; returns the words behind."""
     _write_data(folder / "data" / "demo")
     for name, text in files.items():
         path = folder / name.removesuffix(".raw")
@@ -64,6 +66,9 @@ def write_files(folder: Path, files: dict[str, str]) -> list[str]:
             path.write_bytes(raw)
         elif name != "arguments":
             path.write_text(text, encoding="utf-8")
+        if path.name == "config.json":
+            with suppress(ValueError):
+                write_weights(path.parent)
     return shlex.split(files.get("arguments", ""))
 
 

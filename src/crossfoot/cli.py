@@ -13,11 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
+from crossfoot.cli_options import count, launch_options, train_options
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.output import say, tell
 
 if TYPE_CHECKING:
     from crossfoot.environment.world import World
+    from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _SILENT_RANK_SECONDS = 10.0
@@ -99,8 +101,8 @@ def _config_verbs(verbs: _Verbs) -> None:
     check.add_argument("--fix", action="store_true", help="make the safe repairs, and show them as a diff")
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
     verb("index", _index, "tokenise and count the data once")
-    _train_options(verb("train", _train, "train exactly the plan; the same as train.py"))
-    _launch_options(verb("launch", _launch, "render a start on one or many machines, check it, start it"))
+    train_options(verb("train", _train, "train exactly the plan; the same as train.py"))
+    launch_options(verb("launch", _launch, "render a start on one or many machines, check it, start it"))
     proof = verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
     proof.add_argument("--full", action="store_true", help="the model's own weights instead of a small model")
     proof.add_argument("--json", action="store_true", help="the proof as JSON")
@@ -113,6 +115,12 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", metavar="RUN_DIR")
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
+    text = "make an adapter of any checkpoint of a run (of a run without lora: a model)"
+    export = verbs.add_parser("export", help=text, description=text)
+    export.add_argument("run_dir", metavar="RUN_DIR")
+    export.add_argument("out", metavar="OUT", help="a folder that is not there yet")
+    export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
+    export.set_defaults(verb=_export)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
     watch.add_argument("run_dir", metavar="RUN_DIR")
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
@@ -128,73 +136,6 @@ def _other_verbs(verbs: _Verbs) -> None:
     explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101, or a name: train-batch-size")
     explain.add_argument("--all", action="store_true", help="the table of codes and every page, as in docs/")
     explain.set_defaults(verb=_explain)
-
-
-def _train_options(train: argparse.ArgumentParser) -> None:
-    add = train.add_argument
-    add("--stop-after", type=_count, metavar="N", help="stop after N steps of the plan; changes nothing else")
-    add(
-        "--continue",
-        dest="continued",
-        metavar="RUN_DIR",
-        help="go on with the run in this folder, from its last good checkpoint",
-    )
-    add(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="this key may be changed since then, and the receipt says so; once for each key",
-    )
-    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-
-
-def _launch_options(launch: argparse.ArgumentParser) -> None:
-    """Options that only one target has are refused for the others."""
-    add = launch.add_argument
-    targets = ("local", "deepspeed", "slurm", "accelerate", "torchrun")
-    add("--to", required=True, choices=targets, dest="target", help="what starts the ranks")
-    add("--print", action="store_true", dest="shows", help="print what would be started, and no more")
-    add("--write", metavar="PATH", help="write it there to be kept, as PATH.sh or PATH.sbatch, and no more")
-    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder")
-    add("--allow", action="append", default=[], metavar="KEY", help="this key may be changed since then")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="train the plan's first steps here, in one process (accelerate)",
-    )
-    add("--steps", type=_count, metavar="N", help="so many, instead of 3")
-    add("--hostfile", metavar="FILE", help="a line `HOST slots=GPUS` for each node, in order")
-    add("--no-ssh", action="store_true", help="deepspeed: start this node only; run it on each")
-    add("--node-rank", type=_whole, metavar="N", help="which node this is, from 0 (else: by the hostfile)")
-    add("--address", metavar="HOST", help="where the nodes meet (else: the hostfile's first host)")
-    add("--port", type=_count, metavar="N", help="at which port, instead of 29500")
-    add("--partition", metavar="P", help="SLURM's, as all that follow")
-    add("--account", metavar="A", help="who pays")
-    add("--time", metavar="T", help="limit of one attempt, HH:MM:SS")
-    add(
-        "--cpus-per-task",
-        type=_count,
-        metavar="N",
-        help="cores for each rank (for each node with --tasks node)",
-    )
-    add("--signal-seconds", type=_count, metavar="N", help="warn the ranks so long before the limit; 120")
-    add("--tasks", choices=("rank", "node"), help="srun starts the ranks, or one torchrun on each node")
-    add("--detach", action="store_true", help="submit, and do not follow the log")
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("at least 0")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 def _show(findings: Sequence[Finding], style: str = "text") -> None:
@@ -227,20 +168,20 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from crossfoot.checks.fixing import fix_all
-    from crossfoot.planning.checking import find_all
+    from crossfoot.planning.checking import examine_run
 
-    def find() -> tuple[Finding, ...]:
-        return find_all(arguments.config, arguments.overrides, os.environ)
+    def examine() -> Examined:
+        return examine_run(arguments.config, arguments.overrides, os.environ)
 
     if arguments.fix:
-        findings, diff = fix_all(find)
+        _, diff = fix_all(lambda: examine().findings)
         (say if arguments.format == "text" else tell)(diff, end="")
-    else:
-        findings = find()
+    examined = examine()
+    findings = examined.findings
     if findings or arguments.format == "json":
         _show(findings, arguments.format)
     elif arguments.format == "text":
-        say(f"{arguments.config}: nothing found")
+        say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)
@@ -271,13 +212,17 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from crossfoot.runs.restarts import AUTO
     from crossfoot.training.rank_job import TrainOptions
     from crossfoot.training.session import run
 
-    overrides, is_continued = arguments.overrides, arguments.continued is not None
+    overrides, is_auto = arguments.overrides, arguments.continued == AUTO
+    is_continued = arguments.continued is not None and not is_auto
     if is_continued:
         overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
-    options = TrainOptions(arguments.stop_after, is_continued, tuple(arguments.allow))
+    options = TrainOptions(
+        arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
+    )
     kept = "what it had before is untouched" if is_continued else "nothing is kept"
     return _on_this_rank(
         "train",
@@ -351,6 +296,15 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from crossfoot.extras import refuse_missing
+
+    refuse_missing("export")
+    from crossfoot.models.export import export
+
+    return export(arguments.run_dir, arguments.out, arguments.step)
 
 
 def _watch(arguments: argparse.Namespace) -> int:

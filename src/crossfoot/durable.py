@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,3 +59,16 @@ def rename_folder(partial: Path, target: Path, aside: Path) -> None:
         target.rename(aside)
     partial.rename(target)
     sync(target.parent)
+
+
+def prove_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder if need be and write a file in it; what was made is gone afterwards. Raises OSError."""
+    missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()

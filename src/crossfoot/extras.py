@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
 Extra: TypeAlias = Literal["train", "tracking"]
@@ -19,7 +19,7 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "tracking": ("wandb",),
 }
 """What is imported of each extra, by the names that import takes."""
-NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train"}
+NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train"}
 """The verbs that every installation has not got all packages for."""
 
 
@@ -45,9 +45,9 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
     """CF017: a verb needs packages that are not installed.
 
     `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
-    they run on a laptop or a login node, without torch. What trains (train, prove) needs torch, transformers,
-    peft, accelerate, deepspeed and safetensors, which are the extra `train`. This is looked up before
-    anything else is done.
+    they run on a laptop or a login node, without torch. What has to do with weights (train, prove, export)
+    needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`. This
+    is looked up before anything else is done.
     """
     are = "is" if len(missing) == 1 else "are"
     return Finding(
@@ -57,4 +57,18 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
             f"install the extra: {install_command(extra)}",
             f"or, in a clone of the project: pip install -c constraints.txt -e '.[{extra}]'",
         ),
+    )
+
+
+@rule_docs("CF013")
+def tracker_missing(mode: str, place: Place) -> Finding:
+    """CF013: the run asks for Weights & Biases, and wandb is not installed.
+
+    wandb is an optional dependency. This is looked up before the data is tokenised and before a GPU is used.
+    """
+    return Finding(
+        "CF013",
+        f"tracking.wandb is {mode}, but wandb is not installed",
+        place=place,
+        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
     )

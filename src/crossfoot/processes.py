@@ -1,5 +1,5 @@
 """Processes of this machine: psutil's answers, where a process may be gone or another user's at any moment,
-and the two that psutil does not have.
+and what psutil does not have.
 
 Where nothing can be seen of them (no /proc) nothing is known, and nothing is concluded.
 """
@@ -40,6 +40,17 @@ def state_of(process: int | psutil.Process) -> State:
     except psutil.NoSuchProcess:
         pass
     return "gone" if _sees_itself() else ""
+
+
+def start_of(pid: int) -> str:
+    """When a process of this machine was started, in the clock ticks of its boot: with the number it is the
+    name of one process, whoever gets the number later. "" when that is not known.
+    """
+    try:
+        text = _proc(f"{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]  # field 22; the second one, a name, may hold anything
+    except (OSError, IndexError):
+        return ""
 
 
 def words_of(process: int | psutil.Process) -> list[str]:

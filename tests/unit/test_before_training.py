@@ -17,7 +17,14 @@ from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.liveness import stopping
 from crossfoot.liveness.stopping import Stop, Stopped, StopRequest
 from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE
-from crossfoot.runs.run_folder import ATTEMPT_NAME, make_folder, refuse_used_folder, release_folder
+from crossfoot.runs.run_folder import (
+    ATTEMPT_NAME,
+    forget_attempt,
+    make_folder,
+    refuse_links,
+    refuse_used_folder,
+    release_folder,
+)
 from crossfoot.written.run_file import RunFile, load_run
 from support.launching import small_config
 
@@ -49,6 +56,59 @@ def test_a_claimed_folder_is_refused_to_others_until_released(run: RunFile) -> N
     release_folder(run)
     assert not folder.exists()
     refuse_used_folder(run)
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        *("receipt.json", "checkpoint-now", "checkpoints/step-000001/w.bin", "heartbeat/ecg.csv"),
+        *("adapter/adapter_model.safetensors", "model/config.json"),
+    ),
+)
+def test_somebody_elses_files_under_names_of_a_run_are_refused(run: RunFile, name: str) -> None:
+    theirs = Path(run.run_dir, name)
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine", encoding="utf-8")
+    with pytest.raises(Refused) as refused:
+        refuse_used_folder(run)
+    assert _code(refused) == "CF752" and name.split("/")[0] in refused.value.findings[0].title
+    assert theirs.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["adapter", "checkpoints", "heartbeat", "model", "receipt.json"])
+def test_a_link_under_a_name_of_a_run_is_refused(run: RunFile, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Path(run.run_dir).mkdir(parents=True)
+    Path(run.run_dir, name).symlink_to(elsewhere)
+    for refuse in (refuse_used_folder, refuse_links):
+        with pytest.raises(Refused) as refused:
+            refuse(run)
+        assert _code(refused) == "CF752"
+
+
+def test_a_folder_with_other_names_is_free(run: RunFile) -> None:
+    folder = Path(run.run_dir)
+    for name in ("checkpoints", "launch", "snapshot"):  # an empty one, and what `crossfoot launch` makes
+        (folder / name).mkdir(parents=True)
+    (folder / "slurm-12.log").write_text("...", encoding="utf-8")
+    refuse_used_folder(run)
+
+
+def test_only_heartbeats_are_cleared_away_and_never_through_a_link(run: RunFile, tmp_path: Path) -> None:
+    theirs, ours = ("ecg.csv", "rank-1.json"), ("rank-00000.json", ".rank-00001.json.ab12.partial")
+    folder = Path(run.run_dir, "heartbeat")
+    elsewhere = tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir(parents=True)
+        for name in (*theirs, *ours, "verdict-attempt-001.json", "verdict-attempt-002.json"):
+            (each / name).write_text("{}", encoding="utf-8")
+    forget_attempt(run.run_dir, 2)
+    assert sorted(path.name for path in folder.iterdir()) == [*theirs, "verdict-attempt-001.json"]
+    folder.rename(folder.with_name("moved"))
+    folder.symlink_to(elsewhere)
+    forget_attempt(run.run_dir, 2)
+    assert len(list(elsewhere.iterdir())) == 6
 
 
 def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile) -> None:

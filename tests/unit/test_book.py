@@ -260,3 +260,53 @@ def test_a_device_that_is_full() -> None:
         book.append(entries(1)[0])
     assert codes(refused) == ["CF701"]
     assert any("no step is in the ledger" in note for note in refused.value.findings[0].notes)
+
+
+def test_lines_of_an_earlier_attempt_may_be_added_by_its_own_writer(tmp_path: Path) -> None:
+    """The older one hangs, is put aside, and still writes a line: nobody's line is lost or cut."""
+    path = tmp_path / "ledger.jsonl"
+    old, new = LedgerBook(str(path)), LedgerBook(str(path))
+    first, second, third = entries()
+    new.append(replace(first, attempt=2))
+    new.append(replace(second, attempt=2))
+    with path.open("ab") as file:
+        file.write(first.to_line().encode())
+    new.append(replace(third, attempt=2))
+    new.close()
+    assert [(line.attempt, line.step) for line in read_book(str(path))] == [(2, 0), (2, 1), (1, 0), (2, 2)]
+    before = path.read_bytes()
+    with pytest.raises(Refused) as refused:
+        old.append(first)
+    assert codes(refused) == ["CF754"] and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["cut", "own attempt", "no line", "half a line"])
+def test_a_ledger_with_another_writer_is_left_alone(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    book = LedgerBook(str(path))
+    first, second, third = entries()
+    book.append(first)
+    if change == "cut":
+        os.truncate(path, 0)
+    else:
+        own = second.to_line()
+        added = {"own attempt": own, "no line": "mine\n", "half a line": own[:9]}[change]
+        with path.open("a", encoding="utf-8") as file:
+            file.write(added)
+    before = path.read_bytes()
+    with pytest.raises(Refused) as refused:
+        book.append(third)
+    assert codes(refused) == ["CF754"] and path.read_bytes() == before
+
+
+def test_when_a_later_attempt_has_begun_nothing_more_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    later: list[int] = []
+    book = LedgerBook(str(path), successor=lambda: next(iter(later), None))
+    first, second, _ = entries()
+    book.append(first)
+    later.append(7)
+    with pytest.raises(Refused, match="CF754") as refused:
+        book.append(second)
+    assert "attempt 7 has begun" in refused.value.findings[0].notes[0]
+    assert read_book(str(path)) == [first]

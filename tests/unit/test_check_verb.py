@@ -113,7 +113,10 @@ def test_a_scripts_overrides_count_however_the_config_is_named(
 def test_a_good_run_says_so_and_its_json_is_empty(check) -> None:
     Path("run.yaml").write_text(GOOD)
     Path("ds.json").write_text('{"gradient_clipping": 3}')
-    assert check() == (0, "run.yaml: nothing found\n")
+    assert check() == (
+        0,
+        "run.yaml: nothing found (1 node, 2 GPUs, batch 64, 100 records, model config, ds.json)\n",
+    )
     assert check("--format", "json") == (0, "[]\n")
     assert check("--format", "concise") == (0, "")
 

@@ -90,20 +90,20 @@ def damage(text: str) -> Callable[[Damager], Damager]:
     return register
 
 
-@damage("a.safetensors has 99 bytes, 100 were written")
+@damage("tensors-00000-of-00002.safetensors has 99 bytes, 100 were written")
 def truncated(folder: Path) -> None:
-    os.truncate(folder / "a.safetensors", 99)
+    os.truncate(folder / "tensors-00000-of-00002.safetensors", 99)
 
 
-@damage("a.safetensors has 101 bytes, 100 were written")
+@damage("tensors-00000-of-00002.safetensors has 101 bytes, 100 were written")
 def longer(folder: Path) -> None:
-    with (folder / "a.safetensors").open("ab") as file:
+    with (folder / "tensors-00000-of-00002.safetensors").open("ab") as file:
         file.write(b"0")
 
 
-@damage("a.exp_avg.safetensors is missing")
+@damage("tensors-00001-of-00002.safetensors is missing")
 def deleted(folder: Path) -> None:
-    (folder / "a.exp_avg.safetensors").unlink()
+    (folder / "tensors-00001-of-00002.safetensors").unlink()
 
 
 @damage("manifest.json is missing")
@@ -160,7 +160,7 @@ def emptied(folder: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
     before, newest = save(tmp_path, 8), save(tmp_path, 12)
     make_bad, text = DAMAGE[how]
-    size = (newest.folder / "a.safetensors").stat().st_size
+    size = (newest.folder / "tensors-00000-of-00002.safetensors").stat().st_size
     make_bad(newest.folder)
     found, (finding,) = newest_good(tmp_path)
     assert found == before
@@ -203,10 +203,10 @@ def _equal_json(one: bytes, other: bytes) -> bool:
 
 def test_sizes_alone_do_not_see_a_flipped_bit_and_read_no_file(tmp_path: Path) -> None:
     newest = save(tmp_path, 12)
-    file = newest.folder / "a.safetensors"
+    file = newest.folder / "tensors-00000-of-00002.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert newest_good(tmp_path) == (newest, ())
-    with pytest.raises(Damaged, match=r"a.safetensors has sha256 \w{7}, \w{7} was written"):
+    with pytest.raises(Damaged, match=r"tensors-00000-of-00002\S+ has sha256 \w{7}, \w{7} was written"):
         manifests.verify_checksums(newest.folder, newest.manifest.files)
     found, (finding,) = newest_good(tmp_path, known_bad={"step-000012": "rank 3 says so"})
     assert found is None
@@ -217,7 +217,7 @@ def test_sizes_alone_do_not_see_a_flipped_bit_and_read_no_file(tmp_path: Path) -
 def test_a_manifest_names_only_files_of_its_folder(tmp_path: Path) -> None:
     newest = save(tmp_path, 12)
     document = newest.manifest.to_json()
-    for name in ("../a.safetensors", "/etc/passwd", ".hidden", ""):
+    for name in ("../tensors-00000-of-00002.safetensors", "/etc/passwd", ".hidden", ""):
         document["files"][0]["name"] = name
         del document["sha256"]
         document["sha256"] = sha256_of_document(document)
@@ -241,7 +241,7 @@ def test_a_save_that_was_cut_off_is_named_and_not_taken(tmp_path: Path) -> None:
 
 def test_what_is_not_whole_is_not_committed(tmp_path: Path) -> None:
     partial = half_made(tmp_path, 12)
-    os.truncate(partial / "a.safetensors", 3)
+    os.truncate(partial / "tensors-00000-of-00002.safetensors", 3)
     with pytest.raises(Damaged):
         commit(partial)
     assert newest_good(tmp_path)[0] is None
@@ -337,13 +337,36 @@ def test_what_cannot_be_deleted_is_no_checkpoint_any_more(
 ) -> None:
     for step in (4, 8):
         save(tmp_path, step)
-    monkeypatch.setattr(store.shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it deletes
+    monkeypatch.setattr(store, "_remove", lambda path: None)  # killed before it deletes
     prune(tmp_path, keep=1, best=False, attempt=1)
     monkeypatch.undo()
     assert [one.step for one in list_checkpoints(tmp_path)] == [8]
     assert len(names(tmp_path)) == 2
     prune(tmp_path, keep=1, best=False, attempt=1)
     assert names(tmp_path) == ["step-000008"]
+
+
+def test_what_somebody_else_has_put_there_is_never_deleted(tmp_path: Path) -> None:
+    """A folder with more than a checkpoint in it, one that is no checkpoint, a link, what is under a name of
+    leftovers: each outlives the checkpoints that come after it.
+    """
+    save(tmp_path, 2)
+    folder = tmp_path / "checkpoints"
+    elsewhere = tmp_path / "elsewhere"
+    theirs = [folder / "step-000002/notes.txt", folder / "step-000003/weights.bin"]
+    theirs += [folder / ".trash-step-000001-ab/notes.txt", elsewhere / "manifest.json"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine", encoding="utf-8")
+    (folder / "step-000004").symlink_to(elsewhere)
+    for step in (3, 4, 8, 9):
+        save(tmp_path, step)
+        prune(tmp_path, keep=1, best=False, attempt=1)
+    kept = [
+        path.read_text("utf-8") for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == 4
+    ]
+    assert kept == ["mine"] * 4
+    assert [one.step for one in list_checkpoints(tmp_path)] == [2, 9]
 
 
 class Killer:
@@ -411,7 +434,7 @@ def test_a_kill_at_any_instant_leaves_the_last_good_checkpoint(
     monkeypatch.undo()
     assert names(run) == ["step-000012"]
     events = [event.split()[0] for event, _ in KILLER.copies]
-    assert {"os.mkdir", "open", "os.rename", "shutil.rmtree", "os.rmdir"} <= set(events)
+    assert {"os.mkdir", "open", "os.rename", "os.remove", "os.rmdir"} <= set(events)
     assert events.count("in") == 8
     assert len(events) > 30
     for number, (event, copy) in enumerate(KILLER.copies):
@@ -446,6 +469,7 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", seen_sync)
     monkeypatch.setattr(Path, "rename", seen_rename)
     commit(partial)
-    files = {"a.safetensors", "a.exp_avg.safetensors", "manifest.json", partial.name}
+    tensors = [f"tensors-{rank:05d}-of-00002.safetensors" for rank in range(2)]
+    files = {*tensors, "manifest.json", partial.name}
     assert set(calls[:4]) == files
     assert calls[3:] == [partial.name, "rename to step-000012", "checkpoints", tmp_path.name]

@@ -176,3 +176,35 @@ def test_the_folder_of_the_dry_run_is_beside_the_run() -> None:
     assert run_dir_word("runs/small") == "run.dir=runs/small"
     assert run_dir_word("runs/a b") == 'run.dir="runs/a b"'
     assert run_dir_word("123") == 'run.dir="123"'
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "heartbeat/ecg.csv", "attempt-001/weights.bin", "launch/my.py"]
+)
+def test_what_somebody_else_has_put_there_is_not_cleared_away(runs: Runs, name: str) -> None:
+    runs.train()
+    theirs = runs.dry.folder / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("mine", encoding="utf-8")
+    with pytest.raises(Refused, match="CF491") as refused:
+        make_room(str(runs.real.folder), 3)
+    assert name in refused.value.findings[0].title
+    theirs.unlink()
+    wandb = runs.dry.folder / "wandb"
+    (wandb / "run-20260101_101010-abcd1234").mkdir(parents=True)
+    (wandb / "latest-run").symlink_to("run-20260101_101010-abcd1234")
+    make_room(str(runs.real.folder), 3)
+    assert [path.name for path in runs.dry.folder.iterdir()] == [MARK]
+
+
+def test_a_dry_run_does_not_begin_in_a_strangers_folder_or_behind_a_link(tmp_path: Path) -> None:
+    """Nothing is marked as a dry run's that the next one would clear away."""
+    folder, elsewhere = tmp_path / "run-dryrun", tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(Refused, match="CF491"):
+            make_room(str(tmp_path / "run"), 3)
+        assert len(list(folder.iterdir())) == 1
+        folder.rename(elsewhere) if not elsewhere.exists() else None
+        folder.is_symlink() or folder.symlink_to(elsewhere)

@@ -456,3 +456,20 @@ def test_rendering_imports_nothing_heavy(folder: Path) -> None:
     )
     assert done.stdout.startswith("#!/bin/bash")
     assert done.stderr == "set()\n"
+
+
+def test_a_script_of_somebody_else_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_config(tmp_path, cluster={"num_nodes": 1, "gpus_per_node": 1})
+    words = ["launch", "config.yaml", "--to", "torchrun", "--write", "it"]
+    script = tmp_path / "it.sh"
+    script.write_text("echo mine\n", encoding="utf-8")
+    assert main(words) == 1 and "error[CF758]: it.sh" in capsys.readouterr().out
+    assert script.read_text(encoding="utf-8") == "echo mine\n"
+    script.rename(tmp_path / "other.sh")
+    script.symlink_to("other.sh")
+    assert main(words) == 1 and "CF758" in capsys.readouterr().out
+    script.unlink()
+    assert main(words) == main(words) == 0, "its own is replaced"

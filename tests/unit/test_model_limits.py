@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from crossfoot.findings.finding import Refused
-from crossfoot.planning.prepare import read_and_check
-from crossfoot.written import model_limits
-from crossfoot.written.model_facts import read_model_facts
+from crossfoot.checks.model_folder import model_folder_findings
+from crossfoot.planning.checking import find_all
+from crossfoot.written.model_facts import read_config_json, read_model_facts
 from index_cases import GOOD, jsonl, written_run
 
 LLAMA = {
@@ -43,17 +42,21 @@ def folder_of(tmp_path: Path, values: Any) -> str:
         ({"num_local_experts": 10**6}, "num_local_experts is 1,000,000"),
         ({"max_position_embeddings": 10**10}, "max_position_embeddings is 10,000,000,000"),
         ({"num_hidden_layers": float("nan")}, "num_hidden_layers is nan"),
-        ({"hidden_size": 10**6, "num_hidden_layers": 2000}, "a model of its sizes has some"),
-        ({"num_local_experts": 60_000, "num_hidden_layers": 1900}, "a model of its sizes has some"),
+        ({"hidden_size": 10**6, "num_hidden_layers": 2000}, "the sizes are those of a model with some"),
+        (
+            {"num_local_experts": 60_000, "num_hidden_layers": 1900},
+            "the sizes are those of a model with some",
+        ),
         ({"text_config": {"num_hidden_layers": 10**6}}, "num_hidden_layers is 1,000,000"),
     ],
 )
 def test_sizes_beyond_sense(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    with pytest.raises(Refused) as refused:
-        read_model_facts(folder_of(tmp_path, {**LLAMA, **change}))
-    (finding,) = refused.value.findings
-    assert finding.code == "CF555" and finding.label.startswith(words)
-    assert finding.place is not None and finding.place.file == str(tmp_path / "config.json")
+    folder = folder_of(tmp_path, {**LLAMA, **change})
+    with pytest.raises(ValueError, match=f"^in config.json {words}"):
+        read_config_json(Path(folder))
+    assert read_model_facts(folder) is None
+    (finding,) = model_folder_findings(folder)
+    assert finding.code == "CF542"
 
 
 def test_the_largest_models_are_models(tmp_path: Path) -> None:
@@ -65,36 +68,17 @@ def test_the_largest_models_are_models(tmp_path: Path) -> None:
         assert facts is not None and facts.vocab_size == values["vocab_size"]
 
 
-def test_a_file_that_is_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_limits, "LARGEST_CONFIG_BYTES", 100)
-    told = {}
-    for name, text in {"large": "x" * 101, "deep": "[" * 100, "zero": "", "pipe": ""}.items():
-        (folder := tmp_path / name).mkdir()
-        if name == "pipe":
-            os.mkfifo(folder / "config.json")
-        elif name == "zero":
-            (folder / "config.json").symlink_to("/dev/zero")
-        else:
-            folder_of(folder, text)
-        try:
-            told[name] = read_model_facts(str(folder))
-        except Refused as refused:
-            told[name] = refused.findings[0].label
-    assert told == {
-        "large": "it has 101 bytes, and at most 100 are read",
-        "deep": None,  # broken JSON like any other: loading the model says so
-        "zero": "it is not an ordinary file",
-        "pipe": "it is not an ordinary file",
-    }
+@pytest.mark.parametrize("name", ["pipe", "device"])
+def test_a_file_without_an_end_is_not_read(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "config.json"
+    os.mkfifo(file) if name == "pipe" else file.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is not an ordinary file"):
+        read_config_json(tmp_path)
+    assert [one.code for one in model_folder_findings(str(tmp_path))] == ["CF542"]
 
 
-def test_deep_nesting_is_a_finding(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="CF555"):
-        read_model_facts(folder_of(tmp_path, '{"a": ' * 200_000))
-
-
-def test_it_is_refused_with_everything_else_that_is_wrong(tmp_path: Path) -> None:
+def test_check_says_it_with_everything_else(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {**LLAMA, "num_hidden_layers": 10**6})
     run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", GOOD), "none.jsonl"])
-    found = read_and_check(run.path, [f"model.path={folder}"]).findings
-    assert {"CF555", "CF501"} <= {finding.code for finding in found}
+    found = {finding.code for finding in find_all(run.path, [f"model.path={folder}"])}
+    assert {"CF542", "CF501"} <= found

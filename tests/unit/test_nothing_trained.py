@@ -104,3 +104,8 @@ def test_a_run_of_zero_gradients() -> None:
 def test_a_validation_loss_that_is_no_number(loss: float | None, wrong: bool) -> None:
     found = told(receipt(lines(), replace(FINISHED, validation_loss=loss)))
     assert found == ([(-1, "CF723", f"the validation loss is {loss!r}")] if wrong else [])
+
+
+def test_weights_that_are_no_numbers() -> None:
+    found = told(receipt(lines(), replace(FINISHED, weights_are_finite=False)))
+    assert found == [(-1, "CF723", "the trained weights are NaN or infinite at the end")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Finding, Refused
@@ -18,6 +20,7 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import Change, attempt_path, read_attempts
 from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.runs.ending import Ending, lock_sha256, write_ending
+from crossfoot.runs.reader import read_run
 from crossfoot.runs.resume import (
     lock_in_force,
     read_previous_attempts,
@@ -239,16 +242,92 @@ def test_there_must_be_a_run_to_continue(run: RunFile) -> None:
     assert finding.code == "CF747" and "holds no run" in finding.title
 
 
-def test_a_finished_run_is_not_continued_and_a_stopped_one_is(run: RunFile) -> None:
-    job = a_job(run)
+def test_what_is_left_to_do_of_a_run_whose_steps_are_done(run: RunFile) -> None:
+    """first: where the newest checkpoint stands. Every way on is open, and what is whole is not trained
+    again.
+    """
+
+    def code(first: int, steps: int = 6, **repeated: bool) -> str:
+        try:
+            refuse_finished(run, read_previous_attempts(run), first, steps, **repeated)
+        except Refused as refused:
+            (finding,) = refused.findings
+            return f"{finding.code} {refused.exit_code}"
+        return "goes on"
+
+    job, folder = a_job(run), Path(run.run_dir)
     job.run(4, ending=Ending("stop_after", 4, 0, 4))
-    refuse_finished(run, read_previous_attempts(run), 6)
-    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6))
-    with pytest.raises(Refused, match="CF747"):
-        refuse_finished(run, read_previous_attempts(run), 6)
-    refuse_finished(run, read_previous_attempts(run), 7)  # it was made longer
+    assert code(4) == code(0) == code(4, 4) == code(4, is_repeated=True) == "goes on"
+    assert code(4, 3) == "CF747 1"
+    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6, adapter_path="adapter"))
+    assert code(6) == code(4) == code(6, is_repeated=True) == "goes on", "the adapter is not there"
+    assert code(0) == code(0, is_repeated=True) == "CF747 1", "nothing holds the weights"
+    saved_adapter(folder / "adapter")
+    assert code(6, is_repeated=True) == "goes on", "the receipt is not there"
+    (folder / "receipt.json").touch()
+    assert code(6, is_repeated=True) == code(0, is_repeated=True) == "CF755 0"
+    assert (code(6), code(4), code(0)) == ("goes on", "CF747 1", "CF747 1")
+    assert code(4, 7) == code(4, 7, is_repeated=True) == "goes on", "it was made longer"
+    weights = folder / "adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert code(6, is_repeated=True) == "goes on", "the adapter is cut"
     write_ending(attempt_path(run.run_dir, 2, "ending.json"), Ending("finished", 6, 1, 6))
-    refuse_finished(run, read_previous_attempts(run), 6)  # its result could not be saved
+    assert code(6) == code(0) == "goes on", "its result could not be saved"
+
+
+def saved_adapter(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    save_file({"a": np.zeros(3, dtype=np.float32)}, folder / "adapter_model.safetensors")
+
+
+def test_papers_that_the_end_needs_are_looked_at_before_the_start(run: RunFile) -> None:
+    job, folder = a_job(run), Path(run.run_dir)
+    job.run(2)
+    job.run(4, first_step=2)
+
+    def codes() -> list[str]:
+        with pytest.raises(Refused) as caught:
+            read_previous_attempts(run)
+        assert caught.value.exit_code == 2
+        return [finding.code for finding in caught.value.findings]
+
+    for name, code in (
+        ("attempt-001/attempt.json", "CF742"),
+        ("attempt-002/attempt.json", "CF742"),
+        ("attempt-002/plan.lock.json", "CF706"),
+    ):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).unlink()
+        assert codes() == [code], name
+        (folder / name).write_text("{", encoding="utf-8")
+        assert codes() == [code], name
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "attempt-001/ending.json").write_text("", encoding="utf-8")
+    assert codes() == ["CF707"]
+    (folder / "attempt-001/ending.json").unlink()
+    shutil.rmtree(folder / "attempt-001")
+    assert codes() == ["CF742"]
+
+
+def test_an_only_attempt_without_its_record_is_not_continued(run: RunFile) -> None:
+    a_job(run).run(2)
+    Path(run.run_dir, "attempt-001/attempt.json").unlink()
+    with pytest.raises(Refused, match="CF742"):
+        read_previous_attempts(run)
+
+
+def test_the_runs_own_lock_is_written_again_from_its_first_attempts(run: RunFile) -> None:
+    job, folder = a_job(run), Path(run.run_dir)
+    job.run(2)
+    lock = folder / "plan.lock.json"
+    text = lock.read_text(encoding="utf-8")
+    lock.unlink()
+    assert read_run(run.run_dir).lock == json.loads(text), "a receipt can be made all the same"
+    assert read_previous_attempts(run).attempt == 2
+    make_folder(run, 2)
+    record_attempt(run, an_attempt(2, 0), {**job.lock(1, 1)})
+    assert lock.read_text(encoding="utf-8") == text
 
 
 def test_looking_back_at_two_attempts(run: RunFile) -> None:

@@ -20,6 +20,7 @@ from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import load_run
 from support.launching import write_samples
+from support.model_folders import write_model
 
 CONFIG = """\
 run: {name: demo}
@@ -168,7 +169,8 @@ def test_a_model_folder_that_is_not_there(found, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["builtin:tiny", "owner/name", "gpt2", "folder", "./folder", "folder/in/it"])
 def test_a_folder_or_a_hub_id_is_nobodys_mistake(found, path: str) -> None:
-    Path("folder/in/it").mkdir(parents=True)
+    for folder in ("folder", "folder/in/it"):
+        write_model(Path(folder))
     assert found("{}", f"model.path={path}", "tokenizer.path=builtin:tiny") == ()
 
 

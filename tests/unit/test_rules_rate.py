@@ -67,7 +67,6 @@ def found(facts_of):
     "overrides",
     [
         (),
-        ("lr.reference_batch=64",),
         ("lr.reference_batch=64", "lr.rule=linear"),
         ("lr.reference_batch=8", "lr.rule=sqrt"),
         ("lr.reference_batch=8", "lr.rule=linear", "optimizer.name=sgd"),

@@ -12,7 +12,9 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import Change
 from crossfoot.runs.ending import Ending
-from crossfoot.runs.resume import Resumed, ResumePoint, is_requeued, read_previous_attempts, resume_run
+from crossfoot.runs.restarts import is_started_again
+from crossfoot.runs.resume import Resumed, ResumePoint, read_previous_attempts, resume_run
+from crossfoot.training.rank_job import TrainOptions
 from crossfoot.written.run_file import RunFile, load_run
 from ledger_cases import Data, Job
 from support.launching import small_config
@@ -75,7 +77,7 @@ def codes_of(error: pytest.ExceptionInfo[Refused]) -> list[str]:
 
 def spoil(run: RunFile, step: int) -> None:
     """Another byte, at the same length."""
-    file = Path(run.run_dir) / "checkpoints" / f"step-{step:06d}" / "a.safetensors"
+    file = Path(run.run_dir) / "checkpoints" / f"step-{step:06d}" / "tensors-00000-of-00002.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -162,14 +164,15 @@ def test_there_must_be_a_step_to_do(run: RunFile, job: Job) -> None:
     job.run(4)
     saved(job, 4)
     assert taken_up(run, job, steps=5).resume_point.first_step == 4
-    for steps in (3, 4):
-        with pytest.raises(Refused, match=f"4 steps are done, {steps} were asked for") as caught:
-            taken_up(run, job, steps=steps)
-        assert codes_of(caught) == ["CF747"]
+    assert taken_up(run, job, steps=4).resume_point.first_step == 4, "killed at its end, which is to be done"
+    with pytest.raises(Refused, match="4 steps are done, 3 were asked for") as caught:
+        taken_up(run, job, steps=3)
+    assert codes_of(caught) == ["CF747"]
 
 
 def test_a_finished_run_is_not_taken_up(run: RunFile, job: Job) -> None:
     job.run(6, ending=Ending("finished", 6, 0, 6))
+    (job.folder / "receipt.json").touch()
     saved(job, 4)
     with pytest.raises(Refused, match="all 6 steps are trained"):
         taken_up(run, job)
@@ -218,13 +221,36 @@ def test_slurm_starts_the_same_job_again(
     run: RunFile, job: Job, restarts: str, job_id: str | None, is_same: bool
 ) -> None:
     environ = {"SLURM_RESTART_COUNT": restarts, **({} if job_id is None else {"SLURM_JOB_ID": job_id})}
-    assert not is_requeued(run, environ), "there is no run yet"
+    assert not is_started_again(run, environ), "there is no run yet"
     job.run(1, job_id="6")
     job.run(2, first_step=1, job_id="7", from_checkpoint="step-000001")
-    assert is_requeued(run, environ) == is_same
+    assert is_started_again(run, environ) == is_same
+
+
+@pytest.mark.parametrize(
+    ("restarts", "noted", "is_same"),
+    [("1", "a", True), ("3", None, True), ("0", "a", False), ("", "a", False), ("1", "b", False)],
+)
+def test_torchrun_starts_its_ranks_again(
+    run: RunFile, job: Job, restarts: str, noted: str | None, is_same: bool
+) -> None:
+    environ = {"TORCHELASTIC_RESTART_COUNT": restarts, "TORCHELASTIC_RUN_ID": "a"}
+    assert not is_started_again(run, environ), "there is no run yet"
+    job.run(1, elastic_id=noted)
+    assert is_started_again(run, environ) == is_same
+
+
+def test_a_command_that_begins_or_goes_on(run: RunFile, job: Job) -> None:
+    auto = TrainOptions(is_repeated=True)
+    assert not auto.on(run, {}).continues
+    job.run(1)
+    assert auto.on(run, {}).continues
+    again = TrainOptions().on(run, {"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert again.continues and again.is_repeated
+    assert not TrainOptions().on(run, {}).continues
 
 
 def test_a_job_that_was_killed_before_it_started_is_the_same(run: RunFile, job: Job) -> None:
     (job.folder / "attempt-001").mkdir(parents=True)
-    assert is_requeued(run, {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"})
-    assert not is_requeued(run, {"SLURM_JOB_ID": "7"})
+    assert is_started_again(run, {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"})
+    assert not is_started_again(run, {"SLURM_JOB_ID": "7"})

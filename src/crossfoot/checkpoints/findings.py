@@ -22,9 +22,31 @@ def no_checkpoint(run_dir: str) -> Finding:
         "CF760",
         f"there is no good checkpoint to continue from in {run_dir}",
         helps=(
-            f"begin again at the first step: rm -r {run_dir}/checkpoints, and continue",
+            f"to begin again at the first step, continue after: mv {run_dir}/checkpoints {run_dir}/damaged",
             "or train into another folder: run.dir=...",
         ),
+    )
+
+
+@rule_docs("CF756", name="no-such-checkpoint")
+def no_such_checkpoint(
+    run_dir: str, step: int | None, there: Sequence[int], notes: tuple[str, ...]
+) -> Finding:
+    """CF756: an adapter is to be made of a checkpoint that is not there, or not good.
+
+    A run keeps its last checkpoints (checkpoint.keep) and, with checkpoint.best, the one of the lowest
+    validation loss. One whose bytes are not those that were written, or that another run wrote, is not used;
+    the notes say so.
+    """
+    what = "a good checkpoint" if step is None else f"a good checkpoint of step {step:,}"
+    steps = ", ".join(f"{one:,}" for one in there)
+    helps = (f"name one that is there: --step {there[-1]}",) if there else ()
+    return Finding(
+        "CF756",
+        f"{run_dir} has no {what.removeprefix('a ')}",
+        notes=(*notes, f"good ones: of step {steps}" if steps else "there is none to export"),
+        helps=helps,
+        unreadable=True,
     )
 
 

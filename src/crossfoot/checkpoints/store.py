@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from crossfoot.checkpoints.findings import damaged, unfinished
 from crossfoot.checkpoints.manifest import (
+    MANIFEST_FILE,
     Damaged,
     Manifest,
     read_manifest,
@@ -38,6 +38,7 @@ ABANDONED_SECONDS = 3600.0
 _DONE = re.compile(r"step-(\d{6,})|\.replaced-step-(\d{6,})-[0-9a-f]+")
 _PARTIAL = re.compile(r"\.partial-step-(\d{6,})-attempt-(\d{3,})-[0-9a-f]+")
 _REPLACED, _TRASH = ".replaced-", ".trash-"
+_OWN_FILE = re.compile(rf"{re.escape(MANIFEST_FILE)}|tensors-\d{{5}}-of-\d{{5}}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def prune(run_dir: str | Path, keep: int, best: bool, attempt: int) -> tuple[str
     among those that know theirs (of equal ones the newest). A damaged one goes when a newer one is good.
     Leftovers of killed saves go when they are of an attempt before `attempt` (1-based, the one that calls),
     or of this one and untouched for an hour. One process of a run calls this, and not while it saves.
-    A deletion that is killed, or that the disk refuses, is taken up by the next call.
+    A deletion that is killed, or that the disk refuses, is taken up by the next call. A folder in which
+    somebody else has put something stays as it is.
     """
     folder = Path(run_dir) / CHECKPOINTS
     candidates = _candidates(run_dir)
@@ -150,13 +152,13 @@ def prune(run_dir: str | Path, keep: int, best: bool, attempt: int) -> tuple[str
         _delete(path)
     for path in _entries(folder):
         if path.name.startswith(_TRASH):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
     return tuple(path.name for path in gone)
 
 
 def remove_partial(partial: Path) -> None:
     """Clear away a save that was given up; what the disk will not let go stays for the next `prune`."""
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
 
 
 def _candidates(run_dir: str | Path) -> list[tuple[Path, Checkpoint | None, str]]:
@@ -218,5 +220,23 @@ def _is_abandoned(partial: Path, owner: int, attempt: int) -> bool:
 
 def _delete(path: Path) -> None:
     """Renamed first: half of a deleted checkpoint must not be taken for a damaged one."""
+    if not _is_own(path):
+        return
     with contextlib.suppress(OSError):
         path.rename(path.parent / f"{_TRASH}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder, no link, holds nothing but files of a checkpoint."""
+    return not folder.is_symlink() and all(_OWN_FILE.fullmatch(path.name) for path in _entries(folder))
+
+
+def _remove(folder: Path) -> None:
+    """Delete the files of a checkpoint, and the folder when nothing else is in it."""
+    if folder.is_symlink():
+        return
+    with contextlib.suppress(OSError):
+        for path in _entries(folder):
+            if _OWN_FILE.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()

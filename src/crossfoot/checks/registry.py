@@ -41,7 +41,6 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
-    "crossfoot.models.findings",
     "crossfoot.runs.changing",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
@@ -51,7 +50,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.training.findings",
     "crossfoot.rendezvous.findings",
     "crossfoot.written.model_facts",
-    "crossfoot.written.model_limits",
+    "crossfoot.written.git_lfs",
+    "crossfoot.written.weight_findings",
 )
 """Modules whose import fills the table of codes, with every page of the manual."""
 

@@ -19,7 +19,8 @@ from crossfoot.written.model_facts import (
     model_missing,
     needs_trained_embeddings,
 )
-from crossfoot.written.model_modules import FAMILIES, ModuleNames, causal_families, is_known_family
+from crossfoot.written.model_kinds import Kind, kind_of_family
+from crossfoot.written.model_modules import FAMILIES, ModuleNames
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
 """Families with a table of positions: one beyond its end is an index error, not a guess."""
@@ -150,14 +151,14 @@ def untrained_rows(facts: Facts) -> Iterator[Finding]:
         yield replace(finding, place=facts.run.place("lora"))
 
 
-@rule("CF541")
+@rule("CF541", "error", "warning")
 def model_path(facts: Facts) -> Iterator[Finding]:
     """CF541: `model.path` is neither a folder here nor a model that the hub gives.
 
     A path that exists, that begins with /, ./, ../ or ~, that ends with / or that has more than one slash is
     taken for a folder, and must be one. Anything else (`name` or `owner/name`) is a hub id; whether the hub
-    has it is only known when the model is loaded. Paths are relative to the folder that the command is
-    started in.
+    has it is only known when the model is fetched; one that is not in the local cache is a warning where
+    HF_HUB_OFFLINE forbids to ask. Paths are relative to the folder that the command is started in.
     """
     path = facts.run.config.model.path
     folder = os.path.expanduser(path)
@@ -171,13 +172,15 @@ def model_path(facts: Facts) -> Iterator[Finding]:
 def not_causal(facts: Facts) -> Iterator[Finding]:
     """CF543: the model is not a causal language model (an encoder, say), so next tokens cannot be trained.
 
-    What counts is the `model_type` in its config.json: transformers must know a causal form of it.
+    What counts is the `model_type` in its config.json: transformers must know a causal form of it. Of bert,
+    roberta and other encoders it has one, which is the encoder itself unless config.json says `is_decoder`;
+    of bart, whisper and other pairs of encoder and decoder one that is the decoder alone. Neither is trained.
     """
     model = facts.model
-    families = causal_families()
-    if model is None or families is None or model.has_own_code or model.model_type in families:
+    if model is None:
         return
-    if is_known_family(model.model_type):  # a family that is newer than this transformers is not judged
+    kind = kind_of_family(model.model_type, model.has_own_code)
+    if model.sees_both_sides or kind is Kind.NOT_CAUSAL:
         finding = model_findings.model_not_causal(facts.run.config.model.path, model.model_type)
         yield replace(finding, place=facts.run.place("model.path"))
 

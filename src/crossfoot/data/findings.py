@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.written.git_lfs import lfs_pointer
 
 NAMED_RECORDS = 20
 """Bad records that are named one by one; the rest is a count."""
@@ -333,5 +334,6 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF521": no_end_token,
     "CF550": record_too_large,
     "CF551": no_tokens,
+    "CF565": lfs_pointer,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""

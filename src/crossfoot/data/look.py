@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from crossfoot.data.findings import Problem, no_samples
+from crossfoot.data.findings import Problem
 from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.data.problems import Problems
@@ -27,6 +27,7 @@ from crossfoot.written.run_file import RunFile
 WHOLE_BYTES = 2 << 20
 SOME_RECORDS = 200
 FEWEST_OF_A_FILE = 8
+NOTHING_LEFT = "data.bad_samples: skip would leave every record out"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,25 @@ class Looking:
         else:
             self.bad.append((file_id, located))
 
+    def refuse_nothing_left(self, seen: Seen, files: Sequence[str], too_long: int) -> None:
+        """Note that none of the records of these files can be trained, all being left out. too_long: of those
+        seen, rejected for the length of their prompts. Where only some were looked at, all are read now.
+        """
+        if self.run.config.data.bad_samples != "skip" or not seen.rejected or len(seen.texts) > too_long:
+            return
+        if any(map(self._is_bad, files)) or (not seen.is_whole and any(map(self._has_sample, files))):
+            return
+        self.bad.append((self._number(files[0]), Problem("CF505", 0, NOTHING_LEFT, fatal=True)))
+
+    def _has_sample(self, file: str) -> bool:
+        data = self.run.config.data
+        made = (
+            texts_of(found, 0, data.task, data.template)
+            for found in read_records(file, data.task)
+            if not isinstance(found, Problem)
+        )
+        return any(not isinstance(one, Problem) for one in made)
+
     def findings(self) -> tuple[Finding, ...]:
         """What indexing would refuse, in the order of the files."""
         problems = Problems(self.files, stops=True)
@@ -127,7 +147,6 @@ class Looking:
 
     def judge(self, key: str, seen: Seen) -> None:
         """What is to be said of all records together. key: train or validation."""
-        self._refuse_all_left_out(key, seen)
         encoder = self.counter.encoder if seen.texts else None
         data_set = DataSet(key, len(seen.texts), seen.is_whole, seen.unread)
         if encoder is not None:
@@ -138,15 +157,6 @@ class Looking:
                 data_set, characters=lost.characters, lost_characters=lost.lost, lost_words=lost.examples
             )
         self.of_the_whole += set_findings(self.run, data_set)
-
-    def _refuse_all_left_out(self, key: str, seen: Seen) -> None:
-        """With `data.bad_samples: skip`: nothing is left of what was looked at."""
-        if not seen.records or seen.rejected < seen.records:
-            return
-        some = "" if seen.is_whole else " that were looked at"
-        reason = f"all {seen.records:,} records{some} are left out (data.bad_samples: skip)"
-        finding = no_samples(self.run.place("data", key, 0), reason)
-        self.of_the_whole.append(replace(finding, notes=(f"for example {seen.example}",)))
 
     def _number(self, file: str) -> int:
         return self.files.index(file)
@@ -177,6 +187,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
+    looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
     looking.judge("train", seen)
     return DataLook(
         is_indexed=False,
@@ -197,13 +208,16 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
     )
 
 
-def judge_validation(seen: Seen, looking: Looking) -> None:
-    """Validation records stop the run as training records do: prompts that fill the window, nothing left."""
-    data = looking.run.config.data
-    window = data.max_seq_len
-    long_ones = seen.longer_than(window) if data.task == "sft" else []
-    long_ones = [i for i in long_ones if len(seen.texts[i].parts[0].encode()) >= window - 2]
-    if long_ones:
-        for texts, start, problem in measure(seen, long_ones, looking.counter, window).too_long:
-            looking.reject(texts.file_id, problem, start, seen)
-    looking.judge("validation", seen)
+def reject_hopeless(seen: Seen, looking: Looking) -> int:
+    """Validation records whose prompt fills the window would stop the run as training records do. Returns how
+    many there are.
+    """
+    run = looking.run
+    window = run.config.data.max_seq_len
+    long_ones = [i for i in seen.longer_than(window) if len(seen.texts[i].parts[0].encode()) >= window - 2]
+    if not long_ones:
+        return 0
+    too_long = measure(seen, long_ones, looking.counter, window).too_long
+    for texts, start, problem in too_long:
+        looking.reject(texts.file_id, problem, start, seen)
+    return len(too_long)

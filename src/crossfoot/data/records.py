@@ -17,6 +17,7 @@ from crossfoot.data.json_list import is_list, records_of_list
 from crossfoot.data.line_files import count_lines, records_of_lines
 from crossfoot.data.parquet import count_rows, parquet_records
 from crossfoot.data.record import Record
+from crossfoot.written.git_lfs import is_pointer
 
 Task = Literal["sft", "pretrain"]
 FIELDS: dict[str, tuple[str, ...]] = {"sft": ("instruction", "input", "output"), "pretrain": ("text",)}
@@ -32,7 +33,7 @@ def kind_of(path: str) -> str:
 
 
 def file_problem(path: str, task: Task) -> Problem | None:
-    """Why a file cannot even be opened for this task, else None. Reads at most one byte."""
+    """Why a file cannot even be opened for this task, else None. Reads its first bytes."""
     kind = kind_of(path)
     if kind not in KINDS[task]:
         if kind == ".txt":
@@ -53,7 +54,7 @@ def file_problem(path: str, task: Task) -> Problem | None:
             stream.read(1)
     except OSError as error:
         return Problem("CF501", 0, f"{path}: {error.strerror}", fatal=True)
-    return None
+    return Problem("CF565", 0, path, fatal=True) if is_pointer(path) else None
 
 
 def _kind_of_file(mode: int) -> str:

@@ -15,7 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -35,6 +36,7 @@ from crossfoot.digests import sha256_of_file
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.written.config import Config
+from crossfoot.written.git_lfs import fetching, is_pointer
 from crossfoot.written.model_facts import BUILTIN_TINY
 
 TOKENIZER_FILES = (
@@ -94,7 +96,7 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
 
 def fingerprint(path: str, folder: str) -> str:
     """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError or ValueError when the
-    folder has no vocabulary, or a file that cannot be read.
+    folder has no vocabulary, a file that cannot be read, or a git-lfs pointer.
     """
     if path == BUILTIN_TINY:
         return FINGERPRINT
@@ -102,7 +104,9 @@ def fingerprint(path: str, folder: str) -> str:
     names = [name for name in TOKENIZER_FILES if os.path.exists(os.path.join(folder, name))]
     refuse_unreadable(folder, names)
     for name in names:
-        whole.update(f"{name}\0{sha256_of_file(os.path.join(folder, name))}\n".encode())
+        if is_pointer(file := os.path.join(folder, name)):
+            raise ValueError(f"{file} is a git-lfs pointer, not the file itself; {fetching(file)}")
+        whole.update(f"{name}\0{sha256_of_file(file)}\n".encode())
     return whole.hexdigest()
 
 
@@ -123,10 +127,39 @@ def load_encoder(path: str, index_dir: str, *, place: Place | None = None) -> En
 
     Raises Refused: CF520 (cannot be loaded), CF521 (no end token).
     """
-    spot = place or Place(path)
-    try:
+    with _refusing(path, place or Place(path)):
         folder = local_folder(path, index_dir, may_fetch=True) or path
         return _light(path, folder) or _by_transformers(path, folder)
+
+
+def load_at_hand(path: str, index_dir: str, *, place: Place | None = None) -> Encoder | None:
+    """The same encoder, if it is on this machine and loads at once and without transformers; writes nothing.
+
+    Raises Refused as `load_encoder`; of a large tokenizer.json only that it is cut off.
+    """
+    with _refusing(path, place or Place(path)):
+        folder = local_folder(path, index_dir, may_fetch=False)
+        file = os.path.join(folder or "", "tokenizer.json")
+        if folder is None or (os.path.isfile(file) and os.path.getsize(file) > LARGEST_JSON_BYTES):
+            if folder is not None and not _ends_as_json(file):
+                raise ValueError(f"{file} is cut off")
+            return None
+        return _light(path, folder)
+
+
+def encoder_at_hand(path: str, index_dir: str) -> Encoder | None:
+    """The same; None too when it cannot be used: what is wrong with it is said elsewhere."""
+    try:
+        return load_at_hand(path, index_dir)
+    except Refused:
+        return None
+
+
+@contextmanager
+def _refusing(path: str, spot: Place) -> Iterator[None]:
+    """Whatever the libraries raise on a tokenizer's files becomes Refused."""
+    try:
+        yield
     except _NoEndToken as error:
         raise Refused(no_end_token(spot, path)) from error
     except Exception as error:  # the libraries raise bare Exception for a damaged file
@@ -134,19 +167,10 @@ def load_encoder(path: str, index_dir: str, *, place: Place | None = None) -> En
         raise Refused(tokenizer_unusable(spot, reason[0])) from error
 
 
-def encoder_at_hand(path: str, index_dir: str) -> Encoder | None:
-    """The same encoder, if it is on this machine and loads at once and without transformers; writes nothing.
-
-    What is wrong with a tokenizer is said elsewhere: here there is none then.
-    """
-    try:
-        folder = local_folder(path, index_dir, may_fetch=False)
-        file = os.path.join(folder or "", "tokenizer.json")
-        if folder is None or (os.path.isfile(file) and os.path.getsize(file) > LARGEST_JSON_BYTES):
-            return None
-        return _light(path, folder)
-    except Exception:  # the libraries raise bare Exception for a damaged file
-        return None
+def _ends_as_json(file: str) -> bool:
+    with open(file, "rb") as stream:
+        stream.seek(-min(64, os.path.getsize(file)), os.SEEK_END)
+        return stream.read().rstrip().endswith(b"}")
 
 
 def _light(path: str, folder: str) -> Encoder | None:

@@ -82,5 +82,7 @@ class Refused(Exception):
 
     @property
     def exit_code(self) -> int:
-        """2 when something could not be read, else 1."""
-        return 2 if any(f.unreadable for f in self.findings) else 1
+        """2 when something could not be read, 0 when there are only notes, else 1."""
+        if any(f.unreadable for f in self.findings):
+            return 2
+        return int(any(f.severity != "note" for f in self.findings))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
+from crossfoot.data.findings import Problem, no_samples
 from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
@@ -28,6 +28,7 @@ from crossfoot.index.locate import (
     place_of,
     refuse_unopenable,
     tokenizer_place,
+    tokenizer_refusal,
 )
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
@@ -71,7 +72,7 @@ def ensure_index(
         folder = local_folder(path, run.index_dir, may_fetch=True)
         mark = fingerprint(path, folder or path)
     except (OSError, ValueError) as error:
-        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+        raise Refused(tokenizer_refusal(run, error)) from error
     if states is None:
         states = source_states(files, run.index_dir, reads=True)
     address = address_of(run, states, mark)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import FINDINGS_BY_CODE, Problem, no_samples, tokenizer_unusable
 from crossfoot.data.records import Task, count_file, file_problem, kind_of
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.templates import template_sha256
-from crossfoot.data.tokenizer import fingerprint, local_folder, tokenizer_path
-from crossfoot.findings.finding import Place, Refused
+from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
+from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
+from crossfoot.phrases import first_line, said_by
+from crossfoot.written.model_facts import looks_local, model_missing
 
 if TYPE_CHECKING:
+    from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
 
 
@@ -77,7 +84,43 @@ def tokenizer_mark(run: RunFile) -> str | None:
         folder = local_folder(path, run.index_dir, may_fetch=False)
         return fingerprint(path, folder) if folder is not None else None
     except (OSError, ValueError) as error:
-        raise Refused(tokenizer_unusable(tokenizer_place(run), str(error))) from error
+        raise Refused(tokenizer_refusal(run, error)) from error
+
+
+def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
+    """Why the run's tokenizer cannot be had: CF541 where it is that of a model which the hub does not give,
+    else CF520.
+    """
+    path = tokenizer_path(run.config)
+    if run.config.tokenizer is None and not looks_local(path):
+        return replace(model_missing(path, first_line(error)), place=tokenizer_place(run))
+    return tokenizer_unusable(tokenizer_place(run), first_line(error))
+
+
+def refuse_broken_tokenizer(run: RunFile) -> None:
+    """Refused when the run's tokenizer is on this machine and cannot be loaded, or names no end token. One
+    that only transformers can read is not looked into.
+    """
+    load_at_hand(tokenizer_path(run.config), run.index_dir, place=tokenizer_place(run))
+
+
+def refuse_unwritable_index(run: RunFile) -> None:
+    """Refused when the index is not there and its folder cannot be made or written. Leaves nothing behind."""
+    folder = run.index_dir
+    if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+        return
+    data = run.config.data
+    with contextlib.suppress(Refused):  # data that cannot be opened is another finding
+        if os.path.isdir(folder) and all(find_index(run, list(files)) for files in _lists(data)):
+            return
+    try:
+        durable.prove_writable(folder)
+    except OSError as error:
+        raise Refused(index_unwritable(run.place("data.index_dir"), f"{folder}: {said_by(error)}")) from error
+
+
+def _lists(data: DataSection) -> list[list[str]]:
+    return [files for files in (data.train, data.validation) if files]
 
 
 def find_index(run: RunFile, files: list[str]) -> DataIndex | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crossfoot.data.look import DataLook, Looking, judge_validation, of_records
+from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
 from crossfoot.data.measuring import Seen
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.findings.finding import Finding, Refused
@@ -83,7 +83,9 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
         leaked = int(np.isin(other.digests, index.digests).sum())
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
-    judge_validation(there, looking)
+    too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
+    looking.refuse_nothing_left(there, data.validation, too_long)
+    looking.judge("validation", there)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)

@@ -16,17 +16,19 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import counted as with_noun
 from crossfoot.receipts.receipt import receipt_of_run
 from crossfoot.runs.attempts import attempt_numbers
-from crossfoot.runs.dry_run import MARK, dry_dir_of
+from crossfoot.runs.dry_run import MARK, dry_dir_of, foreign_in
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 
 
 def make_room(run_dir: str, steps: int) -> str:
-    """The folder for a new dry run; an older one in it is removed. Refused when it holds another run, or a
-    dry run that was continued: then it is more than one.
+    """The folder for a new dry run; an older one in it is removed. Refused when it holds anything else,
+    another run, or a dry run that was continued: then it is more than one.
     """
     folder = dry_dir_of(run_dir)
     mark = Path(folder, MARK)
+    if foreign := foreign_in(folder):
+        raise Refused(findings.not_a_dry_run(folder, foreign))
     if mark.exists() and len(attempt_numbers(folder)) < 2:
         shutil.rmtree(folder)
     elif holds_run(folder):

@@ -202,17 +202,35 @@ def ended_unsaid(how: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
 
 
 @rule_docs("CF491")
-def not_a_dry_run(folder: str) -> Finding:
+def not_a_dry_run(folder: str, foreign: Sequence[str] = ()) -> Finding:
     """CF491: the folder of the dry run holds something else.
 
     A dry run lives beside its run, in RUN_DIR-dryrun, and a new one takes the place of an old one. A folder
-    of that name that no dry run has made, or a dry run that was continued, is left alone.
+    of that name that no dry run has made, in which there is anything else, or a dry run that was continued,
+    is left alone.
     """
+    what = f"{', '.join(foreign[:3])}, which no dry run wrote" if foreign else "a run that is no dry run"
     return Finding(
         "CF491",
-        f"{folder} holds a run that is no dry run",
+        f"{folder} holds {what}",
         place=Place(folder),
         helps=("move it away, or train into another folder: run.dir=...",),
+    )
+
+
+@rule_docs("CF758", name="launch-file-taken")
+def launch_file_taken(path: str) -> Finding:
+    """CF758: the file that a launch would write is somebody else's.
+
+    `crossfoot launch` writes its scripts into RUN_DIR/launch, or where --write says, and replaces those that
+    it wrote before: they say so in their first lines. Any other file of that name is left alone, and so is
+    what lies behind a link.
+    """
+    return Finding(
+        "CF758",
+        f"{path} is there, and crossfoot launch did not write it",
+        place=Place(path),
+        helps=("write to another name: --write PATH, or move what is there away",),
     )
 
 

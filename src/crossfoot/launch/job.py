@@ -27,13 +27,15 @@ PORT = 29_500
 class LaunchOptions:
     """What the command line asks for. None: not said.
 
-    continued: run folder to go on with. steps: of a dry run. hostfile, no_ssh, node_rank, address: where the
-    nodes are. partition, account, time, cpus_per_task, signal_seconds, tasks, detach: SLURM's.
+    continued: run folder to go on with; "auto": the config's, if it holds a run. take_over: also when its
+    last attempt lives. steps: of a dry run. hostfile, no_ssh, node_rank, address: where the nodes are.
+    partition, account, time, cpus_per_task, signal_seconds, tasks, detach: SLURM's.
     """
 
     target: Target
     continued: str | None = None
     allow: tuple[str, ...] = ()
+    take_over: bool = False
     dry_run: bool = False
     steps: int | None = None
     hostfile: str | None = None
@@ -48,6 +50,15 @@ class LaunchOptions:
     signal_seconds: int | None = None
     tasks: Tasks | None = None
     detach: bool = False
+
+    @property
+    def resume_words(self) -> tuple[str, ...]:
+        """How `crossfoot train` is told to go on."""
+        words = [] if self.continued is None else ["--continue", self.continued]
+        words += ["--take-over"] if self.take_over else []
+        for key in self.allow:
+            words += ["--allow", key]
+        return tuple(words)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ def outcome_of(
     negative for a signal. asked: the first signal that was handed on to the ranks.
     """
     new = _since(run_dir, before)
+    # Without a new attempt and without a fault the ranks found the run finished (CF755).
+    judged = new or (before if returncode == 0 and asked is None else ())
     try:
-        ending = read_ending(attempt_path(run_dir, new[-1], ENDING_FILE)) if new else None
-        if ending is not None:
+        ending = read_ending(attempt_path(run_dir, judged[-1], ENDING_FILE)) if judged else None
+        if ending is not None and (new or not ending.exit_code):
             return Outcome(ending.exit_code or _code_of_receipt(run_dir))
     except Refused as refused:
         return Outcome(1, refused.findings)

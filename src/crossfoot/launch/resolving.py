@@ -27,6 +27,7 @@ from crossfoot.launch.job import PORT, Job, LaunchOptions, tools_folder
 from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.dry_run import dry_dir_of
+from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.written.launch.statement import Host, with_named
 
@@ -75,7 +76,7 @@ def refuse_options(options: LaunchOptions) -> None:
 def read_run_for(config: str, overrides: Sequence[str], options: LaunchOptions) -> CheckedRun:
     """The run as the ranks will read it, the hostfile held against it. Refused with all that is wrong."""
     words = list(overrides)
-    if options.continued is not None:
+    if options.continued not in (None, AUTO):
         words.append(run_dir_word(options.continued))
     checked = read_and_check(config, words, launch_files=[options.hostfile] if options.hostfile else [])
     checked.refuse()
@@ -113,10 +114,7 @@ def make_job(
     if options.dry_run:
         run_dir = dry_dir_of(run_dir)
         words += [run_dir_word(run_dir), "--stop-after", str(options.steps or DRY_STEPS)]
-    if options.continued is not None:
-        words += ["--continue", options.continued]
-    for key in options.allow:
-        words += ["--allow", key]
+    words += options.resume_words
     return Job(
         name=run.config.run.name,
         config=run.path,

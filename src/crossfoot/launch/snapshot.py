@@ -64,15 +64,5 @@ def take_snapshot(job: Job, checked: CheckedRun) -> Job:
         job,
         config=os.path.join(folder, CONFIG_NAME),
         script=os.path.join(folder, SCRIPT_NAME),
-        words=_without_overrides(job),
+        words=job.options.resume_words,  # the overrides are in the resolved config
     )
-
-
-def _without_overrides(job: Job) -> tuple[str, ...]:
-    """The options behind the config; the overrides are in the resolved config."""
-    words: list[str] = []
-    if job.options.continued is not None:
-        words += ["--continue", job.options.continued]
-    for key in job.options.allow:
-        words += ["--allow", key]
-    return tuple(words)

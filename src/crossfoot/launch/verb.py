@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 
 from crossfoot import durable
@@ -15,7 +16,7 @@ from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render as render_findings
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
-from crossfoot.launch.findings import dry_run_failed, program_missing
+from crossfoot.launch.findings import dry_run_failed, launch_file_taken, program_missing
 from crossfoot.launch.job import Job, LaunchOptions, Rendered
 from crossfoot.launch.outcome import Outcome
 from crossfoot.launch.resolving import (
@@ -34,10 +35,12 @@ from crossfoot.output import say, tell
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.runs.attempts import attempt_numbers
+from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume import read_previous_attempts
-from crossfoot.runs.resume_command import LAUNCH_FOLDER
-from crossfoot.runs.run_folder import is_system_refusal, refuse_used_folder, system_refused
+from crossfoot.runs.resume_command import LAUNCH_FOLDER, MADE_BY
+from crossfoot.runs.run_folder import holds_run, is_system_refusal, refuse_used_folder, system_refused
 
+_HEAD_LINES = 5
 _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
     "local": local.render,
     "deepspeed": deepspeed.render,
@@ -110,8 +113,10 @@ def _ready(job: Job, checked: CheckedRun) -> Job:
     options = job.options
     if options.dry_run:
         dry_run.make_room(checked.run.run_dir, options.steps or DRY_STEPS)
+    elif options.continued is None or (options.continued == AUTO and not holds_run(checked.run.run_dir)):
+        refuse_used_folder(checked.run)
     else:
-        (read_previous_attempts if options.continued is not None else refuse_used_folder)(checked.run)
+        read_previous_attempts(checked.run)
     if job.is_numbered:
         job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     if options.port is None and job.num_nodes == 1 and options.target != "slurm":
@@ -168,7 +173,12 @@ def _refuse_findings(job: Job, rendered: Rendered) -> None:
 
 
 def _write(rendered: Rendered) -> None:
-    """Write what is rendered; the first file is one to run. Raises Refused when the disk does not take it."""
+    """Write what is rendered; the first file is one to run. Raises Refused when the disk does not take it, or
+    a file of somebody else's is there.
+    """
+    taken = [launch_file_taken(path) for path, _ in rendered.files if not _is_ours(path)]
+    if taken:
+        raise Refused(taken)
     try:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
@@ -178,6 +188,19 @@ def _write(rendered: Rendered) -> None:
         if not is_system_refusal(error):
             raise
         raise Refused(system_refused(error)) from error
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file may be written there: it is not there yet, or an earlier `crossfoot launch` wrote it."""
+    if os.path.islink(path) or os.path.islink(os.path.dirname(path)):
+        return False
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return any(MADE_BY in line for line in islice(file, _HEAD_LINES))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _write_and_say(rendered: Rendered) -> None:

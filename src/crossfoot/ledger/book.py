@@ -4,6 +4,10 @@ One process writes (rank 0). A line counts once its newline is there: a crash ca
 which readers leave out and say so. `append` hands the line to the operating system; only `fsync` makes it
 survive a power cut.
 
+The writer does not trust that it is alone: before every line it looks whether the file is as it left it.
+Lines that an earlier attempt has added meanwhile may stay, since they do not count; a line of this attempt or
+a later one, or a file that was cut, ends the writing.
+
 All attempts at a run append to one book. A checkpoint makes it durable first, so what a crash tears or a
 power cut damages stands after the last line that the checkpoint vouches for. Those steps are computed again:
 when the book is opened for continuing, it is cut back to the last line that can be read. Damage before the
@@ -14,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from crossfoot import durable
 from crossfoot.durable import sync
@@ -26,6 +31,7 @@ from crossfoot.ledger.findings import (
     last_line_torn,
     ledger_cut,
     ledger_missing,
+    ledger_shared,
     ledger_unwritable,
     line_damaged,
 )
@@ -60,12 +66,21 @@ class LedgerBook:
     """The ledger of one run, open for appending. Opening cuts off a torn last line that a crash has left.
 
     whole_bytes: cut back to this size, from `read_readable`, when lines before the last are damaged too.
-    keep_in: a folder that gets the damaged lines that are cut off (CUT_FILE). Raises Refused (CF701: disk
+    keep_in: a folder that gets the damaged lines that are cut off (CUT_FILE). successor: asked before every
+    line, a later attempt at the run that has begun, None while there is none. Raises Refused (CF701: disk
     full; CF702: any other reason why it cannot be written).
     """
 
-    def __init__(self, path: str, *, whole_bytes: int | None = None, keep_in: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        whole_bytes: int | None = None,
+        keep_in: str | None = None,
+        successor: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.path = path
+        self._successor = successor
         self.cut: Finding | None = None
         """The note about what was cut off when it was opened (CF749), None when nothing was."""
         self.last_step: int | None = None
@@ -89,10 +104,11 @@ class LedgerBook:
         """Write the step's line: one write, nothing buffered here.
 
         When the disk is full or fails, what was written of the line is cut off again and Refused says what is
-        safe.
+        safe. Refused (CF754) and nothing is written when another process writes this ledger.
         """
         line = memoryview(entry.to_line().encode("utf-8"))
         try:
+            self._refuse_company(entry.attempt)
             if (
                 self._is_torn
             ):  # the last failure could not be cleaned up then; without it now no line may follow
@@ -150,6 +166,24 @@ class LedgerBook:
         number = os.pread(self._descriptor, self._good_bytes, 0).count(b"\n") + 1
         self.cut = ledger_cut(self.path, number, len(tail), lines, kept)
 
+    def _refuse_company(self, attempt: int) -> None:
+        """Refused when a later attempt has begun, or the file is not as it was left, and not for lines of
+        earlier attempts alone. Raises OSError.
+        """
+        notes: tuple[str, ...] = ()
+        added_bytes = os.fstat(self._descriptor).st_size - self._good_bytes
+        if (later := self._successor()) is not None:
+            notes = (f"attempt {later} has begun, and this process belongs to attempt {attempt}",)
+        elif added_bytes < 0:
+            notes = (f"{-added_bytes:,} bytes of what was written are not there any more",)
+        elif added_bytes and not self._is_torn:
+            *lines, rest = os.pread(self._descriptor, added_bytes, self._good_bytes).split(b"\n")
+            if rest or any(_attempt_of(line) >= attempt for line in lines):
+                notes = (f"{added_bytes:,} bytes were added that this process did not write",)
+            self._good_bytes += added_bytes
+        if notes:
+            raise Refused(ledger_shared(self.path, notes))
+
     def _cut_off(self) -> None:
         """Take back what was written of an unfinished line, if the file lets us."""
         try:
@@ -205,6 +239,14 @@ def read_readable(path: str) -> BookLines:
             whole_bytes += len(line) + 1
     torn = last_line_torn(path, len(lines) + 1, len(rest)) if rest else None
     return BookLines(entries, torn, tuple(findings), whole_bytes)
+
+
+def _attempt_of(line: bytes) -> float:
+    """Which attempt wrote a line; infinite for what is no line."""
+    try:
+        return entry_of(line.decode("utf-8")).attempt
+    except (ValueError, RecursionError):
+        return math.inf
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -36,6 +36,26 @@ def ledger_unwritable(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     return Finding("CF702", f"the ledger cannot {deed}", place=Place(path), notes=notes)
 
 
+@rule_docs("CF754", name="ledger-shared")
+def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
+    """CF754: another process writes the ledger of this run.
+
+    A later attempt at the run has begun, or the file is not as this process left it. Two that write one
+    ledger would spoil it for both, so this one stops, and writes no receipt, checkpoint or adapter any more:
+    what counts is what the later attempt does. It comes of a run that was continued (with --take-over) while
+    a process of it hung, or of two jobs in one folder. On NFS, lines that two machines append at the same
+    instant may overwrite each other: a run folder wants one writer, and this finding is the last guard, not
+    the first (CF753).
+    """
+    return Finding(
+        "CF754",
+        "the ledger is written by another process too",
+        place=Place(path),
+        notes=notes,
+        helps=("look who works on this run, and let one of them go on: crossfoot watch RUN_DIR",),
+    )
+
+
 @rule_docs("CF703")
 def ledger_missing(path: str, is_absent: bool, reason: str) -> Finding:
     """CF703: a run folder has no ledger.jsonl, or it may not be read.

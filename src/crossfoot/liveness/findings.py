@@ -8,10 +8,12 @@ from itertools import groupby
 from crossfoot.environment.findings import rank_lost
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.liveness.heartbeats import Heartbeat
 from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.runs.resume_command import resume_command
 
 _MOST_LISTED = 16
+_MOST_NAMED = 4
 _DOES = {
     "starting": "starting",
     "loading": "loading the model",
@@ -197,3 +199,27 @@ def _numbers(lost: Sequence[LastSeen]) -> str:
 
 def _go_on(run_dir: str) -> str:
     return f"go on from the last checkpoint: {resume_command(run_dir)}"
+
+
+@rule_docs("CF753", name="run-lives")
+def run_lives(run_dir: str, config: str, attempt: int, ranks: Sequence[Heartbeat]) -> Finding:
+    """CF753: a run is to be continued, and its last attempt is still at work.
+
+    Its heartbeats say so: the process is there, or, on another machine, its file in heartbeat/ was written
+    again while this one looked. Two attempts at once would throw each other's steps away. Let it run; or
+    stop it where it runs, with SIGTERM or Ctrl-C, which saves a checkpoint, and continue then. A process that
+    hangs and that you cannot reach any more can be put aside: with --take-over the new attempt begins, and
+    the old one ends without writing as soon as it sees that.
+    """
+    shown = [f"rank {beat.rank} on {beat.host}, process {beat.pid}" for beat in ranks[:_MOST_NAMED]]
+    more = len(ranks) - len(shown)
+    return Finding(
+        "CF753",
+        f"attempt {attempt} at {run_dir} is still at work: {shown[0]}",
+        notes=(*shown[1:], *((f"and {more:,} more",) if more else ())),
+        helps=(
+            f"look at it: crossfoot watch {run_dir}",
+            "or stop it there, which saves a checkpoint, and continue then",
+            f"or put it aside: crossfoot train {config} --continue {run_dir} --take-over",
+        ),
+    )

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,7 +37,8 @@ class Heartbeat:
     hosts differ. period_seconds: from one beat to the next. progress: what its main thread has done within
     this step or phase; nothing is done while it waits for another rank. where: the function its main thread
     is in, once it has not moved for long; "" before. is_waiting: that is a collective. machine: the same for
-    two processes that see each other's process numbers; "" when that is not known.
+    two processes that see each other's process numbers; started: with pid one process of that machine, as
+    `processes.start_of` has it; each "" when that is not known.
     """
 
     attempt: int
@@ -53,6 +54,7 @@ class Heartbeat:
     where: str = ""
     is_waiting: bool = False
     machine: str = ""
+    started: str = ""
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -119,6 +121,8 @@ def read_document(document: Any) -> Heartbeat | None:
         return None
     values: dict[str, Any] = {}
     for field in fields(Heartbeat):
+        if field.name not in document and field.default is not MISSING:
+            continue  # an older version writes it
         value = document.get(field.name)
         kinds = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(str(field.type), (str,))
         if type(value) not in kinds:

@@ -26,7 +26,7 @@ from crossfoot.liveness.processes import is_there, supervisors_above
 from crossfoot.liveness.stack_location import is_waiting, stack_location
 from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.phrases import said_by
-from crossfoot.processes import state_of, this_machine
+from crossfoot.processes import start_of, state_of, this_machine
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 
 LONGEST_PERIOD_SECONDS = 10.0
@@ -72,7 +72,7 @@ class RankMonitor:
         self._timeout, self._period = timeout_seconds, period_of(timeout_seconds)
         self.host = host or socket.gethostname()
         self.on_orphaned, self.before_exit = on_orphaned, before_exit
-        self._machine = this_machine()
+        self._machine, self._started = this_machine(), start_of(os.getpid())
         self._judge = Judge(attempt, rank, world_size, timeout_seconds, self._period, self._machine)
         self._place: tuple[Phase, int, int] = ("starting", first_step, 0)
         self._moved: tuple[tuple[Phase, int, int], float] = (self._place, time.monotonic())
@@ -221,6 +221,7 @@ class RankMonitor:
             where=stack_location(frame),
             is_waiting=is_waiting(frame),
             machine=self._machine,
+            started=self._started,
         )
 
     # The guard: the thread that touches no file of the run folder.

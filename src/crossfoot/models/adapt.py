@@ -116,7 +116,7 @@ def load_adapter(
     from safetensors import safe_open
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
-    saved = {f"base_model.model.{name}.weight" for name in _table_names(model)}
+    saved = {f"base_model.model.{name}.weight" for name in table_names(model)}
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         rows = [file.get_slice(key).get_shape()[0] for key in saved & set(file.keys())]
     if max(rows, default=0) > rows_of(model.get_input_embeddings()):
@@ -190,7 +190,7 @@ def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     return [model_findings.trained_two_ways(_trailing_names(both))] if both else []
 
 
-def _table_names(model: PreTrainedModel) -> list[str]:
+def table_names(model: PreTrainedModel) -> list[str]:
     """Names of the modules that are the input table and the output head."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     return [name for name, module in model.named_modules() if any(module is table for table in tables)]
@@ -198,7 +198,7 @@ def _table_names(model: PreTrainedModel) -> list[str]:
 
 def _tables_in(model: PreTrainedModel, written: Iterable[str]) -> list[str]:
     """Which of the input table and the output head these names match."""
-    return [name for name in _table_names(model) if any(_matches(name, one) for one in written)]
+    return [name for name in table_names(model) if any(_matches(name, one) for one in written)]
 
 
 def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -> list[Finding]:

@@ -7,27 +7,40 @@ Whoever calls `load_model` under ZeRO-3 has initialised torch.distributed before
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.models import findings
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.phrases import first_line
 from crossfoot.written.config import Config
-from crossfoot.written.model_facts import looks_local, model_missing
+from crossfoot.written.model_facts import looks_local, model_folder, model_missing
 from crossfoot.written.model_findings import model_not_causal
+from crossfoot.written.model_tensors import compared
+from crossfoot.written.weight_findings import (
+    attention_missing,
+    model_unreadable,
+    reshaped,
+    unused,
+    weights_missing,
+)
 
 Report = Callable[[str], None]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BROKEN_FILE = (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError)
+BROKEN_FILE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
 """What transformers raises on a folder or file that is absent, incomplete or something else."""
 
 
@@ -75,7 +88,7 @@ def load_model(
     weights missing from the file, an attention implementation that is not there.
     """
     handle = _zero3_handle(zero_stage, deepspeed_config)
-    model = _from_pretrained(config, path)
+    model = _from_pretrained(config, path, zero_stage, report)
     wanted = DTYPES[config.model.dtype]
     found = {parameter.dtype for parameter in model.parameters()}
     if handle is not None and found != {wanted}:
@@ -124,43 +137,82 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
     return HfDeepSpeedConfig(deepspeed_config)
 
 
-def _from_pretrained(config: Config, path: str) -> PreTrainedModel:
-    """The model at `path`, its weights complete; Refused otherwise."""
-    if looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
-        raise Refused(model_missing(path))
-    path = os.path.expanduser(path) if looks_local(path) else path
-    try:
-        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except BROKEN_FILE as error:
-        raise Refused(_no_model(path, error)) from error
-    if type(found) not in AutoModelForCausalLM._model_mapping:
-        raise Refused(model_not_causal(path, found.model_type))
+def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report) -> PreTrainedModel:
+    """The model at `path`, its weights complete and all used; Refused otherwise."""
+    _refuse_folder(path)
+    read_model_config(path)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
+    arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
     if config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
+    broken = (
+        BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
+    )  # ranks are lost as RuntimeErrors
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, **arguments)
-    except ImportError as error:
-        raise Refused(findings.attention_missing(config.model.attention, first_line(error))) from error
-    except BROKEN_FILE as error:
-        raise Refused(_no_model(path, error)) from error
+        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), **arguments)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (ImportError, *broken) as error:
+        raise Refused(_not_loaded(config, path, error)) from error
     _require_complete(path, model, info)
+    _require_used(path, model, info["unexpected_keys"], report)
     return model
 
 
+def read_model_config(path: str) -> PretrainedConfig:
+    """What the config.json of a model says, as transformers reads it. Refused: there is none, it is that of
+    another kind of model, or of a quantised one.
+    """
+    if looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
+        raise Refused(model_missing(path))
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(_name_of(path), trust_remote_code=False)
+    except (ImportError, *BROKEN_FILE) as error:
+        raise Refused(_no_model(path, error)) from error
+    if wrong := tuple(config_findings(path, found.to_dict())):
+        raise Refused(wrong)
+    if type(found) not in AutoModelForCausalLM._model_mapping:
+        raise Refused(model_not_causal(path, found.model_type))
+    return found
+
+
+def _refuse_folder(path: str) -> None:
+    """Refused for what the model's files show without a weight being read."""
+    if model_folder(path) is not None:
+        wrong = [finding for finding in model_folder_findings(path) if finding.severity == "error"]
+        if wrong:
+            raise Refused(wrong)
+
+
+def _name_of(path: str) -> str:
+    return os.path.expanduser(path) if looks_local(path) else path
+
+
 def _require_complete(path: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refused when tensors of the model were not in the file: transformers would train on random ones with a
-    warning.
+    """Refused when tensors of the model were not in the file, or had another shape: transformers would train
+    on random ones with a warning.
     """
     missing = set(info["missing_keys"])
     if is_tied(model):  # one of the two names is enough
         missing -= {
             name for name, _ in model.named_parameters(remove_duplicate=False) if _is_head(model, name)
         }
-    wrong = sorted(missing) + sorted(str(key) for key in info["mismatched_keys"])
+    wrong = [weights_missing(path, sorted(missing))] if missing else []
+    if info["mismatched_keys"]:
+        wrong.append(reshaped(path, sorted(info["mismatched_keys"])))
     if wrong:
-        raise Refused(findings.weights_missing(path, wrong))
+        raise Refused(wrong)
+
+
+def _require_used(path: str, model: PreTrainedModel, names: Iterable[str], report: Report) -> None:
+    """Refused when tensors of the file belong into the model and are not used by it; others are reported."""
+    promised = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    differs = compared(promised, {**promised, **dict.fromkeys(names, ())})
+    if differs.unused:
+        raise Refused(unused(path, differs.unused))
+    if differs.foreign:
+        report(f"warning: {unused(path, differs.foreign, 'warning').title}; they are left out")
 
 
 def _is_head(model: PreTrainedModel, name: str) -> bool:
@@ -168,7 +220,15 @@ def _is_head(model: PreTrainedModel, name: str) -> bool:
     return any(f"{prefix}.weight" == name for prefix, module in model.named_modules() if module is head)
 
 
+def _not_loaded(config: Config, path: str, error: Exception) -> Finding:
+    """Why transformers did not load a model whose config.json it has read."""
+    asked, why = config.model.attention, first_line(error)
+    if asked != "auto" and "attention" in why.lower():
+        return attention_missing(asked, why)
+    return _no_model(path, error)
+
+
 def _no_model(path: str, error: Exception) -> Finding:
-    if looks_local(path):
-        return findings.model_unreadable(path, first_line(error))
+    if model_folder(path) is not None:
+        return model_unreadable(path, first_line(error))
     return model_missing(path, first_line(error))

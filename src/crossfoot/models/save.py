@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -45,9 +46,9 @@ def save_adapter(
     All ranks call it; rank 0 writes, the others return when they have given their parts (perhaps before the
     folder is there). gather: ZeRO-3 - the tensors are in parts, and made whole one at a time; rank 0 keeps
     the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
-    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced. loaded: lets
-    the README in the folder say how many rows to grow the base to. add_tokenizer: puts the
-    tokenizer's files into the folder.
+    bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced; one in which
+    there is more than in the new one is kept, as `adapter-replaced-...`. loaded: lets the README in the
+    folder say how many rows to grow the base to. add_tokenizer: puts the tokenizer's files into the folder.
     """
     if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
         raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
@@ -74,9 +75,25 @@ def save_adapter(
         open_to_others(temporary)
         aside = target.with_name(f"{temporary.name}-old")
         rename_folder(temporary, target, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _clear_leftovers(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Delete what earlier saves to this folder left beside it: the folder that made way, and those of saves
+    that were killed. Of a folder that made way everything that the new one does not have is kept.
+    """
+    known = {path.name for path in target.iterdir()}
+    leftover = re.compile(rf"\.{re.escape(target.name)}-([a-z0-9_]{{8}})(-old)?")  # as mkdtemp names them
+    for path in list(target.parent.iterdir()):
+        matched = leftover.fullmatch(path.name)
+        if matched is None or path.is_symlink() or not path.is_dir():
+            continue
+        if matched[2] and {file.name for file in path.iterdir()} - known:
+            path.rename(target.with_name(f"{target.name}-replaced-{matched[1]}"))
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, torch.Tensor]:

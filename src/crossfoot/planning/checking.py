@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from crossfoot.checks.model_folder import has_weights_here
+from crossfoot.checks.registry import Facts
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.planning.prepare import existing_index, read_and_check, survey
+from crossfoot.phrases import counted
+from crossfoot.planning.prepare import CheckedRun, existing_index, read_and_check, survey
+from crossfoot.planning.start_conditions import Start, unmet
+from crossfoot.runs.restarts import AUTO, is_started_again
+from crossfoot.runs.run_folder import holds_run
+from crossfoot.written.config import Unsure
+from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.overriding import told_apart
+
+NO_ENVIRONMENT: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a look at a run found. compared: when that is nothing, a line with the files and numbers that were
+    held against each other.
+    """
+
+    findings: tuple[Finding, ...]
+    compared: str = ""
 
 
 def find_all(
@@ -15,9 +36,73 @@ def find_all(
     """All findings about a run, in file order. words: overrides and launch files. environ: of the job that
     this is in, if any. Raises only what is a defect of ours.
     """
+    return examine_run(path, words, environ).findings
+
+
+def examine_run(path: str, words: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Examined:
+    """The same, with what was compared."""
     overrides, launch_files = told_apart(words)
     try:
         checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
-        return survey(checked, existing_index(checked), look=True).findings
+        checked = checked.and_found(unmet(Start(checked.run, _continues(checked, environ or NO_ENVIRONMENT))))
+        checked = survey(checked, existing_index(checked), look=True)
     except Refused as refused:
-        return refused.findings
+        return Examined(refused.findings)
+    if checked.findings:
+        return Examined(checked.findings)
+    files = ", ".join([path, *launch_files])
+    return Examined((), f"{files}: nothing found ({', '.join(_compared(checked))})")
+
+
+def _continues(checked: CheckedRun, environ: Mapping[str, str]) -> bool:
+    """Whether the start goes on with a run: a launch file says --continue (auto: and there is one), or SLURM
+    or torchrun has started it again.
+    """
+    said = {word for file in checked.facts.launch for word in _continued(file)}
+    if said - {AUTO}:
+        return True
+    try:
+        return (AUTO in said and holds_run(checked.run.run_dir)) or is_started_again(checked.run, environ)
+    except (Refused, Unsure):
+        return False
+
+
+def _continued(file: LaunchFile) -> Iterator[str]:
+    """The word behind each --continue of a launch file; "" where there is none."""
+    for command in file.commands:
+        words = [argument.text for argument in command.arguments]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            option, equals, value = word.partition("=")
+            if option == "--continue":
+                yield value if equals else following
+
+
+def _compared(checked: CheckedRun) -> Iterator[str]:
+    """What a reader may rely on: numbers that were known, files that were there."""
+    facts = checked.facts
+    if facts.batch is not None:
+        topology = facts.batch.topology
+        yield counted(topology.num_nodes, "node")
+        yield counted(topology.world_size, "GPU")
+        yield f"batch {facts.batch.global_batch_size:,}"
+    yield from _data(facts)
+    yield from _model(facts)
+    if facts.deepspeed is not None:
+        yield facts.deepspeed.path
+    if any(file.kind == "environment" for file in facts.launch):
+        yield "the variables of this job"
+
+
+def _data(facts: Facts) -> Iterator[str]:
+    look = facts.data
+    if look is not None and look.is_whole:
+        yield counted(look.records, "record")
+    elif look is not None and facts.schedule is not None:
+        yield f"about {counted(facts.schedule.num_samples, 'record')}, {look.records:,} of them read"
+
+
+def _model(facts: Facts) -> Iterator[str]:
+    path = facts.run.config.model.path
+    yield "model config" if facts.model is not None else f"no model config: {path} is not on this machine"
+    if has_weights_here(path):
+        yield "weights"

@@ -34,8 +34,10 @@ from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
-_NO_INDEX = ("CF501", "CF502", "CF520")
+_NO_DATA = ("CF501", "CF502", "CF565")
 """With one of these the data cannot be looked at."""
+_NO_INDEX = (*_NO_DATA, "CF520", "CF541")
+"""With one of these there is no index."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class CheckedRun:
             return self
         facts = replace(self.facts, batch=replace(batch, topology=real))
         return replace(self, facts=facts, topology=replace(self.sourced, topology=real))
+
+    def and_found(self, findings: Sequence[Finding]) -> CheckedRun:
+        """The same with further findings."""
+        return _checked(self.facts, [*self.reading, *findings], self.topology)
 
     @property
     def has_error(self) -> bool:
@@ -125,7 +131,7 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     run, batch = checked.run, checked.facts.batch
     reading = list(checked.reading)
     facts = checked.facts
-    can_open = all(finding.code not in _NO_INDEX[:2] for finding in reading)
+    can_open = all(finding.code not in _NO_DATA for finding in reading)
     if look and can_open:
         facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index), reading))
         reading.extend(facts.data.findings if facts.data is not None else ())

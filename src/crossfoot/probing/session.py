@@ -28,7 +28,7 @@ from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.runs.run_folder import ATTEMPT_NAME
 from crossfoot.training.rank_job import RankJob, engine_of, refuse_start, run_preflight
-from crossfoot.training.session import follow, hush_libraries
+from crossfoot.training.session import follow
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
 
@@ -90,6 +90,8 @@ def _prove(
     checked: CheckedRun, world: World, engine_kind: EngineKind, full: bool, as_json: bool
 ) -> tuple[str | None, int]:
     """(the page on rank 0, the exit code). Joins the other ranks, and leaves them when all is done."""
+    from crossfoot.models.quiet import hush_libraries
+
     hush_libraries()
     from crossfoot.rendezvous.ranks import agree, join
 

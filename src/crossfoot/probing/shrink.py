@@ -4,21 +4,18 @@ folder.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.models import findings
-from crossfoot.models.load import BROKEN_FILE
+from crossfoot.models.load import read_model_config
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.probing.findings import not_shrinkable
-from crossfoot.written.model_facts import BUILTIN_TINY, looks_local, model_missing
-from crossfoot.written.model_findings import model_not_causal
+from crossfoot.written.model_facts import BUILTIN_TINY
 
 LAYERS, HEAD_DIM, VOCABULARY = 2, 16, 320
 MOST_KEY_HEADS, MOST_EXPERTS = 2, 4
@@ -38,14 +35,12 @@ def write_small_model(path: str, folder: Path, seed: int, place: Place) -> str:
     if path == BUILTIN_TINY:
         write_tiny_model(folder)
         return "builtin:tiny as it is"
-    config = _read(path)
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise Refused(model_not_causal(path, config.model_type))
+    config = read_model_config(path)
     before = describe(config)
     why = ""
     for shrink in (shrink_all, shrink_layers):
         try:
-            small = _read(path)
+            small = read_model_config(path)
             shrink(small.get_text_config())
             model = _made(small, seed)
             model.save_pretrained(folder)
@@ -70,21 +65,6 @@ def _made(config: PretrainedConfig, seed: int) -> torch.nn.Module:
         with torch.no_grad():
             model(input_ids=torch.arange(8)[None, :], use_cache=False)
     return model
-
-
-def _read(path: str) -> PretrainedConfig:
-    if looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
-        raise Refused(model_missing(path))
-    try:
-        found = AutoConfig.from_pretrained(
-            os.path.expanduser(path) if looks_local(path) else path, trust_remote_code=False
-        )
-    except BROKEN_FILE as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if looks_local(path):
-            raise Refused(findings.model_unreadable(path, line)) from error
-        raise Refused(model_missing(path, line)) from error
-    return found
 
 
 def describe(config: PretrainedConfig) -> str:

@@ -42,9 +42,7 @@ def audit(
             message = f"planned and real differ, and no cause is named: {words}"
             book.append(Cause(entry.step, None, None, "unexplained difference", message))
     book += _all_for_nothing(entries, asked_steps)
-    if ending is not None and not math.isfinite(ending.validation_loss or 0.0):
-        message = f"the validation loss is {ending.validation_loss!r}"
-        book.append(Cause(NO_STEP, None, None, "not finite", message))
+    book += _not_finite_at_the_end(ending)
     named = [cause for entry in entries for cause in entry.causes]
     count = len(book) + sum(max(entry.cause_count, len(entry.causes)) for entry in entries)
     return book + named, count
@@ -146,6 +144,18 @@ def _all_for_nothing(entries: Sequence[StepEntry], asked_steps: int) -> Iterator
         message = "the gradient of every step was zero"
     if message:
         yield Cause(NO_STEP, None, None, "nothing trained", message)
+
+
+def _not_finite_at_the_end(ending: Ending | None) -> Iterator[Cause]:
+    """What was NaN or infinite when the steps were done."""
+    if ending is None:
+        return
+    if not math.isfinite(ending.validation_loss or 0.0):
+        message = f"the validation loss is {ending.validation_loss!r}"
+        yield Cause(NO_STEP, None, None, "not finite", message)
+    if ending.weights_are_finite is not True:
+        message = "the trained weights are NaN or infinite at the end"
+        yield Cause(NO_STEP, None, None, "not finite", message)
 
 
 def _differences(entry: StepEntry) -> str:

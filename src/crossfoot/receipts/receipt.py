@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crossfoot.findings.finding import Finding
@@ -31,6 +32,8 @@ from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unle
 from crossfoot.runs.attempts import Attempt, LiveLines
 from crossfoot.runs.ending import CUT_SHORT, Ending, Expects, expects_of, write_document
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
+from crossfoot.runs.result import missing_result
+from crossfoot.runs.resume_command import resume_command
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
@@ -176,9 +179,14 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     ending: of the last attempt, for a run that is about to end and whose disk may not have taken it. Raises
     Refused when a lock's promise cannot be read.
     """
-    return make_receipt(
-        run.lock, run.lines, ending or run.ending, run.lines.torn, run.attempts, promise_of_run(run)
-    )
+    ending = ending or run.ending
+    receipt = make_receipt(run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run))
+    missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
+    if missing is None:
+        return receipt
+    ways = f"{resume_command(run.run_dir)}, or crossfoot export {run.run_dir} OUT"
+    notes = (*receipt.notes, f"{missing}; to make it from the last checkpoint: {ways}")
+    return replace(receipt, result_missing=missing, notes=notes)
 
 
 def write_receipt(path: str, receipt: Receipt) -> None:

@@ -41,7 +41,7 @@ def render_receipt(receipt: Receipt) -> str:
     lines += [f"  note: {note}" for note in receipt.notes]
     if receipt.validation_loss is not None:
         lines.append(f"validation loss  {receipt.validation_loss:.6g}")
-    if receipt.adapter_path is not None:
+    if receipt.adapter_path is not None and receipt.result_missing is None:
         lines.append(f"adapter          {receipt.adapter_path}")
     return "\n".join(lines) + "\n"
 

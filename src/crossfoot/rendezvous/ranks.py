@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+from crossfoot.environment.master_address import is_held_by_launcher
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.output import tell
@@ -101,6 +102,7 @@ def join(
         backend = accelerator.communication_backend_name()
     timeout = max(deepspeeds, timedelta(seconds=2 * (timeout_seconds or 0.0)))
     try:
+        _join_again(environ, backend, timeout)
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
         group = dist.group.WORLD if backend == "gloo" else _gloo_group(timeout)
     except RuntimeError as error:
@@ -109,6 +111,18 @@ def join(
             raise
         raise Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", said)) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
+
+
+def _join_again(environ: Mapping[str, str], backend: str, timeout: timedelta) -> None:
+    """Ranks that torchrun has started again meet under names of their own: it may keep the store of the start
+    before, in which the addresses of ranks that are gone still stand (torch 2.13, static rendezvous).
+    """
+    restarts = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or not is_held_by_launcher(environ):
+        return
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    own = dist.PrefixStore(f"restart-{restarts}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _gloo_group(timeout: timedelta) -> dist.ProcessGroup:

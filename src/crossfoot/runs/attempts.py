@@ -46,6 +46,7 @@ class Attempt:
     without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt before. crossfoot: the
     program's version. index_dir: absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of
     the checkpoint's manifest, which attempt wrote it, and the sha256 of that one's lock; None without one.
+    elastic_id: the id that torchrun gives to all restarts of one start, None without.
     """
 
     attempt: int
@@ -64,6 +65,7 @@ class Attempt:
     index_dir: str | None = None
     checkpoint_attempt: int | None = None
     checkpoint_plan: str | None = None
+    elastic_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.attempt < 1 or self.first_step < 0:
@@ -94,6 +96,12 @@ def next_attempt(run_dir: str) -> int:
     return max(attempt_numbers(run_dir), default=0) + 1
 
 
+def later_attempt(run_dir: str, attempt: int) -> int | None:
+    """An attempt after this one that has started; None before."""
+    later = (number for number in attempt_numbers(run_dir) if number > attempt)
+    return next((n for n in later if os.path.exists(attempt_path(run_dir, n, ATTEMPT_FILE))), None)
+
+
 def attempt_path(run_dir: str, attempt: int, name: str = "") -> str:
     """Path of an attempt's folder, or of a file in it."""
     return os.path.join(run_dir, attempt_name(attempt), *([name] if name else []))
@@ -103,6 +111,13 @@ def lock_path(run_dir: str, attempt: int) -> str:
     """Where the lock of an attempt lies; of the first, where it has none of its own, the run's."""
     path = attempt_path(run_dir, attempt, LOCK_FILE)
     return os.path.join(run_dir, LOCK_FILE) if attempt == 1 and not os.path.exists(path) else path
+
+
+def run_lock_path(run_dir: str) -> str:
+    """Where the run's lock lies; where it has been lost, that of its first attempt, which is the same."""
+    path = os.path.join(run_dir, LOCK_FILE)
+    copies = (attempt_path(run_dir, number, LOCK_FILE) for number in attempt_numbers(run_dir))
+    return path if os.path.exists(path) else next(filter(os.path.exists, copies), path)
 
 
 def write_attempt(run_dir: str, attempt: Attempt) -> None:
@@ -223,7 +238,7 @@ def _attempt_of(document: Mapping[str, Any]) -> Attempt:
     hosts, allowed = document.get("hosts"), document.get("allowed")
     if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
         raise ValueError(f"hosts is {hosts!r}, not a list of names")
-    older = dict.fromkeys(("index_dir", "checkpoint_attempt", "checkpoint_plan"))
+    older = dict.fromkeys(("index_dir", "checkpoint_attempt", "checkpoint_plan", "elastic_id"))
     names = ("key", "before", "now")
     if not isinstance(allowed, list) or not all(
         isinstance(change, dict) and set(names) <= set(change) and isinstance(change["key"], str)

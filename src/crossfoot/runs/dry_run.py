@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,21 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.runs import findings
 from crossfoot.runs.changing import changes
 from crossfoot.runs.reader import RunRecord, read_run
-from crossfoot.runs.run_folder import holds_run
+from crossfoot.runs.run_folder import SIGN_OF_LIFE, holds_run
 from crossfoot.written.shown import shown
 
 MARK = "dry-run.json"
 """In the folder of a dry run: it may be made again."""
+_WRITTEN = re.compile(
+    r"(dry-run|plan\.lock|receipt)\.json|ledger\.jsonl|\.nonce-\w+|\.[\w.-]+\.partial"
+    r"|attempt-\d{3,}/(plan\.lock|attempt|ending|deepspeed)\.json|attempt-\d{3,}/config\.yaml"
+    rf"|heartbeat/({SIGN_OF_LIFE.pattern})"
+    r"|checkpoints/[\w.-]+/(manifest\.json|tensors-[\w-]+\.safetensors)"
+    r"|launch/[\w-]+\.(sh|yaml)"
+)
+"""Paths of all that a dry run writes."""
+_BY_WANDB = re.compile(r"wandb/(latest-run|debug[\w-]*\.log|(offline-)?run-\d{8}_\d{6}-\w+(/.*)?)")
+"""What tracking.wandb writes, links too."""
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 2e-3}
 """Of a step's loss, relative: what the rounding of another layout and another engine may come to. Measured on
 a small model, 2 ranks under ZeRO 1-3 against one process: 1e-7 in float32; in bfloat16 6e-5 with LoRA and
@@ -27,6 +38,23 @@ kernels: there a loss may be off by one rounding of the format (2 ** -8)."""
 def dry_dir_of(run_dir: str) -> str:
     """The folder of a run's dry run."""
     return f"{run_dir}-dryrun"
+
+
+def foreign_in(folder: str) -> list[str]:
+    """What no dry run has written of all that lies in its folder, links too; paths below it."""
+    if os.path.islink(folder) or os.path.isfile(folder):
+        return [os.path.basename(folder)]
+    paths = [
+        os.path.join(above, name)
+        for above, folders, files in os.walk(folder)
+        for name in (*files, *(name for name in folders if os.path.islink(os.path.join(above, name))))
+    ]
+    below = [os.path.relpath(path, folder) for path in paths]
+    return sorted(
+        name
+        for path, name in zip(paths, below, strict=True)
+        if not _BY_WANDB.fullmatch(name) and (os.path.islink(path) or not _WRITTEN.fullmatch(name))
+    )
 
 
 def is_dry_run(run_dir: str) -> bool:

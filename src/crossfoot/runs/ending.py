@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from crossfoot import durable
@@ -37,7 +37,8 @@ class Ending:
     reason: one of REASONS. step: optimizer steps done, over all attempts. exit_code: the run's.
     planned_steps: how many it was asked for: N with --stop-after N, else the plan's total. validation_loss:
     mean over the trained tokens of the validation data, None when there are none. adapter_path: where the
-    trained weights were saved, as it is shown.
+    trained weights were saved, as it is shown. weights_are_finite: every trained weight was a number at the
+    end, as far as anybody looked.
     """
 
     reason: str
@@ -46,6 +47,7 @@ class Ending:
     planned_steps: int
     validation_loss: float | None = None
     adapter_path: str | None = None
+    weights_are_finite: bool = True
 
     def __post_init__(self) -> None:
         if self.reason not in REASONS:
@@ -119,6 +121,7 @@ def read_ending(path: str) -> Ending | None:
         note = f"its format is {document.get('format')!r}, this reads {ENDING_FORMAT}"
         raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, note)
     try:
+        document.setdefault("weights_are_finite", True)  # an older version did not look
         ending = Ending(**{name: document[name] for name in Ending.__dataclass_fields__})
     except (KeyError, ValueError) as error:
         raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, str(error)) from error
@@ -128,7 +131,7 @@ def read_ending(path: str) -> Ending | None:
     if any(type(number) is not int for number in numbers) or not is_loss_good:
         note = "step, exit_code and planned_steps are integers, validation_loss is a number or null"
         raise _unreadable(ending_unreadable, "the run's ending cannot be read", path, note)
-    return Ending(ending.reason, *numbers, None if loss is None else float(loss), ending.adapter_path)
+    return replace(ending, validation_loss=None if loss is None else float(loss))
 
 
 def read_document(path: str, unreadable: Unreadable, what: str) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
-    LOCK_FILE,
     Attempt,
     attempt_numbers,
     attempt_path,
     counted,
     lock_path,
     read_attempts,
+    run_lock_path,
 )
 from crossfoot.runs.ending import Ending, read_ending, read_lock
 
@@ -87,7 +87,7 @@ def read_run(run_dir: str) -> RunRecord:
             findings.extend(refused.findings)
             return None
 
-    own_path = os.path.join(run_dir, LOCK_FILE)
+    own_path = run_lock_path(run_dir)
     lock = tried(read_lock, own_path)
     # While others write: an ending that is there now has all its lines in the ledger, and a line that is in
     # the ledger then has its attempt. The other way round a running run would seem to have a fault.

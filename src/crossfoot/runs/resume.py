@@ -23,6 +23,7 @@ from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
     LOCK_FILE,
+    RECEIPT_FILE,
     Attempt,
     Change,
     attempt_path,
@@ -31,11 +32,15 @@ from crossfoot.runs.attempts import (
     lock_path,
     next_attempt,
     read_attempts,
+    run_lock_path,
     write_attempt,
 )
 from crossfoot.runs.changing import hold_against, never_changes
 from crossfoot.runs.ending import Ending, read_ending, read_lock, write_document
-from crossfoot.runs.run_folder import holds_run
+from crossfoot.runs.lost_papers import refuse_lost_papers
+from crossfoot.runs.restarts import AUTO
+from crossfoot.runs.result import missing_result
+from crossfoot.runs.run_folder import holds_run, refuse_links
 from crossfoot.written.run_file import RunFile
 
 
@@ -43,11 +48,28 @@ from crossfoot.written.run_file import RunFile
 def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Finding:
     """CF747: --continue was asked for, and there is nothing to go on with.
 
-    The folder holds no run, or the run in it is finished: all its steps are trained and its result is saved.
-    Name the run folder itself, the one with plan.lock.json in it. A finished run can be made longer on
-    purpose: a larger train.epochs or train.max_steps, and `--allow` with that key.
+    The folder holds no run, or more steps are trained than were asked for, or all steps are trained and no
+    checkpoint holds their weights, from which the end of the run could be done again. Name the run folder
+    itself, the one with plan.lock.json in it; `--continue auto` begins where there is no run. A finished run
+    can be made longer on purpose: a larger train.epochs or train.max_steps, and `--allow` with that key.
     """
     return Finding("CF747", f"there is nothing to continue in {run.run_dir}: {fact}", helps=helps)
+
+
+@rule_docs("CF755", "note", name="already-finished")
+def already_finished(run: RunFile, step: int) -> Finding:
+    """CF755: the command was to begin the run or to go on with it, and the run is finished.
+
+    All steps that were asked for are trained, and adapter (or model) and receipt are saved. That is no fault
+    for a command that is repeated until it succeeds, so the exit code is 0, and nothing is trained or
+    written. `--continue RUN_DIR` does the end of such a run again, when a checkpoint holds its weights.
+    """
+    return Finding(
+        "CF755",
+        f"nothing is left to do in {run.run_dir}: {step:,} steps are trained, and the result is saved",
+        severity="note",
+        helps=(f"read it: crossfoot receipt {run.run_dir}",),
+    )
 
 
 @dataclass(frozen=True)
@@ -98,18 +120,6 @@ class Resumed:
     findings: tuple[Finding, ...]
 
 
-def is_requeued(run: RunFile, environ: Mapping[str, str]) -> bool:
-    """Whether SLURM has started this very job again, and the run folder holds what it did before.
-
-    Raises Refused when the attempts in the folder cannot be read.
-    """
-    restarts = environ.get("SLURM_RESTART_COUNT", "")
-    if not restarts.isdecimal() or int(restarts) < 1 or not holds_run(run.run_dir):
-        return False
-    attempts = read_attempts(run.run_dir)
-    return not attempts or attempts[-1].job_id == environ.get("SLURM_JOB_ID")
-
-
 def resume_run(
     run: RunFile,
     previous_attempts: PreviousAttempts,
@@ -118,12 +128,16 @@ def resume_run(
     digests: Uint64Array,
     allow: Sequence[str],
     steps: int,
+    *,
+    is_repeated: bool = False,
 ) -> Resumed:
     """Choose the checkpoint to go on from, and hold the new plan against the old one.
 
     previous_attempts: from `read_previous_attempts`. lock, schedule, digests (uint64[N], of the index): of
     the new plan. allow: keys that may change. steps: to be done at the end of this attempt, over all
-    attempts. Every byte of the checkpoint is read; nothing is written. Raises Refused.
+    attempts; as many as are done: only the end of the run is done again. is_repeated: the same command may
+    find its run finished, and that is no fault (CF755). Every byte of the checkpoint is read; nothing is
+    written. Raises Refused.
     """
     checkpoint, findings = choose_checkpoint(run, previous_attempts)
     first_step = checkpoint.step if checkpoint is not None else 0
@@ -132,12 +146,7 @@ def resume_run(
     if before is not None:
         allowed = hold_against(run, before, lock, allow)
         refuse_other_past(run, previous_attempts, before, first_step, schedule, digests)
-    refuse_finished(run, previous_attempts, schedule.total_steps)
-    if steps <= first_step:
-        helps = (f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}",)
-        raise Refused(
-            nothing_to_continue(run, f"{first_step:,} steps are done, {steps:,} were asked for", helps)
-        )
+    refuse_finished(run, previous_attempts, first_step, steps, is_repeated=is_repeated)
     resume_point = ResumePoint(previous_attempts.attempt, first_step)
     if checkpoint is not None:
         manifest = checkpoint.manifest
@@ -215,26 +224,59 @@ def of_another_run(run_dir: str) -> dict[str, str]:
 
 def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
-    files).
+    files, and papers that are not here and that the end of the run will need).
     """
     if not holds_run(run.run_dir):
-        helps = (f"begin it without --continue: crossfoot train {run.path}",)
+        helps = (
+            f"begin it without --continue: crossfoot train {run.path}",
+            f"or let the command find out: crossfoot train {run.path} --continue {AUTO}",
+        )
         raise Refused(nothing_to_continue(run, "it holds no run", helps))
+    refuse_links(run)
     ledger = os.path.join(run.run_dir, LEDGER_FILE)
     lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()
     attempts = read_attempts(run.run_dir, {line.attempt for line in lines})
+    refuse_lost_papers(run.run_dir, attempts, {line.attempt for line in lines})
     last = attempts[-1].attempt if attempts else 1
     ending = read_ending(attempt_path(run.run_dir, last, ENDING_FILE))
     return PreviousAttempts(attempts, lines, next_attempt(run.run_dir), ending)
 
 
-def refuse_finished(run: RunFile, previous_attempts: PreviousAttempts, total_steps: int) -> None:
-    """Refused (CF747) when the last attempt trained all the steps of the plan and saved its result."""
+def refuse_finished(
+    run: RunFile,
+    previous_attempts: PreviousAttempts,
+    first_step: int,
+    steps: int,
+    *,
+    is_repeated: bool = False,
+) -> None:
+    """Refused when `steps` are done and nothing can, or need, be done again: CF747, or CF755 for a command
+    that may find its run finished. first_step: where the attempt would begin.
+    """
     ending = previous_attempts.ending
-    if ending is None or ending.reason != "finished" or ending.exit_code or ending.step < total_steps:
-        return
-    helps = (f"read it: crossfoot receipt {run.run_dir}",)
-    raise Refused(nothing_to_continue(run, f"all {total_steps:,} steps are trained", helps))
+    is_done = (
+        ending is not None
+        and ending.reason in ("finished", "stop_after")
+        and ending.step >= steps
+        and not ending.exit_code
+    )
+    config = run.config.model_dump(mode="json")
+    has_receipt = os.path.exists(os.path.join(run.run_dir, RECEIPT_FILE))
+    is_handed_over = is_done and has_receipt and missing_result(run.run_dir, config, ending) is None
+    if is_handed_over and is_repeated:
+        raise Refused(already_finished(run, steps))
+    if first_step > steps:
+        later = f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}"
+        fact = f"{first_step:,} steps are done, {steps:,} were asked for"
+        raise Refused(nothing_to_continue(run, fact, (later,)))
+    if first_step < steps and (is_handed_over or (is_done and not first_step)):
+        fact = f"all {steps:,} steps are trained"
+        helps = (
+            f"read it: crossfoot receipt {run.run_dir}",
+            f"or train it anew, into another folder: run.dir={run.run_dir}-2",
+        )
+        lost = "" if is_handed_over else ", and no checkpoint holds their weights"
+        raise Refused(nothing_to_continue(run, f"{fact}{lost}", helps))
 
 
 def lock_in_force(
@@ -260,12 +302,14 @@ def lock_in_force(
 
 
 def record_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> None:
-    """Write a claimed attempt's lock, the run's own lock for the first that starts, and last its
-    attempt.json: with it the attempt has started. Raises Refused.
+    """Write a claimed attempt's lock, the run's own lock for the first that starts (or where it has been
+    lost), and last its attempt.json: with it the attempt has started. Raises Refused.
     """
+    own = os.path.join(run.run_dir, LOCK_FILE)
+    is_first = not read_attempts(run.run_dir)
+    if is_first or not os.path.exists(own):
+        write_document(own, lock if is_first else read_lock(run_lock_path(run.run_dir)))
     write_document(attempt_path(run.run_dir, attempt.attempt, LOCK_FILE), lock)
-    if not read_attempts(run.run_dir):
-        write_document(os.path.join(run.run_dir, LOCK_FILE), lock)
     write_attempt(run.run_dir, attempt)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from crossfoot.checkpoints.store import CHECKPOINT_NOW, CHECKPOINTS
+from crossfoot.durable import prove_writable
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import CUT_FILE, read_readable
@@ -18,6 +21,7 @@ from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
     LOCK_FILE,
+    RECEIPT_FILE,
     attempt_name,
     attempt_numbers,
     attempt_path,
@@ -32,6 +36,12 @@ DEEPSPEED_NAME = "deepspeed.json"
 CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
+_OWN_FOLDERS = (CHECKPOINTS, HEARTBEAT_FOLDER, ADAPTER_NAME, MODEL_NAME)
+_OWN_FILES = (LOCK_FILE, LEDGER_FILE, RECEIPT_FILE, CHECKPOINT_NOW)
+SIGN_OF_LIFE = re.compile(
+    r"\.?rank-\d{5,}\.json(\.[0-9a-f]+\.partial)?|\.?verdict-attempt-\d{3,}\.json(\.\d+\.partial)?"
+)
+"""What a run writes into its folder of heartbeats, finished or not."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSALS = (
     *_FULL,
@@ -69,7 +79,29 @@ def folder_in_use(run: RunFile) -> Finding:
         helps=(
             f"continue that run: {resume_command(run.run_dir, run.path)}",
             f"or train into another folder: run.dir={run.run_dir}-2",
-            f"or delete the old run: rm -r {run.run_dir}",
+        ),
+    )
+
+
+@rule_docs("CF752", name="foreign-files")
+def foreign_files(run: RunFile, names: Sequence[str]) -> Finding:
+    """CF752: the run folder has something that this run did not write, under a name that it would use.
+
+    A run writes plan.lock.json, ledger.jsonl, receipt.json and the folders attempt-001, checkpoints,
+    heartbeat, and adapter or model into its folder; it replaces them, and deletes old checkpoints and
+    heartbeats. Where no run was begun, whatever has one of these names is somebody else's, and is left alone.
+    So is what lies behind a link: a run that is continued must have its files in its own folder. To have them
+    on another disk, move the whole run folder there.
+    """
+    shown = ", ".join(names)
+    return Finding(
+        "CF752",
+        f"{run.run_dir} holds {shown}, which this run did not write",
+        place=_place(run),
+        notes=("a run replaces and deletes files of these names; nothing was touched",),
+        helps=(
+            f"train into another folder: run.dir={run.run_dir}-2",
+            "or give what is there another name, or another place",
         ),
     )
 
@@ -135,31 +167,56 @@ def holds_run(run_dir: str) -> bool:
     """Whether a run was begun in this folder."""
     names = (LOCK_FILE, LEDGER_FILE)
     return bool(attempt_numbers(run_dir)) or any(
-        os.path.exists(os.path.join(run_dir, name)) for name in names
+        os.path.lexists(os.path.join(run_dir, name)) for name in names
     )
 
 
+def folder_refusals(run: RunFile) -> tuple[Finding, ...]:
+    """Why a new run cannot begin in `run.dir`, as far as looking tells: it is a file, holds a run, or
+    something of somebody else's under a name that a run uses. Writes nothing.
+    """
+    folder = run.run_dir
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        return (folder_is_file(run),)
+    if holds_run(folder):
+        return (folder_in_use(run),)
+    there = [name for name in _OWN_FILES if os.path.lexists(os.path.join(folder, name))]
+    there += [f"{name}/" for name in _OWN_FOLDERS if not _is_free(os.path.join(folder, name))]
+    return (foreign_files(run, there),) if there else ()
+
+
+def refuse_links(run: RunFile) -> None:
+    """Refused (CF752) when a file or folder of a run that is to be continued lies behind a link: it would be
+    written, and cleared out, where this run has no place.
+    """
+    names = (*_OWN_FILES, *_OWN_FOLDERS, *map(attempt_name, attempt_numbers(run.run_dir)))
+    links = [name for name in names if os.path.islink(os.path.join(run.run_dir, name))]
+    if links:
+        raise Refused(foreign_files(run, [f"{name} (a link)" for name in links]))
+
+
+def _is_free(folder: str) -> bool:
+    """Whether nothing has this name, or a folder with nothing in it."""
+    if not os.path.lexists(folder):
+        return True
+    with suppress(OSError):
+        return not os.path.islink(folder) and not os.listdir(folder)
+    return False
+
+
 def refuse_used_folder(run: RunFile) -> None:
-    """Refused when `run.dir` already holds a run, is a file, or cannot be written. Leaves nothing behind.
+    """Refused when a new run cannot begin in `run.dir`: `folder_refusals`, or it cannot be written. Leaves
+    nothing behind.
 
     Called once, by the rank that will write there, before the data is tokenised.
     """
     folder = run.run_dir
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise Refused(folder_is_file(run))
-    if holds_run(folder):
-        raise Refused(folder_in_use(run))
-    missing = [path for path in (Path(folder), *Path(folder).parents) if not os.path.exists(path)]
+    if findings := folder_refusals(run):
+        raise Refused(findings)
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0")
+        prove_writable(folder)
     except OSError as error:
         raise Refused(folder_not_writable(run, said_by(error))) from error
-    finally:
-        for path in missing:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def make_folder(run: RunFile, attempt: int = 1) -> None:
@@ -222,13 +279,15 @@ def verdict_path(run_dir: str | os.PathLike[str], attempt: int) -> Path:
 
 def forget_attempt(run_dir: str | os.PathLike[str], attempt: int) -> None:
     """Before an attempt begins, and after one that is given back: take away all heartbeats, and what was
-    judged under its number. What was judged of earlier attempts stays.
+    judged under its number. What was judged of earlier attempts stays, and so does what no run wrote.
     """
     folder = Path(run_dir, HEARTBEAT_FOLDER)
     kept = {verdict_path(run_dir, earlier).name for earlier in range(1, attempt)}
     with suppress(OSError):
+        if folder.is_symlink():
+            return
         for path in list(folder.iterdir()):
-            if path.name not in kept:
+            if path.name not in kept and SIGN_OF_LIFE.fullmatch(path.name):
                 with suppress(OSError):
                     path.unlink()
         folder.rmdir()  # when it is empty

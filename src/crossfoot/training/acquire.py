@@ -83,6 +83,7 @@ def _resume_run(work: RankJob) -> Resumed | None:
         work.index.digests,
         work.options.allow,
         work.steps,
+        is_repeated=work.options.is_repeated,
     )
 
 
@@ -106,6 +107,7 @@ def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
         index_dir=os.path.abspath(work.plan.run.index_dir),
         checkpoint_attempt=resume_point.checkpoint_attempt,
         checkpoint_plan=resume_point.checkpoint_plan,
+        elastic_id=environ.get("TORCHELASTIC_RUN_ID") or None,
     )
 
 

@@ -16,21 +16,25 @@ from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
+from crossfoot.ledger.findings import ledger_shared
 from crossfoot.liveness.stopping import Stop
+from crossfoot.models.findings import not_saved
 from crossfoot.models.save import save_adapter
 from crossfoot.output import say, tell
 from crossfoot.phrases import said_by
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
 from crossfoot.receipts.receipt_page import render_receipt
-from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path
+from crossfoot.rendezvous.ranks import Ranks
+from crossfoot.rendezvous.rendezvous import RefusedTogether
+from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path, later_attempt
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.reader import read_run
+from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
-from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 from crossfoot.training.build import Built
-from crossfoot.training.findings import not_saved, unlearnable, weights_not_finite
+from crossfoot.training.findings import unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import weights_are_finite
 
@@ -49,9 +53,11 @@ _URGENT = ("signal", "orphaned")
 def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     """Close the run on all ranks together; rank 0 writes and speaks. Returns one exit code everywhere.
 
-    steps_done: over all attempts. The ledger is drained.
+    steps_done: over all attempts. The ledger is drained. Raises Refused on all when another process has taken
+    the run over: nothing is written then.
     """
     training, ranks = built.training, built.training.ranks
+    _refuse_taken_over(work, ranks, training.step_recorder.finding)
     reason, exit_code = _how_it_ends(work, steps_done, stop)
     is_kept = not is_dry_run(work.plan.run.run_dir)  # of a dry run only its ledger and receipt are of use
     training.step_recorder.close()
@@ -79,13 +85,23 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
     is_urgent = reason in _URGENT
     if is_kept and is_finite and not is_disk_full and not is_urgent:
-        saved, problem = _save(work, built)
+        saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
     if ranks.is_first:
-        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
+        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code)[0])
+
+
+def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> None:
+    """Refused on all ranks when a later attempt has begun, or the ledger has another writer (CF754)."""
+    run_dir, attempt = work.plan.run.run_dir, work.resume_point.attempt
+    if ranks.is_first and found is None and (later := later_attempt(run_dir, attempt)) is not None:
+        found = ledger_shared(f"{run_dir}/{LEDGER_FILE}", (f"attempt {later} has begun, this is {attempt}",))
+    found = ranks.gather(found)[0]
+    if found is not None and found.code == "CF754":
+        raise (Refused if ranks.is_first else RefusedTogether)(found)
 
 
 def _how_it_ends(work: RankJob, steps_done: int, stop: Stop) -> tuple[str, int]:
@@ -109,10 +125,10 @@ def _last_checkpoint(work: RankJob, built: Built, reason: str, steps_done: int) 
     return [] if step_hooks.finding is None else [replace(step_hooks.finding, severity="warning")]
 
 
-def _save(work: RankJob, built: Built) -> tuple[str | None, list[Finding]]:
+def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, list[Finding]]:
     """Save what was trained, all ranks together. Returns where, or None and why rank 0 could not."""
     config, ranks = work.plan.run.config, built.training.ranks
-    folder = str(Path(work.plan.run.run_dir) / (ADAPTER_NAME if config.lora else MODEL_NAME))
+    folder = result_path(work.plan.run.run_dir, config.model_dump(mode="json"))
     problem = []
 
     def add_tokenizer(destination: str) -> None:
@@ -128,8 +144,28 @@ def _save(work: RankJob, built: Built) -> tuple[str | None, list[Finding]]:
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
-        problem.append(not_saved(what, folder, said_by(error)))
+        problem.append(not_saved(what, folder, said_by(error), *_what_is_left(work, steps_done)))
     return (None if any(ranks.gather(bool(problem))) else folder), problem
+
+
+def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(notes, helps) of a result that could not be saved: whether the weights are lost, and the ways out."""
+    run = work.plan.run
+    kept = newest_good(run.run_dir)[0]
+    where = f"{run.run_dir}/{CHECKPOINTS}/{kept.name}" if kept is not None else ""
+    go_on = resume_command(run.run_dir, run.path, _command())
+    if kept is not None and kept.step == steps_done:
+        helps = (
+            f"make room on that disk, and do the end of the run again: {go_on}",
+            f"or write it to another disk: {_command()} export {run.run_dir} OUT",
+        )
+        return (f"nothing is lost: the weights are in {where}",), helps
+    note = f"no checkpoint holds the weights of step {steps_done:,}: they are lost with this process"
+    helps = (
+        f"make room on that disk, and train {'on from ' + where if kept is not None else 'again'}: {go_on}",
+        "write checkpoints, so that the end of a run can be done again: checkpoint.every_steps",
+    )
+    return (note,), helps
 
 
 def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[Finding]) -> int:

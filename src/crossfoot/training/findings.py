@@ -10,26 +10,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
 
 MOST_SAMPLES_NAMED = 8
-
-
-@rule_docs("CF013")
-def tracker_missing(mode: str, place: Place) -> Finding:
-    """CF013: the run asks for Weights & Biases, and wandb is not installed.
-
-    wandb is an optional dependency. This is looked up before the data is tokenised and before a GPU is used.
-    """
-    return Finding(
-        "CF013",
-        f"tracking.wandb is {mode}, but wandb is not installed",
-        place=place,
-        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
-    )
 
 
 @rule_docs("CF016")
@@ -59,20 +44,6 @@ def engine_believes(kind: str, name: str, believed: Any, planned: Any) -> Findin
         f"{kind} believes {name} is {believed!r}, the plan says {planned!r}",
         notes=("read back from the engine after its initialisation, before the first forward",),
         helps=("look for an environment variable or a plugin that overrules the engine's arguments",),
-    )
-
-
-@rule_docs("CF740", name="weights-not-saved")
-def not_saved(what: str, folder: str, reason: str) -> Finding:
-    """CF740: the trained weights could not be written at the end of the run.
-
-    The ledger and the receipt stand, and say what was trained; the weights are lost, because this version
-    keeps no checkpoint.
-    """
-    return Finding(
-        "CF740",
-        f"the {what} could not be written to {folder}: {reason}",
-        helps=("make room on that disk, or set run.dir to another one, and train again",),
     )
 
 

@@ -10,7 +10,7 @@ from crossfoot.findings.render import render
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember
 from crossfoot.ledger.skipping import policies_of
-from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, read_attempts
+from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, later_attempt, read_attempts
 from crossfoot.training.rank_job import RankJob
 
 
@@ -27,6 +27,7 @@ def open_ledger(
         os.path.join(run_dir, LEDGER_FILE),
         whole_bytes=previous_attempts.lines.whole_bytes if previous_attempts is not None else None,
         keep_in=attempt_path(run_dir, attempt),
+        successor=lambda: later_attempt(run_dir, attempt),
     )
     if book.cut is not None:
         report(render([book.cut], colour=False))

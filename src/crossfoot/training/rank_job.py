@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,24 +14,20 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.index.tokenising_line import TokenisingLine
 from crossfoot.index.verified import alone, verified_index
+from crossfoot.liveness.findings import run_lives
+from crossfoot.liveness.living import living
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
+from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.rendezvous.devices import look_at_device
 from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
 from crossfoot.rendezvous.rendezvous import Rendezvous, meet
 from crossfoot.runs.changing import refusals_of_allow
-from crossfoot.runs.resume import (
-    NEW_RUN,
-    PreviousAttempts,
-    Resumed,
-    ResumePoint,
-    is_requeued,
-    read_previous_attempts,
-)
-from crossfoot.runs.run_folder import refuse_used_folder
-from crossfoot.training.tracking import refuse_missing_tracker
+from crossfoot.runs.restarts import is_started_again
+from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
+from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
 
@@ -41,12 +37,21 @@ class TrainOptions:
     """What the command line asks for besides the plan.
 
     stop_after: so many steps of the plan, over all attempts; None: all. continues: go on with the run in the
-    run folder. allow: keys that may be changed for that.
+    run folder. allow: keys that may be changed for that. takes_over: also when its last attempt lives.
+    is_repeated: the same command begins the run, goes on with it, or finds it finished.
     """
 
     stop_after: int | None = None
     continues: bool = False
     allow: tuple[str, ...] = ()
+    takes_over: bool = False
+    is_repeated: bool = False
+
+    def on(self, run: RunFile, environ: Mapping[str, str]) -> TrainOptions:
+        """What that comes to for the run folder as it is, in this surrounding. Raises Refused."""
+        if is_started_again(run, environ):
+            return replace(self, continues=True, is_repeated=True)
+        return replace(self, continues=self.continues or (self.is_repeated and holds_run(run.run_dir)))
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,10 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     checked = read_and_check(path, overrides, world)
     checked.refuse()
     config = checked.run.config
-    if world.rank == 0 and is_requeued(checked.run, os.environ):
-        options = replace(options, continues=True)
+    if world.rank == 0:
+        options = options.on(checked.run, os.environ)
     engine_kind = engine_of(checked, world)
-    previous_attempts, refused = _look_alone(checked.run, world, options)
+    previous_attempts, refused, noted = _look_alone(checked.run, world, options)
     rendezvous, world, warnings = run_preflight(checked, world, refused)
     checked = checked.on_nodes(world.ranks_per_node)
     says = alone if rendezvous is None else rendezvous.first_says
@@ -126,7 +131,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         validation=validation,
         world=world,
         engine_kind=engine_kind,
-        warnings=(*checked.findings, *warnings),
+        warnings=(*checked.findings, *noted, *warnings),
         lock=make_lock(plan),
         steps=total if stop_after is None else min(stop_after, total),
         options=options,
@@ -176,24 +181,21 @@ def run_preflight(
 
 def _look_alone(
     run: RunFile, world: World, options: TrainOptions
-) -> tuple[PreviousAttempts | None, list[Finding]]:
-    """What only rank 0 looks at: the run folder, with what earlier attempts left in it, and the tracker."""
-    previous_attempts: PreviousAttempts | None = None
-    found: list[Finding] = []
+) -> tuple[PreviousAttempts | None, tuple[Finding, ...], tuple[Finding, ...]]:
+    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder.
+    (that, what the start is refused for, warnings).
+    """
     if world.rank != 0:
-        return previous_attempts, found
-    try:
-        if options.continues:
-            previous_attempts = read_previous_attempts(run)
-        else:
-            refuse_used_folder(run)
-    except Refused as refusal:
-        found += refusal.findings
-    try:
-        refuse_missing_tracker(run)
-    except Refused as refusal:
-        found += refusal.findings
-    return previous_attempts, found
+        return None, (), ()
+    start = Start(run, options.continues)
+    found = unmet(start)
+    if any(finding.severity == "error" for finding in found):
+        return None, found, ()
+    if not start.continues:
+        return None, (), found
+    if not options.takes_over and (ranks := living(run.run_dir)):
+        return None, (run_lives(run.run_dir, run.path, ranks[0].attempt, ranks), *found), ()
+    return start.previous_attempts, (), found
 
 
 def _refuse_untrained_rows(checked: CheckedRun, index: DataIndex) -> None:

@@ -7,17 +7,17 @@ before every name and shape was compared with the model.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from crossfoot.checkpoints.findings import not_readable, other_optimizer, other_shapes, other_tensors
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.stored import StoredTensors
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
 from crossfoot.training.saving import GivenUp, together
@@ -44,8 +44,8 @@ def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ra
         raise Refused(findings)
     manifest = checkpoint.manifest
     state.make_moments(manifest.optimizer_step, manifest.odd_steps, _names_with_moments(state, manifest))
-    reader = _Reader(checkpoint)
-    with reader:
+    with StoredTensors(checkpoint) as stored:
+        reader = _Reader(stored)
         for tensor in state.tensors():
             state.write(tensor.name, tensor.moment, reader.tensor(tensor))
     with _refusing(checkpoint.name):
@@ -94,41 +94,25 @@ def _differences(state: TrainedState, checkpoint: Checkpoint) -> Iterator[Findin
 
 
 class _Reader:
-    """Reads whole tensors from the files of a checkpoint. After an error it hands out zeros, so that no rank
-    leaves a collective; `check` raises the error.
+    """Reads whole tensors of a checkpoint. After an error it hands out zeros, so that no rank leaves a
+    collective; `check` raises the error.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._open_files = ExitStack()
-        self._files: dict[str, Any] = {}
+    def __init__(self, stored: StoredTensors) -> None:
+        self._stored = stored
         self._error: Exception | None = None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        self._files.clear()
-        self._open_files.close()
 
     def tensor(self, tensor: StateTensor) -> torch.Tensor:
         """float32, on the CPU; zeros where the checkpoint has none (a moment that was never made)."""
-        stored = self._checkpoint.manifest.tensors.get(tensor.stored_name)
-        if stored is not None and self._error is None:
+        value = None
+        if self._error is None:
             try:
-                value: torch.Tensor = self._file(stored.file).get_tensor(tensor.stored_name)
-                return value.reshape(tensor.shape).float()
+                value = self._stored.read(tensor.stored_name)
             except (OSError, MemoryError, SafetensorError, RuntimeError) as error:
                 self._error = error if isinstance(error, (OSError, MemoryError)) else OSError(str(error))
-        return torch.zeros(tensor.shape)
+        return torch.zeros(tensor.shape) if value is None else value.reshape(tensor.shape)
 
     def check(self) -> None:
         """Raises what went wrong on this rank."""
         if self._error is not None:
             raise self._error
-
-    def _file(self, name: str) -> Any:
-        if name not in self._files:
-            path = self._checkpoint.folder / name
-            self._files[name] = self._open_files.enter_context(safe_open(path, framework="pt", device="cpu"))
-        return self._files[name]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -82,6 +80,8 @@ def _rank_monitor(work: RankJob, stop: StopRequest) -> RankMonitor:
 
 
 def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
+    from crossfoot.models.quiet import hush_libraries
+
     hush_libraries()
     from crossfoot.rendezvous.ranks import agree, is_lost_rank, join
     from crossfoot.training.build import Built, build
@@ -116,16 +116,3 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
 def _first_line(error: Exception) -> str:
     """What a library says, without the place in its source that it begins with and the advice at the end."""
     return re.sub(r"^\[[^\]]*\]\s*", "", first_line(error)).split(". ")[0]
-
-
-def hush_libraries() -> None:
-    """The libraries' own logs begin at errors: what matters of them is read back and compared instead."""
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    for name in ("DeepSpeed", "accelerate", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)

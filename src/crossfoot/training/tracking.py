@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.planning.plan import RunPlan
-from crossfoot.training.findings import tracker_missing, tracker_refuses
-from crossfoot.written.run_file import RunFile
-
-
-def refuse_missing_tracker(run: RunFile) -> None:
-    """Refused when wandb is asked for and not installed: found before anything slow starts."""
-    if run.config.tracking.wandb != "off" and missing_of("tracking"):
-        raise Refused(tracker_missing(run.config.tracking.wandb, run.place("tracking", "wandb")))
+from crossfoot.training.findings import tracker_refuses
 
 
 class WandbMirror:

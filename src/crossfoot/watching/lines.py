@@ -44,6 +44,8 @@ class Teller:
         validation = state.ending.validation_loss if state.ending is not None else None
         if validation is not None:
             lines.append(f"validation loss {validation:.4f}")
+        if state.result_missing:
+            lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
             lines.append(f"foots: {words.verdict_words(state)}")
         if (hint := words.next_words(state)) is not None:

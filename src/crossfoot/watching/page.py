@@ -163,6 +163,8 @@ def _verdict(state: RunState) -> Iterator[Text]:
         yield _row("", f"and {footed.cause_count - _MOST_CAUSES:,} more")
     for finding in footed.findings[:_MOST_CAUSES]:
         yield _row("", clean(f"{finding.code} {finding.title}"))
+    if state.result_missing:
+        yield _row("missing", (clean(state.result_missing), "yellow"))
 
 
 def _attempts(state: RunState) -> Iterator[Text]:

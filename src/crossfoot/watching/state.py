@@ -136,6 +136,16 @@ class RunState:
     footed: Footed
 
     @property
+    def result_missing(self) -> str:
+        """What a run that has trained all its steps has not handed over; "" when nothing is missing."""
+        if self.footed.receipt is not None and self.status == "ended":
+            return self.footed.receipt.result_missing or ""
+        is_done = self.asked_steps is not None and self.done_steps >= self.asked_steps
+        return (
+            "all steps are done, and the end of the run is not" if is_done and self.status == "silent" else ""
+        )
+
+    @property
     def last(self) -> StepEntry | None:
         """The last line that counts."""
         return self.recent[-1] if self.recent else None

@@ -94,6 +94,8 @@ def next_words(state: RunState) -> tuple[str, str] | None:
     if state.status == "silent":
         return "if nothing of it is alive, continue it", go_on
     if state.status == "ended" and state.ending is not None and not state.footed.findings:
+        if state.result_missing:
+            return "make it from the last checkpoint", go_on
         if state.ending.reason in ("finished", "stop_after"):
             return "the whole receipt", f"crossfoot receipt {state.run_dir}"
         return "continue it", go_on

@@ -6,16 +6,22 @@ The written file alone is read here; weights are never opened, nothing is downlo
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossfoot.findings.finding import Finding
+from crossfoot.phrases import reason_of
 from crossfoot.written.config import Config
-from crossfoot.written.model_limits import read_model_config
+from crossfoot.written.model_kinds import sees_both_sides
+from crossfoot.written.model_limits import beyond_sense
 
 BUILTIN_TINY = "builtin:tiny"
+CONFIG_JSON = "config.json"
+LARGEST_CONFIG_BYTES = 16 << 20
 TINY_VOCABULARY = 260
 TINY_MAX_POSITIONS = 2048
 INPUT_TABLE_NAMES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -45,7 +51,7 @@ class ModelFacts:
 
     max_position_embeddings: tokens of the longest sequence it was made for; None when config.json does not
     say. stretched_positions: what rope scaling makes of that, when it is more. has_own_code: config.json
-    names classes that lie beside it (auto_map).
+    names classes that lie beside it (auto_map). sees_both_sides: it is an encoder, or has one.
     """
 
     vocab_size: int
@@ -54,6 +60,7 @@ class ModelFacts:
     model_type: str
     stretched_positions: int | None = None
     has_own_code: bool = False
+    sees_both_sides: bool = False
 
     @property
     def positions(self) -> int | None:
@@ -66,19 +73,58 @@ def read_model_facts(path: str) -> ModelFacts | None:
     local cache.
 
     None when there is nothing to read without the network, or when it is not the config of a language model:
-    loading the model says then what is wrong. Raises Refused (CF555) for one that no model has.
+    loading the model says then what is wrong.
     """
     if path == BUILTIN_TINY:
         return ModelFacts(TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama")
-    folder = os.path.expanduser(path)
-    file = Path(folder) / "config.json" if os.path.isdir(folder) else _cached_config(path)
-    if file is None:
+    folder = model_folder(path)
+    if folder is None:
         return None
     try:
-        values = read_model_config(file)
-    except (OSError, ValueError):
+        values = read_config_json(folder)
+    except ValueError:
         return None
     return _facts_of(values)
+
+
+def model_folder(path: str) -> Path | None:
+    """Where the files of a model are: the folder given, or the snapshot of a hub id in the local cache. None:
+    neither is there. Never asks the network.
+    """
+    folder = os.path.expanduser(path)
+    if os.path.isdir(folder):
+        return Path(folder)
+    cached = _cached_config(path)
+    return None if cached is None else cached.parent
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """The values of a model's config.json. Raises ValueError with the reason: absent, a pipe, too large, not
+    JSON, not an object, or of sizes that no model has.
+    """
+    file = folder / CONFIG_JSON
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{CONFIG_JSON} is not an ordinary file")
+        if status.st_size > LARGEST_CONFIG_BYTES:
+            raise ValueError(f"{CONFIG_JSON} has more than {LARGEST_CONFIG_BYTES:,} bytes")
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no {CONFIG_JSON} in it") from error
+    except OSError as error:
+        raise ValueError(f"{CONFIG_JSON} cannot be read: {reason_of(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{CONFIG_JSON} is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{CONFIG_JSON} is not JSON, at line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{CONFIG_JSON} is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{CONFIG_JSON} is not an object")
+    if (reason := beyond_sense(values)) is not None:
+        raise ValueError(f"in {CONFIG_JSON} {reason}")
+    return values
 
 
 def looks_local(path: str) -> bool:
@@ -95,6 +141,19 @@ def model_missing(path: str, why: str = "") -> Finding:
         notes=(*filter(None, [why]), "a model is a local Hugging Face folder, a hub id or builtin:tiny"),
         helps=("write the folder that holds config.json and the weights",),
         unreadable=True,
+    )
+
+
+def hub_not_asked(path: str) -> Finding:
+    """The finding CF541 as a warning, without its place: the cache of the nodes may have what this one has
+    not.
+    """
+    return Finding(
+        "CF541",
+        f"the model {path} is not in the local cache, and the hub is not asked",
+        severity="warning",
+        notes=("HF_HUB_OFFLINE is set",),
+        helps=(f"fetch it where there is a network: hf download {path}",),
     )
 
 
@@ -151,6 +210,7 @@ def _facts_of(values: Any) -> ModelFacts | None:
         model_type=model_type,
         stretched_positions=_stretched(text, positions),
         has_own_code="auto_map" in values,
+        sees_both_sides=sees_both_sides(values),
     )
 
 
@@ -186,7 +246,7 @@ def _cached_config(path: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(path, "config.json")
+        found = try_to_load_from_cache(path, CONFIG_JSON)
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None

@@ -60,6 +60,10 @@ class RunFile:
             value = value[key] if isinstance(key, int) else getattr(value, key, None)
         return path in self.spots and value is not None
 
+    def is_named(self, *keys: str | int) -> bool:
+        """Whether the file or the command line has the key, null too."""
+        return _path(keys) in self.spots
+
     def origin(self, *keys: str | int) -> str:
         """Who says a value: "configs/demo.yaml:12", "command line" or "default"."""
         spot = self.spots.get(_path(keys))

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.phrases import said_by
+from crossfoot.written.git_lfs import fetching, is_pointer
 
 LARGEST_BYTES = 1 << 20
 """A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take
@@ -111,6 +112,8 @@ def _read_bytes(path: str) -> bytes:
         if status.st_size > LARGEST_BYTES:
             title = f"{path} has {status.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read"
             raise UnreadableText(title, where, "give the file that a person wrote, not data")
+        if is_pointer(path):
+            raise UnreadableText(f"{path} is a git-lfs pointer, not the file itself", where, fetching(path))
         with open(path, "rb") as file:
             return file.read(LARGEST_BYTES + 1)
     except FileNotFoundError as error:

@@ -35,7 +35,10 @@ from crossfoot.written.source import same_file
 _ENGINES = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP", "MEGATRON_LM": "Megatron-LM"}
 _ENGINE_OPTIONS = {"--use_deepspeed": "DeepSpeed", "--use_fsdp": "FSDP", "--use_megatron_lm": "Megatron-LM"}
 OWN_OPTIONS = frozenset(
-    ("--stop-after", "--continue", "--allow", "--local_rank", "--local-rank", "--full", "--json", "--help")
+    (
+        *("--stop-after", "--continue", "--take-over", "--allow"),
+        *("--local_rank", "--local-rank", "--full", "--json", "--help"),
+    )
 )
 """What `crossfoot train` and `crossfoot prove` take; a test holds it against them."""
 _FOREIGN = {

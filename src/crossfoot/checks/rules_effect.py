@@ -1,0 +1,159 @@
+"""CF030: keys of the run config that somebody wrote, and that nothing follows from beside the others.
+
+A key that has no effect under some other key's value belongs into WISHES; a test asks of every key there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from crossfoot.checks.registry import Facts, rule
+from crossfoot.findings.finding import Finding, Severity
+from crossfoot.written.config import Unsure
+from crossfoot.written.shown import shown
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A key that may have no effect. why: what makes that so, as a sentence; None when the key has one. help:
+    a change that gives it an effect. is_note: a note, not a warning.
+    """
+
+    key: str
+    why: Callable[[Facts], str | None]
+    help: str
+    is_note: bool = False
+
+
+def _no_rule(facts: Facts) -> str | None:
+    lr, batch = facts.run.config.lr, facts.batch
+    is_said = batch is not None and batch.global_batch_size != lr.reference_batch  # by CF204
+    if lr.rule != "none" or is_said:
+        return None
+    return "lr.rule is none, so the rate is lr.reference, whatever the batch"
+
+
+def _no_floor(facts: Facts) -> str | None:
+    lr = facts.run.config.lr
+    return (
+        "lr.schedule is constant, and the rate never falls"
+        if lr.schedule == "constant" and lr.min_ratio
+        else None
+    )
+
+
+def _no_slope(facts: Facts) -> str | None:
+    lr = facts.run.config.lr
+    is_flat = lr.schedule != "constant" and lr.min_ratio == 1
+    return "lr.min_ratio is 1, so the rate stays at its peak" if is_flat else None
+
+
+def _by_sgd(facts: Facts) -> str | None:
+    is_sgd = facts.run.config.optimizer.name == "sgd"
+    return "optimizer.name is sgd, which trains without momentum and without decay here" if is_sgd else None
+
+
+def _decay_by_sgd(facts: Facts) -> str | None:
+    return _by_sgd(facts) if facts.run.config.optimizer.weight_decay else None
+
+
+def _never_validated(facts: Facts) -> str | None:
+    config, schedule = facts.run.config, facts.schedule
+    if not config.data.validation:
+        return "data.validation is empty"
+    every = config.validation.every_steps
+    if schedule is None or every is None or every < schedule.total_steps:
+        return None
+    return f"the run has {schedule.total_steps:,} steps, and validates at its end in any case"
+
+
+def _no_best(facts: Facts) -> str | None:
+    config, schedule = facts.run.config, facts.schedule
+    every, saves = config.validation.every_steps, config.checkpoint.every_steps
+    if not config.checkpoint.best:
+        return None
+    if not config.data.validation or every is None:
+        return "there is no validation before the end of the run, so no checkpoint has a validation loss"
+    if saves is None:
+        return "checkpoint.every_steps is null, so no checkpoint falls on a validation"
+    first = math.lcm(every, saves)
+    if schedule is None or first < schedule.total_steps:
+        return None
+    return (
+        f"a checkpoint falls on a validation after step {first:,} first, and the run has "
+        f"{schedule.total_steps:,} steps"
+    )
+
+
+def _no_loss_scale(facts: Facts) -> str | None:
+    dtype = facts.run.config.model.dtype
+    return None if dtype == "float16" else f"model.dtype is {dtype}, and only float16 has a loss scale"
+
+
+def _no_tracker(facts: Facts) -> str | None:
+    return "tracking.wandb is off" if facts.run.config.tracking.wandb == "off" else None
+
+
+def _no_prompt(facts: Facts) -> str | None:
+    is_plain = facts.run.config.data.task == "pretrain"
+    return "data.task is pretrain, and documents have no prompt" if is_plain else None
+
+
+def _no_next_epoch(facts: Facts) -> str | None:
+    config, schedule = facts.run.config, facts.schedule
+    if schedule is not None and schedule.num_samples < schedule.global_batch_size:
+        return None  # CF518 speaks of it
+    is_only = config.data.last_step == "carry" and config.train.epochs == 1
+    return "the run has one epoch, and no next one to carry its tail into" if is_only else None
+
+
+WISHES: tuple[Wish, ...] = (
+    Wish("lr.reference_batch", _no_rule, "set lr.rule to sqrt (for adamw) or linear (for sgd)", is_note=True),
+    Wish("lr.min_ratio", _no_floor, "set lr.schedule to cosine or linear"),
+    Wish("lr.schedule", _no_slope, "lower lr.min_ratio"),
+    Wish("optimizer.betas", _by_sgd, "set optimizer.name to adamw"),
+    Wish("optimizer.eps", _by_sgd, "set optimizer.name to adamw"),
+    Wish("optimizer.weight_decay", _decay_by_sgd, "set optimizer.name to adamw"),
+    Wish(
+        "validation.every_steps", _never_validated, "give data.validation, and a number of steps in the run"
+    ),
+    Wish(
+        "checkpoint.best",
+        _no_best,
+        "set validation.every_steps to checkpoint.every_steps, below the run's end",
+    ),
+    Wish("faults.overflow", _no_loss_scale, "leave it to runs in float16"),
+    Wish("tracking.project", _no_tracker, "set tracking.wandb to online or offline"),
+    Wish("data.template", _no_prompt, "set data.task to sft"),
+    Wish("data.last_step", _no_next_epoch, "set data.last_step to short or drop"),
+)
+
+
+@rule("CF030", "warning", "note", name="wish-without-effect")
+def without_effect(facts: Facts) -> Iterator[Finding]:
+    """CF030: a key of the run config has no effect, because of another key or of the run's length.
+
+    Whoever wrote it meant something by it: a floor for a rate that never falls (`lr.min_ratio` with a
+    constant schedule), validations without validation data, betas for sgd, a W&B project with the tracker
+    off. Either the key is left over, or the other one is not what was meant. Only what is written is named,
+    and in a resolved config, which has every key, only what is no default. `lr.reference_batch` without a
+    rule is a note: it says where `lr.reference` comes from, and CF204 speaks when the batch is another one.
+    """
+    is_resolved = all(facts.run.is_named(wish.key) for wish in WISHES)
+    for wish in WISHES:
+        with suppress(Unsure):
+            why = wish.why(facts) if facts.run.is_written(wish.key) else None
+            section, name = getattr(facts.run.config, wish.key.split(".")[0]), wish.key.split(".")[1]
+            value, default = getattr(section, name), type(section).model_fields[name].default
+            if why is not None and not (is_resolved and value == default):
+                severity: Severity = "note" if wish.is_note else "warning"
+                yield Finding(
+                    "CF030",
+                    f"{wish.key} {shown(value)} has no effect: {why}",
+                    severity=severity,
+                    place=facts.run.place(wish.key),
+                    helps=(f"remove {wish.key}", f"or {wish.help}"),
+                )

@@ -1,0 +1,82 @@
+"""The options of the verbs that have many."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def train_options(train: argparse.ArgumentParser) -> None:
+    """Options of `crossfoot train`."""
+    add = train.add_argument
+    add("--stop-after", type=count, metavar="N", help="stop after N steps of the plan; changes nothing else")
+    add(
+        "--continue",
+        dest="continued",
+        metavar="RUN_DIR",
+        help="go on with the run in this folder, from its last good checkpoint; auto: go on where run.dir "
+        "holds a run, begin where it holds none",
+    )
+    add(
+        "--take-over",
+        action="store_true",
+        help="go on although its last attempt seems to live; that one ends",
+    )
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="this key may be changed since then, and the receipt says so; once for each key",
+    )
+    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def launch_options(launch: argparse.ArgumentParser) -> None:
+    """Options of `crossfoot launch`. Those that only one target has are refused for the others."""
+    add = launch.add_argument
+    targets = ("local", "deepspeed", "slurm", "accelerate", "torchrun")
+    add("--to", required=True, choices=targets, dest="target", help="what starts the ranks")
+    add("--print", action="store_true", dest="shows", help="print what would be started, and no more")
+    add("--write", metavar="PATH", help="write it there to be kept, as PATH.sh or PATH.sbatch, and no more")
+    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder; or auto")
+    add("--take-over", action="store_true", help="go on although its last attempt seems to live")
+    add("--allow", action="append", default=[], metavar="KEY", help="this key may be changed since then")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="train the plan's first steps here, in one process (accelerate)",
+    )
+    add("--steps", type=count, metavar="N", help="so many, instead of 3")
+    add("--hostfile", metavar="FILE", help="a line `HOST slots=GPUS` for each node, in order")
+    add("--no-ssh", action="store_true", help="deepspeed: start this node only; run it on each")
+    add("--node-rank", type=whole, metavar="N", help="which node this is, from 0 (else: by the hostfile)")
+    add("--address", metavar="HOST", help="where the nodes meet (else: the hostfile's first host)")
+    add("--port", type=count, metavar="N", help="at which port, instead of 29500")
+    add("--partition", metavar="P", help="SLURM's, as all that follow")
+    add("--account", metavar="A", help="who pays")
+    add("--time", metavar="T", help="limit of one attempt, HH:MM:SS")
+    add(
+        "--cpus-per-task",
+        type=count,
+        metavar="N",
+        help="cores for each rank (for each node with --tasks node)",
+    )
+    add("--signal-seconds", type=count, metavar="N", help="warn the ranks so long before the limit; 120")
+    add("--tasks", choices=("rank", "node"), help="srun starts the ranks, or one torchrun on each node")
+    add("--detach", action="store_true", help="submit, and do not follow the log")
+
+
+def whole(text: str) -> int:
+    """A number, at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("at least 0")
+    return number
+
+
+def count(text: str) -> int:
+    """A number, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
