@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts
+from crossfoot.data.special_text import Spans
 from crossfoot.data.unread_fields import count_unread
 
 LONGEST_FIRST = 32
@@ -39,11 +40,11 @@ class TokenCounter:
         """Rows that the model's table needs, None when that is not known."""
         return None if self.encoder is None else self.encoder.facts.vocabulary
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without special tokens."""
+    def count(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[int]:
+        """Tokens of each text, without those that go around it. own: the template's words in each."""
         if self.encoder is None:
             return [round(len(text.encode()) / BYTES_PER_TOKEN) for text in texts]
-        return [len(ids) for ids in self.encoder.encode(texts)]
+        return [len(ids) for ids in self.encoder.encode(texts, own)]
 
 
 @dataclass
@@ -99,7 +100,7 @@ def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window:
     weights = _chosen(seen, long_ones)
     measured.count = len(weights)
     texts = [seen.texts[place] for place in weights]
-    prompts = counter.count([one.parts[0] for one in texts])
+    prompts = counter.count([one.parts[0] for one in texts], [one.own for one in texts])
     answers = counter.count([one.parts[1] for one in texts])
     for (place, weight), prompt, answer in zip(weights.items(), prompts, answers, strict=True):
         masked, whole = counter.begin_tokens + prompt, counter.begin_tokens + prompt + answer + 1

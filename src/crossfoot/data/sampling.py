@@ -48,15 +48,18 @@ def some_records(path: str, task: Task, count: int) -> Iterator[Drawn]:
 
 def with_line(problem: Problem, path: str, start: int | None) -> Problem:
     """The problem with the line of its record, for which the file up to there is read."""
-    if start is None:
-        return problem
+    return problem if start is None else replace(problem, line=line_at(path, start))
+
+
+def line_at(path: str, start: int) -> int:
+    """The line on which byte `start` of the file lies; the file up to there is read."""
     line = 1
     with open(path, "rb") as stream:
         left = start
         while left and (block := stream.read(min(left, 1 << 20))):
             line += block.count(b"\n")
             left -= len(block)
-    return replace(problem, line=line)
+    return line
 
 
 def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:

@@ -17,6 +17,8 @@ from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
+from crossfoot.data.special_text import SpelledRecord, SpelledTally
+from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
 from crossfoot.data.unread_fields import count_unread
 from crossfoot.durable import sync
@@ -158,8 +160,10 @@ def _write(
     data = run.config.data
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
-    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run))
+    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run), special_text=data.special_text)
     cutter = BlockCutter(encoder, data.max_seq_len)
+    template = data.template if data.task == "sft" else None
+    spelled = _Spelled.of(encoder, template)
     problems = Problems(files, stops=data.bad_samples == "stop")
     reading = _Reading([0] * len(files), LostCharacters(encoder.encode))
     expected = _expected(files, data.task) if progress else None
@@ -171,7 +175,7 @@ def _write(
                 )
             else:
                 made = _samples(batch, encoder, cutter, run)
-                writer.append(list(_sift(made, problems, writer)))
+                writer.append(list(_sift(spelled.noted(batch, made), problems, writer)))
             if progress:
                 progress(sum(reading.records), expected)
         if data.task == "pretrain":
@@ -189,13 +193,16 @@ def _write(
             format_version=FORMAT_VERSION,
             address=address,
             task=data.task,
-            template=data.template if data.task == "sft" else None,
+            template=template,
             max_seq_len=data.max_seq_len,
             bad_samples=data.bad_samples,
+            special_text=data.special_text,
             sources=sources,
             tokenizer=encoder.facts,
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
+            special_text_records=spelled.special.counted,
+            template_records=spelled.marks.counted,
             unread_fields=dict(reading.unread),
             judged_characters=reading.lost.characters,
             lost_characters=reading.lost.lost,
@@ -262,6 +269,35 @@ def _samples(
     if run.config.data.task == "pretrain":
         return cutter.blocks(batch)
     return sft_samples(batch, encoder, run.config.data.max_seq_len)
+
+
+@dataclass(frozen=True)
+class _Spelled:
+    """Counts the records of the index that spell out a special token, or the template's marks."""
+
+    special: SpelledTally
+    marks: SpelledTally
+
+    @classmethod
+    def of(cls, encoder: Encoder, template: str | None) -> _Spelled:
+        special = encoder.special.ids
+        marks = TEMPLATES[template].marks if template is not None else ()
+        return cls(SpelledTally(special), SpelledTally(mark for mark in marks if mark not in special))
+
+    def noted(
+        self, batch: Sequence[Texts], made: Iterator[Sample | tuple[int, Problem]]
+    ) -> Iterator[Sample | tuple[int, Problem]]:
+        """What was made of the batch, as it comes; records that turn out bad are not counted."""
+        bad = set()
+        for one in made:
+            if not isinstance(one, Sample):
+                bad.add((one[0], one[1].line))
+            yield one
+        for texts in batch:
+            if (texts.file_id, texts.line) not in bad:
+                for tally in (self.special, self.marks):
+                    if found := tally.in_record(texts.spelled_in):
+                        tally.book(SpelledRecord(texts.file_id, texts.line, found))
 
 
 def _sift(

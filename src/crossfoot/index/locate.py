@@ -68,6 +68,7 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
         "template": [data.template, template_sha256(data.template)] if data.task == "sft" else None,
         "max_seq_len": data.max_seq_len,
         "bad_samples": data.bad_samples,
+        "special_text": data.special_text,
         "tokenizer": tokenizer_fingerprint,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }

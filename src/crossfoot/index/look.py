@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -9,20 +10,22 @@ import numpy as np
 from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
 from crossfoot.data.measuring import Seen
 from crossfoot.data.set_findings import DataSet, set_findings
+from crossfoot.data.special_text import SpelledNames
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
 from crossfoot.written.run_file import RunFile
 
 
-def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
-    """A look at the run's data. index: of the training data, when it is built.
+def look_at(run: RunFile, index: DataIndex | None = None, special: Collection[str] = ()) -> DataLook:
+    """A look at the run's data. index: of the training data, when it is built. special: texts of the
+    tokenizer's special tokens.
 
     Files that cannot be opened are passed over: they are findings already.
     """
     data = run.config.data
     files = [file for file in dict.fromkeys((*data.train, *data.validation))]
-    looking = Looking(run, files)
+    looking = Looking(run, files, special)
     if index is not None:
         look = of_index(index)
         looking.of_the_whole += index_findings(run, index)
@@ -54,6 +57,8 @@ def of_index(index: DataIndex) -> DataLook:
         longest_kept_tokens=int(np.max(index.lengths)),
         has_counted_all=True,
         vocabulary=header.tokenizer.vocabulary,
+        special_text=header.special_text_records.named(index.files),
+        template_words=header.template_records.named(index.files),
     )
 
 
@@ -81,6 +86,8 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     if index is not None and (other := index_of_validation(run)) is not None:
         looking.of_the_whole += index_findings(run, other)
         leaked = int(np.isin(other.digests, index.digests).sum())
+        spelled = (other.header.special_text_records, other.header.template_records)
+        look = _with_spelled(look, *(one.named(other.files) for one in spelled))
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
@@ -88,7 +95,16 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     looking.judge("validation", there)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
+    look = _with_spelled(look, *looking.spelled(there))
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)
+
+
+def _with_spelled(look: DataLook, special_text: SpelledNames, template_words: SpelledNames) -> DataLook:
+    return replace(
+        look,
+        special_text=look.special_text + special_text,
+        template_words=look.template_words + template_words,
+    )
 
 
 def index_of_validation(run: RunFile) -> DataIndex | None:

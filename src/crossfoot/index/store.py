@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.samples import TokenizerFacts
+from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecord, SpelledRecords
+from crossfoot.phrases import counted
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the files of an index. One of another format is built anew, at the same address."""
 CONTENT_VERSION = 2
 """Goes up when the same data come to other samples: it is part of the address, and a run is not continued
@@ -71,8 +73,9 @@ class IndexHeader:
     lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
     samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
     counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target). unread_fields: of good
-    records, those that hold something and are not read, with the number of records. judged_characters,
+    last block, when it is a single token (after the causal shift it has no target). special_text_records,
+    template_records: whose data spells out a special token, or the template's own words. unread_fields: of
+    good records, those that hold something and are not read, with the number of records. judged_characters,
     lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
     the folder, by its name.
     """
@@ -83,6 +86,7 @@ class IndexHeader:
     template: str | None
     max_seq_len: int
     bad_samples: str
+    special_text: SpecialText
     sources: tuple[Source, ...]
     tokenizer: TokenizerFacts
     num_samples: int
@@ -94,6 +98,8 @@ class IndexHeader:
     empty_samples: int
     rejected_records: int
     left_out_tokens: int
+    special_text_records: SpelledRecords = NOTHING_SPELLED
+    template_records: SpelledRecords = NOTHING_SPELLED
     unread_fields: Mapping[str, int] = field(default_factory=dict)
     judged_characters: int = 0
     lost_characters: int = 0
@@ -158,6 +164,22 @@ class DataIndex:
         """Where sample i is written: "file:line"; for a pretrain block, where it starts."""
         return f"{self.files[int(self.file_ids[i])]}:{int(self.lines[i])}"
 
+    @property
+    def spelled_notes(self) -> tuple[str, ...]:
+        """What is worth saying of data that spells out special tokens, or the template's own words."""
+        header = self.header
+        became = "text" if header.special_text == "text" else "those tokens (data.special_text: tokens)"
+        told = (
+            (header.special_text_records, f"special tokens of the tokenizer, which became {became}"),
+            (header.template_records, f"the words of the template {header.template}"),
+        )
+        found = ((names, one.named(self.files)) for one, names in told if one.records)
+        return tuple(
+            f"{counted(one.records, 'record')} {'spells' if one.records == 1 else 'spell'} out {names}: "
+            f"{'; '.join(one.first)}{'; ...' if one.records > len(one.first) else ''}"
+            for names, one in found
+        )
+
     @cached_property
     def rejects(self) -> tuple[Reject, ...]:
         """The records that were left out, in file order."""
@@ -205,11 +227,18 @@ def read_header(folder: str) -> IndexHeader:
         values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
         values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
         values["lost_words"] = tuple(values.get("lost_words", ()))
+        for name in ("special_text_records", "template_records"):
+            values[name] = _spelled(**values[name])
         return IndexHeader(**values)
     except IndexDamaged:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexDamaged(f"{folder}: {error}") from error
+
+
+def _spelled(records: int, first: Sequence[Mapping[str, Any]]) -> SpelledRecords:
+    found = (SpelledRecord(one["file_id"], one["line"], tuple(one["texts"])) for one in first)
+    return SpelledRecords(records, tuple(found))
 
 
 def header_text(header: IndexHeader) -> str:

@@ -95,7 +95,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
         if not may_build:
             raise Refused(_refusal(index, comparison))
         return _words(first)
-    for note in comparison.notes:
+    for note in (*index.spelled_notes, *comparison.notes):
         tell(f"{name}: {note}")
     if comparison.compared:
         counts = f"{comparison.compared:,} of {comparison.total:,} {_kind(index)}"

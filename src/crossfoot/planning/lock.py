@@ -33,6 +33,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
             "rejects": len(plan.index.rejects),
             "truncated_samples": header.truncated_samples,
             "lost_tokens": header.lost_tokens,
+            "special_text_records": header.special_text_records.records,
         },
         "expects": plan.expects,
     }

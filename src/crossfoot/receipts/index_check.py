@@ -15,7 +15,8 @@ from crossfoot.data.tokenizer import fingerprint, local_folder
 from crossfoot.digests import sha256_of_file
 from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
-from crossfoot.index.reference_tokens import NotComparable, prompt_of
+from crossfoot.index.reference_tokenizers import NotComparable
+from crossfoot.index.reference_tokens import prompt_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
 from crossfoot.ledger.entry import NO_STEP, Cause
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
@@ -74,7 +75,7 @@ def index_faults(
     if causes or _is_of_another_version(promised):
         return causes, notes
     compared, words = _compared(index, index_dir, lock, promised)
-    return [*causes, *compared], [*notes, *words]
+    return [*causes, *compared], [*notes, *index.spelled_notes, *words]
 
 
 def _against_lock(
@@ -114,6 +115,7 @@ def _address(data: Mapping[str, Any], promised: Mapping[str, Any], tokenizer: st
         "template": _template(data["template"]) if data["task"] == "sft" else None,
         "max_seq_len": data["max_seq_len"],
         "bad_samples": data["bad_samples"],
+        "special_text": data.get("special_text"),
         "tokenizer": tokenizer,
         "sources": [
             [os.path.splitext(source["path"])[1].lower(), source["sha256"]] for source in promised["sources"]
@@ -125,9 +127,10 @@ def _address(data: Mapping[str, Any], promised: Mapping[str, Any], tokenizer: st
 def _template(name: str) -> list[str | None]:
     """The name, and the sha256 of its words."""
     try:
-        words = "\0".join(prompt_of(name, "\1", extra) for extra in ("\2", ""))
+        prompts = [prompt_of(name, "\1", extra) for extra in ("\2", "")]
     except NotComparable:
         return [name, None]
+    words = "\0".join("".join(piece.text for piece in prompt) for prompt in prompts)
     return [name, sha256(words.encode()).hexdigest()]
 
 

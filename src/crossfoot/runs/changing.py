@@ -33,7 +33,7 @@ NEVER: Mapping[str, str] = {
         _OTHER_STEPS,
     ),
     **dict.fromkeys(
-        ("data.task", "data.template", "data.max_seq_len", "tokenizer.path"),
+        ("data.task", "data.template", "data.max_seq_len", "data.special_text", "tokenizer.path"),
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(("lora", "lora.r", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE),
@@ -90,6 +90,7 @@ _BY_CONTENT = (
     "data.template",
     "data.max_seq_len",
     "data.bad_samples",
+    "data.special_text",
     "tokenizer.path",
 )
 _RATE = (

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
-from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
+from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.ledger.findings import ledger_shared
@@ -132,7 +132,7 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     problem = []
 
     def add_tokenizer(destination: str) -> None:
-        copy_tokenizer(tokenizer_path(config), work.plan.run.index_dir, destination)
+        save_tokenizer(config, work.plan.run.index_dir, destination, work.index.header.tokenizer)
 
     try:
         save_adapter(

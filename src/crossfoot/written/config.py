@@ -92,6 +92,10 @@ class DataSection(Section):
     """sft: instruction -> output, prompt masked. pretrain: documents joined and cut into blocks."""
     template: Literal["alpaca2"] = "alpaca2"
     """Prompt template of sft."""
+    special_text: Literal["text", "tokens"] = "text"
+    """What becomes of text in the data that spells a special token of the tokenizer (</s>): the text that
+    it is, or that token. The template's own are tokens always.
+    """
     max_seq_len: Annotated[int, Field(ge=2)] = 512
     """Tokens of the longest sample; longer ones are cut and the lost targets counted."""
     layout: Literal["padded"] = "padded"
