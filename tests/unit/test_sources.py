@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from crossfoot import digests
 from crossfoot.digests import sha256_of_file
 from crossfoot.index import sources
 from crossfoot.index.sources import source_states
@@ -37,7 +38,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data file of which the hash is remembered, with another hash than its own."""
     monkeypatch.setattr(sources, "READ_ALWAYS_BYTES", 0)
     monkeypatch.setattr(sources, "SETTLED_SECONDS", -1.0)
-    monkeypatch.setattr(sources, "GLANCE_BYTES", 2)
+    monkeypatch.setattr(digests, "PART_BYTES", 2)
     path = jsonl(tmp_path / "a.jsonl", *[GOOD] * 100)
     os.utime(path, (1e9, 1e9))
     source_states([path], str(tmp_path))

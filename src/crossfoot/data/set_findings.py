@@ -115,7 +115,7 @@ def characters_lost(place: Place, data_set: DataSet) -> Finding:
     examples = ", ".join(data_set.lost_words)
     return Finding(
         "CF554",
-        f"the tokenizer has no tokens for {100 * share:.2g} % of the characters in data.{data_set.key}",
+        f"the tokenizer has no tokens for {100 * share:.3g} % of the characters in data.{data_set.key}",
         severity="error" if is_large else "warning",
         place=place,
         notes=(

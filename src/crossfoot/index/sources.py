@@ -8,18 +8,15 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from crossfoot import durable
-from crossfoot.digests import sha256_of_file
+from crossfoot.digests import sha256_of_file, sha256_of_parts
 
 SOURCES = "sources.json"
 SETTLED_SECONDS = 2.0
 READ_ALWAYS_BYTES = 64 << 20
 """Of a file up to this size nothing is believed: it is read in less than a tenth of a second."""
-GLANCES, GLANCE_BYTES = 64, 1 << 16
-"""Of a larger one so many parts are read, spread evenly, before a hash is believed that is known of it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def source_states(files: Sequence[str], index_dir: str, *, reads: bool = False) 
         name, entry = os.path.abspath(file), None
         if status.st_size > READ_ALWAYS_BYTES:
             stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-            entry = [*stamp, _glance(file, status.st_size)]
+            entry = [*stamp, sha256_of_parts(file)]
             youngest = max(status.st_mtime, status.st_ctime)
         before = known.get(name)
         if not reads and entry is not None and isinstance(before, list) and before[:-1] == entry:
@@ -68,14 +65,3 @@ def _read_cache(path: str) -> dict[str, Any]:
         loaded = json.load(stream)
         return loaded if isinstance(loaded, dict) else {}
     return {}
-
-
-def _glance(file: str, size: int) -> str:
-    """sha256 over parts of a file, its beginning and its end among them."""
-    whole = sha256()
-    with open(file, "rb", buffering=0) as stream:
-        for place in range(GLANCES):
-            offset, _ = divmod(place * max(0, size - GLANCE_BYTES), GLANCES - 1)
-            stream.seek(offset)
-            whole.update(stream.read(GLANCE_BYTES))
-    return whole.hexdigest()
