@@ -51,6 +51,7 @@ BAD_RECORDS: list[tuple[Any, str, str]] = [
     ({**GOOD, "input": 3}, "CF508", '"input" is a number, not text'),
     ({**GOOD, "instruction": LONG}, "CF509", "data.max_seq_len is 256"),
     ('{"instruction": "a", "output": "x\\ud83d"}', "CF511", "\\ud83d, half of a character"),
+    ('{"instruction": "a", "output": "b", "output": "c"}', "CF556", 'it names "output" twice'),
 ]
 
 

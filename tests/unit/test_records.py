@@ -184,6 +184,16 @@ def test_parquet_is_lossless_and_lines_are_rows(tmp_path: Path) -> None:
     assert [r.value for r in found] == rows
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["instruction", "output", "output"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (problem,) = problems(str(tmp_path / "a.parquet"))
+    assert (problem.code, problem.reason) == ("CF513", "two columns have the name output")
+
+
 def test_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """Even when all rows are one group."""
     import pyarrow as pa

@@ -282,6 +282,22 @@ def no_tokens(place: Place, reason: str) -> Finding:
     )
 
 
+@rule_docs("CF556")
+def field_twice(place: Place, reason: str) -> Finding:
+    """CF556: a record names a field twice, and only one of the two values could be trained.
+
+    JSON readers keep the last and say nothing. Two answers in one record are most often two records that ran
+    into one, or an export that wrote a column under another's name.
+    """
+    return Finding(
+        "CF556",
+        "this record names a field twice",
+        place=place,
+        label=reason,
+        helps=("keep one of the two, or make two records of it",),
+    )
+
+
 @rule_docs("CF520")
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
@@ -334,6 +350,7 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF521": no_end_token,
     "CF550": record_too_large,
     "CF551": no_tokens,
+    "CF556": field_twice,
     "CF565": lfs_pointer,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
 
 READ_CHARACTERS = 1 << 20
 
@@ -37,7 +37,7 @@ class _ArrayText:
         self._stream = stream
         self._text = ""
         self._position = 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = DECODER
         self._at_end = False
         self.line = 1
         self.column = 1

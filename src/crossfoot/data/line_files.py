@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
 
 BLOCK_BYTES = 1 << 20
 EXACT_BYTES = 64 << 20
@@ -82,7 +82,7 @@ def line_record(raw: bytes, line: int, kind: str) -> Record | Problem | None:
     if kind == ".txt":
         return Record(line, {"text": text.rstrip("\r\n")}) if text.strip() else None
     try:
-        return Record(line, json.loads(text.rstrip()))
+        return Record(line, DECODER.decode(text.rstrip()))
     except (ValueError, RecursionError) as error:
         return unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
 

@@ -65,7 +65,9 @@ def count_rows(path: str) -> int | Problem:
 
 
 def _missing(names: Sequence[str], fields: Sequence[str]) -> Problem | None:
-    """What is wrong with a file that lacks a column of the task."""
+    """What is wrong with a file that lacks a column of the task, or has one twice."""
+    if twice := [name for name in fields if names.count(name) > 1]:
+        return Problem("CF513", 0, f"two columns have the name {twice[0]}", fatal=True)
     missing = [name for name in fields if name not in names and name != "input"]
     if not missing:
         return None

@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,24 @@ from crossfoot.data.findings import Problem
 
 LARGEST_RECORD_BYTES = 16 << 20
 """Of one record in its file. Tokenising takes up to 200 times as much memory; a novel has 1 to 10 MiB."""
+
+
+class NamedTwice(dict[str, Any]):
+    """A JSON object that names a field twice, of which json keeps the last. name: the first such field."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.name = next(name for place, name in enumerate(names) if name in names[:place])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else NamedTwice(pairs)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Of records."""
 
 
 @dataclass(frozen=True)

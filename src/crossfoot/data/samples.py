@@ -4,6 +4,7 @@ into blocks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import Record
+from crossfoot.data.record import NamedTwice, Record
 from crossfoot.data.records import FIELDS, Task
 from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens
 from crossfoot.data.templates import TEMPLATES
@@ -94,6 +95,8 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
     own: Spans = ()
     if not isinstance(value, dict):
         return Problem("CF506", record.line, f"it is {_kind(value)}")
+    if isinstance(value, NamedTwice):
+        return Problem("CF556", record.line, f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
     if task == "pretrain":
         if problem := _missing(value, "text", "CF510", record.line):
             return problem

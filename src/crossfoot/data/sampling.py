@@ -4,7 +4,6 @@ records.py. Torch-free.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import line_record
 from crossfoot.data.parquet import parquet_records
-from crossfoot.data.record import LARGEST_RECORD_BYTES, Record, too_large
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large
 from crossfoot.data.records import FIELDS, Task, is_json_list, kind_of, read_records
 
 LONGEST_RECORD_BYTES = 1 << 20
@@ -110,23 +109,22 @@ def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
     that one counts which has a field of the task.
     """
     yield from map(Drawn, islice(read_records(path, task), 1))
-    decoder = json.JSONDecoder()
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):
             stream.seek(offset)
             block = stream.read(BLOCK_BYTES)
-            drawn = _object(block, offset, task, decoder)
+            drawn = _object(block, offset, task)
             if drawn is not None and drawn.start is not None and drawn.start > last:
                 last = drawn.start
                 yield drawn
 
 
-def _object(block: bytes, offset: int, task: Task, decoder: json.JSONDecoder) -> Drawn | None:
+def _object(block: bytes, offset: int, task: Task) -> Drawn | None:
     for match in islice(re.finditer(rb"\}\s*,\s*(?=\{)", block), 4):
         text = block[match.end() :].decode("utf-8", errors="ignore")
         try:
-            value, _end = decoder.raw_decode(text)
+            value, _end = DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and any(field in value for field in FIELDS[task] if field != "input"):
