@@ -456,18 +456,18 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     partial = half_made(tmp_path, 12)
     calls: list[str] = []
-    sync, rename = os.fsync, Path.rename
+    sync, rename = os.fsync, os.replace
 
     def seen_sync(descriptor: int) -> None:
         calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         sync(descriptor)
 
-    def seen_rename(self: Path, target: Path) -> Path:
+    def seen_rename(source: Path, target: Path) -> None:
         calls.append(f"rename to {target.name}")
-        return rename(self, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "fsync", seen_sync)
-    monkeypatch.setattr(Path, "rename", seen_rename)
+    monkeypatch.setattr(os, "replace", seen_rename)
     commit(partial)
     tensors = [f"tensors-{rank:05d}-of-00002.safetensors" for rank in range(2)]
     files = {*tensors, "manifest.json", partial.name}

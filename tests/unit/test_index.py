@@ -328,6 +328,19 @@ def test_a_killed_builder_leaves_no_index_and_is_cleaned_up(tmp_path: Path) -> N
     ]
 
 
+def test_a_pulse_that_nobody_waits_for_goes_with_the_next_index(tmp_path: Path) -> None:
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", GOOD)])
+    index_dir = Path(run.index_dir)
+    index_dir.mkdir(parents=True)
+    old, fresh, mine = (index_dir / name for name in (".0123.pulse", ".4567.pulse", "my.pulse"))
+    for file in (old, fresh, mine):
+        file.write_text("{}")
+    os.utime(old, (0, 0))
+    os.utime(mine, (0, 0))
+    ensure_index(run, [str(tmp_path / "a.jsonl")], is_builder=True)
+    assert (old.exists(), fresh.exists(), mine.exists()) == (False, True, True)
+
+
 def test_a_folder_of_another_machine_is_kept_until_its_pulse_stops(tmp_path: Path) -> None:
     for name, age in (("fresh", 10.0), ("stale", 700.0)):
         folder = tmp_path / f"{waiting.TEMPORARY}{name}-1-x"

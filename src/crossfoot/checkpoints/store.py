@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,8 @@ def _is_abandoned(partial: Path, owner: int, attempt: int) -> bool:
         return owner < attempt
     with contextlib.suppress(OSError):
         touched = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
-        return time.time() - touched > ABANDONED_SECONDS
+        # by the clock of the storage alone: the last change in the folder of all of them was just now
+        return partial.parent.stat().st_mtime - touched > ABANDONED_SECONDS
     return False
 
 

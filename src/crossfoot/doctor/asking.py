@@ -138,11 +138,16 @@ def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
     """
     source = files("crossfoot.doctor").joinpath("gather.py").read_text(encoding="utf-8")
     answers: list[Node] = []
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         sent = time.time()
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as error:
             return [], f"{command[0]}: {said_by(error)}"

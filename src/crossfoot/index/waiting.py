@@ -28,11 +28,12 @@ STALE_SECONDS = 600.0
 """A temporary folder of another machine whose pulse stopped this long ago is a dead builder's."""
 TEMPORARY = ".building-"
 ALIVE = "alive"
+PULSE = ".pulse"
 
 
 def pulse_path(index_dir: str, address: str) -> str:
     """The file in which the builder of an index shows that it is alive."""
-    return os.path.join(index_dir, f".{address}.pulse")
+    return os.path.join(index_dir, f".{address}{PULSE}")
 
 
 class Pulse:
@@ -135,13 +136,18 @@ def make_building_folder(index_dir: str) -> str:
 
 
 def _remove_dead(index_dir: str, own: str) -> None:
-    """Remove temporary folders whose owner is gone: its process (same machine), or its pulse (another one).
+    """Remove temporary folders whose owner is gone: its process (same machine), or its pulse (another one);
+    and pulses that nobody waits for any more.
 
     Ages are differences between times of the same file system, so that no node's clock counts.
     """
     now = Path(own, ALIVE).stat().st_mtime
     for name in os.listdir(index_dir):
         folder = os.path.join(index_dir, name)
+        if name.startswith(".") and name.endswith(PULSE):
+            with contextlib.suppress(OSError):
+                if now - os.stat(folder).st_mtime > PATIENCE_SECONDS:
+                    os.unlink(folder)
         if not name.startswith(TEMPORARY) or folder == own:
             continue
         machine, pid = (*name.removeprefix(TEMPORARY).split("-"), "", "")[:2]

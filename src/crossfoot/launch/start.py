@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
 from crossfoot.launch.ranks_here import living, rank_processes, ranks_elsewhere, signal_over_ssh, signal_ranks
+from crossfoot.liveness.signals import INSISTENT, restored, taken
 from crossfoot.output import tell
 from crossfoot.processes import state_of, this_machine
 from crossfoot.runs.attempts import attempt_numbers
@@ -21,7 +22,6 @@ LOOK_SECONDS = 0.2
 LINGER_SECONDS = 120.0
 """A launcher may be gone before its ranks, which then notice it, save and end."""
 _INSISTS = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def start(rendered: Rendered, job: Job) -> Outcome:
@@ -61,7 +61,7 @@ class Signals:
 
     def is_insisted(self, number: int) -> bool:
         """Whether it came for the third time. A scheduler's warning may come as often as it likes."""
-        return number != signal.SIGUSR1 and self._counts[number] >= _INSISTS
+        return number in INSISTENT and self._counts[number] >= _INSISTS
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self.first = number if self.first is None else self.first
@@ -69,13 +69,11 @@ class Signals:
         self._waiting.append(number)
 
     def __enter__(self) -> Signals:
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._keep)
+        self._before = taken(self._keep)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        restored(self._before)
 
 
 def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:

@@ -51,7 +51,8 @@ def ask(*command: str, given: str = "") -> Said:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_ASK_SECONDS,
             input=given,
             check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
@@ -14,7 +13,7 @@ from crossfoot import durable
 from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
-from crossfoot.findings.render import render as render_findings
+from crossfoot.findings.formats import show
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch.findings import dry_run_failed, launch_file_taken, program_missing
 from crossfoot.launch.job import Job, LaunchOptions, Rendered
@@ -76,8 +75,7 @@ def launch(
             raise Refused(seen.errors)
     outcome = _submit(job, checked) if options.target == "slurm" else _start(job)
     if outcome.findings:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(render_findings(outcome.findings, colour))
+        show(outcome.findings)
     return outcome.exit_code
 
 
@@ -183,7 +181,8 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace(file, text, mode=None if position else 0o755)  # every node writes it
+            mode = None if position else durable.by_umask(0o777)
+            durable.replace(file, text, mode=mode)  # every node writes it
     except OSError as error:
         if not is_system_refusal(error):
             raise

@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from crossfoot import durable
-from crossfoot.durable import sync
+from crossfoot.durable import sync, sync_open
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.findings import (
@@ -128,7 +128,7 @@ class LedgerBook:
     def fsync(self) -> None:
         """Make every appended line survive a power cut, the file's name too. Raises Refused."""
         try:
-            os.fsync(self._descriptor)
+            sync_open(self._descriptor)
             if not self._is_folder_synced:
                 sync(os.path.dirname(self.path) or ".")
                 self._is_folder_synced = True
@@ -162,7 +162,7 @@ class LedgerBook:
         if kept is not None:
             durable.replace(kept, tail)
         os.ftruncate(self._descriptor, self._good_bytes)
-        os.fsync(self._descriptor)
+        sync_open(self._descriptor)
         number = os.pread(self._descriptor, self._good_bytes, 0).count(b"\n") + 1
         self.cut = ledger_cut(self.path, number, len(tail), lines, kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from crossfoot.checks.model_folder import has_weights_here
 from crossfoot.checks.registry import Facts
@@ -71,7 +72,7 @@ def _continued(file: LaunchFile) -> Iterator[str]:
     """The word behind each --continue of a launch file; "" where there is none."""
     for command in file.commands:
         words = [argument.text for argument in command.arguments]
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for word, following in zip_longest(words, words[1:], fillvalue=""):
             option, equals, value = word.partition("=")
             if option == "--continue":
                 yield value if equals else following

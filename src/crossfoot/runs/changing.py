@@ -243,6 +243,22 @@ def refusals_of_allow(allow: Iterable[str]) -> list[Finding]:
     return findings
 
 
+@rule_docs("CF031", name="allow-without-continue")
+def allow_without_continue(allow: Iterable[str]) -> Finding:
+    """CF031: --allow was given for a run that begins, and there is nothing that it would allow.
+
+    It names keys that may differ from those of the run that is continued. A run that begins has whatever its
+    config says. Most often --continue was forgotten, or the run folder is another one.
+    """
+    keys = ", ".join(dict.fromkeys(allow))
+    return Finding(
+        "CF031",
+        f"--allow {keys} means nothing here: no run is continued",
+        place=Place(COMMAND_LINE),
+        helps=("name the run with --continue RUN_DIR", "or leave out --allow"),
+    )
+
+
 def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Differences between two configs as they are written, key by key, free ones left out."""
     found = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -12,7 +11,7 @@ from datetime import datetime, timezone
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
@@ -63,7 +62,7 @@ def start_attempt(work: RankJob) -> None:
     if work.resumed is not None:
         findings += work.resumed.findings
     if findings:
-        say(render(findings, colour=sys.stdout.isatty()))
+        show(findings)
     say(render_plan(work.plan, work.lock["sha256"]))
     for line in (_folding(work), _continuing(work)):
         if line:

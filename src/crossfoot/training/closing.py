@@ -15,7 +15,7 @@ from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.ledger.findings import ledger_shared
 from crossfoot.liveness.stopping import Stop
 from crossfoot.models.findings import not_saved
@@ -169,13 +169,13 @@ def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tupl
 
 
 def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[Finding]) -> int:
-    """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code.
+    """Rank 0: ending.json, receipt.json, and then the words at the end. Returns the exit code.
 
     An ending that the disk does not take leaves a run that looks killed, and can be continued like one.
     """
     run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
-    run = None
+    run = receipt = None
     refused: list[Finding] = []
     with _collecting(refused):
         write_ending(attempt_path(run_dir, work.resume_point.attempt, ENDING_FILE), ending)
@@ -185,10 +185,11 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         if ending.reason not in _URGENT:
             receipt = held_against_index(receipt, run)
         exit_code = exit_code or receipt.exit_code
+        write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
+    if receipt is not None:
         say(f"\n{render_receipt(receipt)}")
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
-        write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     findings = [*findings, *refused]
     agreement = None if run is None else compare_with_dry_run(run)
     if isinstance(agreement, Finding):
@@ -197,7 +198,7 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         say(f"dry run: {agreement}")
     exit_code = exit_code or int(bool(refused))
     if findings:
-        say(render(findings, colour=sys.stdout.isatty()))
+        show(findings)
     _say_next(work, ending, exit_code)
     return exit_code
 

@@ -24,7 +24,7 @@ from crossfoot.rendezvous.devices import look_at_device
 from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
 from crossfoot.rendezvous.rendezvous import Rendezvous, meet
-from crossfoot.runs.changing import refusals_of_allow
+from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
 from crossfoot.runs.restarts import is_started_again
 from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
 from crossfoot.runs.run_folder import holds_run
@@ -189,6 +189,8 @@ def _look_alone(
         return None, (), ()
     start = Start(run, options.continues)
     found = unmet(start)
+    if options.allow and not options.continues and not options.is_repeated:
+        found += (allow_without_continue(options.allow),)
     if any(finding.severity == "error" for finding in found):
         return None, found, ()
     if not start.continues:

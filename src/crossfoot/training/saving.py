@@ -221,7 +221,7 @@ class _Writer:
 
 def _make_folder(run_dir: str, step: int, attempt: int) -> Path:
     partial = partial_folder(run_dir, step, attempt)
-    partial.mkdir(parents=True)
+    partial.mkdir(parents=True, exist_ok=True)  # its name is nobody else's, whatever a file server says
     return partial
 
 

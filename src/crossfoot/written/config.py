@@ -14,8 +14,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$")]
+_UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
+"""Characters without a shape of their own: control codes, direction marks, line separators."""
+Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
 
 _LAZILY = ConfigDict(strict=True, defer_build=True)
 _ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
@@ -69,7 +71,7 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel; auto lets transformers choose."""
+    """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third slower."""
 
