@@ -16,6 +16,7 @@ from crossfoot.streams import open_streams
 from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
+    from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -173,7 +174,7 @@ def _index(arguments: argparse.Namespace) -> int:
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
     data = checked.run.config.data
-    found = []
+    found: list[Finding] = []
     for files in filter(None, (data.train, data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
@@ -182,7 +183,7 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
             f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
         )
-        found.extend(index_findings(checked.run, index))
+        found += index_findings(checked.run, index)
     if found:
         show(found)
     return 0
