@@ -32,16 +32,18 @@ def refuse_unreadable(folder: str, names: Sequence[str]) -> None:
         if status.st_size > LARGEST_FILE_BYTES:
             size = f"{status.st_size:,} bytes, and at most {LARGEST_FILE_BYTES:,} are read"
             raise ValueError(f"{name} in {folder} has {size}")
-    if not set(names) & set(VOCABULARIES) and _class_of(folder) not in NEEDS_NONE:
+    if not set(names) & set(VOCABULARIES) and not _needs_none(folder):
         # transformers 5 makes an empty tokenizer of it, without a word
         raise FileNotFoundError(
             f"no vocabulary in {folder}: it has {', '.join(names) or 'no tokenizer file'}"
         )
 
 
-def _class_of(folder: str) -> str | None:
+def _needs_none(folder: str) -> bool:
+    """Whether the tokens are the bytes, or code of the folder's own makes them, which is another finding."""
     try:
         with open(os.path.join(folder, "tokenizer_config.json"), encoding="utf-8") as stream:
-            return str(json.load(stream)["tokenizer_class"])
+            settings = json.load(stream)
+        return "auto_map" in settings or settings["tokenizer_class"] in NEEDS_NONE
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return False
