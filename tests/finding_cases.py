@@ -44,8 +44,8 @@ def read_case(page: Path) -> FindingCase:
 
 
 def _write_data(folder: Path) -> None:
-    """3,000 short records and 8 for validation: steps of 512 or 1,000 samples leave nothing to be said. ab.jsonl:
-    as many that a tokenizer of two letters can say.
+    """3,000 short records and 8 for validation: steps of 512 or 1,000 samples leave nothing to be said. And
+    3,000 that a tokenizer of two letters can say.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, first, last in (("zh.jsonl", 0, 3000), ("validation.jsonl", 3000, 3008)):
