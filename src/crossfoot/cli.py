@@ -201,7 +201,7 @@ def _train(arguments: argparse.Namespace) -> int:
     options = TrainOptions(
         arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
     )
-    kept = "what it had before is untouched" if is_continued else "nothing is kept"
+    kept = "what it had before is untouched" if arguments.continued else "nothing is kept"
     return on_this_rank(
         "train",
         lambda world: run(arguments.config, overrides, world, options),

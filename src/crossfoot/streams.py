@@ -139,7 +139,7 @@ class Words(io.TextIOWrapper):
 
     def channel(self) -> Channel:
         """What it writes to."""
-        return self.buffer.raw  # type: ignore[attr-defined,no-any-return]
+        return getattr(self.buffer, "raw", self.buffer)  # type: ignore[arg-type]
 
 
 class _Terminal(io.TextIOWrapper):
@@ -204,12 +204,14 @@ def is_read() -> bool:
 
 
 def _words(descriptor: int, name: str, before: TextIO | None) -> Words:
+    channel = Channel(descriptor, f"<{name}>")
+    is_unbuffered = bool(getattr(before, "write_through", False))  # python -u
     return Words(
-        io.BufferedWriter(Channel(descriptor, f"<{name}>")),  # type: ignore[type-var]
+        channel if is_unbuffered else io.BufferedWriter(channel),  # type: ignore[type-var]
         encoding=before.encoding if before is not None else "utf-8",
         errors=ESCAPED,
         line_buffering=name == "stderr" or bool(getattr(before, "line_buffering", False)),
-        write_through=bool(getattr(before, "write_through", False)),
+        write_through=is_unbuffered,
     )
 
 

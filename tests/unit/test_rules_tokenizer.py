@@ -196,6 +196,32 @@ def test_a_chat_template_that_only_the_models_folder_has(tmp_path: Path) -> None
     assert "model" in finding.title
 
 
+def own_tokenizer(tmp_path: Path, folder: str) -> dict[str, Finding]:
+    """The findings when the run has this tokenizer, and the model's folder its own."""
+    values = json.loads((tmp_path / "c.yaml").read_text())
+    (tmp_path / "c.yaml").write_text(json.dumps({**values, "tokenizer": {"path": folder}}))
+    return {one.code: one for one in find_all(str(tmp_path / "c.yaml"))}
+
+
+def test_a_tokenizer_of_the_same_size_with_other_ids(tmp_path: Path) -> None:
+    found(tmp_path)
+    other = json.loads(cases.JSON["tiny"]()["tokenizer.json"])
+    ids = other["model"]["vocab"]
+    letters = [piece for piece in ids if ids[piece] > 3]
+    other["model"]["vocab"] = {**ids, **dict(zip(letters, reversed(range(4, 260)), strict=True))}
+    files = {**cases.JSON["tiny"](), "tokenizer.json": json.dumps(other)}
+    finding = own_tokenizer(tmp_path, cases.write(tmp_path / "other", files))["CF588"]
+    assert finding.title.startswith("256 of 260 tokens of the model's own tokenizer have another id")
+
+
+def test_a_tokenizer_that_was_extended_keeps_the_ids(tmp_path: Path) -> None:
+    found(tmp_path)
+    more = json.loads(cases.JSON["tiny"]()["tokenizer.json"])
+    more["model"]["vocab"] |= {f"word{n}": 260 + n for n in range(100)}
+    files = {**cases.JSON["tiny"](), "tokenizer.json": json.dumps(more)}
+    assert "CF588" not in own_tokenizer(tmp_path, cases.write(tmp_path / "more", files))
+
+
 def test_code_of_its_own(tmp_path: Path) -> None:
     own = {"auto_map": {"AutoTokenizer": ["own.Own", None]}}
     assert found(tmp_path, tokenizer_config=own)["CF594"].severity == "warning"

@@ -21,9 +21,9 @@ def saved(tmp_path: Path, tokenizer: str = "builtin:tiny", **data: Any) -> Path:
     rows = [{**GOOD, "text": "a"}]
     path = jsonl(tmp_path / "a.jsonl", *rows)
     run = written_run(tmp_path, [path], tokenizer=tokenizer, **data)
-    index = ensure_index(run, [path], is_builder=True)
+    ensure_index(run, [path], is_builder=True)
     (destination := tmp_path / "saved").mkdir(exist_ok=True)
-    save_tokenizer(run.config, run.index_dir, str(destination), index.header.tokenizer)
+    save_tokenizer(run.config, run.index_dir, str(destination))
     return destination
 
 
@@ -82,6 +82,17 @@ def test_a_saved_model_ends_with_the_token_that_was_trained(tmp_path: Path) -> N
     folder = saved(tmp_path)
     assert json.loads((folder / "config.json").read_text()) == {"eos_token_id": [2, 99], "x": 1}
     assert (folder / "generation_config.json").read_bytes() == before
+
+
+def test_a_tokenizer_that_nobody_can_read_any_more_is_copied(tmp_path: Path) -> None:
+    own = write(tmp_path / "own", JSON["tiny"]())
+    run = written_run(tmp_path, ["a.jsonl"], tokenizer=own)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        Path(own, name).write_text("{")
+    (tmp_path / "saved").mkdir()
+    save_tokenizer(run.config, run.index_dir, str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{"
+    assert "[INST]" in (tmp_path / "saved" / "chat_template.jinja").read_text()
 
 
 @pytest.mark.parametrize(

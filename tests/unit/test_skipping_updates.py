@@ -181,7 +181,7 @@ class Play:
     def _forget(self) -> None:
         self.forgotten += 1
 
-    def _gather(self, mine: bool) -> list[bool]:
+    def _gather(self, mine: bool, kind: type) -> list[bool]:
         self.asked += 1
         return [mine, *self.losses[1:]]
 

@@ -23,7 +23,7 @@ from crossfoot.checkpoints.manifest import (
     Damaged,
     Manifest,
     read_manifest,
-    verify_checksums,
+    verify_content,
     verify_sizes,
 )
 from crossfoot.durable import rename_folder, sync
@@ -63,6 +63,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint's folder may be called so; what made way for a new one of the same step too."""
+    return bool(_DONE.fullmatch(name))
+
+
 def partial_folder(run_dir: str | Path, step: int, attempt: int) -> Path:
     """A name, not used before, for a checkpoint that is being written. Makes nothing."""
     name = f".partial-{checkpoint_name(step)}-attempt-{attempt:03d}-{secrets.token_hex(4)}"
@@ -99,7 +104,7 @@ def newest_good(
         problem = (known_bad or {}).get(folder.name, problem)
         if checkpoint is not None and checksums and not problem:
             try:
-                verify_checksums(folder, checkpoint.manifest.files)
+                verify_content(folder, checkpoint.manifest.files)
             except Damaged as damage:
                 problem = str(damage)
         if not problem:

@@ -47,6 +47,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.ledger.findings",
     "crossfoot.models.findings",
     "crossfoot.runs.changing",
+    "crossfoot.runs.restarts",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
     "crossfoot.runs.run_folder",

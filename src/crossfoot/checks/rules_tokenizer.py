@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE
-from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
 from crossfoot.written.model_ends import CONFIG, GENERATION
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -21,26 +21,34 @@ SHARED_SHARE = 0.01
 
 @rule("CF588", "warning")
 def tokenizer_of_another_model(facts: Facts) -> Iterator[Finding]:
-    """CF588: the model's table has many more rows than the tokenizer has tokens.
+    """CF588: the tokenizer looks like that of another model.
 
-    Tables are padded to a round number of rows, and a few rows without a token are usual: up to 2 %, and
-    up to 128, are passed over. More means that the tokenizer is not the one that the model was trained
-    with: its ids point at rows that stand for other tokens, and what is trained is another language. The
-    other way round, more tokens than rows, the table grows (and CF540 asks that it is trained).
+    The model's table has many more rows than the tokenizer has tokens; or the tokenizer in the model's own
+    folder has other ids for the same tokens. Ids then point at rows that stand for other tokens, and what is
+    trained is another language. Tables are padded to a round number of rows: up to 2 % more rows than tokens,
+    and up to 128, are passed over. A tokenizer that was extended keeps the ids of the old tokens. More tokens
+    than rows is no fault: the table grows (and CF540 asks that it is trained).
     """
     files, model = facts.tokenizer, facts.model
     if files is None or model is None or files.rows is None or facts.run.config.model.path == BUILTIN_TINY:
         return
-    if model.vocab_size - files.rows <= max(PADDED_ROWS, PADDED_SHARE * model.vocab_size):
-        return
-    yield Finding(
-        "CF588",
-        f"the tokenizer has {files.rows:,} tokens, and the model's table {model.vocab_size:,} rows",
-        severity="warning",
-        place=_tokenizer_place(facts),
-        notes=("it looks like the tokenizer of another model: its ids would stand for other tokens",),
-        helps=("use the tokenizer that the model was trained with",),
-    )
+    titles = []
+    if model.vocab_size - files.rows > max(PADDED_ROWS, PADDED_SHARE * model.vocab_size):
+        titles.append(
+            f"the tokenizer has {files.rows:,} tokens, and the model's table {model.vocab_size:,} rows"
+        )
+    unlike, own = files.unlike_model or (0, 0)
+    if unlike > SHARED_SHARE * own:
+        titles.append(f"{unlike:,} of {own:,} tokens of the model's own tokenizer have another id, or none")
+    for title in titles:
+        yield Finding(
+            "CF588",
+            title,
+            severity="warning",
+            place=facts.run.tokenizer_place,
+            notes=("it looks like the tokenizer of another model: its ids would stand for other tokens",),
+            helps=("use the tokenizer that the model was trained with",),
+        )
 
 
 @rule("CF589", "warning", "note")
@@ -65,7 +73,7 @@ def end_token_differs(facts: Facts) -> Iterator[Finding]:
         "CF589",
         f"the end token of the tokenizer is {end.text} ({end.id}), {listed(said)}",
         severity="warning" if decides in others else "note",
-        place=_tokenizer_place(facts),
+        place=facts.run.tokenizer_place,
         notes=(
             "eos_token_id of the model's files: generation stops there, and nowhere else"
             if decides in others
@@ -93,7 +101,7 @@ def begin_token_differs(facts: Facts) -> Iterator[Finding]:
         "CF590",
         f"the tokenizer begins a text with {begin}, and the model with {ends.begin_id}",
         severity="warning",
-        place=_tokenizer_place(facts),
+        place=facts.run.tokenizer_place,
         notes=(f"bos_token_id of the model's {CONFIG}",),
         helps=("use the tokenizer that the model was trained with",),
     )
@@ -117,7 +125,7 @@ def two_vocabularies(facts: Facts) -> Iterator[Finding]:
         "CF591",
         f"{used} has {tokens:,} tokens, and {other} beside it {others:,}",
         severity="warning",
-        place=_tokenizer_place(facts),
+        place=facts.run.tokenizer_place,
         label=files.folder,
         notes=(f"{used} is read; {files.differing:,} tokens are not in both{rows}",),
         helps=(f"remove the one that is out of date: without {used}, {other} is read",),
@@ -140,7 +148,7 @@ def unknown_as_end(facts: Facts) -> Iterator[Finding]:
         "CF592",
         f"the end token of the tokenizer, {files.end.text} ({files.end.id}), is its unknown token",
         severity="warning",
-        place=_tokenizer_place(facts),
+        place=facts.run.tokenizer_place,
         label=files.folder,
         helps=("name the real one as eos_token in special_tokens_map.json or tokenizer_config.json",),
     )
@@ -167,7 +175,7 @@ def other_chat_template(facts: Facts) -> Iterator[Finding]:
         "CF593",
         f"the {own.owner}'s chat template is another one than the template that is trained, {data.template}",
         severity="warning",
-        place=facts.run.place("model", "path") if own.owner == "model" else _tokenizer_place(facts),
+        place=facts.run.place("model", "path") if own.owner == "model" else facts.run.tokenizer_place,
         label=f"chat_template in {own.file}",
         notes=(f"it has no {listed(lacking, 'or')}",),
         helps=(
@@ -195,7 +203,7 @@ def own_tokenizer_code(facts: Facts) -> Iterator[Finding]:
         "CF594",
         f"the tokenizer brings code of its own, {files.own_code}, and that is not run",
         severity="warning" if readable else "error",
-        place=_tokenizer_place(facts),
+        place=facts.run.tokenizer_place,
         label=files.folder,
         notes=(
             f"{readable[0]} is read without it: what it does besides is missing"
@@ -206,8 +214,3 @@ def own_tokenizer_code(facts: Facts) -> Iterator[Finding]:
             "where you trust the code, save it as a tokenizer.json, and name that folder as tokenizer.path",
         ),
     )
-
-
-def _tokenizer_place(facts: Facts) -> Place:
-    run = facts.run
-    return run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")

@@ -47,11 +47,12 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """rows: of the table that the tokens need; None where only transformers can tell. end, begin: the
-    tokens around a text; begin is None where none is put before it. unknown_id: what the vocabulary has
-    for characters that it lacks. special: texts of all special tokens. sizes: tokens of each vocabulary
-    file, added ones apart. differing: tokens that two such files do not share. chat_template: the
-    tokenizer's, else the model's. own_code: the class that lies beside it.
+    """rows: of the table that the tokens need; None where only transformers can tell. end, begin: the tokens
+    around a text; begin is None where none is put before it. unknown_id: what the vocabulary has for
+    characters that it lacks. special: texts of all special tokens. sizes: tokens of each vocabulary file,
+    added ones apart. differing: tokens that two such files do not share. unlike_model: of how many tokens of
+    the model's own tokenizer the ids are others here, and how many it has. chat_template: the tokenizer's,
+    else the model's. own_code: the class that lies beside it.
     """
 
     folder: str
@@ -62,6 +63,7 @@ class TokenizerFiles:
     special: frozenset[str] = frozenset()
     sizes: Mapping[str, int] = field(default_factory=dict)
     differing: int = 0
+    unlike_model: tuple[int, int] | None = None
     chat_template: ChatTemplate | None = None
     own_code: str | None = None
 
@@ -93,8 +95,7 @@ class _Vocabulary:
 def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
     """Of the run's tokenizer; None while it is not on this machine. Raises Refused: CF520, CF521."""
     config, index_dir = run.config, run.index_dir
-    path = tokenizer_path(config)
-    place = run.place("tokenizer" if config.tokenizer is not None else "model", "path")
+    path, place = tokenizer_path(config), run.tokenizer_place
     try:
         folder = local_folder(path, index_dir, may_fetch=False)
         is_tiny = path == BUILTIN_TINY
@@ -102,8 +103,8 @@ def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
     except Exception as error:  # sentencepiece raises bare exceptions for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise Refused(tokenizer_unusable(place, reason[0])) from error
-    if found is not None and found.chat_template is None and config.tokenizer is not None:
-        found = _with_models_template(found, config.model.path, index_dir)
+    if found is not None and config.tokenizer is not None and config.model.path != BUILTIN_TINY:
+        found = _beside_models_own(found, config.model.path, index_dir)
     if found is not None and found.end is None and set(found.sizes) == {MODEL_FILE}:
         raise Refused(no_end_token(place, path))
     return found
@@ -224,14 +225,28 @@ def _chat_template(folder: str, values: Mapping[str, Any]) -> ChatTemplate | Non
     return ChatTemplate("tokenizer_config.json", str(written)) if is_text else None
 
 
-def _with_models_template(found: TokenizerFiles, model: str, index_dir: str) -> TokenizerFiles:
-    """A tokenizer of its own may bring no chat template, where the model that it is for has one."""
+def _beside_models_own(found: TokenizerFiles, model: str, index_dir: str) -> TokenizerFiles:
+    """With what the tokenizer in the model's folder says, where the run has another one."""
     try:
         folder = local_folder(model, index_dir, may_fetch=False)
-        template = _chat_template(folder, read_object(folder, "tokenizer_config.json")) if folder else None
-    except (OSError, ValueError):
-        return found  # which is said of the model
-    return found if template is None else replace(found, chat_template=replace(template, owner="model"))
+        if folder is None:
+            return found
+        template = _chat_template(folder, read_object(folder, "tokenizer_config.json"))
+        own, ours = (None if one == BUILTIN_TINY else _vocabulary(one) for one in (folder, found.folder))
+    except Exception:  # sentencepiece raises bare exceptions; that folder's own tokenizer is not the run's
+        return found
+    if template is not None and found.chat_template is None:
+        found = replace(found, chat_template=replace(template, owner="model"))
+    if own is None or ours is None:
+        return found
+    return replace(found, unlike_model=(len(own.pieces.items() - ours.pieces.items()), len(own.pieces)))
+
+
+def _vocabulary(folder: str) -> _Vocabulary | None:
+    """Of the file that the encoder reads."""
+    settings = read_settings(folder)
+    files = ((os.path.join(folder, name), read) for name, read in _READERS.items())
+    return next((read(file, settings) for file, read in files if os.path.isfile(file)), None)
 
 
 def _own_code(folder: str, values: Mapping[str, Any]) -> str | None:

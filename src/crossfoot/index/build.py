@@ -29,7 +29,6 @@ from crossfoot.index.locate import (
     count_records,
     place_of,
     refuse_unopenable,
-    tokenizer_place,
     tokenizer_refusal,
 )
 from crossfoot.index.sources import SourceState, source_states
@@ -160,7 +159,7 @@ def _write(
     data = run.config.data
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
-    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run), special_text=data.special_text)
+    encoder = load_encoder(path, run.index_dir, place=run.tokenizer_place, special_text=data.special_text)
     cutter = BlockCutter(encoder, data.max_seq_len)
     template = data.template if data.task == "sft" else None
     spelled = _Spelled.of(encoder, template)

@@ -38,11 +38,6 @@ def place_of(run: RunFile, file: str) -> Place:
     return Place(file)
 
 
-def tokenizer_place(run: RunFile) -> Place:
-    """Where the config names the tokenizer."""
-    return run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
-
-
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
     """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not
     read.
@@ -94,15 +89,15 @@ def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
     """
     path = tokenizer_path(run.config)
     if run.config.tokenizer is None and not looks_local(path):
-        return replace(model_missing(path, first_line(error)), place=tokenizer_place(run))
-    return tokenizer_unusable(tokenizer_place(run), first_line(error))
+        return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
+    return tokenizer_unusable(run.tokenizer_place, first_line(error))
 
 
 def refuse_broken_tokenizer(run: RunFile) -> None:
     """Refused when the run's tokenizer is on this machine and cannot be loaded, or names no end token. One
     that only transformers can read is not looked into.
     """
-    load_at_hand(tokenizer_path(run.config), run.index_dir, place=tokenizer_place(run))
+    load_at_hand(tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place)
 
 
 def refuse_unwritable_index(run: RunFile) -> None:

@@ -117,19 +117,19 @@ def fast_reference(
             return ids_of(whole, sees_special=bool(cuts))
         if any(one[flag] for one in written["added_tokens"] if one["content"] in cuts for flag in _FLAGS):
             raise NotComparable("a token of the template takes the blanks beside it")
-        parts = _parted(pieces, special)
-        found = [ids_of(text, False, at == 0) for at, text in enumerate(parts)]
-        if (forbidden - {unknown}) & {number for ids in found for number in ids}:
-            raise Unusable("it spells out a special token, which is no text to this tokenizer")
-        joined = found[0]
-        for cut, ids in zip(cuts, found[1:], strict=True):
-            joined += [int(tokenizer.token_to_id(cut) or 0), *ids]
+        joined: list[int] = []
+        for at, (part, is_token) in enumerate(_cut(pieces, special, ())):
+            ids = [int(tokenizer.token_to_id(part) or 0)] if is_token else ids_of(part, False, at == 0)
+            if not is_token and (forbidden - {unknown}) & set(ids):
+                raise Unusable("it spells out a special token, which is no text to this tokenizer")
+            joined += ids
         return joined
 
     return ReferenceTokenizer(encode, begin, end)
 
 
-_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+_BLANK_FLAGS = ("lstrip", "rstrip", "single_word")
+_FLAGS = (*_BLANK_FLAGS, "normalized")
 
 
 def _without_first(value: Any) -> Any:
@@ -153,19 +153,6 @@ def _spells(pieces: Sequence[Piece], special: Collection[str]) -> bool:
     return len(_found(whole, special)) != len(_cuts(pieces, special))
 
 
-def _parted(pieces: Sequence[Piece], special: Collection[str]) -> list[str]:
-    """The text between the special tokens of the template."""
-    parts = [""]
-    for piece in pieces:
-        at = 0
-        for begin, token in _found(piece.text, special) if piece.is_template else ():
-            parts[-1] += piece.text[at:begin]
-            parts.append("")
-            at = begin + len(token)
-        parts[-1] += piece.text[at:]
-    return parts
-
-
 def _found(text: str, special: Collection[str]) -> list[tuple[int, str]]:
     """(where, which) of the special tokens in a text, one behind the other."""
     found: list[tuple[int, str]] = []
@@ -185,29 +172,53 @@ def _sentencepiece_reference(
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_file=path)
-    pieces_there = model.get_piece_size()
-    control = {i for i in range(pieces_there) if model.is_control(i) or model.is_unknown(i)}
     decoder = settings.get("added_tokens_decoder", {})
-    beside = set(added) | {str(one["content"]) for one in decoder.values()} | _named_texts(settings)
-    special = _named_texts(settings) | {str(one["content"]) for one in decoder.values() if one.get("special")}
+    marked = {str(one["content"]) for one in decoder.values() if one.get("special")}
+    special = _named_texts(settings) | marked
+    numbers = {**added, **{str(one["content"]): int(number) for number, one in decoder.items()}}
+    for text in special - set(numbers):
+        if model.id_to_piece(number := model.piece_to_id(text)) == text:
+            numbers[text] = number
+    flagged = {str(one["content"]) for one in decoder.values() if any(one.get(flag) for flag in _BLANK_FLAGS)}
     splits = bool(settings.get("split_special_tokens"))
     end = _number(model, settings, added, "eos_token", model.eos_id())
     begin = _number(model, settings, added, "bos_token", model.bos_id())
     adds_begin = bool(settings.get("add_bos_token", True)) and model.bos_id() >= 0
-    marked = {int(number) for number, one in decoder.items() if one.get("special")}
-    marked |= {number for text, number in added.items() if text in special} - {model.unk_id()}
+    forbidden = {end, begin, *(numbers[one] for one in marked | (special & set(added)))} - {model.unk_id()}
 
     def encode(pieces: Sequence[Piece]) -> list[int]:
         whole = "".join(piece.text for piece in pieces)
-        seen = {token for _, token in _found(whole, beside | {model.id_to_piece(i) for i in control})}
-        if not splits and seen and (special_text == "tokens" or seen - special or _cuts(pieces, special)):
-            raise NotComparable("it spells out an added or special token, which is to be split off")
-        ids = list(model.encode(whole))
-        if seen and ({end, begin} | marked) & set(ids):
-            raise Unusable("it spells out a special token, which is no text to this tokenizer")
+        everything = special | set(numbers)
+        seen = {token for _, token in _found(whole, everything)}
+        if splits or not seen:
+            return list(model.encode(whole))
+        if seen & (flagged | (everything - set(numbers))):
+            raise NotComparable("it spells out a token whose id or blanks only the builder knows")
+        in_data = everything if special_text == "tokens" else everything - special
+        ids: list[int] = []
+        for part, is_token in _cut(pieces, everything, in_data):
+            found = [numbers[part]] if is_token else list(model.encode(part))
+            if special_text == "text" and not is_token and forbidden & set(found):
+                raise Unusable("it spells out a special token, which is no text to this tokenizer")
+            ids += found
         return ids
 
     return ReferenceTokenizer(encode, (begin,) if adds_begin else (), end if end >= 0 else facts.eos_id)
+
+
+def _cut(
+    pieces: Sequence[Piece], in_template: Collection[str], in_data: Collection[str]
+) -> list[tuple[str, bool]]:
+    """The text of the pieces in parts, none empty, and whether each part is a token."""
+    parts: list[tuple[str, bool]] = []
+    rest = ""
+    for piece in pieces:
+        at = 0
+        for begin, token in _found(piece.text, in_template if piece.is_template else in_data):
+            parts += [(rest + piece.text[at:begin], False), (token, True)]
+            rest, at = "", begin + len(token)
+        rest += piece.text[at:]
+    return [part for part in (*parts, (rest, False)) if part[0]]
 
 
 def _number(model: Any, settings: dict[str, Any], added: dict[str, int], key: str, default: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from crossfoot import durable
 from crossfoot.digests import sha256_of_file, sha256_of_parts
+from crossfoot.documents import Malformed, read_object
 
 SOURCES = "sources.json"
 SETTLED_SECONDS = 2.0
@@ -61,7 +62,6 @@ def source_states(files: Sequence[str], index_dir: str, *, reads: bool = False) 
 
 
 def _read_cache(path: str) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as stream:
-        loaded = json.load(stream)
-        return loaded if isinstance(loaded, dict) else {}
+    with contextlib.suppress(OSError, Malformed):
+        return read_object(path)
     return {}

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.samples import TokenizerFacts
-from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecord, SpelledRecords
+from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecords
+from crossfoot.documents import Malformed, parse_object, read_object, value_of
 from crossfoot.phrases import counted
 
 FORMAT_VERSION = 3
@@ -124,6 +125,16 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class _Rejected:
+    """A line of rejects.jsonl."""
+
+    file_id: int
+    line: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class DataIndex:
     """A whole index, memory-mapped and read-only. i below is a sample id, 0 to num_samples - 1, in file
     order.
@@ -183,11 +194,11 @@ class DataIndex:
     @cached_property
     def rejects(self) -> tuple[Reject, ...]:
         """The records that were left out, in file order."""
-        with open(os.path.join(self.folder, REJECTS), encoding="utf-8") as stream:
-            rows = [json.loads(line) for line in stream]
-        return tuple(
-            Reject(self.files[row["file_id"]], row["line"], row["code"], row["reason"]) for row in rows
-        )
+        with open(os.path.join(self.folder, REJECTS), "rb") as stream:
+            rows = [value_of(_Rejected, parse_object(line)) for line in stream]
+        if wrong := [row.file_id for row in rows if not 0 <= row.file_id < len(self.files)]:
+            raise Malformed(f"there is no file {wrong[0]}")
+        return tuple(Reject(self.files[row.file_id], row.line, row.code, row.reason) for row in rows)
 
 
 def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:
@@ -217,28 +228,19 @@ def array_path(folder: str, name: str) -> str:
 def read_header(folder: str) -> IndexHeader:
     """The header alone. Raises IndexDamaged when the folder holds no whole header of this format."""
     try:
-        with open(os.path.join(folder, HEADER), encoding="utf-8") as stream:
-            values: dict[str, Any] = json.load(stream)
-        if values["format_version"] != FORMAT_VERSION:
-            raise OtherFormat(f"{folder}: format {values['format_version']}, not {FORMAT_VERSION}")
-        if values.pop("sha256") != _sha256_of(values):
+        values = read_object(os.path.join(folder, HEADER))
+        if values.get("format_version") != FORMAT_VERSION:
+            raise OtherFormat(f"{folder}: format {values.get('format_version')}, not {FORMAT_VERSION}")
+        if values.pop("sha256", None) != _sha256_of(values):
             raise IndexDamaged(f"{folder}: {HEADER} is not as it was written")
-        values["sources"] = tuple(Source(**source) for source in values["sources"])
-        values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
-        values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
-        values["lost_words"] = tuple(values.get("lost_words", ()))
-        for name in ("special_text_records", "template_records"):
-            values[name] = _spelled(**values[name])
-        return IndexHeader(**values)
-    except IndexDamaged:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IndexDamaged(f"{folder}: {error}") from error
-
-
-def _spelled(records: int, first: Sequence[Mapping[str, Any]]) -> SpelledRecords:
-    found = (SpelledRecord(one["file_id"], one["line"], tuple(one["texts"])) for one in first)
-    return SpelledRecords(records, tuple(found))
+        header = value_of(IndexHeader, values)
+        if header.num_samples < 1 or header.real_tokens < 1:
+            raise IndexDamaged(f"{folder}: {HEADER} says {header.num_samples:,} samples")
+        if strange := [name for name in header.checksums if os.path.basename(name) != name]:
+            raise IndexDamaged(f"{folder}: {strange[0]!r} is no file of an index")
+        return header
+    except (OSError, Malformed) as error:
+        raise IndexDamaged(f"{folder}: {HEADER}: {error}") from error
 
 
 def header_text(header: IndexHeader) -> str:
@@ -265,9 +267,13 @@ def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
     lengths |= {name: (dtype, header.num_samples) for name, dtype in SAMPLE_ARRAYS.items()}
     lengths["offsets"] = ("<i8", header.num_samples + 1)
     arrays = {name: _map(folder, name, dtype, length) for name, (dtype, length) in lengths.items()}
-    if not os.path.exists(os.path.join(folder, REJECTS)):
-        raise IndexDamaged(f"{folder}: {REJECTS} is missing")
-    return DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
+    index = DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
+    try:
+        if len(index.rejects) != header.rejected_records:
+            raise IndexDamaged(f"{folder}: {REJECTS} lists {len(index.rejects):,} records")
+    except (OSError, Malformed) as error:
+        raise IndexDamaged(f"{folder}: {REJECTS}: {error}") from error
+    return index
 
 
 def _map(folder: str, name: str, dtype: str, length: int) -> npt.NDArray[Any]:

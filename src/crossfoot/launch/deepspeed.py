@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.ranks_here import MARK_VARIABLE
 from crossfoot.launch.shell_text import WHICH_NODE, Raw, command_text, export, word_over_ssh
 
-_NAMES = "|".join(("PATH", *(name for name in FORWARDED if not name.startswith("NCCL_"))))
+_NAMES = "|".join(("PATH", MARK_VARIABLE, *(name for name in FORWARDED if not name.startswith("NCCL_"))))
 
 
 def render(job: Job) -> Rendered:

@@ -58,6 +58,7 @@ def refuse_options(options: LaunchOptions) -> None:
         ("--dry-run", options.dry_run or None, options.target == "accelerate", "--to accelerate"),
         ("--steps", options.steps, options.dry_run, "--dry-run"),
         ("--continue", options.continued, not options.dry_run, "a run, not a dry run"),
+        ("--take-over", options.take_over or None, options.continued is not None, "--continue"),
     )
     wrong = [
         option_elsewhere(option, belongs)

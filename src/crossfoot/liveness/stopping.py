@@ -22,7 +22,8 @@ class Stop(enum.IntEnum):
     TERMINATED = 3
     INTERRUPTED = 4
     NOT_WRITABLE = 5
-    NOT_FINITE = 6
+    NOT_AS_PLANNED = 6
+    NOT_FINITE = 7
 
     @property
     def ends(self) -> bool:

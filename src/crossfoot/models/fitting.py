@@ -33,7 +33,7 @@ def refuse_unfitting(path: str, config: PretrainedConfig) -> None:
     if tensors is None:
         return
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     if get_model_conversion_mapping(model, add_legacy=False):
         return
     promised = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}

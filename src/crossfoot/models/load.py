@@ -150,9 +150,8 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
     asked = config.model.attention
     arguments["attn_implementation"] = None if asked == "auto" else asked
-    broken = (
-        BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
-    )  # ranks are lost as RuntimeErrors
+    # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
+    broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), config=found, **arguments)
     except (MemoryError, torch.OutOfMemoryError):

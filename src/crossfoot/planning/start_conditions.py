@@ -115,3 +115,10 @@ def unmet(start: Start) -> tuple[Finding, ...]:
             except Refused as refused:
                 found.extend(refused.findings)
     return in_file_order(found, start.run.path)
+
+
+def refuse_unmet(start: Start) -> None:
+    """Raises Refused with all that stands against the start, when a part of it is an error."""
+    found = unmet(start)
+    if any(finding.severity == "error" for finding in found):
+        raise Refused(found)

@@ -102,7 +102,7 @@ def _prove(
         model = _model(ranks, world, checked, folder, full)
         work, batch = _work(checked, world, engine_kind, model, str(folder))
         verdict, setup = _measure(work, batch, ranks, model)
-        exit_code = int(ranks.gather(None if verdict is None else verdict.exit_code)[0])
+        exit_code = int(ranks.gather(0 if verdict is None else verdict.exit_code, int)[0])
     page = None
     if verdict is not None:
         page = json_text(to_json(setup, verdict)) if as_json else ""
@@ -125,7 +125,11 @@ def _scratch(ranks: Any, world: World) -> Iterator[Path]:
     """A temporary folder that the ranks of one node share; the node's first rank makes and removes it."""
     mine = tempfile.mkdtemp(prefix="crossfoot-prove-") if world.local_rank == 0 else None
     try:
-        yield Path(dict(row for row in ranks.gather((world.node_rank, mine)) if row[1])[world.node_rank])
+        yield Path(
+            dict(row for row in ranks.gather((world.node_rank, mine), tuple[int, str | None]) if row[1])[
+                world.node_rank
+            ]
+        )
     finally:
         if mine is not None:
             shutil.rmtree(mine, ignore_errors=True)
@@ -146,7 +150,7 @@ def _model(ranks: Any, world: World, checked: CheckedRun, folder: Path, full: bo
             )
         except Refused as refused:
             findings = refused.findings
-    everyone = ranks.gather((said, findings))
+    everyone = ranks.gather((said, findings), tuple[str, tuple[Finding, ...]])
     if any(found for _, found in everyone):
         from crossfoot.models.findings import placed
 

@@ -9,17 +9,18 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import crossfoot
 from crossfoot.digests import sha256_of_file, sha256_of_parts
+from crossfoot.documents import plain
 from crossfoot.environment.world import World
-from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import tokenizer_mark
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
@@ -60,26 +61,14 @@ class RankInfo:
 
     def to_json(self) -> str:
         """As it travels."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(
+            plain(replace(self, refused=tuple(without_fixes(self.refused)))), ensure_ascii=False
+        )
 
 
-def read_rank_info(text: str) -> RankInfo:
-    """The RankInfo that another rank sent; what its version knows and ours does not is left out."""
-    told: dict[str, Any] = json.loads(text)
-    known = {name: told[name] for name in RankInfo.__dataclass_fields__ if name in told}
-    known["device"] = Device(**known.get("device", {"kind": CPU}))
-    known["refused"] = tuple(read_finding(finding) for finding in known.get("refused", ()))
-    return RankInfo(**known)
-
-
-def read_finding(told: Mapping[str, Any]) -> Finding:
-    """A finding from its JSON, without its edits: they are for the file of another machine."""
-    values = {**told, "fix": ()}
-    for name in ("notes", "helps"):
-        values[name] = tuple(told[name])
-    values["place"] = Place(**told["place"]) if told["place"] else None
-    values["others"] = tuple((Place(**place), label) for place, label in told["others"])
-    return Finding(**values)
+def without_fixes(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Findings as they travel: their edits are for the file of this machine."""
+    return (replace(finding, fix=()) for finding in findings)
 
 
 def rank_info_of(

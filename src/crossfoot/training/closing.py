@@ -34,7 +34,7 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.training.build import Built
-from crossfoot.training.findings import unlearnable, weights_not_finite
+from crossfoot.training.findings import first_step_astray, unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import weights_are_finite
 
@@ -43,6 +43,7 @@ _REASONS = {
     Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
     Stop.NOT_WRITABLE: ("fault", 1),
+    Stop.NOT_AS_PLANNED: ("fault", 3),
     Stop.NOT_FINITE: ("fault", 1),
 }
 
@@ -69,7 +70,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
-    is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model)))
+    is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
     if reason != "fault" and is_kept and is_finite:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
@@ -81,17 +82,19 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     elif not findings and not is_finite:
         findings.append(weights_not_finite(steps_done))
     exit_code = exit_code if is_finite else 1
+    if training.step_recorder.astray is not None:
+        findings.append(first_step_astray(training.step_recorder.astray))
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
-    is_urgent = reason in _URGENT
-    if is_kept and is_finite and not is_disk_full and not is_urgent:
+    is_in_vain = reason in _URGENT or stop is Stop.NOT_AS_PLANNED
+    if is_kept and is_finite and not is_disk_full and not is_in_vain:
         saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
     if ranks.is_first:
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
-    return int(ranks.gather(exit_code)[0])
+    return int(ranks.gather(exit_code, int)[0])
 
 
 def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> None:
@@ -99,7 +102,7 @@ def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> No
     run_dir, attempt = work.plan.run.run_dir, work.resume_point.attempt
     if ranks.is_first and found is None and (later := later_attempt(run_dir, attempt)) is not None:
         found = ledger_shared(f"{run_dir}/{LEDGER_FILE}", (f"attempt {later} has begun, this is {attempt}",))
-    found = ranks.gather(found)[0]
+    found = ranks.gather(found, Finding | None)[0]
     if found is not None and found.code == "CF754":
         raise (Refused if ranks.is_first else RefusedTogether)(found)
 
@@ -132,7 +135,7 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     problem = []
 
     def add_tokenizer(destination: str) -> None:
-        save_tokenizer(config, work.plan.run.index_dir, destination, work.index.header.tokenizer)
+        save_tokenizer(config, work.plan.run.index_dir, destination)
 
     try:
         save_adapter(
@@ -145,7 +148,7 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
         problem.append(not_saved(what, folder, said_by(error), *_what_is_left(work, steps_done)))
-    return (None if any(ranks.gather(bool(problem))) else folder), problem
+    return (None if any(ranks.gather(bool(problem), bool)) else folder), problem
 
 
 def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.phrases import counted
 
 MOST_SAMPLES_NAMED = 8
 
@@ -114,6 +115,23 @@ def validation_not_finite(steps: int, loss: float) -> Finding:
             "look for rows of the base model that are not numbers, and at the validation data",
             "or lower lr.reference, or lengthen the warm-up",
         ),
+    )
+
+
+@rule_docs("CF770", name="first-step-astray")
+def first_step_astray(entry: StepEntry) -> Finding:
+    """CF770: the first step of a run, or of an attempt at it, was not as planned: the run stopped there.
+
+    What is wrong with the first step is wrong with all of them: the data, the index, the program or the
+    machine. The ledger has the step's line with its causes, the receipt shows them, and nothing was saved. A
+    later step that differs is named by the receipt at the end, and does not stop the run.
+    """
+    cause = entry.causes[0]
+    return Finding(
+        "CF770",
+        f"step {entry.step} was not trained as planned, and it is the first: the run stopped there",
+        notes=(cause.message, f"{counted(entry.cause_count, 'cause')} in all: the receipt names them"),
+        helps=(f"see what the first one means: crossfoot explain {cause.code}",),
     )
 
 

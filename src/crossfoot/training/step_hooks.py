@@ -114,8 +114,8 @@ class StepHooks:
         if grace is None:
             grace = LAUNCHER_GRACE_SECONDS.get(self._work.world.launcher)
         asked = self._stop.asked_seconds
-        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked))
-        takes = self._ranks.gather(self._save_seconds)[0]
+        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked, float))
+        takes = self._ranks.gather(self._save_seconds, float)[0]
         if grace is None or not takes:
             return True, takes, grace or 0.0
         return takes <= grace - waited, takes, max(0.0, grace - waited)
@@ -124,7 +124,7 @@ class StepHooks:
         work, faults = self._work, self._work.plan.run.config.faults
         if self._ranks.is_first:  # before the save: who asks while it is written gets another
             Path(self._run_dir, CHECKPOINT_NOW).unlink(missing_ok=True)
-        if not all(self._ranks.gather(weights_are_finite(self._model))):
+        if not all(self._ranks.gather(weights_are_finite(self._model), bool)):
             self.finding = weights_not_finite(steps_done)
             return Stop.NOT_FINITE
         loss = self._loss[1] if self._loss is not None and self._loss[0] == steps_done else None
