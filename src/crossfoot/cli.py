@@ -16,6 +16,7 @@ from crossfoot.streams import open_streams
 from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
+    from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -164,6 +165,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.findings.formats import show
+    from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
     from crossfoot.planning.prepare import read_and_check
@@ -171,6 +174,7 @@ def _index(arguments: argparse.Namespace) -> int:
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
     data = checked.run.config.data
+    found: list[Finding] = []
     for files in filter(None, (data.train, data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
@@ -179,6 +183,9 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
             f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
         )
+        found += index_findings(checked.run, index)
+    if found:
+        show(found)
     return 0
 
 

@@ -20,7 +20,7 @@ from crossfoot.data import samples
 from crossfoot.data.templates import TEMPLATES, Template
 from crossfoot.data.tiny_tokenizer import tiny_folder, write_tiny_tokenizer
 from crossfoot.findings.finding import Refused
-from crossfoot.index import build, reference_check, writer
+from crossfoot.index import build, locate, reference_check, verified, writer
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.reference_records import found_records, value_of
 from crossfoot.index.reference_tokens import Expected, prompt_of
@@ -99,7 +99,8 @@ def test_a_rank_that_comes_late_does_not_wait_for_a_builder_who_waits_for_it(run
 
     def first(look: Callable[[], str], _: float) -> str:
         words.append(look())
-        looked.set()
+        if len(words) == 2:  # the first word is what it read of the files
+            looked.set()
         rounds.wait()
         rounds.wait()
         return words[-1]
@@ -108,17 +109,17 @@ def test_a_rank_that_comes_late_does_not_wait_for_a_builder_who_waits_for_it(run
         rounds.wait()
         word = words[-1]
         rounds.wait()
+        assert looked.wait(20)
         return word
 
     def late() -> DataIndex:
-        assert looked.wait(20)
         return verified_index(run, run.config.data.train, is_builder=False, says=second)
 
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(late)
         mine = verified_index(run, run.config.data.train, says=first)
         assert np.array_equal(other.result(30).tokens, mine.tokens)
-    assert [bool(word) for word in words] == [True, True, False]
+    assert [bool(word) for word in words] == [True, True, True, True, False]
 
 
 def test_storage_that_loses_what_is_written_is_refused(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +216,7 @@ def test_arrays_that_contradict_each_other(run: RunFile) -> None:
         assert words in difference.message and difference.sample is None
 
 
-def test_a_file_of_another_content_with_the_size_and_time_of_before(
+def test_a_file_of_another_content_with_the_size_and_time_of_before_is_another_index(
     run: RunFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file,) = run.config.data.train
@@ -224,17 +225,31 @@ def test_a_file_of_another_content_with_the_size_and_time_of_before(
     Path(file).write_text(text.replace("答 7", "答 8"), encoding="utf-8")
     os.utime(file, (1e9, 1e9))
     assert os.path.getsize(file) == len(text.encode())
-    assert build.ensure_index(run, [file], is_builder=True).address == before.address  # by size and time
-    capsys.readouterr()
+    assert locate.find_index(run, [file]) is None  # as check and plan look for it
     index = held(run)
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith(
-        f"{file} has another content, and the size and time of before ({file}:8: token "
-    )
-    assert said[-1].startswith("index held against its files: 12 of 12")
     assert index.address != before.address
     assert index.header.sources[0].sha256 == sha256(Path(file).read_bytes()).hexdigest()
     assert open_index(before.folder).address == before.address  # right for the old content, and left alone
+
+
+def test_a_file_that_is_written_to_between_its_hash_and_the_comparison(
+    run: RunFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = run.config.data.train
+    before = held(run)
+    text, real = Path(file).read_text(encoding="utf-8"), verified.compare_with_files
+
+    def late(*words: Any) -> Comparison:
+        Path(file).write_text(text.replace("答 7", "答 8"), encoding="utf-8")
+        return real(*words)
+
+    monkeypatch.setattr(verified, "compare_with_files", late)
+    capsys.readouterr()
+    index = held(run)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{file} was written to meanwhile ({file}:8: token ")
+    assert said[-1].startswith("index held against its files: 12 of 12")
+    assert index.address != before.address
 
 
 @pytest.mark.parametrize("content", ["", "broken\n" * 12, json.dumps(ROWS[0]) + "\n", "7\n" * 12])

@@ -4,6 +4,7 @@ ranks have none. No torch, no process.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import read_and_check
 from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
-from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, rank_info_of
+from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, model_facts, rank_info_of
 from crossfoot.runs.resume import NEW_RUN
 from crossfoot.training import acquire, rank_job
 from support.launching import free_port, small_config
@@ -330,6 +331,17 @@ def test_a_real_account(tmp_path: Path) -> None:
     assert rank_info.parts["code"]["cli.py"] and rank_info.parts["libraries"]["torch"][0].isdigit()
     assert rank_info.origins["config"] == f"{config} run.seed=9"
     assert read_back(rank_info.to_json()) == rank_info
+
+
+def test_weights_of_one_size_and_another_content_are_other_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.bin")  # which nobody opens
+    run = read_and_check(str(small_config(tmp_path)), [f"model.path={tmp_path}"]).run
+    told = []
+    for content in (b"a" * 200_000, b"a" * 199_999 + b"b"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        told.append(model_facts(run)["model.safetensors"])
+    assert told[0] != told[1] and all(one.startswith("200,000 bytes, parts sha256 ") for one in told)
 
 
 def test_the_code_is_known_by_every_source_file(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.extras",
     "crossfoot.liveness.findings",
     "crossfoot.data.findings",
+    "crossfoot.data.set_findings",
+    "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.models.findings",
     "crossfoot.verb_exit",

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from crossfoot.data.findings import Problem
+from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, file_problem, read_records
 from crossfoot.data.samples import texts_of
 from crossfoot.data.sampling import Drawn, line_at, some_records, with_line
+from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
 from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
@@ -77,6 +79,7 @@ class Looking:
     special: Collection[str] = ()
     bad: list[tuple[int, Problem]] = field(default_factory=list)
     is_cut_short: bool = False
+    of_the_whole: list[Finding] = field(default_factory=list)
 
     @cached_property
     def counter(self) -> TokenCounter:
@@ -105,7 +108,7 @@ class Looking:
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
         data = self.run.config.data
         number, found = self._number(file), drawn.found
-        seen.records += not isinstance(found, Problem)
+        seen.records += not (isinstance(found, Problem) and found.fatal)
         made = found if isinstance(found, Problem) else texts_of(found, number, data.task, data.template)
         if isinstance(made, Problem):
             self.reject(number, made, drawn.start, seen)
@@ -163,7 +166,20 @@ class Looking:
         problems = Problems(self.files, stops=True)
         for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
             problems.note(file_id, problem)
-        return problems.findings(cut_short=self.is_cut_short)
+        return (*problems.findings(cut_short=self.is_cut_short), *self.of_the_whole)
+
+    def judge(self, key: str, seen: Seen) -> None:
+        """What is to be said of all records together. key: train or validation."""
+        encoder = self.counter.encoder if seen.texts else None
+        data_set = DataSet(key, len(seen.texts), seen.is_whole, seen.unread)
+        if encoder is not None:
+            lost = LostCharacters(encoder.encode)
+            for texts in seen.texts:
+                lost.see(texts.written)
+            data_set = replace(
+                data_set, characters=lost.characters, lost_characters=lost.lost, lost_words=lost.examples
+            )
+        self.of_the_whole += set_findings(self.run, data_set)
 
     def _number(self, file: str) -> int:
         return self.files.index(file)
@@ -195,6 +211,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
     looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
+    looking.judge("train", seen)
     special_text, template_words = looking.spelled(seen)
     return DataLook(
         is_indexed=False,

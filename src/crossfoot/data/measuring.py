@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts
 from crossfoot.data.special_text import Spans
+from crossfoot.data.unread_fields import count_unread
 
 LONGEST_FIRST = 32
 MEASURED_RECORDS = 300
@@ -47,8 +49,8 @@ class TokenCounter:
 
 @dataclass
 class Seen:
-    """The records that a look has read: texts of the trainable ones, and the first byte of each whose line is
-    not known.
+    """The records that a look has read: texts of the trainable ones, the first byte of each whose line is
+    not known, and their fields that are not read.
     """
 
     is_whole: bool
@@ -59,6 +61,7 @@ class Seen:
     texts: list[Texts] = field(default_factory=list)
     starts: list[int | None] = field(default_factory=list)
     keys: set[tuple[str, ...]] = field(default_factory=set)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def add(self, texts: Texts, start: int | None) -> None:
         """Take a trainable record in."""
@@ -66,6 +69,7 @@ class Seen:
         self.keys.add(texts.parts)
         self.texts.append(texts)
         self.starts.append(start)
+        count_unread(self.unread, texts.unread)
 
     def longer_than(self, window: int) -> list[int]:
         """The records that could have more tokens than the window: a token has at least one byte."""

@@ -4,6 +4,7 @@ into blocks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import Record, Task
+from crossfoot.data.record import NamedTwice, Record
+from crossfoot.data.records import FIELDS, Task
 from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens
 from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.unread_fields import unread_fields
 
 IGNORED_LABEL = -100
 
@@ -64,13 +67,16 @@ class Sample:
 @dataclass(frozen=True)
 class Texts:
     """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain. own: where the
-    template's words stand in the prompt.
+    template's words stand in the prompt. unread: names of its fields that hold something and are not read.
+    written: what is read, as it stands in the file.
     """
 
     file_id: int
     line: int
     parts: tuple[str, ...]
     own: Spans = ()
+    unread: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
     @property
     def spelled_in(self) -> tuple[tuple[str, Spans], ...]:
@@ -89,6 +95,8 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
     own: Spans = ()
     if not isinstance(value, dict):
         return Problem("CF506", record.line, f"it is {_kind(value)}")
+    if isinstance(value, NamedTwice):
+        return Problem("CF556", record.line, f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
     if task == "pretrain":
         if problem := _missing(value, "text", "CF510", record.line):
             return problem
@@ -109,7 +117,8 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
         except UnicodeEncodeError as error:
             half = f"\\u{ord(part[error.start]):04x}"
             return Problem("CF511", record.line, f"it holds {half}, half of a character")
-    return Texts(file_id, record.line, parts, own)
+    written = tuple(filter(None, (value.get(field) for field in FIELDS[task])))
+    return Texts(file_id, record.line, parts, own, unread=unread_fields(value, task), written=written)
 
 
 def _missing(value: dict[str, Any], field: str, code: str, line: int) -> Problem | None:
@@ -155,8 +164,8 @@ def sft_samples(
             yield texts.file_id, Problem("CF509", texts.line, reason)
             continue
         whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
-        if problem := _not_as_text(texts, (prompt, answer), encoder) or _outside_table(
-            whole, facts, texts.line
+        if problem := _not_as_text(texts, (prompt, answer), encoder) or _not_trainable(
+            answer, whole, facts, texts.line
         ):
             yield texts.file_id, problem
             continue
@@ -178,11 +187,15 @@ def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encode
     return None
 
 
-def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Problem | None:
-    """A token that the model's table has no row for: the text spells out the tokenizer's added padding
-    token.
+def _not_trainable(
+    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, line: int
+) -> Problem | None:
+    """A trained text without a token of its own (body), or a token that the model's table has no row for: the
+    text spells out the tokenizer's added padding token.
     """
-    highest = max(ids)
+    if not body:
+        return Problem("CF551", line, "no token comes of its text")
+    highest = max(whole)
     if highest < facts.vocabulary:
         return None
     reason = (
@@ -212,7 +225,8 @@ class BlockCutter:
         tokens = len(self._rest)
         for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
             whole = [*facts.bos_ids, *body, facts.eos_id]
-            problem = _not_as_text(texts, (body,), self._encoder) or _outside_table(whole, facts, texts.line)
+            problem = _not_as_text(texts, (body,), self._encoder)
+            problem = problem or _not_trainable(body, whole, facts, texts.line)
             if problem is not None:
                 yield texts.file_id, problem
                 continue

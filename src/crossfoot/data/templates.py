@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import accumulate, pairwise
 
 ALPACA2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
@@ -68,3 +69,9 @@ Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca-2.
 """
 
 TEMPLATES: Mapping[str, Template] = {"alpaca2": alpaca2}
+
+
+def template_sha256(name: str) -> str:
+    """Of the words of a template, with and without an input: two texts of one name are two templates."""
+    template = TEMPLATES[name]
+    return sha256("\0".join((template("\1", "\2"), template("\1", ""))).encode()).hexdigest()

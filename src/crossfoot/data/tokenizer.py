@@ -29,7 +29,9 @@ from crossfoot.data.tiny_tokenizer import (
     tiny_tokenizer,
     write_tiny_tokenizer,
 )
+from crossfoot.data.tokenizer_limits import refuse_unreadable
 from crossfoot.data.tokenizer_settings import Settings, read_settings
+from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.written.config import Config
 from crossfoot.written.git_lfs import fetching, is_pointer
@@ -44,6 +46,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 CHAT_TEMPLATE = "chat_template.jinja"
 """No part of what makes tokens: it is not in the fingerprint, and is written anew beside what was trained."""
@@ -82,20 +86,18 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
 
 
 def fingerprint(path: str, folder: str) -> str:
-    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError when the folder has
-    none, ValueError when one is a git-lfs pointer.
+    """sha256 over the tokenizer's files, names and bytes. Raises FileNotFoundError or ValueError when the
+    folder has no vocabulary, a file that cannot be read, or a git-lfs pointer.
     """
     if path == BUILTIN_TINY:
         return FINGERPRINT
     whole = sha256()
-    names = [name for name in TOKENIZER_FILES if os.path.isfile(os.path.join(folder, name))]
-    if not names:
-        raise FileNotFoundError(f"no tokenizer file in {folder}")
+    names = [name for name in TOKENIZER_FILES if os.path.exists(os.path.join(folder, name))]
+    refuse_unreadable(folder, names)
     for name in names:
         if is_pointer(file := os.path.join(folder, name)):
             raise ValueError(f"{file} is a git-lfs pointer, not the file itself; {fetching(file)}")
-        with open(file, "rb") as stream:
-            whole.update(f"{name}\0{sha256(stream.read()).hexdigest()}\n".encode())
+        whole.update(f"{name}\0{sha256_of_file(file)}\n".encode())
     return whole.hexdigest()
 
 

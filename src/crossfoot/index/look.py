@@ -9,8 +9,9 @@ import numpy as np
 
 from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
 from crossfoot.data.measuring import Seen
+from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import SpelledNames
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
 from crossfoot.written.run_file import RunFile
@@ -27,6 +28,7 @@ def look_at(run: RunFile, index: DataIndex | None = None, special: Collection[st
     looking = Looking(run, files, special)
     if index is not None:
         look = of_index(index)
+        looking.of_the_whole += index_findings(run, index)
         seen = None
     else:
         seen = looking.see(data.train)
@@ -60,11 +62,29 @@ def of_index(index: DataIndex) -> DataLook:
     )
 
 
+def index_findings(run: RunFile, index: DataIndex) -> tuple[Finding, ...]:
+    """What an index says of all its records together."""
+    header = index.header
+    return set_findings(
+        run,
+        DataSet(
+            "train" if list(index.files) == list(run.config.data.train) else "validation",
+            sum(source.records for source in header.sources) - header.rejected_records,
+            True,
+            header.unread_fields,
+            header.judged_characters,
+            header.lost_characters,
+            header.lost_words,
+        ),
+    )
+
+
 def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, seen: Seen | None) -> DataLook:
     """The look with what validation and training share: by digests when both are indexed, else by texts."""
     run = looking.run
     data = run.config.data
     if index is not None and (other := index_of_validation(run)) is not None:
+        looking.of_the_whole += index_findings(run, other)
         leaked = int(np.isin(other.digests, index.digests).sum())
         spelled = (other.header.special_text_records, other.header.template_records)
         look = _with_spelled(look, *(one.named(other.files) for one in spelled))
@@ -72,6 +92,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     there = looking.see(data.validation)
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
     looking.refuse_nothing_left(there, data.validation, too_long)
+    looking.judge("validation", there)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     look = _with_spelled(look, *looking.spelled(there))

@@ -75,8 +75,10 @@ class IndexHeader:
     samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
     counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
     last block, when it is a single token (after the causal shift it has no target). special_text_records,
-    template_records: whose data spells out a special token, or the template's own words. checksums: sha256 of
-    every other file of the folder, by its name.
+    template_records: whose data spells out a special token, or the template's own words. unread_fields: of
+    good records, those that hold something and are not read, with the number of records. judged_characters,
+    lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
+    the folder, by its name.
     """
 
     format_version: int
@@ -99,6 +101,10 @@ class IndexHeader:
     left_out_tokens: int
     special_text_records: SpelledRecords = NOTHING_SPELLED
     template_records: SpelledRecords = NOTHING_SPELLED
+    unread_fields: Mapping[str, int] = field(default_factory=dict)
+    judged_characters: int = 0
+    lost_characters: int = 0
+    lost_words: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -272,6 +278,8 @@ def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
 
 def _map(folder: str, name: str, dtype: str, length: int) -> npt.NDArray[Any]:
     path = array_path(folder, name)
+    if not length:
+        raise IndexDamaged(f"{path}: it has no entries")
     try:
         size = os.path.getsize(path)
         if size != length * np.dtype(dtype).itemsize:

@@ -74,6 +74,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
+    "nothing trained": ("CF780", "a step, or the whole run, trained nothing"),
 }
 """kind -> (code, what it means)."""
 

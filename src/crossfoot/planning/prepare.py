@@ -13,7 +13,7 @@ from crossfoot.data.tokenizer_files import tokenizer_files_of
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
-from crossfoot.index.look import look_at
+from crossfoot.index.look import index_findings, look_at
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
@@ -142,6 +142,8 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
         special = facts.tokenizer.special if facts.tokenizer is not None else ()
         facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index, special), reading))
         reading.extend(facts.data.findings if facts.data is not None else ())
+    elif index is not None:
+        reading.extend(index_findings(run, index))
     samples = index.num_samples if index else None
     if samples is None and can_open:
         samples = _unless_unsure(lambda: _estimate(run), reading)

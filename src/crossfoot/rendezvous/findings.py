@@ -90,8 +90,8 @@ def libraries_differ(where: str, notes: Sequence[str]) -> Finding:
 def models_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF429: the model's or the tokenizer's folder is not the same on every node.
 
-    Compared are config.json, the names and sizes of the weight files, and the tokenizer's files. Weights of
-    equal size and other content are not seen here.
+    Compared are config.json, the tokenizer's files, and of the weight files their names, their sizes and 64
+    parts of each. Weights that differ between those parts alone are not seen here.
     """
     return Finding(
         "CF429",

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import crossfoot
+from crossfoot.digests import sha256_of_file, sha256_of_parts
 from crossfoot.documents import plain
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
+from crossfoot.index.locate import tokenizer_mark
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -125,7 +127,7 @@ def data_facts(states: Sequence[SourceState]) -> dict[str, str]:
 
 
 def model_facts(run: RunFile) -> dict[str, str]:
-    """The model's config.json, the sizes of its weight files (their bytes are not read), and the tokenizer.
+    """The model's config.json, the sizes of its weight files with parts of their bytes, and the tokenizer.
 
     Empty for the built-in model and for a model that is not a folder here.
     """
@@ -136,11 +138,11 @@ def model_facts(run: RunFile) -> dict[str, str]:
     folder = Path(run.config.model.path)
     if run.config.model.path == BUILTIN_TINY or not folder.is_dir():
         return facts
-    for file in sorted(folder.iterdir()):
+    for file in sorted(one for one in folder.iterdir() if one.is_file()):
         if file.name == "config.json":
-            facts[file.name] = f"sha256 {_sha256(file.read_bytes())}"
+            facts[file.name] = f"sha256 {sha256_of_file(file)[:12]}"
         elif file.suffix in (".safetensors", ".bin"):
-            facts[file.name] = f"{file.stat().st_size:,} bytes"
+            facts[file.name] = f"{file.stat().st_size:,} bytes, parts sha256 {sha256_of_parts(file)[:12]}"
     return facts
 
 

@@ -73,6 +73,7 @@ FREE: frozenset[str] = frozenset(
             "data.validation",
             "data.layout",
             "data.index_dir",
+            "data.ignored_fields",
             "batch.micro_batch_size",
             "batch.grad_accum_steps",
         ),

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
@@ -36,8 +34,9 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.training.build import Built
-from crossfoot.training.findings import first_step_astray, unlearnable
+from crossfoot.training.findings import first_step_astray, unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
+from crossfoot.training.saving import weights_are_finite
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),
@@ -71,15 +70,18 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
-    if reason != "fault" and is_kept:
+    is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
+    if reason != "fault" and is_kept and is_finite:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
             exit_code = 1
     elif training.step_hooks.finding is not None:
         findings.append(training.step_hooks.finding)
-    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model), bool))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
+    elif not findings and not is_finite:
+        findings.append(weights_not_finite(steps_done))
+    exit_code = exit_code if is_finite else 1
     if training.step_recorder.astray is not None:
         findings.append(first_step_astray(training.step_recorder.astray))
     saved = None
@@ -90,7 +92,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         exit_code = 1 if saved is None else exit_code
         findings += problem
     if ranks.is_first:
-        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
+        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code, int)[0])
 
@@ -124,12 +126,6 @@ def _last_checkpoint(work: RankJob, built: Built, reason: str, steps_done: int) 
             return [no_time(steps_done, takes, left, kept.name if kept is not None else None)]
     step_hooks.save_last(steps_done)
     return [] if step_hooks.finding is None else [replace(step_hooks.finding, severity="warning")]
-
-
-def _is_finite(model: nn.Module) -> bool:
-    """Whether this rank's part of what is trained holds numbers only."""
-    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
 
 
 def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, list[Finding]]:

@@ -72,6 +72,12 @@ class GivenUp(Exception):
         super().__init__("; ".join(f"rank {rank} on {host}: {reason}" for rank, host, reason in failed))
 
 
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether this rank's part of what is trained holds numbers only."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
+
+
 def save_checkpoint(
     engine: Engine, model: nn.Module, run_dir: str, step: int, facts: CheckpointFacts, ranks: Ranks
 ) -> Saved:

@@ -132,6 +132,7 @@ class StepRecorder:
         witnesses = [unpack(row) for row in rows]
         entry = self._write(planned, witnesses)
         is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
+        is_bad |= not planned.trained_tokens  # its loss is 0 / 0
         if is_bad and stated_skip(witnesses, self._policies) is None:
             if entry is not None and self.unlearnable is None:
                 self.unlearnable = (entry, closed.update.loss_scale)

@@ -110,6 +110,8 @@ class DataSection(Section):
     """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count
     it.
     """
+    ignored_fields: list[Text] = []
+    """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
 
