@@ -148,8 +148,8 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
-    asked = config.model.attention
-    arguments["attn_implementation"] = None if asked == "auto" else asked
+    if config.model.attention != "auto":
+        arguments["attn_implementation"] = config.model.attention
     # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
     broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
