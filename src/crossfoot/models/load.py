@@ -17,6 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
@@ -89,6 +90,7 @@ def load_model(
     a no-op elsewhere). Raises Refused: no such folder or hub id, no model in it, not a causal language model,
     weights missing from the file, an attention implementation that is not there.
     """
+    unset_hf_deepspeed_config()  # the switch that an earlier model in this process may have left on
     if zero_stage == 3:
         refuse_unfitting(path, read_model_config(path))
     handle = _zero3_handle(zero_stage, deepspeed_config)
@@ -129,12 +131,9 @@ def load_model(
 def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> Any:
     """transformers' switch for loading partitioned: it is on as long as this object lives.
 
-    None below stage 3, and a switch that an earlier model in this process left on is put off.
+    None below stage 3.
     """
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
-
     if zero_stage != 3:
-        unset_hf_deepspeed_config()
         return None
     if deepspeed_config is None:
         raise ValueError("ZeRO-3 loads partitioned: deepspeed_config is needed")
