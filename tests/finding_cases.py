@@ -44,7 +44,9 @@ def read_case(page: Path) -> FindingCase:
 
 
 def _write_data(folder: Path) -> None:
-    """3,000 short records and 8 for validation: steps of 512 or 1,000 samples leave nothing to be said."""
+    """3,000 short records and 8 for validation: steps of 512 or 1,000 samples leave nothing to be said. And
+    3,000 that a tokenizer of two letters can say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, first, last in (("zh.jsonl", 0, 3000), ("validation.jsonl", 3000, 3008)):
         records = [
@@ -53,6 +55,9 @@ def _write_data(folder: Path) -> None:
         ]
         lines = [json.dumps(record, ensure_ascii=False) for record in records]
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = (" ".join("ab"[int(bit)] for bit in f"{number:b}") for number in range(3000))
+    lines = [json.dumps({"instruction": word, "input": "", "output": word}) for word in words]
+    (folder / "ab.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_files(folder: Path, files: dict[str, str]) -> list[str]:

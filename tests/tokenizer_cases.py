@@ -106,11 +106,11 @@ def _padded() -> Any:
     return tokenizer
 
 
-def _decoder(*tokens: dict[str, Any]) -> dict[str, Any]:
+def decoder(*tokens: dict[str, Any]) -> dict[str, Any]:
     return {str(token.pop("id")): {**TOKEN, **token} for token in map(dict, tokens)}
 
 
-ADDED = _decoder(
+ADDED = decoder(
     {"id": 0, "content": "<unk>"},
     {"id": 1, "content": "<s>"},
     {"id": 2, "content": "</s>"},
@@ -158,7 +158,7 @@ JSON: dict[str, Callable[[], dict[str, str]]] = {
         _more("<left>", "<right>"),
         {
             **SETTINGS,
-            "added_tokens_decoder": _decoder(
+            "added_tokens_decoder": decoder(
                 {"id": 260, "content": "<left>", "lstrip": True},
                 {"id": 261, "content": "<right>", "rstrip": True},
                 {"id": 262, "content": "<word>", "single_word": True, "special": False, "normalized": True},
@@ -174,7 +174,7 @@ JSON: dict[str, Callable[[], dict[str, str]]] = {
     ),
     "a map that is overruled": lambda: _json(
         tiny_tokenizer(),
-        {**SETTINGS, "added_tokens_decoder": _decoder({"id": 2, "content": "</s>"})},
+        {**SETTINGS, "added_tokens_decoder": decoder({"id": 2, "content": "</s>"})},
         special_tokens_map_json={"eos_token": "<s>"},
     ),
     "special tokens are split": lambda: _json(tiny_tokenizer(), {**SETTINGS, "split_special_tokens": True}),
@@ -211,3 +211,26 @@ def write(folder: Path, files: dict[str, str]) -> str:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return str(folder)
+
+
+def unigram_files() -> dict[str, str]:
+    """A vocabulary whose own pieces spell the end token: no way round it."""
+    from tokenizers import Tokenizer, models
+
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -2.0) for letter in "abc </s>")]
+    unigram = Tokenizer(models.Unigram(list(dict(pieces).items()), unk_id=0))
+    return {
+        "tokenizer.json": unigram.to_str(),
+        "tokenizer_config.json": json.dumps({"eos_token": "</s>", "unk_token": "<unk>"}),
+    }
+
+
+def byte_level_files(**settings: Any) -> dict[str, str]:
+    """vocab.json and merges.txt, as GPT-2 came before there was a tokenizer.json."""
+    vocabulary = json.loads(JSON["tiny"]()["tokenizer.json"])["model"]["vocab"]
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    return {
+        "vocab.json": json.dumps(vocabulary),
+        "merges.txt": "#version: 0.2\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer", **settings}),
+    }

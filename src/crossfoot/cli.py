@@ -6,48 +6,29 @@ import argparse
 import json
 import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.cli_options import count, launch_options, train_options
-from crossfoot.findings.finding import Finding, Refused
-from crossfoot.output import say, tell
+from crossfoot.output import json_text, say, tell
+from crossfoot.streams import open_streams
+from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
-    from crossfoot.environment.world import World
+    from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-_SILENT_RANK_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code that README lists."""
+    open_streams()
     arguments = _arguments(argv)
-    try:
-        code: int = arguments.verb(arguments)
-        return code
-    except Refused as refused:
-        _show(refused.findings)
-        return refused.exit_code
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return 130
-    except BrokenPipeError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        from crossfoot.runs.run_folder import is_system_refusal, system_refused
-
-        if not is_system_refusal(error):
-            raise
-        _show([system_refused(error)])
-        return 1
+    answers = arguments.verb in (_plan, _explain) or (arguments.verb is _launch and arguments.shows)
+    answers |= bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) == "json"
+    return exit_code_of(lambda: arguments.verb(arguments), answers=answers)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -138,14 +119,8 @@ def _other_verbs(verbs: _Verbs) -> None:
     explain.set_defaults(verb=_explain)
 
 
-def _show(findings: Sequence[Finding], style: str = "text") -> None:
-    from crossfoot.findings.formats import formatted
-
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    say(formatted(findings, style, colour))
-
-
 def _plan(arguments: argparse.Namespace) -> int:
+    from crossfoot.findings.formats import show
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
     from crossfoot.planning.prepare import existing_index, plan_checked, read_and_check, survey
@@ -158,16 +133,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     checked = survey(checked, index)
     plan = plan_checked(checked, index)
     if arguments.json:
-        say(json.dumps(plan.numbers(), indent=2))
+        say(json_text(plan.numbers()))
         return 0
     say(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
     if checked.findings:
-        _show(checked.findings)
+        show(checked.findings)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from crossfoot.checks.fixing import fix_all
+    from crossfoot.findings.formats import show
     from crossfoot.planning.checking import examine_run
 
     def examine() -> Examined:
@@ -179,7 +155,7 @@ def _check(arguments: argparse.Namespace) -> int:
     examined = examine()
     findings = examined.findings
     if findings or arguments.format == "json":
-        _show(findings, arguments.format)
+        show(findings, arguments.format)
     elif arguments.format == "text":
         say(examined.compared)
     if any(finding.unreadable for finding in findings):
@@ -189,6 +165,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.findings.formats import show
+    from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
     from crossfoot.planning.prepare import read_and_check
@@ -196,6 +174,7 @@ def _index(arguments: argparse.Namespace) -> int:
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
     data = checked.run.config.data
+    found: list[Finding] = []
     for files in filter(None, (data.train, data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
@@ -204,6 +183,9 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
             f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
         )
+        found += index_findings(checked.run, index)
+    if found:
+        show(found)
     return 0
 
 
@@ -219,8 +201,8 @@ def _train(arguments: argparse.Namespace) -> int:
     options = TrainOptions(
         arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
     )
-    kept = "what it had before is untouched" if is_continued else "nothing is kept"
-    return _on_this_rank(
+    kept = "what it had before is untouched" if arguments.continued else "nothing is kept"
+    return on_this_rank(
         "train",
         lambda world: run(arguments.config, overrides, world, options),
         f"stopped before the first step: nothing was trained, {kept}",
@@ -243,43 +225,11 @@ def _prove(arguments: argparse.Namespace) -> int:
     from crossfoot.probing.session import prove
 
     words = arguments.overrides
-    return _on_this_rank(
+    return on_this_rank(
         "prove",
         lambda world: prove(arguments.config, words, world, arguments.full, arguments.json),
         "stopped: nothing is proven, nothing is kept",
     )
-
-
-def _on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> int:
-    """Do one rank's work, if its packages are here. Of a refusal the first rank of every node speaks; a
-    signal says `interrupted`.
-    """
-    from crossfoot.environment.world import read_world
-    from crossfoot.extras import refuse_missing
-
-    world = read_world(os.environ)
-    try:
-        refuse_missing(verb)
-        return work(world)
-    except Refused:
-        if world.local_rank != 0:
-            # The first rank of every node speaks for the others, and a launcher ends them with it. One that
-            # is still here was refused alone.
-            time.sleep(_SILENT_RANK_SECONDS)
-            say(f"rank {world.rank} of {world.world_size} says:")
-        raise
-    except KeyboardInterrupt as signal:
-        if world.local_rank == 0:
-            tell(interrupted)
-        return getattr(signal, "exit_code", 130)
-    except Exception as error:
-        if world.world_size == 1 or isinstance(error, OSError):
-            raise
-        traceback.print_exc()
-        tell(f"rank {world.rank} of {world.world_size} ends on this error")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # an interpreter that winds down waits for threads of process groups; the others wait too
 
 
 def _receipt(arguments: argparse.Namespace) -> int:
@@ -290,7 +240,7 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
     run = read_run(arguments.run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
-    say(json.dumps(receipt.to_json(), indent=2) if arguments.json else render_receipt(receipt))
+    say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
 
 
@@ -312,9 +262,8 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from crossfoot.doctor.examination import examine
 
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     words, file = arguments.overrides, arguments.hostfile
-    return examine(arguments.config, words, file, os.environ, arguments.json, colour)
+    return examine(arguments.config, words, file, os.environ, arguments.json)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

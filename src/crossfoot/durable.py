@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""The file system has no such operation."""
+_NO_FOLDER_SYNC = (*_NO_SYNC, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO)
+"""What FUSE and object stores, and a folder that may not be listed, say besides. A disk that fails says EIO
+for the files in it first, and there it counts."""
+
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Make a written file, or the names in a folder, durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a written file, or the names in a folder, durable, as far as the file system offers it. Raises
+    OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (_NO_FOLDER_SYNC if os.path.isdir(path) else _NO_SYNC):
+            raise
+
+
+def sync_open(descriptor: int) -> None:
+    """The same for a file that is open. Raises OSError."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def rename(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename, over a file that has the name. A file server whose answer was lost is asked again, and then
+    finds nothing to rename: it is done. Raises OSError.
+    """
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        if os.path.lexists(source) or not os.path.lexists(target):
+            raise
+
+
+def by_umask(mode: int) -> int:
+    """The rights that a new file or folder gets of those that are asked for."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mode & ~mask
 
 
 def replace(
@@ -36,8 +76,8 @@ def replace(
                 os.fchmod(file.fileno(), mode)
             if is_synced:
                 file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, target)
+                sync_open(file.fileno())
+        rename(partial, target)
         if is_synced:
             sync(target.parent)
     except BaseException as error:
@@ -56,8 +96,8 @@ def rename_folder(partial: Path, target: Path, aside: Path) -> None:
     for path in (*partial.rglob("*"), partial):
         sync(path)
     if target.exists():
-        target.rename(aside)
-    partial.rename(target)
+        rename(target, aside)
+    rename(partial, target)
     sync(target.parent)
 
 

@@ -61,6 +61,15 @@ def words_of(process: int | psutil.Process) -> list[str]:
         return []
 
 
+def environ_of(process: int | psutil.Process) -> Mapping[str, str]:
+    """The variables that a process was started with; none when they cannot be read: another user's."""
+    try:
+        found: Mapping[str, str] = _seen(process).environ()
+    except (psutil.Error, OSError):
+        return {}
+    return found
+
+
 def above(pid: int | None = None) -> Iterator[psutil.Process]:
     """The processes that a process (default: this one) descends from, its parent first; those of another
     container are not seen.

@@ -180,14 +180,14 @@ def load(case: dict[str, Any], engine: Engine, model: nn.Module, ranks: Ranks) -
     meter = Meter(engine.module, model.get_input_embeddings(), engine.optimizer, ranks.rank)
     if case.get("flip") and ranks.is_first:
         flip_a_bit(list_checkpoints(case["load"])[-1].folder)
-    ranks.gather(None)
+    ranks.gather(None, type(None))
     checkpoint, findings = newest_good(case["load"], checksums=True)
     seen: dict[str, Any] = {"warnings": [[one.code, one.title, one.place.file] for one in findings]}
     if checkpoint is None:
         return {**seen, "refused": ["none"]}
     if ranks.rank == case.get("lost_on"):
         checkpoint = replace(checkpoint, folder=Path("/nowhere", checkpoint.name))
-    ranks.gather(None)
+    ranks.gather(None, type(None))
     before = hashes(everything(trained_state(engine, model))) if case.get("expect_refusal") else None
     started = time.monotonic()
     try:

@@ -146,7 +146,7 @@ QUICK = {
     "config in UTF-16": Quick("", 2, ("CF001", "UTF-16"), "plan", lambda _, config: config.encode("utf-16")),
     "model folder missing": Quick("model.path=/no/model", 2, ("CF541", "/no/model", "command line")),
     "tokenizer folder missing": Quick("tokenizer.path=/no/such", 2, ("CF520", "/no/such", "command line")),
-    "folder holds a run": Quick("", 1, ("CF011", "config.yaml:4:12", "rm -r"), "train", _used_folder),
+    "folder holds a run": Quick("", 1, ("CF011", "config.yaml:4:12", "--continue"), "train", _used_folder),
     "folder is a file": Quick("", 1, ("CF010", "config.yaml:4:12"), "train", _file_for_folder),
     "folder below a file": Quick("run.dir={here}/data.jsonl/run", 1, ("CF012", "Not a directory")),
     "folder of the system": Quick("run.dir=/proc/none/run", 1, ("CF012", "/proc/none/run", "command line")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models.adapt import load_adapter, prepare_training, trained_summary
+from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.load import LoadedModel, load_model
 from crossfoot.models.save import save_adapter
 from crossfoot.models.tiny_model import write_tiny_model
@@ -45,6 +47,28 @@ def config_of(path: Path | str, lora: dict[str, Any] | None = None, **model: Any
             "train": {"max_steps": 1},
         }
     )
+
+
+def test_a_model_does_not_choose_its_kernel(tmp_path: Path) -> None:
+    """What config.json asks for may be code on the hub."""
+    path = Path(write_tiny_model(str(tmp_path / "tiny"), 256))
+    config = json.loads((path / "config.json").read_text())
+    for key in ("_attn_implementation", "attn_implementation"):
+        (path / "config.json").write_text(json.dumps({**config, key: "kernels-community/flash-attn"}))
+        assert load(config_of(path)).model.config._attn_implementation == "sdpa"
+        assert load(config_of(path, attention="eager")).model.config._attn_implementation == "eager"
+
+
+def test_a_save_clears_away_what_killed_ones_have_left(tmp_path: Path) -> None:
+    path = write_tiny_model(str(tmp_path / "tiny"), 256)
+    loaded = load(config_of(path))
+    mine = tmp_path / ".model-notes"
+    left = [tmp_path / ".model-ab_12xyz", tmp_path / ".model-cdefgh12-old"]
+    for folder in (mine, *left):
+        folder.mkdir()
+    (tmp_path / ".model-abcdefgh").symlink_to(tmp_path / "tiny")
+    save_adapter(loaded.model, tmp_path / "model", gather=False, loaded=loaded)
+    assert sorted(os.listdir(tmp_path)) == [".model-abcdefgh", ".model-notes", "model", "tiny"]
 
 
 def lora_of(**changes: Any) -> dict[str, Any]:
@@ -396,7 +420,9 @@ def test_saving_again_replaces_the_folder_whole(bases: dict[bool, Path], tmp_pat
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    kept, _ = sorted(tmp_path.iterdir(), key=lambda path: path.name, reverse=True)
+    assert kept.name.startswith("adapter-replaced-"), "somebody put a file of his own there"
+    assert (kept / "left-over").exists()
     assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0o044}
     assert "resize" not in (folder / "README.md").read_text()
 
@@ -428,3 +454,36 @@ def test_the_whole_model_is_saved_as_an_ordinary_folder(bases: dict[bool, Path],
     assert torch.equal(logits(again), logits(model))
     assert (again.config.vocab_size, again.config.use_cache, model.config.use_cache) == (70, True, False)
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+# ---- files that do not fit, seen before ZeRO-3 loads them
+
+
+def gpt2(folder: Path, **changes: object) -> Any:
+    """A model of a family whose tensors are not written down anywhere, saved, with its config changed."""
+    sizes = {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
+    return GPT2Config(**{**sizes, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes"), [({}, []), ({"n_inner": 7}, ["CF568"]), ({"n_layer": 1}, ["CF570"])]
+)
+def test_files_are_held_against_the_model_before_zero3(
+    tmp_path: Path, changes: dict[str, object], codes: list[str]
+) -> None:
+    config, found = gpt2(tmp_path, **changes), ()
+    try:
+        refuse_unfitting(str(tmp_path), config)
+    except Refused as refused:
+        found = refused.findings
+    assert [finding.code for finding in found] == codes
+
+
+def test_shapes_and_unused_tensors_are_refused_by_the_loader(tmp_path: Path) -> None:
+    for name, change, code in (("wide", "n_inner", "CF568"), ("short", "n_layer", "CF570")):
+        folder = tmp_path / name
+        gpt2(folder, **{change: 1}).save_pretrained(folder)
+        with pytest.raises(Refused) as caught:
+            load(config_of(folder))
+        assert [finding.code for finding in caught.value.findings] == [code]

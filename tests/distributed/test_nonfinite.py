@@ -209,8 +209,11 @@ def it_is_tried_until_it_is_applied(runs: Runs, kind: str) -> None:
 def it_is_left_out_and_counted(runs: Runs, kind: str) -> None:
     name = f"{kind} skip"
     found, lines = runs.receipt(name), runs.ledger(name)
-    assert runs.codes[name] == 0 and found["foots"] and found["retried"] == 0
+    assert runs.codes[name] == 3 and found["retried"] == 0
     assert [line["skipped"] for line in lines] == ["overflow"] * 5
+    assert [cause["code"] for cause in found["causes"]] == ["CF780"], (
+        "all counts are right, and nothing was trained"
+    )
     (skips,) = found["skips"]
     assert (skips["why"], skips["steps"]) == ("overflow", 5)
 

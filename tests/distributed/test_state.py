@@ -352,7 +352,7 @@ class Rendezvous(Ranks):
     def __init__(self, rank: int) -> None:
         super().__init__(rank, 2, None)
 
-    def gather(self, thing: Any) -> list[Any]:
+    def gather(self, thing: Any, kind: Any) -> list[Any]:
         self.table[self.rank] = thing
         self.barrier.wait(10)
         things = list(self.table)
@@ -365,7 +365,7 @@ def in_two_threads(first: Callable[[], Any], second: Callable[[], Any]) -> list[
 
     def one(rank: int) -> Any:
         try:
-            return together(Rendezvous(rank), (first, second)[rank])
+            return together(Rendezvous(rank), (first, second)[rank], Any)
         except Exception as error:
             return error
 

@@ -105,7 +105,7 @@ def assert_ends_like_calm(home: Path, run_dir: Path) -> None:
     assert_same_tensors(run_dir / "adapter", home / "calm" / "adapter")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_with_a_checkpoint_after_the_step(
     home: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -127,6 +127,21 @@ def test_a_signal_ends_the_run_with_a_checkpoint_after_the_step(
     assert f"from step-{done:06d}: {done} of {STEPS} steps are done" in resumed.stdout
     assert_ends_like_calm(home, run_dir)
     assert receipt(run_dir)["lost_steps"] == 0
+
+
+def test_a_run_goes_on_whoever_reads_its_words(home: Path, tmp_path: Path) -> None:
+    """stdout is a log on a full disk, and nobody reads stderr any more."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, *TRAIN, str(home / "config.yaml"), f"run.dir={run_dir}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), stdout=full, stderr=writer, timeout=300, check=False
+        )
+    os.close(writer)
+    assert done.returncode == 0
+    assert_ends_like_calm(home, run_dir)
 
 
 def test_what_a_checkpoint_cost_is_in_the_line_after_it(home: Path) -> None:

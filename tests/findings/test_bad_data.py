@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from crossfoot.data import tokenizer_limits
 from crossfoot.data.findings import FINDINGS_BY_CODE
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index import build
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import count_records, find_index
+from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import RunFile
 from index_cases import GOOD, jsonl, written_run
 
@@ -48,6 +51,7 @@ BAD_RECORDS: list[tuple[Any, str, str]] = [
     ({**GOOD, "input": 3}, "CF508", '"input" is a number, not text'),
     ({**GOOD, "instruction": LONG}, "CF509", "data.max_seq_len is 256"),
     ('{"instruction": "a", "output": "x\\ud83d"}', "CF511", "\\ud83d, half of a character"),
+    ('{"instruction": "a", "output": "b", "output": "c"}', "CF556", 'it names "output" twice'),
 ]
 
 
@@ -203,12 +207,67 @@ def test_tokenizer_mistakes(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tokenizer_config.json", "no vocabulary in "),
+        ("added_tokens.json", "no vocabulary in "),
+        ("merges.txt", "no vocabulary in "),
+        ("pipe", "tokenizer.json in "),
+        ("device", "tokenizer.json in "),
+        ("large", "tokenizer.json in "),
+    ],
+)
+def test_a_tokenizer_without_a_vocabulary_or_an_end_is_refused_before_a_library_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    """transformers makes an empty tokenizer of a folder without a vocabulary: no token of any text."""
+    monkeypatch.setattr(tokenizer_limits, "LARGEST_FILE_BYTES", 1000)
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    names = {"tokenizer_class": "LlamaTokenizerFast", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    file = folder / "tokenizer.json"
+    if name == "pipe":
+        os.mkfifo(file)
+    elif name == "device":
+        file.symlink_to("/dev/zero")
+    elif name == "large":
+        file.write_text(" " * 1001)
+    else:
+        (folder / name).write_text(json.dumps(names))
+    run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", GOOD)], tokenizer=str(folder))
+    for found in (read_and_check(run.path, []).findings, refused(run).findings):
+        (finding,) = (one for one in found if one.code.startswith("CF52"))
+        assert (finding.code, finding.place) == ("CF520", run.place("tokenizer", "path"))
+        assert finding.label.startswith(words)
+
+
+def test_an_answer_that_becomes_no_token_is_no_answer(tmp_path: Path) -> None:
+    """An end token alone would be trained."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    letters = Tokenizer(models.BPE({**{x: i for i, x in enumerate("abc[]/<>INSTY ")}, "</s>": 14}, []))
+    letters.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    rows = [{"instruction": "a", "output": one, "text": one} for one in ("abc", "答", "cab")]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    for task in ("sft", "pretrain"):
+        run = written_run(tmp_path, [path], tokenizer=str(folder), task=task)
+        assert places(refused(run).findings) == [("CF551", 2)]
+
+
+@pytest.mark.parametrize("later", [(GOOD, GOOD), ({**GOOD, "output": "苹果、梨、杏。"},)])
+def test_a_file_that_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: tuple[Any, ...]
+) -> None:
     path = jsonl(tmp_path / "a.jsonl", GOOD)
+    os.utime(path, (1e9, 1e9))
     real = build.load_encoder
 
     def slow(*args: Any, **words: Any) -> Any:
-        jsonl(tmp_path / "a.jsonl", GOOD, GOOD)
+        jsonl(tmp_path / "a.jsonl", *later)
+        os.utime(path, (1e9, 1e9))
         return real(*args, **words)
 
     monkeypatch.setattr(build, "load_encoder", slow)

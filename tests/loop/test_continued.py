@@ -102,13 +102,13 @@ def test_a_signal_ends_the_run_after_a_step_and_it_goes_on_from_there(
     values: dict[str, Any], trains: Trains
 ) -> None:
     def signalled(run_dir: Path, updates: int) -> None:
-        if updates == 1:
+        if updates == 2:
             signal.raise_signal(signal.SIGUSR1)
 
     values |= UNASKED
     stopped = trains(values, "run", signalled)
     ending = stopped.paper(1, "ending.json")
-    # The wish goes round with the step that is booked, which is the one before.
+    # The wish goes round at once.
     assert (stopped.exit_code, ending["reason"], ending["step"]) == (75, "signal", 2)
     assert (len(stopped.after), len(stopped.ledger), kept(stopped.run_dir)) == (2, 2, ["step-000002"])
 

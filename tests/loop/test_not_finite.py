@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from crossfoot.training import closing, saving, step_hooks
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Tensors
@@ -37,6 +40,11 @@ def poisoned(room: Room, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     )
     seeds = ({**config, "run": {"name": "spoiled", "seed": seed}} for seed in range(100))
     return next(one for one in seeds if (0, SPOILED) in plain_torch.steps_of(one, 26)[1])
+
+
+def receipt_in(seen: Watched) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((seen.run_dir / "receipt.json").read_text(encoding="utf-8"))
+    return document
 
 
 def same(one: Tensors, other: Tensors) -> bool:
@@ -69,3 +77,84 @@ def test_a_run_that_may_skip_goes_on_without_the_update(
     assert [line["skipped"] for line in seen.ledger] == [None, "not finite", None, None]
     assert same(seen.after[1], seen.after[0]) and not same(seen.after[2], seen.after[1])
     assert {float(kept["step"]) for kept in seen.kept.values()} == {3.0}
+
+
+def test_a_run_stops_at_its_first_step(poisoned: dict[str, Any], trains: Callable[..., Watched]) -> None:
+    at_once = next(
+        one
+        for one in ({**poisoned, "run": {"name": "spoiled", "seed": seed}} for seed in range(100))
+        if (0, SPOILED) in plain_torch.steps_of(one, 26)[0]
+    )
+    seen = trains({**at_once, "lr": {"reference": 0.1}, "optimizer": {"name": "sgd"}})
+    assert seen.exit_code == 1
+    assert all(not line["applied"] for line in seen.ledger) and len(seen.ledger) <= 2
+    assert all(same(after, seen.start) for after in seen.after)
+    receipt = receipt_in(seen)
+    assert not receipt["foots"] and "CF723" in {cause["code"] for cause in receipt["causes"]}
+
+
+def test_a_run_of_which_every_step_is_skipped_does_not_foot(
+    poisoned: dict[str, Any], trains: Callable[..., Watched]
+) -> None:
+    """The whole data set is every step, and one sample spoils it."""
+    whole = {**poisoned, "batch": {"micro_batch_size": 26, "grad_accum_steps": 1}, "train": {"max_steps": 2}}
+    seen = trains({**whole, "lr": {"reference": 0.1}, "faults": {"nonfinite": "skip"}})
+    assert seen.exit_code == 3
+    receipt = receipt_in(seen)
+    assert [(cause["code"], cause["step"]) for cause in receipt["causes"]] == [("CF780", -1)]
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_weights_that_left_their_range_are_not_saved(
+    room: Room,
+    trains: Callable[..., Watched],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    every: int | None,
+) -> None:
+    """At the end, where no next loss would show it, and as a checkpoint."""
+    real = saving.weights_are_finite
+
+    def spoiled(model: torch.nn.Module) -> bool:
+        next(one for one in model.parameters() if one.requires_grad).data.view(-1)[-1] = float("inf")
+        return real(model)
+
+    monkeypatch.setattr(closing if every is None else step_hooks, "weights_are_finite", spoiled)
+    config = room.config(deepspeed=None, train={"max_steps": 3}, lr={"reference": 0.1})
+    config |= {"batch": {"micro_batch_size": 4, "grad_accum_steps": 1}, "checkpoint": {"every_steps": every}}
+    seen = trains(config)
+    assert seen.exit_code == 1 and capsys.readouterr().out.count("error[CF781]") == 1
+    assert len(seen.ledger) == (3 if every is None else 1)
+    assert seen.paper(1, "ending.json")["adapter_path"] is None
+    assert receipt_in(seen)["foots"] is False
+    assert not list(seen.run_dir.glob("**/*.safetensors"))
+
+
+@pytest.mark.parametrize(("every", "policy", "code"), [(1, "stop", 1), (None, "stop", 3), (1, "skip", 3)])
+def test_a_validation_loss_that_is_no_number(
+    poisoned: dict[str, Any],
+    trains: Callable[..., Watched],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    every: int | None,
+    policy: str,
+    code: int,
+) -> None:
+    rows = [{"instruction": "x", "output": one} for one in ("ab", "w")]
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    train.write_text(json.dumps(rows[0]) + "\n")
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {**poisoned["data"], "train": [str(train)], "validation": [str(held_out)]}
+    config = {**poisoned, "data": data, "batch": {"micro_batch_size": 1, "grad_accum_steps": 1}}
+    config |= {
+        "train": {"max_steps": 2},
+        "faults": {"nonfinite": policy},
+        "validation": {"every_steps": every},
+    }
+    seen = trains({**config, "lr": {"reference": 0.001}})
+    said = capsys.readouterr().out
+    assert seen.exit_code == code
+    assert ("CF782" in said) == (code == 1)
+    receipt = receipt_in(seen)
+    assert receipt["foots"] is False
+    assert len(seen.ledger) == (1 if code == 1 else 2)

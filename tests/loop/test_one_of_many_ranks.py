@@ -92,7 +92,7 @@ class TwoRanks:
     def gather_row(self, row: Any) -> list[Any]:
         return [row, pack(replace(unpack(row), rank=1, **self._other), len(row))]
 
-    def gather(self, mine: int) -> list[int]:
+    def gather(self, mine: int, kind: type) -> list[int]:
         return [mine, int(self._wish)]
 
 
@@ -132,8 +132,8 @@ def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
 
 def test_ranks_that_hold_another_plan_or_place_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    first = {"rank": 0, "host": "a", "claims": (0, 2), "sha256": "1" * 64}
-    monkeypatch.setattr(Ranks, "gather", lambda ranks, mine: [first, mine])
+    first = {"rank": 0, "host": "a", "told": (0, 2), "plan_sha256": "1" * 64}
+    monkeypatch.setattr(Ranks, "gather", lambda ranks, mine, kind: [replace(mine, **first), mine])
     agree(Ranks(1, 2, None), read_world(told), "1" * 64)
     for rank, plan, code in (("1", "2" * 64, "CF420"), ("0", "1" * 64, "CF422")):
         with pytest.raises(Refused) as refused:

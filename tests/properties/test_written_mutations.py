@@ -96,14 +96,14 @@ def test_a_damaged_override(word: str, path: str, tmp_path: Path) -> None:
     judge(lambda file: load_run(file, [f"{path}={word}"]), tmp_path / "run.yaml", CONFIG.encode())
 
 
-TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12)
+TEXTS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=12)
 
 
 @FUZZ
 @given(
     path=TEXTS
     | st.sampled_from(["no", "1e5", "~", "a: b", "# c", "- d", "'", "null", "0x1", " e ", "<<", "=", "!x"]),
-    rate=st.floats(min_value=5e-324, max_value=1e300),
+    rate=st.floats(min_value=5e-324, max_value=1e30),
     ratio=st.floats(min_value=0, max_value=1),
 )
 def test_the_resolved_config_reads_back_equal(path: str, rate: float, ratio: float, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ HOOKS: dict[str, tuple[tuple[str, ...], Callable[[ModuleType, _Rank], None]]] = 
     ),
     "crossfoot.liveness.stopping": (("StopRequest.ask",), _stopping),
     "crossfoot.training.saving": (("commit",), _saving),
-    "crossfoot.rendezvous.rendezvous": (("meet",), _rendezvous),
+    "crossfoot.rendezvous.meeting_point": (("meet",), _rendezvous),
 }
 """Module -> what of it is wrapped, and by what."""
 

@@ -116,13 +116,13 @@ def main(jobs_path: str) -> int:
     join, leave = ranks_module.join, ranks_module.Ranks.leave
     joined = lru_cache(maxsize=None)(lambda engine_kind: join(world, engine_kind, os.environ))
     ranks_module.join = lambda world, engine_kind, environ: joined(engine_kind)
-    ranks_module.Ranks.leave = lambda self: self.gather(None) and None
+    ranks_module.Ranks.leave = lambda self: self.gather(None, type(None)) and None
     for job in json.loads(Path(jobs_path).read_text(encoding="utf-8")):
         said = io.StringIO()
         fault = FAULTS[job["fault"]](world.rank) if job.get("fault") else contextlib.nullcontext()
         with fault, contextlib.redirect_stdout(said):
             code = session.prove(job["config"], job["overrides"], world, full=False, as_json=True)
-        codes = joined("deepspeed").gather(code)
+        codes = joined("deepspeed").gather(code, int)
         if world.rank == 0:
             page = {**json.loads(said.getvalue()), "exit_codes": codes}
             Path(jobs_path).with_name(f"{job['name']}.json").write_text(json.dumps(page), encoding="utf-8")

@@ -79,7 +79,7 @@ def main(jobs_path: str) -> int:
     join, leave = ranks_module.join, ranks_module.Ranks.leave
     joined = lru_cache(maxsize=None)(lambda engine_kind: join(world, engine_kind, os.environ))
     ranks_module.join = lambda world, engine_kind, *rest, **more: joined(engine_kind)
-    ranks_module.Ranks.leave = lambda self: self.gather(None) and None
+    ranks_module.Ranks.leave = lambda self: self.gather(None, type(None)) and None
     codes = {}
     for job in jobs:
         options = TrainOptions(stop_after=job.get("stop_after"))

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from unittest import mock
 
-from crossfoot import cli
+from crossfoot import cli, verb_exit
 from crossfoot.planning import deepspeed_config
-from crossfoot.rendezvous import rendezvous, shared_folder
+from crossfoot.rendezvous import meeting_point, rendezvous, shared_folder
 from crossfoot.rendezvous.devices import Device
 from crossfoot.training import build, rank_job, session
 
@@ -58,9 +58,12 @@ MISTAKES = {
 }
 
 if __name__ == "__main__":
-    rendezvous.PATIENCE_SECONDS = float(os.environ.get("CROSSFOOT_TEST_PATIENCE", "60"))
+    meeting_point.PATIENCE_SECONDS = rendezvous.PATIENCE_SECONDS = float(
+        os.environ.get("CROSSFOOT_TEST_PATIENCE", "60")
+    )
     shared_folder.NONCE_WAIT_SECONDS = 1.0
-    session.FOLLOW_SECONDS = cli._SILENT_RANK_SECONDS = 0.5
+    meeting_point.BLIND_SECONDS = rendezvous.BLIND_SECONDS = 1.0
+    session.FOLLOW_SECONDS = verb_exit._SILENT_RANK_SECONDS = 0.5
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     with MISTAKES[os.environ.get("CROSSFOOT_TEST_MISTAKE", "")]():
         code = cli.main(["train", *words])

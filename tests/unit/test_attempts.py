@@ -109,7 +109,7 @@ def test_an_attempt_that_trained_must_have_its_paper(tmp_path: Path) -> None:
         ({"from_checkpoint": None}, "from no checkpoint"),
         ({"hosts": "node1"}, "hosts is 'node1'"),
         ({"gpus_per_node": [2, "1"]}, "gpus_per_node is [2, '1']"),
-        ({"allowed": [{"key": "lr.rule"}]}, "not a list of changes"),
+        ({"allowed": [{"key": "lr.rule"}]}, "allowed.0.before is missing"),
         ({"engine": None}, "engine is None"),
     ],
 )

@@ -7,6 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from crossfoot.findings.finding import Refused
 from crossfoot.index import tokenising_line
 from crossfoot.index.tokenising_line import TokenisingLine
-from crossfoot.liveness import stopping
+from crossfoot.liveness.signals import ENDING, SignalWatch
 from crossfoot.liveness.stopping import Stop, Stopped, StopRequest
 from crossfoot.runs.attempts import LEDGER_FILE, LOCK_FILE
 from crossfoot.runs.run_folder import (
@@ -26,7 +29,7 @@ from crossfoot.runs.run_folder import (
     release_folder,
 )
 from crossfoot.written.run_file import RunFile, load_run
-from support.launching import small_config
+from support.launching import environment, small_config
 
 
 @pytest.fixture
@@ -56,6 +59,25 @@ def test_a_claimed_folder_is_refused_to_others_until_released(run: RunFile) -> N
     release_folder(run)
     assert not folder.exists()
     refuse_used_folder(run)
+
+
+def test_a_folder_that_the_server_says_is_there_already_is_its_makers(
+    run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS asks again when an answer is lost, and the second answer to mkdir is EEXIST."""
+    real = os.mkdir
+
+    def asked_twice(path: str, *rest: int) -> None:
+        real(path, *rest)
+        if Path(path).name == ATTEMPT_NAME:
+            real(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", asked_twice)
+    make_folder(run)
+    with pytest.raises(Refused):
+        make_folder(run)
+    release_folder(run)
+    assert not Path(run.run_dir).exists()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +145,7 @@ def test_a_release_keeps_a_ledger_with_a_line_and_what_is_not_ours(run: RunFile)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number: signal.Signals) -> None:
     with pytest.raises(Stopped) as stopped, StopRequest():
         os.kill(os.getpid(), number)
@@ -143,6 +165,7 @@ def test_a_signal_ends_the_preparation_at_once_and_a_step_when_it_is_done(number
         ((signal.SIGUSR1, signal.SIGTERM), None),
         ((signal.SIGINT, signal.SIGTERM), None),
         ((signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGXCPU, signal.SIGXCPU, signal.SIGHUP, signal.SIGHUP), None),
     ],
 )
 @pytest.mark.parametrize("seconds_apart", [0.5, 2.0])
@@ -152,16 +175,56 @@ def test_the_same_signal_again_stops_at_once_and_an_echo_does_not(
     exit_code: int | None,
     seconds_apart: float,
 ) -> None:
-    now, ended = [100.0], []
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(stopping.os, "_exit", ended.append)
-    with StopRequest() as stop:
-        stop.begin()
-        for number in signals:
-            os.kill(os.getpid(), number)
-            now[0] += seconds_apart
+    now, ended, first = [100.0], list[int](), list[int]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "_exit", ended.append)
+    watch = SignalWatch(first.append)
+    for number in signals:
+        watch.hear(number)
+        now[0] += seconds_apart
     assert ended == ([exit_code] if exit_code is not None and seconds_apart > 1 else [])
-    assert stop.asked_seconds == 100.0
+    assert first == [signals[0]]
+
+
+def test_what_nohup_ignores_stays_ignored_and_a_profilers_timer_is_its_own() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGPROF)}
+    heard = list[int]()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGPROF, lambda number, frame: heard.append(number))
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGPROF)
+        assert (stop.reason, heard) == (Stop.NO, [signal.SIGPROF])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+LONG_STEP = """\
+import hashlib
+from crossfoot.liveness import signals
+from crossfoot.liveness.stopping import StopRequest
+signals.PATIENT_SECONDS = 0.0
+with StopRequest() as stop:
+    stop.begin()
+    print("in a step", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # as torch: no handler runs for minutes
+"""
+
+
+def test_a_signal_in_a_long_step_is_answered_at_once() -> None:
+    command = [sys.executable, "-c", LONG_STEP]
+    with subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "in a step\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == (
+            "SIGINT: this step is finished, a checkpoint is written, and the run stops; "
+            "the same again stops it at once\n"
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 def test_a_wish_for_a_checkpoint_ends_nothing_and_is_over_when_it_is_written() -> None:

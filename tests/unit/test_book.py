@@ -118,9 +118,9 @@ def test_a_damaged_end_is_cut_off_for_continuing_and_kept(tmp_path: Path) -> Non
         (b'{"format":1}', "format is 1"),
         (b'{"format":2}', "format is 2"),
         (b'{"format":3}', "step is missing"),
-        (b'\xff\xfe{"', "utf-8"),
+        (b'\xff\xfe{"', "not UTF-8"),
         (b"NaN", "NaN is not JSON"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> None:
@@ -152,7 +152,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> N
 )
 def test_a_value_of_another_type_is_damage(name: str, value: object) -> None:
     document = {**entries()[0].to_json(), name: value}
-    with pytest.raises(ValueError, match="samples is missing|RankCounts" if name == "per_rank" else name):
+    with pytest.raises(ValueError, match=name):
         entry_of(json.dumps(document))
 
 

@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import checkpoint_cases
 from checkpoint_cases import half_made, save, values
 from crossfoot.checkpoints import manifest as manifests
-from crossfoot.checkpoints import store
+from crossfoot.checkpoints import store, tensor_bytes
 from crossfoot.checkpoints.manifest import Damaged, read_manifest
 from crossfoot.checkpoints.store import (
     commit,
@@ -111,17 +113,17 @@ def without_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not JSON: Expecting property name enclosed in double quotes")
 def half_a_manifest(folder: Path) -> None:
     os.truncate(folder / "manifest.json", 200)
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not JSON: Expecting value")
 def empty_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"")
 
 
-@damage("manifest.json is not JSON")
+@damage("manifest.json is not UTF-8 text")
 def binary_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
 
@@ -207,7 +209,7 @@ def test_sizes_alone_do_not_see_a_flipped_bit_and_read_no_file(tmp_path: Path) -
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert newest_good(tmp_path) == (newest, ())
     with pytest.raises(Damaged, match=r"tensors-00000-of-00002\S+ has sha256 \w{7}, \w{7} was written"):
-        manifests.verify_checksums(newest.folder, newest.manifest.files)
+        manifests.verify_content(newest.folder, newest.manifest.files)
     found, (finding,) = newest_good(tmp_path, known_bad={"step-000012": "rank 3 says so"})
     assert found is None
     assert finding.title == "a checkpoint is damaged: rank 3 says so"
@@ -225,6 +227,79 @@ def test_a_manifest_names_only_files_of_its_folder(tmp_path: Path) -> None:
         found, (finding,) = newest_good(tmp_path)
         assert found is None
         assert "no name of a file in its folder" in finding.title
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The manifest changed by somebody who makes its sha256 anew."""
+    document = json.loads((folder / "manifest.json").read_text())
+    change(document)
+    del document["sha256"]
+    (folder / "manifest.json").write_text(json.dumps({**document, "sha256": sha256_of_document(document)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["tensors"]["a"].update(file="/etc/passwd"), "'/etc/passwd', which is none of its files"),
+        (lambda d: d["tensors"]["a"].update(file="../x.safetensors"), "which is none of its files"),
+        (lambda d: d["tensors"]["a"].update(file="unlisted.safetensors"), "which is none of its files"),
+        (lambda d: d["tensors"]["a"].update(shape="7"), "tensors.a.shape is '7', not a list"),
+        (lambda d: d["tensors"]["a"].update(shape=[7, 1.5]), "tensors.a.shape.1 is 1.5"),
+        (lambda d: d.update(step="12"), "step is '12', not a whole number"),
+        (lambda d: d.update(step=10**30), "step is 1000"),
+        (lambda d: d["optimizer"].update(step="12"), "optimizer.step is '12'"),
+        (lambda d: d["optimizer"].update(step=13), "cannot have stepped 13 times in 12 steps"),
+        (lambda d: d["optimizer"].update(odd_steps=[]), "optimizer.odd_steps is []"),
+        (lambda d: d["optimizer"].update(odd_steps={"b": 1}), "stepped b, which is none of its tensors"),
+        (lambda d: d.pop("attempt"), "attempt is missing"),
+        (lambda d: d.update(files={}), "files is {}, not a list"),
+        (lambda d: d.update(seconds=None), "seconds is None, not a number"),
+    ],
+)
+def test_a_manifest_says_what_it_may(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    newest = save(tmp_path, 12)
+    resealed(newest.folder, change)
+    found, (finding,) = newest_good(tmp_path)
+    assert found is None and finding.code == "CF761"
+    assert words in finding.title
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a", "a.exp_avg"])
+def test_a_number_that_is_none_is_the_checkpoints_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float, name: str
+) -> None:
+    before = save(tmp_path, 8)
+    real = checkpoint_cases.values
+
+    def values(step: int, stored: str) -> np.ndarray:
+        found = real(step, stored)
+        found[3] = number if stored == name else found[3]
+        return found
+
+    monkeypatch.setattr(checkpoint_cases, "values", values)
+    save(tmp_path, 12)
+    found, (finding,) = newest_good(tmp_path, checksums=True)
+    assert found == before
+    assert finding.title == f"a checkpoint is damaged: {name} holds NaN or infinity, and was written so"
+    assert finding.helps == ("look at the losses of the steps before it",)
+
+
+def test_the_tensor_that_is_named_holds_it_across_the_pieces_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_bytes, "_CHUNK_BYTES", 6)
+    shapes = [("b", (5,)), ("none", (0,)), ("a", (3,)), ("c", ())]
+    for wanted in ("b", "a", "c"):
+        path = tmp_path / f"{wanted}.safetensors"
+        file = TensorFile(str(path), shapes)
+        for name, shape in shapes:
+            file.write(name, np.full(shape, np.nan if name == wanted else 1.0, np.float32))
+        entry = file.close()
+        read = tensor_bytes.read_tensor_bytes(path)
+        assert (read.sha256, read.strange) == (entry.sha256, wanted)
 
 
 def test_a_save_that_was_cut_off_is_named_and_not_taken(tmp_path: Path) -> None:
@@ -456,18 +531,18 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     partial = half_made(tmp_path, 12)
     calls: list[str] = []
-    sync, rename = os.fsync, Path.rename
+    sync, rename = os.fsync, os.replace
 
     def seen_sync(descriptor: int) -> None:
         calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         sync(descriptor)
 
-    def seen_rename(self: Path, target: Path) -> Path:
+    def seen_rename(source: Path, target: Path) -> None:
         calls.append(f"rename to {target.name}")
-        return rename(self, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "fsync", seen_sync)
-    monkeypatch.setattr(Path, "rename", seen_rename)
+    monkeypatch.setattr(os, "replace", seen_rename)
     commit(partial)
     tensors = [f"tensors-{rank:05d}-of-00002.safetensors" for rank in range(2)]
     files = {*tensors, "manifest.json", partial.name}

@@ -435,7 +435,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 SSH = """
 while [ "$1" = -o ]; do [ "$2" = BatchMode=yes ] && batch=1; shift 2; done
-host=$1; shift
+[ "$1" = -- ] || { echo "whose word is $1?" >&2; exit 255; }
+host=$2; shift 2
 [ "$batch" = 1 ] || { echo "would ask for a password" >&2; exit 255; }
 [ "$host" = node9 ] && { echo "root@node9: Permission denied (publickey)." >&2; exit 255; }
 echo "welcome to $host"

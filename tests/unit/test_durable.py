@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -77,3 +78,53 @@ def test_a_folder_makes_way_for_a_new_one_of_its_name(tmp_path: Path) -> None:
     assert (target / "deep" / "file").read_text() == "second"
     assert (aside / "deep" / "file").read_text() == "first"
     assert sorted(os.listdir(tmp_path)) == [".old", "step-3"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EIO, errno.EACCES])
+def test_a_file_system_that_syncs_no_folders_fails_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuses_folders(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    durable.replace(tmp_path / "paper.json", "new")
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / "tensors").write_text("numbers")
+    durable.rename_folder(tmp_path / ".partial", tmp_path / "step-1", tmp_path / ".old")
+    assert (tmp_path / "paper.json").read_text() == "new"
+    assert (tmp_path / "step-1" / "tensors").read_text() == "numbers"
+
+
+@pytest.mark.parametrize(
+    ("number", "counts"),
+    [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True), (errno.ENOSPC, True)],
+)
+def test_a_file_that_a_disk_could_not_take_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, counts: bool
+) -> None:
+    def refuses(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(OSError) if counts else contextlib.nullcontext():
+        durable.replace(tmp_path / "paper.json", "new")
+
+
+def test_a_rename_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks again, and the server finds nothing to rename any more."""
+    real = os.replace
+
+    def asked_twice(source: str, target: str) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", asked_twice)
+    durable.replace(tmp_path / "paper.json", "new")
+    assert (tmp_path / "paper.json").read_text() == "new"
+    with pytest.raises(FileNotFoundError):
+        durable.rename(tmp_path / "nothing", tmp_path / "something")

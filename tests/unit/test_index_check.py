@@ -98,6 +98,28 @@ def test_another_template_task_or_file_in_the_lock(planned: tuple[RunPlan, dict[
     assert kinds(plan.run.run_dir, both)[0] == ["index differs"]
 
 
+def test_another_text_of_the_template_of_the_lock(
+    planned: tuple[RunPlan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, lock = planned
+    monkeypatch.setattr("crossfoot.index.reference_tokens.SYSTEM", "Answer like a lawyer.")
+    assert kinds(plan.run.run_dir, lock)[0] == ["index differs"]
+
+
+def test_an_index_of_another_content_version_is_looked_at_as_far_as_it_goes(
+    planned: tuple[RunPlan, dict[str, Any]],
+) -> None:
+    plan, lock = planned
+    for version in ({}, {"content_version": 1}):
+        held_by = {key: value for key, value in lock["index"].items() if key != "content_version"}
+        older = {**lock, "index": {**held_by, **version}}
+        found, notes = kinds(plan.run.run_dir, older)
+        assert not found
+        assert notes == ["the index was made by another version of crossfoot: not compared with its files"]
+        other = {**older, "index": {**older["index"], "arrays_sha256": "0" * 64}}
+        assert kinds(plan.run.run_dir, other)[0] == ["index differs"]
+
+
 def test_what_changed_since_is_a_note(planned: tuple[RunPlan, dict[str, Any]], monkeypatch: Any) -> None:
     plan, lock = planned
     whole = Path("a.jsonl").read_text(encoding="utf-8")
@@ -144,7 +166,7 @@ def test_an_index_of_an_older_program(planned: tuple[RunPlan, dict[str, Any]]) -
     assert kinds(plan.run.run_dir, lock)[0] == ["index differs"]
     older = {**lock, "index": {k: v for k, v in lock["index"].items() if k != "arrays_sha256"}}
     found, notes = kinds(plan.run.run_dir, older)
-    assert not found and "format 1, not 2: nothing of it was looked at" in notes[0]
+    assert not found and "format 1, not 3: nothing of it was looked at" in notes[0]
 
 
 def test_the_receipt_does_not_foot(planned: tuple[RunPlan, dict[str, Any]]) -> None:

@@ -392,6 +392,40 @@ def test_bash_hands_over_exactly_the_words(folder: Path, kind: str) -> None:
     assert given[-len(ODD_WORDS) - 2 :] == ["train", str(config), *ODD_WORDS]
 
 
+def test_variables_for_other_hosts_are_in_no_file(folder: Path) -> None:
+    """deepspeed reads DS_ENV_FILE once for the home folder and once for this one."""
+    target, options = TARGETS["pdsh"]
+    options_given = options_of(_parser().parse_args(["launch", "config.yaml", "--to", target, *options]))
+    job = make_job(
+        read_run_for("config.yaml", _nodes("pdsh"), options_given),
+        _nodes("pdsh"),
+        options_given,
+        {},
+        stem="x",
+    )
+    path, text = rendered_for(job).files[0]
+    Path(path).write_text(text)
+    Path(".deepspeed_env").write_text("TOKEN=secret\n")
+    home, temporary = Path("home"), Path("temporary")
+    home.mkdir()
+    temporary.mkdir()
+    (home / ".deepspeed_env").write_text("OTHER=more\n")
+    tools = Path(_python_that_shows(folder, "deepspeed"))
+    (tools / "deepspeed").write_text(
+        f"#!{sys.executable}\nimport os\n"
+        "name = os.environ['DS_ENV_FILE']\n"
+        "for _ in range(2):\n    print(os.path.isfile(name), open(name).read().split())\n"
+    )
+    environ = {"PATH": f"{tools.resolve()}:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(temporary)}
+    environ |= {"OMP_NUM_THREADS": "3"}
+    done = subprocess.run(["bash", path], env=environ, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    for word in ("True", "TOKEN=secret", "OTHER=more", "OMP_NUM_THREADS=3", f"PATH={environ['PATH']}"):
+        assert word in first
+    assert list(temporary.iterdir()) == []
+
+
 def _as_remote(words: list[str]) -> list[str]:
     """What deepspeed 0.19 makes of words for pdsh, and a shell on the other side of ssh of them."""
     sent = ['"' + word.replace('"', '\\"') + '"' if " " in word else word for word in words]

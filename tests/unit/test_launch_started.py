@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
@@ -21,6 +23,8 @@ from crossfoot.launch.job import Job, LaunchOptions, Rendered
 from crossfoot.launch.outcome import ended_with, outcome_of
 from crossfoot.launch.ranks_here import is_rank, rank_processes, signal_over_ssh
 from crossfoot.launch.verb import who_speaks
+from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
+from crossfoot.processes import this_machine
 from crossfoot.runs.ending import Ending
 from ledger_cases import Job as Told
 from ledger_cases import six_samples
@@ -244,16 +248,65 @@ def test_ranks_are_found_below_their_launcher_only(tmp_path: Path) -> None:
     assert len(elsewhere) == 1  # its own child
 
 
-def test_signals_over_ssh_name_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = tmp_path / "said"
-    ssh = tmp_path / "ssh"
-    ssh.write_text(f'#!/bin/sh\necho "$@" >> {said}\ncase "$*" in *gone*) exit 255;; esac\n')
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert signal_over_ssh({"n1": [7, 8]}, "USR1")
-    assert said.read_text().endswith("n1 kill -s USR1 7 8\n")
-    assert not signal_over_ssh({"n1": [7], "gone": [8]}, "TERM")
-    assert not signal_over_ssh({}, "TERM")
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ssh to any machine but `gone` leads to this one. Returns the file of what it was asked."""
+    said, program = tmp_path / "said", tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {said}\nwhile [ "$1" != -- ]; do shift; done\n'
+        '[ "$2" = gone ] && exit 255\nshift 2\nexec sh -c "$*"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return said
+
+
+@contextmanager
+def sleeping(**variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with these variables that does nothing."""
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, **variables}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_signals_over_ssh_reach_what_this_launch_has_started(ssh: Path) -> None:
+    with sleeping(CROSSFOOT_LAUNCH="abc") as own, sleeping(CROSSFOOT_LAUNCH="abcd") as other:
+        assert signal_over_ssh({"n1": [other.pid, own.pid]}, "USR1", "abc")
+        assert own.wait() == -signal.SIGUSR1
+        assert other.poll() is None
+        assert " -- n1 sh -c " in ssh.read_text()
+        assert not signal_over_ssh({"n1": [other.pid]}, "TERM", "abc"), "a number that a stranger wrote"
+        assert not signal_over_ssh({"gone": [other.pid]}, "TERM", "abcd")
+        assert not signal_over_ssh({}, "TERM", "abc")
+        assert other.poll() is None
+
+
+def test_processes_here_are_signalled_only_if_they_are_ranks_of_this_launch(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "heartbeat").mkdir(parents=True)
+    code = "import sys, time; print(flush=True); time.sleep(60)"
+    (tmp_path / "train.py").write_text(code)
+    rank = [sys.executable, str(tmp_path / "train.py")]
+    started = []
+    for number, (words, mark) in enumerate(
+        ((rank, "abc"), (rank, "other"), ([*rank[:1], "-c", code], "abc"))
+    ):
+        process = subprocess.Popen(
+            words, env={**os.environ, "CROSSFOOT_LAUNCH": mark}, stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline()
+        beat = Heartbeat(1, number, "node1", process.pid, "training", 0, 1, 1.0, 1.0, machine=this_machine())
+        write_heartbeat(run_dir, beat)
+    try:
+        assert start._ranks_left(str(run_dir), [], "abc") == [started[0].pid]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from crossfoot.environment.world import read_world
 from crossfoot.liveness.findings import run_lives
 from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
 from crossfoot.liveness.living import STARTING_SECONDS, living
 from crossfoot.processes import start_of, this_machine
+from crossfoot.training.rank_job import TrainOptions, _look_alone
+from crossfoot.written.run_file import load_run
+from support.launching import small_config
 
 PERIOD = 10.0
 
@@ -102,6 +106,17 @@ def test_an_attempt_that_has_just_made_its_folder_is_waited_for(run_dir: Path) -
     os.utime(run_dir / "attempt-002", (1e9, 1e9))
     old = Clock()
     assert living(str(run_dir), old) == () and old.seconds == 0.0
+
+
+def test_nothing_can_be_taken_over_where_a_run_begins(tmp_path: Path) -> None:
+    run = load_run(str(small_config(tmp_path)), [f"run.dir={tmp_path}/run"])
+    alone = replace(read_world({}), rank=0)
+    for options, codes in (
+        (TrainOptions(takes_over=True), ["CF035"]),
+        (TrainOptions(takes_over=True, is_repeated=True), []),
+    ):
+        _, refused, _ = _look_alone(run, alone, options)
+        assert [finding.code for finding in refused] == codes
 
 
 def test_it_is_said_with_host_and_process_and_how_to_insist(run_dir: Path) -> None:

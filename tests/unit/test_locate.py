@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from crossfoot.data import templates
 from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
-from crossfoot.index.locate import count_records, estimate_samples, find_index, source_states
+from crossfoot.index.locate import count_records, estimate_samples, find_index
 from index_cases import GOOD, jsonl, written_run
 
 SRC = Path(__file__).parents[2] / "src"
@@ -73,25 +74,12 @@ def test_the_tokenizer_is_in_the_address(tmp_path: Path) -> None:
     assert len({first, second, third}) == 3
 
 
-def test_hashes_are_remembered_but_never_for_a_file_just_written(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", GOOD)
-    cache = tmp_path / "sources.json"
-    first = source_states([path], str(tmp_path))
-    assert not cache.exists()
-    old = time.time() - 60
-    os.utime(path, (old, old))
-    states = source_states([path], str(tmp_path))
-    assert states[0].sha256 == first[0].sha256
-    known = json.loads(cache.read_text())
-    (entry,) = known.values()
-    entry[2] = "f" * 64
-    cache.write_text(json.dumps(known))
-    assert source_states([path], str(tmp_path))[0].sha256 == "f" * 64  # read from the cache
-    os.utime(path, (old + 1, old + 1))
-    assert source_states([path], str(tmp_path)) != states
-    assert source_states([path], str(tmp_path))[0].sha256 == first[0].sha256
-    cache.write_text("broken")
-    assert source_states([path], str(tmp_path))[0].sha256 == first[0].sha256
+def test_the_text_of_a_template_is_in_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [jsonl(tmp_path / "a.jsonl", GOOD)]
+    before = address(tmp_path, files)
+    other = replace(templates.alpaca2, before=f"{templates.alpaca2.before}Answer like a lawyer. ")
+    monkeypatch.setitem(templates.TEMPLATES, "alpaca2", other)  # type: ignore[arg-type]
+    assert address(tmp_path, files) != before
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -114,7 +102,7 @@ def test_counts(tmp_path: Path) -> None:
 
 def test_long_files_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = jsonl(tmp_path / "a.jsonl", *[GOOD] * 1000)
-    monkeypatch.setattr("crossfoot.data.records.EXACT_BYTES", 5000)
+    monkeypatch.setattr("crossfoot.data.line_files.EXACT_BYTES", 5000)
     assert abs(count_records([path], "sft") - 1000) <= 1
 
 

@@ -289,7 +289,7 @@ def test_a_large_tokenizer_is_not_loaded(tmp_path: Path, monkeypatch: pytest.Mon
 def test_records_that_fit_by_their_bytes_are_not_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "encoder_at_hand", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(looking, "measure", lambda *_: pytest.fail("tokenised"))
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(5)))
     assert look_at(written_run(tmp_path, [file], max_seq_len=BEGUN + 20)).lost_share == 0
     assert measuring.MORE_THAN_BYTES >= 4
@@ -319,3 +319,33 @@ def test_the_shipped_data_is_good(name: str, monkeypatch: pytest.MonkeyPatch) ->
     look = look_at(run)
     assert (look.findings, look.leaked_records, look.rejected_records) == ((), 0, 0)
     assert look.lost_share < 0.01 and look.repeated_samples < 0.01 * look.samples
+
+
+@pytest.mark.parametrize("key", ["train", "validation"])
+@pytest.mark.parametrize("window", [8, 256])
+def test_data_of_which_skip_leaves_nothing_is_refused_as_the_index_refuses_it(
+    tmp_path: Path, key: str, window: int
+) -> None:
+    bad = {"conversations": []} if window == 256 else GOOD  # without an instruction, or with a long prompt
+    files = {"train": jsonl(tmp_path / "a.jsonl", GOOD), key: jsonl(tmp_path / "b.jsonl", bad, bad)}
+    run = written_run(
+        tmp_path,
+        [files["train"]],
+        validation=[files[key]] if key == "validation" else [],
+        bad_samples="skip",
+        max_seq_len=window,
+    )
+    found = [one for one in look_at(run).findings if one.place is not None and one.place.file == files[key]]
+    assert [(one.code, one.label) for one in found] == [("CF505", looking.NOTHING_LEFT)]
+    with pytest.raises(Refused) as refused:
+        ensure_index(run, [files[key]], is_builder=True)
+    assert [one.code for one in refused.value.findings] == ["CF505"]
+
+
+def test_a_large_file_of_which_skip_leaves_nothing_is_refused_by_what_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "WHOLE_BYTES", 100)
+    path = jsonl(tmp_path / "a.jsonl", *[{"conversations": [str(i)]} for i in range(300)])
+    (finding,) = look_at(written_run(tmp_path, [path], bad_samples="skip")).findings
+    assert finding.code == "CF505" and finding.label == looking.NOTHING_LEFT

@@ -4,6 +4,7 @@ ranks have none. No torch, no process.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from crossfoot.documents import parse, value_of
 from crossfoot.environment.master_address import (
     is_own_address,
     look_at_meeting_point,
@@ -22,7 +24,7 @@ from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import read_and_check
 from crossfoot.rendezvous.devices import Device, choose_index, identity_of
 from crossfoot.rendezvous.preflight import disagreements, ranks_per_node
-from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, rank_info_of, read_rank_info
+from crossfoot.rendezvous.rank_info import RankInfo, code_facts, flat, model_facts, rank_info_of
 from crossfoot.runs.resume import NEW_RUN
 from crossfoot.training import acquire, rank_job
 from support.launching import free_port, small_config
@@ -212,7 +214,7 @@ def test_the_ranks_of_each_node_are_known_in_the_preflight_check(
     rank_infos = [rank_info_of(*pair, Device("cpu")) for pair in zip(statics, worlds, strict=True)]
     rank_infos = [replace(rank_info, host=f"node{rank_info.node_rank}") for rank_info in rank_infos]
     assert disagreements(rank_infos) == ()
-    monkeypatch.setattr(rank_job, "meet", lambda world, environ: Told(rank_infos))
+    monkeypatch.setattr(rank_job, "meet", lambda world, environ, run_dir: Told(rank_infos))
     monkeypatch.setattr(rank_job, "look_at_device", lambda local_rank, environ: Device("cpu"))
     for checked, world in zip(statics, worlds, strict=True):
         assert rank_job.engine_of(checked, world) == "deepspeed"
@@ -302,18 +304,22 @@ def test_the_identity_of_a_device() -> None:
     assert identity_of(SimpleNamespace()) == ""
 
 
+def read_back(text: str) -> RankInfo:
+    return value_of(RankInfo, parse(text))
+
+
 def test_what_one_rank_was_refused_for_is_said_once() -> None:
     refused = Finding("CF011", "in use", place=Place("c.yaml", 4, 12), notes=("n",), helps=("h",))
     rank_infos = four()
     rank_infos[0] = replace(rank_infos[0], refused=(refused,))
-    travelled = [read_rank_info(rank_info.to_json()) for rank_info in rank_infos]
+    travelled = [read_back(rank_info.to_json()) for rank_info in rank_infos]
     assert travelled == rank_infos
     assert disagreements(travelled) == (refused,)
 
 
 def test_an_account_of_another_version_is_understood() -> None:
     text = four()[0].to_json().replace('"pid"', '"news": 1, "pid"')
-    assert read_rank_info(text) == four()[0]
+    assert read_back(text) == four()[0]
 
 
 def test_a_real_account(tmp_path: Path) -> None:
@@ -324,7 +330,18 @@ def test_a_real_account(tmp_path: Path) -> None:
     assert list(rank_info.parts["data"]) == [str(tmp_path / "data.jsonl")]
     assert rank_info.parts["code"]["cli.py"] and rank_info.parts["libraries"]["torch"][0].isdigit()
     assert rank_info.origins["config"] == f"{config} run.seed=9"
-    assert read_rank_info(rank_info.to_json()) == rank_info
+    assert read_back(rank_info.to_json()) == rank_info
+
+
+def test_weights_of_one_size_and_another_content_are_other_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.bin")  # which nobody opens
+    run = read_and_check(str(small_config(tmp_path)), [f"model.path={tmp_path}"]).run
+    told = []
+    for content in (b"a" * 200_000, b"a" * 199_999 + b"b"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        told.append(model_facts(run)["model.safetensors"])
+    assert told[0] != told[1] and all(one.startswith("200,000 bytes, parts sha256 ") for one in told)
 
 
 def test_the_code_is_known_by_every_source_file(tmp_path: Path) -> None:

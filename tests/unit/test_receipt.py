@@ -533,5 +533,8 @@ def test_endings(tmp_path: Path) -> None:
     for ending in (FINISHED, Ending("stop_after", 2, 0, 2, 0.5, "x"), Ending("signal", 1, 75, 3)):
         write_ending(path, ending)
         assert read_ending(path) == ending
+    older = {key: value for key, value in json.loads(Path(path).read_text()).items() if "finite" not in key}
+    Path(path).write_text(json.dumps(older))
+    assert read_ending(path) == Ending("signal", 1, 75, 3)
     with pytest.raises(ValueError, match="no reason"):
         Ending("tired", 1, 0, 3)

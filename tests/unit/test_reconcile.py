@@ -402,7 +402,8 @@ def test_a_wholly_wrong_step_does_not_make_an_endless_line() -> None:
 def test_a_step_without_targets() -> None:
     data = Data([0, 1], [5, 5], [0, 0])
     entry = run(lambda told: told, data, [[[0], [1]]])
-    assert entry.causes == () and math.isnan(entry.loss)
+    assert [(one.kind, one.code) for one in entry.causes] == [("nothing trained", "CF780")]
+    assert math.isnan(entry.loss)
 
 
 def test_a_plan_that_contradicts_the_index_is_our_fault() -> None:

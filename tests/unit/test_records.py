@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from crossfoot.data import records
+from crossfoot.data import json_list
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import Record, read_records
+from crossfoot.data.record import Record
+from crossfoot.data.records import read_records
 from index_cases import GOOD, jsonl
 
 TRAPS: list[dict[str, Any]] = [
@@ -75,7 +76,7 @@ def test_list_is_the_same_through_any_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     """The file is read in pieces; where a piece ends must not show, not even inside a number."""
-    monkeypatch.setattr(records, "READ_CHARACTERS", window)
+    monkeypatch.setattr(json_list, "READ_CHARACTERS", window)
     path = tmp_path / "a.json"
     wanted = [*TRAPS, 12345678, -1.5e10, "text", None, True]
     path.write_text(json.dumps(wanted, ensure_ascii=False, indent=2), encoding="utf-8")
@@ -112,7 +113,7 @@ def test_broken_json_is_named(
     words: str,
     window: int,
 ) -> None:
-    monkeypatch.setattr(records, "READ_CHARACTERS", window)
+    monkeypatch.setattr(json_list, "READ_CHARACTERS", window)
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")
     (problem,) = problems(str(path))
@@ -180,7 +181,17 @@ def test_parquet_is_lossless_and_lines_are_rows(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=700)
     found = [record for record in read_records(str(path), "sft") if isinstance(record, Record)]
     assert [record.line for record in found] == list(range(1, 2501))
-    assert [r.value for r in found] == [{k: row[k] for k in ("instruction", "output")} for row in rows]
+    assert [r.value for r in found] == rows
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["instruction", "output", "output"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (problem,) = problems(str(tmp_path / "a.parquet"))
+    assert (problem.code, problem.reason) == ("CF513", "two columns have the name output")
 
 
 def test_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:

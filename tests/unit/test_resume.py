@@ -310,6 +310,16 @@ def test_papers_that_the_end_needs_are_looked_at_before_the_start(run: RunFile) 
     assert codes() == ["CF742"]
 
 
+@pytest.mark.parametrize(("name", "code"), [("ledger.jsonl", "CF704"), ("plan.lock.json", "CF706")])
+def test_a_file_that_no_run_wrote_is_not_gone_on_with(run: RunFile, name: str, code: str) -> None:
+    """Under the names that make a folder a run's: it would be cut back, or written over."""
+    theirs = Path(run.run_dir, name)
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(Refused, match=code):
+        read_previous_attempts(run)
+
+
 def test_an_only_attempt_without_its_record_is_not_continued(run: RunFile) -> None:
     a_job(run).run(2)
     Path(run.run_dir, "attempt-001/attempt.json").unlink()

@@ -189,6 +189,17 @@ def test_an_unknown_path_is_named_with_the_nearest(load, path: str, help_: str) 
         ("data.max_seq_len", "null", "data.max_seq_len must be a whole number, and is nothing"),
         ("optimizer.betas", "[0.9]", "optimizer.betas must be a list with at least 2 entries, and is [0.9]"),
         ("model", "7b", 'model must be a section with keys, and is "7b"'),
+        (
+            "run.name",
+            '"x\\u009b31m"',
+            "run.name must be text without slash or invisible characters, not beginning with a dot, "
+            'and is "x\\u009b31m"',
+        ),
+        (
+            "data.train",
+            '["x\\u202e.jsonl"]',
+            'data.train[0] must be text on one line, without invisible characters, and is "x\\u202e.jsonl"',
+        ),
         ("model.dtype", "fp16", 'model.dtype must be float32, bfloat16 or float16, and is "fp16"'),
     ],
 )

@@ -124,7 +124,7 @@ def test_the_line_comes_back(change: Change) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
-        ("samples", [1.5], "samples of a NotFinite"),
+        ("samples", [1.5], "samples.0 is 1.5"),
         ("origins", "data.json:1", "not a list"),
         ("value", None, "value is None"),
         ("rank", "0", "rank is '0'"),

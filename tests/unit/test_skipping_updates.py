@@ -181,7 +181,7 @@ class Play:
     def _forget(self) -> None:
         self.forgotten += 1
 
-    def _gather(self, mine: bool) -> list[bool]:
+    def _gather(self, mine: bool, kind: type) -> list[bool]:
         self.asked += 1
         return [mine, *self.losses[1:]]
 
@@ -273,9 +273,8 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play.planner = SimpleNamespace(step=lambda step: step)
     play.meter.restart_clock = lambda: None
     play.meter.end_step = lambda step, became: became
-    play.step_recorder = SimpleNamespace(
-        settle=lambda closed, planned: Stop.NO, drain=lambda: Stop.NOT_FINITE
-    )
+    agreed = iter((Stop.NO, Stop.NOT_FINITE))  # after the first step, and at the end
+    play.step_recorder = SimpleNamespace(settle=lambda closed, planned: Stop.NO, drain=lambda: next(agreed))
     play.step_hooks = SimpleNamespace(after=lambda done, stop: paused.append(done) or stop)
     with mock.patch.object(loop, "run_step", lambda *words: play.tries.pop(0)):
         done, stop = train_steps(play, 0, 5)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -88,3 +89,24 @@ def test_overrides_may_stand_before_and_after_an_option(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["learning_rate"]["reference"] == 3e-3
     assert _pure("plan", config, "--jsn", "run.seed=7").returncode == 2
     assert _pure("explain", "CF101", "run.seed=7").returncode == 2
+
+
+def test_code_of_a_folder_is_never_run_nor_asked_about() -> None:
+    """transformers asks at the terminal where trust_remote_code is left out, and runs the code for a `y`."""
+    loaders = {"from_pretrained", "from_config"}
+    calls = []
+    for file in (*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in loaders
+            ):
+                owner = ast.unparse(node.func.value)
+                words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                if owner.startswith("Auto"):
+                    calls.append((str(file.relative_to(ROOT)), owner, words))
+    assert len(calls) >= 8
+    for file, owner, words in calls:
+        is_given = words.get("trust_remote_code") == "False" or words.get(None) == "arguments"
+        assert is_given, (file, owner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -15,10 +16,17 @@ from typing import Any
 import pytest
 
 import tokenizer_cases as cases
-from crossfoot.data import tokenizer as loading
+from crossfoot.data import encoders
 from crossfoot.data.samples import Encoder
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
+from crossfoot.index.reference_tokenizers import (
+    NotComparable,
+    Piece,
+    fast_reference,
+    load_reference,
+    settings_of,
+)
 from index_cases import written_run
 from support.launching import ROOT
 
@@ -59,7 +67,7 @@ def assert_same(encoder: Encoder, tokenizer: Any, texts: list[str]) -> None:
 @pytest.mark.parametrize("name", cases.JSON)
 def test_tokenizer_json_is_what_transformers_makes_of_it(tmp_path: Path, name: str) -> None:
     folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
-    encoder, tokenizer = load_encoder(folder, str(tmp_path)), oracle(folder)
+    encoder, tokenizer = load_encoder(folder, str(tmp_path), special_text="tokens"), oracle(folder)
     assert_same(encoder, tokenizer, cases.texts())
     assert encoder.facts.library == f"tokenizers {version('tokenizers')}"
     begins = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
@@ -71,7 +79,7 @@ def test_tokenizer_model_is_what_transformers_makes_of_it(tmp_path: Path, model:
     settings = cases.SENTENCEPIECE[name]
     folder = cases.write(tmp_path / "tokenizer", {file: json.dumps(text) for file, text in settings.items()})
     shutil.copy(model, os.path.join(folder, "tokenizer.model"))
-    encoder, tokenizer = load_encoder(folder, str(tmp_path)), oracle(folder)
+    encoder, tokenizer = load_encoder(folder, str(tmp_path), special_text="tokens"), oracle(folder)
     assert_same(encoder, tokenizer, cases.texts())
     assert encoder.facts.library == f"sentencepiece {version('sentencepiece')}"
     begins = (
@@ -94,7 +102,7 @@ def llama_folder(tmp_path: Path, model: Path, *, is_old: bool, name: str) -> str
 )
 def test_a_llama_tokenizer_json(tmp_path: Path, model: Path, is_old: bool, name: str) -> None:
     folder = llama_folder(tmp_path, model, is_old=is_old, name=name)
-    encoder = load_encoder(folder, str(tmp_path))
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(folder), cases.texts())
     assert encoder.facts.bos_ids == (1,)
 
@@ -104,8 +112,8 @@ def test_an_old_llama_tokenizer_json_is_read_as_it_is(tmp_path: Path, model: Pat
     folder = llama_folder(tmp_path, model, is_old=True, name="LlamaTokenizer")
     beside = cases.write(tmp_path / "beside", {"tokenizer_config.json": json.dumps(cases.LLAMA)})
     shutil.copy(model, os.path.join(beside, "tokenizer.model"))
-    encoder, texts = load_encoder(folder, str(tmp_path)), cases.texts()
-    assert encoder.encode(texts) == load_encoder(beside, str(tmp_path)).encode(texts)
+    encoder, texts = load_encoder(folder, str(tmp_path), special_text="tokens"), cases.texts()
+    assert encoder.encode(texts) == load_encoder(beside, str(tmp_path), special_text="tokens").encode(texts)
     built_anew = oracle(folder)
     differ = [
         text
@@ -120,33 +128,22 @@ def test_an_old_llama_tokenizer_json_is_read_as_it_is(tmp_path: Path, model: Pat
 @pytest.mark.parametrize("name", ["tiny", "pad added by name", "added tokens with flags"])
 def test_many_texts_are_encoded_as_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
-    encoder, texts = load_encoder(folder, str(tmp_path)), cases.texts()
+    encoder, texts = load_encoder(folder, str(tmp_path), special_text="tokens"), cases.texts()
     few = encoder.encode(texts)
-    monkeypatch.setattr(loading, "FEW_CHARACTERS", 0)
+    monkeypatch.setattr(encoders, "FEW_CHARACTERS", 0)
     assert encoder.encode(texts) == few
 
 
 @pytest.mark.skipif(not CHINESE.is_dir(), reason="../shared is not beside this repository")
 def test_chinese_llama_2(tmp_path: Path) -> None:
-    encoder = load_encoder(str(CHINESE), str(tmp_path))
+    encoder = load_encoder(str(CHINESE), str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(str(CHINESE)), cases.texts())
     assert (encoder.facts.bos_ids, encoder.facts.eos_id, encoder.facts.vocabulary) == ((1,), 2, 55296)
 
 
-def byte_level_files(**settings: Any) -> dict[str, str]:
-    """vocab.json and merges.txt, as GPT-2 came before there was a tokenizer.json."""
-    vocabulary = json.loads(cases.JSON["tiny"]()["tokenizer.json"])["model"]["vocab"]
-    vocabulary["<|endoftext|>"] = len(vocabulary)
-    return {
-        "vocab.json": json.dumps(vocabulary),
-        "merges.txt": "#version: 0.2\n",
-        "tokenizer_config.json": json.dumps({"tokenizer_class": "GPT2Tokenizer", **settings}),
-    }
-
-
 def test_what_only_transformers_reads(tmp_path: Path) -> None:
-    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
-    encoder = load_encoder(folder, str(tmp_path))
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert_same(encoder, oracle(folder), cases.texts())
     assert encoder.facts.library == f"transformers {version('transformers')}"
     assert encoder_at_hand(folder, str(tmp_path)) is None
@@ -154,12 +151,12 @@ def test_what_only_transformers_reads(tmp_path: Path) -> None:
 
 def test_an_end_token_that_only_the_class_names(tmp_path: Path) -> None:
     """GPT-2's files do not name it: its class in transformers does."""
-    files = byte_level_files()
+    files = cases.byte_level_files()
     folder = cases.write(tmp_path / "tokenizer", files)
     oracle(folder).save_pretrained(str(tmp_path / "saved"))
     shutil.copy(tmp_path / "saved" / "tokenizer.json", folder)
     assert encoder_at_hand(folder, str(tmp_path)) is None
-    encoder = load_encoder(folder, str(tmp_path))
+    encoder = load_encoder(folder, str(tmp_path), special_text="tokens")
     assert (encoder.facts.eos_id, encoder.facts.library.split()[0]) == (260, "transformers")
     assert_same(encoder, oracle(folder), cases.texts())
 
@@ -236,7 +233,161 @@ def test_transformers_is_asked_for_where_it_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    folder = cases.write(tmp_path / "tokenizer", byte_level_files())
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
     with pytest.raises(Refused) as caught:
         load_encoder(folder, str(tmp_path))
     assert "pip install" in caught.value.findings[0].label
+
+
+SPELLED = [
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<new>",
+    "<left>",
+    "<right>",
+    "[PAD]",
+    "<word>",
+    "<extra>",
+    "<img>",
+    "</S>",
+]
+TEXTS = 120
+AROUND = ["", " ", "a", " b", "c ", "字\n", "<0x0A>", "[INST]"]
+
+
+def spoken(seed: int, words: list[str]) -> list[Piece]:
+    """Template and data in turn, both with special tokens and blanks in them."""
+    draw = random.Random(seed)
+    return [
+        Piece(
+            "".join(draw.choice(words) + draw.choice(AROUND) for _ in range(draw.randint(0, 3))),
+            bool(part % 2),
+        )
+        for part in range(draw.randint(1, 5))
+    ]
+
+
+def encoded(encoder: Encoder, pieces: list[Piece]) -> list[int]:
+    own, at = [], 0
+    for text, is_template in pieces:
+        own += [(at, at + len(text))] if is_template else []
+        at += len(text)
+    (ids,) = encoder.encode(["".join(text for text, _ in pieces)], [own])
+    return ids
+
+
+def hold_against_reference(
+    folder: str, encoder: Encoder, words: list[str], special_text: str = "text"
+) -> int:
+    """How many of many texts the witness, which shares no code with the encoder, could encode: all to the
+    same.
+    """
+    reading = Path(folder, "reading.json")
+    if encoder.reading is not None:
+        reading.write_text(encoder.reading, encoding="utf-8")
+        reference = fast_reference(str(reading), settings_of(folder), encoder.facts, special_text)
+    else:
+        reference = load_reference(folder, encoder.facts, special_text)
+    compared = 0
+    for seed in range(TEXTS):
+        pieces = spoken(seed, words)
+        try:
+            wanted = reference.encode(pieces)
+        except NotComparable:
+            continue
+        compared += 1
+        assert encoded(encoder, pieces) == wanted, pieces
+    return compared
+
+
+@pytest.mark.parametrize("name", cases.JSON)
+def test_only_the_templates_words_make_special_tokens(tmp_path: Path, name: str) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert hold_against_reference(folder, encoder, SPELLED) > TEXTS // 3
+    splits = name == "special tokens are split"
+    for token, number in encoder.special.ids.items():
+        assert (number in encoded(encoder, [Piece(f"a{token}b", False)])) is False
+        assert (number in encoded(encoder, [Piece(f"a {token} b", True)])) is not splits
+        both = encoded(encoder, [Piece("x", False), Piece(f" {token} ", True), Piece(f"y{token}", False)])
+        assert both.count(number) == (0 if splits else 1)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_the_template_of_a_llama_tokenizer_json(tmp_path: Path, model: Path, is_old: bool) -> None:
+    """A blank is put before a text's first word alone (Metaspace) or before each part (a normalizer)."""
+    folder = llama_folder(tmp_path, model, is_old=is_old, name="PreTrainedTokenizerFast")
+    assert hold_against_reference(folder, load_encoder(folder, str(tmp_path)), SPELLED) == TEXTS
+
+
+@pytest.mark.parametrize("name", cases.SENTENCEPIECE)
+def test_special_tokens_that_data_spells_to_sentencepiece(tmp_path: Path, model: Path, name: str) -> None:
+    import sentencepiece
+
+    files = {file: json.dumps(text) for file, text in cases.SENTENCEPIECE[name].items()}
+    folder = cases.write(tmp_path / "tokenizer", files)
+    shutil.copy(model, os.path.join(folder, "tokenizer.model"))
+    encoder = load_encoder(folder, str(tmp_path))
+    for special_text in ("text", "tokens"):
+        other = load_encoder(folder, str(tmp_path), special_text=special_text)  # type: ignore[arg-type]
+        assert hold_against_reference(folder, other, SPELLED, special_text) > TEXTS // 15
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for token, number in encoder.special.ids.items():
+        assert encoder.encode([f"a{token}b"]) == [processor.encode(f"a{token}b")]
+        if name == "added tokens with flags":
+            continue
+        parts = [Piece("x ", False), Piece(f"{token}", True), Piece(f"y{token}", False)]
+        cut = [*processor.encode("x "), number, *processor.encode(f"y{token}")]
+        whole = processor.encode(f"x {token}y{token}")
+        assert encoded(encoder, parts) == (whole if name == "special tokens are split" else cut)
+
+
+@pytest.mark.parametrize("name", cases.JSON)
+def test_text_without_special_tokens_has_the_tokens_of_before(tmp_path: Path, name: str) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON[name]())
+    as_text = load_encoder(folder, str(tmp_path))
+    as_tokens = load_encoder(folder, str(tmp_path), special_text="tokens")
+    texts = [text for text in cases.texts() if not as_text.special.spellings.in_data(text)]
+    assert len(texts) > 100 and as_text.encode(texts) == as_tokens.encode(texts)
+
+
+def test_what_only_transformers_reads_is_text_too(tmp_path: Path) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.byte_level_files())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.special.ids == {"<|endoftext|>": 260}
+    assert hold_against_reference(folder, encoder, ["<|endoftext|>", "x"]) == TEXTS
+    assert 260 in encoded(encoder, [Piece("<|endoftext|>", True)])
+    assert 260 not in encoded(encoder, [Piece("a<|endoftext|>b", False)])
+
+
+def test_an_end_token_that_is_no_special_token_of_its_file(tmp_path: Path) -> None:
+    tokens = {"id": 260, "content": "<|im_end|>", "special": False}
+    settings = {**cases.SETTINGS, "eos_token": "<|im_end|>", "added_tokens_decoder": cases.decoder(tokens)}
+    files = {
+        "tokenizer.json": cases.JSON["tiny"]()["tokenizer.json"],
+        "tokenizer_config.json": json.dumps(settings),
+    }
+    folder = cases.write(tmp_path / "tokenizer", files)
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.facts.eos_id == 260 and 260 not in encoder.encode(["a<|im_end|>b"])[0]
+    assert load_encoder(folder, str(tmp_path), special_text="tokens").encode(["a<|im_end|>b"])[0][1] == 260
+
+
+def test_an_added_token_that_is_not_special_is_a_token_everywhere(tmp_path: Path) -> None:
+    """`<think>` of a model that thinks: part of what it writes."""
+    folder = cases.write(tmp_path / "tokenizer", cases.JSON["added tokens with flags"]())
+    encoder = load_encoder(folder, str(tmp_path))
+    assert encoder.encode(["a <word> b"]) == load_encoder(
+        folder, str(tmp_path), special_text="tokens"
+    ).encode(["a <word> b"])
+    assert 262 in encoder.encode(["a <word> b"])[0]
+
+
+def test_a_vocabulary_that_has_no_other_tokens_for_it(tmp_path: Path) -> None:
+    folder = cases.write(tmp_path / "tokenizer", cases.unigram_files())
+    encoder = load_encoder(folder, str(tmp_path))
+    (ids,) = encoder.encode(["a</s>b"])
+    assert encoder.special.surviving("a</s>b", (), ids) == "</s>"
+    (ids,) = encoder.encode(["abc"])
+    assert encoder.special.surviving("abc", (), ids) is None

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 
+WRITTEN_SO = "and was written so"
+"""Ends the words about what no disk has done."""
+
 
 @rule_docs("CF760")
 def no_checkpoint(run_dir: str) -> Finding:
@@ -55,8 +58,9 @@ def damaged(folder: str, problem: str, used: str | None) -> Finding:
     """CF761: a checkpoint is not what was written, and the one before it is used.
 
     A file is missing, shorter or longer than it was, has another sha256 than it had, or the manifest itself
-    cannot be read. Nothing is loaded from a damaged checkpoint. The steps after the older one are trained
-    again, and the ledger counts them as such.
+    cannot be read. Or a weight, or what the optimizer keeps for it, is NaN or infinite, and was written so: a
+    run that went on from there would blame its samples. Nothing is loaded from a damaged checkpoint. The
+    steps after the older one are trained again, and the ledger counts them as such.
     """
     return Finding(
         "CF761",
@@ -64,7 +68,11 @@ def damaged(folder: str, problem: str, used: str | None) -> Finding:
         severity="warning",
         place=Place(folder),
         notes=(f"{used} is used instead" if used is not None else "there is no good one before it",),
-        helps=("look at the disk: what was written there has changed",),
+        helps=(
+            ("look at the losses of the steps before it",)
+            if problem.endswith(WRITTEN_SO)
+            else ("look at the disk: what was written there has changed",)
+        ),
     )
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossfoot.digests import sha256_of_document, sha256_of_file
+from crossfoot.checkpoints.findings import WRITTEN_SO
+from crossfoot.checkpoints.tensor_bytes import read_tensor_bytes
+from crossfoot.digests import sha256_of_document
+from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.phrases import said_by
 
 FORMAT = 1
@@ -109,24 +112,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint folder. Raises Damaged."""
     try:
-        document = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        document = read_object(folder / MANIFEST_FILE)
+        if isinstance(document.get("format"), int) and document["format"] > FORMAT:
+            raise Damaged(f"it is written in format {document['format']}, this version reads format {FORMAT}")
+        if document.pop("sha256", None) != sha256_of_document(document):
+            raise Damaged(f"{MANIFEST_FILE} is not what was written: its sha256 differs")
+        return _manifest_of(value_of(_Document, document))
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST_FILE} is missing") from None
     except OSError as error:
         raise Damaged(f"{MANIFEST_FILE} cannot be read: {said_by(error)}") from error
-    except ValueError as error:
-        raise Damaged(f"{MANIFEST_FILE} is not JSON") from error
-    if not isinstance(document, dict):
-        raise Damaged(f"{MANIFEST_FILE} is not a JSON object")
-    if isinstance(document.get("format"), int) and document["format"] > FORMAT:
-        raise Damaged(f"it is written in format {document['format']}, this version reads format {FORMAT}")
-    own = document.pop("sha256", None)
-    try:
-        if own != sha256_of_document(document):
-            raise Damaged(f"{MANIFEST_FILE} is not what was written: its sha256 differs")
-        return _manifest_of(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"{MANIFEST_FILE} does not say what it should: {error}") from error
+    except Malformed as error:
+        raise Damaged(error.said_of(MANIFEST_FILE)) from error
 
 
 def verify_sizes(folder: Path, manifest: Manifest) -> None:
@@ -142,42 +139,76 @@ def verify_sizes(folder: Path, manifest: Manifest) -> None:
             raise Damaged(f"{file.name} has {size:,} bytes, {file.bytes:,} were written")
 
 
-def verify_checksums(folder: Path, files: Iterable[WrittenFile]) -> None:
-    """Every byte of these files is as it was. Raises Damaged; reads them whole, several at a time."""
+def verify_content(folder: Path, files: Iterable[WrittenFile]) -> None:
+    """Every byte of these files is as it was, and every number in them is one. Raises Damaged; reads them
+    whole, several at a time.
+    """
 
     def verify(file: WrittenFile) -> None:
         try:
-            found = sha256_of_file(folder / file.name)
+            found = read_tensor_bytes(folder / file.name)
         except OSError as error:
             raise Damaged(f"{file.name} cannot be read: {said_by(error)}") from error
-        if found != file.sha256:
-            raise Damaged(f"{file.name} has sha256 {found[:7]}, {file.sha256[:7]} was written")
+        if found.sha256 != file.sha256:
+            raise Damaged(f"{file.name} has sha256 {found.sha256[:7]}, {file.sha256[:7]} was written")
+        if found.strange is not None:
+            raise Damaged(f"{found.strange} holds NaN or infinity, {WRITTEN_SO}")
 
     with ThreadPoolExecutor(_READERS) as readers:  # hashlib lets other threads run
         for _ in readers.map(verify, files):
             pass
 
 
-def _manifest_of(document: dict[str, Any]) -> Manifest:
-    optimizer = document["optimizer"]
-    files = tuple(WrittenFile(f["name"], f["bytes"], f["sha256"]) for f in document["files"])
-    for file in files:
-        if not _PLAIN_NAME.fullmatch(file.name):
-            raise ValueError(f"{file.name!r} is no name of a file in its folder")
+@dataclass(frozen=True)
+class _Optimizer:
+    name: str
+    step: int
+    odd_steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A manifest as it is written."""
+
+    step: int
+    plan_sha256: str
+    batches_sha256: str | None
+    attempt: int
+    files: tuple[WrittenFile, ...]
+    tensors: Mapping[str, StoredTensor]
+    optimizer: _Optimizer
+    validation_loss: float | None
+    seconds: float
+    written: str
+
+    def __post_init__(self) -> None:
+        names = {file.name for file in self.files}
+        for name in names:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a file in its folder")
+        for name, tensor in self.tensors.items():
+            if tensor.file not in names:  # what is in no such file has no checksum
+                raise ValueError(f"the tensor {name} is in {tensor.file!r}, which is none of its files")
+        steps = (self.optimizer.step, *self.optimizer.odd_steps.values())
+        if self.attempt < 1 or not all(0 <= count <= self.step for count in steps):
+            raise ValueError(f"the optimizer cannot have stepped {max(steps):,} times in {self.step:,} steps")
+        if unknown := sorted(set(self.optimizer.odd_steps) - set(self.tensors)):
+            raise ValueError(f"the optimizer stepped {unknown[0]}, which is none of its tensors")
+
+
+def _manifest_of(document: _Document) -> Manifest:
+    optimizer = document.optimizer
     return Manifest(
-        step=document["step"],
-        plan_sha256=document["plan_sha256"],
-        batches_sha256=document["batches_sha256"],
-        attempt=document["attempt"],
-        files=files,
-        tensors={
-            name: StoredTensor(tensor["file"], tuple(tensor["shape"]), tensor["dtype"])
-            for name, tensor in document["tensors"].items()
-        },
-        optimizer=optimizer["name"],
-        optimizer_step=optimizer["step"],
-        odd_steps=optimizer["odd_steps"],
-        validation_loss=document["validation_loss"],
-        seconds=document["seconds"],
-        written=document["written"],
+        step=document.step,
+        plan_sha256=document.plan_sha256,
+        batches_sha256=document.batches_sha256,
+        attempt=document.attempt,
+        files=document.files,
+        tensors=document.tensors,
+        optimizer=optimizer.name,
+        optimizer_step=optimizer.step,
+        odd_steps=optimizer.odd_steps,
+        validation_loss=document.validation_loss,
+        seconds=document.seconds,
+        written=document.written,
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from crossfoot.checkpoints.manifest import (
     Damaged,
     Manifest,
     read_manifest,
-    verify_checksums,
+    verify_content,
     verify_sizes,
 )
 from crossfoot.durable import rename_folder, sync
@@ -64,6 +63,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint's folder may be called so; what made way for a new one of the same step too."""
+    return bool(_DONE.fullmatch(name))
+
+
 def partial_folder(run_dir: str | Path, step: int, attempt: int) -> Path:
     """A name, not used before, for a checkpoint that is being written. Makes nothing."""
     name = f".partial-{checkpoint_name(step)}-attempt-{attempt:03d}-{secrets.token_hex(4)}"
@@ -100,7 +104,7 @@ def newest_good(
         problem = (known_bad or {}).get(folder.name, problem)
         if checkpoint is not None and checksums and not problem:
             try:
-                verify_checksums(folder, checkpoint.manifest.files)
+                verify_content(folder, checkpoint.manifest.files)
             except Damaged as damage:
                 problem = str(damage)
         if not problem:
@@ -214,7 +218,8 @@ def _is_abandoned(partial: Path, owner: int, attempt: int) -> bool:
         return owner < attempt
     with contextlib.suppress(OSError):
         touched = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
-        return time.time() - touched > ABANDONED_SECONDS
+        # by the clock of the storage alone: the last change in the folder of all of them was just now
+        return partial.parent.stat().st_mtime - touched > ABANDONED_SECONDS
     return False
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crossfoot.checkpoints.manifest import WrittenFile
+from crossfoot.durable import sync_open
 
 DTYPE = "F32"
 _BYTES_EACH = 4
@@ -57,7 +58,7 @@ class TensorFile:
         """On the disk when this returns. ValueError when tensors that were announced never came."""
         if self._waiting:
             raise ValueError(f"{len(self._waiting)} tensors were announced and never came")
-        os.fsync(self._file.fileno())
+        sync_open(self._file.fileno())
         self._file.close()
         return WrittenFile(self._name, self._bytes, self._hash.hexdigest())
 

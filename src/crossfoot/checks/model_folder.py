@@ -23,7 +23,7 @@ from crossfoot.written.model_facts import (
 )
 from crossfoot.written.model_findings import model_not_causal
 from crossfoot.written.model_kinds import Kind, kind_of
-from crossfoot.written.model_tensors import Mismatch, mismatch
+from crossfoot.written.model_tensors import Mismatch, mismatch, unfit_sizes
 from crossfoot.written.tensor_headers import DamagedFile, Tensor, read_tensors
 from crossfoot.written.weight_findings import (
     FETCH_AGAIN,
@@ -92,6 +92,8 @@ def config_findings(path: str, values: Mapping[str, Any]) -> Iterator[Finding]:
         )
     elif kind is Kind.NOT_CAUSAL:
         yield model_not_causal(path, str(family))
+    if unfit := ", ".join(unfit_sizes(values)):
+        yield model_unreadable(path, f"{unfit} in its {CONFIG_JSON} is no whole number above 0")
     packed = values.get("quantization_config") or values.get("compression_config")
     if packed:
         method = packed.get("quant_method") if isinstance(packed, dict) else None
@@ -119,11 +121,20 @@ def _of_folder(path: str, folder: Path) -> Iterator[Finding]:
 
 def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Finding]:
     """What is wrong with the weight files of a model whose config.json is right."""
+    tensors, bad = tensors_in(path, folder)
+    yield from bad
+    if tensors is not None and not bad:
+        yield from _judged(path, tensors, mismatch(values, tensors))
+
+
+def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[Finding]]:
+    """The tensors of all weight files in the folder of the model at `path`, and which files are damaged or
+    absent. None: one is of a kind that is not looked into.
+    """
     try:
         files = _weight_files(folder)
     except DamagedFile as error:
-        yield model_unreadable(path, str(error), FETCH_AGAIN)
-        return
+        return None, [model_unreadable(path, str(error), FETCH_AGAIN)]
     tensors: dict[str, Tensor] = {}
     bad: list[Finding] = []
     is_known = True
@@ -139,9 +150,7 @@ def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Fin
         else:
             is_known &= there is not None
             tensors |= there or {}
-    yield from bad
-    if not bad and is_known:
-        yield from _judged(path, tensors, mismatch(values, tensors))
+    return tensors if is_known else None, bad
 
 
 def _judged(path: str, tensors: Mapping[str, Tensor], differs: Mismatch) -> Iterator[Finding]:

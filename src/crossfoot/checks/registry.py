@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from crossfoot.arithmetic.rate import RatePlan
     from crossfoot.arithmetic.schedule import Schedule
     from crossfoot.data.look import DataLook
+    from crossfoot.data.tokenizer_files import TokenizerFiles
     from crossfoot.written.deepspeed_file import DeepSpeedFile
     from crossfoot.written.launch.statement import LaunchFile
+    from crossfoot.written.model_ends import ModelEnds
     from crossfoot.written.model_facts import ModelFacts
     from crossfoot.written.run_file import RunFile
 
@@ -36,10 +38,16 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.extras",
     "crossfoot.liveness.findings",
     "crossfoot.data.findings",
+    "crossfoot.data.set_findings",
+    "crossfoot.index.findings",
     "crossfoot.launch.findings",
+    "crossfoot.models.findings",
+    "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
+    "crossfoot.models.findings",
     "crossfoot.runs.changing",
+    "crossfoot.runs.restarts",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
     "crossfoot.runs.run_folder",
@@ -62,6 +70,7 @@ class Facts:
     deepspeed: the file it names, None without one or when it cannot be read. batch, schedule, rate: None when
     the arithmetic refused them (that is a finding of its own). launch: what the run will be started with.
     model: None when there is no config.json to read. data: a look at some of the samples, None without one.
+    tokenizer: None while it is not on this machine, or when it cannot be read. ends: of the model's files.
     """
 
     run: RunFile
@@ -72,6 +81,8 @@ class Facts:
     launch: tuple[LaunchFile, ...] = ()
     model: ModelFacts | None = None
     data: DataLook | None = None
+    tokenizer: TokenizerFiles | None = None
+    ends: ModelEnds | None = None
 
 
 Check = Callable[[Facts], Iterator[Finding]]

@@ -201,6 +201,8 @@ def left_out(facts: Facts) -> Iterator[Finding]:
     look = facts.data
     if look is None or look.rejected_records < max(1, CONSIDERABLE * look.records):
         return
+    if look.rejected_records >= look.records:
+        return  # nothing is left: CF505
     yield Finding(
         "CF522",
         f"{look.rejected_records:,} of {_looked_at(look, look.records)} cannot be trained: they are left out",

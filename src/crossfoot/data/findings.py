@@ -247,6 +247,57 @@ def broken_parquet(place: Place, reason: str) -> Finding:
     )
 
 
+@rule_docs("CF550")
+def record_too_large(place: Place, reason: str) -> Finding:
+    """CF550: a record is larger than 16 MiB, and is not read.
+
+    A record is tokenised in one piece, which takes up to 200 times as much memory as its text. A line without
+    an end is most often not a line: a file that was cut, or that holds something else than its name says. In
+    a file of lines it is a record like another (`data.bad_samples: skip` leaves it out); in a JSON list and
+    what comes behind it nothing can be told, so the file is refused.
+    """
+    return Finding(
+        "CF550",
+        "this record is too large to be read",
+        place=place,
+        label=reason,
+        helps=("write the document as several records: pretrain joins them again, in their order",),
+    )
+
+
+@rule_docs("CF551")
+def no_tokens(place: Place, reason: str) -> Finding:
+    """CF551: the tokenizer makes no token at all of a text that is trained.
+
+    Nothing of it would be learned, of an answer only to end at once. It holds characters that the tokenizer
+    drops (control characters, or a script that its vocabulary does not have and that it has no unknown token
+    for). When every record comes out like this, the tokenizer is not this model's, or has no vocabulary.
+    """
+    return Finding(
+        "CF551",
+        "this record becomes no tokens",
+        place=place,
+        label=reason,
+        helps=("remove the record, or use a tokenizer that has these characters",),
+    )
+
+
+@rule_docs("CF556")
+def field_twice(place: Place, reason: str) -> Finding:
+    """CF556: a record names a field twice, and only one of the two values could be trained.
+
+    JSON readers keep the last and say nothing. Two answers in one record are most often two records that ran
+    into one, or an export that wrote a column under another's name.
+    """
+    return Finding(
+        "CF556",
+        "this record names a field twice",
+        place=place,
+        label=reason,
+        helps=("keep one of the two, or make two records of it",),
+    )
+
+
 @rule_docs("CF520")
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
@@ -281,78 +332,6 @@ def no_end_token(place: Place, reason: str) -> Finding:
     )
 
 
-@rule_docs("CF530")
-def builder_silent(place: Place, reason: str) -> Finding:
-    """CF530: the process that builds the data index, for which the others wait, refused the data or stopped.
-
-    What it refused is in its own output. If that output shows nothing, it was killed, or index_dir is not the
-    same storage for all processes.
-    """
-    return Finding(
-        "CF530",
-        "the process that builds the data index gave none",
-        place=place,
-        label=reason,
-        helps=(
-            "build it beforehand with crossfoot index CONFIG",
-            "or set data.index_dir to storage that every node sees",
-        ),
-    )
-
-
-@rule_docs("CF531")
-def index_unwritable(place: Place, reason: str) -> Finding:
-    """CF531: the data index cannot be written: disk full, no permission, or the folder went away.
-
-    The index takes about 5 bytes a token, and lies in `.index` beside the run folder unless data.index_dir
-    says otherwise. What was half written is not used by any later run.
-    """
-    return Finding(
-        "CF531",
-        "the data index cannot be written",
-        place=place,
-        label=reason,
-        helps=("make room, or set data.index_dir to another folder",),
-    )
-
-
-@rule_docs("CF532")
-def data_changed(place: Place, reason: str) -> Finding:
-    """CF532: a data file was written to while it was being tokenised.
-
-    The index would match neither the old file nor the new one. Size and time are compared before and after.
-    An index that is already built is not touched.
-    """
-    return Finding(
-        "CF532",
-        "a data file changed while it was read",
-        place=place,
-        label=reason,
-        helps=("run again when the file is complete",),
-    )
-
-
-@rule_docs("CF535", name="index-not-what-files-say")
-def index_differs(place: Place, reason: str) -> Finding:
-    """CF535: the data index does not hold what its files say, and does not either after it was built anew.
-
-    At the start of a run records of the index are drawn by chance (200, or all of a small set), read from
-    their files and tokenised again by other code than built the index. An index that differs is built anew
-    once, and a difference after that is refused: either a file is being written to, or the program that
-    builds the index is at fault, and no receipt of such a run would mean anything.
-    """
-    return Finding(
-        "CF535",
-        "the data index does not hold what its files say",
-        place=place,
-        label=reason,
-        helps=(
-            "see that nothing writes to the data files, and start again",
-            "if it stays, report it, with this record and the tokenizer",
-        ),
-    )
-
-
 FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF501": file_missing,
     "CF502": file_ending,
@@ -369,10 +348,9 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF513": broken_parquet,
     "CF520": tokenizer_unusable,
     "CF521": no_end_token,
-    "CF530": builder_silent,
-    "CF531": index_unwritable,
-    "CF532": data_changed,
-    "CF535": index_differs,
+    "CF550": record_too_large,
+    "CF551": no_tokens,
+    "CF556": field_twice,
     "CF565": lfs_pointer,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""

@@ -8,16 +8,20 @@ index, its exact numbers stand in for all that. Cost: 0.02 to 0.2 s, most of it 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from crossfoot.data.findings import Problem
+from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, file_problem, read_records
 from crossfoot.data.samples import texts_of
-from crossfoot.data.sampling import Drawn, some_records, with_line
+from crossfoot.data.sampling import Drawn, line_at, some_records, with_line
+from crossfoot.data.set_findings import DataSet, set_findings
+from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
+from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.findings.finding import Finding
 from crossfoot.written.run_file import RunFile
@@ -40,7 +44,8 @@ class DataLook:
     off with that. longest_tokens: before any cut; longest_kept_tokens: after it. has_counted_all: every
     sample that could be longer than data.max_seq_len was tokenised. hopeless_records: prompts
     that, by estimate, fill the window. leaked_records: validation records that are training records too.
-    vocabulary: rows that the tokenizer needs, None when not known. findings: what indexing would refuse.
+    vocabulary: rows that the tokenizer needs, None when not known. special_text, template_words: records
+    whose data spells out a special token, or the template's own words. findings: what indexing would refuse.
     """
 
     is_indexed: bool
@@ -60,22 +65,29 @@ class DataLook:
     validation_records: int = 0
     leaked_records: int = 0
     vocabulary: int | None = None
+    special_text: SpelledNames = NO_NAMES
+    template_words: SpelledNames = NO_NAMES
     findings: tuple[Finding, ...] = ()
 
 
 @dataclass
 class Looking:
-    """The files, numbered, and every problem met so far."""
+    """The files, numbered, and every problem met so far. special: texts of the tokenizer's special tokens."""
 
     run: RunFile
     files: Sequence[str]
+    special: Collection[str] = ()
     bad: list[tuple[int, Problem]] = field(default_factory=list)
     is_cut_short: bool = False
+    of_the_whole: list[Finding] = field(default_factory=list)
 
     @cached_property
     def counter(self) -> TokenCounter:
         """What counts tokens here; loading it is most of the time that a look takes."""
-        return TokenCounter(encoder_at_hand(tokenizer_path(self.run.config), self.run.index_dir))
+        config = self.run.config
+        return TokenCounter(
+            encoder_at_hand(tokenizer_path(config), self.run.index_dir, config.data.special_text)
+        )
 
     def see(self, files: Iterable[str]) -> Seen:
         """Read these files, or some of their records; the same file only once."""
@@ -96,7 +108,7 @@ class Looking:
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
         data = self.run.config.data
         number, found = self._number(file), drawn.found
-        seen.records += not isinstance(found, Problem)
+        seen.records += not (isinstance(found, Problem) and found.fatal)
         made = found if isinstance(found, Problem) else texts_of(found, number, data.task, data.template)
         if isinstance(made, Problem):
             self.reject(number, made, drawn.start, seen)
@@ -115,6 +127,20 @@ class Looking:
             seen.example = f"{self.files[file_id]}:{located.line}: {located.reason}"
         else:
             self.bad.append((file_id, located))
+
+    def spelled(self, seen: Seen) -> tuple[SpelledNames, SpelledNames]:
+        """The records that spell out special tokens, and those that hold the template's own words."""
+        data = self.run.config.data
+        marks = TEMPLATES[data.template].marks if data.task == "sft" else ()
+        special = SpelledTally(self.special)
+        template = SpelledTally(mark for mark in marks if mark not in self.special)
+        for one, start in zip(seen.texts, seen.starts, strict=True):
+            for tally in (special, template):
+                if found := tally.in_record(one.spelled_in):
+                    is_unnumbered = start is not None and tally.names_more
+                    line = line_at(self.files[one.file_id], start or 0) if is_unnumbered else one.line
+                    tally.book(SpelledRecord(one.file_id, line, found))
+        return special.counted.named(self.files), template.counted.named(self.files)
 
     def refuse_nothing_left(self, seen: Seen, files: Sequence[str], too_long: int) -> None:
         """Note that none of the records of these files can be trained, all being left out. too_long: of those
@@ -140,7 +166,20 @@ class Looking:
         problems = Problems(self.files, stops=True)
         for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
             problems.note(file_id, problem)
-        return problems.findings(cut_short=self.is_cut_short)
+        return (*problems.findings(cut_short=self.is_cut_short), *self.of_the_whole)
+
+    def judge(self, key: str, seen: Seen) -> None:
+        """What is to be said of all records together. key: train or validation."""
+        encoder = self.counter.encoder if seen.texts else None
+        data_set = DataSet(key, len(seen.texts), seen.is_whole, seen.unread)
+        if encoder is not None:
+            lost = LostCharacters(encoder.encode)
+            for texts in seen.texts:
+                lost.see(texts.written)
+            data_set = replace(
+                data_set, characters=lost.characters, lost_characters=lost.lost, lost_words=lost.examples
+            )
+        self.of_the_whole += set_findings(self.run, data_set)
 
     def _number(self, file: str) -> int:
         return self.files.index(file)
@@ -172,6 +211,8 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
     looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
+    looking.judge("train", seen)
+    special_text, template_words = looking.spelled(seen)
     return DataLook(
         is_indexed=False,
         is_whole=seen.is_whole,
@@ -188,6 +229,8 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         has_counted_all=counter.is_exact and measured.count == len(long_ones),
         hopeless_records=round(measured.hopeless),
         vocabulary=counter.vocabulary,
+        special_text=special_text,
+        template_words=template_words,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts
+from crossfoot.data.special_text import Spans
+from crossfoot.data.unread_fields import count_unread
 
 LONGEST_FIRST = 32
 MEASURED_RECORDS = 300
@@ -37,17 +40,17 @@ class TokenCounter:
         """Rows that the model's table needs, None when that is not known."""
         return None if self.encoder is None else self.encoder.facts.vocabulary
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without special tokens."""
+    def count(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[int]:
+        """Tokens of each text, without those that go around it. own: the template's words in each."""
         if self.encoder is None:
             return [round(len(text.encode()) / BYTES_PER_TOKEN) for text in texts]
-        return [len(ids) for ids in self.encoder.encode(texts)]
+        return [len(ids) for ids in self.encoder.encode(texts, own)]
 
 
 @dataclass
 class Seen:
-    """The records that a look has read: texts of the trainable ones, and the first byte of each whose line is
-    not known.
+    """The records that a look has read: texts of the trainable ones, the first byte of each whose line is
+    not known, and their fields that are not read.
     """
 
     is_whole: bool
@@ -58,6 +61,7 @@ class Seen:
     texts: list[Texts] = field(default_factory=list)
     starts: list[int | None] = field(default_factory=list)
     keys: set[tuple[str, ...]] = field(default_factory=set)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def add(self, texts: Texts, start: int | None) -> None:
         """Take a trainable record in."""
@@ -65,6 +69,7 @@ class Seen:
         self.keys.add(texts.parts)
         self.texts.append(texts)
         self.starts.append(start)
+        count_unread(self.unread, texts.unread)
 
     def longer_than(self, window: int) -> list[int]:
         """The records that could have more tokens than the window: a token has at least one byte."""
@@ -95,7 +100,7 @@ def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window:
     weights = _chosen(seen, long_ones)
     measured.count = len(weights)
     texts = [seen.texts[place] for place in weights]
-    prompts = counter.count([one.parts[0] for one in texts])
+    prompts = counter.count([one.parts[0] for one in texts], [one.own for one in texts])
     answers = counter.count([one.parts[1] for one in texts])
     for (place, weight), prompt, answer in zip(weights.items(), prompts, answers, strict=True):
         masked, whole = counter.begin_tokens + prompt, counter.begin_tokens + prompt + answer + 1

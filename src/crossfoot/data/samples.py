@@ -4,6 +4,7 @@ into blocks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import Record, Task
+from crossfoot.data.record import NamedTwice, Record
+from crossfoot.data.records import FIELDS, Task
+from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens
 from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.unread_fields import unread_fields
 
 IGNORED_LABEL = -100
 
@@ -35,8 +39,16 @@ class Encoder(Protocol):
         the folder's own tokenizer.json says, or another library reads it.
         """
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text."""
+    @property
+    def special(self) -> SpecialTokens:
+        """Its special tokens."""
+
+    @property
+    def special_text(self) -> SpecialText:
+        """What one becomes that the data spells out."""
+
+    def encode(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[list[int]]:
+        """The ids of each text. own: for each text, where a template's own words stand; None: all is data."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain."""
+    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain. own: where the
+    template's words stand in the prompt. unread: names of its fields that hold something and are not read.
+    written: what is read, as it stands in the file.
+    """
 
     file_id: int
     line: int
     parts: tuple[str, ...]
+    own: Spans = ()
+    unread: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+
+    @property
+    def spelled_in(self) -> tuple[tuple[str, Spans], ...]:
+        """Each text, with the template's words in it."""
+        return tuple(zip(self.parts, (self.own, *[()] * len(self.parts)), strict=False))
 
     @property
     def characters(self) -> int:
@@ -69,8 +92,11 @@ class Texts:
 def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts | Problem:
     """The texts of a record, or why it cannot be trained on."""
     value = record.value
+    own: Spans = ()
     if not isinstance(value, dict):
         return Problem("CF506", record.line, f"it is {_kind(value)}")
+    if isinstance(value, NamedTwice):
+        return Problem("CF556", record.line, f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
     if task == "pretrain":
         if problem := _missing(value, "text", "CF510", record.line):
             return problem
@@ -82,14 +108,17 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
         extra = value.get("input")
         if extra is not None and not isinstance(extra, str):
             return Problem("CF508", record.line, f'"input" is {_kind(extra)}, not text')
-        parts = (TEMPLATES[template](value["instruction"], extra or ""), value["output"])
+        asked = (value["instruction"], extra or "")
+        parts = (TEMPLATES[template](*asked), value["output"])
+        own = TEMPLATES[template].own_spans(*asked)
     for part in parts:
         try:
             part.encode("utf-8")
         except UnicodeEncodeError as error:
             half = f"\\u{ord(part[error.start]):04x}"
             return Problem("CF511", record.line, f"it holds {half}, half of a character")
-    return Texts(file_id, record.line, parts)
+    written = tuple(filter(None, (value.get(field) for field in FIELDS[task])))
+    return Texts(file_id, record.line, parts, own, unread=unread_fields(value, task), written=written)
 
 
 def _missing(value: dict[str, Any], field: str, code: str, line: int) -> Problem | None:
@@ -126,7 +155,7 @@ def sft_samples(
     because a prompt that leaves no room for one trained token is a Problem.
     """
     facts = encoder.facts
-    prompts = encoder.encode([texts.parts[0] for texts in batch])
+    prompts = encoder.encode([texts.parts[0] for texts in batch], [texts.own for texts in batch])
     answers = encoder.encode([texts.parts[1] for texts in batch])
     for texts, prompt, answer in zip(batch, prompts, answers, strict=True):
         masked = len(facts.bos_ids) + len(prompt)
@@ -135,7 +164,9 @@ def sft_samples(
             yield texts.file_id, Problem("CF509", texts.line, reason)
             continue
         whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
-        if problem := _outside_table(whole, facts, texts.line):
+        if problem := _not_as_text(texts, (prompt, answer), encoder) or _not_trainable(
+            answer, whole, facts, texts.line
+        ):
             yield texts.file_id, problem
             continue
         ids = np.array(whole[:max_seq_len], dtype=np.int32)
@@ -144,11 +175,27 @@ def sft_samples(
         yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.line)
 
 
-def _outside_table(ids: Sequence[int], facts: TokenizerFacts, line: int) -> Problem | None:
-    """A token that the model's table has no row for: the text spells out the tokenizer's added padding
-    token.
+def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
+    """Its data spells out a special token, for which the vocabulary has no other tokens than that one."""
+    if encoder.special_text == "tokens":
+        return None
+    for (part, own), ids in zip(texts.spelled_in, encoded, strict=True):
+        if token := encoder.special.surviving(part, own, ids):
+            return Problem(
+                "CF511", texts.line, f"it spells out {token}, and the tokenizer has no other tokens for that"
+            )
+    return None
+
+
+def _not_trainable(
+    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, line: int
+) -> Problem | None:
+    """A trained text without a token of its own (body), or a token that the model's table has no row for: the
+    text spells out the tokenizer's added padding token.
     """
-    highest = max(ids)
+    if not body:
+        return Problem("CF551", line, "no token comes of its text")
+    highest = max(whole)
     if highest < facts.vocabulary:
         return None
     reason = (
@@ -178,7 +225,9 @@ class BlockCutter:
         tokens = len(self._rest)
         for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
             whole = [*facts.bos_ids, *body, facts.eos_id]
-            if problem := _outside_table(whole, facts, texts.line):
+            problem = _not_as_text(texts, (body,), self._encoder)
+            problem = problem or _not_trainable(body, whole, facts, texts.line)
+            if problem is not None:
                 yield texts.file_id, problem
                 continue
             starts.append(tokens)

@@ -4,29 +4,25 @@ records.py. Torch-free.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import BinaryIO
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import Problem
-from crossfoot.data.records import (
-    FIELDS,
-    Record,
-    Task,
-    is_list,
-    kind_of,
-    line_record,
-    parquet_records,
-    read_records,
-)
+from crossfoot.data.line_files import line_record
+from crossfoot.data.parquet import parquet_records
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large
+from crossfoot.data.records import FIELDS, Task, is_json_list, kind_of, read_records
 
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
+MOST_LONG_LINES = 8
+"""Of those, so many at most are followed to see whether they are too large to be read at all."""
 BLOCK_BYTES = 1 << 17
 GROUPS = 4
 """Row groups of a Parquet file that are looked into: each is read in one piece."""
@@ -43,23 +39,26 @@ class Drawn:
 def some_records(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """About `count` records, from places spread evenly over the file; the first one is always among them."""
     if kind_of(path) == ".parquet":
-        return map(Drawn, parquet_records(path, task, partial(_spread, count)))
-    if is_list(path):
+        return map(Drawn, parquet_records(path, FIELDS[task], partial(_spread, count)))
+    if is_json_list(path):
         return _items(path, task, count)
     return _lines(path, task, count)
 
 
 def with_line(problem: Problem, path: str, start: int | None) -> Problem:
     """The problem with the line of its record, for which the file up to there is read."""
-    if start is None:
-        return problem
+    return problem if start is None else replace(problem, line=line_at(path, start))
+
+
+def line_at(path: str, start: int) -> int:
+    """The line on which byte `start` of the file lies; the file up to there is read."""
     line = 1
     with open(path, "rb") as stream:
         left = start
         while left and (block := stream.read(min(left, 1 << 20))):
             line += block.count(b"\n")
             left -= len(block)
-    return replace(problem, line=line)
+    return line
 
 
 def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
@@ -67,10 +66,16 @@ def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
     yield from map(Drawn, islice(read_records(path, task), 1))
     kind = kind_of(path)
     with open(path, "rb") as stream:
-        last = 0
+        last, looks = 0, MOST_LONG_LINES
         for offset in _offsets(os.path.getsize(path), count):
             stream.seek(offset)
             rest = stream.readline(LONGEST_RECORD_BYTES)
+            if looks and _is_cut(rest):
+                looks -= 1
+                if _never_ends(stream):
+                    looks = 0
+                    yield Drawn(too_large(0), offset)
+                continue
             start = stream.tell()
             raw = stream.readline(LONGEST_RECORD_BYTES)
             if start <= last or not raw or _is_cut(rest) or _is_cut(raw):
@@ -91,28 +96,35 @@ def _is_cut(line: bytes) -> bool:
     return len(line) == LONGEST_RECORD_BYTES and not line.endswith(b"\n")
 
 
+def _never_ends(stream: BinaryIO) -> bool:
+    """Whether the line that is being read is larger than any record that is read."""
+    for _ in range(LARGEST_RECORD_BYTES // LONGEST_RECORD_BYTES):
+        if not _is_cut(stream.readline(LONGEST_RECORD_BYTES)):
+            return False
+    return True
+
+
 def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """Objects of a JSON list behind evenly spread offsets. Inside a text an object can only be guessed at, so
     that one counts which has a field of the task.
     """
     yield from map(Drawn, islice(read_records(path, task), 1))
-    decoder = json.JSONDecoder()
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):
             stream.seek(offset)
             block = stream.read(BLOCK_BYTES)
-            drawn = _object(block, offset, task, decoder)
+            drawn = _object(block, offset, task)
             if drawn is not None and drawn.start is not None and drawn.start > last:
                 last = drawn.start
                 yield drawn
 
 
-def _object(block: bytes, offset: int, task: Task, decoder: json.JSONDecoder) -> Drawn | None:
+def _object(block: bytes, offset: int, task: Task) -> Drawn | None:
     for match in islice(re.finditer(rb"\}\s*,\s*(?=\{)", block), 4):
         text = block[match.end() :].decode("utf-8", errors="ignore")
         try:
-            value, _end = decoder.raw_decode(text)
+            value, _end = DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and any(field in value for field in FIELDS[task] if field != "input"):

@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from crossfoot.doctor import gather
+from crossfoot.doctor.facts_shape import read_facts
+from crossfoot.documents import MOST_BYTES, Malformed
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.environment.slurm import hosts as hosts_of
 from crossfoot.phrases import said_by
@@ -35,9 +38,11 @@ _END_SECONDS = 3.0
 _AT_ONCE = 64
 SSH = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
-    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", "--"),
 )
-"""Followed by a host and a command. Nobody is asked for a password; a host that is silent is given up."""
+"""Followed by a host, which is no option whatever it is, and a command. Nobody is asked for a password;
+a host that is silent is given up.
+"""
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,16 @@ def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
     """
     source = files("crossfoot.doctor").joinpath("gather.py").read_text(encoding="utf-8")
     answers: list[Node] = []
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         sent = time.time()
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as error:
             return [], f"{command[0]}: {said_by(error)}"
@@ -150,9 +160,12 @@ def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
             with suppress(BrokenPipeError):
                 process.stdin.write(source)  # type: ignore[union-attr]
                 process.stdin.close()  # type: ignore[union-attr]
-            for line in process.stdout or ():
+            for line in iter(partial(process.stdout.readline, MOST_BYTES), ""):  # type: ignore[union-attr]
                 if line.startswith(gather.MARK):
-                    facts = json.loads(line[len(gather.MARK) :])
+                    try:
+                        facts = read_facts(line[len(gather.MARK) :])
+                    except Malformed as error:
+                        return answers, f"its answer cannot be read: {error}"
                     answers.append(Node(facts["host"], facts, "", None, _ahead(facts, sent, time.time())))
         errors.seek(0)
         said = [line.strip() for line in errors.read().splitlines() if line.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,8 +21,8 @@ from crossfoot.doctor.page import render_page
 from crossfoot.doctor.starters import Starters, look_at_starters
 from crossfoot.environment.slurm import first_host
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.formats import as_json, formatted
-from crossfoot.output import say
+from crossfoot.findings.formats import as_json, show
+from crossfoot.output import json_text, say
 from crossfoot.written.launch.statement import Host
 
 
@@ -49,17 +48,19 @@ def examine(
     hostfile: str | None,
     environ: Mapping[str, str],
     is_json: bool = False,
-    colour: bool = False,
 ) -> int:
     """Print the page, or JSON. 0 when nothing would fail, 1 with errors. Raises Refused when a file cannot be
     read.
     """
     seen = look(config, overrides, hostfile, environ)
     if is_json:
-        say(json.dumps(_document(seen), indent=2, ensure_ascii=False))
+        say(json_text(_document(seen)))
     else:
         say(render_page(seen.nodes, seen.needs, seen.starters, seen.how), end="\n\n")
-        say(formatted(seen.findings, "text", colour) if seen.findings else "nothing would fail")
+        if seen.findings:
+            show(seen.findings)
+        else:
+            say("nothing would fail")
     return int(bool(seen.errors))
 
 

@@ -86,7 +86,12 @@ def _run(command: list[str], seconds: float = _COMMAND_SECONDS) -> tuple[str, st
     """What a command printed, and how it ended when that was not well ("" when it was)."""
     try:
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
         ) as process:
             try:
                 out, errors = process.communicate(timeout=seconds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from crossfoot.arithmetic.batch import GpusPerNode
-from crossfoot.checks.launch.rules_files import hostfile_line
+from crossfoot.checks.launch.rules_files import host_name, hostfile_line
 from crossfoot.checks.registry import Facts
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import CheckedRun, read_and_check
@@ -82,8 +82,8 @@ def read_hosts(hostfile: str) -> tuple[Host, ...]:
         file = read_hostfile(read_source(hostfile))
     except UnreadableText as error:
         raise Refused(unreadable_launch_file(error)) from error
-    # this rule looks at launch files only
-    if wrong := tuple(hostfile_line(Facts(cast(RunFile, None), launch=(file,)))):
+    facts = Facts(cast(RunFile, None), launch=(file,))  # these rules look at launch files only
+    if wrong := (*hostfile_line(facts), *host_name(facts)):
         raise Refused(wrong)
     return file.hosts
 

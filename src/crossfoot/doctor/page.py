@@ -11,7 +11,7 @@ from crossfoot.doctor.naming import named, together
 from crossfoot.doctor.needs import Needs
 from crossfoot.doctor.network import gloo_takes, interfaces_of, leads_to_meeting_point, nccl_takes
 from crossfoot.doctor.starters import Slurm, Starters
-from crossfoot.findings.render import clean
+from crossfoot.output import visible_line
 from crossfoot.phrases import counted, size
 
 _LABEL = 13
@@ -32,7 +32,7 @@ def render_page(nodes: Sequence[Node], needs: Needs, starters: Starters, how: st
             label = ""
     for label, told in _paths(seen, needs):
         rows += _row(label, told)
-    return "\n".join(map(clean, [*rows, *_starting(starters)]))
+    return "\n".join(map(visible_line, [*rows, *_starting(starters)]))
 
 
 def _row(label: str, lines: Sequence[str]) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _said(*command: str) -> tuple[str, bool]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_SECONDS,
             env={**os.environ, "LC_ALL": "C"},

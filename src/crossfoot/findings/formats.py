@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from crossfoot.findings.finding import Edit, Finding, Place
-from crossfoot.findings.render import clean, render
+from crossfoot.findings.render import render
+from crossfoot.output import json_text, say_painted, visible_line
 
 _GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def show(findings: Sequence[Finding], style: str = "text") -> None:
+    """To stdout, in colours on a terminal."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    say_painted(formatted(findings, style, colour))
 
 
 def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> str:
@@ -19,7 +27,7 @@ def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> 
     if style == "text":
         return render(findings, colour)
     if style == "json":
-        return json.dumps([as_json(finding) for finding in findings], indent=2, ensure_ascii=False)
+        return json_text([as_json(finding) for finding in findings])
     line = _concise if style == "concise" else _annotation
     return "\n".join(line(finding) for finding in findings)
 
@@ -59,9 +67,9 @@ def _edit(edit: Edit) -> dict[str, Any]:
 
 def _concise(finding: Finding) -> str:
     """`zero2.json:2:23: error[CF101] title; help: write 512`."""
-    where = f"{clean(str(finding.place))}: " if finding.place else ""
-    help_ = f"; help: {clean(finding.helps[0])}" if finding.helps else ""
-    return f"{where}{finding.severity}[{finding.code}] {clean(finding.title)}{help_}"
+    where = f"{visible_line(str(finding.place))}: " if finding.place else ""
+    help_ = f"; help: {visible_line(finding.helps[0])}" if finding.helps else ""
+    return f"{where}{finding.severity}[{finding.code}] {visible_line(finding.title)}{help_}"
 
 
 def _annotation(finding: Finding) -> str:
@@ -69,14 +77,14 @@ def _annotation(finding: Finding) -> str:
     properties: dict[str, str | int] = {}
     place = finding.place
     if place is not None and place.line:
-        properties = {"file": place.file, "line": place.line}
+        properties = {"file": visible_line(place.file), "line": place.line}
         if place.column:
             properties |= {"col": place.column, "endColumn": place.column + place.width}
     elif place is not None and "." in place.file:
-        properties = {"file": place.file}
+        properties = {"file": visible_line(place.file)}
     properties["title"] = finding.code
-    words = [clean(finding.title), *(f"note: {clean(text)}" for text in finding.notes)]
-    words += [f"help: {clean(text)}" for text in finding.helps]
+    words = [visible_line(finding.title), *(f"note: {visible_line(text)}" for text in finding.notes)]
+    words += [f"help: {visible_line(text)}" for text in finding.helps]
     told = ",".join(f"{key}={_escaped(str(value), ':,')}" for key, value in properties.items())
     return f"::{_GITHUB[finding.severity]} {told}::{_escaped(chr(10).join(words))}"
 

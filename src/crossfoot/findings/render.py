@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from crossfoot.findings.finding import LINE_BREAK, Finding, Place
+from crossfoot.output import visible, visible_line
 from crossfoot.phrases import counted
 
 TAB_CELLS = 4
@@ -53,14 +54,14 @@ class _Page:
         width = max([2, *(len(str(place.line)) for place, _ in places)])
         tone = _SEVERITY[finding.severity]
         head = self.paint(tone, f"{finding.severity}[{finding.code}]")
-        rows = [head + self.paint(_BOLD, f": {clean(finding.title)}")]
+        rows = [head + self.paint(_BOLD, f": {visible_line(finding.title)}")]
         for position, (place, label) in enumerate(places):
             rows.extend(
                 self.place(place, label, width, is_first=position == 0 and place is finding.place, tone=tone)
             )
         for word, texts in (("note", finding.notes), ("help", finding.helps)):
             rows.extend(
-                f"{' ' * width}{self.paint(_BLUE, '=')} {self.paint(_BOLD, word)}: {clean(text)}"
+                f"{' ' * width}{self.paint(_BLUE, '=')} {self.paint(_BOLD, word)}: {visible_line(text)}"
                 for text in texts
             )
         return "\n".join(rows)
@@ -69,16 +70,16 @@ class _Page:
         """The arrow, the source line and the caret of one place."""
         arrow = self.paint(_BLUE, f"{' ' * (width - 1)}{'-->' if is_first else ':::'}")
         source = self.line(place)
-        label = clean(label)
+        label = visible_line(label)
         if source is None:
-            return [f"{arrow} {clean(str(place))}" + (f": {label}" if label else "")]
+            return [f"{arrow} {visible_line(str(place))}" + (f": {label}" if label else "")]
         before, under, after = _cut(source, place)
         mark = ("^" if is_first else "-") * max(1, cell_len(under))
         bar = self.paint(_BLUE, "|")
         number = self.paint(_BLUE, f"{place.line:<{width}}")
         pointer = self.paint(tone if is_first else _BLUE, f"{mark} {label}".rstrip())
         return [
-            f"{arrow} {clean(str(place))}",
+            f"{arrow} {visible_line(str(place))}",
             f"{' ' * width}{bar}",
             f"{number}{bar} {before}{under}{after}".rstrip(),
             f"{' ' * width}{bar} {' ' * cell_len(before)}{pointer}",
@@ -134,13 +135,8 @@ def _spread(text: str, cells: int) -> str:
         if character == "\t":
             _, past_stop = divmod(cells, TAB_CELLS)
             piece = " " * (TAB_CELLS - past_stop)
-        elif not character.isprintable():
-            piece = "\ufffd"
+        else:
+            piece = visible(character)
         cells += cell_len(piece)
         shown.append(piece)
     return "".join(shown)
-
-
-def clean(text: str) -> str:
-    """Words of a finding on one line, with nothing in them that could steer a terminal."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -7,33 +7,31 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crossfoot.data.findings import (
-    Problem,
-    builder_silent,
-    data_changed,
-    index_unwritable,
-    no_samples,
-)
+from crossfoot.data.findings import Problem, no_samples
+from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
+from crossfoot.data.special_text import SpelledRecord, SpelledTally
+from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
+from crossfoot.data.unread_fields import count_unread
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
+from crossfoot.index.findings import builder_silent, data_changed, index_unwritable
 from crossfoot.index.locate import (
-    SourceState,
     address_of,
     count_records,
     place_of,
     refuse_unopenable,
-    source_states,
-    tokenizer_place,
     tokenizer_refusal,
 )
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.writer import IndexWriter
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 """Called with (records done, records in all or None) after each batch."""
 BATCH_RECORDS = 1000
-BATCH_CHARACTERS = 4_000_000
+BATCH_CHARACTERS = 1_000_000
 
 
 def ensure_index(
@@ -55,13 +53,15 @@ def ensure_index(
     is_builder: bool,
     progress: Progress | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
+    states: Sequence[SourceState] | None = None,
 ) -> DataIndex:
     """The index of these files: opened when it is there, else built (builder) or waited for (every other
     process).
 
     Before process groups exist, so no rank of a group can time out. Two builders at once both end with a good
-    index. patience_seconds: how long the others wait without a sign of life. Raises Refused: CF50x and CF51x
-    (data), CF52x (tokenizer), CF53x (index).
+    index. patience_seconds: how long the others wait without a sign of life. states: the files as they were
+    read just now; without, they are read here. Raises Refused: CF50x and CF51x (data), CF52x (tokenizer),
+    CF53x (index).
     """
     refuse_unopenable(files, run.config.data.task, run)
     path = tokenizer_path(run.config)
@@ -74,7 +74,8 @@ def ensure_index(
         mark = fingerprint(path, folder or path)
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
-    states = source_states(files, run.index_dir)
+    if states is None:
+        states = source_states(files, run.index_dir, reads=True)
     address = address_of(run, states, mark)
     final = os.path.join(run.index_dir, address)
     if (index := _open_whole(final, files)) is not None:
@@ -143,9 +144,11 @@ def _publish(temporary: str, final: str, files: Sequence[str]) -> None:
 
 @dataclass
 class _Reading:
-    """How far the reading is; the only thing here that changes."""
+    """How far the reading is, and what is counted on the way; the only thing here that changes."""
 
     records: list[int]
+    lost: LostCharacters
+    unread: Counter[str] = field(default_factory=Counter)
     cut_short: bool = False
 
 
@@ -156,10 +159,12 @@ def _write(
     data = run.config.data
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
-    encoder = load_encoder(path, run.index_dir, place=tokenizer_place(run))
+    encoder = load_encoder(path, run.index_dir, place=run.tokenizer_place, special_text=data.special_text)
     cutter = BlockCutter(encoder, data.max_seq_len)
+    template = data.template if data.task == "sft" else None
+    spelled = _Spelled.of(encoder, template)
     problems = Problems(files, stops=data.bad_samples == "stop")
-    reading = _Reading([0] * len(files))
+    reading = _Reading([0] * len(files), LostCharacters(encoder.encode))
     expected = _expected(files, data.task) if progress else None
     with IndexWriter(folder) as writer:
         for batch in _batches(run, files, problems, writer, reading):
@@ -169,7 +174,7 @@ def _write(
                 )
             else:
                 made = _samples(batch, encoder, cutter, run)
-                writer.append(list(_sift(made, problems, writer)))
+                writer.append(list(_sift(spelled.noted(batch, made), problems, writer)))
             if progress:
                 progress(sum(reading.records), expected)
         if data.task == "pretrain":
@@ -187,13 +192,20 @@ def _write(
             format_version=FORMAT_VERSION,
             address=address,
             task=data.task,
-            template=data.template if data.task == "sft" else None,
+            template=template,
             max_seq_len=data.max_seq_len,
             bad_samples=data.bad_samples,
+            special_text=data.special_text,
             sources=sources,
             tokenizer=encoder.facts,
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
+            special_text_records=spelled.special.counted,
+            template_records=spelled.marks.counted,
+            unread_fields=dict(reading.unread),
+            judged_characters=reading.lost.characters,
+            lost_characters=reading.lost.lost,
+            lost_words=tuple(reading.lost.examples),
             checksums={},
             **counts,
         )
@@ -223,23 +235,25 @@ def _batches(
     """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or
     rejects.
     """
-    task = run.config.data.task
+    task, template = run.config.data.task, run.config.data.template
     batch: list[Texts] = []
     characters = 0
     for file_id, file in enumerate(files):
         for record in read_records(file, task):
-            if isinstance(record, Problem):
-                problems.note(file_id, record)
-                continue
-            reading.records[file_id] += 1
-            texts = texts_of(record, file_id, task, run.config.data.template)
+            reading.records[file_id] += not (isinstance(record, Problem) and record.fatal)
+            texts = record if isinstance(record, Problem) else texts_of(record, file_id, task, template)
             if isinstance(texts, Problem):
                 if problems.note(file_id, texts):
                     writer.reject(file_id, texts)
                 continue
+            if batch and characters + texts.characters > BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
             batch.append(texts)
             characters += texts.characters
-            if len(batch) >= BATCH_RECORDS or characters >= BATCH_CHARACTERS:
+            count_unread(reading.unread, texts.unread)
+            reading.lost.see(texts.written)
+            if len(batch) >= BATCH_RECORDS:
                 yield batch
                 batch, characters = [], 0
         if not reading.records[file_id] and not problems.refuses:
@@ -256,6 +270,35 @@ def _samples(
     return sft_samples(batch, encoder, run.config.data.max_seq_len)
 
 
+@dataclass(frozen=True)
+class _Spelled:
+    """Counts the records of the index that spell out a special token, or the template's marks."""
+
+    special: SpelledTally
+    marks: SpelledTally
+
+    @classmethod
+    def of(cls, encoder: Encoder, template: str | None) -> _Spelled:
+        special = encoder.special.ids
+        marks = TEMPLATES[template].marks if template is not None else ()
+        return cls(SpelledTally(special), SpelledTally(mark for mark in marks if mark not in special))
+
+    def noted(
+        self, batch: Sequence[Texts], made: Iterator[Sample | tuple[int, Problem]]
+    ) -> Iterator[Sample | tuple[int, Problem]]:
+        """What was made of the batch, as it comes; records that turn out bad are not counted."""
+        bad = set()
+        for one in made:
+            if not isinstance(one, Sample):
+                bad.add((one[0], one[1].line))
+            yield one
+        for texts in batch:
+            if (texts.file_id, texts.line) not in bad:
+                for tally in (self.special, self.marks):
+                    if found := tally.in_record(texts.spelled_in):
+                        tally.book(SpelledRecord(texts.file_id, texts.line, found))
+
+
 def _sift(
     made: Iterator[Sample | tuple[int, Problem]], problems: Problems, writer: IndexWriter
 ) -> Iterator[Sample]:
@@ -268,11 +311,14 @@ def _sift(
 
 
 def _refuse_changed(run: RunFile, states: Sequence[SourceState]) -> None:
-    """Raise Refused when a file is not what it was when its hash was taken."""
-    findings = []
-    for state in states:
-        now = os.stat(state.path)
-        if (now.st_size, now.st_mtime_ns) != (state.bytes, state.mtime_ns):
-            findings.append(data_changed(place_of(run, state.path), f"{state.path} was written to meanwhile"))
+    """Raise Refused when the bytes of a file are not those of which the hash was taken. Reads all of them:
+    size and time are no witnesses.
+    """
+    now = source_states([state.path for state in states], run.index_dir, reads=True)
+    findings = [
+        data_changed(place_of(run, before.path), f"{before.path} was written to meanwhile")
+        for before, after in zip(states, now, strict=True)
+        if before.sha256 != after.sha256
+    ]
     if findings:
         raise Refused(findings)

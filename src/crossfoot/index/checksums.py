@@ -63,6 +63,8 @@ def contradiction_of(index: DataIndex) -> str | None:
         "truncated_samples": int(np.count_nonzero(index.lost_tokens)),
         "empty_samples": int(np.count_nonzero(index.trained_tokens == 0)),
     }
+    if sums["empty_samples"]:
+        return f"{sums['empty_samples']:,} samples have no trained token"
     for name, real in sums.items():
         if (said := getattr(header, name)) != real:
             return f"{name} is {said:,} in the header, and the arrays come to {real:,}"

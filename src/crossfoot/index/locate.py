@@ -6,26 +6,21 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.data.findings import (
-    FINDINGS_BY_CODE,
-    Problem,
-    index_unwritable,
-    no_samples,
-    tokenizer_unusable,
-)
+from crossfoot.data.findings import FINDINGS_BY_CODE, Problem, no_samples, tokenizer_unusable
 from crossfoot.data.records import Task, count_file, file_problem, kind_of
 from crossfoot.data.samples import BYTES_PER_TOKEN
+from crossfoot.data.templates import template_sha256
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
-from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.index.findings import index_unwritable
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
 from crossfoot.written.model_facts import looks_local, model_missing
@@ -34,9 +29,6 @@ if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
 
-SOURCES = "sources.json"
-SETTLED_SECONDS = 2.0
-
 
 def place_of(run: RunFile, file: str) -> Place:
     """Where the config names this data file; the file itself when it does not."""
@@ -44,11 +36,6 @@ def place_of(run: RunFile, file: str) -> Place:
         if file in names:
             return run.place("data", key, names.index(file))
     return Place(file)
-
-
-def tokenizer_place(run: RunFile) -> Place:
-    """Where the config names the tokenizer."""
-    return run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
@@ -64,57 +51,6 @@ def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = No
         raise Refused(findings)
 
 
-@dataclass(frozen=True)
-class SourceState:
-    """A data file's bytes at one moment."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
-    sha256: str
-
-
-def source_states(files: Sequence[str], index_dir: str) -> tuple[SourceState, ...]:
-    """Size, time and sha256 of each file. Known (path, size, time) are not read again: they lie in
-    index_dir/sources.json.
-
-    A file younger than two seconds is not remembered: a write in the same clock tick would go unseen.
-    """
-    cache = os.path.join(index_dir, SOURCES)
-    known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(cache, encoding="utf-8") as stream:
-        loaded = json.load(stream)
-        known = loaded if isinstance(loaded, dict) else {}
-    states, learned = [], {}
-    for file in files:
-        status = os.stat(file)
-        stamp = [status.st_size, status.st_mtime_ns]
-        entry = known.get(os.path.abspath(file))
-        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
-            digest = str(entry[2])
-        else:
-            digest = sha256_of_file(file)
-            if time.time() - status.st_mtime > SETTLED_SECONDS:
-                learned[os.path.abspath(file)] = [*stamp, digest]
-        states.append(SourceState(file, status.st_size, status.st_mtime_ns, digest))
-    if learned and os.path.isdir(index_dir):
-        with contextlib.suppress(
-            OSError
-        ):  # a cache: an index_dir that cannot be written is met when an index is
-            durable.replace(cache, json.dumps(known | learned, indent=0))
-    return tuple(states)
-
-
-def forget_hashes(files: Sequence[str], index_dir: str) -> None:
-    """Forget what is known of these files: they are read again when their hashes are next asked for."""
-    cache = os.path.join(index_dir, SOURCES)
-    gone = {os.path.abspath(file) for file in files}
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        with open(cache, encoding="utf-8") as stream:
-            known = json.load(stream)
-        durable.replace(cache, json.dumps({k: v for k, v in known.items() if k not in gone}, indent=0))
-
-
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
     """The address of the index of these sources: 16 hex digits over everything that decides its content.
 
@@ -124,9 +60,10 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
     content = {
         "format": CONTENT_VERSION,
         "task": data.task,
-        "template": data.template if data.task == "sft" else None,
+        "template": [data.template, template_sha256(data.template)] if data.task == "sft" else None,
         "max_seq_len": data.max_seq_len,
         "bad_samples": data.bad_samples,
+        "special_text": data.special_text,
         "tokenizer": tokenizer_fingerprint,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }
@@ -152,15 +89,15 @@ def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
     """
     path = tokenizer_path(run.config)
     if run.config.tokenizer is None and not looks_local(path):
-        return replace(model_missing(path, first_line(error)), place=tokenizer_place(run))
-    return tokenizer_unusable(tokenizer_place(run), first_line(error))
+        return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
+    return tokenizer_unusable(run.tokenizer_place, first_line(error))
 
 
 def refuse_broken_tokenizer(run: RunFile) -> None:
     """Refused when the run's tokenizer is on this machine and cannot be loaded, or names no end token. One
     that only transformers can read is not looked into.
     """
-    load_at_hand(tokenizer_path(run.config), run.index_dir, place=tokenizer_place(run))
+    load_at_hand(tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place)
 
 
 def refuse_unwritable_index(run: RunFile) -> None:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 
 from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
 from crossfoot.data.measuring import Seen
-from crossfoot.findings.finding import Refused
+from crossfoot.data.set_findings import DataSet, set_findings
+from crossfoot.data.special_text import SpelledNames
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
 from crossfoot.written.run_file import RunFile
 
 
-def look_at(run: RunFile, index: DataIndex | None = None) -> DataLook:
-    """A look at the run's data. index: of the training data, when it is built.
+def look_at(run: RunFile, index: DataIndex | None = None, special: Collection[str] = ()) -> DataLook:
+    """A look at the run's data. index: of the training data, when it is built. special: texts of the
+    tokenizer's special tokens.
 
     Files that cannot be opened are passed over: they are findings already.
     """
     data = run.config.data
     files = [file for file in dict.fromkeys((*data.train, *data.validation))]
-    looking = Looking(run, files)
+    looking = Looking(run, files, special)
     if index is not None:
         look = of_index(index)
+        looking.of_the_whole += index_findings(run, index)
         seen = None
     else:
         seen = looking.see(data.train)
@@ -52,6 +57,25 @@ def of_index(index: DataIndex) -> DataLook:
         longest_kept_tokens=int(np.max(index.lengths)),
         has_counted_all=True,
         vocabulary=header.tokenizer.vocabulary,
+        special_text=header.special_text_records.named(index.files),
+        template_words=header.template_records.named(index.files),
+    )
+
+
+def index_findings(run: RunFile, index: DataIndex) -> tuple[Finding, ...]:
+    """What an index says of all its records together."""
+    header = index.header
+    return set_findings(
+        run,
+        DataSet(
+            "train" if list(index.files) == list(run.config.data.train) else "validation",
+            sum(source.records for source in header.sources) - header.rejected_records,
+            True,
+            header.unread_fields,
+            header.judged_characters,
+            header.lost_characters,
+            header.lost_words,
+        ),
     )
 
 
@@ -60,14 +84,27 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     run = looking.run
     data = run.config.data
     if index is not None and (other := index_of_validation(run)) is not None:
+        looking.of_the_whole += index_findings(run, other)
         leaked = int(np.isin(other.digests, index.digests).sum())
+        spelled = (other.header.special_text_records, other.header.template_records)
+        look = _with_spelled(look, *(one.named(other.files) for one in spelled))
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
     looking.refuse_nothing_left(there, data.validation, too_long)
+    looking.judge("validation", there)
     known = seen if seen is not None else Looking(run, looking.files).see(data.train)
     leaked = sum(texts.parts in known.keys for texts in there.texts)
+    look = _with_spelled(look, *looking.spelled(there))
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)
+
+
+def _with_spelled(look: DataLook, special_text: SpelledNames, template_words: SpelledNames) -> DataLook:
+    return replace(
+        look,
+        special_text=look.special_text + special_text,
+        template_words=look.template_words + template_words,
+    )
 
 
 def index_of_validation(run: RunFile) -> DataIndex | None:

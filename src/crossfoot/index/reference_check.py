@@ -14,18 +14,16 @@ import numpy as np
 
 from crossfoot.index.checksums import contradiction_of
 from crossfoot.index.reference_records import Found, found_records, value_of
-from crossfoot.index.reference_tokens import (
-    Expected,
+from crossfoot.index.reference_tokenizers import (
     NotComparable,
     ReferenceTokenizer,
     Unusable,
-    difference_of,
-    expected_answer,
+    data,
     fast_reference,
     load_reference,
     settings_of,
-    text_of,
 )
+from crossfoot.index.reference_tokens import Expected, difference_of, expected_answer, text_of
 from crossfoot.index.store import TOKENIZER, DataIndex
 
 SAMPLED_RECORDS = 200
@@ -122,11 +120,13 @@ def compare_with_files(index: DataIndex, folder: str, seed: str) -> Comparison:
 
 def _readings(index: DataIndex, folder: str) -> list[ReferenceTokenizer]:
     """The tokenizer by its own file, and what the builder made of it, where that is kept in the index."""
-    facts = index.header.tokenizer
+    facts, special_text = index.header.tokenizer, index.header.special_text
     kept = os.path.join(index.folder, TOKENIZER)
-    other = [fast_reference(kept, settings_of(folder), facts)] if TOKENIZER in index.header.checksums else []
+    other = []
+    if TOKENIZER in index.header.checksums:
+        other.append(fast_reference(kept, settings_of(folder), facts, special_text))
     try:
-        return [load_reference(folder, facts), *other]
+        return [load_reference(folder, facts, special_text), *other]
     except NotComparable:
         if other:
             return other
@@ -298,7 +298,7 @@ def _feed(
         told.characters += len(text)
         if told.characters > TOKENISED_CHARACTERS:
             raise NotComparable("their documents are too long to be tokenised in a few seconds")
-        documents = [[*one.begin, *one.encode(text), one.end] for one in tokenizers]
+        documents = [[*one.begin, *one.encode([data(text)]), one.end] for one in tokenizers]
     except (Unusable, ValueError):
         return list(blocks)  # left out of the index too; a block that begins here is not found
     except NotComparable as reason:

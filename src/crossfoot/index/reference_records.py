@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, AnyStr, NamedTuple
 
 WINDOW_CHARACTERS = 1 << 20
+LONGEST_BYTES = 16 << 20
+"""A longer line is no record of an index: it was left out."""
+ROWS_AT_ONCE = 100
 _BLANK = " \t\r\n"
 
 
@@ -62,7 +65,7 @@ def _is_list(path: str) -> bool:
 
 def _json_lines(path: str) -> Iterator[Found]:
     with open(path, "rb") as stream:
-        for line, raw in enumerate(stream, start=1):
+        for line, raw in enumerate(_bounded(stream), start=1):
             bare = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
             if bare.strip():
                 yield Found(line, 0, bare)
@@ -70,9 +73,17 @@ def _json_lines(path: str) -> Iterator[Found]:
 
 def _plain_lines(path: str) -> Iterator[Found]:
     with open(path, encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
+        for line, text in enumerate(_bounded(stream), start=1):
             if text.strip():
                 yield Found(line, 0, {"text": text.removesuffix("\n")})
+
+
+def _bounded(stream: IO[AnyStr]) -> Iterator[AnyStr]:
+    """Lines; of one that is longer than any record its beginning."""
+    while line := stream.readline(LONGEST_BYTES + 1):
+        yield line
+        while len(line) > LONGEST_BYTES and line[-1:] not in ("\n", b"\n"):
+            line = stream.readline(LONGEST_BYTES + 1)
 
 
 def _rows(path: str) -> Iterator[Found]:
@@ -83,7 +94,7 @@ def _rows(path: str) -> Iterator[Found]:
         names = [
             name for name in ("instruction", "input", "output", "text") if name in file.schema_arrow.names
         ]
-        for table in file.iter_batches(columns=names):
+        for table in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
             for number in range(table.num_rows):
                 line += 1
                 yield Found(line, 0, _Row(table, number))

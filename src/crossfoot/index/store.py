@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from crossfoot.data.samples import TokenizerFacts
+from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecords
+from crossfoot.documents import Malformed, parse_object, read_object, value_of
+from crossfoot.phrases import counted
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the files of an index. One of another format is built anew, at the same address."""
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2
 """Goes up when the same data come to other samples: it is part of the address, and a run is not continued
 with another address.
 """
@@ -71,8 +74,11 @@ class IndexHeader:
     lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
     samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
     counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target). checksums: sha256 of
-    every other file of the folder, by its name.
+    last block, when it is a single token (after the causal shift it has no target). special_text_records,
+    template_records: whose data spells out a special token, or the template's own words. unread_fields: of
+    good records, those that hold something and are not read, with the number of records. judged_characters,
+    lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
+    the folder, by its name.
     """
 
     format_version: int
@@ -81,6 +87,7 @@ class IndexHeader:
     template: str | None
     max_seq_len: int
     bad_samples: str
+    special_text: SpecialText
     sources: tuple[Source, ...]
     tokenizer: TokenizerFacts
     num_samples: int
@@ -92,6 +99,12 @@ class IndexHeader:
     empty_samples: int
     rejected_records: int
     left_out_tokens: int
+    special_text_records: SpelledRecords = NOTHING_SPELLED
+    template_records: SpelledRecords = NOTHING_SPELLED
+    unread_fields: Mapping[str, int] = field(default_factory=dict)
+    judged_characters: int = 0
+    lost_characters: int = 0
+    lost_words: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -106,6 +119,16 @@ class Reject:
     """A record that was left out (data.bad_samples: skip), with its code and why."""
 
     file: str
+    line: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Rejected:
+    """A line of rejects.jsonl."""
+
+    file_id: int
     line: int
     code: str
     reason: str
@@ -152,14 +175,30 @@ class DataIndex:
         """Where sample i is written: "file:line"; for a pretrain block, where it starts."""
         return f"{self.files[int(self.file_ids[i])]}:{int(self.lines[i])}"
 
+    @property
+    def spelled_notes(self) -> tuple[str, ...]:
+        """What is worth saying of data that spells out special tokens, or the template's own words."""
+        header = self.header
+        became = "text" if header.special_text == "text" else "those tokens (data.special_text: tokens)"
+        told = (
+            (header.special_text_records, f"special tokens of the tokenizer, which became {became}"),
+            (header.template_records, f"the words of the template {header.template}"),
+        )
+        found = ((names, one.named(self.files)) for one, names in told if one.records)
+        return tuple(
+            f"{counted(one.records, 'record')} {'spells' if one.records == 1 else 'spell'} out {names}: "
+            f"{'; '.join(one.first)}{'; ...' if one.records > len(one.first) else ''}"
+            for names, one in found
+        )
+
     @cached_property
     def rejects(self) -> tuple[Reject, ...]:
         """The records that were left out, in file order."""
-        with open(os.path.join(self.folder, REJECTS), encoding="utf-8") as stream:
-            rows = [json.loads(line) for line in stream]
-        return tuple(
-            Reject(self.files[row["file_id"]], row["line"], row["code"], row["reason"]) for row in rows
-        )
+        with open(os.path.join(self.folder, REJECTS), "rb") as stream:
+            rows = [value_of(_Rejected, parse_object(line)) for line in stream]
+        if wrong := [row.file_id for row in rows if not 0 <= row.file_id < len(self.files)]:
+            raise Malformed(f"there is no file {wrong[0]}")
+        return tuple(Reject(self.files[row.file_id], row.line, row.code, row.reason) for row in rows)
 
 
 def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:
@@ -189,20 +228,19 @@ def array_path(folder: str, name: str) -> str:
 def read_header(folder: str) -> IndexHeader:
     """The header alone. Raises IndexDamaged when the folder holds no whole header of this format."""
     try:
-        with open(os.path.join(folder, HEADER), encoding="utf-8") as stream:
-            values: dict[str, Any] = json.load(stream)
-        if values["format_version"] != FORMAT_VERSION:
-            raise OtherFormat(f"{folder}: format {values['format_version']}, not {FORMAT_VERSION}")
-        if values.pop("sha256") != _sha256_of(values):
+        values = read_object(os.path.join(folder, HEADER))
+        if values.get("format_version") != FORMAT_VERSION:
+            raise OtherFormat(f"{folder}: format {values.get('format_version')}, not {FORMAT_VERSION}")
+        if values.pop("sha256", None) != _sha256_of(values):
             raise IndexDamaged(f"{folder}: {HEADER} is not as it was written")
-        values["sources"] = tuple(Source(**source) for source in values["sources"])
-        values["tokenizer"]["bos_ids"] = tuple(values["tokenizer"]["bos_ids"])
-        values["tokenizer"] = TokenizerFacts(**values["tokenizer"])
-        return IndexHeader(**values)
-    except IndexDamaged:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IndexDamaged(f"{folder}: {error}") from error
+        header = value_of(IndexHeader, values)
+        if header.num_samples < 1 or header.real_tokens < 1:
+            raise IndexDamaged(f"{folder}: {HEADER} says {header.num_samples:,} samples")
+        if strange := [name for name in header.checksums if os.path.basename(name) != name]:
+            raise IndexDamaged(f"{folder}: {strange[0]!r} is no file of an index")
+        return header
+    except (OSError, Malformed) as error:
+        raise IndexDamaged(f"{folder}: {HEADER}: {error}") from error
 
 
 def header_text(header: IndexHeader) -> str:
@@ -229,13 +267,19 @@ def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
     lengths |= {name: (dtype, header.num_samples) for name, dtype in SAMPLE_ARRAYS.items()}
     lengths["offsets"] = ("<i8", header.num_samples + 1)
     arrays = {name: _map(folder, name, dtype, length) for name, (dtype, length) in lengths.items()}
-    if not os.path.exists(os.path.join(folder, REJECTS)):
-        raise IndexDamaged(f"{folder}: {REJECTS} is missing")
-    return DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
+    index = DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
+    try:
+        if len(index.rejects) != header.rejected_records:
+            raise IndexDamaged(f"{folder}: {REJECTS} lists {len(index.rejects):,} records")
+    except (OSError, Malformed) as error:
+        raise IndexDamaged(f"{folder}: {REJECTS}: {error}") from error
+    return index
 
 
 def _map(folder: str, name: str, dtype: str, length: int) -> npt.NDArray[Any]:
     path = array_path(folder, name)
+    if not length:
+        raise IndexDamaged(f"{path}: it has no entries")
     try:
         size = os.path.getsize(path)
         if size != length * np.dtype(dtype).itemsize:

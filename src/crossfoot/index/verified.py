@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from crossfoot.data.findings import index_differs, index_unwritable
 from crossfoot.data.tokenizer import local_folder, tokenizer_path
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.build import Progress, ensure_index
 from crossfoot.index.checksums import ReadingLine, damage_of
-from crossfoot.index.locate import forget_hashes, source_states
+from crossfoot.index.findings import index_differs, index_unwritable
+from crossfoot.index.locate import refuse_unopenable
+from crossfoot.index.look import index_findings
 from crossfoot.index.reference_check import Comparison, Difference, compare_with_files
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import DataIndex
 from crossfoot.output import tell
 
@@ -46,13 +50,18 @@ def verified_index(
     progress: Progress | None = None,
     name: str = "index",
 ) -> DataIndex:
-    """`ensure_index`, and then the builder reads the whole index and re-tokenises a sample of its records
-    while the others wait. What is damaged or differs is built anew, once.
+    """`ensure_index` of the files as the builder reads them now, and then the builder reads the whole index
+    and re-tokenises a sample of its records while the others wait. What is damaged or differs is built anew,
+    once.
 
     Says on stderr what was found, calling it `name`. Raises Refused: as `ensure_index`, and CF531, CF535.
     """
+    refuse_unopenable(files, run.config.data.task, run)
+    size = sum(map(os.path.getsize, files))
     for may_build in (True, False):
-        index = ensure_index(run, files, is_builder=is_builder, progress=progress)
+        told = says(partial(_read, run, files), size / SLOWEST_BYTES_PER_SECOND)
+        states = tuple(SourceState(**one) for one in json.loads(told))
+        index = ensure_index(run, files, is_builder=is_builder, progress=progress, states=states)
         patience = 5 * index.header.real_tokens / SLOWEST_BYTES_PER_SECOND
         word = says(partial(_look, run, index, may_build, name), patience)
         if word == HELD:
@@ -60,6 +69,11 @@ def verified_index(
         # Only now: whoever had not opened it yet would wait for a builder who waits for him.
         says(partial(_put_aside, run, index, word), patience)
     return index
+
+
+def _read(run: RunFile, files: Sequence[str]) -> str:
+    """The bytes that lie there, as a word for all ranks: no other one reads them."""
+    return json.dumps([asdict(state) for state in source_states(files, run.index_dir, reads=True)])
 
 
 def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
@@ -70,6 +84,8 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
             reason = f"{damage}, right after it was: the storage does not keep what is written to it"
             raise Refused(index_unwritable(Place(index.folder), reason))
         return DAMAGED + damage
+    if errors := [one for one in index_findings(run, index) if one.severity == "error"]:
+        raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)
     folder = local_folder(path, run.index_dir, may_fetch=False) or path
@@ -79,7 +95,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
         if not may_build:
             raise Refused(_refusal(index, comparison))
         return _words(first)
-    for note in comparison.notes:
+    for note in (*index.spelled_notes, *comparison.notes):
         tell(f"{name}: {note}")
     if comparison.compared:
         counts = f"{comparison.compared:,} of {comparison.total:,} {_kind(index)}"
@@ -94,14 +110,13 @@ def _kind(index: DataIndex) -> str:
 
 def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:
     """Make way for an index that is built anew: a damaged one is removed, and so is one that holds what its
-    files never said; of files that are others than their size and time said the hashes are forgotten.
+    files never said; files that have other bytes by now come to another address.
     """
     if word.startswith(DAMAGED):
         tell(f"the index {index.folder} is damaged ({word.removeprefix(DAMAGED)}): it is built anew")
         _remove(index)
         return word
-    forget_hashes(index.files, run.index_dir)
-    now = source_states(index.files, run.index_dir)
+    now = source_states(index.files, run.index_dir, reads=True)
     changed = [
         state.path
         for state, source in zip(now, index.header.sources, strict=True)
@@ -109,7 +124,7 @@ def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:
     ]
     what = f"the index {index.folder} does not hold what its files say"
     if changed:
-        what = f"{', '.join(changed)} has another content, and the size and time of before"
+        what = f"{', '.join(changed)} was written to meanwhile"
     else:
         _remove(index)
     tell(f"{what} ({word}): the index is built anew")

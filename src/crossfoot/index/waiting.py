@@ -15,11 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
 from crossfoot import durable
+from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.processes import state_of, this_machine
 
 PULSE_SECONDS = 5.0
@@ -28,11 +30,23 @@ STALE_SECONDS = 600.0
 """A temporary folder of another machine whose pulse stopped this long ago is a dead builder's."""
 TEMPORARY = ".building-"
 ALIVE = "alive"
+PULSE = ".pulse"
 
 
 def pulse_path(index_dir: str, address: str) -> str:
     """The file in which the builder of an index shows that it is alive."""
-    return os.path.join(index_dir, f".{address}.pulse")
+    return os.path.join(index_dir, f".{address}{PULSE}")
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What the builder last said. state: building or refused. beat: grows with every sign."""
+
+    state: str
+    nonce: str
+    beat: int
+    host: str
+    pid: int
 
 
 class Pulse:
@@ -70,14 +84,8 @@ class Pulse:
 
     def _beat(self, state: str) -> None:
         self._beats += 1
-        sign = {
-            "state": state,
-            "nonce": self._nonce,
-            "beat": self._beats,
-            "host": platform.node(),
-            "pid": os.getpid(),
-        }
-        durable.replace(self._path, json.dumps(sign), is_synced=False)
+        sign = _Sign(state, self._nonce, self._beats, platform.node(), os.getpid())
+        durable.replace(self._path, json.dumps(asdict(sign)), is_synced=False)
         if self._alive.parent.is_dir():
             self._alive.touch()
 
@@ -98,25 +106,22 @@ def wait_while_building(
         now = _read_pulse(index_dir, address)
         if now != last:
             last, deadline = now, time.monotonic() + patience_seconds
-        sign = json.loads(now) if now else {}
-        builder = f"process {sign.get('pid')} on {sign.get('host')}"
-        if sign.get("state") == "refused" and now != first:
+        builder = f"process {now.pid} on {now.host}" if now else ""
+        if now is not None and now.state == "refused" and now != first:
             return f"{builder} gave up; its output says why"
         if time.monotonic() > deadline:
-            heard = f"no sign from {builder}" if sign else f"no builder has begun {address}"
+            heard = f"no sign from {builder}" if now else f"no builder has begun {address}"
             return f"{heard} for {patience_seconds:.0f} seconds"
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
     return None
 
 
-def _read_pulse(index_dir: str, address: str) -> str:
+def _read_pulse(index_dir: str, address: str) -> _Sign | None:
     try:
-        text = Path(pulse_path(index_dir, address)).read_text(encoding="utf-8")
-        json.loads(text)
-        return text
-    except (OSError, ValueError):
-        return ""
+        return value_of(_Sign, read_object(pulse_path(index_dir, address)))
+    except (OSError, Malformed):
+        return None
 
 
 def _machine() -> str:
@@ -135,13 +140,18 @@ def make_building_folder(index_dir: str) -> str:
 
 
 def _remove_dead(index_dir: str, own: str) -> None:
-    """Remove temporary folders whose owner is gone: its process (same machine), or its pulse (another one).
+    """Remove temporary folders whose owner is gone: its process (same machine), or its pulse (another one);
+    and pulses that nobody waits for any more.
 
     Ages are differences between times of the same file system, so that no node's clock counts.
     """
     now = Path(own, ALIVE).stat().st_mtime
     for name in os.listdir(index_dir):
         folder = os.path.join(index_dir, name)
+        if name.startswith(".") and name.endswith(PULSE):
+            with contextlib.suppress(OSError):
+                if now - os.stat(folder).st_mtime > PATIENCE_SECONDS:
+                    os.unlink(folder)
         if not name.startswith(TEMPORARY) or folder == own:
             continue
         machine, pid = (*name.removeprefix(TEMPORARY).split("-"), "", "")[:2]

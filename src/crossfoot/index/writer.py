@@ -97,7 +97,7 @@ class IndexWriter:
         """
         for stream in self._all:
             stream.flush()
-            os.fsync(stream.fileno())
+            durable.sync_open(stream.fileno())
         lengths = np.fromfile(array_path(self._folder, "lengths"), dtype=SAMPLE_ARRAYS["lengths"])
         offsets = np.zeros(len(lengths) + 1, dtype="<i8")
         np.cumsum(lengths, out=offsets[1:])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.launch.job import Job, Rendered, script_file
+from crossfoot.launch.ranks_here import MARK_VARIABLE
 from crossfoot.launch.shell_text import WHICH_NODE, Raw, command_text, export, word_over_ssh
 
-_NAMES = "|".join(("PATH", *(name for name in FORWARDED if not name.startswith("NCCL_"))))
+_NAMES = "|".join(("PATH", MARK_VARIABLE, *(name for name in FORWARDED if not name.startswith("NCCL_"))))
 
 
 def render(job: Job) -> Rendered:
@@ -34,10 +35,11 @@ def _over_pdsh(job: Job) -> Rendered:
             *(export(name, value) for name, value in job.exports.items()),
             "# a host that no longer answers ends the job",
             "export PDSH_SSH_ARGS_APPEND='-o ServerAliveInterval=5 -o ServerAliveCountMax=2'",
-            "# what deepspeed sets on every host, besides PYTHON* and NCCL_*",
-            "export DS_ENV_FILE=$(mktemp)",
-            'grep -hs = ~/.deepspeed_env .deepspeed_env > "$DS_ENV_FILE"',
-            f"env | grep -E '^({_NAMES})=' >> \"$DS_ENV_FILE\"",
+            "# what deepspeed sets on every host, besides PYTHON* and NCCL_*; no file keeps secrets",
+            'export DS_ENV_FILE=$(mktemp) && exec 9<> "$DS_ENV_FILE" && rm "$DS_ENV_FILE"',
+            "grep -hs = ~/.deepspeed_env .deepspeed_env >&9",
+            f"env | grep -E '^({_NAMES})=' >&9",
+            "export DS_ENV_FILE=/dev/fd/9",
             command_text(["exec", *launcher], [module, program, verb, *map(word_over_ssh, words)]),
         ]
     )

@@ -8,6 +8,7 @@ by itself finishes its step, writes a checkpoint, and its launcher then ends wit
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 from collections import defaultdict
@@ -16,8 +17,10 @@ from contextlib import suppress
 
 from crossfoot.doctor.asking import SSH
 from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
-from crossfoot.processes import children, has_handler, run_by_python, words_of
+from crossfoot.processes import children, environ_of, has_handler, run_by_python, words_of
 
+MARK_VARIABLE = "CROSSFOOT_LAUNCH"
+"""A random word of each launch: all that it starts, here and elsewhere, has it in this variable."""
 _SSH_SECONDS = 15.0
 
 
@@ -74,11 +77,20 @@ def living(run_dir: str, before: Sequence[int]) -> list[Heartbeat]:
     return [beat for beat in beats if beat.attempt == newest and beat.phase != "ended"]
 
 
-def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
-    """Send a signal (`USR1`) to processes of other machines; whether every machine took it."""
+def is_started_by(pid: int, mark: str) -> bool:
+    """Whether a process of this machine is a rank that this launch has started, whoever names it."""
+    return environ_of(pid).get(MARK_VARIABLE) == mark and is_rank(words_of(pid))
+
+
+def signal_over_ssh(ranks: dict[str, list[int]], name: str, mark: str) -> bool:
+    """Send a signal (`USR1`) to processes of other machines; whether every machine had one that took it.
+
+    The numbers come from a folder that others may write. Each process is looked at before it gets the signal:
+    it must have been started with this launch's mark. Processes of other users do not show theirs.
+    """
     asked = [
         subprocess.Popen(
-            [*SSH, host, "kill", "-s", name, *map(str, pids)],
+            [*SSH, host, f"sh -c {shlex.quote(_signal_script(pids, name, mark))}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -94,3 +106,11 @@ def signal_over_ssh(ranks: dict[str, list[int]], name: str) -> bool:
             process.wait()
             taken = False
     return bool(asked) and taken
+
+
+def _signal_script(pids: Sequence[int], name: str, mark: str) -> str:
+    """For a shell on another machine. It ends with 0 when a process took the signal."""
+    is_marked = f'tr "\\0" "\\n" < /proc/$pid/environ 2>/dev/null | grep -qx {MARK_VARIABLE}={mark}'
+    numbers = " ".join(map(str, pids))
+    loop = f'for pid in {numbers}; do {is_marked} && kill -s {name} "$pid" && taken=0; done'
+    return f"taken=1; {loop}; exit $taken"

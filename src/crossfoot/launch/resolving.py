@@ -25,7 +25,7 @@ from crossfoot.launch.findings import (
 )
 from crossfoot.launch.job import PORT, Job, LaunchOptions, tools_folder
 from crossfoot.planning.prepare import CheckedRun, read_and_check
-from crossfoot.runs.changing import refusals_of_allow
+from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
 from crossfoot.runs.dry_run import dry_dir_of
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
@@ -58,13 +58,17 @@ def refuse_options(options: LaunchOptions) -> None:
         ("--dry-run", options.dry_run or None, options.target == "accelerate", "--to accelerate"),
         ("--steps", options.steps, options.dry_run, "--dry-run"),
         ("--continue", options.continued, not options.dry_run, "a run, not a dry run"),
+        ("--take-over", options.take_over or None, options.continued is not None, "--continue"),
     )
     wrong = [
         option_elsewhere(option, belongs)
         for option, value, fits, belongs in given
         if value is not None and not fits
     ]
-    wrong += refusals_of_allow(options.allow)
+    unknown = refusals_of_allow(options.allow)
+    wrong += unknown
+    if options.allow and not unknown and options.continued is None:
+        wrong.append(allow_without_continue(options.allow))
     limit = slurm.limit_seconds(options.time) if options.time is not None else None
     warning = options.signal_seconds or slurm.SIGNAL_SECONDS
     if limit is not None and limit <= warning:

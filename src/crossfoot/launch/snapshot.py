@@ -21,6 +21,7 @@ from crossfoot.written.resolved import dump_config
 
 FOLDER = "snapshot"
 SCRIPT_NAME = "train.py"
+_LEFT_OUT = shutil.ignore_patterns("__pycache__")
 _SCRIPT = '''"""Train with the code beside this file."""
 
 import sys
@@ -47,7 +48,7 @@ def take_snapshot(job: Job, checked: CheckedRun) -> Job:
     deepspeed = checked.facts.deepspeed
     try:
         package = Path(crossfoot.__file__).parent
-        shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(package, partial / package.name, ignore=_LEFT_OUT, dirs_exist_ok=True)
         (partial / SCRIPT_NAME).write_text(_SCRIPT, encoding="utf-8")
         if deepspeed is not None:
             name = os.path.basename(deepspeed.path)

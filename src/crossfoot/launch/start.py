@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -12,7 +13,16 @@ from types import FrameType, TracebackType
 
 from crossfoot.launch.job import Job, Rendered
 from crossfoot.launch.outcome import Outcome, outcome_of, wait_for_word
-from crossfoot.launch.ranks_here import living, rank_processes, ranks_elsewhere, signal_over_ssh, signal_ranks
+from crossfoot.launch.ranks_here import (
+    MARK_VARIABLE,
+    is_started_by,
+    living,
+    rank_processes,
+    ranks_elsewhere,
+    signal_over_ssh,
+    signal_ranks,
+)
+from crossfoot.liveness.signals import INSISTENT, restored, taken
 from crossfoot.output import tell
 from crossfoot.processes import state_of, this_machine
 from crossfoot.runs.attempts import attempt_numbers
@@ -21,27 +31,29 @@ LOOK_SECONDS = 0.2
 LINGER_SECONDS = 120.0
 """A launcher may be gone before its ranks, which then notice it, save and end."""
 _INSISTS = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def start(rendered: Rendered, job: Job) -> Outcome:
     """Start it and wait. A signal goes to the ranks, on other machines too; they save and end, and the
     launcher with them.
     """
-    before = attempt_numbers(job.run_dir)
+    before, mark = attempt_numbers(job.run_dir), secrets.token_hex(16)
+    environ = {**os.environ, MARK_VARIABLE: mark}
     with Signals() as signals:
         # a session of its own: Ctrl-C in the terminal comes here only, and from here to the ranks
-        with subprocess.Popen(rendered.command, stdin=subprocess.DEVNULL, start_new_session=True) as child:
+        with subprocess.Popen(
+            rendered.command, stdin=subprocess.DEVNULL, start_new_session=True, env=environ
+        ) as child:
             while child.poll() is None:
                 for number in signals.take():
-                    hand_on(number, child.pid, job, before)
+                    hand_on(number, child.pid, job, before, mark)
                     if signals.is_insisted(number):
                         end_all(child.pid)
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(LOOK_SECONDS)
             if child.returncode < 0 and job.reaches_over_ssh:
-                _end_ranks_elsewhere(job, before)
-        _let_ranks_end(job, before, signals)
+                _end_ranks_elsewhere(job, before, mark)
+        _let_ranks_end(job, before, signals, mark)
     return outcome_of(job.run_dir, before, child.returncode, signals.first, f"{job.options.target} launcher")
 
 
@@ -61,7 +73,7 @@ class Signals:
 
     def is_insisted(self, number: int) -> bool:
         """Whether it came for the third time. A scheduler's warning may come as often as it likes."""
-        return number != signal.SIGUSR1 and self._counts[number] >= _INSISTS
+        return number in INSISTENT and self._counts[number] >= _INSISTS
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self.first = number if self.first is None else self.first
@@ -69,28 +81,26 @@ class Signals:
         self._waiting.append(number)
 
     def __enter__(self) -> Signals:
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._keep)
+        self._before = taken(self._keep)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        restored(self._before)
 
 
-def hand_on(number: int, launcher: int, job: Job, before: list[int]) -> None:
+def hand_on(number: int, launcher: int, job: Job, before: list[int], mark: str) -> None:
     """Give a signal to the ranks; where none can be found, end the launcher and all that it has started."""
     if signal_ranks(rank_processes(launcher), number):
         return
     if job.reaches_over_ssh:
         ranks = ranks_elsewhere(job.run_dir, before)
-        if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG")):
+        if signal_over_ssh(ranks, signal.Signals(number).name.removeprefix("SIG"), mark):
             return
     with suppress(ProcessLookupError):
         os.killpg(launcher, signal.SIGTERM)
 
 
-def _end_ranks_elsewhere(job: Job, before: list[int]) -> None:
+def _end_ranks_elsewhere(job: Job, before: list[int], mark: str) -> None:
     """The launcher was killed. What it has started on other machines would train on, and nobody would hear of
     it: ask the ranks to save and end, and wait for them a while.
     """
@@ -98,7 +108,7 @@ def _end_ranks_elsewhere(job: Job, before: list[int]) -> None:
     if not ranks:
         return
     tell("the launcher was killed; its ranks are asked to save and end ...")
-    signal_over_ssh(ranks, "TERM")
+    signal_over_ssh(ranks, "TERM", mark)
     deadline = time.monotonic() + LINGER_SECONDS
     while living(job.run_dir, before) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
@@ -111,12 +121,12 @@ def end_all(launcher: int) -> None:
         os.killpg(launcher, signal.SIGKILL)
 
 
-def _let_ranks_end(job: Job, before: list[int], signals: Signals) -> None:
+def _let_ranks_end(job: Job, before: list[int], signals: Signals, mark: str) -> None:
     """Wait for ranks that have outlived their launcher, and for the word of rank 0 when it is on another
     machine; not for ever.
     """
     deadline, said = time.monotonic() + LINGER_SECONDS, False
-    while left := _ranks_left(job.run_dir, before):
+    while left := _ranks_left(job.run_dir, before, mark):
         if time.monotonic() > deadline:
             return
         if not said:
@@ -129,8 +139,8 @@ def _let_ranks_end(job: Job, before: list[int], signals: Signals) -> None:
         wait_for_word(job.run_dir, before)
 
 
-def _ranks_left(run_dir: str, before: list[int]) -> list[int]:
-    """Ranks of the new attempt that still run on this machine."""
+def _ranks_left(run_dir: str, before: list[int], mark: str) -> list[int]:
+    """Ranks of the new attempt that still run on this machine, and that this launch has started."""
     here = this_machine()
-    mine = [beat for beat in living(run_dir, before) if here and beat.machine == here]
-    return [beat.pid for beat in mine if state_of(beat.pid) == "running"]
+    mine = [beat.pid for beat in living(run_dir, before) if here and beat.machine == here]
+    return [pid for pid in mine if state_of(pid) == "running" and is_started_by(pid, mark)]

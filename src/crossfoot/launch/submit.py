@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot import durable
+from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.findings.finding import Refused
 from crossfoot.launch import findings
 from crossfoot.launch.job import Job, Rendered
@@ -45,13 +46,21 @@ class Said:
         return "\n".join(part.strip() for part in (self.err, self.out) if part.strip())
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """The note on the job that was submitted last."""
+
+    job_id: str
+
+
 def ask(*command: str, given: str = "") -> Said:
     """Run one of SLURM's programs. given: what it reads. One that hangs has said nothing."""
     try:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_ASK_SECONDS,
             input=given,
             check=False,
@@ -216,8 +225,7 @@ def _interrupted(job_id: str, run_dir: str) -> Outcome:
 
 def _submitted_before(run_dir: str) -> str | None:
     try:
-        note = json.loads(Path(run_dir, LAUNCH_FOLDER, _SUBMITTED).read_text(encoding="utf-8"))
-        job_id = note["job_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        job_id = value_of(_Submitted, read_object(Path(run_dir, LAUNCH_FOLDER, _SUBMITTED))).job_id
+    except (OSError, Malformed):
         return None
-    return job_id if isinstance(job_id, str) and job_id.isdecimal() else None
+    return job_id if job_id.isascii() and job_id.isdecimal() else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
@@ -14,7 +13,7 @@ from crossfoot import durable
 from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
-from crossfoot.findings.render import render as render_findings
+from crossfoot.findings.formats import show
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch.findings import dry_run_failed, launch_file_taken, program_missing
 from crossfoot.launch.job import Job, LaunchOptions, Rendered
@@ -34,11 +33,11 @@ from crossfoot.launch.submit import advice, follow, refuse_impossible, submit
 from crossfoot.output import say, tell
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import CheckedRun
+from crossfoot.planning.start_conditions import Start, refuse_unmet
 from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.restarts import AUTO
-from crossfoot.runs.resume import read_previous_attempts
 from crossfoot.runs.resume_command import LAUNCH_FOLDER, MADE_BY
-from crossfoot.runs.run_folder import holds_run, is_system_refusal, refuse_used_folder, system_refused
+from crossfoot.runs.run_folder import holds_run, is_system_refusal, system_refused
 
 _HEAD_LINES = 5
 _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
@@ -76,8 +75,7 @@ def launch(
             raise Refused(seen.errors)
     outcome = _submit(job, checked) if options.target == "slurm" else _start(job)
     if outcome.findings:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(render_findings(outcome.findings, colour))
+        show(outcome.findings)
     return outcome.exit_code
 
 
@@ -101,7 +99,9 @@ def print_files(rendered: Rendered) -> None:
 
 
 def _ready(job: Job, checked: CheckedRun) -> Job:
-    """What is only looked at for a real start: programs, the run folder, a free port. Raises Refused."""
+    """What is only looked at for a real start: programs, the conditions of a start, a free port. Raises
+    Refused.
+    """
     rendered = rendered_for(job)
     missing = [
         program_missing(program, job.options.target)
@@ -113,10 +113,9 @@ def _ready(job: Job, checked: CheckedRun) -> Job:
     options = job.options
     if options.dry_run:
         dry_run.make_room(checked.run.run_dir, options.steps or DRY_STEPS)
-    elif options.continued is None or (options.continued == AUTO and not holds_run(checked.run.run_dir)):
-        refuse_used_folder(checked.run)
     else:
-        read_previous_attempts(checked.run)
+        there = options.continued != AUTO or holds_run(checked.run.run_dir)
+        refuse_unmet(Start(checked.run, continues=options.continued is not None and there))
     if job.is_numbered:
         job = replace(job, options=replace(options, node_rank=node_rank_of(job)))
     if options.port is None and job.num_nodes == 1 and options.target != "slurm":
@@ -183,7 +182,8 @@ def _write(rendered: Rendered) -> None:
         for position, (path, text) in enumerate(rendered.files):
             file = Path(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace(file, text, mode=None if position else 0o755)  # every node writes it
+            mode = None if position else durable.by_umask(0o777)
+            durable.replace(file, text, mode=mode)  # every node writes it
     except OSError as error:
         if not is_system_refusal(error):
             raise

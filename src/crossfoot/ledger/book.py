@@ -23,7 +23,8 @@ import os
 from collections.abc import Callable, Iterable
 
 from crossfoot import durable
-from crossfoot.durable import sync
+from crossfoot.documents import Malformed, read_file
+from crossfoot.durable import sync, sync_open
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.findings import (
@@ -128,7 +129,7 @@ class LedgerBook:
     def fsync(self) -> None:
         """Make every appended line survive a power cut, the file's name too. Raises Refused."""
         try:
-            os.fsync(self._descriptor)
+            sync_open(self._descriptor)
             if not self._is_folder_synced:
                 sync(os.path.dirname(self.path) or ".")
                 self._is_folder_synced = True
@@ -162,7 +163,7 @@ class LedgerBook:
         if kept is not None:
             durable.replace(kept, tail)
         os.ftruncate(self._descriptor, self._good_bytes)
-        os.fsync(self._descriptor)
+        sync_open(self._descriptor)
         number = os.pread(self._descriptor, self._good_bytes, 0).count(b"\n") + 1
         self.cut = ledger_cut(self.path, number, len(tail), lines, kept)
 
@@ -220,8 +221,7 @@ def read_readable(path: str) -> BookLines:
     Raises Refused, unreadable: CF703 there is no ledger.
     """
     try:
-        with open(path, "rb") as file:
-            *lines, rest = file.read().split(b"\n")
+        *lines, rest = read_file(path, most_bytes=None).split(b"\n")
     except OSError as error:
         is_absent = isinstance(error, FileNotFoundError)
         raise Refused(ledger_missing(path, is_absent, said_by(error))) from error
@@ -230,8 +230,8 @@ def read_readable(path: str) -> BookLines:
     whole_bytes = 0
     for number, line in enumerate(lines, start=1):
         try:
-            entry = entry_of(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+            entry = entry_of(line)
+        except Malformed as error:
             findings.append(line_damaged(path, number, str(error)))
             continue
         if not findings:

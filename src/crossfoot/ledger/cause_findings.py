@@ -1,5 +1,5 @@
-"""The manual pages of the causes that a ledger line names (CF710 to CF739): what each means, where it usually
-comes from, and what to do.
+"""The manual pages of the causes that a ledger line names (CF710 to CF739, CF780): what each means, where it
+usually comes from, and what to do.
 """
 
 from __future__ import annotations
@@ -182,6 +182,13 @@ The step had the samples that it should have had, but on other ranks or in other
 same sum; its padding, its balance and its dropout draws are not what was planned.
 
 {_CHANGED_LOOP}""",
+    "nothing trained": """\
+A step without a target has no loss, and its update changes nothing that the data asks for; a run whose
+updates were all left out, or whose gradients were all zero, has the weights that it began with. An index
+without targets is refused before a run begins, so a step without one was not made from it.
+
+Look at the samples of the step and their labels; at faults.nonfinite and faults.overflow, when every step was
+skipped; and at what is frozen, when every gradient was zero.""",
     "index differs": """\
 The samples of the index are where plan and ledger take their digests from: if it is wrong, they vouch for
 nothing. Its header has a checksum of every file; the lock names the content of the arrays that the run was

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from typing import Any, NoReturn
+from typing import Any
+
+from crossfoot.documents import Malformed, parse, value_of
 
 LEDGER_FORMAT = 4
 _FORMATS = (3, LEDGER_FORMAT)
@@ -73,6 +74,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
+    "nothing trained": ("CF780", "a step, or the whole run, trained nothing"),
 }
 """kind -> (code, what it means)."""
 
@@ -120,9 +122,6 @@ class RankCounts:
     trained_tokens: int
     token_slots: int
     forwards: int
-
-
-_RANK_FIELDS = fields(RankCounts)
 
 
 @dataclass(frozen=True)
@@ -209,6 +208,12 @@ class StepEntry:
     causes: tuple[Cause, ...]
     per_rank: tuple[RankCounts, ...]
 
+    def __post_init__(self) -> None:
+        if self.attempt < 1:
+            raise ValueError(f"attempt is {self.attempt}, and attempts are counted from 1")
+        if self.skipped is not None and self.skipped not in SKIPS:
+            raise ValueError(f"skipped is {self.skipped!r}, and may be {' or '.join(SKIPS)}")
+
     def to_json(self) -> dict[str, Any]:
         """The entry as a strict JSON object, headed by its format's version."""
         document: dict[str, Any] = {"format": LEDGER_FORMAT}
@@ -227,126 +232,18 @@ class StepEntry:
         return document + "\n"
 
 
-def entry_of(line: str) -> StepEntry:
-    """The entry in one ledger line. Raises ValueError, saying what is wrong with it."""
-    document = json.loads(line, parse_constant=_no_constant)
+def entry_of(line: str | bytes) -> StepEntry:
+    """The entry in one ledger line. Raises Malformed, saying what is wrong with it."""
+    document = parse(line)
     if not isinstance(document, dict):
-        raise ValueError("the line is not a JSON object")
+        raise Malformed("the line is not a JSON object")
     if document.get("format") not in _FORMATS:
-        raise ValueError(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
+        raise Malformed(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
     if document["format"] == 3:
         document.setdefault("slots_sha256", None)
-    values = values_of(StepEntry, document)
-    if values["attempt"] < 1:
-        raise ValueError(f"attempt is {values['attempt']}, and attempts are counted from 1")
-    if values["skipped"] is not None and values["skipped"] not in SKIPS:
-        raise ValueError(f"skipped is {values['skipped']!r}, and may be {' or '.join(SKIPS)}")
-    values["not_finite"] = tuple(_not_finite(one) for one in _list(document, "not_finite"))
-    values["causes"] = tuple(_cause(cause) for cause in _list(document, "causes"))
-    values["per_rank"] = tuple(_rank_counts(counts) for counts in _list(document, "per_rank"))
-    return StepEntry(**values)
+    return value_of(StepEntry, document)
 
 
 def strict(value: Any) -> Any:
     """A value that JSON can say: floats that it has no word for become "nan", "inf" or "-inf"."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cause(document: object) -> Cause:
-    """One cause of a line."""
-    return Cause(**values_of(Cause, document))
-
-
-def _not_finite(document: object) -> NotFinite:
-    """One thing that was NaN or infinite."""
-    values = values_of(NotFinite, document)
-    for name, read in (("samples", _read_int), ("origins", _read_text)):
-        try:
-            values[name] = tuple(read(value) for value in _list(document, name))  # type: ignore[arg-type]
-        except TypeError:
-            raise ValueError(f"{name} of a NotFinite holds another type") from None
-    return NotFinite(**values)
-
-
-def _rank_counts(document: object) -> RankCounts:
-    """One rank's counts. Most of a long ledger is these: only what is not six integers is looked at
-    closely.
-    """
-    if isinstance(document, dict):
-        numbers = [document.get(field.name) for field in _RANK_FIELDS]
-        if all(type(number) is int for number in numbers):
-            return RankCounts(*numbers)  # type: ignore[arg-type]
-    return RankCounts(**values_of(RankCounts, document))
-
-
-def values_of(kind: type, document: object) -> dict[str, Any]:
-    """The dataclass's fields from a JSON object, each of its declared type; unknown keys are left alone."""
-    if not isinstance(document, dict):
-        raise ValueError(f"a {kind.__name__} is not a JSON object")
-    values: dict[str, Any] = {}
-    for name, wanted, read in _typed_fields(kind):
-        if name not in document:
-            raise ValueError(f"{name} is missing")
-        try:
-            values[name] = read(document[name])
-        except TypeError:
-            raise ValueError(f"{name} is {document[name]!r}, not of type {wanted}") from None
-    return values
-
-
-@cache
-def _typed_fields(kind: type) -> tuple[tuple[str, str, Callable[[object], Any]], ...]:
-    """Name, annotation and reader of each field that has one: asked for with every line."""
-    return tuple((f.name, str(f.type), _READERS[f.type]) for f in fields(kind) if f.type in _READERS)
-
-
-def _read_int(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError
-    return value
-
-
-def _read_float(value: object) -> float:
-    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):
-        return float(value)  # type: ignore[arg-type]
-    raise TypeError
-
-
-def _read_bool(value: object) -> bool:
-    if type(value) is not bool:
-        raise TypeError
-    return value
-
-
-def _read_text(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError
-    return value
-
-
-def _read_value(value: object) -> Value:
-    if value is not None and type(value) not in (int, float, str):
-        raise TypeError
-    return value  # type: ignore[return-value]
-
-
-_READERS: dict[Any, Any] = {  # by annotation; lists are read by their own
-    "int": _read_int,
-    "float": _read_float,
-    "bool": _read_bool,
-    "str": _read_text,
-    "int | None": lambda value: None if value is None else _read_int(value),
-    "str | None": lambda value: None if value is None else _read_text(value),
-    "Value": _read_value,
-}
-
-
-def _list(document: dict[str, Any], name: str) -> list[Any]:
-    value = document.get(name)
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is {value!r}, not a list")
-    return value
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")

@@ -4,6 +4,7 @@ one manual page.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from crossfoot.findings.finding import Finding, Place
@@ -52,7 +53,7 @@ def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
         "the ledger is written by another process too",
         place=Place(path),
         notes=notes,
-        helps=("look who works on this run, and let one of them go on: crossfoot watch RUN_DIR",),
+        helps=(f"look who works on this run: crossfoot watch {os.path.dirname(path) or '.'}",),
     )
 
 

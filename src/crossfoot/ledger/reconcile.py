@@ -124,6 +124,8 @@ class Reconciler:
         not_finite = find_not_finite(scene, match)
         causes += name_content(scene, match) + rate_causes
         causes += name_updates(scene, skipped, not_finite) + weight_causes
+        if len(ids) and not trained_tokens:
+            causes.append(scene.cause("nothing trained", "no token of the step's samples is a target"))
         return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes), skipped, not_finite)
 
     def _entry(

@@ -27,7 +27,8 @@ def _suppressed(work: Callable[[], None]) -> None:
 def emergency_print(finding: Finding) -> None:
     """To stdout, past Python's buffers: the main thread may hold them. What is in them comes after."""
     colour = os.isatty(1) and not os.environ.get("NO_COLOR")
-    text = f"\n{render([finding], colour)}\n".encode()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = f"\n{render([finding], colour)}\n".encode(encoding, "backslashreplace")
     with suppress(OSError):
         while text:
             text = text[os.write(1, text) :]

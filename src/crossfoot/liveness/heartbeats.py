@@ -10,19 +10,24 @@ import errno
 import json
 import os
 import re
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from crossfoot import durable
+from crossfoot.documents import Malformed, read_object, value_of
+from crossfoot.runs.attempts import MOST_RANKS
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.written.launch.host_names import is_host_name
 
 FORMAT = 1
 LARGEST_BYTES = 1_024
 """Every file has this size, so that a beat can be written over the one before it when the disk is full."""
 
+MOST_SECONDS = 1e11
+"""3,000 years after 1970: what lies behind is no time."""
+
 Phase = Literal["starting", "loading", "training", "validating", "saving", "closing", "ended"]
-_PHASES: tuple[str, ...] = get_args(Phase)
 _NAME = re.compile(r"rank-\d{5,}\.json")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -109,23 +114,15 @@ def _text(beat: Heartbeat) -> bytes:
 
 def _read(path: Path) -> Heartbeat | None:
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        document = read_object(path, most_bytes=LARGEST_BYTES)
+        beat = value_of(Heartbeat, document) if document.get("format") == FORMAT else None
+    except (OSError, Malformed):
         return None
-    return read_document(document)
+    return beat if beat is not None and _is_possible(beat) else None
 
 
-def read_document(document: Any) -> Heartbeat | None:
-    """A heartbeat from the values of its file; None when they are not one's."""
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        return None
-    values: dict[str, Any] = {}
-    for field in fields(Heartbeat):
-        if field.name not in document and field.default is not MISSING:
-            continue  # an older version writes it
-        value = document.get(field.name)
-        kinds = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(str(field.type), (str,))
-        if type(value) not in kinds:
-            return None
-        values[field.name] = value
-    return Heartbeat(**values) if values["phase"] in _PHASES else None
+def _is_possible(beat: Heartbeat) -> bool:
+    """Whether a rank can have said so. Its host is handed to ssh, and its process to kill."""
+    is_counted = min(beat.attempt, beat.pid) > 0 and min(beat.rank, beat.step, beat.beats, beat.progress) >= 0
+    is_timed = 0 < beat.period_seconds < MOST_SECONDS and 0 <= beat.beat_seconds < MOST_SECONDS
+    return is_counted and is_timed and beat.rank < MOST_RANKS and is_host_name(beat.host)

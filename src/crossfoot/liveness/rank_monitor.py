@@ -28,6 +28,7 @@ from crossfoot.liveness.verdicts import read_verdict, write_verdict
 from crossfoot.phrases import said_by
 from crossfoot.processes import start_of, state_of, this_machine
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.written.launch.host_names import as_host_name
 
 LONGEST_PERIOD_SECONDS = 10.0
 _PERIODS = 10
@@ -70,7 +71,7 @@ class RankMonitor:
     ) -> None:
         self._run_dir, self._attempt, self.rank, self._world_size = run_dir, attempt, rank, world_size
         self._timeout, self._period = timeout_seconds, period_of(timeout_seconds)
-        self.host = host or socket.gethostname()
+        self.host = as_host_name(host or socket.gethostname())
         self.on_orphaned, self.before_exit = on_orphaned, before_exit
         self._machine, self._started = this_machine(), start_of(os.getpid())
         self._judge = Judge(attempt, rank, world_size, timeout_seconds, self._period, self._machine)

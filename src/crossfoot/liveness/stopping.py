@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-import os
 import signal
 import time
 from types import FrameType, TracebackType
 
-PATIENT_SECONDS = 1.0
-"""One Ctrl-C reaches a rank more than once: from the terminal, and from its launcher."""
+from crossfoot.liveness.signals import INSISTENT, SignalWatch, restored, taken
+from crossfoot.output import tell
 
 
 class Stop(enum.IntEnum):
@@ -23,7 +22,8 @@ class Stop(enum.IntEnum):
     TERMINATED = 3
     INTERRUPTED = 4
     NOT_WRITABLE = 5
-    NOT_FINITE = 6
+    NOT_AS_PLANNED = 6
+    NOT_FINITE = 7
 
     @property
     def ends(self) -> bool:
@@ -42,18 +42,17 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """While steps are trained a signal asks to stop after the step; before, it ends the run at once.
 
-    SIGINT is a person's, SIGTERM and SIGUSR1 a scheduler's (SLURM sends the second before the time limit,
-    where `--signal` asks for it). A launcher passes Ctrl-C on as SIGTERM too, and a scheduler's warning is
-    followed by a SIGTERM. So only the same signal again, at least a second later, counts as impatience, and
-    stops at once whatever goes on; a warning may come as often as it likes.
+    SIGINT is a person's; all others that end a process (liveness/signals.py) are a scheduler's, a terminal's,
+    a limit's. A launcher passes Ctrl-C on as SIGTERM too, and a scheduler's warning is followed by a SIGTERM,
+    so only one that insists stops at once whatever goes on. speaks: whether this rank says what it will do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, speaks: bool = True) -> None:
         self.reason = Stop.NO
         self.asked_seconds: float | None = None
         """Monotonic clock at the first signal."""
         self._is_training = False
-        self._last: dict[int, float] = {}
+        self._watch = SignalWatch(self._say if speaks else None)
         self._before: dict[int, object] = {}
 
     def ask(self, reason: Stop) -> None:
@@ -72,22 +71,25 @@ class StopRequest:
         self._is_training = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        before = self._last.setdefault(number, now)
-        if number != signal.SIGUSR1 and now - before > PATIENT_SECONDS:
-            os._exit(128 + number)
         is_first = self.asked_seconds is None
         if is_first:
-            self.asked_seconds = now
+            self.asked_seconds = time.monotonic()
         self.ask(Stop.INTERRUPTED if number == signal.SIGINT else Stop.TERMINATED)
         if is_first and not self._is_training:
             raise Stopped(self.reason)
 
+    def _say(self, number: int) -> None:
+        """At once, however long the main thread stays in a step."""
+        if self._is_training:
+            again = "; the same again stops it at once" if number in INSISTENT else ""
+            what = "this step is finished, a checkpoint is written, and the run stops"
+            tell(f"{signal.Signals(number).name}: {what}{again}")
+
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._on_signal)
+        self._before = taken(self._on_signal)
+        self._watch.begin()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._watch.end()
+        restored(self._before)

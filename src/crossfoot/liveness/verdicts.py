@@ -7,11 +7,14 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, fields
-from typing import Any, get_args
+from dataclasses import asdict
 
-from crossfoot.liveness.judging import Kind, LastSeen, Verdict
+from crossfoot.documents import Malformed, read_object, value_of
+from crossfoot.liveness.heartbeats import MOST_SECONDS
+from crossfoot.liveness.judging import Verdict
+from crossfoot.runs.attempts import MOST_RANKS
 from crossfoot.runs.run_folder import verdict_path
+from crossfoot.written.launch.host_names import is_host_name
 
 FORMAT = 1
 
@@ -19,10 +22,11 @@ FORMAT = 1
 def read_verdict(run_dir: str | os.PathLike[str], attempt: int) -> Verdict | None:
     """The verdict of an attempt; None when there is none that can be read."""
     try:
-        document = json.loads(verdict_path(run_dir, attempt).read_bytes())
-    except (OSError, ValueError):
+        document = read_object(verdict_path(run_dir, attempt))
+        verdict = value_of(Verdict, document) if document.get("format") == FORMAT else None
+    except (OSError, Malformed):
         return None
-    return _verdict(document, attempt)
+    return verdict if verdict is not None and verdict.attempt == attempt and _is_possible(verdict) else None
 
 
 def write_verdict(run_dir: str | os.PathLike[str], verdict: Verdict) -> Verdict:
@@ -46,22 +50,13 @@ def write_verdict(run_dir: str | os.PathLike[str], verdict: Verdict) -> Verdict:
     return read_verdict(run_dir, verdict.attempt) or verdict
 
 
-def _verdict(document: Any, attempt: int) -> Verdict | None:
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        return None
-    try:
-        lost, others = ([_last_seen_of(one) for one in document[name]] for name in ("lost", "others"))
-        kind, by = document["kind"], document["by"]
-        seconds, said = float(document["seconds"]), str(document["said"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    is_good = kind in get_args(Kind) and type(by) is int and document.get("attempt") == attempt
-    return Verdict(attempt, kind, by, tuple(lost), tuple(others), seconds, said) if is_good else None
-
-
-def _last_seen_of(document: Any) -> LastSeen:
-    """Raises KeyError, TypeError or ValueError for what is not one."""
-    values = {field.name: document[field.name] for field in fields(LastSeen)}
-    for name in ("rank", "pid", "step", "progress"):
-        values[name] = int(values[name])
-    return LastSeen(**values)
+def _is_possible(verdict: Verdict) -> bool:
+    """Whether a rank can have judged so: there are such ranks, on machines that can be called so."""
+    is_seen = all(
+        0 <= seen.rank < MOST_RANKS
+        and (not seen.host or is_host_name(seen.host))
+        and min(seen.silent_seconds, seen.still_seconds) >= 0
+        and max(seen.silent_seconds, seen.still_seconds) < MOST_SECONDS
+        for seen in verdict.everyone
+    )
+    return is_seen and bool(verdict.lost or verdict.others) and 0 <= verdict.seconds < MOST_SECONDS

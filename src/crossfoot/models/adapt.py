@@ -115,7 +115,7 @@ def load_adapter(
     """
     from safetensors import safe_open
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype], trust_remote_code=False)
     saved = {f"base_model.model.{name}.weight" for name in table_names(model)}
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         rows = [file.get_slice(key).get_shape()[0] for key in saved & set(file.keys())]

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from crossfoot.checkpoints.findings import no_such_checkpoint, not_readable, other_shapes, other_tensors
-from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_checksums
+from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_content
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
+from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tiny_tokenizer import tiny_folder
-from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
 from crossfoot.findings.finding import Refused
 from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
@@ -71,7 +71,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
             out,
             gather=False,
             loaded=loaded,
-            add_tokenizer=lambda folder: copy_tokenizer(tokenizer_path(config), source.index_dir, folder),
+            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder),
         )
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
@@ -120,7 +120,7 @@ def load_trained(source: Source) -> tuple[nn.Module, LoadedModel]:
 
 def _damage(checkpoint: Checkpoint) -> str | None:
     try:
-        verify_checksums(checkpoint.folder, checkpoint.manifest.files)
+        verify_content(checkpoint.folder, checkpoint.manifest.files)
     except Damaged as damage:
         return str(damage)
     return None

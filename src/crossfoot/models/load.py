@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.phrases import first_line
@@ -39,7 +42,7 @@ Report = Callable[[str], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BROKEN_FILE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
-    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 """What transformers raises on a folder or file that is absent, incomplete or something else."""
 
@@ -87,6 +90,9 @@ def load_model(
     a no-op elsewhere). Raises Refused: no such folder or hub id, no model in it, not a causal language model,
     weights missing from the file, an attention implementation that is not there.
     """
+    unset_hf_deepspeed_config()  # the switch that an earlier model in this process may have left on
+    if zero_stage == 3:
+        refuse_unfitting(path, read_model_config(path))
     handle = _zero3_handle(zero_stage, deepspeed_config)
     model = _from_pretrained(config, path, zero_stage, report)
     wanted = DTYPES[config.model.dtype]
@@ -125,12 +131,9 @@ def load_model(
 def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> Any:
     """transformers' switch for loading partitioned: it is on as long as this object lives.
 
-    None below stage 3, and a switch that an earlier model in this process left on is put off.
+    None below stage 3.
     """
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
-
     if zero_stage != 3:
-        unset_hf_deepspeed_config()
         return None
     if deepspeed_config is None:
         raise ValueError("ZeRO-3 loads partitioned: deepspeed_config is needed")
@@ -140,17 +143,16 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
 def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report) -> PreTrainedModel:
     """The model at `path`, its weights complete and all used; Refused otherwise."""
     _refuse_folder(path)
-    read_model_config(path)
+    found = read_model_config(path)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
     if config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
-    broken = (
-        BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
-    )  # ranks are lost as RuntimeErrors
+    # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
+    broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), **arguments)
+        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), config=found, **arguments)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (ImportError, *broken) as error:
@@ -174,6 +176,8 @@ def read_model_config(path: str) -> PretrainedConfig:
         raise Refused(wrong)
     if type(found) not in AutoModelForCausalLM._model_mapping:
         raise Refused(model_not_causal(path, found.model_type))
+    # A kernel that config.json asks for may be code that is fetched from the hub: the run config chooses.
+    found._attn_implementation = found._experts_implementation = None
     return found
 
 

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from crossfoot.durable import rename_folder
+from crossfoot.durable import by_umask, rename_folder
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
 
@@ -25,11 +25,9 @@ def open_to_others(folder: Path) -> None:
 
     mkdtemp and safetensors make what only its owner can read, on storage that a group shares.
     """
-    mask = os.umask(0)
-    os.umask(mask)
     for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
-    folder.chmod(0o777 & ~mask)
+        file.chmod(by_umask(0o666))
+    folder.chmod(by_umask(0o777))
 
 
 def save_adapter(

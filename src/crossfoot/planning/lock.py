@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from crossfoot.digests import sha256_of_document
+from crossfoot.index.store import CONTENT_VERSION
 from crossfoot.planning.plan import RunPlan
 from crossfoot.runs.ending import lock_sha256
 
@@ -26,11 +27,13 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         "deepspeed": _deepspeed_settings(plan),
         "index": {
             "address": plan.index.address,
+            "content_version": CONTENT_VERSION,
             "arrays_sha256": header.arrays_sha256,
             "sources": [{"path": s.path, "sha256": s.sha256} for s in header.sources],
             "rejects": len(plan.index.rejects),
             "truncated_samples": header.truncated_samples,
             "lost_tokens": header.lost_tokens,
+            "special_text_records": header.special_text_records.records,
         },
         "expects": plan.expects,
     }

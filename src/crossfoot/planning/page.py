@@ -117,6 +117,12 @@ def _data(plan: RunPlan) -> Iterator[str]:
         yield _row(" ", "samples cut short", header.truncated_samples, lost)
     if index.rejects:
         yield _row(" ", "samples left out", len(index.rejects), "data.bad_samples skip")
+    if header.special_text_records.records:
+        kept = "they stay text" if header.special_text == "text" else "they become those tokens"
+        origin = f"{kept}: data.special_text {header.special_text}"
+        yield _row(" ", "records that spell special tokens", header.special_text_records.records, origin)
+    if header.template_records.records:
+        yield _row(" ", "records that hold template words", header.template_records.records, "")
     if header.duplicate_samples:
         yield _row(" ", "samples that repeat another", header.duplicate_samples, "")
     batches, layout = plan.batches_sha256 or "", plan.layout_sha256 or ""

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, run_static_rules
+from crossfoot.data.tokenizer_files import tokenizer_files_of
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
-from crossfoot.index.look import look_at
+from crossfoot.index.look import index_findings, look_at
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
@@ -27,6 +28,7 @@ from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
@@ -119,6 +121,8 @@ def read_and_check(
         batch=batch,
         launch=launch,
         model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),
+        tokenizer=_unless_unsure(lambda: tokenizer_files_of(run), reading),
+        ends=_unless_unsure(lambda: read_model_ends(run.config.model.path), reading),
     )
     return _checked(facts, reading, sourced)
 
@@ -131,10 +135,15 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     run, batch = checked.run, checked.facts.batch
     reading = list(checked.reading)
     facts = checked.facts
+    if facts.tokenizer is None:  # it may have been fetched meanwhile
+        facts = replace(facts, tokenizer=_unless_unsure(lambda: tokenizer_files_of(run), reading))
     can_open = all(finding.code not in _NO_DATA for finding in reading)
     if look and can_open:
-        facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index), reading))
+        special = facts.tokenizer.special if facts.tokenizer is not None else ()
+        facts = replace(facts, data=_unless_unsure(lambda: look_at(run, index, special), reading))
         reading.extend(facts.data.findings if facts.data is not None else ())
+    elif index is not None:
+        reading.extend(index_findings(run, index))
     samples = index.num_samples if index else None
     if samples is None and can_open:
         samples = _unless_unsure(lambda: _estimate(run), reading)

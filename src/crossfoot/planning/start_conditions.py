@@ -20,6 +20,7 @@ from crossfoot.index.locate import refuse_broken_tokenizer, refuse_unwritable_in
 from crossfoot.runs.resume import PreviousAttempts, read_previous_attempts
 from crossfoot.runs.run_folder import refuse_used_folder
 from crossfoot.written.config import Unsure
+from crossfoot.written.findings import in_file_order
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
 from crossfoot.written.weight_findings import attention_missing
@@ -103,8 +104,8 @@ START_CONDITIONS: tuple[Condition, ...] = (
 
 
 def unmet(start: Start) -> tuple[Finding, ...]:
-    """What stands against the start, of all conditions. A condition that asks for a key which the config has
-    wrong is passed over.
+    """What stands against the start, of all conditions, in file order. A condition that asks for a key which
+    the config has wrong is passed over.
     """
     found: list[Finding] = []
     for condition in START_CONDITIONS:
@@ -113,4 +114,11 @@ def unmet(start: Start) -> tuple[Finding, ...]:
                 found.extend(condition(start))
             except Refused as refused:
                 found.extend(refused.findings)
-    return tuple(found)
+    return in_file_order(found, start.run.path)
+
+
+def refuse_unmet(start: Start) -> None:
+    """Raises Refused with all that stands against the start, when a part of it is an error."""
+    found = unmet(start)
+    if any(finding.severity == "error" for finding in found):
+        raise Refused(found)

@@ -121,6 +121,7 @@ def _header(count: int, real_tokens: int, trained_tokens: int, longest: int, voc
         template=None,
         max_seq_len=longest,
         bad_samples="stop",
+        special_text="text",
         sources=(Source("made up", 0, "", count),),
         tokenizer=TokenizerFacts("made up", "", vocabulary, 0, (), "none"),
         num_samples=count,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -16,8 +15,8 @@ from typing import Any
 from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.render import render as render_findings
-from crossfoot.output import say
+from crossfoot.findings.formats import show
+from crossfoot.output import json_text, say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
 from crossfoot.planning.prepare import CheckedRun, read_and_check
@@ -49,7 +48,7 @@ def prove(path: str, overrides: Sequence[str], world: World, full: bool, as_json
     try:
         checked, findings, engine_kind = _start(path, overrides, world)
         if findings and world.rank == 0 and not as_json:
-            say(render_findings(findings, colour=False))
+            show(findings)
         page, exit_code = _prove(checked, world, engine_kind, full, as_json)
     except RefusedTogether as refused:
         if world.rank == 0:
@@ -103,10 +102,10 @@ def _prove(
         model = _model(ranks, world, checked, folder, full)
         work, batch = _work(checked, world, engine_kind, model, str(folder))
         verdict, setup = _measure(work, batch, ranks, model)
-        exit_code = int(ranks.gather(None if verdict is None else verdict.exit_code)[0])
+        exit_code = int(ranks.gather(0 if verdict is None else verdict.exit_code, int)[0])
     page = None
     if verdict is not None:
-        page = json.dumps(to_json(setup, verdict), indent=2) if as_json else ""
+        page = json_text(to_json(setup, verdict)) if as_json else ""
         page = page or render(setup, verdict)
     ranks.leave()
     return page, exit_code
@@ -126,7 +125,11 @@ def _scratch(ranks: Any, world: World) -> Iterator[Path]:
     """A temporary folder that the ranks of one node share; the node's first rank makes and removes it."""
     mine = tempfile.mkdtemp(prefix="crossfoot-prove-") if world.local_rank == 0 else None
     try:
-        yield Path(dict(row for row in ranks.gather((world.node_rank, mine)) if row[1])[world.node_rank])
+        yield Path(
+            dict(row for row in ranks.gather((world.node_rank, mine), tuple[int, str | None]) if row[1])[
+                world.node_rank
+            ]
+        )
     finally:
         if mine is not None:
             shutil.rmtree(mine, ignore_errors=True)
@@ -147,7 +150,7 @@ def _model(ranks: Any, world: World, checked: CheckedRun, folder: Path, full: bo
             )
         except Refused as refused:
             findings = refused.findings
-    everyone = ranks.gather((said, findings))
+    everyone = ranks.gather((said, findings), tuple[str, tuple[Finding, ...]])
     if any(found for _, found in everyone):
         from crossfoot.models.findings import placed
 

@@ -56,12 +56,14 @@ def _made(config: PretrainedConfig, seed: int) -> torch.nn.Module:
     """The model of a config, float32, with random weights, after one forward. ValueError when it is not
     small."""
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        parameters = sum(
+            p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).parameters()
+        )
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"it would still have {parameters:,} parameters")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
         with torch.no_grad():
             model(input_ids=torch.arange(8)[None, :], use_cache=False)
     return model

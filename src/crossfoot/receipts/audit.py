@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
-from crossfoot.ledger.entry import SKIPS, Cause, RankCounts, StepEntry
+from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause, RankCounts, StepEntry
 from crossfoot.ledger.skipping import Policies
 from crossfoot.runs.ending import Ending
 
@@ -37,9 +37,12 @@ def audit(
     for entry in entries:
         book += _cross_foot(entry)
         book += _skip_faults(entry, policies.get(entry.attempt))
+        book += _unlearned(entry)
         if entry.cause_count == 0 and not entry.causes and (words := _differences(entry)):
             message = f"planned and real differ, and no cause is named: {words}"
             book.append(Cause(entry.step, None, None, "unexplained difference", message))
+    book += _all_for_nothing(entries, asked_steps)
+    book += _not_finite_at_the_end(ending)
     named = [cause for entry in entries for cause in entry.causes]
     count = len(book) + sum(max(entry.cause_count, len(entry.causes)) for entry in entries)
     return book + named, count
@@ -115,6 +118,44 @@ def _skip_faults(entry: StepEntry, policies: Policies | None) -> Iterator[Cause]
     elif policies is not None and not policies.states(why):
         message = f"the update is said to be left out on purpose ({why}), but {SKIPS[why]} does not say so"
         yield Cause(entry.step, None, None, "update not applied", message, None, None, 1, 0)
+
+
+def _unlearned(entry: StepEntry) -> Iterator[Cause]:
+    """A step that nothing was learned in, though its line names no cause: whoever wrote it looked away."""
+    if entry.skipped is not None or entry.cause_count or entry.causes:
+        return
+    if not entry.trained_tokens:
+        yield Cause(
+            entry.step, None, None, "nothing trained", "the step trained no token", None, None, None, 0
+        )
+    elif not (math.isfinite(entry.loss) and math.isfinite(entry.grad_norm)) or entry.not_finite:
+        message = f"the loss is {entry.loss!r}, the gradient norm {entry.grad_norm!r}, and no cause is named"
+        yield Cause(entry.step, None, None, "not finite", message)
+
+
+def _all_for_nothing(entries: Sequence[StepEntry], asked_steps: int) -> Iterator[Cause]:
+    """A run of which every step is done and that has the weights it began with."""
+    if not entries or len({entry.step for entry in entries}) < asked_steps:
+        return
+    message = ""
+    if all(entry.skipped is not None for entry in entries):
+        message = f"the update of every step was left out: {len(entries):,} of {len(entries):,}"
+    elif all(entry.grad_norm == 0.0 for entry in entries):
+        message = "the gradient of every step was zero"
+    if message:
+        yield Cause(NO_STEP, None, None, "nothing trained", message)
+
+
+def _not_finite_at_the_end(ending: Ending | None) -> Iterator[Cause]:
+    """What was NaN or infinite when the steps were done."""
+    if ending is None:
+        return
+    if not math.isfinite(ending.validation_loss or 0.0):
+        message = f"the validation loss is {ending.validation_loss!r}"
+        yield Cause(NO_STEP, None, None, "not finite", message)
+    if ending.weights_are_finite is not True:
+        message = "the trained weights are NaN or infinite at the end"
+        yield Cause(NO_STEP, None, None, "not finite", message)
 
 
 def _differences(entry: StepEntry) -> str:

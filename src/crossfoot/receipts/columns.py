@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.naming import rate_is_planned
 from crossfoot.receipts.promise import PromisedStep
-from crossfoot.runs.ending import Expects
+from crossfoot.runs.lock_shape import Expects
 
 Sums = dict[str, int]
 

@@ -15,6 +15,8 @@ from crossfoot.data.tokenizer import fingerprint, local_folder
 from crossfoot.digests import sha256_of_file
 from crossfoot.index.checksums import ReadingLine, damage_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
+from crossfoot.index.reference_tokenizers import NotComparable
+from crossfoot.index.reference_tokens import prompt_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
 from crossfoot.ledger.entry import NO_STEP, Cause
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
@@ -70,31 +72,24 @@ def index_faults(
     if damage is not None:
         return [_cause("index differs", f"the index {folder}: {damage}")], []
     causes, notes = _against_lock(index, lock, promised)
-    if causes:
+    if causes or _is_of_another_version(promised):
         return causes, notes
     compared, words = _compared(index, index_dir, lock, promised)
-    return [*causes, *compared], [*notes, *words]
+    return [*causes, *compared], [*notes, *index.spelled_notes, *words]
 
 
 def _against_lock(
     index: DataIndex, lock: Mapping[str, Any], promised: Mapping[str, Any]
 ) -> tuple[list[Cause], list[str]]:
     """The content and the address that the lock promises."""
-    header, data = index.header, lock["config"]["data"]
-    content = {
-        "format": CONTENT_VERSION,
-        "task": data["task"],
-        "template": data["template"] if data["task"] == "sft" else None,
-        "max_seq_len": data["max_seq_len"],
-        "bad_samples": data["bad_samples"],
-        "tokenizer": header.tokenizer.fingerprint,
-        "sources": [
-            [os.path.splitext(source["path"])[1].lower(), source["sha256"]] for source in promised["sources"]
-        ],
-    }
-    address = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    causes, notes = [], []
-    if {address, header.address} != {promised["address"]}:
+    header, causes, notes = index.header, [], []
+    addresses = {header.address}
+    if _is_of_another_version(promised):
+        words = "the index was made by another version of crossfoot: not compared with its files"
+        notes.append(words)
+    else:
+        addresses.add(_address(lock["config"]["data"], promised, header.tokenizer.fingerprint))
+    if addresses != {promised["address"]}:
         message = f"the index {index.folder} is not of the data, the tokenizer and the settings of the lock"
         causes.append(_cause("index differs", message))
     arrays = promised.get("arrays_sha256")
@@ -105,6 +100,38 @@ def _against_lock(
         planned, real = str(arrays)[:7], header.arrays_sha256[:7]
         causes.append(_cause("index differs", message, planned=planned, real=real))
     return causes, notes
+
+
+def _is_of_another_version(promised: Mapping[str, Any]) -> bool:
+    """Whether today the same data would come to other samples, at another address."""
+    return bool(promised.get("content_version", 1) != CONTENT_VERSION)
+
+
+def _address(data: Mapping[str, Any], promised: Mapping[str, Any], tokenizer: str) -> str:
+    """Worked out without the code that gives addresses. data: that section of the config."""
+    content = {
+        "format": CONTENT_VERSION,
+        "task": data["task"],
+        "template": _template(data["template"]) if data["task"] == "sft" else None,
+        "max_seq_len": data["max_seq_len"],
+        "bad_samples": data["bad_samples"],
+        "special_text": data.get("special_text"),
+        "tokenizer": tokenizer,
+        "sources": [
+            [os.path.splitext(source["path"])[1].lower(), source["sha256"]] for source in promised["sources"]
+        ],
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _template(name: str) -> list[str | None]:
+    """The name, and the sha256 of its words."""
+    try:
+        prompts = [prompt_of(name, "\1", extra) for extra in ("\2", "")]
+    except NotComparable:
+        return [name, None]
+    words = "\0".join("".join(piece.text for piece in prompt) for prompt in prompts)
+    return [name, sha256(words.encode()).hexdigest()]
 
 
 def _compared(

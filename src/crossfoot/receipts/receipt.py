@@ -30,7 +30,8 @@ from crossfoot.receipts.promise_audit import Held, hold
 from crossfoot.receipts.run_promise import RunPromise, promise_of_run
 from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
 from crossfoot.runs.attempts import Attempt, LiveLines
-from crossfoot.runs.ending import CUT_SHORT, Ending, Expects, expects_of, write_document
+from crossfoot.runs.ending import CUT_SHORT, Ending, expects_of, write_document
+from crossfoot.runs.lock_shape import Expects
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command

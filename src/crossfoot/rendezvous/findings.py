@@ -90,8 +90,8 @@ def libraries_differ(where: str, notes: Sequence[str]) -> Finding:
 def models_differ(where: str, notes: Sequence[str]) -> Finding:
     """CF429: the model's or the tokenizer's folder is not the same on every node.
 
-    Compared are config.json, the names and sizes of the weight files, and the tokenizer's files. Weights of
-    equal size and other content are not seen here.
+    Compared are config.json, the tokenizer's files, and of the weight files their names, their sizes and 64
+    parts of each. Weights that differ between those parts alone are not seen here.
     """
     return Finding(
         "CF429",
@@ -118,25 +118,46 @@ def others_differ(where: str, notes: Sequence[str]) -> Finding:
 
 @rule_docs("CF432")
 def ranks_missing(
-    missing: Sequence[int], world_size: int, here: Sequence[str], point: str, seconds: float
+    missing: Sequence[int],
+    world_size: int,
+    here: Sequence[str],
+    point: str,
+    seconds: float,
+    strange: Sequence[int] = (),
 ) -> Finding:
     """CF432: some ranks never came to the preflight check.
 
     All ranks meet before anything is tokenised or loaded. One that was refused by a check of its own, that
     was never started, or that cannot reach the meeting point is missing there; without this preflight
-    check the others would wait for it for half an hour.
+    check the others would wait for it for half an hour. Words that are not sealed with the word of this start
+    are a stranger's, or of a rank with another version of crossfoot, and count for nothing.
     """
     shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    strangers = [f"somebody else wrote there as rank {', '.join(map(str, strange[:8]))}"] if strange else []
     return Finding(
         "CF432",
         f"{len(missing)} of {world_size} ranks did not come within {seconds:.0f} s: {shown}",
-        notes=(f"they were expected at {point}", f"here are {', '.join(here[:8])}"),
+        notes=(f"they were expected at {point}", f"here are {', '.join(here[:8])}", *strangers),
         helps=(
             "look for the output of a missing rank: its own check may have refused it",
             "look whether all were started, and whether MASTER_ADDR and MASTER_PORT are the same everywhere",
             "open that port between the nodes (a firewall drops it silently)",
             "under srun add --kill-on-bad-exit=1: then no rank waits for one that was refused",
         ),
+    )
+
+
+@rule_docs("CF499", name="rank-not-understood")
+def rank_not_understood(why: str) -> Finding:
+    """CF499: a rank of this start said something that the others cannot read.
+
+    Ranks tell each other in JSON who they are and what they hold, and every key has its type. Ranks of the
+    same crossfoot always understand each other.
+    """
+    return Finding(
+        "CF499",
+        f"a rank said what the others cannot read: {why}",
+        helps=("install the same crossfoot on every node, or run it from one shared checkout",),
     )
 
 

@@ -9,17 +9,20 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import crossfoot
+from crossfoot.digests import sha256_of_file, sha256_of_parts
+from crossfoot.documents import plain
 from crossfoot.environment.world import World
-from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.locate import SourceState, source_states, tokenizer_mark
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.index.locate import tokenizer_mark
+from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -58,26 +61,14 @@ class RankInfo:
 
     def to_json(self) -> str:
         """As it travels."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(
+            plain(replace(self, refused=tuple(without_fixes(self.refused)))), ensure_ascii=False
+        )
 
 
-def read_rank_info(text: str) -> RankInfo:
-    """The RankInfo that another rank sent; what its version knows and ours does not is left out."""
-    told: dict[str, Any] = json.loads(text)
-    known = {name: told[name] for name in RankInfo.__dataclass_fields__ if name in told}
-    known["device"] = Device(**known.get("device", {"kind": CPU}))
-    known["refused"] = tuple(read_finding(finding) for finding in known.get("refused", ()))
-    return RankInfo(**known)
-
-
-def read_finding(told: Mapping[str, Any]) -> Finding:
-    """A finding from its JSON, without its edits: they are for the file of another machine."""
-    values = {**told, "fix": ()}
-    for name in ("notes", "helps"):
-        values[name] = tuple(told[name])
-    values["place"] = Place(**told["place"]) if told["place"] else None
-    values["others"] = tuple((Place(**place), label) for place, label in told["others"])
-    return Finding(**values)
+def without_fixes(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Findings as they travel: their edits are for the file of this machine."""
+    return (replace(finding, fix=()) for finding in findings)
 
 
 def rank_info_of(
@@ -136,7 +127,7 @@ def data_facts(states: Sequence[SourceState]) -> dict[str, str]:
 
 
 def model_facts(run: RunFile) -> dict[str, str]:
-    """The model's config.json, the sizes of its weight files (their bytes are not read), and the tokenizer.
+    """The model's config.json, the sizes of its weight files with parts of their bytes, and the tokenizer.
 
     Empty for the built-in model and for a model that is not a folder here.
     """
@@ -147,11 +138,11 @@ def model_facts(run: RunFile) -> dict[str, str]:
     folder = Path(run.config.model.path)
     if run.config.model.path == BUILTIN_TINY or not folder.is_dir():
         return facts
-    for file in sorted(folder.iterdir()):
+    for file in sorted(one for one in folder.iterdir() if one.is_file()):
         if file.name == "config.json":
-            facts[file.name] = f"sha256 {_sha256(file.read_bytes())}"
+            facts[file.name] = f"sha256 {sha256_of_file(file)[:12]}"
         elif file.suffix in (".safetensors", ".bin"):
-            facts[file.name] = f"{file.stat().st_size:,} bytes"
+            facts[file.name] = f"{file.stat().st_size:,} bytes, parts sha256 {sha256_of_parts(file)[:12]}"
     return facts
 
 

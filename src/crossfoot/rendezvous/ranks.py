@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+from crossfoot.documents import MOST_BYTES, parse, plain, value_of
 from crossfoot.environment.master_address import is_held_by_launcher
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.output import tell
 from crossfoot.rendezvous.devices import choose_index
 from crossfoot.rendezvous.findings import device_beyond, plans_differ, ranks_apart, ranks_contradict
-from crossfoot.rendezvous.rendezvous import PATIENCE_SECONDS, RefusedTogether, meet
+from crossfoot.rendezvous.meeting_point import meet
+from crossfoot.rendezvous.rendezvous import PATIENCE_SECONDS, RefusedTogether
+
+T = TypeVar("T")
+MOST_EXCHANGED_BYTES = MOST_BYTES
 
 
 class Ranks:
@@ -39,16 +47,25 @@ class Ranks:
         if self.is_first:
             tell(line)
 
-    def gather(self, thing: Any) -> list[Any]:
-        """One object per rank, on every rank, in rank order. For start and end only: it pickles."""
+    def gather(self, thing: T, kind: Any) -> list[T]:
+        """One thing per rank, on every rank, in rank order. For start and end only. It travels as JSON, and
+        is read by its type, `kind`: what another rank says is a value, and never code.
+
+        Raises ValueError for what is too large, and Malformed for what another rank should not have said.
+        """
         if self._group is None:
             return [thing]
-        things: list[Any] = [None] * self.world_size
-        dist.all_gather_object(things, thing, group=self._group)
-        return things
+        mine = np.frombuffer(json.dumps(plain(thing), allow_nan=False).encode(), dtype=np.uint8)
+        sizes = self.gather_row(np.array([len(mine)], dtype=np.int64))[:, 0].tolist()
+        if max(sizes) > MOST_EXCHANGED_BYTES:
+            raise ValueError(f"a rank has {max(sizes):,} bytes to say")
+        padded = np.zeros(max(sizes), dtype=np.uint8)
+        padded[: len(mine)] = mine
+        rows = self.gather_row(padded)
+        return [value_of(kind, parse(row[:size].tobytes())) for row, size in zip(rows, sizes, strict=True)]
 
     def gather_row(self, row: np.ndarray) -> np.ndarray:
-        """int64 [width] of every rank -> int64 [world_size, width]. For every step: no pickle."""
+        """Numbers [width] of every rank -> [world_size, width]. For every step."""
         if self._group is None:
             return row[None, :]
         mine = torch.from_numpy(row)
@@ -83,8 +100,11 @@ def join(
     cannot talk to each other.
     """
     if engine_kind == "accelerate":
+        if "RANK" in environ:  # accelerate makes a group of this one process then, and asks where it meets
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+            os.environ.setdefault("MASTER_PORT", "0")  # any
         return Ranks(0, 1, None)
-    meet(world, environ)
+    meet(world, environ, os.getcwd())  # most often they have met before
     import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.constants import default_pg_timeout as deepspeeds
@@ -155,24 +175,33 @@ def agree(ranks: Ranks, world: World, plan_sha256: str) -> None:
     What can make plans differ was compared in the preflight check; this is the last word. Raises the same
     Refused on all ranks.
     """
-    mine = {
-        "rank": ranks.rank,
-        "host": socket.gethostname(),
-        "claims": (world.rank, world.world_size),
-        "sha256": plan_sha256,
-    }
-    findings = list(_disagreements(ranks.gather(mine), ranks.world_size))
+    mine = _Claim(ranks.rank, socket.gethostname(), (world.rank, world.world_size), plan_sha256)
+    findings = list(_disagreements(ranks.gather(mine, _Claim), ranks.world_size))
     if findings:
         raise RefusedTogether(findings)
 
 
-def _disagreements(everyone: list[dict[str, Any]], world_size: int) -> list[Finding]:
+@dataclass(frozen=True)
+class _Claim:
+    """What a rank holds itself to be. rank: torch's. told: rank and world size of its launcher."""
+
+    rank: int
+    host: str
+    told: tuple[int, int]
+    plan_sha256: str
+
+    @property
+    def who(self) -> str:
+        """`rank 1 on node2`."""
+        return f"rank {self.rank} on {self.host}"
+
+
+def _disagreements(everyone: list[_Claim], world_size: int) -> list[Finding]:
     findings: list[Finding] = []
     first = everyone[0]
     for seen in everyone:
-        who, leader = (f"rank {rank['rank']} on {rank['host']}" for rank in (seen, first))
-        if seen["sha256"] != first["sha256"]:
-            findings.append(plans_differ(who, seen["sha256"], leader, first["sha256"]))
-        if seen["claims"] != (seen["rank"], world_size):
-            findings.append(ranks_contradict(who, seen["claims"], (seen["rank"], world_size)))
+        if seen.plan_sha256 != first.plan_sha256:
+            findings.append(plans_differ(seen.who, seen.plan_sha256, first.who, first.plan_sha256))
+        if seen.told != (seen.rank, world_size):
+            findings.append(ranks_contradict(seen.who, seen.told, (seen.rank, world_size)))
     return findings

@@ -9,32 +9,36 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from crossfoot.environment.master_address import (
-    is_held_by_launcher,
-    is_own_address,
-    look_at_meeting_point,
-    wait_for_listener,
-)
-from crossfoot.environment.world import World
+from crossfoot.documents import Malformed, parse, plain, value_of
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.output import tell
-from crossfoot.rendezvous.findings import first_left, first_unreachable, rank_twice, ranks_missing
+from crossfoot.rendezvous.findings import (
+    first_left,
+    folder_not_shared,
+    rank_not_understood,
+    rank_twice,
+    ranks_missing,
+)
+from crossfoot.rendezvous.meeting_word import MeetingWord
 from crossfoot.rendezvous.preflight import disagreements
-from crossfoot.rendezvous.rank_info import RankInfo, read_finding, read_rank_info
+from crossfoot.rendezvous.rank_info import RankInfo, without_fixes
+from crossfoot.written.launch.host_names import LONGEST_HOST, is_host_name
 
 PATIENCE_SECONDS = 300.0
 """How long ranks wait for one another at the start: nodes boot and load libraries at different speeds."""
-_CONNECT_SECONDS = 30.0
 _SAY_AFTER_SECONDS = 20.0
 _FAREWELL_SECONDS = 10.0
-_PREFIX = "crossfoot"
+BLIND_SECONDS = 10.0
+"""A network file system may show a new file late."""
+_STOPPED = "stopped"
+
+Read = TypeVar("Read")
 
 
 class RefusedTogether(Refused):
@@ -44,13 +48,19 @@ class RefusedTogether(Refused):
 class Rendezvous:
     """The meeting point of `world_size` ranks, as rank `rank` sees it. Everything here is text, from every
     rank to every rank; each call is one round, and all ranks make the same calls.
+
+    word: what the texts are sealed with. run_dir: where ranks on other machines look for it, for people.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int, point: str) -> None:
+    def __init__(
+        self, store: Any, rank: int, world_size: int, point: str, word: MeetingWord, run_dir: str = ""
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.point = point
         self._store = store
+        self._word = word
+        self._run_dir = run_dir
         self._rounds = 0
 
     def preflight(
@@ -61,10 +71,23 @@ class Rendezvous:
         Raises RefusedTogether (the same on all ranks), or Refused for ranks that did not come.
         """
         texts = self._round(mine.to_json(), patience_seconds or PATIENCE_SECONDS)
-        rank_infos = tuple(read_rank_info(text) for text in texts)
+        rank_infos = tuple(self.read(text, RankInfo) for text in texts)
         found = disagreements(rank_infos)
         self.refuse_together([finding for finding in found if finding.severity == "error"])
         return rank_infos, found
+
+    def read(self, text: str, kind: type[Read]) -> Read:
+        """What another rank said, by its type. Raises RefusedTogether, as all ranks do who hear it."""
+        try:
+            return value_of(kind, parse(text))
+        except Malformed as error:
+            self.refuse_together([rank_not_understood(str(error))])
+            raise AssertionError from error  # refuse_together has raised
+
+    def greet(self, patience_seconds: float) -> None:
+        """The first round: who is here. Afterwards all have the word."""
+        me = {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid()}
+        self._round(json.dumps(me), patience_seconds)
 
     def exchange(self, text: str) -> list[str]:
         """One text of every rank, in rank order, on every rank."""
@@ -90,9 +113,9 @@ class Rendezvous:
 
         seconds: to wait for a rank beyond the usual.
         """
-        mine = json.dumps([asdict(finding) for finding in refused])
+        mine = json.dumps(plain(Findings(tuple(without_fixes(refused)))))
         texts = self._round(mine, PATIENCE_SECONDS + seconds)
-        told = [read_finding(finding) for text in texts for finding in json.loads(text)]
+        told = [finding for text in texts for finding in self.read(text, Findings).there]
         self.refuse_together(list(dict.fromkeys(told)))
 
     def refuse_together(self, findings: Sequence[Finding]) -> None:
@@ -101,10 +124,10 @@ class Rendezvous:
         """
         if not findings:
             return
-        done = f"{self._rounds}/done"
-        self._store.add(done, 1)
+        done = [f"{self._rounds}/done/{rank}" for rank in range(self.world_size)]
+        self._store.set(done[self.rank], "")
         deadline = time.monotonic() + _FAREWELL_SECONDS
-        while self.rank == 0 and time.monotonic() < deadline and self._store.add(done, 0) < self.world_size:
+        while self.rank == 0 and time.monotonic() < deadline and not self._store.check(done):
             time.sleep(0.02)
         raise RefusedTogether(findings)
 
@@ -112,128 +135,133 @@ class Rendezvous:
         """One text of every rank, in rank order. Raises Refused when a rank is missing or comes twice, or
         when the meeting point is gone.
         """
-        from torch.distributed import DistError
-
-        try:
+        with staying(self.rank, self.point):
             return self._gather(text, patience_seconds)
-        except DistError as error:
-            said = str(error).splitlines()[0]
-            who = f"rank {self.rank} on {socket.gethostname()}"
-            raise Refused(first_left(who, self.point, said)) from error
 
     def _gather(self, text: str, patience_seconds: float) -> list[str]:
         self._rounds += 1
         head = str(self._rounds)
-        keys = [f"{head}/{rank}" for rank in range(self.world_size)]
         self._claim_rank(head, text)
-        self._store.set(keys[self.rank], text)
-        if int(self._store.compare_set(f"{head}/size", "", str(self.world_size))) != self.world_size:
-            self._store.set(f"{head}/contradiction", "1")
+        self._claim_size(head)
         began, said = time.monotonic(), self.rank != 0
-        while not self._store.check(keys):
-            if self._store.check([f"{head}/contradiction"]):
+        while (texts := self._all(head)) is None:
+            if self._read(f"{head}/contradiction") is not None:
                 time.sleep(1.0)  # for those who are on their way
-                keys = [key for key in keys if self._store.check([key])]
-                break
+                return list(self._here(head).values())
             waited = time.monotonic() - began
             if waited > patience_seconds:
-                self._refuse_missing(keys, patience_seconds)
+                self._refuse_missing(head, patience_seconds)
+            self._refuse_blind(head, waited)
             if waited > _SAY_AFTER_SECONDS and not said:
                 said = True
-                absent = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
+                absent = [str(rank) for rank in self._absent(head)]
                 tell(f"waiting for rank {', '.join(absent[:8])} of {self.world_size}")
             time.sleep(0.02 if waited < 2 else 0.2)
-        return [value.decode() for value in self._store.multi_get(keys)]
+        return texts
+
+    def _all(self, head: str) -> list[str] | None:
+        """What every rank has said in this round; None as long as one has not."""
+        keys = [f"{head}/{rank}" for rank in range(self.world_size)]
+        if not self._store.check(keys):
+            return None
+        found = [self._word.opened(*one) for one in zip(keys, self._store.multi_get(keys), strict=True)]
+        texts = [text for text in found if text is not None]
+        return texts if len(texts) == len(keys) else None
+
+    def _here(self, head: str) -> dict[int, str]:
+        """What ranks have said in this round so far, by rank. A stranger's text is none."""
+        found = ((rank, self._read(f"{head}/{rank}")) for rank in range(self.world_size))
+        return {rank: text for rank, text in found if text is not None}
+
+    def _absent(self, head: str) -> list[int]:
+        here = self._here(head)
+        return [rank for rank in range(self.world_size) if rank not in here]
+
+    def _read(self, key: str) -> str | None:
+        """What a rank of this start has written there."""
+        return self._word.opened(key, self._store.get(key)) if self._store.check([key]) else None
+
+    def _write_first(self, key: str, text: str) -> str:
+        """Write there if no rank has; what stands there then. What a stranger wrote is written over."""
+        mine = self._word.sealed(key, text)
+        found = self._store.compare_set(key, "", mine)
+        if self._word.opened(key, found) is None:
+            self._store.set(key, mine)
+            found = mine.encode()
+        return "" if found == mine.encode() else self._word.opened(key, found) or ""
 
     def _claim_rank(self, head: str, text: str) -> None:
         """The second process that comes as one rank is refused, with who was first."""
-        key = f"{head}/{self.rank}"
-        if self._store.add(f"{key}/claims", 1) == 1:
-            return
-        notes = [_who(text)]
-        if self._store.check([key]):
-            notes.insert(0, _who(self._store.get(key).decode()))
-        raise Refused(rank_twice([self.rank], notes))
+        if first := self._write_first(f"{head}/{self.rank}", text):
+            raise Refused(rank_twice([self.rank], [_who(first), _who(text)]))
 
-    def _refuse_missing(self, keys: Sequence[str], patience_seconds: float) -> None:
-        here = {rank: self._store.get(key) for rank, key in enumerate(keys) if self._store.check([key])}
-        missing = [rank for rank in range(self.world_size) if rank not in here]
-        names = [_who(text.decode()) for text in here.values()]
-        raise Refused(ranks_missing(missing, self.world_size, names, self.point, patience_seconds))
+    def _claim_size(self, head: str) -> None:
+        """Ranks that were told another number of ranks must not wait for those who are none."""
+        said = self._write_first(f"{head}/size", str(self.world_size))
+        if said and said != str(self.world_size):
+            self._write_first(f"{head}/contradiction", "sizes differ")
+
+    def _refuse_missing(self, head: str, patience_seconds: float) -> None:
+        here, missing = self._here(head), self._absent(head)
+        names = [_who(text) for text in here.values()]
+        strange = [rank for rank in missing if self._store.check([f"{head}/{rank}"])]
+        raise Refused(ranks_missing(missing, self.world_size, names, self.point, patience_seconds, strange))
+
+    def _refuse_blind(self, head: str, waited: float) -> None:
+        """Refuse, on all ranks, for those that say they do not see the word that rank 0 wrote. Anybody can
+        say so: it counts only for a rank that has said nothing else for long.
+        """
+        if self.rank == 0 and waited > BLIND_SECONDS:
+            blind = [rank for rank in self._absent(head) if self._store.check([blind_key(rank)])]
+            found = [folder_not_shared(self._blind_rank(rank), "rank 0", self._run_dir) for rank in blind]
+            if blind:
+                self._write_first(_STOPPED, json.dumps(plain(Findings(tuple(found)))))
+                time.sleep(1.0)  # for the others to read it
+        if (told := self._read(_STOPPED)) is not None:
+            raise RefusedTogether(value_of(Findings, parse(told)).there)
+
+    def _blind_rank(self, rank: int) -> str:
+        """`rank 1 on node2`, where it said the name of a machine."""
+        host = self._store.get(blind_key(rank))[:LONGEST_HOST].decode("ascii", "replace")
+        return f"rank {rank} on {host}" if is_host_name(host) else f"rank {rank}"
+
+
+@contextmanager
+def staying(rank: int, point: str) -> Iterator[None]:
+    """Raises Refused (CF449) when the meeting point goes away meanwhile."""
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except DistError as error:
+        who = f"rank {rank} on {socket.gethostname()}"
+        raise Refused(first_left(who, point, str(error).splitlines()[0])) from error
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a rank was refused for, as it travels."""
+
+    there: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Who a rank is, of all that it says."""
+
+    rank: int
+    host: str
+    pid: int
 
 
 def _who(text: str) -> str:
-    told = json.loads(text)
-    if not isinstance(told, dict):
+    try:
+        told = value_of(_Known, parse(text))
+    except Malformed:
         return "a rank"
-    return f"rank {told['rank']} on {told['host']} (process {told['pid']})"
+    return f"rank {told.rank} on {told.host} (process {told.pid})"
 
 
-_met: dict[tuple[str, ...], Rendezvous] = {}
-
-
-def meet(world: World, environ: Mapping[str, str], patience_seconds: float | None = None) -> Rendezvous:
-    """Open the meeting point, or come to it; once in the life of a process.
-
-    Raises Refused: CF417, CF433, CF434 before torch is imported, CF448 when nobody is there.
-    """
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    known = _met.get(tuple(environ.get(name, "") for name in names))
-    if known is not None:
-        return known
-    told = look_at_meeting_point(world, environ)
-    os.environ.update(told)
-    # What torch's C++ would print of a place that cannot be reached is pages long, and said by CF448.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR" if is_own_address(told["MASTER_ADDR"]) else "FATAL")
-    store = _store(world, told, environ, patience_seconds or PATIENCE_SECONDS)
-    point = f"{told['MASTER_ADDR']}:{told['MASTER_PORT']}"
-    rendezvous = Rendezvous(store, world.rank, world.world_size, point)
-    _met[tuple(told[name] for name in names)] = rendezvous
-    return rendezvous
-
-
-def _store(world: World, told: Mapping[str, str], environ: Mapping[str, str], patience_seconds: float) -> Any:
-    """torch's store: rank 0 holds it, unless torchrun's agent does; a restart's attempts stay apart."""
-    from torch.distributed import DistError, PrefixStore, TCPStore
-
-    address, port = told["MASTER_ADDR"], int(told["MASTER_PORT"])
-    who = f"rank {world.rank} on {socket.gethostname()}"
-    held = is_held_by_launcher(environ)
-    is_holder = world.rank == 0 and not held
-    made: list[Any] = []
-    timeout = timedelta(seconds=_CONNECT_SECONDS)
-
-    def refuse(why: str, seconds: float) -> Refused:
-        notes = []
-        if is_holder and not is_own_address(address):
-            notes = [f"rank 0 is on this machine, and {address} is not one of its addresses"]
-        point = f"{address}:{port}"
-        return Refused(first_unreachable(who, point, world.world_size, why, seconds, notes))
-
-    def make() -> None:
-        try:
-            made.append(
-                TCPStore(
-                    address,
-                    port,
-                    is_master=is_holder,
-                    timeout=timeout,
-                    wait_for_workers=False,
-                    multi_tenant=True,
-                )
-            )
-        except (DistError, RuntimeError) as error:
-            made.append(error)
-
-    if not is_holder and (why := wait_for_listener(address, port, patience_seconds)):
-        raise refuse(why, patience_seconds)
-    # In a thread: torch waits without end for an answer from a stranger who listens there.
-    thread = threading.Thread(target=make, name="rendezvous", daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS + 5)
-    if not made:
-        raise refuse("whoever listens there does not answer as a rank 0 does", _CONNECT_SECONDS)
-    if isinstance(made[0], Exception):
-        raise refuse(str(made[0]).splitlines()[0].rstrip("."), _CONNECT_SECONDS) from made[0]
-    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"{_PREFIX}/{attempt}", made[0])
+def blind_key(rank: int) -> str:
+    """Where a rank says that it does not see the word of this start."""
+    return f"blind/{rank}"

@@ -5,12 +5,15 @@ rank 0 writes there is read by all.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from crossfoot.documents import plain
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.rendezvous.findings import folder_not_shared
 from crossfoot.rendezvous.rendezvous import Rendezvous
@@ -41,11 +44,12 @@ def acquire_folder(
             _write(_witness(run, nonce), nonce)
         except Refused as refusal:
             refused = refusal.findings
-    said = [json.loads(text) for text in rendezvous.exchange(json.dumps([host, nonce, told]))]
-    hosts, nonces, texts = zip(*said, strict=True)
+    texts = rendezvous.exchange(json.dumps(plain(_Said(host, nonce, told))))
+    said = [rendezvous.read(text, _Said) for text in texts]
+    hosts, first = tuple(one.host for one in said), said[0]
     rendezvous.share_refusal(refused)
-    witness = _witness(run, nonces[0])
-    sees = rendezvous.exchange("yes" if _reads(witness, nonces[0]) else "no")
+    witness = _witness(run, first.nonce)
+    sees = rendezvous.exchange("yes" if _reads(witness, first.nonce) else "no")
     if rank == 0:
         witness.unlink(missing_ok=True)
     rendezvous.refuse_together(
@@ -55,7 +59,20 @@ def acquire_folder(
             if answer == "no"
         ]
     )
-    return hosts, texts[0]
+    return hosts, first.told
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a rank says. nonce, told: rank 0's word, and what it tells all; "" of others."""
+
+    host: str
+    nonce: str
+    told: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]*", self.nonce):
+            raise ValueError(f"{self.nonce!r} is no word of ours")
 
 
 def _witness(run: RunFile, nonce: str) -> Path:

@@ -10,20 +10,23 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot.arithmetic.batch import GpusPerNode
+from crossfoot.checkpoints.store import is_checkpoint_name
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.ledger.book import BookLines
-from crossfoot.ledger.entry import StepEntry, values_of
+from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import attempt_unreadable, checkpoint_ahead
-from crossfoot.runs.ending import read_document, write_document
+from crossfoot.runs.ending import read_paper, write_document
 
 LOCK_FILE, LEDGER_FILE, RECEIPT_FILE = "plan.lock.json", "ledger.jsonl", "receipt.json"
 ENDING_FILE, ATTEMPT_FILE = "ending.json", "attempt.json"
 ATTEMPT_FORMAT = 1
+MOST_RANKS = 1_000_000
+"""More are a damaged number."""
 _NAME = re.compile(r"attempt-(\d{3,})")
 
 
@@ -68,6 +71,10 @@ class Attempt:
     elastic_id: str | None = None
 
     def __post_init__(self) -> None:
+        if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):
+            raise ValueError(f"from_checkpoint is {self.from_checkpoint!r}, the name of no checkpoint")
+        if not 1 <= self.world_size <= MOST_RANKS:
+            raise ValueError(f"world_size is {self.world_size}, not 1 to {MOST_RANKS:,}")
         if self.attempt < 1 or self.first_step < 0:
             raise ValueError(f"attempt {self.attempt} cannot begin at step {self.first_step}")
         if self.attempt == 1 and self.first_step:
@@ -220,40 +227,8 @@ def continue_from(
 
 
 def _read_attempt(path: str, number: int) -> Attempt:
-    document = read_document(path, attempt_unreadable, "an attempt's record")
-    try:
-        attempt = _attempt_of(document)
-        if attempt.attempt != number:
-            raise ValueError(f"it is of attempt {attempt.attempt}")
-    except ValueError as error:
-        title = "an attempt's record cannot be read"
-        raise Refused(attempt_unreadable(title, Place(path), (str(error),))) from error
+    attempt = read_paper(path, Attempt, ATTEMPT_FORMAT, attempt_unreadable, "an attempt's record")
+    if attempt.attempt != number:
+        title, note = "an attempt's record cannot be read", f"it is of attempt {attempt.attempt}"
+        raise Refused(attempt_unreadable(title, Place(path), (note,)))
     return attempt
-
-
-def _attempt_of(document: Mapping[str, Any]) -> Attempt:
-    """Raises ValueError, saying what is wrong with it."""
-    if document.get("format") != ATTEMPT_FORMAT:
-        raise ValueError(f"its format is {document.get('format')!r}, this reads {ATTEMPT_FORMAT}")
-    hosts, allowed = document.get("hosts"), document.get("allowed")
-    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
-        raise ValueError(f"hosts is {hosts!r}, not a list of names")
-    older = dict.fromkeys(("index_dir", "checkpoint_attempt", "checkpoint_plan", "elastic_id"))
-    names = ("key", "before", "now")
-    if not isinstance(allowed, list) or not all(
-        isinstance(change, dict) and set(names) <= set(change) and isinstance(change["key"], str)
-        for change in allowed
-    ):
-        raise ValueError("allowed is not a list of changes")
-    changes = tuple(Change(*(change[name] for name in names)) for change in allowed)
-    gpus = _gpus_of(document.get("gpus_per_node"))
-    other = {"gpus_per_node": gpus, "hosts": tuple(hosts), "allowed": changes}
-    return Attempt(**{**values_of(Attempt, {**older, **document}), **other})
-
-
-def _gpus_of(value: object) -> GpusPerNode:
-    if type(value) is int:
-        return value
-    if isinstance(value, list) and value and all(type(each) is int for each in value):
-        return tuple(value)
-    raise ValueError(f"gpus_per_node is {value!r}, neither a number nor a list of numbers")

@@ -33,7 +33,7 @@ NEVER: Mapping[str, str] = {
         _OTHER_STEPS,
     ),
     **dict.fromkeys(
-        ("data.task", "data.template", "data.max_seq_len", "tokenizer.path"),
+        ("data.task", "data.template", "data.max_seq_len", "data.special_text", "tokenizer.path"),
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(("lora", "lora.r", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE),
@@ -73,6 +73,7 @@ FREE: frozenset[str] = frozenset(
             "data.validation",
             "data.layout",
             "data.index_dir",
+            "data.ignored_fields",
             "batch.micro_batch_size",
             "batch.grad_accum_steps",
         ),
@@ -89,6 +90,7 @@ _BY_CONTENT = (
     "data.template",
     "data.max_seq_len",
     "data.bad_samples",
+    "data.special_text",
     "tokenizer.path",
 )
 _RATE = (
@@ -239,6 +241,22 @@ def refusals_of_allow(allow: Iterable[str]) -> list[Finding]:
         near = near or [known for known in ALLOWABLE if known.rpartition(".")[2] == key.rpartition(".")[2]]
         findings.append(bad_allow(key, near, NEVER.get(key)))
     return findings
+
+
+@rule_docs("CF031", name="allow-without-continue")
+def allow_without_continue(allow: Iterable[str]) -> Finding:
+    """CF031: --allow was given for a run that begins, and there is nothing that it would allow.
+
+    It names keys that may differ from those of the run that is continued. A run that begins has whatever its
+    config says. Most often --continue was forgotten, or the run folder is another one.
+    """
+    keys = ", ".join(dict.fromkeys(allow))
+    return Finding(
+        "CF031",
+        f"--allow {keys} means nothing here: no run is continued",
+        place=Place(COMMAND_LINE),
+        helps=("name the run with --continue RUN_DIR", "or leave out --allow"),
+    )
 
 
 def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:

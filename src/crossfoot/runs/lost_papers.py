@@ -4,6 +4,7 @@ goes on, so that nothing is trained in vain.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 
 from crossfoot.findings.finding import Finding, Place, Refused
@@ -31,7 +32,8 @@ def refuse_lost_papers(run_dir: str, attempts: Sequence[Attempt], trained: Colle
         place = Place(attempt_path(run_dir, number, ATTEMPT_FILE))
         findings.append(attempt_unreadable("an attempt's record is not here", place, notes))
     own = [lock_path(run_dir, attempt.attempt) for attempt in attempts]
-    locks = [run_lock_path(run_dir), *own] if attempts else []
+    run_lock = run_lock_path(run_dir)
+    locks = [run_lock, *own] if attempts or os.path.exists(run_lock) else []
     endings = [attempt_path(run_dir, number, ENDING_FILE) for number in attempt_numbers(run_dir)]
     for read, paths in ((read_lock, dict.fromkeys(locks)), (read_ending, endings)):
         for path in paths:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.attempts import read_attempts
 from crossfoot.runs.run_folder import holds_run
+from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.run_file import RunFile
 
 AUTO = "auto"
 """Said after --continue: begin where there is no run, go on where there is one."""
+
+
+@rule_docs("CF035", name="take-over-without-continue")
+def take_over_without_continue() -> Finding:
+    """CF035: --take-over was given for a run that begins, and there is nothing that it would take over.
+
+    It says that a run is to go on although its last attempt lives, and belongs to --continue.
+    """
+    return Finding(
+        "CF035",
+        "--take-over means nothing here: no run is continued",
+        place=Place(COMMAND_LINE),
+        helps=("name the run with --continue RUN_DIR", "or leave out --take-over"),
+    )
 
 
 def is_started_again(run: RunFile, environ: Mapping[str, str]) -> bool:

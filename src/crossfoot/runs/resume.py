@@ -10,8 +10,8 @@ from typing import Any
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_checkpoint
-from crossfoot.checkpoints.manifest import Damaged, verify_checksums
-from crossfoot.checkpoints.store import Checkpoint, list_checkpoints, newest_good
+from crossfoot.checkpoints.manifest import Damaged, verify_content
+from crossfoot.checkpoints.store import Checkpoint, is_checkpoint_name, list_checkpoints, newest_good
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.book import BookLines, read_readable
@@ -106,6 +106,10 @@ class ResumePoint:
     checkpoint_attempt: int | None = None
     checkpoint_plan: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not is_checkpoint_name(self.checkpoint):
+            raise ValueError(f"{self.checkpoint!r} is the name of no checkpoint")
+
 
 NEW_RUN = ResumePoint()
 
@@ -193,7 +197,7 @@ def choose_checkpoint(
         if older is None:
             return None, findings
         try:
-            verify_checksums(older.folder, older.manifest.files)
+            verify_content(older.folder, older.manifest.files)
         except Damaged as damage:
             known_bad[older.name] = str(damage)
             continue
@@ -236,6 +240,8 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     ledger = os.path.join(run.run_dir, LEDGER_FILE)
     lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()
     attempts = read_attempts(run.run_dir, {line.attempt for line in lines})
+    if lines.damage and not attempts:
+        raise Refused(lines.damage)  # no run's, or of one whose attempts are all lost: it would be cut back
     refuse_lost_papers(run.run_dir, attempts, {line.attempt for line in lines})
     last = attempts[-1].attempt if attempts else 1
     ending = read_ending(attempt_path(run.run_dir, last, ENDING_FILE))

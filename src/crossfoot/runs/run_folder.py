@@ -36,6 +36,9 @@ DEEPSPEED_NAME = "deepspeed.json"
 CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
+CLAIM_NAME = "claim"
+"""Empty; who made it made the attempt."""
+_OWN_NAMES = (LOCK_FILE, CONFIG_NAME, DEEPSPEED_NAME, ENDING_FILE, CUT_FILE, CLAIM_NAME)
 _OWN_FOLDERS = (CHECKPOINTS, HEARTBEAT_FOLDER, ADAPTER_NAME, MODEL_NAME)
 _OWN_FILES = (LOCK_FILE, LEDGER_FILE, RECEIPT_FILE, CHECKPOINT_NOW)
 SIGN_OF_LIFE = re.compile(
@@ -220,17 +223,22 @@ def refuse_used_folder(run: RunFile) -> None:
 
 
 def make_folder(run: RunFile, attempt: int = 1) -> None:
-    """Claim an attempt by making its folder, and the run's for the first.
+    """Claim an attempt by making its folder, and the run's for the first, and a file in it that must be new.
 
-    Making a folder either succeeds or finds that another process was faster, on shared storage too: of two
+    Making that file either succeeds or finds that another process was faster, on shared storage too: of two
     that want the same attempt one is Refused (the first attempt: CF011, a later one: CF748).
     """
     folder = Path(attempt_path(run.run_dir, attempt))
     # Not flock: on shared storage it may hold within one node only, and it ends with its process, when the
-    # attempt is still taken. mkdir is decided by the file server, once and for all.
+    # attempt is still taken. A new file is decided by the file server, once and for all; so is a folder, but
+    # NFS repeats a request whose answer was lost, and only of a file does the server know whose it was.
     try:
-        folder.mkdir(parents=attempt == 1)
-    except FileExistsError as error:
+        with suppress(FileExistsError):  # a file server that is asked again says so to the maker too
+            folder.mkdir(parents=attempt == 1)
+        if any(folder.iterdir()):
+            raise FileExistsError(folder)
+        os.close(os.open(folder / CLAIM_NAME, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except (FileExistsError, NotADirectoryError) as error:
         refusal = folder_in_use(run) if attempt == 1 else attempt_taken(run, attempt)
         raise Refused(refusal) from error
     except OSError as error:
@@ -257,7 +265,7 @@ def release_folder(run: RunFile, attempt: int = 1) -> None:
         for file in (ledger, folder / LOCK_FILE) if is_only else ():
             file.unlink(missing_ok=True)
         # attempt.json first: without it the attempt has not started, whatever else is left of it
-        for name in (ATTEMPT_FILE, LOCK_FILE, CONFIG_NAME, DEEPSPEED_NAME, ENDING_FILE, CUT_FILE):
+        for name in (ATTEMPT_FILE, *_OWN_NAMES):
             (own / name).unlink(missing_ok=True)
         own.rmdir()
         if is_only:

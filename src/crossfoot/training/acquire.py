@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
+from crossfoot.documents import parse, plain, value_of
 from crossfoot.findings.finding import Finding
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, attempt_path
-from crossfoot.runs.resume import NEW_RUN, Resumed, ResumePoint, record_attempt, resume_run
+from crossfoot.runs.resume import (
+    NEW_RUN,
+    Resumed,
+    ResumePoint,
+    read_previous_attempts,
+    record_attempt,
+    resume_run,
+)
 from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
 from crossfoot.written.resolved import dump_config
@@ -39,7 +46,7 @@ def acquire(work: RankJob) -> RankJob:
         make_folder(run, resume_point.attempt)
         taken.append((resume_point, resumed))
         forget_attempt(run.run_dir, resume_point.attempt)
-        return json.dumps(asdict(resume_point))
+        return json.dumps(plain(resume_point))
 
     try:
         hosts, told = acquire_folder(run, work.world.rank, work.rendezvous, take)
@@ -48,7 +55,7 @@ def acquire(work: RankJob) -> RankJob:
             release_folder(run, resume_point.attempt)
         raise
     resumed = taken[0][1] if taken else None
-    return replace(work, resume_point=ResumePoint(**json.loads(told)), resumed=resumed, hosts=hosts)
+    return replace(work, resume_point=value_of(ResumePoint, parse(told)), resumed=resumed, hosts=hosts)
 
 
 def start_attempt(work: RankJob) -> None:
@@ -63,7 +70,7 @@ def start_attempt(work: RankJob) -> None:
     if work.resumed is not None:
         findings += work.resumed.findings
     if findings:
-        say(render(findings, colour=sys.stdout.isatty()))
+        show(findings)
     say(render_plan(work.plan, work.lock["sha256"]))
     for line in (_folding(work), _continuing(work)):
         if line:
@@ -74,10 +81,12 @@ def start_attempt(work: RankJob) -> None:
 def _resume_run(work: RankJob) -> Resumed | None:
     if work.previous_attempts is None:
         return None
-    plan = work.plan
+    plan, previous_attempts = work.plan, work.previous_attempts
+    if work.options.takes_over:  # the attempt that is put aside has gone on meanwhile
+        previous_attempts = read_previous_attempts(plan.run)
     return resume_run(
         plan.run,
-        work.previous_attempts,
+        previous_attempts,
         work.lock,
         plan.schedule,
         work.index.digests,

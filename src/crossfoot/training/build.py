@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from torch import nn
@@ -117,7 +118,7 @@ def _mirror(work: RankJob, ranks: Ranks) -> WandbMirror | None:
             mirror = WandbMirror(work.plan, work.lock)
         except Refused as refused:
             findings = refused.findings
-    findings = ranks.gather(findings)[0]
+    findings = ranks.gather(findings, tuple[Finding, ...])[0]
     if findings:
         raise Refused(findings)
     return mirror
@@ -131,7 +132,7 @@ def load_base(
     if config.model.path == BUILTIN_TINY:
         if ranks.is_first:
             write_tiny_model(work.model_path)
-        ranks.gather(None)  # the others load it when it is there
+        ranks.gather(None, NoneType)  # the others load it when it is there
     return load_model(
         config,
         work.model_path,

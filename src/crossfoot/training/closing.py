@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from crossfoot.checkpoints.findings import no_time
 from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
-from crossfoot.data.tokenizer import copy_tokenizer, tokenizer_path
+from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.ledger.findings import ledger_shared
 from crossfoot.liveness.stopping import Stop
 from crossfoot.models.findings import not_saved
@@ -36,14 +34,16 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.training.build import Built
-from crossfoot.training.findings import unlearnable
+from crossfoot.training.findings import first_step_astray, unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
+from crossfoot.training.saving import weights_are_finite
 
 _REASONS = {
     Stop.ORPHANED: ("orphaned", 75),
     Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
     Stop.NOT_WRITABLE: ("fault", 1),
+    Stop.NOT_AS_PLANNED: ("fault", 3),
     Stop.NOT_FINITE: ("fault", 1),
 }
 
@@ -70,26 +70,31 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done)
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
-    if reason != "fault" and is_kept:
+    is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
+    if reason != "fault" and is_kept and is_finite:
         findings += _last_checkpoint(work, built, reason, steps_done)
         if exit_code == 75 and ranks.is_first and newest_good(work.plan.run.run_dir)[0] is None:
             exit_code = 1
     elif training.step_hooks.finding is not None:
         findings.append(training.step_hooks.finding)
-    is_finite = stop is not Stop.NOT_FINITE or all(ranks.gather(_is_finite(built.model)))
     if not findings and stop is Stop.NOT_FINITE:
         findings += unlearnable(training.step_recorder.unlearnable, is_finite)
+    elif not findings and not is_finite:
+        findings.append(weights_not_finite(steps_done))
+    exit_code = exit_code if is_finite else 1
+    if training.step_recorder.astray is not None:
+        findings.append(first_step_astray(training.step_recorder.astray))
     saved = None
     is_disk_full = stop is Stop.NOT_WRITABLE and training.step_hooks.finding is None
-    is_urgent = reason in _URGENT
-    if is_kept and is_finite and not is_disk_full and not is_urgent:
+    is_in_vain = reason in _URGENT or stop is Stop.NOT_AS_PLANNED
+    if is_kept and is_finite and not is_disk_full and not is_in_vain:
         saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
     if ranks.is_first:
-        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved)
+        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
-    return int(ranks.gather(exit_code)[0])
+    return int(ranks.gather(exit_code, int)[0])
 
 
 def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> None:
@@ -97,7 +102,7 @@ def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> No
     run_dir, attempt = work.plan.run.run_dir, work.resume_point.attempt
     if ranks.is_first and found is None and (later := later_attempt(run_dir, attempt)) is not None:
         found = ledger_shared(f"{run_dir}/{LEDGER_FILE}", (f"attempt {later} has begun, this is {attempt}",))
-    found = ranks.gather(found)[0]
+    found = ranks.gather(found, Finding | None)[0]
     if found is not None and found.code == "CF754":
         raise (Refused if ranks.is_first else RefusedTogether)(found)
 
@@ -123,12 +128,6 @@ def _last_checkpoint(work: RankJob, built: Built, reason: str, steps_done: int) 
     return [] if step_hooks.finding is None else [replace(step_hooks.finding, severity="warning")]
 
 
-def _is_finite(model: nn.Module) -> bool:
-    """Whether this rank's part of what is trained holds numbers only."""
-    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
-
-
 def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, list[Finding]]:
     """Save what was trained, all ranks together. Returns where, or None and why rank 0 could not."""
     config, ranks = work.plan.run.config, built.training.ranks
@@ -136,7 +135,7 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     problem = []
 
     def add_tokenizer(destination: str) -> None:
-        copy_tokenizer(tokenizer_path(config), work.plan.run.index_dir, destination)
+        save_tokenizer(config, work.plan.run.index_dir, destination)
 
     try:
         save_adapter(
@@ -149,7 +148,7 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
         problem.append(not_saved(what, folder, said_by(error), *_what_is_left(work, steps_done)))
-    return (None if any(ranks.gather(bool(problem))) else folder), problem
+    return (None if any(ranks.gather(bool(problem), bool)) else folder), problem
 
 
 def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -173,13 +172,13 @@ def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tupl
 
 
 def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[Finding]) -> int:
-    """Rank 0: ending.json, receipt.json, and the words at the end. Returns the exit code.
+    """Rank 0: ending.json, receipt.json, and then the words at the end. Returns the exit code.
 
     An ending that the disk does not take leaves a run that looks killed, and can be continued like one.
     """
     run_dir = work.plan.run.run_dir
     exit_code = ending.exit_code
-    run = None
+    run = receipt = None
     refused: list[Finding] = []
     with _collecting(refused):
         write_ending(attempt_path(run_dir, work.resume_point.attempt, ENDING_FILE), ending)
@@ -189,10 +188,11 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         if ending.reason not in _URGENT:
             receipt = held_against_index(receipt, run)
         exit_code = exit_code or receipt.exit_code
+        write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
+    if receipt is not None:
         say(f"\n{render_receipt(receipt)}")
         if built.mirror is not None:
             built.mirror.close(receipt.to_json())
-        write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     findings = [*findings, *refused]
     agreement = None if run is None else compare_with_dry_run(run)
     if isinstance(agreement, Finding):
@@ -201,7 +201,7 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         say(f"dry run: {agreement}")
     exit_code = exit_code or int(bool(refused))
     if findings:
-        say(render(findings, colour=sys.stdout.isatty()))
+        show(findings)
     _say_next(work, ending, exit_code)
     return exit_code
 

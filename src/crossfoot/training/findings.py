@@ -13,6 +13,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.phrases import counted
 
 MOST_SAMPLES_NAMED = 8
 
@@ -66,7 +67,9 @@ def not_finite(entry: StepEntry) -> Finding:
     if (more := len(samples) - MOST_SAMPLES_NAMED) > 0:
         notes.append(f"and {more:,} more samples: the ledger's line of the step has them")
     notes.append("its update was left out on all ranks: the weights are those before the step")
-    what = entry.not_finite[0] if entry.not_finite else "its loss or gradient norm is NaN or infinite"
+    what = str(entry.not_finite[0]) if entry.not_finite else "its loss or gradient norm is NaN or infinite"
+    if not entry.planned_trained_tokens:
+        what = "no token of its samples is a target"
     return Finding(
         "CF741",
         f"step {entry.step} of epoch {entry.epoch} cannot be learned from: {what}",
@@ -76,6 +79,59 @@ def not_finite(entry: StepEntry) -> Finding:
             "or lower lr.reference, or lengthen the warm-up: weights that run away end like this",
             "or set faults.nonfinite to skip: such updates are left out, and counted",
         ),
+    )
+
+
+@rule_docs("CF781")
+def weights_not_finite(steps: int) -> Finding:
+    """CF781: the trained weights are NaN or infinite when the run ends, though every loss was a number.
+
+    The last updates were so large that the weights left the range of their type; the loss of a next step
+    would have shown it. They are not saved, and the run fails. The last checkpoint was written before.
+    """
+    return Finding(
+        "CF781",
+        f"after {steps:,} steps the trained weights are NaN or infinite",
+        notes=("they were not saved",),
+        helps=(
+            "lower lr.reference, or lengthen the warm-up: weights that run away end like this",
+            "and set model.dtype to bfloat16 or float32, where it is float16",
+        ),
+    )
+
+
+@rule_docs("CF782")
+def validation_not_finite(steps: int, loss: float) -> Finding:
+    """CF782: the validation loss is NaN or infinite.
+
+    Some validation sample meets weights that no trained sample does, or they have left the range of their
+    type. With `faults.nonfinite: stop` the run stops here, and at its end the receipt does not foot; with
+    `skip` it goes on, and only the loss after the last step counts.
+    """
+    return Finding(
+        "CF782",
+        f"after {steps:,} steps the validation loss is {loss!r}",
+        helps=(
+            "look for rows of the base model that are not numbers, and at the validation data",
+            "or lower lr.reference, or lengthen the warm-up",
+        ),
+    )
+
+
+@rule_docs("CF770", name="first-step-astray")
+def first_step_astray(entry: StepEntry) -> Finding:
+    """CF770: the first step of a run, or of an attempt at it, was not as planned: the run stopped there.
+
+    What is wrong with the first step is wrong with all of them: the data, the index, the program or the
+    machine. The ledger has the step's line with its causes, the receipt shows them, and nothing was saved. A
+    later step that differs is named by the receipt at the end, and does not stop the run.
+    """
+    cause = entry.causes[0]
+    return Finding(
+        "CF770",
+        f"step {entry.step} was not trained as planned, and it is the first: the run stopped there",
+        notes=(cause.message, f"{counted(entry.cause_count, 'cause')} in all: the receipt names them"),
+        helps=(f"see what the first one means: crossfoot explain {cause.code}",),
     )
 
 

@@ -60,6 +60,8 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         closed = meter.end_step(step, update)
         done += 1
         stop = training.step_recorder.settle(closed, planned)
+        if step == first:  # booked at once: what is wrong from the start is not trained to the end
+            stop = max(stop, training.step_recorder.drain())
         if update.left_out is not None and not policies.states(update.left_out):
             break  # when it is drained, the step says why
         if not stop.ends:
@@ -88,7 +90,7 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
         )
         if update.left_out != "overflow":
             break
-        if not all(ranks.gather(meter.losses_are_finite())):
+        if not all(ranks.gather(meter.losses_are_finite(), bool)):
             update = replace(update, left_out="not finite")
             break
         if training.policies.states("overflow") or not update.can_retry or not left:

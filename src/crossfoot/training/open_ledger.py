@@ -23,9 +23,10 @@ def open_ledger(
     """
     run_dir, attempt, index = work.plan.run.run_dir, work.resume_point.attempt, work.index
     previous_attempts = work.resumed.previous_attempts if work.resumed is not None else None
+    read = previous_attempts.lines if previous_attempts is not None else None
     book = LedgerBook(
         os.path.join(run_dir, LEDGER_FILE),
-        whole_bytes=previous_attempts.lines.whole_bytes if previous_attempts is not None else None,
+        whole_bytes=read.whole_bytes if read is not None and read.damage else None,
         keep_in=attempt_path(run_dir, attempt),
         successor=lambda: later_attempt(run_dir, attempt),
     )

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from crossfoot.ledger.entry import SKIPS, StepEntry
-from crossfoot.output import tell
+from crossfoot.output import tell, visible_line
 from crossfoot.phrases import clock
+from crossfoot.streams import terminal_of
 
 _PLAIN_LINE_SECONDS = 2.0
 _SPEED_WINDOW_STEPS = 20
@@ -36,7 +37,7 @@ class ProgressLine:
                 BarColumn(bar_width=20),
                 TextColumn("{task.percentage:3.0f}%"),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=Console(file=terminal_of(sys.stderr)))
             self._task = self._bar.add_task("starting", total=total_steps)
             self._bar.start()
 
@@ -45,14 +46,11 @@ class ProgressLine:
         self._samples += entry.real_samples
         self._recent.append((entry.real_tokens, entry.seconds))
         line = self._line(entry)
-        self._say_aside(entry)
-        if entry.causes and not self._bar:
-            tell(f"step {entry.step} does not foot: {entry.causes[0].message}")
+        for aside in _policy_lines(entry):
+            self._say_aside(aside, "yellow")
+        if entry.causes:
+            self._say_aside(f"step {entry.step} does not foot: {entry.causes[0].message}", "red")
         if self._bar:
-            if entry.causes:
-                self._bar.console.print(
-                    f"step {entry.step} does not foot: {entry.causes[0].message}", style="red"
-                )
             self._bar.update(self._task, completed=entry.step + 1, description=line)
             return
         last = entry.step + 1 >= self._total
@@ -60,19 +58,12 @@ class ProgressLine:
             self._spoke = time.monotonic()
             tell(line)
 
-    def _say_aside(self, entry: StepEntry) -> None:
-        """What a policy made of the step: it was skipped, or tried again."""
-        words = []
-        if entry.skipped is not None:
-            words = [f"step {entry.step} was skipped, as {SKIPS[entry.skipped]} says"]
-            words += [f"  {one}" for one in entry.not_finite]
-        elif entry.retries:
-            words = [f"step {entry.step} overflowed float16 and was tried {entry.retries + 1} times"]
-        for line in words:
-            if self._bar:
-                self._bar.console.print(line, style="yellow", markup=False, highlight=False)
-            else:
-                tell(line)
+    def _say_aside(self, line: str, style: str) -> None:
+        """A line that stays, above the one that moves."""
+        if self._bar:
+            self._bar.console.print(visible_line(line), style=style, markup=False, highlight=False)
+        else:
+            tell(line)
 
     def _line(self, entry: StepEntry) -> str:
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
@@ -88,3 +79,13 @@ class ProgressLine:
         """Leave the terminal as it was."""
         if self._bar:
             self._bar.stop()
+
+
+def _policy_lines(entry: StepEntry) -> list[str]:
+    """What a policy made of the step: it was skipped, or tried again."""
+    if entry.skipped is not None:
+        skipped = f"step {entry.step} was skipped, as {SKIPS[entry.skipped]} says"
+        return [skipped, *(f"  {one}" for one in entry.not_finite)]
+    if entry.retries:
+        return [f"step {entry.step} overflowed float16 and was tried {entry.retries + 1} times"]
+    return []

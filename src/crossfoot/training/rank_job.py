@@ -21,11 +21,12 @@ from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
 from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.rendezvous.devices import look_at_device
+from crossfoot.rendezvous.meeting_point import meet
 from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
-from crossfoot.rendezvous.rendezvous import Rendezvous, meet
-from crossfoot.runs.changing import refusals_of_allow
-from crossfoot.runs.restarts import is_started_again
+from crossfoot.rendezvous.rendezvous import Rendezvous
+from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
+from crossfoot.runs.restarts import is_started_again, take_over_without_continue
 from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
@@ -170,7 +171,7 @@ def run_preflight(
         if refused:
             raise Refused(refused)
         return None, world, ()
-    rendezvous = meet(world, os.environ)
+    rendezvous = meet(world, os.environ, checked.run.run_dir)
     device = look_at_device(world.local_rank, os.environ)
     rank_infos, warnings = rendezvous.preflight(rank_info_of(checked, world, device, refused))
     world = replace(world, ranks_per_node=ranks_per_node(rank_infos))
@@ -189,6 +190,10 @@ def _look_alone(
         return None, (), ()
     start = Start(run, options.continues)
     found = unmet(start)
+    if options.allow and not options.continues and not options.is_repeated:
+        found += (allow_without_continue(options.allow),)
+    if options.takes_over and not options.continues and not options.is_repeated:
+        found += (take_over_without_continue(),)
     if any(finding.severity == "error" for finding in found):
         return None, found, ()
     if not start.continues:

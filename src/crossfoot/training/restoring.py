@@ -27,7 +27,9 @@ from crossfoot.training.state import MOMENTS, StateTensor, TrainedState, trained
 def find_checkpoint(run_dir: str, name: str, ranks: Ranks) -> Checkpoint:
     """The checkpoint that was chosen, as this rank sees it. Raises Refused, on all, where one does not."""
     with _refusing(name):
-        return together(ranks, lambda: checkpoint_in(run_dir, name))[ranks.rank]
+        found: list[Checkpoint] = []
+        together(ranks, lambda: found.append(checkpoint_in(run_dir, name)), bool)
+    return found[0]
 
 
 def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ranks: Ranks) -> None:
@@ -49,7 +51,7 @@ def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ra
         for tensor in state.tensors():
             state.write(tensor.name, tensor.moment, reader.tensor(tensor))
     with _refusing(checkpoint.name):
-        together(ranks, reader.check)
+        together(ranks, reader.check, bool)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -72,6 +72,12 @@ class GivenUp(Exception):
         super().__init__("; ".join(f"rank {rank} on {host}: {reason}" for rank, host, reason in failed))
 
 
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether this rank's part of what is trained holds numbers only."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
+
+
 def save_checkpoint(
     engine: Engine, model: nn.Module, run_dir: str, step: int, facts: CheckpointFacts, ranks: Ranks
 ) -> Saved:
@@ -87,7 +93,7 @@ def save_checkpoint(
     shares = share_out(state.tensors(), ranks.world_size)
     partial: Path | None = None
     try:
-        folder = partial = _on_first(ranks, lambda: _make_folder(run_dir, step, facts.attempt))
+        folder = partial = _on_first(ranks, lambda: _make_folder(run_dir, step, facts.attempt), Path)
         writer = _start_writer(folder, shares, ranks.rank)
         try:
             for owner, tensor in _in_turn(shares):
@@ -98,21 +104,22 @@ def save_checkpoint(
         except BaseException:
             writer.give_up()
             raise
-        files = together(ranks, writer.close)
+        files = together(ranks, writer.close, WrittenFile | None)
 
         def name_it() -> Checkpoint:
             seconds = time.monotonic() - started
             write_manifest(folder, _manifest(state, shares, files, step, facts, seconds))
             return commit(folder)
 
-        checkpoint, finding = _on_first(ranks, name_it), None
+        checkpoint, finding = _on_first(ranks, name_it, Checkpoint), None
     except GivenUp as given_up:
         checkpoint, finding = None, None
         if ranks.is_first:
             if partial is not None:
                 remove_partial(partial)
             finding = _not_written(run_dir, step, given_up)
-    finding, seconds = ranks.gather((finding, time.monotonic() - started))[0]
+    how = (finding, time.monotonic() - started)
+    finding, seconds = ranks.gather(how, tuple[Finding | None, float])[0]
     return Saved(checkpoint, finding, seconds)
 
 
@@ -127,8 +134,8 @@ def share_out(tensors: Sequence[StateTensor], world_size: int) -> list[list[Stat
     return shares
 
 
-def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
-    """What `action`, in which there is no collective, returns on every rank, in rank order.
+def together(ranks: Ranks, action: Callable[[], T], kind: Any) -> list[T]:
+    """What `action`, in which there is no collective, returns on every rank, in rank order. kind: its type.
 
     Raises GivenUp on all ranks when the disk or the memory refused on any. Anything else that an action
     raises is raised on its rank, and as RuntimeError on the others.
@@ -139,7 +146,7 @@ def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
     except Exception as error:
         problem = error
     said = None if problem is None else (socket.gethostname(), _reason(problem), isinstance(problem, _DISK))
-    outcomes = ranks.gather((result, said))
+    outcomes = ranks.gather((result, said), tuple[kind | None, tuple[str, str, bool] | None])
     failed = [(rank, *outcome[1]) for rank, outcome in enumerate(outcomes) if outcome[1] is not None]
     if problem is not None and not isinstance(problem, _DISK):
         raise problem
@@ -148,13 +155,13 @@ def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
             raise RuntimeError(f"rank {rank} on {host} failed: {reason}")
     if failed:
         raise GivenUp([(rank, host, reason) for rank, host, reason, _ in failed])
-    return [outcome[0] for outcome in outcomes]
+    return [cast(T, outcome[0]) for outcome in outcomes]
 
 
-def _on_first(ranks: Ranks, action: Callable[[], T]) -> T:
+def _on_first(ranks: Ranks, action: Callable[[], T], kind: Any) -> T:
     """What `action`, which rank 0 alone runs, returned there; on every rank. Raises as `together`."""
-    (result,) = together(ranks, lambda: [action()] if ranks.is_first else [])[0]
-    return result
+    results = together(ranks, lambda: action() if ranks.is_first else None, kind)
+    return cast(T, results[0])
 
 
 class _Writer:
@@ -215,7 +222,7 @@ class _Writer:
 
 def _make_folder(run_dir: str, step: int, attempt: int) -> Path:
     partial = partial_folder(run_dir, step, attempt)
-    partial.mkdir(parents=True)
+    partial.mkdir(parents=True, exist_ok=True)  # its name is nobody else's, whatever a file server says
     return partial
 
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
-from crossfoot.output import say
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
 from crossfoot.runs.run_folder import release_folder
@@ -32,7 +31,7 @@ def run(path: str, overrides: Sequence[str], world: World, options: TrainOptions
     is then free again. torch is imported only when everything that can be refused has been.
     """
     try:
-        with StopRequest() as stop:
+        with StopRequest(speaks=world.rank == 0) as stop:
             work = acquire(make_rank_job(path, overrides, world, options))
             try:
                 with _rank_monitor(work, stop) as rank_monitor:
@@ -65,7 +64,7 @@ def _rank_monitor(work: RankJob, stop: StopRequest) -> RankMonitor:
     def orphaned(finding: Finding) -> None:
         stop.ask(Stop.ORPHANED)
         if rank_monitor.speaks:
-            say(render([replace(finding, severity="warning")], colour=False))
+            show([replace(finding, severity="warning")])
 
     rank_monitor = RankMonitor(
         work.plan.run.run_dir,

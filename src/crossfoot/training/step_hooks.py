@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,9 @@ from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
+from crossfoot.training.findings import validation_not_finite, weights_not_finite
 from crossfoot.training.rank_job import RankJob
-from crossfoot.training.saving import CheckpointFacts, save_checkpoint
+from crossfoot.training.saving import CheckpointFacts, save_checkpoint, weights_are_finite
 from crossfoot.training.step_recorder import StepRecorder
 from crossfoot.training.validation import validation_loss
 
@@ -31,7 +33,8 @@ LAUNCHER_GRACE_SECONDS = {"deepspeed": 30.0, "torchrun": 30.0, "accelerate": 30.
 class StepHooks:
     """What one rank does between two steps. `after` is called with every finished step.
 
-    finding: why the last checkpoint could not be written, None when it could; the same on all ranks.
+    finding: why the last checkpoint could not be written or the validation stops the run, else None; the same
+    on all ranks.
     """
 
     def __init__(
@@ -74,7 +77,12 @@ class StepHooks:
         saves = asked is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
         if validates:
             self._rank_monitor.phase("validating", steps_done)
-            self._report(f"step {steps_done}   validation loss {self.validate(steps_done):.4f}")
+            loss = self.validate(steps_done)
+            self._report(f"step {steps_done}   validation loss {loss:.4f}")
+            if not math.isfinite(loss) and config.faults.nonfinite == "stop":
+                self._step_recorder.drain()
+                self.finding = validation_not_finite(steps_done, loss)
+                return Stop.NOT_FINITE
         if saves:
             self._rank_monitor.phase("saving", steps_done)
             asked = self._step_recorder.drain()
@@ -106,8 +114,8 @@ class StepHooks:
         if grace is None:
             grace = LAUNCHER_GRACE_SECONDS.get(self._work.world.launcher)
         asked = self._stop.asked_seconds
-        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked))
-        takes = self._ranks.gather(self._save_seconds)[0]
+        waited = max(self._ranks.gather(0.0 if asked is None else time.monotonic() - asked, float))
+        takes = self._ranks.gather(self._save_seconds, float)[0]
         if grace is None or not takes:
             return True, takes, grace or 0.0
         return takes <= grace - waited, takes, max(0.0, grace - waited)
@@ -116,6 +124,9 @@ class StepHooks:
         work, faults = self._work, self._work.plan.run.config.faults
         if self._ranks.is_first:  # before the save: who asks while it is written gets another
             Path(self._run_dir, CHECKPOINT_NOW).unlink(missing_ok=True)
+        if not all(self._ranks.gather(weights_are_finite(self._model), bool)):
+            self.finding = weights_not_finite(steps_done)
+            return Stop.NOT_FINITE
         loss = self._loss[1] if self._loss is not None and self._loss[0] == steps_done else None
         facts = CheckpointFacts(
             plan_sha256=work.lock["sha256"],

@@ -75,13 +75,18 @@ class StepRecorder:
         self.finding: Finding | None = None
         self.unlearnable: tuple[StepEntry, float] | None = None
         """On rank 0: the step that the run stops for, as it cannot be learned from, and its loss scale."""
+        self.astray: StepEntry | None = None
+        """On rank 0: the first step of the attempt, when it was not as planned."""
+        self._has_booked = self._is_drained = False
 
     def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
         """Hand in a step; book the one before it. What the most urgent rank asks for is every rank's
         answer.
         """
         waiting, self._waiting = self._waiting, (closed, planned)
-        return Stop.NO if waiting is None else self._book_step(*waiting)
+        if waiting is None:  # nothing to book that a wish could travel with
+            return self._agreed() if self._is_drained else Stop.NO
+        return self._book_step(*waiting)
 
     def drain(self) -> Stop:
         """Book the step that waits, and make the ledger durable. Returns what all ranks agree on now."""
@@ -92,8 +97,14 @@ class StepRecorder:
                 self._book.fsync()
             except Refused as refused:
                 self._not_writable(refused)
-        # Only rank 0 meets a full disk, and a signal may reach one rank: nobody may go on in another way.
-        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)))))
+        self._is_drained = True
+        return self._agreed(stop)
+
+    def _agreed(self, stop: Stop = Stop.NO) -> Stop:
+        """What all ranks agree on now. Only rank 0 meets a full disk, and a signal may reach one rank: nobody
+        may go on in another way.
+        """
+        return Stop(max(self._ranks.gather(int(max(stop, self._stop.reason)), int)))
 
     def paused(self, seconds: float) -> None:
         """A checkpoint took so long; the next step's line says so."""
@@ -121,6 +132,7 @@ class StepRecorder:
         witnesses = [unpack(row) for row in rows]
         entry = self._write(planned, witnesses)
         is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
+        is_bad |= not planned.trained_tokens  # its loss is 0 / 0
         if is_bad and stated_skip(witnesses, self._policies) is None:
             if entry is not None and self.unlearnable is None:
                 self.unlearnable = (entry, closed.update.loss_scale)
@@ -137,6 +149,10 @@ class StepRecorder:
         except Refused as refused:
             self._not_writable(refused)
             return None
+        if entry.cause_count and not self._has_booked:
+            self.astray = entry
+            self._stop.ask(Stop.NOT_AS_PLANNED)
+        self._has_booked = True
         self._pause_seconds = 0.0
         for listener in self._listeners:
             listener(entry)

@@ -6,6 +6,7 @@ import os
 import time
 from typing import NamedTuple
 
+from crossfoot.documents import Malformed, open_file
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.findings import ledger_missing, line_damaged
@@ -46,7 +47,7 @@ class LedgerFollower:
         """The new lines, as many as can be read in about so many seconds."""
         self.finding = None
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
+            descriptor = open_file(self.path)
         except FileNotFoundError:
             is_anew = self._offset > 0
             self._forget()
@@ -100,8 +101,8 @@ class LedgerFollower:
     def _take(self, lines: list[bytes], entries: list[StepEntry]) -> None:
         for line in lines:
             try:
-                entry = entry_of(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+                entry = entry_of(line)
+            except Malformed as error:
                 self.finding = line_damaged(self.path, self._lines + 1, str(error))
                 return
             entries.append(entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from crossfoot import phrases
-from crossfoot.findings.render import clean
+from crossfoot.output import visible_line
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import CUT_SHORT
@@ -36,7 +36,7 @@ class Teller:
         lines += [*self._checkpoint(state), *self._over(state, state.attempts[-1:])]
         lines += [*self._ranks(state), *self._silence(state), *self._verdict(state)]
         self._before = state
-        return [clean(line) for line in lines]
+        return [visible_line(line) for line in lines]
 
     def end(self, state: RunState) -> list[str]:
         """The last lines about a run that has ended; `state` has its receipt."""
@@ -50,7 +50,7 @@ class Teller:
             lines.append(f"foots: {words.verdict_words(state)}")
         if (hint := words.next_words(state)) is not None:
             lines.append(": ".join(hint))
-        return [clean(line) for line in lines]
+        return [visible_line(line) for line in lines]
 
     def _title(self, state: RunState) -> str:
         steps = "" if state.asked_steps is None else f"   {counted(state.asked_steps, 'step')} planned"

@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.text import Text
 
 from crossfoot import phrases
-from crossfoot.findings.render import clean
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.output import visible_line
 from crossfoot.phrases import clock, counted
 from crossfoot.watching import words
 from crossfoot.watching.state import AttemptView, RankView, RunState, speed_of
@@ -44,11 +44,11 @@ def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) 
 
 def _head(state: RunState, width: int) -> Iterator[Text]:
     tone = _TONES["silent" if state.silent_ranks else state.status]
-    status = Text(clean(words.status_words(state)), style=tone)
+    status = Text(visible_line(words.status_words(state)), style=tone)
     if state.status == "ended" and state.footed.receipt is not None:
         status.stylize("green" if state.exit_code == 0 else "red")
     lock = f"   lock {state.sha[:7]}" if state.sha else ""
-    name = Text(clean(state.name), style="bold")
+    name = Text(visible_line(state.name), style="bold")
     name.truncate(max(8, width - len(lock) - status.cell_len - 3), overflow="ellipsis")
     left = Text.assemble(name, (lock, "dim"))
     yield Text.assemble(left, " " * max(3, width - left.cell_len - status.cell_len), status)
@@ -158,13 +158,13 @@ def _verdict(state: RunState) -> Iterator[Text]:
         tone = "bold red"
     yield _row("foots so far" if receipt is None else "foots", (words.verdict_words(state), tone), steps)
     for cause in footed.causes[:_MOST_CAUSES]:
-        yield _row("", clean(words.cause_words(cause)))
+        yield _row("", visible_line(words.cause_words(cause)))
     if footed.cause_count > _MOST_CAUSES:
         yield _row("", f"and {footed.cause_count - _MOST_CAUSES:,} more")
     for finding in footed.findings[:_MOST_CAUSES]:
-        yield _row("", clean(f"{finding.code} {finding.title}"))
+        yield _row("", visible_line(f"{finding.code} {finding.title}"))
     if state.result_missing:
-        yield _row("missing", (clean(state.result_missing), "yellow"))
+        yield _row("missing", (visible_line(state.result_missing), "yellow"))
 
 
 def _attempts(state: RunState) -> Iterator[Text]:
@@ -184,7 +184,7 @@ def _attempts(state: RunState) -> Iterator[Text]:
         tone = "yellow" if view.how in ("silent", "killed", "rank lost", "given up", "fault") else ""
         yield _row(label, f"{view.number:>{widest}}   {place:<{columns}}   ", (how, tone))
         if view.why and view is shown[-1]:
-            yield _row("", (" " * (widest + 3) + clean(view.why), "yellow"))
+            yield _row("", (" " * (widest + 3) + visible_line(view.why), "yellow"))
         label = ""
 
 
@@ -225,7 +225,7 @@ def _rank_row(ranks: Sequence[RankView]) -> _RankRow:
     """The phase and the step are those of the rank that is least far."""
     oldest = max(ranks, key=lambda rank: rank.age_seconds or 0.0)
     behind = min(ranks, key=lambda rank: (rank.step, rank.rank))
-    host = clean(behind.host) or "-"
+    host = visible_line(behind.host) or "-"
     if len(host) > _MOST_HOST_LETTERS:
         host = f"{host[: _MOST_HOST_LETTERS - 3]}..."
     phase, step = (behind.phase, f"step {behind.step:,}") if behind.phase else ("-", "-")
@@ -240,7 +240,7 @@ def _beat(rank: RankView) -> tuple[str, str]:
     if rank.is_silent:
         return (f"silent for {clock(rank.age_seconds)}", "bold yellow")
     if rank.where:
-        return (f"stands in {clean(rank.where)}", "yellow")
+        return (f"stands in {visible_line(rank.where)}", "yellow")
     return (f"{clock(rank.age_seconds)} ago", "")
 
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 from rich.console import Console, Group
 from rich.live import Live
 
-from crossfoot.findings.render import render
+from crossfoot.findings.formats import show
 from crossfoot.output import say, tell
 from crossfoot.phrases import size
+from crossfoot.streams import is_read, terminal_of
 from crossfoot.watching.lines import Teller
 from crossfoot.watching.page import make_page
 from crossfoot.watching.state import RunState
@@ -29,7 +30,7 @@ def watch(run_dir: str, *, once: bool = False, plain: bool = False) -> int:
     once: as it is now, and leave. plain: lines even on a terminal. Ctrl-C leaves with 0: the run goes on.
     """
     watcher = Watcher(run_dir)
-    console = Console(highlight=False)
+    console = Console(file=terminal_of(sys.stdout), highlight=False)
     with suppress(KeyboardInterrupt):
         if once:
             return _show_once(watcher, console)
@@ -75,8 +76,10 @@ def _tell(watcher: Watcher) -> int:
 
 
 def _looks(watcher: Watcher) -> Iterator[RunState]:
-    """One state a second until the run has ended; more often while an old ledger is still being added up."""
-    while True:
+    """One state a second until the run has ended or nobody reads; more often while an old ledger is still
+    being added up.
+    """
+    while is_read():
         time.sleep(REFRESH_SECONDS if watcher.is_caught_up else _CATCHING_UP_SECONDS)
         state = watcher.look()
         yield state
@@ -102,5 +105,6 @@ def _print(lines: list[str]) -> None:
 def _close(state: RunState) -> int:
     """The exit code; what stood in the way of a verdict is said in full."""
     if state.footed.findings:
-        say(f"\n{render(state.footed.findings, colour=False)}")
+        say()
+        show(state.footed.findings)
     return state.exit_code

@@ -10,12 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Index = Annotated[int, Field(ge=0, le=10**12)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+"""float32 holds both."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*$")]
+_UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
+"""Characters without a shape of their own: control codes, direction marks, line separators."""
+Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
 
 _LAZILY = ConfigDict(strict=True, defer_build=True)
 _ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
@@ -69,7 +72,7 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel; auto lets transformers choose."""
+    """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third slower."""
 
@@ -92,6 +95,10 @@ class DataSection(Section):
     """sft: instruction -> output, prompt masked. pretrain: documents joined and cut into blocks."""
     template: Literal["alpaca2"] = "alpaca2"
     """Prompt template of sft."""
+    special_text: Literal["text", "tokens"] = "text"
+    """What becomes of text in the data that spells a special token of the tokenizer (</s>): the text that
+    it is, or that token. The template's own are tokens always.
+    """
     max_seq_len: Annotated[int, Field(ge=2)] = 512
     """Tokens of the longest sample; longer ones are cut and the lost targets counted."""
     layout: Literal["padded"] = "padded"
@@ -104,6 +111,8 @@ class DataSection(Section):
     """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count
     it.
     """
+    ignored_fields: list[Text] = []
+    """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
 from crossfoot.written.config import Config
 from crossfoot.written.model_kinds import sees_both_sides
+from crossfoot.written.model_limits import beyond_sense
 
 BUILTIN_TINY = "builtin:tiny"
 CONFIG_JSON = "config.json"
@@ -97,12 +99,15 @@ def model_folder(path: str) -> Path | None:
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """The values of a model's config.json. Raises ValueError with the reason: absent, too large, not JSON,
-    not an object.
+    """The values of a model's config.json. Raises ValueError with the reason: absent, a pipe, too large, not
+    JSON, not an object, or of sizes that no model has.
     """
     file = folder / CONFIG_JSON
     try:
-        if file.stat().st_size > LARGEST_CONFIG_BYTES:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{CONFIG_JSON} is not an ordinary file")
+        if status.st_size > LARGEST_CONFIG_BYTES:
             raise ValueError(f"{CONFIG_JSON} has more than {LARGEST_CONFIG_BYTES:,} bytes")
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -117,6 +122,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{CONFIG_JSON} is nested too deeply") from error
     if not isinstance(values, dict):
         raise ValueError(f"{CONFIG_JSON} is not an object")
+    if (reason := beyond_sense(values)) is not None:
+        raise ValueError(f"in {CONFIG_JSON} {reason}")
     return values
 
 

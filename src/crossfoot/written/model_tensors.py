@@ -22,6 +22,10 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _COMPUTED = "rotary_emb.inv_freq"
 """Old files have it; it is computed, not loaded."""
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+    *("num_hidden_layers", "n_embd", "n_layer", "n_head", "max_position_embeddings"),
+)
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -81,6 +85,12 @@ def compared(promised: Mapping[str, Shape], there: Mapping[str, Shape]) -> Misma
     )
 
 
+def unfit_sizes(values: Mapping[str, Any]) -> Iterator[str]:
+    """The sizes in the config.json of a known family that are no whole numbers above 0."""
+    if values.get("model_type") in FAMILIES:
+        yield from (key for key in _SIZES if values.get(key) is not None and not _is_count(values[key]))
+
+
 def promised_tensors(values: Mapping[str, Any]) -> dict[str, Shape] | None:
     """Every tensor of a llama-like model with its shape; None for another family, and where config.json
     leaves out a size.
@@ -129,14 +139,17 @@ def _layer(values: Mapping[str, Any], queries: int, keys: int, width: int) -> It
 def _other_table(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Shape, Shape]]:
-    """The table of tokens, when it has other rows than config.json says."""
-    rows = values.get("vocab_size")
-    if rows is None or not _is_count(rows):
-        return
+    """The table of tokens, when it has another shape than config.json says."""
+    rows, hidden = values.get("vocab_size"), values.get("hidden_size", values.get("n_embd"))
     for name, tensor in tensors.items():
         is_table = name.split(".")[-2:-1] in [[table] for table in INPUT_TABLE_NAMES]
-        if is_table and len(tensor.shape) == 2 and tensor.shape[0] != rows:
-            yield name, tensor.shape, (int(rows), *tensor.shape[1:])
+        if is_table and len(tensor.shape) == 2:
+            promised = tuple(
+                size if said is None else said
+                for said, size in zip((rows, hidden), tensor.shape, strict=True)
+            )
+            if promised != tensor.shape:
+                yield name, tensor.shape, promised
 
 
 def _full_name(name: str, tensors: Mapping[str, Tensor]) -> str:

@@ -81,6 +81,11 @@ class RunFile:
         return (replacing(self.source, spot.value, text),)
 
     @property
+    def tokenizer_place(self) -> Place:
+        """Where the tokenizer is named: by its own key, else by the model's."""
+        return self.place("tokenizer" if self.config.tokenizer is not None else "model", "path")
+
+    @property
     def run_dir(self) -> str:
         """Folder of the run: run.dir, or runs/NAME."""
         return os.path.normpath(self.config.run.dir or os.path.join("runs", self.config.run.name))

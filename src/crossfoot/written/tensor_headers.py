@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 LARGEST_HEADER_BYTES = 100_000_000
 """The safetensors library refuses a longer one."""
@@ -35,8 +35,9 @@ _STORAGES: Mapping[str, str] = MappingProxyType(
         **{"ByteStorage": "U8", "BoolStorage": "BOOL"},
     }
 )
+_MAY_BE_LOADED = ("torch", "collections", "builtins", "_codecs", "numpy")
 _BEFORE_ZIP = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-"""How torch.save began before torch 1.6: not looked into."""
+"""How torch.save began before torch 1.6."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ def _checked_end(name: str, entry: Mapping[str, Any], tensor: Tensor) -> int:
 
 def _of_torch(path: str) -> dict[str, Tensor] | None:
     with open(path, "rb") as file:
-        begins = file.read(len(_BEFORE_ZIP))
-    if begins == _BEFORE_ZIP:
-        return None
+        if file.read(len(_BEFORE_ZIP)) == _BEFORE_ZIP:
+            return _of_old_torch(file)
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -103,12 +103,46 @@ def _of_torch(path: str) -> dict[str, Tensor] | None:
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         whole = os.path.getsize(path)
         raise DamagedFile(f"{whole:,} bytes, which are not a whole archive of torch.save") from error
+    return _unpickled(_TensorsOnly(BytesIO(pickled)))
+
+
+def _of_old_torch(file: BinaryIO) -> dict[str, Tensor] | None:
+    """Five pickles (magic, protocol, system, object, keys), and each storage with its length before it."""
+    file.seek(0)
+    tensors: dict[str, Tensor] | None = None
+    storages: dict[str, int] = {}
+    for number in range(5):
+        reader = _TensorsOnly(file)
+        if number == 3:
+            tensors, storages = _unpickled(reader), reader.storages
+            if tensors is None:
+                return None
+        else:
+            try:
+                reader.load()
+            except Exception as error:
+                raise DamagedFile("it ends before its end") from error
+    needed = file.tell() + sum(8 + size for size in storages.values())
+    if (whole := os.fstat(file.fileno()).st_size) < needed:
+        raise DamagedFile(f"{whole:,} bytes, and its beginning tells of {needed:,}")
+    return tensors
+
+
+def _unpickled(reader: _TensorsOnly) -> dict[str, Tensor] | None:
+    """The named tensors of a pickle; None when it is not a plain dict of them. Raises DamagedFile."""
     try:
-        found = _TensorsOnly(BytesIO(pickled)).load()
+        found = reader.load()
+        return {name: one for name, one in found.items() if isinstance(one, Tensor)} or None
+    except DamagedFile:
+        raise
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise DamagedFile("it ends before its end") from error
     except Exception:  # a pickle can hold anything; what is not plain tensors is not judged
         return None
-    tensors = {name: one for name, one in found.items() if isinstance(one, Tensor)} if found else {}
-    return tensors or None
+
+
+class _NotPlain(Exception):
+    """A pickle holds something of torch's that is no plain tensor."""
 
 
 class _Named(dict[str, Any]):
@@ -119,7 +153,15 @@ class _Named(dict[str, Any]):
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Tensors without their values; whatever else a pickle names is an UnpicklingError, and never called."""
+    """Tensors without their values. Whatever else a pickle names is never called: torch's own things are
+    _NotPlain, and those of others a DamagedFile, since torch does not load them either.
+
+    storages: bytes of each, by its key.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Callable[..., Any]] = {
@@ -130,11 +172,15 @@ class _TensorsOnly(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"{module}.{name}")
+            if module.partition(".")[0] not in _MAY_BE_LOADED or module.startswith("torch.nn.modules"):
+                raise DamagedFile(f"it holds {module}.{name}, and a weight file holds tensors only")
+            raise _NotPlain(f"{module}.{name}")
         return known[(module, name)]
 
     def persistent_load(self, pid: Any) -> Any:
-        return pid[1]
+        _, dtype, key, _, numbers, *_ = pid
+        self.storages[str(key)] = numbers * _BITS[dtype] // 8
+        return dtype
 
 
 def _tensor(dtype: str, _: int, size: tuple[int, ...], *__: object) -> Tensor:

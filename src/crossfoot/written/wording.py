@@ -52,9 +52,9 @@ def wanted(error: Mapping[str, Any]) -> str:
         return listed(_choices(error), "or")
     if kind == "string_pattern_mismatch":
         return (
-            "text without slash or control characters, not beginning with a dot"
+            "text without slash or invisible characters, not beginning with a dot"
             if _is_name(context)
-            else "text on one line, without control characters"
+            else "text on one line, without invisible characters"
         )
     if kind in ("too_short", "too_long"):
         words, bound = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")

@@ -1,5 +1,5 @@
-"""CF455, CF468 to CF470, CF472, CF473, CF476 and CF477: launch files that their own readers take otherwise
-than they were meant.
+"""CF455, CF468 to CF470, CF472, CF473, CF476, CF477 and CF498: launch files that their own readers
+take otherwise than they were meant.
 """
 
 from __future__ import annotations
@@ -186,6 +186,25 @@ def hostfile_line(facts: Facts) -> Iterator[Finding]:
                     f"{host.name} has no slots, so no rank is started there",
                     place=host.slots_place,
                     helps=("write its number of GPUs, or remove the line",),
+                )
+
+
+@rule("CF498", name="host-is-no-name")
+def host_name(facts: Facts) -> Iterator[Finding]:
+    """CF498: a host of a hostfile is not called as machines are called.
+
+    The word goes to ssh, pdsh and the deepspeed launcher as it stands, and one that begins with `-` would be
+    an option to them: `-oProxyCommand=...` runs a command. So a host is letters, digits, `.`, `-` and `_`,
+    with no `-` in front, and perhaps a user before an `@`.
+    """
+    for file in with_named(facts.launch):
+        for defect in file.defects:
+            if defect.kind == "host_name":
+                yield Finding(
+                    "CF498",
+                    f"{defect.words} is no name of a machine, and would be handed to ssh",
+                    place=defect.place,
+                    helps=("write the name or the IPv4 address of the machine",),
                 )
 
 

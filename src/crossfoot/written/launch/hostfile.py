@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from crossfoot.arithmetic.batch import alike, in_a_sum
 from crossfoot.phrases import counted
+from crossfoot.written.launch.host_names import is_login
 from crossfoot.written.launch.statement import Defect, Host, LaunchFile, Layer, Option, Statement
 from crossfoot.written.source import Source
 
@@ -48,10 +49,14 @@ def read_hostfile(source: Source) -> LaunchFile:
         match = _ENTRY.match(line)
         if match is None:
             near = re.match(r"(\S+)\s*(?:max_)?(?:slots?|gpus?)?\s*[=:]?\s*(\d{1,9})?", line, re.IGNORECASE)
-            repair = f"{near[1].split(':')[0]} slots={near[2] or 'N'}" if near else ""
+            name = near[1].split(":")[0] if near else ""
+            repair = f"{name} slots={near[2] or 'N'}" if near and is_login(name) else ""
             defects.append(Defect("host_line", source.place(start, start + len(line)), line, near=repair))
             continue
         place = source.place(start, start + match.end(1))
+        if not is_login(match[1]):
+            defects.append(Defect("host_name", place, match[1]))
+            continue
         if match[1] in hosts:
             defects.append(Defect("host_twice", place, match[1], first=hosts[match[1]].place))
             continue

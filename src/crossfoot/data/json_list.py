@@ -1,0 +1,167 @@
+"""A file that is one JSON list, read record by record through a window that slides over it. Torch-free."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from crossfoot.data.findings import Problem
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+
+READ_CHARACTERS = 1 << 20
+
+
+class _TooLarge(Exception):
+    """The record that begins here is larger than any that is read."""
+
+
+def is_list(path: str) -> bool:
+    """Whether the first character of a file that is not blank is [."""
+    with open(path, "rb") as stream:
+        block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
+        while block:
+            if stripped := block.lstrip(b" \t\r\n"):
+                return stripped.startswith(b"[")
+            block = stream.read(1 << 16)
+    return False
+
+
+class _ArrayText:
+    """A JSON list read through a sliding window: at most a few records are in memory. Knows line and
+    column.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._position = 0
+        self._decoder = DECODER
+        self._at_end = False
+        self.line = 1
+        self.column = 1
+
+    def _fill(self) -> bool:
+        """Read on, doubling what is held; False at the end of the file. Raises _TooLarge."""
+        held = self._text[self._position :]
+        if _is_too_large(held):
+            raise _TooLarge
+        more = self._stream.read(max(READ_CHARACTERS, len(held)))
+        self._at_end = not more
+        self._text, self._position = held + more, 0
+        return bool(more)
+
+    def _advance(self, position: int) -> None:
+        passed = self._text[self._position : position]
+        newlines = passed.count("\n")
+        self.line += newlines
+        self.column = len(passed) - passed.rfind("\n") if newlines else self.column + len(passed)
+        self._position = position
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            position = self._position
+            while position < len(self._text) and self._text[position] in " \t\r\n":
+                position += 1
+            self._advance(position)
+            if position < len(self._text):
+                return self._text[position]
+            if not self._fill():
+                return ""
+
+    def skip_character(self) -> None:
+        """Pass the character that peek showed."""
+        self._advance(self._position + 1)
+
+    def value(self) -> Any:
+        """The JSON value that starts here. Raises ValueError with line and column at the spot that is
+        wrong, _TooLarge.
+        """
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                # The window may end inside the record: only an error well before its end is certain.
+                cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if cut and not self._at_end:
+                    self._fill()
+                    continue
+                self._advance(error.pos)
+                raise
+            if end == len(self._text) and not self._at_end:
+                self._fill()
+                continue
+            if _is_too_large(self._text[self._position : end]):
+                raise _TooLarge
+            self._advance(end)
+            return value
+
+
+def _is_too_large(text: str) -> bool:
+    return 4 * len(text) > LARGEST_RECORD_BYTES and len(text.encode(errors="ignore")) > LARGEST_RECORD_BYTES
+
+
+def records_of_list(path: str) -> Iterator[Record | Problem]:
+    """The records of a JSON list, each with the line on which it starts. Reading stops at the first broken
+    spot, and at a record that is too large.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        text = _ArrayText(stream)
+        try:
+            yield from _array_values(text)
+        except _TooLarge:
+            yield too_large(text.line, fatal=True)
+        except UnicodeDecodeError:
+            yield _find_undecodable(path)
+        except (ValueError, RecursionError) as error:
+            yield unparsable(error, text.line, text.column)
+
+
+def _array_values(text: _ArrayText) -> Iterator[Record | Problem]:
+    text.peek()
+    text.skip_character()
+    if text.peek() == "]":
+        text.skip_character()
+    else:
+        while True:
+            text.peek()
+            line = text.line
+            yield Record(line, text.value())
+            after = text.peek()
+            if after not in (",", "]"):
+                reason = "expected a comma or ]" if after else "the file ends before its list is closed"
+                yield Problem("CF503", text.line, reason, text.column, fatal=True)
+                return
+            text.skip_character()
+            if after == "]":
+                break
+    if text.peek():
+        yield Problem("CF503", text.line, "text after the end of the list", text.column, fatal=True)
+
+
+def _find_undecodable(path: str) -> Problem:
+    """The line of the first byte that is not UTF-8, after a reader has met one. A lone carriage return ends a
+    line too.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, last = 1, ""
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            try:
+                text = decoder.decode(block)
+            except UnicodeDecodeError as error:
+                text = error.object[: error.start].decode("utf-8", errors="ignore")
+                return undecodable(line + _line_ends(last, text), error)
+            line += _line_ends(last, text)
+            last = text[-1:] or last
+    return Problem("CF504", line, "the file ends inside a character", fatal=True)
+
+
+def _line_ends(last: str, text: str) -> int:
+    """Line ends in text: \\n, \\r\\n or \\r; `last` is the character before it (a \\r\\n may be cut in
+    two).
+    """
+    halves = text.count("\r\n") + (last == "\r" and text.startswith("\n"))
+    return text.count("\n") + text.count("\r") - halves

@@ -1,0 +1,100 @@
+"""Files with one record a line: JSON values, or plain text. Lines are read in bounded memory. Torch-free."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Iterator
+from io import BufferedReader
+
+from crossfoot.data.findings import Problem
+from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+
+BLOCK_BYTES = 1 << 20
+EXACT_BYTES = 64 << 20
+"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
+"""
+ONE_OBJECT_BYTES = 16 << 20
+"""A larger file is not parsed whole just to say what is wrong with it."""
+
+
+def records_of_lines(path: str, kind: str) -> Iterator[Record | Problem]:
+    """One JSON value a line, or one document; blank lines are skipped."""
+    with open(path, "rb") as stream:
+        for line, raw in enumerate(_raw_lines(stream, kind), start=1):
+            if raw is None:
+                yield too_large(line)
+                continue
+            record = line_record(raw, line, kind)
+            if record is None:
+                continue
+            is_first_broken = line == 1 and isinstance(record, Problem) and record.code == "CF503"
+            if is_first_broken and kind == ".json" and _is_one_object(path):
+                yield Problem(
+                    "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
+                )
+                return
+            yield record
+
+
+def count_lines(path: str, kind: str) -> int:
+    """Lines that are not blank; of a file beyond EXACT_BYTES its beginning is counted. Nothing is parsed."""
+    records, size, seen_bytes = 0, os.path.getsize(path), 0
+    with open(path, "rb") as stream:
+        for raw in _raw_lines(stream, kind):
+            records += raw is None or bool(raw.strip())
+            seen_bytes = stream.tell()
+            if seen_bytes >= EXACT_BYTES:
+                break
+    return records if seen_bytes >= size or not seen_bytes else round(records * size / seen_bytes)
+
+
+def _raw_lines(stream: BufferedReader, kind: str) -> Iterator[bytes | None]:
+    """Lines with their ends; None for one that is too large, which is passed over. Of plain text \\r ends a
+    line too; elsewhere \\n alone, as in the JSONL format.
+    """
+    ends = (b"\n", b"\r") if kind == ".txt" else (b"\n",)
+    held, is_too_large = b"", False
+    while block := stream.readline(BLOCK_BYTES):
+        if block.endswith(b"\r") and stream.peek(1).startswith(b"\n"):
+            block += stream.read(1)  # the block ended between the two
+        for part in block.splitlines(keepends=True) if kind == ".txt" and b"\r" in block else (block,):
+            held = held + part if held else part
+            if len(held) > LARGEST_RECORD_BYTES:
+                held, is_too_large = b"", True
+            if part.endswith(ends):
+                yield None if is_too_large else held
+                held, is_too_large = b"", False
+    if held or is_too_large:
+        yield None if is_too_large else held
+
+
+def line_record(raw: bytes, line: int, kind: str) -> Record | Problem | None:
+    """What one line of a file of this kind holds; None for a blank line."""
+    bare = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
+    if not bare.strip():
+        return None
+    try:
+        text = bare.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return undecodable(line, error)
+    if kind == ".txt":
+        return Record(line, {"text": text.rstrip("\r\n")}) if text.strip() else None
+    try:
+        return Record(line, DECODER.decode(text.rstrip()))
+    except (ValueError, RecursionError) as error:
+        return unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
+
+
+def _is_one_object(path: str) -> bool:
+    """Whether a whole file of moderate size is a single JSON object over several lines (only asked after an
+    error).
+    """
+    if os.path.getsize(path) > ONE_OBJECT_BYTES:
+        return False
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            return isinstance(json.load(stream), dict)
+    except (ValueError, RecursionError):
+        return False

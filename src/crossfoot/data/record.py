@@ -1,0 +1,65 @@
+"""One record of a data file, whatever kind of file it stands in, and what is wrong with one that cannot be
+read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossfoot.data.findings import Problem
+
+LARGEST_RECORD_BYTES = 16 << 20
+"""Of one record in its file. Tokenising takes up to 200 times as much memory; a novel has 1 to 10 MiB."""
+
+
+class NamedTwice(dict[str, Any]):
+    """A JSON object that names a field twice, of which json keeps the last. name: the first such field."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.name = next(name for place, name in enumerate(names) if name in names[:place])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else NamedTwice(pairs)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Of records."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. line is
+    1-based. Of a Parquet row that is True which is not read at all: pictures, sounds, lists of numbers.
+    """
+
+    line: int
+    value: Any
+
+
+def too_large(line: int, *, fatal: bool = False) -> Problem:
+    """A record beyond LARGEST_RECORD_BYTES, which is not read."""
+    reason = f"it has more than {LARGEST_RECORD_BYTES >> 20} MiB"
+    return Problem("CF550", line, reason, fatal=fatal)
+
+
+def undecodable(line: int, error: UnicodeDecodeError) -> Problem:
+    """Bytes that are not UTF-8."""
+    byte = error.object[error.start]
+    return Problem("CF504", line, f"byte 0x{byte:02x} does not belong to UTF-8 text", fatal=True)
+
+
+def unparsable(error: Exception, line: int, column: int, *, may_be_array: bool = False) -> Problem:
+    """What is not JSON. may_be_array: the line is an opening bracket, in a file named .jsonl."""
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    if may_be_array:
+        reason += "; a list of records belongs into a file named .json"
+    return Problem("CF503", line, reason[:1].lower() + reason[1:], column, fatal=True)

@@ -1,0 +1,69 @@
+"""The tokenizer beside what was trained: its files, the chat template that was trained, the end token
+that was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.tokenizer import CHAT_TEMPLATE, copy_tokenizer, local_folder, tokenizer_path
+from crossfoot.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from crossfoot.data.tokenizer_settings import read_object
+from crossfoot.written.config import Config
+
+MODEL_CONFIGS = ("config.json", "generation_config.json")
+
+
+def save_tokenizer(config: Config, index_dir: str, destination: str) -> None:
+    """Put the tokenizer into a folder that holds an adapter or a model. After sft it asks by the template
+    that was trained, whatever the tokenizer's own one is; a model in the folder ends its texts with the token
+    that was trained.
+
+    Raises OSError when the tokenizer is gone or the folder cannot be written.
+    """
+    path = tokenizer_path(config)
+    copy_tokenizer(path, index_dir, destination)
+    folder = local_folder(path, index_dir, may_fetch=False) or path
+    files = TokenizerFiles(folder)
+    with suppress(Exception):  # what was trained is saved all the same, beside files that nobody can read
+        files = read_tokenizer_files(folder)
+    template = os.path.join(destination, CHAT_TEMPLATE)
+    if config.data.task == "sft":
+        text = TEMPLATES[config.data.template].chat_template(begins=files.begin is not None)
+        with open(template, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        _change(destination, "tokenizer_config.json", "chat_template", lambda _: text)
+    elif os.path.isfile(own := os.path.join(folder, CHAT_TEMPLATE)):
+        shutil.copyfile(own, template)
+    if files.end is not None:
+        end = files.end.id
+        for name in MODEL_CONFIGS:
+            _change(destination, name, "eos_token_id", lambda ids: with_end(ids, end))
+
+
+def with_end(ids: Any, end: int) -> Any:
+    """An eos_token_id, one number or a list, with the end token in it: in front when it is new."""
+    listed = ids if isinstance(ids, list) else [ids]
+    if end in listed:
+        return ids
+    return [end, *listed] if ids is not None else end
+
+
+def _change(folder: str, name: str, key: str, change: Callable[[Any], Any]) -> None:
+    """Change what a JSON file says under a key that it has; a file without it stays as it is, byte for byte.
+    So does one that is no JSON object.
+    """
+    values: dict[str, Any] = {}
+    with suppress(ValueError):
+        values = read_object(folder, name)
+    if key not in values or (changed := change(values[key])) == values[key]:
+        return
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as stream:
+        json.dump({**values, key: changed}, stream, ensure_ascii=False, indent=2)
+        stream.write("\n")

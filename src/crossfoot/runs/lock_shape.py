@@ -1,0 +1,188 @@
+"""What stands in plan.lock.json, as far as anything reads it: types, and numbers within sense.
+
+The document itself is handed on as it is, and its keys are read where they are needed. Here only what is
+there is looked at, so that nobody finds text where a number should be: locks of older versions lack keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from crossfoot import documents
+from crossfoot.arithmetic.batch import GpusPerNode
+
+MOST_STEPS = 100_000_000
+MOST_SAMPLES = 1_000_000_000
+MOST_SLOTS = 10_000_000
+"""The plan of a lock is worked out anew; more than this would fill the memory of whoever looks at it."""
+
+
+def _refuse_beyond(least: float, most: float, **numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not least <= number <= most:
+            raise ValueError(f"{name} is {number}, not {least} to {most}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """What a lock's key `expects` promises for the whole run over all ranks. forwards: empty ones too."""
+
+    total_steps: int
+    samples: int
+    distinct_samples: int
+    real_tokens: int
+    trained_tokens: int
+    forwards: int
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(0, MOST_STEPS, total_steps=self.total_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expects(Sums):
+    """The same, with the lock's name and sha256. name: the run's. sha: of the lock, hex."""
+
+    name: str
+    sha: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(0, documents.LARGEST_INTEGER, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class _Path:
+    path: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    task: str = ""
+    template: str = ""
+    max_seq_len: int = 1
+    last_step: Literal["short", "drop", "carry"] = "short"
+    bad_samples: str = ""
+    index_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class _Lr:
+    reference: float = 0.0
+    reference_batch: int | None = None
+    rule: Literal["none", "linear", "sqrt"] = "none"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_ratio: float = 0.0
+    warmup_steps: int | None = None
+    warmup_fraction: float | None = None
+    warmup_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule != "none" and self.reference_batch is None:
+            raise ValueError(f"the rule {self.rule} needs a reference_batch")
+        _refuse_beyond(1, documents.LARGEST_INTEGER, reference_batch=self.reference_batch)
+        _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_steps=self.warmup_steps)
+        _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_samples=self.warmup_samples)
+        _refuse_beyond(0, 1, warmup_fraction=self.warmup_fraction, min_ratio=self.min_ratio)
+
+
+@dataclass(frozen=True)
+class _Lora:
+    r: int = 1
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Train:
+    epochs: int | None = None
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(1, MOST_STEPS, epochs=self.epochs, max_steps=self.max_steps)
+
+
+@dataclass(frozen=True)
+class _Faults:
+    nonfinite: str = ""
+    overflow: str = ""
+
+
+@dataclass(frozen=True)
+class _Config:
+    run: _Run = _Run()
+    model: _Path = _Path()
+    tokenizer: _Path | None = None
+    data: _Data = _Data()
+    lr: _Lr = _Lr()
+    lora: _Lora | None = None
+    train: _Train = _Train()
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    batch: Mapping[str, Any] = field(default_factory=dict)
+    faults: _Faults = _Faults()
+
+
+@dataclass(frozen=True)
+class _Peak:
+    peak: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    micro_batch_size: int = 1
+    grad_accum_steps: int = 1
+    global_batch_size: int = 1
+    dp_degree: int = 1
+    world_size: int = 1
+    num_nodes: int = 1
+    gpus_per_node: GpusPerNode = 1
+    samples_per_epoch: int = 1
+    total_steps: int = 1
+    warmup_steps: int = 0
+    learning_rate: _Peak = _Peak()
+    batches_sha256: str | None = None
+    layout_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(1, MOST_SAMPLES, samples_per_epoch=self.samples_per_epoch)
+        _refuse_beyond(0, MOST_STEPS, total_steps=self.total_steps)
+        for name in ("micro_batch_size", "grad_accum_steps", "global_batch_size", "dp_degree"):
+            _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
+        _refuse_beyond(1, MOST_SLOTS, slots=self.dp_degree * self.grad_accum_steps)
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    address: str = ""
+    arrays_sha256: str | None = None
+    sources: tuple[_Source, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Lock:
+    name: str
+    sha256: str
+    expects: Sums
+    config: _Config = _Config()
+    plan: _Plan = _Plan()
+    index: _Index = _Index()
+
+
+def refuse_misshapen(lock: Mapping[str, Any]) -> None:
+    """Raises Malformed, naming the key, for a lock in which something is not of its type."""
+    documents.value_of(_Lock, lock)
