@@ -11,7 +11,6 @@ from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.phrases import counted
 from crossfoot.written.known_keys import ELSEWHERE, is_known
 from crossfoot.written.launch.accelerate_file import is_on
 from crossfoot.written.launch.read import config_words, path_of
@@ -347,9 +346,7 @@ def foreign_arguments(facts: Facts) -> Iterator[Finding]:
         name = word.text.partition("=")[0]
         title = f"{name} is no option of crossfoot: it would stop here"
         if more:
-            title = (
-                f"{name} and {counted(len(more), 'more word is', 'more words are')} no options of crossfoot"
-            )
+            title = f"{len(found)} words are no options of crossfoot: it would stop at {name}"
         yield Finding(
             "CF479",
             title,
