@@ -119,11 +119,12 @@ def test_explain(scripts: Path, run: Run) -> None:
 
 
 def test_check(scripts: Path, run: Run) -> None:
-    assert "nothing found" in _same(scripts, run, "check", run.config)
+    new = "run.dir=another"
+    assert "nothing found" in _same(scripts, run, "check", run.config, new)
     wrong = _say(scripts, run, "check", run.config, "batch.global_batch_size=70", "lr.shedule=cosine")
     here = _say(SCRIPTS, run, "check", run.config, "batch.global_batch_size=70", "lr.shedule=cosine")
     assert (wrong.returncode, wrong.stdout) == (1, here.stdout)
-    assert _same(scripts, run, "check", run.config, "--format", "json") == "[]\n"
+    assert _same(scripts, run, "check", run.config, new, "--format", "json") == "[]\n"
 
 
 def test_plan(scripts: Path, run: Run) -> None:
