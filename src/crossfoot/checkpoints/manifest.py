@@ -198,17 +198,5 @@ class _Document:
 
 def _manifest_of(document: _Document) -> Manifest:
     optimizer = document.optimizer
-    return Manifest(
-        step=document.step,
-        plan_sha256=document.plan_sha256,
-        batches_sha256=document.batches_sha256,
-        attempt=document.attempt,
-        files=document.files,
-        tensors=document.tensors,
-        optimizer=optimizer.name,
-        optimizer_step=optimizer.step,
-        odd_steps=optimizer.odd_steps,
-        validation_loss=document.validation_loss,
-        seconds=document.seconds,
-        written=document.written,
-    )
+    flat = {"optimizer": optimizer.name, "optimizer_step": optimizer.step, "odd_steps": optimizer.odd_steps}
+    return Manifest(**{**vars(document), **flat})

@@ -14,6 +14,7 @@ from tree_sitter import Language, Node, Parser
 
 from crossfoot.written.launch.statement import UNKNOWN
 
+_BASH = Language(tree_sitter_bash.language())
 _STAND_IN = "\ufffc"
 """For UNKNOWN in what the parser sees: to it a NUL ends the text."""
 
@@ -59,7 +60,7 @@ class ShellText:
     def __init__(self, text: str, offsets: Sequence[int]) -> None:
         self.text, self.offsets = text, offsets
         raw = text.replace(UNKNOWN, _STAND_IN).encode("utf-8", "replace")
-        self.root: Node = Parser(Language(tree_sitter_bash.language())).parse(raw).root_node
+        self.root: Node = Parser(_BASH).parse(raw).root_node
 
     @cached_property
     def _characters(self) -> list[int] | None:

@@ -102,10 +102,6 @@ class Words:
         if atoms:
             yield atoms
 
-    def literal(self, node: Node) -> str:
-        """The text of a word in which nothing is quoted or expanded, else "" """
-        return self.text.text_of(node) if node.type in ("word", "number") else ""
-
     def document(self, node: Node, is_literal: bool) -> OffsetText:
         """The body of a here-document. is_literal: its delimiter was quoted."""
         start, end = self.text.span(node)
@@ -234,7 +230,8 @@ class Words:
         self, name: str, index: str, value: Value, operator: str, words: Sequence[Node]
     ) -> Iterator[Piece]:
         values = self.variables.values
-        is_set, is_empty = name in values, value in ((), OffsetText("", ())) or _is_blank(value)
+        is_set = name in values
+        is_empty = value == () or (isinstance(value, OffsetText) and not value.text)
         if operator in (":+", "+"):
             if not is_set or value is None:
                 yield _unknown()
@@ -246,7 +243,7 @@ class Words:
             if not is_set and name.startswith(_SET_BY_LAUNCHERS):
                 yield Piece((OffsetText(UNKNOWN, ()),))
                 return
-            pieces = [self._as_default(piece) for word in words for piece in self._pieces(word)]
+            pieces = [_as_default(piece) for word in words for piece in self._pieces(word)]
             if operator.endswith("=") and len(pieces) == 1 and len(pieces[0].texts) == 1:
                 values[name] = pieces[0].texts[0]
             yield from pieces
@@ -259,9 +256,6 @@ class Words:
             yield Piece((joined(value, " "),), splits=True)
         else:
             yield Piece(tuple(self.variables.spend(each) for each in value), splits=True)
-
-    def _as_default(self, piece: Piece) -> Piece:
-        return Piece(tuple(replace(text, is_default=True) for text in piece.texts), piece.splits)
 
     def _name(self, node: Node) -> tuple[str, str]:
         """A variable's name, and what stands in its brackets; `@` for `$@`."""
@@ -338,12 +332,12 @@ class _Word:
         return whole
 
 
+def _as_default(piece: Piece) -> Piece:
+    return Piece(tuple(replace(text, is_default=True) for text in piece.texts), piece.splits)
+
+
 def _unknown() -> Piece:
     return Piece((OffsetText(UNKNOWN, (), is_open=True),))
-
-
-def _is_blank(value: Value) -> bool:
-    return isinstance(value, OffsetText) and value.text == ""
 
 
 def joined(texts: Iterable[OffsetText], between: str = "") -> OffsetText:
