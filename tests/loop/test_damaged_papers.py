@@ -34,7 +34,7 @@ from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run as train
 from crossfoot.written.run_file import load_run
 from support.damaged_papers import ODD_FILES, ODD_VALUES, put_instead, sealed, ways, with_value, written
-from support.launching import short_tokenizer, small_config
+from support.launching import folded_config
 
 STEPS = 6
 PAPERS = (
@@ -55,15 +55,7 @@ FUZZ = settings(
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two attempts, stopped before its end, with heartbeats and a verdict."""
     folder = tmp_path_factory.mktemp("papers")
-    small_config(
-        folder,
-        tokenizer={"path": str(short_tokenizer(folder))},
-        deepspeed=None,
-        cluster={"num_nodes": 1, "gpus_per_node": 2},
-        batch={"micro_batch_size": 2, "grad_accum_steps": 2, "global_batch_size": 7},
-        train={"max_steps": STEPS},
-        checkpoint={"every_steps": 2, "keep": 3},
-    )
+    folded_config(folder, train={"max_steps": STEPS}, checkpoint={"every_steps": 2, "keep": 3})
     words = (f"run.dir={folder / 'run'}",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")

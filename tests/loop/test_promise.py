@@ -27,7 +27,7 @@ from crossfoot.training import acquire
 from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
 from crossfoot.training.step_recorder import StepPlanner
-from support.launching import short_tokenizer, small_config
+from support.launching import folded_config
 
 STEPS = 4
 
@@ -36,14 +36,7 @@ STEPS = 4
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of four steps, planned for two ranks, and a run of it that nobody disturbed."""
     folder = tmp_path_factory.mktemp("promise")
-    small_config(
-        folder,
-        tokenizer={"path": str(short_tokenizer(folder))},
-        deepspeed=None,
-        cluster={"num_nodes": 1, "gpus_per_node": 2},
-        batch={"micro_batch_size": 2, "grad_accum_steps": 2, "global_batch_size": 7},
-        train={"max_steps": STEPS},
-    )
+    folded_config(folder, train={"max_steps": STEPS})
     assert train(folder, "calm") == 0
     return folder
 

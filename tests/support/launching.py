@@ -70,6 +70,18 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
     return path
 
 
+def folded_config(folder: Path, **sections: dict[str, Any] | None) -> Path:
+    """A small config of an uneven batch on two ranks, which one process folds."""
+    return small_config(
+        folder,
+        tokenizer={"path": str(short_tokenizer(folder))},
+        deepspeed=None,
+        cluster={"num_nodes": 1, "gpus_per_node": 2},
+        batch={"micro_batch_size": 2, "grad_accum_steps": 2, "global_batch_size": 7},
+        **sections,
+    )
+
+
 def short_tokenizer(folder: Path) -> Path:
     """The built-in tokenizer with the template's words and ours as pieces, so that a sample is some 20 tokens
     long; its vocabulary is larger than the built-in model's table, which grows.
