@@ -70,6 +70,18 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
     return path
 
 
+def without_runs(folder: Path) -> Path:
+    """This clone as one in which nothing was trained yet: links to all that is in it but runs/."""
+    clone = folder / "clone"
+    clone.mkdir()
+    for path in ROOT.iterdir():
+        if path.name != "runs":
+            (clone / path.name).symlink_to(path)
+    if (shared := ROOT.parent / "shared").exists():
+        (folder / "shared").symlink_to(shared)
+    return clone
+
+
 def folded_config(folder: Path, **sections: dict[str, Any] | None) -> Path:
     """A small config of an uneven batch on two ranks, which one process folds."""
     return small_config(

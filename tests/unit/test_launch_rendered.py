@@ -22,7 +22,7 @@ from crossfoot.launch.verb import options_of, rendered_for
 from crossfoot.written.launch.batch_script import read_directives
 from crossfoot.written.launch.command_line import over_ssh
 from crossfoot.written.source import Source
-from support.launching import ROOT, small_config
+from support.launching import ROOT, small_config, without_runs
 
 EXAMPLES = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
 MADE_BY = "# made by: crossfoot "
@@ -112,9 +112,9 @@ def test_an_example_is_what_is_rendered_today(
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_run_by_bash_and_checked_by_crossfoot(
-    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(without_runs(tmp_path))
     assert subprocess.run(["bash", "-n", example], check=False).returncode == 0
     config = next(
         word for word in example.read_text().split() if word.startswith("configs/") and word.endswith(".yaml")

@@ -9,7 +9,7 @@ import pytest
 
 from crossfoot.cli import main
 from crossfoot.written.deepspeed_file import load_deepspeed_file
-from support.launching import ROOT
+from support.launching import ROOT, without_runs
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 DEEPSPEED_FILES = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -18,9 +18,13 @@ DEEPSPEED_FILES = sorted((ROOT / "ds_configs").glob("*.json"))
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 @pytest.mark.parametrize("verb", ("check", "plan"))
 def test_every_shipped_config_is_clean(
-    config: Path, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    verb: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(without_runs(tmp_path))
     for needed in re.findall(r"(?:\.\./shared/data|real)/[\w./-]+", config.read_text(encoding="utf-8")):
         if not Path(needed).exists():
             pytest.skip(f"{needed} is not part of the project and is not here")
