@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,6 @@ from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
 Ids = NDArray[np.int64]
-Lengths = NDArray[np.integer]
 LastStep = Literal["short", "drop", "carry"]
 Piece = tuple[int, int, int]
 
@@ -226,55 +224,6 @@ def _refuse_impossible(schedule: Schedule) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the samples of a step sit: slots (rank, forward) of at most micro_batch_size samples, padded.
-
-    The ids of a step are sorted by length, longest first (equal lengths keep their order), cut into dp_degree
-    x grad_accum_steps contiguous runs as even as possible (the first ones one longer), and run f x dp_degree
-    + r goes to forward f of rank r: ranks that wait for each other hold similar lengths. A slot may be empty.
-    """
-
-    dp_degree: int
-    grad_accum_steps: int
-    micro_batch_size: int
-
-    @property
-    def slots_per_step(self) -> int:
-        """Pairs of (rank, forward) in one optimizer step, over all ranks."""
-        return self.dp_degree * self.grad_accum_steps
-
-    def run_sizes(self, size: int) -> Ids:
-        """Samples of each run of a step of `size`, int64[slots_per_step]. Above the capacity: ValueError."""
-        if size > self.slots_per_step * self.micro_batch_size:
-            raise ValueError(
-                f"{size} samples do not fit in {self.slots_per_step} slots of {self.micro_batch_size}"
-            )
-        each, rest = divmod(size, self.slots_per_step)
-        sizes = np.full(self.slots_per_step, each, dtype=np.int64)
-        sizes[:rest] += 1
-        return sizes
-
-    def slots(self, ids: Ids, lengths_of_ids: Lengths) -> list[list[Ids]]:
-        """The slots of one step: `slots[rank][forward]` is an int64 array of ids, perhaps empty.
-
-        ids: the step's samples in schedule order; lengths_of_ids: tokens of each of them.
-        """
-        placed = _longest_first(ids[np.newaxis, :], lengths_of_ids[np.newaxis, :])[0]
-        bounds = np.concatenate(([0], np.cumsum(self.run_sizes(ids.size)))).tolist()
-        runs = [placed[lo:hi] for lo, hi in pairwise(bounds)]
-        return [runs[rank :: self.dp_degree] for rank in range(self.dp_degree)]
-
-
-def _longest_first(ids: Ids, lengths: Lengths) -> Ids:
-    """Each row of ids[n_steps, size] stably sorted by lengths[n_steps, size], longest first."""
-    # Length and column in one integer: numpy sorts plain integers much faster than it argsorts stably.
-    columns = np.arange(ids.shape[1], dtype=np.int64)
-    keys = (-lengths.astype(np.int64) << 32) | columns
-    keys.sort(axis=1)
-    return np.take_along_axis(ids, keys & 0xFFFFFFFF, axis=1)
-
-
 def batches_sha256(schedule: Schedule) -> str:
     """Digest of the step sets: every step's size and its ids in ascending order, little-endian int64. Hex.
 
@@ -282,27 +231,11 @@ def batches_sha256(schedule: Schedule) -> str:
     """
     digest = hashlib.sha256(f"crossfoot batches 1 {schedule.total_steps}\n".encode())
     for _first, ids in schedule.blocks():
-        digest.update(_with_size(np.sort(ids, axis=1)))
+        digest.update(with_size(np.sort(ids, axis=1)))
     return digest.hexdigest()
 
 
-def layout_sha256(schedule: Schedule, layout: Layout, lengths: Lengths) -> str:
-    """Digest of the slots: every step's ids in run order, and where a step of each size is cut. Hex.
-
-    lengths: tokens of every sample of the data, [num_samples].
-    """
-    head = f"crossfoot layout padded 1 {layout.dp_degree} {layout.grad_accum_steps} {schedule.total_steps}\n"
-    digest = hashlib.sha256(head.encode())
-    sizes: set[int] = set()
-    for _first, ids in schedule.blocks():
-        sizes.add(ids.shape[1])
-        digest.update(_with_size(_longest_first(ids, lengths[ids])))
-    for size in sorted(sizes):
-        digest.update(np.concatenate(([size], layout.run_sizes(size))).astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
-def _with_size(ids: Ids) -> bytes:
+def with_size(ids: Ids) -> bytes:
     """ids[n_steps, size] with each row's size before it, as little-endian int64."""
     rows = np.empty((ids.shape[0], ids.shape[1] + 1), dtype="<i8")
     rows[:, 0] = ids.shape[1]

@@ -19,7 +19,7 @@ from crossfoot.written.model_facts import (
     model_missing,
     needs_trained_embeddings,
 )
-from crossfoot.written.model_kinds import Kind, kind_of_family
+from crossfoot.written.model_kinds import NOT_PACKABLE, Kind, kind_of_family
 from crossfoot.written.model_modules import FAMILIES, ModuleNames
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
@@ -186,6 +186,22 @@ def not_causal(facts: Facts) -> Iterator[Finding]:
     if model.sees_both_sides or kind is Kind.NOT_CAUSAL:
         finding = model_findings.model_not_causal(facts.run.config.model.path, model.model_type)
         yield replace(finding, place=facts.run.place("model.path"))
+
+
+@rule("CF555")
+def not_packable(facts: Facts) -> Iterator[Finding]:
+    """CF555: this model cannot train in the packed layout.
+
+    `data.layout: packed`, the default, puts the samples of a forward one behind the other in one row; each
+    must see itself alone. Most families ask transformers for their attention, and there each sample's is
+    computed by itself. A few have an attention of their own, or carry a state from token to token. They train
+    the same steps with `data.layout: padded`.
+    """
+    model = facts.model
+    if model is None or facts.run.config.data.layout != "packed" or model.model_type not in NOT_PACKABLE:
+        return
+    finding = model_findings.not_packable(f"{model.model_type} has an attention of its own")
+    yield replace(finding, place=facts.run.place("data.layout"))
 
 
 @rule("CF546")

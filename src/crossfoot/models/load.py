@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.attention import SEGMENT_ATTENTION, require_packable
 from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.parameters import is_tied, rows_of
@@ -147,7 +148,10 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
-    if config.model.attention != "auto":
+    packs = config.data.layout == "packed" and config.model.attention in ("auto", "sdpa")
+    if packs:
+        arguments["attn_implementation"] = SEGMENT_ATTENTION
+    elif config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
     # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
     broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
@@ -159,6 +163,8 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
         raise Refused(_not_loaded(config, path, error)) from error
     _require_complete(path, model, info)
     _require_used(path, model, info["unexpected_keys"], report)
+    if config.data.layout == "packed":
+        require_packable(model)
     return model
 
 

@@ -18,22 +18,24 @@ from crossfoot.arithmetic.batch import (
     solve_batch,
     spread,
 )
-from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
-from crossfoot.arithmetic.schedule import (
+from crossfoot.arithmetic.layout import (
+    LLAMA_2_7B_WORK_PER_TOKEN,
     Layout,
-    Schedule,
-    ScheduleImpossible,
-    batches_sha256,
-    layout_sha256,
+    PackedLayout,
+    PaddedLayout,
 )
+from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
+from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
+from crossfoot.written.config import Config
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.run_file import RunFile
 
 
@@ -137,6 +139,19 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
     raise Refused([impossible_finding(error, run) for error in wrong.values()])
 
 
+def run_layout(config: Config, batch: BatchPlan, *, folded: bool = False) -> Layout:
+    """Where samples sit: on the plan's ranks, or all on one process. Reads the model's config.json for what a
+    token costs in it.
+    """
+    running = batch.fold() if folded else batch
+    places = (running.topology.dp_degree, running.grad_accum_steps, running.micro_batch_size)
+    if config.data.layout == "padded":
+        return PaddedLayout(*places)
+    facts = read_model_facts(config.model.path)
+    work_per_token = (facts and facts.work_per_token) or LLAMA_2_7B_WORK_PER_TOKEN
+    return PackedLayout(*places, work_per_token, batch.topology.dp_degree)
+
+
 def _as_json(gpus: GpusPerNode) -> int | list[int]:
     return gpus if isinstance(gpus, int) else list(gpus)
 
@@ -165,12 +180,7 @@ class RunPlan:
 
     def layout(self, *, folded: bool = False) -> Layout:
         """Where samples sit: on the plan's ranks, or all on one process."""
-        batch = self.batch.fold() if folded else self.batch
-        return Layout(
-            dp_degree=batch.topology.dp_degree,
-            grad_accum_steps=batch.grad_accum_steps,
-            micro_batch_size=batch.micro_batch_size,
-        )
+        return run_layout(self.run.config, self.batch, folded=folded)
 
     @cached_property
     def batches_sha256(self) -> str | None:
@@ -182,29 +192,29 @@ class RunPlan:
         """Hash of the slots."""
         if self.index is None:
             return None
-        return layout_sha256(self.schedule, self.layout(), self.index.lengths)
+        return self.layout().sha256(self.schedule, self.index.lengths)
 
     @cached_property
     def expects(self) -> dict[str, int] | None:
         """What the receipt will hold the run against: sums over all planned steps and all ranks."""
         if self.index is None:
             return None
-        sums = {"samples": 0, "real_tokens": 0, "trained_tokens": 0}
+        sums = {"samples": 0, "real_tokens": 0, "trained_tokens": 0, "forwards": 0}
+        layout = self.layout()
         for _, ids in self.schedule.blocks():
+            sums["forwards"] += len(ids) * layout.forwards(ids.shape[1]) * layout.dp_degree
             sums["samples"] += int(ids.size)
             sums["real_tokens"] += int(self.index.lengths[ids].sum(dtype=np.int64))
             sums["trained_tokens"] += int(self.index.trained_tokens[ids].sum(dtype=np.int64))
-        steps = self.schedule.total_steps
         return {
-            "total_steps": steps,
+            "total_steps": self.schedule.total_steps,
             "distinct_samples": self.schedule.distinct_samples,
-            "forwards": steps * self.batch.slots_per_step,
             **sums,
         }
 
     def numbers(self) -> dict[str, Any]:
         """What `plan --json` promises to have: what, not where from."""
-        batch, schedule, rate = self.batch, self.schedule, self.rate
+        batch, schedule, rate, layout = self.batch, self.schedule, self.rate, self.layout()
         return {
             "micro_batch_size": batch.micro_batch_size,
             "grad_accum_steps": batch.grad_accum_steps,
@@ -228,6 +238,7 @@ class RunPlan:
                 "min_ratio": rate.min_ratio,
             },
             "warmup_steps": rate.warmup_steps,
+            "work_per_token": layout.work_per_token if isinstance(layout, PackedLayout) else None,
             "zero_stage": self.zero_stage,
             "estimated": self.estimated,
             "batches_sha256": self.batches_sha256,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.probing.compare import Comparison, Vector

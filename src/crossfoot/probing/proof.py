@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.models.parameters import is_partitioned, shape_of, whole
 from crossfoot.probing.compare import Comparison, Sums, label_of

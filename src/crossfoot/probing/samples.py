@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout
 from crossfoot.data.samples import TokenizerFacts
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexHeader, Source, segment_digests
 from crossfoot.ledger.reconcile import PlannedStep

@@ -18,7 +18,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
 from crossfoot.output import json_text, say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
-from crossfoot.planning.plan import RunPlan, run_rate, run_schedule
+from crossfoot.planning.plan import RunPlan, run_layout, run_rate, run_schedule
 from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.probing.compare import BOUNDS, ROUNDOFF
 from crossfoot.probing.samples import LONGEST_TOKENS, SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
@@ -169,12 +169,10 @@ def _work(
     if batch is None:
         raise RuntimeError("no error was found, and there is no batch")
     facts = read_model_facts(model.path)
-    layout_batch = batch.fold() if engine_kind == "accelerate" else batch
-    from crossfoot.arithmetic.schedule import Layout
     from crossfoot.probing.proof import RATE
 
     made_up = proof_batch(
-        Layout(layout_batch.topology.dp_degree, layout_batch.grad_accum_steps, layout_batch.micro_batch_size),
+        run_layout(run.config, batch, folded=engine_kind == "accelerate"),
         vocabulary=facts.vocab_size if facts else 256,
         longest=min(run.config.data.max_seq_len, (facts and facts.max_position_embeddings) or LONGEST_TOKENS),
         seed=run.config.run.seed,
@@ -242,7 +240,9 @@ def _measure(
     )
     subject = Subject(
         model=trained,
-        take_step=lambda planned: run_step(engine, batch.index, planned, ranks.rank, None),
+        take_step=lambda planned: run_step(
+            engine, batch.index, planned, ranks.rank, None, config.data.layout == "packed"
+        ),
         make_reference=lambda: Reference(
             config, work.model_path, work.index.header.tokenizer.vocabulary, engine.device
         ),

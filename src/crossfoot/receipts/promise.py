@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.receipts.promised_slots import promised_slots, slots_of_size
+
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
@@ -61,13 +63,17 @@ class PromisedStep:
 
 @dataclass(frozen=True)
 class Terms:
-    """The numbers of a lock from which all follows. dp_degree, grad_accum_steps: as they really ran."""
+    """The numbers of a lock from which all follows. dp_degree, grad_accum_steps: as they really ran.
+    dealt_ranks: ranks of the plan. work_per_token: None in the padded layout.
+    """
 
     num_samples: int
     global_batch_size: int
     micro_batch_size: int
     grad_accum_steps: int
     dp_degree: int
+    dealt_ranks: int
+    work_per_token: int | None
     seed: int
     last_step: str
     epochs: int | None
@@ -88,12 +94,15 @@ def terms_of(lock: Mapping[str, Any]) -> Terms:
     """The terms in a lock document. Raises ValueError, saying which are missing or of a wrong type."""
     try:
         config, plan = lock["config"], lock["plan"]
+        is_packed = config["data"].get("layout") == "packed"
         terms = Terms(
             num_samples=plan["samples_per_epoch"],
             global_batch_size=plan["global_batch_size"],
             micro_batch_size=plan["micro_batch_size"],
             grad_accum_steps=plan["grad_accum_steps"],
             dp_degree=plan["dp_degree"],
+            dealt_ranks=plan["dp_degree"],
+            work_per_token=plan["work_per_token"] if is_packed else None,
             seed=config["run"]["seed"],
             last_step=config["data"]["last_step"],
             epochs=config["train"]["epochs"],
@@ -103,7 +112,7 @@ def terms_of(lock: Mapping[str, Any]) -> Terms:
     except (KeyError, TypeError) as error:
         raise ValueError(f"it does not say what it plans: {error}") from error
     counts = [terms.num_samples, terms.global_batch_size, terms.micro_batch_size]
-    counts += [terms.grad_accum_steps, terms.dp_degree]
+    counts += [terms.grad_accum_steps, terms.dp_degree, terms.work_per_token or 1]
     if any(type(count) is not int or count < 1 for count in counts) or type(terms.seed) is not int:
         raise ValueError("a number of its plan is not a positive integer")
     if (terms.epochs is None) == (terms.max_steps is None):
@@ -182,28 +191,36 @@ def batches_sha256(terms: Terms) -> str:
 
 
 def layout_sha256(terms: Terms, contents: Contents) -> str:
-    """Of the slots, as `plan.layout_sha256` of a lock is defined: size and ids of each step in the order of
-    its slots, then for each size of a step the samples of every slot.
+    """Of the slots, as `plan.layout_sha256` of a lock is defined. Packed: what they follow from. Padded: size
+    and ids of each step in the order of its slots, then for each size of a step the samples of every slot.
     """
+    if terms.work_per_token is not None:
+        numbers = [terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size]
+        numbers += [terms.work_per_token, terms.dealt_ranks]
+        head = f"crossfoot layout packed 1 {' '.join(map(str, numbers))} {batches_sha256(terms)}\n"
+        return hashlib.sha256(head.encode() + contents.lengths.astype("<i4").tobytes()).hexdigest()
     head = f"crossfoot layout padded 1 {terms.dp_degree} {terms.grad_accum_steps} {total_steps(terms)}\n"
-    digest, sizes = hashlib.sha256(head.encode()), set()
+    digest, sizes = hashlib.sha256(head.encode()), {}
     for _, ids in blocks(terms):
-        placed = np.take_along_axis(ids, _by_length(contents.lengths[ids]), axis=1)
+        lengths = contents.lengths[ids]
+        slots = promised_slots(terms, ids, lengths)
+        places = np.lexsort((-lengths.astype(np.int64), slots), axis=1)
+        placed = np.take_along_axis(ids, places, axis=1)
         digest.update(np.insert(placed, 0, ids.shape[1], axis=1).astype("<i8").tobytes())
-        sizes.add(ids.shape[1])
+        sizes[ids.shape[1]] = np.bincount(slots[0], minlength=terms.slots_per_step)
     for size in sorted(sizes):
-        counts = np.bincount(_slot_of_place(size, terms.slots_per_step), minlength=terms.slots_per_step)
-        digest.update(np.insert(counts, 0, size).astype("<i8").tobytes())
+        digest.update(np.insert(sizes[size], 0, size).astype("<i8").tobytes())
     return digest.hexdigest()
 
 
 def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
     """Over all steps and ranks, by the names that a lock's `expects` has."""
     seen = np.zeros(terms.num_samples, dtype=np.bool_)
-    samples = real_tokens = trained_tokens = 0
+    samples = real_tokens = trained_tokens = forwards = 0
     for _, ids in blocks(terms):
         seen[ids] = True
         samples += ids.size
+        forwards += len(ids) * slots_of_size(terms, ids.shape[1])
         real_tokens += int(contents.lengths[ids].sum(dtype=np.int64))
         trained_tokens += int(contents.trained_tokens[ids].sum(dtype=np.int64))
     return {
@@ -211,7 +228,7 @@ def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
         "distinct_samples": int(np.count_nonzero(seen)),
         "real_tokens": real_tokens,
         "trained_tokens": trained_tokens,
-        "forwards": total_steps(terms) * terms.slots_per_step,
+        "forwards": forwards,
     }
 
 
@@ -231,7 +248,7 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
         real = lengths.sum(axis=1, dtype=np.int64).tolist()
         trained = contents.trained_tokens[ids].sum(axis=1, dtype=np.int64).tolist()
         sets = _hashes(np.sort(digests, axis=1))
-        slots = _hashes(_slot_rows(terms, digests, _by_length(lengths)))
+        slots = _hashes(_slot_rows(terms, digests, promised_slots(terms, ids, lengths)))
         for row in range(len(ids)):
             if first <= step + row < end:
                 yield PromisedStep(
@@ -240,7 +257,7 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
                     first_seen_samples=fresh[row],
                     real_tokens=real[row],
                     trained_tokens=trained[row],
-                    forwards=terms.slots_per_step,
+                    forwards=slots_of_size(terms, ids.shape[1]),
                     samples_sha256=sets[row],
                     slots_sha256=slots[row],
                 )
@@ -258,31 +275,22 @@ def _marking(seen: npt.NDArray[np.bool_], rows: Iterable[Int64Array]) -> Iterato
         seen[row] = True
 
 
-def _by_length(lengths: npt.NDArray[np.int32]) -> Int64Array:
-    """Places of each row's samples, longest first, equal ones in the order in which they stand."""
-    return np.argsort(-lengths.astype(np.int64), axis=1, kind="stable")
-
-
-def _slot_of_place(size: int, slots: int) -> Int64Array:
-    """The slot of each of a step's `size` places, int64[size]: even shares, the first slots one larger."""
-    share, more = divmod(size, slots)
-    return np.repeat(np.arange(slots), [share + (slot < more) for slot in range(slots)])
-
-
-def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], places: Int64Array) -> npt.NDArray[np.uint64]:
+def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], slots: Int64Array) -> npt.NDArray[np.uint64]:
     """Each step as words: for slot after slot its forward, its rank, how many samples it holds, and their
     digests in ascending order. Slot s is of rank s modulo dp_degree.
     """
-    size = digests.shape[1]
-    slot = _slot_of_place(size, terms.slots_per_step)
+    count = slots_of_size(terms, digests.shape[1])
+    places = np.lexsort((digests, slots), axis=1)
     placed = np.take_along_axis(digests, places, axis=1)
-    parts = []
-    for number in range(terms.slots_per_step):
-        forward, rank = divmod(number, terms.dp_degree)
-        own = np.sort(placed[:, slot == number], axis=1)
-        head = np.array([forward, rank, own.shape[1]], dtype=np.uint64)
-        parts += [np.broadcast_to(head, (len(digests), 3)), own]
-    return np.concatenate(parts, axis=1)
+    held = np.stack([np.count_nonzero(slots == slot, axis=1) for slot in range(count)], axis=1)
+    heads = np.cumsum(held + 3, axis=1) - held - 3
+    rows = np.empty((len(digests), digests.shape[1] + 3 * count), dtype=np.uint64)
+    steps = np.arange(len(digests))[:, np.newaxis]
+    forward, rank = np.divmod(np.arange(count, dtype=np.uint64), np.uint64(terms.dp_degree))
+    rows[steps, heads], rows[steps, heads + 1], rows[steps, heads + 2] = forward, rank, held
+    behind = np.arange(digests.shape[1]) + 3 * (np.take_along_axis(slots, places, axis=1) + 1)
+    np.put_along_axis(rows, behind, placed, axis=1)
+    return rows
 
 
 def _hashes(rows: npt.NDArray[np.uint64]) -> list[str]:

@@ -3,58 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
+from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.index.store import DataIndex
+
+ROUNDED_TO = 16
+"""Tokens of a packed row are a multiple of it: kernels meet few shapes."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward on one rank, padded on the right.
+    """One forward on one rank.
 
     input_ids, labels: int64 [rows, columns]; labels are -100 where nothing is trained. predicting: int64 [p],
     the columns whose next token is trained in at least one row (only their logits are computed). segments:
-    (row, start, end) of every sample; what lies outside is padding. Causal attention never looks right, so no
-    mask is needed.
+    (row, start, end) of every sample; what lies outside is padding.
+
+    Padded: one row a sample, padded on the right; causal attention never looks right, so no mask is needed,
+    and the two others are None. Packed: one row; position_ids: int64 [1, columns], from 0 in every sample;
+    segment_ends: where a sample ends (Python integers), and the row.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     predicting: torch.Tensor
     segments: tuple[tuple[int, int, int], ...]
+    position_ids: torch.Tensor | None = None
+    segment_ends: tuple[int, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
 
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
 
-        return Batch(moved(self.input_ids), moved(self.labels), moved(self.predicting), self.segments)
-
-
-def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray) -> Batch:
-    """The batch of one slot. An empty slot becomes one row of two tokens that trains nothing: its rank must
-    still run a forward and a backward, since ZeRO's collectives wait for it.
+def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray, *, packed: bool) -> Batch:
+    """The batch of one slot. An empty slot becomes one row that trains nothing: its rank must still run a
+    forward and a backward, since ZeRO's collectives wait for it.
     """
     samples = [index.sample(int(sample_id)) for sample_id in sample_ids]
-    columns = max((len(ids) for ids, _ in samples), default=2)
-    columns = max(columns, 2)
-    input_ids = np.zeros((max(len(samples), 1), columns), dtype=np.int64)
+    lengths = [len(ids) for ids, _ in samples]
+    if packed:
+        ends = np.cumsum([0, *lengths]).tolist()
+        columns = max(1, ceil_div(ends[-1], ROUNDED_TO)) * ROUNDED_TO
+        segments = tuple((0, start, end) for start, end in pairwise(ends))
+        shape = (1, columns)
+    else:
+        segments = tuple((row, 0, length) for row, length in enumerate(lengths))
+        shape = (max(len(samples), 1), max([2, *lengths]))
+    input_ids = np.zeros(shape, dtype=np.int64)
     labels = np.full_like(input_ids, IGNORED_LABEL)
-    for row, (ids, trained) in enumerate(samples):
-        input_ids[row, : len(ids)] = ids
-        labels[row, : len(ids)] = np.where(trained, ids, IGNORED_LABEL)
-    labels[:, 0] = IGNORED_LABEL
+    for (row, start, end), (ids, trained) in zip(segments, samples, strict=True):
+        input_ids[row, start:end] = ids
+        labels[row, start:end] = np.where(trained, ids, IGNORED_LABEL)
+        labels[row, start] = IGNORED_LABEL  # nothing of its own stands before it
     predicting = np.flatnonzero((labels[:, 1:] != IGNORED_LABEL).any(axis=0))
     if predicting.size == 0:
         predicting = np.zeros(1, dtype=np.int64)
-    return Batch(
+    batch = Batch(
         input_ids=torch.from_numpy(input_ids),
         labels=torch.from_numpy(labels),
         predicting=torch.from_numpy(predicting),
-        segments=tuple((row, 0, len(ids)) for row, (ids, _) in enumerate(samples)),
+        segments=segments,
+    )
+    return _with_places(batch, ends, columns) if packed else batch
+
+
+def _with_places(batch: Batch, ends: Sequence[int], columns: int) -> Batch:
+    """The packed batch with positions; ends: 0 and where each sample ends. The rest of the row is a segment
+    too.
+    """
+    ends = [*ends, columns] if ends[-1] < columns else list(ends)
+    positions = np.concatenate([np.arange(end - start) for start, end in pairwise(ends)])
+    return replace(
+        batch,
+        position_ids=torch.from_numpy(positions[np.newaxis, :]),
+        segment_ends=tuple(ends[1:]),
     )

@@ -100,6 +100,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         step_recorder=step_recorder,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
+        packed=config.data.layout == "packed",
         step_hooks=StepHooks(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
         rank_monitor=rank_monitor,
         policies=policies,

@@ -37,6 +37,8 @@ class Training:
     ranks: Ranks
     dropout_seed: int | None
     """Seed of the dropout draws; None when nothing is drawn."""
+    packed: bool
+    """Whether the samples of a slot stand in one row."""
     step_hooks: StepHooks
     """Between two steps: validation, checkpoint."""
     policies: Policies
@@ -86,6 +88,7 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
             planned,
             ranks.rank,
             training.dropout_seed,
+            training.packed,
             training.rank_monitor.tick,
         )
         if update.left_out != "overflow":
@@ -105,11 +108,13 @@ def run_step(
     planned: PlannedStep,
     rank: int,
     dropout_seed: int | None,
+    packed: bool,
     tick: Callable[[], None] = lambda: None,
 ) -> Update:
     """One try at an optimizer step, of one rank: forward and backward of each of its slots, then the update.
 
-    tick: called after each backward. The loop and `crossfoot prove` both step through here.
+    packed: the samples of a slot stand in one row. tick: called after each backward. The loop and `crossfoot
+    prove` both step through here.
     """
     # The engine averages over dp_degree ranks; times dp_degree that is a sum, and over the trained tokens of
     # the whole step (planned, so known before its first forward) every token counts the same, in whichever
@@ -121,7 +126,7 @@ def run_step(
         if dropout_seed is not None:
             slot = forward * engine.dp_degree + rank
             torch.manual_seed(slot_seed(dropout_seed, planned.step, slot))
-        loss = engine.forward(collate(index, sample_ids))
+        loss = engine.forward(collate(index, sample_ids, packed=packed))
         engine.backward(loss, weight, last=forward == len(slots) - 1)
         tick()
     return engine.step()

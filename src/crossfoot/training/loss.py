@@ -26,7 +26,10 @@ class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
     def forward(self, batch: Batch) -> torch.Tensor:
         """batch: on the model's device. The meter sees the same one, segments included."""
         kept = batch.predicting
-        logits = self.model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept).logits
+        places = {}
+        if batch.position_ids is not None:
+            places = {"position_ids": batch.position_ids, "segment_ends": batch.segment_ends}
+        logits = self.model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept, **places).logits
         targets = batch.labels[:, kept + 1]
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"

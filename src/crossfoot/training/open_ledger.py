@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout
 from crossfoot.findings.render import render
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember

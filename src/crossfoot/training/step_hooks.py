@@ -96,8 +96,10 @@ class StepHooks:
     def validate(self, steps_done: int) -> float:
         """The validation loss of the weights as they are; there must be validation data."""
         assert self._work.validation is not None
-        micro_batch_size = self._work.plan.batch.micro_batch_size
-        loss = validation_loss(self._engine, self._work.validation, self._ranks, micro_batch_size)
+        plan = self._work.plan
+        packed = plan.run.config.data.layout == "packed"
+        micro_batch_size = plan.batch.micro_batch_size
+        loss = validation_loss(self._engine, self._work.validation, self._ranks, micro_batch_size, packed)
         self._loss = (steps_done, loss)
         return loss
 

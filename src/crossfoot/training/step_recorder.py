@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.book import LedgerBook

@@ -14,7 +14,9 @@ from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
 
 
-def validation_loss(engine: Engine, index: DataIndex, ranks: Ranks, micro_batch_size: int) -> float:
+def validation_loss(
+    engine: Engine, index: DataIndex, ranks: Ranks, micro_batch_size: int, packed: bool
+) -> float:
     """Mean cross entropy per trained token over the whole index, all ranks. Every rank runs the same number
     of forwards.
     """
@@ -25,7 +27,7 @@ def validation_loss(engine: Engine, index: DataIndex, ranks: Ranks, micro_batch_
     with torch.no_grad():
         for slot in range(ranks.rank, rounds * ranks.world_size, ranks.world_size):
             ids = order[slot * micro_batch_size : (slot + 1) * micro_batch_size]
-            loss_sum += float(engine.forward(collate(index, ids)))
+            loss_sum += float(engine.forward(collate(index, ids, packed=packed)))
     engine.evaluating(False)
     total = ranks.total(loss_sum)[0]
     trained_tokens = int(index.trained_tokens.sum(dtype=np.int64))

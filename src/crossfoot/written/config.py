@@ -101,8 +101,10 @@ class DataSection(Section):
     """
     max_seq_len: Annotated[int, Field(ge=2)] = 512
     """Tokens of the longest sample; longer ones are cut and the lost targets counted."""
-    layout: Literal["padded"] = "padded"
-    """Where samples sit in a forward. padded: one row a sample."""
+    layout: Literal["packed", "padded"] = "packed"
+    """Where samples sit in a forward, which does not change what is trained. packed: one behind the other in
+    one row, dealt so that all forwards take equally long. padded: one row a sample.
+    """
     last_step: Literal["short", "drop", "carry"] = "short"
     """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first
     step.

@@ -17,13 +17,14 @@ from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
 from crossfoot.written.config import Config
 from crossfoot.written.model_kinds import sees_both_sides
-from crossfoot.written.model_limits import beyond_sense
+from crossfoot.written.model_limits import beyond_sense, work_per_token
 
 BUILTIN_TINY = "builtin:tiny"
 CONFIG_JSON = "config.json"
 LARGEST_CONFIG_BYTES = 16 << 20
 TINY_VOCABULARY = 260
 TINY_MAX_POSITIONS = 2048
+TINY_WORK_PER_TOKEN = 914
 INPUT_TABLE_NAMES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 OUTPUT_TABLE_NAMES = ("lm_head", "embed_out", "output_layer")
 UNTIED_FAMILIES = frozenset(
@@ -52,6 +53,7 @@ class ModelFacts:
     max_position_embeddings: tokens of the longest sequence it was made for; None when config.json does not
     say. stretched_positions: what rope scaling makes of that, when it is more. has_own_code: config.json
     names classes that lie beside it (auto_map). sees_both_sides: it is an encoder, or has one.
+    work_per_token: see `arithmetic.layout.work_per_token`; None when config.json has not all sizes.
     """
 
     vocab_size: int
@@ -61,6 +63,7 @@ class ModelFacts:
     stretched_positions: int | None = None
     has_own_code: bool = False
     sees_both_sides: bool = False
+    work_per_token: int | None = None
 
     @property
     def positions(self) -> int | None:
@@ -76,7 +79,9 @@ def read_model_facts(path: str) -> ModelFacts | None:
     loading the model says then what is wrong.
     """
     if path == BUILTIN_TINY:
-        return ModelFacts(TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama")
+        return ModelFacts(
+            TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama", work_per_token=TINY_WORK_PER_TOKEN
+        )
     folder = model_folder(path)
     if folder is None:
         return None
@@ -211,6 +216,7 @@ def _facts_of(values: Any) -> ModelFacts | None:
         stretched_positions=_stretched(text, positions),
         has_own_code="auto_map" in values,
         sees_both_sides=sees_both_sides(values),
+        work_per_token=work_per_token(text),
     )
 
 

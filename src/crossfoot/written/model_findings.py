@@ -23,6 +23,16 @@ def model_not_causal(path: str, kind: str) -> Finding:
     )
 
 
+def not_packable(why: str) -> Finding:
+    """CF555, without its place."""
+    return Finding(
+        "CF555",
+        f"this model cannot train in the packed layout: {why}",
+        notes=("packed, samples stand one behind the other in a row, and each must see itself alone",),
+        helps=("set data.layout to padded: the same steps and losses, more time for padding",),
+    )
+
+
 def no_target_module(lacking: Sequence[str], there: Sequence[str], blocks: Sequence[str] = ()) -> Finding:
     """CF546, without its place: these names match nothing. there: all linear and embedding modules. blocks:
     the linear ones in the family's blocks, when they are known.

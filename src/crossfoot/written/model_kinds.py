@@ -34,6 +34,20 @@ ENCODER_DECODERS = frozenset(
     )
 )
 """Families of which the causal form is the decoder alone."""
+NOT_PACKABLE = frozenset(
+    (
+        *("bailing_hybrid", "bamba", "biogpt", "bloom", "blt", "codegen", "cpmant", "deepseek_v4"),
+        *("falcon", "falcon_h1", "falcon_mamba", "flint", "gemma2", "git", "gpt_neo"),
+        *("gpt_neox_japanese", "gpt_oss", "gptj", "granite_swa", "granitemoe_swa", "granitemoehybrid"),
+        *("hy_v4", "inkling2_text", "inkling_text", "jamba", "kimi_linear", "mamba", "mamba2"),
+        *("mimo_v2_flash", "moss_transcribe_diarize", "mpt", "nemotron_h", "olmo_hybrid", "openai-gpt"),
+        *("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp"),
+        *("qwen4_exp_text", "recurrent_gemma", "rwkv", "stablelm", "vaultgemma", "xglm", "xlstm"),
+        *("zamba", "zamba2", "zaya"),
+    )
+)
+"""Causal families whose attention cannot be told where a sample ends, or takes more than ours gives, or which
+carry a state from token to token. A test asks transformers."""
 _WORDS_FOR_CAUSAL: Mapping[str, tuple[str, object]] = MappingProxyType(
     {"xlm": ("causal", True), "xlnet": ("attn_type", "uni")}
 )

@@ -13,7 +13,8 @@ MOST_PARAMETERS = 10**14
 """Fifty times as many as the largest model that is known of."""
 
 _LAYERS = "num_hidden_layers n_layer n_layers num_layers num_decoder_layers"
-_WIDTHS = "hidden_size n_embd d_model intermediate_size ffn_dim n_inner moe_intermediate_size head_dim"
+_WIDTH = "hidden_size n_embd d_model"
+_WIDTHS = f"{_WIDTH} intermediate_size ffn_dim n_inner moe_intermediate_size head_dim"
 _HEADS = "num_attention_heads n_head num_heads num_key_value_heads num_experts n_routed_experts"
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(_LAYERS.split(), 2_000),
@@ -42,10 +43,23 @@ def beyond_sense(values: Any, depth: int = 0) -> str | None:
     return next((reason for reason in found if reason is not None), None)
 
 
+def work_per_token(values: Mapping[str, Any]) -> int | None:
+    """What one more token of a sample costs, in the unit in which its attention costs length^2; at least 1.
+    None when the sizes are not there.
+
+    A sample of L tokens multiplies 2 x parameters x L in matrices, and 2 x layers x width x L^2 in causal
+    attention (scores and sums, half of each). Forward and backward keep the ratio.
+    """
+    layers, width = _first(values, _LAYERS, 0.0), _first(values, _WIDTH, 0.0)
+    if not layers or not width:
+        return None
+    return max(1, round(_parameters(values) / (layers * width)))
+
+
 def _parameters(values: Mapping[str, Any]) -> float:
     """About how many parameters the blocks have: attention, and three matrices for each expert."""
     layers = _first(values, _LAYERS, 1.0)
-    width = _first(values, "hidden_size n_embd d_model", 1.0)
+    width = _first(values, _WIDTH, 1.0)
     inner = _first(values, "intermediate_size ffn_dim n_inner", 4 * width)
     experts = _first(values, "num_local_experts num_experts n_routed_experts", 1.0)
     inner_of_expert = _first(values, "moe_intermediate_size", inner)
