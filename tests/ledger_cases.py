@@ -149,6 +149,7 @@ def sealed(
     }
     plan: dict[str, Any] = {"samples_per_epoch": 64, "global_batch_size": 4, "micro_batch_size": 4}
     plan |= {"dp_degree": topology[0], "grad_accum_steps": topology[1], "layout_sha256": "0" * 64}
+    plan["work_per_token"] = 50
     plan |= {"total_steps": steps, "warmup_steps": steps, "learning_rate": {"peak": 1e-5 * steps}}
     lock: dict[str, Any] = {"name": name, "index": {"address": "none"}, "expects": expects}
     lock |= {"config": {**known, **(config or {})}, "plan": plan}

@@ -44,8 +44,8 @@ def a_sample_dropped(in_step: int) -> Iterator[None]:
     """The collator leaves out a sample of one step, counted from 0."""
     real, forwards = loop.collate, iter(range(1_000))
 
-    def collate(index: Any, ids: Any) -> Any:
-        return real(index, ids[1:] if next(forwards) == in_step else ids)
+    def collate(index: Any, ids: Any, **how: Any) -> Any:
+        return real(index, ids[1:] if next(forwards) == in_step else ids, **how)
 
     with mock.patch.object(loop, "collate", collate):
         yield

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import PaddedLayout
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
@@ -67,7 +67,7 @@ def test_the_weight_and_the_draws_of_a_rank(tmp_path: Path, targets: int, weight
     ticks: list[None] = []
     engine = Listening()
     with torch.random.fork_rng(devices=[]):
-        run_step(engine, index, planned, 2, dropout_seed=7, tick=lambda: ticks.append(None))
+        run_step(engine, index, planned, 2, dropout_seed=7, packed=False, tick=lambda: ticks.append(None))
     assert engine.told == [
         0.125,
         (2, drawn_after(slot_seed(7, 9, 2))),
@@ -118,7 +118,7 @@ def test_what_any_rank_wishes_is_every_rank_s_answer(mine: Stop, other: dict[str
     parts: Any = {"ranks": TwoRanks(**other), "meter": OneForward(), "book": None, "reconciler": None}
     stop = StopRequest()
     stop.ask(mine)
-    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=stop, policies=Policies(), **parts)
+    recorder = StepRecorder(layout=PaddedLayout(2, 1, 1), stop=stop, policies=Policies(), **parts)
     planned = PlannedStep(step=0, epoch=0, lr=0.1, trained_tokens=1, slots=[[], []])
     assert recorder.settle(ClosedStep(0.0, step=0), planned) is Stop.NO, "a step is booked with the next one"
     assert recorder.settle(ClosedStep(0.0, step=1), planned) is answer
@@ -126,7 +126,7 @@ def test_what_any_rank_wishes_is_every_rank_s_answer(mine: Stop, other: dict[str
 
 def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
     parts: Any = {"ranks": TwoRanks(Stop.TERMINATED), "meter": OneForward(), "book": None, "reconciler": None}
-    recorder = StepRecorder(layout=Layout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
+    recorder = StepRecorder(layout=PaddedLayout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
     assert recorder.drain() is Stop.TERMINATED
 
 

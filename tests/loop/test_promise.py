@@ -15,8 +15,9 @@ from unittest import mock
 
 import pytest
 
+from crossfoot.arithmetic.layout import PackedLayout
 from crossfoot.arithmetic.rate import RatePlan
-from crossfoot.arithmetic.schedule import Layout, Schedule
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.receipts.receipt import receipt_of
@@ -136,10 +137,10 @@ def test_ten_times_the_rate_at_its_source_is_refused_before_a_step(room: Path) -
             {"CF738", "CF728"},
         ),
         (
-            Layout,
-            "run_sizes",
-            lambda real: lambda self, size: real(self, size)[::-1].copy(),
-            {"CF739", "CF728"},
+            PackedLayout,
+            "runs",
+            lambda real: lambda self, ids, lengths: real(self, ids, lengths)[::-1],
+            {"CF739"},
         ),
     ],
 )

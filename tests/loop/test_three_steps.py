@@ -31,7 +31,7 @@ FOUR_RANKS = {"num_nodes": 2, "gpus_per_node": 2}
 
 
 def folded_ranks(room: Room) -> dict[str, Any]:
-    """Steps of 11, 11 and 4 samples in 8 slots of 2: all uneven, and the last leaves 4 slots empty."""
+    """Steps of 11, 11 and 4 samples in 8 slots of 2, all uneven; the last one needs only 4 of them."""
     return room.config(
         lora=LORA,
         cluster=FOUR_RANKS,
@@ -39,6 +39,12 @@ def folded_ranks(room: Room) -> dict[str, Any]:
         lr={"reference": 0.5, "schedule": "linear", "min_ratio": 0.25},
         train={"epochs": 1},
     )
+
+
+def padded(room: Room) -> dict[str, Any]:
+    """The same, one row a sample; the last step leaves 4 slots empty."""
+    values = folded_ranks(room)
+    return {**values, "data": {**values["data"], "layout": "padded"}}
 
 
 def one_rank(room: Room) -> dict[str, Any]:
@@ -72,7 +78,7 @@ def blocks_of_text(room: Room) -> dict[str, Any]:
     )
 
 
-CASES = [folded_ranks, one_rank, blocks_of_text]
+CASES = [folded_ranks, padded, one_rank, blocks_of_text]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,10 +106,11 @@ def test_weights_and_ledger_are_those_of_plain_torch(
         assert forwards == [[samples[i].ids for i in ids] or [(0, 0)] for ids in slots]
     lines = seen.ledger
     trained: list[tuple[int, int]] = []
+    is_packed = case is not padded
     for number, (step, slots) in enumerate(zip(steps, dealt, strict=True)):
         took, paused = lines[number].pop("seconds"), lines[number].pop("pause_seconds")
         assert 0.0 < took < HOUR_SECONDS and (paused > 0.0) == (bool(asked) and number > 0)
-        assert lines[number] == line_of(number, step, slots, samples, trained)
+        assert lines[number] == line_of(number, step, slots, samples, trained, is_packed)
         trained += step.samples
     assert len(lines) == 3
     ending = seen.paper(1, "ending.json")
@@ -139,6 +146,7 @@ def line_of(
     slots: Sequence[Sequence[int]],
     samples: Sequence[Sample],
     trained: Sequence[tuple[int, int]],
+    is_packed: bool,
 ) -> dict[str, Any]:
     """The line of the ledger, its times aside. trained: (epoch, id) in the steps before."""
     ids = [sample for _, sample in step.samples]
@@ -146,7 +154,11 @@ def line_of(
     fresh = len(set(ids) - seen)
     real = sum(len(samples[i].ids) for i in ids)
     targets = sum(samples[i].targets for i in ids)
-    computed = sum(max(1, len(slot)) * max([2, *(len(samples[i].ids) for i in slot)]) for slot in slots)
+    lengths = [[len(samples[i].ids) for i in slot] for slot in slots]
+    if is_packed:  # rows are filled up to a multiple of 16 tokens
+        computed = sum(-(-sum(slot) // 16) * 16 for slot in lengths)
+    else:
+        computed = sum(max(1, len(slot)) * max([2, *slot]) for slot in lengths)
     digests = [sorted(digest_of(samples[i]) for i in slot) for slot in slots]
     in_slots = [(number, 0, len(inside), *inside) for number, inside in enumerate(digests)]
     digest = sha256_of(sorted(chain(*digests)))

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from crossfoot.arithmetic import schedule as told
+from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
 from crossfoot.ledger.reconcile import samples_sha256, slots_sha256
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
@@ -61,6 +62,8 @@ def any_terms(draw: st.DrawFn) -> Terms:
         micro_batch_size=-(-batch // (ranks * forwards)),
         grad_accum_steps=forwards,
         dp_degree=ranks,
+        dealt_ranks=ranks,
+        work_per_token=draw(st.sampled_from([None, 1, 50])),
         seed=draw(st.integers(0, 5)),
         last_step=last_step,
         epochs=draw(st.integers(1, 3)) if by_epochs else None,
@@ -80,13 +83,20 @@ def schedule_of(terms: Terms) -> told.Schedule:
     )
 
 
+def layout_of(terms: Terms) -> Layout:
+    places = (terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size)
+    if terms.work_per_token is None:
+        return PaddedLayout(*places)
+    return PackedLayout(*places, terms.work_per_token, terms.dealt_ranks)
+
+
 @given(any_terms())
 def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
     schedule, data = schedule_of(terms), data_of(terms.num_samples, terms.seed)
-    layout = told.Layout(terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size)
+    layout = layout_of(terms)
     assert promise.total_steps(terms) == schedule.total_steps
     assert promise.batches_sha256(terms) == told.batches_sha256(schedule)
-    assert promise.layout_sha256(terms, data) == told.layout_sha256(schedule, layout, data.lengths)
+    assert promise.layout_sha256(terms, data) == layout.sha256(schedule, data.lengths)
     steps = list(promise.promised_steps(terms, data, 0, schedule.total_steps))
     assert [step.step for step in steps] == list(range(schedule.total_steps))
     seen: set[int] = set()
@@ -140,7 +150,7 @@ def test_every_rate_is_what_the_loop_is_told(
         plan = plan_rate(**lr, global_batch_size=batch, total_steps=steps)
     except RateImpossible:
         return
-    terms = Terms(10, batch, batch, 1, 1, 0, "carry", None, steps, lr)
+    terms = Terms(10, batch, batch, 1, 1, 1, None, 0, "carry", None, steps, lr)
     rates, peak, warm = promise.promised_rates(terms)
     assert warm == plan.warmup_steps and peak == pytest.approx(plan.peak, rel=1e-14)
     assert all(is_promised(plan.at(k), rates[k], peak) for k in range(steps))
@@ -151,7 +161,7 @@ def test_every_rate_is_what_the_loop_is_told(
 def test_the_end_of_a_long_cosine_is_no_fault_and_ten_times_the_rate_is() -> None:
     lr = {**LR, "min_ratio": 0.0}
     plan = plan_rate(**lr, global_batch_size=8, total_steps=2_000_000)
-    rates, peak, _ = promise.promised_rates(Terms(10, 8, 8, 1, 1, 0, "carry", None, 2_000_000, lr))
+    rates, peak, _ = promise.promised_rates(Terms(10, 8, 8, 1, 1, 1, None, 0, "carry", None, 2_000_000, lr))
     for step in (1_999_999, 1_999_998, 1_000_000):
         assert is_promised(plan.at(step), rates[step], peak)
     assert not is_promised(10 * plan.at(1_999_999), rates[1_999_999], peak)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from crossfoot.arithmetic import schedule as schedule_module
 from crossfoot.arithmetic.batch import Topology, solve_batch
-from crossfoot.arithmetic.schedule import Layout, Schedule, batches_sha256, epoch_order, layout_sha256
+from crossfoot.arithmetic.layout import PaddedLayout
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256, epoch_order
 
 
 @st.composite
@@ -33,9 +34,9 @@ topologies = st.one_of(
 )
 
 
-def layout_of(topology: Topology, micro_batch_size: int, global_batch_size: int) -> Layout:
+def layout_of(topology: Topology, micro_batch_size: int, global_batch_size: int) -> PaddedLayout:
     plan = solve_batch(topology, micro_batch_size=micro_batch_size, global_batch_size=global_batch_size)
-    return Layout(topology.dp_degree, plan.grad_accum_steps, plan.micro_batch_size)
+    return PaddedLayout(topology.dp_degree, plan.grad_accum_steps, plan.micro_batch_size)
 
 
 def lengths_for(schedule: Schedule) -> np.ndarray:
@@ -148,8 +149,8 @@ def test_folding_gives_the_same_runs_in_the_same_order(
 ) -> None:
     plan = solve_batch(topology, micro_batch_size=micro, global_batch_size=schedule.global_batch_size)
     folded = plan.fold()
-    wide = Layout(topology.dp_degree, plan.grad_accum_steps, micro)
-    narrow = Layout(folded.topology.dp_degree, folded.grad_accum_steps, folded.micro_batch_size)
+    wide = PaddedLayout(topology.dp_degree, plan.grad_accum_steps, micro)
+    narrow = PaddedLayout(folded.topology.dp_degree, folded.grad_accum_steps, folded.micro_batch_size)
     lengths = lengths_for(schedule)
     for k in range(schedule.total_steps):
         ids = schedule.samples(k)
@@ -185,7 +186,7 @@ def test_hashes_are_those_of_the_steps_and_slots_one_by_one(
     for size, cut in sorted(cuts.items()):
         slots_hash.update(b"".join(number.to_bytes(8, "little") for number in (size, *cut)))
     assert batches_sha256(schedule) == batches.hexdigest()
-    assert layout_sha256(schedule, layout, lengths) == slots_hash.hexdigest()
+    assert layout.sha256(schedule, lengths) == slots_hash.hexdigest()
 
 
 @settings(max_examples=60, deadline=None)

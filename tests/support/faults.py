@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -57,10 +58,10 @@ def _collator_fault(change: Callable[[batches.Batch, object], batches.Batch]) ->
         with _clock() as clock:
             real = loop.collate
 
-            def collate(index, ids):
-                batch = real(index, ids)
+            def collate(index, ids, **how):
+                batch = real(index, ids, **how)
                 if rank == RANK and len(ids) and clock.strikes():
-                    return change(batch, lambda other: real(index, other))
+                    return change(batch, lambda other: real(index, other, **how))
                 return batch
 
             with mock.patch.object(loop, "collate", collate):
@@ -80,7 +81,7 @@ def _unmasked(batch: batches.Batch, collate: object) -> batches.Batch:
     labels = batch.labels.clone()
     labels[row, start + 1 : end] = batch.input_ids[row, start + 1 : end]
     columns = torch.arange(batch.input_ids.shape[1] - 1)
-    return batches.Batch(batch.input_ids, labels, columns, batch.segments)
+    return replace(batch, labels=labels, predicting=columns)
 
 
 @contextlib.contextmanager
@@ -89,8 +90,8 @@ def slot_dropped(rank: int) -> Iterator[None]:
     with _clock() as clock:
         real = loop.collate
 
-        def collate(index, ids):
-            return real(index, [] if rank == RANK and len(ids) and clock.strikes() else ids)
+        def collate(index, ids, **how):
+            return real(index, [] if rank == RANK and len(ids) and clock.strikes() else ids, **how)
 
         with mock.patch.object(loop, "collate", collate):
             yield
@@ -102,9 +103,9 @@ def sample_twice(rank: int) -> Iterator[None]:
     with _clock() as clock:
         real = loop.collate
 
-        def collate(index, ids):
+        def collate(index, ids, **how):
             again = rank == RANK and len(ids) and clock.strikes()
-            return real(index, [*ids, ids[0]] if again else ids)
+            return real(index, [*ids, ids[0]] if again else ids, **how)
 
         with mock.patch.object(loop, "collate", collate):
             yield

@@ -82,14 +82,14 @@ def dropped_tail(rank: int) -> Iterator[None]:
     """The last forward of the last rank comes out empty."""
     real_step, real_collate = loop.run_step, loop.collate
 
-    def run_step(engine, index, planned, mine, dropout_seed):
+    def run_step(engine, index, planned, mine, *rest):
         tail = planned.slots[-1][-1].tolist()
 
-        def collate(index, ids):
-            return real_collate(index, [] if rank == 1 and list(ids) == tail else ids)
+        def collate(index, ids, **how):
+            return real_collate(index, [] if rank == 1 and list(ids) == tail else ids, **how)
 
         with mock.patch.object(loop, "collate", collate):
-            return real_step(engine, index, planned, mine, dropout_seed)
+            return real_step(engine, index, planned, mine, *rest)
 
     with mock.patch.object(loop, "run_step", run_step):
         yield

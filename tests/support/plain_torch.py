@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,17 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from crossfoot.receipts.promised_slots import promised_slots, slots_of_size
+
 BEGIN, END, PIECES = 1, 2, 260
 PROMPT = (
     "[INST] <<SYS>>\nYou are a helpful assistant. 你是一个乐于助人的助手。\n<</SYS>>\n\n{question} [/INST]"
 )
 _ALPHABET = {piece: 4 + number for number, piece in enumerate(sorted(ByteLevel.alphabet()))}
 _SPLIT = ByteLevel(add_prefix_space=False, use_regex=False)
+
+WORK_PER_TOKEN = 528
+"""Of the model below: 16,896 weights, one layer of width 32."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -129,11 +135,26 @@ def rate_of(config: dict[str, Any], step: int, total: int) -> float:
 
 
 def slots_of(config: dict[str, Any], ids: Sequence[int], samples: Sequence[Sample]) -> list[list[int]]:
-    """The ids of every slot (forward f of rank r is number f x ranks + r), the longest samples first."""
+    """The ids of every slot (forward f of rank r is number f x ranks + r), the longest samples first. Packed
+    ones by the receipt's own dealing: what is looked at here is what becomes of them.
+    """
     batch = config["batch"]
     cluster = config.get("cluster", {})
     ranks = cluster.get("num_nodes", 1) * cluster.get("gpus_per_node", 1)
     forwards = -(-batch["global_batch_size"] // (ranks * batch["micro_batch_size"]))
+    if config["data"].get("layout") != "padded":
+        lengths = {number: len(samples[number].ids) for number in ids}
+        dealing = SimpleNamespace(
+            micro_batch_size=batch["micro_batch_size"],
+            slots_per_step=ranks * forwards,
+            dealt_ranks=ranks,
+            work_per_token=WORK_PER_TOKEN,
+        )
+        row = np.array([ids], dtype=np.int64)
+        slot = promised_slots(dealing, row, np.array([[lengths[number] for number in ids]]))[0].tolist()
+        longest_first = sorted(zip(ids, slot, strict=True), key=lambda place: (-lengths[place[0]], place[0]))
+        count = slots_of_size(dealing, len(ids))
+        return [[number for number, where in longest_first if where == this] for this in range(count)]
     falling = sorted(ids, key=lambda number: -len(samples[number].ids))
     each, more = divmod(len(ids), ranks * forwards)
     sizes = [each + (slot < more) for slot in range(ranks * forwards)]

@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.metering.update import Update
 from crossfoot.models.adapt import prepare_training
@@ -26,7 +26,6 @@ from crossfoot.probing.reference import Reference
 from crossfoot.probing.samples import proof_batch
 from crossfoot.probing.verdict import Verdict
 from crossfoot.training import loop
-from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, Engine
 from crossfoot.training.loss import SummedLoss
 from crossfoot.written.config import Config
@@ -80,23 +79,27 @@ class Case:
     grad_accum_steps: int
     micro_batch_size: int
     folded: bool = False
+    packed: bool = True
     lora: bool = True
     seed: int = 7
 
     @property
     def layout(self) -> Layout:
         """Of what runs."""
-        if not self.folded:
-            return Layout(self.dp_degree, self.grad_accum_steps, self.micro_batch_size)
-        return Layout(1, self.grad_accum_steps * self.dp_degree, self.micro_batch_size)
+        places = (self.dp_degree, self.grad_accum_steps, self.micro_batch_size)
+        if self.folded:
+            places = (1, self.grad_accum_steps * self.dp_degree, self.micro_batch_size)
+        return PackedLayout(*places, 914, self.dp_degree) if self.packed else PaddedLayout(*places)
 
 
-def proof_config(folder: Path, lora: Mapping[str, Any] | None = LORA, seed: int = 7) -> Config:
+def proof_config(
+    folder: Path, lora: Mapping[str, Any] | None = LORA, seed: int = 7, layout: str = "packed"
+) -> Config:
     """A config on builtin:tiny, written into `folder`."""
     sections: dict[str, Any] = {
         "run": {"name": "proof", "seed": seed},
         "model": {"path": str(write_tiny_model(folder / "tiny")), "dtype": "float32"},
-        "data": {"train": ["no-such-file.jsonl"]},
+        "data": {"train": ["no-such-file.jsonl"], "layout": layout},
         "batch": {"micro_batch_size": 1, "grad_accum_steps": 1},
         "lr": {"reference": 1.0},
         "train": {"max_steps": 1},
@@ -108,7 +111,9 @@ def proof_config(folder: Path, lora: Mapping[str, Any] | None = LORA, seed: int 
 
 def prove_in_process(folder: Path, case: Case, fault: InProcess | None = None) -> Verdict:
     """The proof of one layout, in this process: SerialEngine, or accelerate's when folded."""
-    config = proof_config(folder, LORA if case.lora else None, case.seed)
+    config = proof_config(
+        folder, LORA if case.lora else None, case.seed, "packed" if case.packed else "padded"
+    )
     path = config.model.path
     loaded = load_model(
         config, path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=lambda line: None
@@ -127,7 +132,7 @@ def prove_in_process(folder: Path, case: Case, fault: InProcess | None = None) -
 
     def take_step(planned: loop.PlannedStep) -> None:
         for rank in range(layout.dp_degree):
-            loop.run_step(engine, batch.index, planned, rank, None)
+            loop.run_step(engine, batch.index, planned, rank, None, case.packed)
 
     subject = Subject(
         model=model,
@@ -201,9 +206,9 @@ def dropped_tail(engine: Engine, case: Case) -> Iterator[None]:
     """The last slot of every step comes out empty."""
     real, calls = loop.collate, itertools.count(1)
 
-    def collate(index, ids):
+    def collate(index, ids, **how):
         is_last = next(calls) % case.layout.slots_per_step == 0
-        return real(index, [] if is_last else ids)
+        return real(index, [] if is_last else ids, **how)
 
     with mock.patch.object(loop, "collate", collate):
         yield
@@ -214,13 +219,13 @@ def mask_lost(engine: Engine, case: Case) -> Iterator[None]:
     """Every token is trained, padding aside."""
     real = loop.collate
 
-    def collate(index, ids):
-        batch = real(index, ids)
+    def collate(index, ids, **how):
+        batch = real(index, ids, **how)
         labels = batch.labels.clone()
         for row, start, end in batch.segments:
             labels[row, start + 1 : end] = batch.input_ids[row, start + 1 : end]
         columns = torch.arange(batch.input_ids.shape[1] - 1)
-        return Batch(batch.input_ids, labels, columns, batch.segments)
+        return replace(batch, labels=labels, predicting=columns)
 
     with mock.patch.object(loop, "collate", collate):
         yield

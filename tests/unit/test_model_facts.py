@@ -53,7 +53,7 @@ def test_the_text_part_of_a_larger_model(tmp_path: Path) -> None:
 
 
 def test_builtin_tiny() -> None:
-    assert read_model_facts("builtin:tiny") == ModelFacts(260, False, 2048, "llama")
+    assert read_model_facts("builtin:tiny") == ModelFacts(260, False, 2048, "llama", work_per_token=914)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"vocab_size": "many"}', '{"vocab_size": true}'])

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossfoot.arithmetic.schedule import Layout
+from crossfoot.arithmetic.layout import Layout, PaddedLayout
 from crossfoot.probing.compare import Comparison, group_of, label_of
 from crossfoot.probing.diagnose import known_factor, mistakes, name_mistake, step_of
 from crossfoot.probing.samples import SHORTEST_TOKENS, ProofBatch, proof_batch, samples_of
 from crossfoot.probing.verdict import ProofSetup, render, to_json, verdict_of
 
-LAYOUT = Layout(dp_degree=3, grad_accum_steps=2, micro_batch_size=2)
+LAYOUT = PaddedLayout(dp_degree=3, grad_accum_steps=2, micro_batch_size=2)
 
 
 def _batch(layout: Layout, seed: int = 0, longest: int = 48) -> ProofBatch:
@@ -25,7 +25,7 @@ def _batch(layout: Layout, seed: int = 0, longest: int = 48) -> ProofBatch:
 
 def _layouts() -> list[Layout]:
     draw = random.Random(3)
-    return [Layout(draw.randint(1, 6), draw.randint(1, 6), draw.randint(1, 5)) for _ in range(100)]
+    return [PaddedLayout(draw.randint(1, 6), draw.randint(1, 6), draw.randint(1, 5)) for _ in range(100)]
 
 
 @pytest.mark.parametrize("layout", _layouts(), ids=str)
@@ -46,7 +46,7 @@ def test_slots_are_empty_and_uneven_wherever_there_is_room(layout: Layout) -> No
 
 
 def test_samples_are_uneven_and_none_trains_nothing() -> None:
-    index = _batch(Layout(4, 8, 4)).index
+    index = _batch(PaddedLayout(4, 8, 4)).index
     assert index.lengths.min() >= SHORTEST_TOKENS
     assert index.trained_tokens.min() == 1
     assert index.trained_tokens.max() > 30
@@ -179,7 +179,7 @@ def test_an_unknown_factor_has_none_however_loose_the_bound() -> None:
 
 
 def test_a_factor_of_two_mistakes_names_both() -> None:
-    found = known_factor(0.5, _known(Layout(2, 2, 2), 2, 2), 1e-5)
+    found = known_factor(0.5, _known(PaddedLayout(2, 2, 2), 2, 2), 1e-5)
     assert found is not None and "1/grad_accum_steps (" in found and "1/dp_degree (" in found
 
 

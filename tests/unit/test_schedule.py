@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from crossfoot.arithmetic import schedule as schedule_module
+from crossfoot.arithmetic.layout import PaddedLayout
 from crossfoot.arithmetic.schedule import (
-    Layout,
     Schedule,
     ScheduleImpossible,
     batches_sha256,
     epoch_order,
-    layout_sha256,
 )
 
 LENGTHS_37 = np.array([(7 * i) % 13 + 1 for i in range(37)], dtype=np.int32)
@@ -42,9 +41,9 @@ def test_golden_epoch_order(seed: int, epoch: int, order: list[int]) -> None:
 def test_golden_hashes() -> None:
     schedule = Schedule(37, 16, 42, "short", epochs=2)
     assert batches_sha256(schedule) == "7fadcb1129b1ee04114bbb9d45b299664a9bd8e86fa2031ef12787dc7481b20f"
-    layout = Layout(dp_degree=3, grad_accum_steps=2, micro_batch_size=3)
+    layout = PaddedLayout(dp_degree=3, grad_accum_steps=2, micro_batch_size=3)
     golden = "7b6d2c3836ce9d5e9db4b0c4c6e0971cce6008f4595bffc4cff71b6978587078"
-    assert layout_sha256(schedule, layout, LENGTHS_37) == golden
+    assert layout.sha256(schedule, LENGTHS_37) == golden
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_what_a_config_cannot_say_is_our_mistake(change: dict[str, object]) -> N
 
 
 def test_slots_deal_the_longest_first_and_forward_by_forward() -> None:
-    layout = Layout(dp_degree=2, grad_accum_steps=2, micro_batch_size=2)
+    layout = PaddedLayout(dp_degree=2, grad_accum_steps=2, micro_batch_size=2)
     ids = np.array([10, 11, 12, 13, 14, 15], dtype=np.int64)
     lengths = np.array([5, 9, 5, 7, 1, 9], dtype=np.int32)
     # Sorted: 11 15 13 10 12 14; runs of 2 2 1 1; run f * 2 + r goes to rank r, forward f.
@@ -222,7 +221,7 @@ def test_slots_deal_the_longest_first_and_forward_by_forward() -> None:
 
 
 def test_slots_may_be_empty_and_never_overflow() -> None:
-    layout = Layout(dp_degree=2, grad_accum_steps=2, micro_batch_size=2)
+    layout = PaddedLayout(dp_degree=2, grad_accum_steps=2, micro_batch_size=2)
     one = np.array([3], dtype=np.int64)
     slots = [[slot.tolist() for slot in rank] for rank in layout.slots(one, one)]
     assert slots == [[[3], []], [[], []]]
@@ -241,10 +240,16 @@ def test_hashes_tell_runs_apart() -> None:
         replace(schedule, num_samples=36),
     ]
     assert len({batches_sha256(each) for each in (schedule, *others)}) == 6
-    layouts = [Layout(3, 2, 3), Layout(2, 3, 3), Layout(6, 1, 3), Layout(1, 6, 3), Layout(4, 2, 3)]
-    digests = {layout_sha256(schedule, layout, LENGTHS_37) for layout in layouts}
+    layouts = [
+        PaddedLayout(3, 2, 3),
+        PaddedLayout(2, 3, 3),
+        PaddedLayout(6, 1, 3),
+        PaddedLayout(1, 6, 3),
+        PaddedLayout(4, 2, 3),
+    ]
+    digests = {layout.sha256(schedule, LENGTHS_37) for layout in layouts}
     assert len(digests) == 5
-    assert layout_sha256(schedule, layouts[0], LENGTHS_37[::-1].copy()) not in digests
+    assert layouts[0].sha256(schedule, LENGTHS_37[::-1].copy()) not in digests
 
 
 def test_a_long_schedule_is_hashed_in_blocks() -> None:
@@ -258,8 +263,8 @@ def test_a_long_schedule_is_hashed_in_blocks() -> None:
         np.add.at(seen, ids.ravel(), 1)
     assert (seen == 1).all()
     lengths = (np.arange(schedule.num_samples) % 512 + 1).astype(np.int32)
-    layout = Layout(dp_degree=16, grad_accum_steps=8, micro_batch_size=4)
-    whole = (batches_sha256(schedule), layout_sha256(schedule, layout, lengths))
+    layout = PaddedLayout(dp_degree=16, grad_accum_steps=8, micro_batch_size=4)
+    whole = (batches_sha256(schedule), layout.sha256(schedule, lengths))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule_module, "BLOCK_SAMPLES", 100_000)
-        assert (batches_sha256(schedule), layout_sha256(schedule, layout, lengths)) == whole
+        assert (batches_sha256(schedule), layout.sha256(schedule, lengths)) == whole

@@ -174,7 +174,7 @@ class Play:
         self.tries, self.losses, self.forgotten, self.asked = list(tries), losses, 0, 0
         self.meter = SimpleNamespace(losses_are_finite=lambda: losses[0], forget_try=self._forget)
         self.ranks = SimpleNamespace(rank=0, gather=self._gather)
-        self.engine = self.index = self.dropout_seed = None
+        self.engine = self.index = self.dropout_seed = self.packed = None
         self.rank_monitor = SimpleNamespace(tick=lambda *step: None)
         self.policies = policies or Policies()
 

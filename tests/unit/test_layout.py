@@ -1,0 +1,116 @@
+"""The packed layout on small numbers that a reader can count, and its balance on lengths as data has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout, deal
+from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.written.model_limits import work_per_token
+
+
+def packed(ranks: int, accum: int, micro: int, per_token: int = 1_000_000) -> PackedLayout:
+    """By tokens, nearly: attention is as good as free."""
+    return PackedLayout(ranks, accum, micro, per_token, ranks)
+
+
+def dealt(layout: PackedLayout | PaddedLayout, ids: list[int], lengths: list[int]) -> list[list[list[int]]]:
+    """slots[rank][forward], ids in ascending order."""
+    slots = layout.slots(np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int32))
+    return [[sorted(slot.tolist()) for slot in rank] for rank in slots]
+
+
+def test_the_longest_goes_first_into_the_emptiest_slot() -> None:
+    # 9 | 7; then 5 -> 7+5, 4 -> 9+4, 2 -> 12+2: 14 | 13
+    assert dealt(packed(2, 1, 3), [10, 11, 12, 13, 14], [4, 9, 5, 7, 2]) == [[[12, 13, 14]], [[10, 11]]]
+
+
+def test_a_slot_takes_no_more_samples_than_it_may() -> None:
+    # the emptiest slot has its two already
+    assert dealt(packed(2, 1, 2), [1, 2, 3, 4], [90, 1, 1, 1]) == [[[1, 4]], [[2, 3]]]
+
+
+def test_equal_ones_go_by_id() -> None:
+    assert dealt(packed(3, 1, 1), [7, 3, 5], [4, 4, 4]) == [[[3]], [[5]], [[7]]]
+
+
+def test_a_long_sample_costs_more_than_its_tokens() -> None:
+    by_tokens, by_work = packed(2, 1, 9), packed(2, 1, 9, per_token=1)
+    ids, lengths = list(range(5)), [40, 10, 10, 10, 10]
+    assert dealt(by_tokens, ids, lengths) == [[[0]], [[1, 2, 3, 4]]]
+    long_one, others = np.array([40]), np.array([10, 10, 10, 10])
+    assert (long_one + long_one**2).sum() > 2 * (others + others**2).sum()
+    assert dealt(by_work, ids, lengths) == [[[0]], [[1, 2, 3, 4]]]
+
+
+def test_places_are_exchanged_until_slots_are_even() -> None:
+    """Dealt alone, 8 7 6 5 4 would end as 8 + 5 + 4 and 7 + 6."""
+    slots = deal([8, 7, 6, 5, 4], 2, 3)
+    assert sorted(sum([8, 7, 6, 5, 4][place] for place in slot) for slot in slots) == [15, 15]
+
+
+def test_a_step_uses_as_few_forwards_as_hold_it() -> None:
+    layout = packed(2, 4, 3)
+    assert [layout.forwards(size) for size in (1, 6, 7, 12, 24)] == [1, 1, 2, 2, 4]
+    slots = layout.slots(np.arange(7), np.ones(7, dtype=np.int32))
+    assert [len(rank) for rank in slots] == [2, 2]
+    with pytest.raises(ValueError, match="25 samples do not fit in 8 slots of 3"):
+        layout.slots(np.arange(25), np.ones(25, dtype=np.int32))
+
+
+def test_the_forwards_of_a_rank_add_up_evenly_too() -> None:
+    """Slots in descending order go to the ranks there and back."""
+    assert dealt(packed(2, 2, 1), [0, 1, 2, 3], [9, 7, 4, 1]) == [[[0], [3]], [[1], [2]]]
+
+
+def test_one_process_for_all_ranks_holds_the_same_slots() -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 500, 90).astype(np.int32)
+    wide = PackedLayout(4, 3, 8, 50, 4)
+    narrow = PackedLayout(1, 12, 8, 50, 4)
+    for size in (90, 50, 3):
+        ids = draw.permutation(90)[:size]
+        runs = [slot.tolist() for slot in wide.runs(ids, lengths[ids])]
+        (only_rank,) = narrow.slots(ids, lengths[ids])
+        assert [slot.tolist() for slot in only_rank] == runs
+        assert narrow.forwards(size) == 4 * wide.forwards(size)
+
+
+def realistic(count: int) -> np.ndarray:
+    """Heavy-tailed token lengths as instruction data has them: median about 120, cut at 512."""
+    return np.clip(np.random.default_rng(3).lognormal(4.8, 0.6, count), 12, 512).astype(np.int32)
+
+
+@pytest.mark.parametrize(("ranks", "micro", "most"), [(8, 8, 1.02), (16, 4, 1.03)])
+def test_the_fullest_rank_is_hardly_above_the_mean_over_an_epoch(ranks: int, micro: int, most: float) -> None:
+    lengths = realistic(6400)
+    layout = PackedLayout(ranks, 1, micro, 50_408, ranks)
+    fullest = mean = 0.0
+    schedule = Schedule(6400, 64, 42, "short", epochs=1)
+    for step in range(schedule.total_steps):
+        ids = schedule.samples(step)
+        work = [
+            float(sum(50_408 * n + n * n for n in lengths[slot].tolist()))
+            for slot in layout.runs(ids, lengths[ids])
+        ]
+        fullest += max(work)
+        mean += sum(work) / ranks
+    assert fullest / mean < most
+
+
+def test_the_digest_knows_the_rule_and_what_it_is_applied_to() -> None:
+    schedule = Schedule(37, 16, 42, "short", epochs=2)
+    lengths = np.array([(7 * i) % 13 + 1 for i in range(37)], dtype=np.int32)
+    layouts = [packed(3, 2, 3), packed(2, 3, 3), packed(3, 2, 4), packed(3, 2, 3, 50)]
+    layouts += [PackedLayout(1, 6, 3, 1_000_000, 3)]
+    digests = {layout.sha256(schedule, lengths) for layout in layouts}
+    assert len(digests) == 5
+    assert layouts[0].sha256(schedule, lengths[::-1].copy()) not in digests
+    assert layouts[0].sha256(Schedule(37, 16, 43, "short", epochs=2), lengths) not in digests
+
+
+def test_the_work_of_a_token_follows_from_the_shape() -> None:
+    llama = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008, "vocab_size": 32000}
+    assert work_per_token(llama) == 50_408
+    assert work_per_token({"hidden_size": 64}) is None
