@@ -26,6 +26,7 @@ from crossfoot.probing.reference import Reference
 from crossfoot.probing.samples import proof_batch
 from crossfoot.probing.verdict import Verdict
 from crossfoot.training import loop
+from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, Engine
 from crossfoot.training.loss import SummedLoss
 from crossfoot.written.config import Config

@@ -78,8 +78,8 @@ def test_one_process_for_all_ranks_holds_the_same_slots() -> None:
 
 
 def realistic(count: int) -> np.ndarray:
-    """Heavy-tailed token lengths as instruction data has them: median about 120, cut at 512."""
-    return np.clip(np.random.default_rng(3).lognormal(4.8, 0.6, count), 12, 512).astype(np.int32)
+    """Heavy-tailed token lengths as instruction data has them: median about 120, cut at 400."""
+    return np.clip(np.random.default_rng(3).lognormal(4.8, 0.6, count), 12, 400).astype(np.int32)
 
 
 @pytest.mark.parametrize(("ranks", "micro", "most"), [(8, 8, 1.02), (16, 4, 1.03)])
