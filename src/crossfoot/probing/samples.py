@@ -49,10 +49,9 @@ def proof_batch(
     """
     slots = layout.slots_per_step
     size = slots * layout.micro_batch_size - (layout.micro_batch_size > 1)
-    fewer = max(1, slots - 1)
-    index = made_up_index(size + fewer, vocabulary=vocabulary, longest=longest, seed=seed, shortest=shortest)
+    index = made_up_index(2 * size, vocabulary=vocabulary, longest=longest, seed=seed, shortest=shortest)
     step = _planned(index, layout, np.arange(size, dtype=np.int64), step=1, rate=rate)
-    before = _planned(index, layout, np.arange(size, size + fewer, dtype=np.int64), step=0, rate=0.0)
+    before = _planned(index, layout, np.arange(size, 2 * size, dtype=np.int64), step=0, rate=0.0)
     if slots > 1:
         # A half, rounded down: runs go forward by forward over the ranks, as in Layout.slots.
         middle, _rest = divmod(slots - 1, 2)
