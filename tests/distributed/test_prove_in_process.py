@@ -50,6 +50,10 @@ NAMED = {
     "sum_of_ranks": "dp_degree (a sum over ranks instead of a mean)",
     "dropped_tail": "the tail is dropped: the last slot",
     "not_cleared": "the gradients of the step before are still there",
+    "crossing": "attention crosses samples: in a packed row each sample sees those before it",
+    "crossing_with_positions": (
+        "attention crosses samples: in a packed row each sample sees those before it, and positions run on"
+    ),
 }
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.metering.update import Update
 from crossfoot.models.adapt import prepare_training
+from crossfoot.models.attention import SEGMENT_ATTENTION
 from crossfoot.models.load import load_model
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.probing.compare import BOUNDS
@@ -229,6 +231,31 @@ def mask_lost(engine: Engine, case: Case) -> Iterator[None]:
         return replace(batch, labels=labels, predicting=columns)
 
     with mock.patch.object(loop, "collate", collate):
+        yield
+
+
+@contextlib.contextmanager
+def crossing(engine: Engine, case: Case) -> Iterator[None]:
+    """Attention looks over the end of a sample, in a packed row."""
+    real = ALL_ATTENTION_FUNCTIONS[SEGMENT_ATTENTION]
+
+    def attention(*args, segment_ends=None, **options):
+        return real(*args, segment_ends=segment_ends and segment_ends[-1:], **options)
+
+    with mock.patch.dict(ALL_ATTENTION_FUNCTIONS._local_mapping, {SEGMENT_ATTENTION: attention}):
+        yield
+
+
+@contextlib.contextmanager
+def crossing_with_positions(engine: Engine, case: Case) -> Iterator[None]:
+    """The same, and the collator numbers a row's tokens through."""
+    real = loop.collate
+
+    def collate(index, ids, **how):
+        batch = real(index, ids, **how)
+        return replace(batch, position_ids=torch.arange(batch.input_ids.shape[1])[None])
+
+    with crossing(engine, case), mock.patch.object(loop, "collate", collate):
         yield
 
 

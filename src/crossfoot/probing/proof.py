@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
-from crossfoot.arithmetic.layout import Layout
+from crossfoot.arithmetic.layout import Layout, PackedLayout
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.models.parameters import is_partitioned, shape_of, whole
 from crossfoot.probing.compare import Comparison, Sums, label_of
@@ -26,6 +27,9 @@ SPREAD_OF_B = 0.02
 """Standard deviation of the random values that fresh LoRA matrices B get: at 0, A has no gradient."""
 
 TakeStep = Callable[[PlannedStep], object]
+
+CROSSING = "attention crosses samples: in a packed row each sample sees those before it"
+RUN_ON = ", and positions run on from sample to sample"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,24 @@ def _judge(batch: ProofBatch, reference: Reference, comparison: Comparison, step
         positions = {entries.name: entries.positions for entries in comparison.sketch}
         gradients = reference.sketches(batch.index, step.samples, positions)
         cause, notes = name_mistake(step, comparison, gradients, bound)
+        if cause is None and isinstance(step.layout, PackedLayout):
+            for restart in (True, False):
+                error = _crossing_error(batch, reference, comparison, restart)
+                if cause is None and error <= bound:
+                    cause = f"{CROSSING}{'' if restart else RUN_ON}"
+                    notes = (f"{cause}: fits with a relative error of {error:.1e}",)
     return verdict_of(comparison, cause, notes)
+
+
+def _crossing_error(batch: ProofBatch, reference: Reference, comparison: Comparison, restart: bool) -> float:
+    """How far what was got is, relatively, from the gradient of attention that crosses samples."""
+    positions = {entries.name: entries.positions for entries in comparison.sketch}
+    rows = [ids for forwards in batch.step.slots for ids in forwards]
+    expected = reference.crossing_sketch(batch.index, rows, positions, restart=restart)
+    expected /= batch.step.trained_tokens
+    got = np.concatenate([entries.got for entries in comparison.sketch])
+    size = float(np.linalg.norm(expected))
+    return float(np.linalg.norm(got - expected)) / size if size else math.inf
 
 
 def _floors(

@@ -61,10 +61,14 @@ class Reference:
             moved = parameter.detach().double() * (1 + share * (2 * noise.double() - 1))
             parameter.data.copy_(moved)
 
-    def summed_loss(self, ids: np.ndarray, trained: np.ndarray) -> tuple[torch.Tensor, int]:
-        """(minus the log-probability of every trained token given those before it, summed; how many)."""
+    def summed_loss(
+        self, ids: np.ndarray, trained: np.ndarray, **places: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        """(minus the log-probability of every trained token given those before it, summed; how many). places:
+        what the model is told beside the tokens; nothing for one sample.
+        """
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-        logits = self.model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0]
+        logits = self.model(input_ids=tokens.unsqueeze(0), use_cache=False, **places).logits[0]
         log_probabilities = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
         targets = np.flatnonzero(trained[1:]) + 1  # a token is predicted from the position before it
         where = torch.from_numpy(targets).to(self.device)
@@ -77,16 +81,49 @@ class Reference:
         parameters.
         """
         rows = []
-        places = {name: torch.from_numpy(where).to(self.device) for name, where in positions.items()}
+        wanted = {name: torch.from_numpy(where).to(self.device) for name, where in positions.items()}
         for sample_id in sample_ids:
             self.model.zero_grad(set_to_none=True)
             self.summed_loss(*index.sample(int(sample_id)))[0].backward()
-            row = []
-            for name, where in places.items():
-                gradient = self.parameters[name].grad
-                row.append(torch.zeros(len(where)) if gradient is None else gradient.flatten()[where].cpu())
-            rows.append(torch.cat(row).double().numpy())
+            rows.append(self._at(wanted))
         return np.stack(rows)
+
+    def crossing_sketch(
+        self,
+        index: DataIndex,
+        rows: Iterable[Iterable[int]],
+        positions: Mapping[str, np.ndarray],
+        *,
+        restart: bool,
+    ) -> np.ndarray:
+        """float64 [entries]: what the summed gradient would be at these entries if the samples of a packed
+        row saw those before them. restart: each one's positions begin at 0.
+        """
+        self.model.zero_grad(set_to_none=True)
+        for row in rows:
+            samples = [index.sample(int(sample_id)) for sample_id in row]
+            if not samples:
+                continue
+            ids = np.concatenate([ids for ids, _ in samples])
+            trained = np.concatenate([np.append(False, mask[1:]) for _, mask in samples])
+            spans = [torch.arange(len(ids)) for ids, _ in samples] if restart else [torch.arange(len(ids))]
+            hidden = torch.full((len(ids), len(ids)), torch.finfo(torch.float32).min).triu(1)
+            self.summed_loss(
+                ids,
+                trained,
+                position_ids=torch.cat(spans).unsqueeze(0).to(self.device),
+                attention_mask=hidden[None, None].to(self.device),
+            )[0].backward()
+        return self._at({name: torch.from_numpy(where).to(self.device) for name, where in positions.items()})
+
+    def _at(self, places: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """The gradients as they are, at these entries of these parameters, in one array."""
+        found = []
+        for name, where in places.items():
+            gradient = self.parameters[name].grad
+            found.append(torch.zeros(len(where)) if gradient is None else gradient.flatten()[where].cpu())
+        values: np.ndarray = torch.cat(found).double().numpy()
+        return values
 
 
 def without_dropout(model: nn.Module) -> float:
