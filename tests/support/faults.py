@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 
+from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.training import batches, loop
 from crossfoot.training.engine import AccelerateEngine, DeepSpeedEngine
 
@@ -82,6 +83,24 @@ def _unmasked(batch: batches.Batch, collate: object) -> batches.Batch:
     labels[row, start + 1 : end] = batch.input_ids[row, start + 1 : end]
     columns = torch.arange(batch.input_ids.shape[1] - 1)
     return replace(batch, labels=labels, predicting=columns)
+
+
+def _run_on(batch: batches.Batch, collate: object) -> batches.Batch:
+    """Positions go on from sample to sample."""
+    return replace(batch, position_ids=torch.arange(batch.input_ids.shape[1])[None])
+
+
+def _joined(batch: batches.Batch, collate: object) -> batches.Batch:
+    """Attention is told of the row's end only."""
+    return replace(batch, segment_ends=batch.segment_ends[-1:])
+
+
+def _cut(batch: batches.Batch, collate: object) -> batches.Batch:
+    """The row ends a token too early."""
+    *others, (row, start, end) = batch.segments
+    labels = batch.labels.clone()
+    labels[row, end - 1 :] = IGNORED_LABEL
+    return replace(batch, labels=labels, segments=(*others, (row, start, end - 1)))
 
 
 @contextlib.contextmanager
@@ -187,6 +206,9 @@ FAULTS: dict[str, Fault] = {
     "rate changed": rate_changed,
     "label mask lost": _collator_fault(_unmasked),
     "token altered": _collator_fault(_altered),
+    "positions run on": _collator_fault(_run_on),
+    "borders lost": _collator_fault(_joined),
+    "sample cut": _collator_fault(_cut),
     "token altered in model": token_altered_in_model,
     "loss weight wrong": loss_weight_wrong,
 }

@@ -68,7 +68,7 @@ def test_what_finds_no_room_is_counted() -> None:
         assert sum(f.token_slots for f in told.forwards) + told.lost.token_slots == 303
         assert bool(told.lost) == (told != whole)
     assert unpack(pack(whole, 16)).lost.forwards == 3
-    assert unpack(pack(whole, 67)) == whole
+    assert unpack(pack(whole, 70)) == whole
 
 
 def test_a_row_has_room_for_two_forwards_and_eight_samples_more_than_planned() -> None:

@@ -182,6 +182,12 @@ The step had the samples that it should have had, but on other ranks or in other
 same sum; its padding, its balance and its dropout draws are not what was planned.
 
 {_CHANGED_LOOP}""",
+    "not placed by itself": f"""\
+In the packed layout the samples of a forward stand one behind the other in a row. Each has positions of its
+own, from 0 on, and attention that ends at its borders. This one had not: it was trained as if it went on
+where the sample before it ends.
+
+{_CHANGED_LOOP}""",
     "nothing trained": """\
 A step without a target has no loss, and its update changes nothing that the data asks for; a run whose
 updates were all left out, or whose gradients were all zero, has the weights that it began with. An index

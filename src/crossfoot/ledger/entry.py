@@ -74,6 +74,10 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
+    "not placed by itself": (
+        "CF777",
+        "a sample of a packed row had positions that do not begin at 0, or was not kept apart",
+    ),
     "nothing trained": ("CF780", "a step, or the whole run, trained nothing"),
 }
 """kind -> (code, what it means)."""

@@ -14,6 +14,7 @@ from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Valu
 from crossfoot.ledger.matching import Content, PlannedSample, PlannedStep, RealSegment, StepMatch
 from crossfoot.ledger.seen_samples import SeenSamples
 from crossfoot.ledger.witness import StepWitness
+from crossfoot.phrases import counted
 
 RATE_TOLERANCE = 1e-9
 WEIGHT_TOLERANCE = 1e-6
@@ -102,6 +103,23 @@ def name_forwards(scene: Scene, match: StepMatch) -> list[Cause]:
     return causes
 
 
+def name_places(scene: Scene) -> list[Cause]:
+    """Forwards with samples that were not placed by themselves."""
+    causes = []
+    for witness in scene.witnesses:
+        for forward in witness.forwards:
+            if forward.misplaced:
+                message = (
+                    f"{counted(forward.misplaced, 'sample')} of {len(forward.segments)} had positions that "
+                    "do not begin at 0, or borders that attention was not told of"
+                )
+                values = (0, forward.misplaced)
+                causes.append(
+                    scene.cause("not placed by itself", message, witness.rank, forward.forward, values=values)
+                )
+    return causes
+
+
 def name_samples(scene: Scene, match: StepMatch) -> list[Cause]:
     """Samples that are missing, repeated, in another slot, or not planned here."""
     causes = []
@@ -149,13 +167,13 @@ def name_content(scene: Scene, match: StepMatch) -> list[Cause]:
         causes.append(_of(scene, "tokens altered", message, real, None, (0, real.seen.real_tokens)))
     for p, real in [*match.as_planned, *match.moved]:
         planned = (int(scene.content.lengths[p.sample]), int(scene.content.trained_tokens[p.sample]))
-        counted = (real.seen.real_tokens, real.seen.trained_tokens)
-        if planned != counted:
+        seen = (real.seen.real_tokens, real.seen.trained_tokens)
+        if planned != seen:
             message = (
                 f"sample {p.sample} has {planned[0]} tokens, {planned[1]} of them trained; "
-                f"counted were {counted[0]} and {counted[1]}"
+                f"counted were {seen[0]} and {seen[1]}"
             )
-            values = (planned[1], counted[1]) if planned[1] != counted[1] else (planned[0], counted[0])
+            values = (planned[1], seen[1]) if planned[1] != seen[1] else (planned[0], seen[0])
             causes.append(_of(scene, "count differs", message, real, p.sample, values))
     return causes
 

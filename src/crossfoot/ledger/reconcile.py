@@ -28,6 +28,7 @@ from crossfoot.ledger.naming import (
     find_not_finite,
     name_content,
     name_forwards,
+    name_places,
     name_rates,
     name_samples,
     name_updates,
@@ -122,7 +123,7 @@ class Reconciler:
         causes = name_witness_faults(scene) + name_forwards(scene, match) + name_samples(scene, match)
         skipped = stated_skip(witnesses, self._policies)
         not_finite = find_not_finite(scene, match)
-        causes += name_content(scene, match) + rate_causes
+        causes += name_places(scene) + name_content(scene, match) + rate_causes
         causes += name_updates(scene, skipped, not_finite) + weight_causes
         if len(ids) and not trained_tokens:
             causes.append(scene.cause("nothing trained", "no token of the step's samples is a target"))

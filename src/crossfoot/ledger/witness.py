@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-WITNESS_FORMAT = 0x43465702  # "CFW", version 2
-_HEADER, _FORWARD, _SEGMENT = 16, 5, 4  # int64 words
+WITNESS_FORMAT = 0x43465703  # "CFW", version 3
+_HEADER, _FORWARD, _SEGMENT = 16, 6, 4  # int64 words
 _MASK = (1 << 64) - 1
 
 
@@ -41,7 +41,8 @@ class ForwardWitness:
 
     forward: its number within the step, from 0. token_slots: tokens computed, padding in. token_weight: what
     the summed loss of its tokens was multiplied with. segments: empty for an empty slot. loss_sum: over its
-    trained tokens, undivided.
+    trained tokens, undivided. misplaced: samples of a packed row whose positions do not begin at 0, or which
+    attention does not keep apart from their neighbours.
     """
 
     forward: int
@@ -49,6 +50,7 @@ class ForwardWitness:
     token_weight: float
     segments: tuple[SegmentWitness, ...]
     loss_sum: float = 0.0
+    misplaced: int = 0
 
     @property
     def real_tokens(self) -> int:
@@ -135,7 +137,7 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
         fits, _ = divmod(room, _SEGMENT)
         kept, cut = forward.segments[:fits], forward.segments[fits:]
         body += [forward.forward, forward.token_slots, _bits(forward.token_weight)]
-        body += [_bits(forward.loss_sum), len(kept)]
+        body += [_bits(forward.loss_sum), forward.misplaced, len(kept)]
         for segment in kept:
             body += [_signed(segment.token_digest), _signed(segment.digest)]
             body += [segment.real_tokens, segment.trained_tokens]
@@ -161,7 +163,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
     for _ in range(words[9]):
         if at + _FORWARD > len(words):
             raise ValueError("a packed witness ends before its last forward")
-        number, token_slots, weight, loss_sum, count = words[at : at + _FORWARD]
+        number, token_slots, weight, loss_sum, misplaced, count = words[at : at + _FORWARD]
         at += _FORWARD
         if count < 0 or at + count * _SEGMENT > len(words):
             raise ValueError("a packed witness ends before its last segment")
@@ -171,7 +173,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
             segments.append(SegmentWitness(token_digest & _MASK, digest & _MASK, real_tokens, trained_tokens))
         at += count * _SEGMENT
         forwards.append(
-            ForwardWitness(number, token_slots, _float(weight), tuple(segments), _float(loss_sum))
+            ForwardWitness(number, token_slots, _float(weight), tuple(segments), _float(loss_sum), misplaced)
         )
     return StepWitness(
         rank=words[1],

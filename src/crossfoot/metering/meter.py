@@ -32,6 +32,8 @@ class _Forward:
     labels: HostCopy
     predicting: HostCopy
     segments: tuple[tuple[int, int, int], ...]
+    positions: HostCopy | None = None
+    segment_ends: tuple[int, ...] | None = None
     input_ids: HostCopy | None = None
     loss: HostCopy | None = None
     gradient: HostCopy | None = None
@@ -79,6 +81,8 @@ class Meter:
                 labels=HostCopy(batch.labels),
                 predicting=HostCopy(batch.predicting),
                 segments=batch.segments,
+                positions=None if batch.position_ids is None else HostCopy(batch.position_ids),
+                segment_ends=batch.segment_ends,
             )
             self._forwards_begun += 1
 
@@ -186,4 +190,16 @@ def _testify(forward: _Forward, loss_scale: float) -> ForwardWitness:
         token_weight=forward.gradient.number() / loss_scale,
         segments=tuple(segments),
         loss_sum=loss_sum,
+        misplaced=_misplaced(forward),
+    )
+
+
+def _misplaced(forward: _Forward) -> int:
+    """Samples of a packed row whose positions do not begin at 0, or whose ends attention is not told of."""
+    if forward.positions is None:
+        return 0
+    positions, borders = forward.positions.numpy(), {0, *(forward.segment_ends or ())}
+    return sum(
+        not {start, end} <= borders or not np.array_equal(positions[row, start:end], np.arange(end - start))
+        for row, start, end in forward.segments
     )

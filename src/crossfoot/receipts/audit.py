@@ -34,13 +34,15 @@ def audit(
     """
     entries = [entry for _, entry in lines]
     book = [*_order_faults(lines, asked_steps, first_steps), *_missing(entries, ending)]
+    owed = 0  # samples that an earlier step should have been the first to train, and was not: named there
     for entry in entries:
         book += _cross_foot(entry)
         book += _skip_faults(entry, policies.get(entry.attempt))
         book += _unlearned(entry)
-        if entry.cause_count == 0 and not entry.causes and (words := _differences(entry)):
+        if entry.cause_count == 0 and not entry.causes and (words := _differences(entry, owed)):
             message = f"planned and real differ, and no cause is named: {words}"
             book.append(Cause(entry.step, None, None, "unexplained difference", message))
+        owed += entry.planned_first_seen_samples - entry.first_seen_samples
     book += _all_for_nothing(entries, asked_steps)
     book += _not_finite_at_the_end(ending)
     named = [cause for entry in entries for cause in entry.causes]
@@ -158,8 +160,10 @@ def _not_finite_at_the_end(ending: Ending | None) -> Iterator[Cause]:
         yield Cause(NO_STEP, None, None, "not finite", message)
 
 
-def _differences(entry: StepEntry) -> str:
-    """What differs from the plan in a line, in words; empty when nothing does."""
+def _differences(entry: StepEntry, owed: int) -> str:
+    """What differs from the plan in a line, in words; empty when nothing does. owed: so many samples more
+    than planned may be new to the run.
+    """
     words = []
     for name in _PAIRS:
         planned, real = getattr(entry, f"planned_{name}"), getattr(entry, _CROSS.get(name, name))
@@ -167,7 +171,7 @@ def _differences(entry: StepEntry) -> str:
             words.append(f"{name} {planned} planned, {real} real")
     if entry.repeated_samples:
         words.append(f"{entry.repeated_samples} samples seen twice")
-    if entry.planned_first_seen_samples != entry.first_seen_samples:
+    if not 0 <= entry.first_seen_samples - entry.planned_first_seen_samples <= max(0, owed):
         words.append(
             f"first seen {entry.planned_first_seen_samples} planned, {entry.first_seen_samples} real"
         )
