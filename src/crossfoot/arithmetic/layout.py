@@ -27,6 +27,17 @@ LLAMA_2_7B_WORK_PER_TOKEN = 50_408
 """For a model whose shape is not known: 6,607 million weights in 32 layers of width 4,096."""
 BALANCED = (51, 50)
 """A deal is good enough when no slot holds more than 51/50 of the mean work."""
+ROW_TOKENS = 16
+"""Tokens of a packed row are a multiple of it: kernels meet few shapes."""
+
+
+def slot_shape(lengths: Sequence[int], *, packed: bool) -> tuple[int, int]:
+    """(rows, columns) of the tensor of a slot that holds samples of these lengths. An empty slot has one row,
+    since its rank computes too.
+    """
+    if packed:
+        return 1, max(1, ceil_div(sum(lengths), ROW_TOKENS)) * ROW_TOKENS
+    return max(1, len(lengths)), max([2, *lengths])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import counted_on_nodes, in_a_sum
+from crossfoot.index.store import DataIndex
 from crossfoot.phrases import counted
+from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
 
 _LABEL = 40
@@ -106,11 +108,27 @@ def _rate(plan: RunPlan) -> Iterator[str]:
     yield _row(" ", "warm-up steps", rate.warmup_steps, f"then {shape}")
 
 
+def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
+    """What is computed for a real token, and what the fullest rank has more than the mean."""
+    found = balance_of(plan.schedule, plan.layout(), index.lengths)
+    looked_at = "all steps" if found.steps == plan.schedule.total_steps else f"{found.steps} steps looked at"
+    origin = (
+        f"data.layout {plan.run.config.data.layout}, {counted(found.forwards, 'forward')} a step; {looked_at}"
+    )
+    yield _row(" ", "tokens computed per real token", f"{found.computed:.2f}", origin)
+    if plan.batch.topology.dp_degree > 1:
+        origin = (
+            f"the fullest rank's tokens over the mean; worst: {found.worst:.3f} in step {found.worst_step:,}"
+        )
+        yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
+
+
 def _data(plan: RunPlan) -> Iterator[str]:
     index, expects = plan.index, plan.expects
     if index is None or expects is None:
         return
     yield _row(" ", "trained tokens", expects["trained_tokens"], f"of {expects['real_tokens']:,} read")
+    yield from _balance(plan, index)
     header = index.header
     if header.truncated_samples:
         lost = f"{header.lost_tokens:,} trained tokens lost beyond data.max_seq_len {header.max_seq_len:,}"

@@ -9,12 +9,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.layout import slot_shape
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.index.store import DataIndex
-
-ROUNDED_TO = 16
-"""Tokens of a packed row are a multiple of it: kernels meet few shapes."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,10 @@ def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray, *, packed:
     lengths = [len(ids) for ids, _ in samples]
     if packed:
         ends = np.cumsum([0, *lengths]).tolist()
-        columns = max(1, ceil_div(ends[-1], ROUNDED_TO)) * ROUNDED_TO
         segments = tuple((0, start, end) for start, end in pairwise(ends))
-        shape = (1, columns)
     else:
         segments = tuple((row, 0, length) for row, length in enumerate(lengths))
-        shape = (max(len(samples), 1), max([2, *lengths]))
-    input_ids = np.zeros(shape, dtype=np.int64)
+    input_ids = np.zeros(slot_shape(lengths, packed=packed), dtype=np.int64)
     labels = np.full_like(input_ids, IGNORED_LABEL)
     for (row, start, end), (ids, trained) in zip(segments, samples, strict=True):
         input_ids[row, start:end] = ids
@@ -77,13 +71,14 @@ def collate(index: DataIndex, sample_ids: Sequence[int] | np.ndarray, *, packed:
         predicting=torch.from_numpy(predicting),
         segments=segments,
     )
-    return _with_places(batch, ends, columns) if packed else batch
+    return _with_places(batch, ends) if packed else batch
 
 
-def _with_places(batch: Batch, ends: Sequence[int], columns: int) -> Batch:
+def _with_places(batch: Batch, ends: Sequence[int]) -> Batch:
     """The packed batch with positions; ends: 0 and where each sample ends. The rest of the row is a segment
     too.
     """
+    columns = batch.input_ids.shape[1]
     ends = [*ends, columns] if ends[-1] < columns else list(ends)
     positions = np.concatenate([np.arange(end - start) for start, end in pairwise(ends)])
     return replace(
