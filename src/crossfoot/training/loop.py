@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,19 +124,19 @@ def run_step(
     slots = planned.slots[rank]
     for forward, sample_ids in enumerate(slots):
         if dropout_seed is not None:
-            slot = forward * engine.dp_degree + rank
-            torch.manual_seed(slot_seed(dropout_seed, planned.step, slot))
+            torch.manual_seed(slot_seed(dropout_seed, planned.step, sample_ids))
         loss = engine.forward(collate(index, sample_ids, packed=packed))
         engine.backward(loss, weight, last=forward == len(slots) - 1)
         tick()
     return engine.step()
 
 
-def slot_seed(seed: int, step: int, slot: int) -> int:
-    """63 bits from (seed, step, slot), by numpy's SeedSequence.
+def slot_seed(seed: int, step: int, sample_ids: Sequence[int] | np.ndarray) -> int:
+    """63 bits from (seed, step, the slot's smallest sample id), by numpy's SeedSequence.
 
-    slot: the number of the run of samples (`Layout`). A layout with as many slots holds the same samples in
-    it, on whichever rank: a folded plan draws what its cluster draws.
+    A layout with as many slots holds the same samples in each, on whichever rank and in whichever forward: a
+    folded plan draws what its cluster draws.
     """
-    state = np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0]
+    first = 1 + int(np.min(sample_ids)) if len(sample_ids) else 0
+    state = np.random.SeedSequence([seed, step, first]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
