@@ -101,7 +101,9 @@ def _other_draws(lock: Mapping[str, Any], dry_lock: Mapping[str, Any]) -> str | 
     if layouts[0] != layouts[1]:
         return f"dropout draws other numbers in the {layouts[0]} layout than in the {layouts[1]} one"
     here, there = (one["plan"]["dp_degree"] * one["plan"]["grad_accum_steps"] for one in (lock, dry_lock))
-    return None if here == there else f"dropout draws other numbers in {here:,} slots a step than in {there:,}"
+    if here == there:
+        return None
+    return f"dropout draws other numbers in {here:,} slots a step than in {there:,}"
 
 
 def _verdict(
