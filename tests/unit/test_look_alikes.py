@@ -1,4 +1,4 @@
-"""Characters that look like ASCII: each is one ASCII character, and texts of other scripts stay as they are."""
+"""Characters that look like ASCII: each is one ASCII character, and texts of other scripts stay."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Characters that an input method or a word processor writes where a file needs ASCII: `：`, `，`, `“`, `６４`,
-a non-breaking blank, an en dash. One table, for every reader of what people wrote.
+"""Characters that an input method or a word processor writes where a file needs ASCII: `：`, `，`, `“`,
+`６４`, a non-breaking blank, an en dash. One table, for every reader of what people wrote.
 """
 
 from __future__ import annotations
