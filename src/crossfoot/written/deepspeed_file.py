@@ -9,7 +9,9 @@ from typing import Any, Literal
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written import edits
+from crossfoot.written.findings import look_alikes
 from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
+from crossfoot.written.slips import json_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 
 
@@ -112,7 +114,8 @@ def load_deepspeed_file(path: str, named_at: Place | None = None) -> DeepSpeedFi
     except UnreadableText as error:
         raise Refused(unreadable_deepspeed_file(error, named_at)) from error
     except BrokenJson as error:
-        raise Refused(broken_json(error)) from error
+        slips = json_slips(source.text)
+        raise Refused(look_alikes(source, slips, "JSON") if slips else broken_json(error)) from error
     if not isinstance(tree.value, dict):
         raise Refused(not_an_object(path, tree.values[()]))
     return DeepSpeedFile(path, tree.value, source, tree)

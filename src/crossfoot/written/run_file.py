@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +18,17 @@ from crossfoot.written.findings import (
     COMMAND_LINE,
     broken_yaml,
     duplicate_key,
+    edits_of,
     in_file_order,
+    look_alikes,
+    no_blank,
     not_a_config,
     unreadable_config,
 )
+from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.shown import dotted
+from crossfoot.written.slips import repaired, tab_slips, yaml_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.validity import judge, place_of
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
@@ -136,15 +142,37 @@ def read_run(path: str, overrides: Sequence[str | Override] = ()) -> tuple[RunFi
 def _read(path: str) -> tuple[Source, Tree]:
     try:
         source = read_source(path)
-        tree = read_tree(source)
     except UnreadableText as error:
         raise Refused(unreadable_config(error)) from error
+    _refuse_slips(source)
+    try:
+        tree = read_tree(source)
     except BrokenYaml as error:
-        raise Refused(broken_yaml(error)) from error
+        raise Refused(broken_yaml(error, _without_tabs(source))) from error
     if not isinstance(tree.value, dict) or not tree.value:
         where = tree.spots[()].value if tree.spots else Place(path)
         raise Refused(not_a_config(path, where, tree.value or None))
     return source, tree
+
+
+def _refuse_slips(source: Source) -> None:
+    """Refused with the slips of the keyboard that YAML would read as text, if there are any."""
+    slips = yaml_slips(source.text, kind_of)
+    if any(not slip.is_blank for slip in slips):
+        raise Refused(look_alikes(source, slips, "YAML"))
+    if slips:
+        raise Refused(no_blank(source, slips))
+
+
+def _without_tabs(source: Source) -> tuple[Edit, ...]:
+    """The edits that indent with blanks, when it makes no difference how wide a tab is meant to be."""
+    found: dict[str, tuple[Edit, ...]] = {}
+    for width in (8, 4, 2):
+        slips = tab_slips(source.text, width)
+        with suppress(BrokenYaml):
+            value = read_tree(Source(source.path, repaired(source.text, slips))).value
+            found[repr(value)] = edits_of(source, slips)
+    return next(iter(found.values())) if len(found) == 1 else ()
 
 
 def _path(keys: tuple[str | int, ...]) -> Keys:

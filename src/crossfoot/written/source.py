@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import os
+import shlex
 import stat
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ class Source:
         width = max(1, min(start + 1 if end is None else end, line_end) - start)
         return Place(self.path, line, start - first + 1, width)
 
+    def line(self, number: int) -> str:
+        """A line, counted from 1, without its end."""
+        starts = [*self._line_starts, len(self.text)]
+        return self.text[starts[number - 1] : starts[number]].rstrip("\r\n")
+
     def offset(self, place: Place) -> int:
         """Where a place of this text begins, in characters."""
         return self._line_starts[place.line - 1] + place.column - 1
@@ -87,18 +93,34 @@ def read_source(path: str) -> Source:
     raw = _read_bytes(path)
     for mark, name in _OTHER_BOMS:
         if raw.startswith(mark):
-            raise UnreadableText(f"{path} is {name} text, and must be UTF-8", Place(path), "save it as UTF-8")
+            raise UnreadableText(
+                f"{path} is {name} text, and must be UTF-8", Place(path), _converting(path, name)
+            )
     if raw.startswith(codecs.BOM_UTF8):
-        raise UnreadableText(
-            f"{path} begins with a byte order mark", Place(path, 1, 1), 'save it as "UTF-8" without BOM'
-        )
+        help_ = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(path)}"
+        raise UnreadableText(f"{path} begins with a byte order mark", Place(path, 1, 1), help_)
     try:
         return Source(path, raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         before = Source(path, raw[: error.start].decode("utf-8"))
         byte = raw[error.start]
         title = f"{path} is not UTF-8 text: byte 0x{byte:02x} at offset {error.start}"
-        raise UnreadableText(title, before.place(len(before.text)), "save it as UTF-8") from error
+        raise UnreadableText(title, before.place(len(before.text)), _encoded(path, raw)) from error
+
+
+def _converting(path: str, encoding: str) -> str:
+    return f"make UTF-8 of it: iconv -f {encoding} -t UTF-8 {shlex.quote(path)} > NEW_FILE"
+
+
+def _encoded(path: str, raw: bytes) -> str:
+    """What to do with bytes that are not UTF-8."""
+    if b"\0" in raw:
+        return "give a text file, saved as UTF-8"
+    try:
+        raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return "save it as UTF-8"
+    return f"if it is Chinese text in GBK, {_converting(path, 'GB18030')}"
 
 
 def _read_bytes(path: str) -> bytes:

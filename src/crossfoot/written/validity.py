@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +15,19 @@ from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import (
+    COMMAND_LINE,
     length_not_given_once,
     missing_key,
     nodes_differ,
     too_few_batch_numbers,
-    unknown_key,
     warmup_given_twice,
     wrong_value,
 )
-from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.known_keys import is_known, sections, suggest
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
-from crossfoot.written.wording import repairs, replacement, wanted
+from crossfoot.written.unknown_keys import UnknownKeys
+from crossfoot.written.wording import other_words, repairs, replacement, wanted
 from crossfoot.written.yaml_tree import Keys, Spot, Tree
 
 _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
@@ -155,52 +157,22 @@ def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
 def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
     """A finding for each of pydantic's errors."""
     details = error.errors(include_url=False)
-    meant: set[str] = set()
-    for detail in details:
-        if detail["type"] == "extra_forbidden":
-            unknown = tuple(str(key) for key in detail["loc"])
-            suggestion = suggest(unknown, _siblings(tree, unknown))
-            if suggestion:
-                meant.add(suggestion.path)
-                judged.unsure.add(tuple(suggestion.path.split(".")))
-            spot = tree.spots[unknown]
-            known = () if suggestion else (sections()[unknown[0]] if len(unknown) > 1 else tuple(sections()))
-            fix = _renaming(unknown, suggestion, tree, source)
-            judged.findings.append(
-                unknown_key(dotted(unknown), spot.key or spot.value, suggestion, known, fix)
-            )
+    unknown = UnknownKeys(tree, source)
+    unknown.take(tuple(map(str, each["loc"])) for each in details if each["type"] == "extra_forbidden")
+    judged.findings.extend(unknown.findings)
+    judged.unsure.update(tuple(path.split(".")) for path in unknown.meant)
     for detail in details:
         keys = detail["loc"]
         if detail["type"] == "extra_forbidden":
             continue
         judged.unsure.add(keys[:2] if keys[0] != "deepspeed" else keys[:1])
         if detail["type"] == "missing" and not isinstance(keys[-1], int):
-            if dotted(keys) not in meant:
+            if not unknown.may_hold(dotted(keys)):
                 judged.findings.append(
                     missing_key(dotted(keys), place_of(keys[:-1], tree.spots, source.path))
                 )
             continue
         judged.findings.append(_wrong_value(detail, tree, source))
-
-
-def _siblings(tree: Tree, keys: tuple[str, ...]) -> set[str]:
-    parent = tree.value
-    for key in keys[:-1]:
-        parent = parent[key]
-    return set(parent)
-
-
-def _renaming(
-    unknown: tuple[str, ...], suggestion: Suggestion | None, tree: Tree, source: Source
-) -> tuple[Edit, ...]:
-    """The key under its right name: when that belongs in the same place, is free, and is surely meant."""
-    spot = tree.spots[unknown]
-    if suggestion is None or not suggestion.is_sure or spot.key is None or spot.key.file != source.path:
-        return ()
-    wanted_path = tuple(suggestion.path.split("."))
-    if wanted_path[:-1] != unknown[:-1] or wanted_path in tree.spots:
-        return ()
-    return (replacing(source, spot.key, wanted_path[-1]),)
 
 
 def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Finding:
@@ -213,13 +185,17 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
     value = detail["input"]
     if isinstance(value, dict) and spot is not None and spot.key is not None:
         place = spot.key
-    text = replacement(detail)
+    text, helps = replacement(detail), repairs(detail)
     fix: tuple[Edit, ...] = ()
-    if text is not None and spot is not None and place.file == source.path:
+    if text is not None and place.file == COMMAND_LINE:
+        helps = (f"write {shlex.quote(f'{dotted(keys)}={text}')}",)
+    elif text is not None and spot is not None and place.file == source.path:
         start = source.offset(place)
-        if source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this value
+        written = source.text[start : start + place.width].strip("\"'")
+        is_whole = not isinstance(value, str) or written == value  # and not the first of its lines
+        if is_whole and source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this
             fix = (replacing(source, place, text),)
-    return wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
+    return wrong_value(dotted(keys), value, wanted(detail), place, helps, fix, other_words(detail))
 
 
 def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
@@ -249,10 +225,24 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
         if isinstance(gpus, list) and gpus and type(nodes) is int and 1 <= nodes != len(gpus):
             finding = nodes_differ(listed_at, len(gpus), place, nodes)
             judge_section("cluster", ("gpus_per_node", "num_nodes"), finding)
+    for named in ("deepspeed", "run.dir", "data.index_dir"):
+        judged.findings.extend(_named_nothing(tree, tuple(named.split(".")), judged.unsure))
     # What was wrong in one of them leaves the others without a meaning too.
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
         if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):
             judged.unsure.update((section, key) for key in keys)
+
+
+def _named_nothing(tree: Tree, keys: Keys, unsure: set[Keys]) -> Iterator[Finding]:
+    """`None` is a word in YAML, and would be the name of a file."""
+    value: Any = tree.value
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, str) and value.lower() in ("none", "null", "nil", "false"):
+        unsure.add(keys)
+        place = tree.spots[keys].value
+        helps = ("write null, or leave the key out",)
+        yield wrong_value(dotted(keys), value, "a path or null", place, helps)
 
 
 def _given(tree: Tree, section: str, keys: tuple[str, ...]) -> tuple[tuple[Place, str, object], ...] | None:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
 from crossfoot.checks.deepspeed.vocabulary import Entry, KeyPath, entries, vocabulary
-from crossfoot.written.known_keys import ELSEWHERE, sections
+from crossfoot.written.foreign_keys import ELSEWHERE
+from crossfoot.written.known_keys import sections
 
 FOREIGN: Mapping[str, str] = MappingProxyType(
     {

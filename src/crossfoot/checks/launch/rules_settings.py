@@ -11,7 +11,7 @@ from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.written.known_keys import ELSEWHERE, is_known
+from crossfoot.written.known_keys import option_as_override
 from crossfoot.written.launch.accelerate_file import is_on
 from crossfoot.written.launch.read import config_words, path_of
 from crossfoot.written.launch.statement import (
@@ -41,11 +41,6 @@ OWN_OPTIONS = frozenset(
     )
 )
 """What `crossfoot train` and `crossfoot prove` take; a test holds it against them."""
-_FOREIGN = {
-    "max_steps": "train.max_steps",
-    "dataset_dir": "data.train",
-    "max_grad_norm": "optimizer.max_grad_norm",
-}
 
 
 @rule("CF456", name="launch-batch-numbers")
@@ -368,15 +363,4 @@ def _foreign(command: Command) -> Iterator[tuple[Argument, str]]:
         if name.startswith("--") and name not in OWN_OPTIONS:
             following = words[position + 1].known if position + 1 < len(words) else None
             given = value if equals else ("" if (following or "-").startswith("-") else following or "")
-            yield word, _as_override(name[2:].replace("-", "_"), given, word)
-
-
-def _as_override(name: str, value: str, word: Argument) -> str:
-    key = ELSEWHERE.get(name) or _FOREIGN.get(name)
-    if key is None and name in ("deepspeed", "deepspeed_config"):
-        key = "deepspeed"
-    if key is None:
-        return f"remove {word.text.partition('=')[0]}, or set what it means in the config"
-    return (
-        f"write {key}={value or 'VALUE'}" if is_known(tuple(key.split("."))) else f"set {key} in the config"
-    )
+            yield word, option_as_override(name, given)
