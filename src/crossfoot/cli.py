@@ -11,41 +11,65 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.cli_options import count, launch_options, train_options
+from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, tell
 from crossfoot.streams import open_streams
+from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
 from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
-_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code that README lists."""
     open_streams()
-    arguments = _arguments(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _arguments(words)
+    except Refused as error:
+        refused = error
+        return exit_code_of(lambda: _refuse(refused, words), answers=False)
     answers = arguments.verb in (_plan, _explain) or (arguments.verb is _launch and arguments.shows)
     answers |= bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) == "json"
     return exit_code_of(lambda: arguments.verb(arguments), answers=answers)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     """The verb and its words. argparse takes overrides only up to the first option after CONFIG; those behind
-    it are put back.
+    it are put back. Raises Refused for words that are no command.
     """
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+    parser, verbs = _parser()
+    try:
+        arguments, rest = parser.parse_known_args(words)
+    except Misread as error:
+        raise Refused(misread(error, words, verbs.choices)) from error
+    overrides = getattr(arguments, "overrides", None)
+    rest += [word for word in words if is_dashed(word) and word not in rest]
+    if rest and (overrides is None or any(word.startswith("-") or is_dashed(word) for word in rest)):
+        verb = next(word for word in words if word in verbs.choices)
+        raise Refused(unknown_words(verb, rest, words, verbs.choices))
+    if overrides is not None:
+        from crossfoot.written.overriding import joined
+
+        arguments.overrides = joined([*overrides, *rest])
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _refuse(refused: Refused, words: Sequence[str]) -> int:
+    """Say it: of several ranks the first one does."""
+
+    def refuse(world: object) -> int:
+        raise refused
+
+    return on_this_rank(words[0], refuse, "") if words[:1] in (["train"], ["prove"]) else refuse(None)
+
+
+def _parser() -> tuple[Parser, _Verbs]:
+    parser = Parser(
         prog="crossfoot",
         description="The batch you planned is the batch that trains, measured and signed for.",
     )
@@ -55,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _config_verbs(verbs)
     _other_verbs(verbs)
-    return parser
+    return parser, verbs
 
 
 def _config_verbs(verbs: _Verbs) -> None:

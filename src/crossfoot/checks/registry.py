@@ -42,6 +42,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.models.findings",
+    "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",

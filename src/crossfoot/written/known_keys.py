@@ -143,7 +143,7 @@ def option_as_override(option: str, text: str) -> str:
     """
     name = option.lstrip("-").replace("-", "_")
     path = tuple(name.split("."))
-    if is_known(path):
+    if is_known(path) and not sections().get(name):
         return f"write {shlex.quote(f'{name}={text}')}" if text else f"write {name}=VALUE"
     meant = suggest(path, text=text)
     if meant is None:
@@ -153,7 +153,7 @@ def option_as_override(option: str, text: str) -> str:
     if not meant.path:
         why = f": {meant.note}" if meant.note else ""
         return f"remove {option}{why}" if meant.note else f"{option}: {meant.help}"
-    return f"write {meant.path}=VALUE: {meant.help}"
+    return f"write {meant.path}=VALUE{meant.help.removeprefix(_called(meant.path))}"
 
 
 def translated(name: str, text: str | None) -> Suggestion | None:
@@ -163,7 +163,7 @@ def translated(name: str, text: str | None) -> Suggestion | None:
         return None
     if not word.key:
         return Suggestion("", f"remove {name}" if word.why else word.how, "foreign", word.why)
-    called = f"here it is called {word.key}"
+    called = _called(word.key)
     if word.how:
         return Suggestion(word.key, f"{called}: {word.how}", "foreign")
     given = "true" if text == "" and "true" in word.values else text
@@ -179,6 +179,10 @@ def translated(name: str, text: str | None) -> Suggestion | None:
         return Suggestion(word.key, f"remove {name}", "foreign", f"{called}, and false says nothing of it")
     note = OTHER_VALUES.get(word.key, {}).get(given.lower(), "")
     return Suggestion(word.key, f"{called}, which is {listed(choices(word.key), 'or')}", "foreign", note)
+
+
+def _called(key: str) -> str:
+    return f"here it is called {key}"
 
 
 def ours(key: str, text: str) -> str | None:

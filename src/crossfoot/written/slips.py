@@ -12,6 +12,7 @@ from typing import Literal
 
 from crossfoot.written.look_alikes import ASCII_OF, BLANKS, DASHES, to_ascii
 
+JSON_COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
 Kind = Literal["text", "list", "section"]
 _COLONS = "".join(written for written, meant in ASCII_OF.items() if meant == ":")
 _QUOTES = "".join(written for written, meant in ASCII_OF.items() if meant in "\"'")
@@ -67,16 +68,20 @@ def json_slips(text: str) -> list[Slip]:
     at, is_inside = 0, False
     while at < len(text):
         letter = text[at]
-        meant = ASCII_OF.get(letter)
+        meant = ASCII_OF.get(letter, letter)
+        if not is_inside and (comment := JSON_COMMENT.match(text, at)):
+            at = comment.end()
+            continue
+        is_quote = meant in "\"'" if letter != meant else letter == '"'
         if is_inside:
-            is_closing = letter == '"' or (meant == '"' and _ends_string(text, at))
-            is_inside = not is_closing and letter != "\n"
+            is_quote = is_quote and (letter == '"' or _ends_string(text, at))
+            is_closed = is_quote or letter == "\n"
             at += letter == "\\"
         else:
-            is_closing = letter == '"' or meant == '"'
-            is_inside = is_closing
-        if meant is not None and (is_closing or not is_inside):
-            found.append(Slip(at, at + 1, meant))
+            is_closed = not is_quote
+        if letter != meant and (is_quote or not is_inside):
+            found.append(Slip(at, at + 1, '"' if is_quote else meant))
+        is_inside = not is_closed
         at += 1
     return found
 
