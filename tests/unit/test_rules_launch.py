@@ -280,7 +280,7 @@ def test_words_that_only_check_was_given(found) -> None:
 
 
 def test_no_option_of_ours_is_taken_for_a_foreign_one() -> None:
-    (verbs,) = [action for action in _parser()._actions if isinstance(action.choices, dict)]
+    (verbs,) = [action for action in _parser()[0]._actions if isinstance(action.choices, dict)]
     ours = {word for verb in STARTING_VERBS for word in verbs.choices[verb]._option_string_actions}
     assert {word for word in ours if word.startswith("--")} == OWN_OPTIONS
 

@@ -148,12 +148,12 @@ def test_everything_wrong_is_said_at_once_in_file_order(load) -> None:
 @pytest.mark.parametrize(
     ("path", "help_"),
     [
-        ("batch.micro_batchsize", "the nearest key of batch is micro_batch_size"),
-        ("batch.per_device_train_batch_size", "here it is called batch.micro_batch_size"),
-        ("optimizer.dropout", "dropout belongs to another section: write lora.dropout"),
+        ("batch.micro_batchsize", "write batch.micro_batch_size=1"),
+        ("batch.per_device_train_batch_size", "write batch.micro_batch_size=1"),
+        ("optimizer.dropout", "write lora.dropout=1"),
         ("optimiser.eps", "write optimizer.eps"),
-        ("learning_rate", "here it is called lr.reference"),
-        ("data.last_stpe", "the nearest key of data is last_step"),
+        ("learning_rate", "write lr.reference=1"),
+        ("data.last_stpe", "write data.last_step=1"),
         ("lora.warmup_frac", "the nearest key is lr.warmup_fraction"),
         ("lora.zzz", "remove lora.zzz"),
     ],

@@ -197,7 +197,7 @@ def foreign_keys(written_in: str, places: Sequence[Place], keys: Sequence[tuple[
         else:
             none.append(f"{name} has no counterpart: {meant.note}")
     where = f" of {written_in}" if written_in else ""
-    helps = [f"write {section}: {{{', '.join(pairs)}}}" for section, pairs in sections.items()]
+    helps = [f"below {section}: write {', '.join(pairs)}" for section, pairs in sections.items()]
     return Finding(
         "CF033",
         f"{len(keys)} keys{where} are words of another trainer",

@@ -216,7 +216,11 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
 """Values of other trainers that train the same: our key -> theirs, in lower case -> ours."""
 
 OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
-    "optimizer.name": {"adam": "adam couples the weight decay with its steps: adamw is another optimizer"},
+    "optimizer.name": {
+        "adam": "adam couples the weight decay with its steps: adamw is another optimizer",
+        **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
+    },
+    "data.layout": {"packed": "samples are not packed yet: each is a row of its own, padded"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
     "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
 from crossfoot.written.config import Config, Section
@@ -239,9 +239,9 @@ def _nearest(
     free = [key for key in similar if key not in written]
     if not free:
         return Suggestion(prefix + similar[0], f"the nearest {what} is {similar[0]}, which is written too")
-    if len(free) > 1 and max(map(likeness(name), free)) < SURELY_MEANT:
+    if len(free) > 1 and max(likeness(name, key) for key in free) < SURELY_MEANT:
         return Suggestion(prefix + free[0], f"near it are {listed(free, 'and')}")
-    is_sure = bool(same) or likeness(name)(free[0]) >= SURELY_MEANT
+    is_sure = bool(same) or likeness(name, free[0]) >= SURELY_MEANT
     return Suggestion(prefix + free[0], f"the nearest {what} is {free[0]}", value=text, is_sure=is_sure)
 
 
@@ -255,9 +255,9 @@ def _near_elsewhere(name: str, text: str | None) -> Suggestion | None:
     return Suggestion(dotted, f"the nearest key is {dotted}", value=text)
 
 
-def likeness(name: str) -> Any:
-    """How like a word is to `name`, from 0 to 1."""
-    return lambda other: difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+def likeness(one: str, other: str) -> float:
+    """How like two words are, from 0 to 1."""
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 def plainly(name: str) -> str:

@@ -4,7 +4,6 @@ guess is none: what could train otherwise is left to a person.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -13,12 +12,12 @@ from decimal import Decimal
 from typing import Any
 
 from crossfoot.written.foreign_keys import synonym
-from crossfoot.written.known_keys import is_optional, plainly
+from crossfoot.written.known_keys import is_optional, likeness, plainly
 from crossfoot.written.look_alikes import to_ascii
 from crossfoot.written.shown import shown
 
 _TRUE, _FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
-_NOTHING = ("none", "null", "nil", "~", "false", "no")
+NOTHING = ("none", "null", "nil", "~", "false", "no")
 _GROUPED = re.compile(r"[+-]?\d{1,3}([,_]\d{3})+", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -26,7 +25,7 @@ _PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)\s*%", re.ASCII)
 _WORD = re.compile(r"\w+", re.ASCII)
 _FIRST_KEYS = {"model": "path", "tokenizer": "path", "lr": "reference"}
 """Sections of which a single value can only be one of their keys."""
-NEAR = 0.8
+NEAR, CLEARLY = 0.6, 0.1
 
 
 def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str | None:
@@ -35,7 +34,7 @@ def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str 
     """
     text = to_ascii(value).strip().rstrip(",;") if isinstance(value, str) else ""
     bare = text.strip("\"'").strip()
-    if is_optional(key) and (value is False or bare.lower() in _NOTHING) and kind != "literal_error":
+    if is_optional(key) and (value is False or bare.lower() in NOTHING) and kind != "literal_error":
         return "null"
     if kind == "literal_error":
         return _choice(key, bare or str(value), choices)
@@ -57,9 +56,11 @@ def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str 
 
 def nearest_word(word: str, choices: Sequence[str]) -> str | None:
     """The one choice that differs from `word` by a slip of the keyboard; digits are no slips."""
-    close = difflib.get_close_matches(word.lower(), choices, n=2, cutoff=NEAR)
-    close = [choice for choice in close if re.sub(r"\D", "", choice) == re.sub(r"\D", "", word)]
-    return close[0] if len(close) == 1 else None
+    same_digits = [choice for choice in choices if re.sub(r"\D", "", choice) == re.sub(r"\D", "", word)]
+    ranked = sorted(((likeness(word, choice), choice) for choice in same_digits), reverse=True)
+    if not ranked or ranked[0][0] < NEAR or (ranked[1:] and ranked[1][0] > ranked[0][0] - CLEARLY):
+        return None
+    return ranked[0][1]
 
 
 def _choice(key: str, word: str, choices: Sequence[str]) -> str | None:

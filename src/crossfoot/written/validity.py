@@ -24,6 +24,7 @@ from crossfoot.written.findings import (
     wrong_value,
 )
 from crossfoot.written.known_keys import is_known, sections, suggest
+from crossfoot.written.meant_value import NOTHING
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.unknown_keys import UnknownKeys
@@ -64,7 +65,7 @@ def judge(tree: Tree, source: Source) -> Validity:
         judged.config = Config.model_validate(tree.value)
     except ValidationError as error:
         _in_plain_words(error, tree, source, judged)
-    _across_keys(tree, source.path, judged)
+    _across_keys(tree, source, judged)
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
@@ -198,7 +199,7 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
     return wrong_value(dotted(keys), value, wanted(detail), place, helps, fix, other_words(detail))
 
 
-def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
+def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     """The rules that hold between keys: the run's length, the batch's numbers, the warm-up, the nodes."""
     length_keys = ("epochs", "max_steps")
     batch_keys = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
@@ -210,11 +211,11 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
 
     length = _given(tree, "train", length_keys)
     if length is not None and len(length) != 1:
-        place = place_of(("train",), tree.spots, path)
+        place = place_of(("train",), tree.spots, source.path)
         judge_section("train", length_keys, length_not_given_once(length, place))
     batch = _given(tree, "batch", batch_keys)
     if batch is not None and len(batch) < 2:
-        place = place_of(("batch",), tree.spots, path)
+        place = place_of(("batch",), tree.spots, source.path)
         judge_section("batch", batch_keys, too_few_batch_numbers(batch, place))
     warmup = _given(tree, "lr", warmup_keys)
     if warmup is not None and len(warmup) > 1:
@@ -226,21 +227,22 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
             finding = nodes_differ(listed_at, len(gpus), place, nodes)
             judge_section("cluster", ("gpus_per_node", "num_nodes"), finding)
     for named in ("deepspeed", "run.dir", "data.index_dir"):
-        judged.findings.extend(_named_nothing(tree, tuple(named.split(".")), judged.unsure))
+        judged.findings.extend(_named_nothing(tree, tuple(named.split(".")), source, judged.unsure))
     # What was wrong in one of them leaves the others without a meaning too.
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
         if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):
             judged.unsure.update((section, key) for key in keys)
 
 
-def _named_nothing(tree: Tree, keys: Keys, unsure: set[Keys]) -> Iterator[Finding]:
-    """`None` is a word in YAML, and would be the name of a file."""
+def _named_nothing(tree: Tree, keys: Keys, source: Source, unsure: set[Keys]) -> Iterator[Finding]:
+    """`None` is a word in YAML, and would be the name of a file; in quotes it is meant to be."""
     value: Any = tree.value
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, str) and value.lower() in ("none", "null", "nil", "false"):
+    place = tree.spots[keys].value if isinstance(value, str) and value.lower() in NOTHING else None
+    is_quoted = place and place.file == source.path and source.text[source.offset(place)] in "\"'"
+    if place is not None and not is_quoted:
         unsure.add(keys)
-        place = tree.spots[keys].value
         helps = ("write null, or leave the key out",)
         yield wrong_value(dotted(keys), value, "a path or null", place, helps)
 

@@ -110,7 +110,7 @@ def _diagnose(entry: Entry, written: frozenset[str]) -> Unknown:
         return Unknown(entry, "elsewhere", homes=(THEIR_HOMES[name],))
     if at_top and isinstance(entry.value, dict) and name in sections():
         return Unknown(entry, "foreign", ours=name)
-    if at_top and name in FOREIGN:
+    if at_top and name in FOREIGN and not isinstance(entry.value, dict):
         return Unknown(entry, "foreign", ours=FOREIGN[name])
     homes = words.homes(name)
     if 0 < len(homes) <= MOST_HOMES:
