@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RULE_DOCS_ARE_IN = (
     "crossfoot.written.findings",
+    "crossfoot.written.slip_findings",
+    "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",
     "crossfoot.checkpoints.findings",
     "crossfoot.checks.impossible",

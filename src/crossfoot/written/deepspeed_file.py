@@ -9,8 +9,8 @@ from typing import Any, Literal
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written import edits
-from crossfoot.written.findings import look_alikes
 from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
+from crossfoot.written.slip_findings import look_alikes
 from crossfoot.written.slips import json_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 

@@ -4,20 +4,17 @@ CF009, CF105, CF106, CF201).
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, listed
 from crossfoot.written.known_keys import Suggestion
 from crossfoot.written.shown import shown
-from crossfoot.written.slips import Slip, repaired
-from crossfoot.written.source import Source, UnreadableText
+from crossfoot.written.source import UnreadableText
 from crossfoot.written.yaml_tree import BrokenYaml
 
 COMMAND_LINE = "command line"
-_MOST_PLACES = 3
 
 
 def in_file_order(findings: Iterable[Finding], config: str) -> tuple[Finding, ...]:
@@ -61,64 +58,6 @@ def broken_yaml(error: BrokenYaml, fix: tuple[Edit, ...] = ()) -> Finding:
     )
 
 
-@rule_docs("CF027", name="look-alikes-of-ascii")
-def look_alikes(source: Source, slips: Sequence[Slip], language: str) -> Finding:
-    """CF027: characters that look like ASCII stand where the file needs ASCII itself.
-
-    A Chinese input method writes `：`, `，`, `［` and a wide blank, a word processor “such quotes” and blanks
-    that do not break. YAML and JSON take them for text: `name：mini` is no key with a value. Inside of a name
-    or a text they are what they are. `crossfoot check --fix` writes ASCII where the language needs it, and
-    changes nothing else.
-    """
-    wide = [slip for slip in slips if not slip.is_blank]
-    written = dict.fromkeys(_named(source.text[slip.start : slip.end]) for slip in wide)
-    meant = {slip.text.strip() or "a plain blank" for slip in wide}
-    verb = "stands" if len(written) == 1 else "stand"
-    title = f"{' '.join(written)} {verb} where {language} needs {meant.pop() if len(meant) == 1 else 'ASCII'}"
-    return _slipped("CF027", title, source, slips)
-
-
-@rule_docs("CF028", name="no-blank-behind-the-colon")
-def no_blank(source: Source, slips: Sequence[Slip]) -> Finding:
-    """CF028: a blank is missing between a key's colon and its value.
-
-    `name:mini` is one word in YAML, and no key with a value; what stands above it takes it for its text. A
-    key needs a colon and a blank: `name: mini`.
-    """
-    return _slipped("CF028", "a blank is missing behind a colon", source, slips)
-
-
-def edits_of(source: Source, slips: Iterable[Slip]) -> tuple[Edit, ...]:
-    """What makes them right."""
-    return tuple(Edit(source.path, slip.start, slip.end, slip.text) for slip in slips)
-
-
-def _slipped(code: str, title: str, source: Source, slips: Sequence[Slip]) -> Finding:
-    places = [source.place(slip.start, slip.end) for slip in slips]
-    lines = list(dict.fromkeys(place.line for place in places))
-    if len(lines) > 1:
-        title += f", in {len(lines)} lines"
-    right = Source(source.path, repaired(source.text, slips))
-    helps = [f"write {right.line(line).strip()}" for line in lines[:_MOST_PLACES]]
-    if len(lines) > _MOST_PLACES:
-        more = counted(len(lines) - _MOST_PLACES, "more line")
-        helps.append(f"and so in {more}: crossfoot check {shlex.quote(source.path)} --fix")
-    firsts = [next(place for place in places if place.line == line) for line in lines]
-    return Finding(
-        code,
-        title,
-        place=firsts[0],
-        others=tuple((place, "and here") for place in firsts[1:_MOST_PLACES]),
-        helps=tuple(helps),
-        unreadable=True,
-        fix=edits_of(source, slips),
-    )
-
-
-def _named(character: str) -> str:
-    return character if not character.isspace() else f"a blank U+{ord(character):04X}"
-
-
 @rule_docs("CF003")
 def not_a_config(path: str, place: Place, value: object) -> Finding:
     """CF003: the run config holds no keys.
@@ -159,53 +98,6 @@ def unknown_key(
         known, helps = (), (f"write its keys where they belong, and remove {path}",)
     title = f"{path} is not a key of a run config"
     return Finding("CF004", title, place=place, notes=(*notes, *why, *known), helps=helps, fix=fix)
-
-
-@rule_docs("CF032", name="keys-of-another-section")
-def moved_keys(written_in: str, places: Sequence[Place], keys: Sequence[tuple[str, Suggestion]]) -> Finding:
-    """CF032: several keys stand in the wrong section, and belong to one other.
-
-    `max_seq_len` below `train:` is a key that nobody reads: it belongs to `data:`. One that stands wrong
-    alone is CF004.
-    """
-    home = keys[0][1].path.partition(".")[0]
-    where = f"stand in {written_in}, and" if written_in else "stand at the top level, and"
-    return Finding(
-        "CF032",
-        f"{listed([name for name, _ in keys])} {where} belong to {home}",
-        place=places[0],
-        others=tuple((place, "and here") for place in places[1 : 1 + _MOST_PLACES]),
-        helps=(f"move them below {home}:",),
-    )
-
-
-@rule_docs("CF033", name="keys-of-another-trainer")
-def foreign_keys(written_in: str, places: Sequence[Place], keys: Sequence[tuple[str, Suggestion]]) -> Finding:
-    """CF033: several keys are those of another trainer.
-
-    A config of the Hugging Face Trainer, LLaMA-Factory, axolotl or ms-swift is no run config. Most of their
-    words have a counterpart here; of the others it is said why there is none.
-    """
-    sections: dict[str, list[str]] = {}
-    told, none = [], []
-    for name, meant in keys:
-        section, _, key = meant.path.rpartition(".")
-        if meant.value is not None and section:
-            sections.setdefault(section, []).append(f"{key}: {meant.value}")
-        elif meant.path or not meant.note:
-            told.append(f"{name}: {meant.help}" + (f" ({meant.note})" if meant.note else ""))
-        else:
-            none.append(f"{name} has no counterpart: {meant.note}")
-    where = f" of {written_in}" if written_in else ""
-    helps = [f"below {section}: write {', '.join(pairs)}" for section, pairs in sections.items()]
-    return Finding(
-        "CF033",
-        f"{len(keys)} keys{where} are words of another trainer",
-        place=places[0],
-        others=tuple((place, "another one") for place in places[1 : 1 + _MOST_PLACES]),
-        notes=tuple(none),
-        helps=(*helps, *told) or ("remove them",),
-    )
 
 
 @rule_docs("CF005")

@@ -122,6 +122,10 @@ _CHANGED: Mapping[str, Foreign] = {
     ),
     "val_size": Foreign("data.validation", "no part is split off: it is files, data.validation: [FILE.json]"),
     "split_dataset_ratio": Foreign("data.validation", "no part is split off: it is files, [FILE.json]"),
+    **dict.fromkeys(
+        ("packing", "sample_packing", "neat_packing", "pack_to_max_length"),
+        Foreign("data.layout", values={"true": "packed", "false": "padded"}),
+    ),
     "dataloader_drop_last": Foreign("data.last_step", values={"true": "drop", "false": "short"}),
     "drop_last": Foreign("data.last_step", values={"true": "drop", "false": "short"}),
     "report_to": Foreign("tracking.wandb", values={"wandb": "online", "all": "online", "none": "off"}),
@@ -144,8 +148,7 @@ _NONE: Mapping[str, str] = {
         load_in_4bit load_in_8bit quantization_bit quantization_method quant_bits quant_method
         bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant double_quantization
         quantization load_in_kbits""",
-    "samples are not packed yet: each is a row of its own, padded": """sample_packing packing neat_packing
-        eval_sample_packing pad_to_sequence_len pack_to_max_length group_texts""",
+    "how samples are laid out is data.layout, for validation too": "eval_sample_packing pad_to_sequence_len",
     "every step is in the ledger and on the screen": """logging_steps logging_first_step logging_strategy
         log_interval logging_dir disable_tqdm log_level plot_loss include_num_input_tokens_seen""",
     "checkpoints and validation are counted in steps: checkpoint.every_steps, validation.every_steps": """
@@ -220,7 +223,6 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
         "adam": "adam couples the weight decay with its steps: adamw is another optimizer",
         **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
     },
-    "data.layout": {"packed": "samples are not packed yet: each is a row of its own, padded"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
     "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }

@@ -170,6 +170,8 @@ def translated(name: str, text: str | None) -> Suggestion | None:
     if not given:
         return Suggestion(word.key, called, "foreign", is_sure=not word.values)
     value = word.values.get(given.lower()) if word.values else ours(word.key, given)
+    if value is not None and (words := choices(word.key)) and value.strip("\"'") not in words:
+        return Suggestion(word.key, f"{called}, which is {listed(words, 'or')}", "foreign")
     if value is not None:
         same = value == given
         return Suggestion(

@@ -25,7 +25,7 @@ _PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)\s*%", re.ASCII)
 _WORD = re.compile(r"\w+", re.ASCII)
 _FIRST_KEYS = {"model": "path", "tokenizer": "path", "lr": "reference"}
 """Sections of which a single value can only be one of their keys."""
-NEAR, CLEARLY = 0.6, 0.1
+NEAR, CLEARLY = 0.7, 0.1
 
 
 def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str | None:

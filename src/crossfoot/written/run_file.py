@@ -18,16 +18,14 @@ from crossfoot.written.findings import (
     COMMAND_LINE,
     broken_yaml,
     duplicate_key,
-    edits_of,
     in_file_order,
-    look_alikes,
-    no_blank,
     not_a_config,
     unreadable_config,
 )
 from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.shown import dotted
+from crossfoot.written.slip_findings import edits_of, look_alikes, no_blank
 from crossfoot.written.slips import repaired, tab_slips, yaml_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.validity import judge, place_of

@@ -9,7 +9,8 @@ from typing import Any
 from crossfoot.findings.finding import Edit, Finding
 from crossfoot.phrases import listed
 from crossfoot.written.edits import replacing
-from crossfoot.written.findings import foreign_keys, moved_keys, unknown_key
+from crossfoot.written.findings import unknown_key
+from crossfoot.written.key_findings import foreign_keys, moved_keys
 from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
