@@ -21,6 +21,7 @@ from crossfoot.written.model_facts import (
 )
 from crossfoot.written.model_kinds import Kind, kind_of_family
 from crossfoot.written.model_modules import FAMILIES, ModuleNames
+from crossfoot.written.near_paths import near_help
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
 """Families with a table of positions: one beyond its end is an index error, not a guess."""
@@ -165,10 +166,18 @@ def model_path(facts: Facts) -> Iterator[Finding]:
     """
     path = facts.run.config.model.path
     folder = os.path.expanduser(path)
-    if path == BUILTIN_TINY or not looks_local(path) or os.path.isdir(folder):
+    if path == BUILTIN_TINY or os.path.isdir(folder):
         return
-    why = "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
-    yield replace(model_missing(path, why), place=facts.run.place("model.path"))
+    near, place = near_help(path, os.path.isdir), facts.run.place("model.path")
+    if not looks_local(path):
+        if near and "/" in path and os.path.isdir(os.path.dirname(path)):
+            title = f"{path} is taken for a model of the hub: there is no such folder"
+            yield Finding("CF541", title, severity="warning", place=place, helps=near)
+        return
+    finding = model_missing(
+        path, "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
+    )
+    yield replace(finding, place=place, helps=(*near, *finding.helps))
 
 
 @rule("CF543")

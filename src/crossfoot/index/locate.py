@@ -23,11 +23,16 @@ from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
+from crossfoot.written.look_alikes import to_ascii
 from crossfoot.written.model_facts import looks_local, model_missing
+from crossfoot.written.near_paths import near_help
 
 if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
+
+
+DATA_ENDINGS = (".json", ".jsonl", ".parquet")
 
 
 def place_of(run: RunFile, file: str) -> Place:
@@ -46,9 +51,24 @@ def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = No
     for file in files:
         if problem := file_problem(file, task):
             place = Place(file) if run is None else place_of(run, file)
-            findings.append(FINDINGS_BY_CODE[problem.code](place, problem.reason))
+            findings.append(_with_near(FINDINGS_BY_CODE[problem.code](place, problem.reason), file))
     if findings:
         raise Refused(findings)
+
+
+def _with_near(finding: Finding, file: str) -> Finding:
+    """With what was probably meant: the files of a folder, several in one entry, or one of a like name."""
+    if os.path.isdir(file):
+        files = [os.path.join(file, name) for name in sorted(os.listdir(file)) if name.endswith(DATA_ENDINGS)]
+        more = ", ..." if len(files) > 3 else ""
+        helps = (f"name its files: {', '.join(files[:3])}{more}",) if files else finding.helps
+        return replace(finding, helps=helps)
+    if os.path.lexists(file):
+        return finding
+    several = [part for part in re.split(r"[,;\s]+", to_ascii(file)) if part]
+    if len(several) > 1 and all(map(os.path.isfile, several)):
+        return replace(finding, helps=(f"make {len(several)} entries of it: {', '.join(several)}",))
+    return replace(finding, helps=near_help(file) or finding.helps)
 
 
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
@@ -90,7 +110,9 @@ def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
     path = tokenizer_path(run.config)
     if run.config.tokenizer is None and not looks_local(path):
         return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
-    return tokenizer_unusable(run.tokenizer_place, first_line(error))
+    finding = tokenizer_unusable(run.tokenizer_place, first_line(error))
+    near = () if os.path.exists(path) else near_help(path, os.path.isdir)
+    return replace(finding, helps=(*near, *finding.helps))
 
 
 def refuse_broken_tokenizer(run: RunFile) -> None:

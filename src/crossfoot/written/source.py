@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import os
 import shlex
 import stat
@@ -14,6 +13,7 @@ from functools import cached_property
 from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.phrases import said_by
 from crossfoot.written.git_lfs import fetching, is_pointer
+from crossfoot.written.near_paths import near_help
 
 LARGEST_BYTES = 1 << 20
 """A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take
@@ -155,12 +155,11 @@ def _names(folder: str) -> list[str]:
 
 
 def _near(path: str) -> tuple[str, ...]:
-    """Files beside an absent one with a similar name."""
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder or "."):
-        return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
-    found = difflib.get_close_matches(name, _names(folder), n=1)
-    return (f"the nearest name there is {os.path.join(folder, found[0])}",) if found else ()
+    """A file that an absent one was probably meant to be, or why there is none."""
+    folder = os.path.dirname(path)
+    if (near := near_help(path)) or os.path.isdir(folder or "."):
+        return near
+    return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
 
 
 def _inside(folder: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from crossfoot.written.launch.statement import (
     with_named,
 )
 from crossfoot.written.launch.stating import named_by, training_commands
+from crossfoot.written.near_paths import near_help
 
 _GRAMMARS: dict[LayerKind, Grammar] = {**LAUNCHERS, "sbatch": SBATCH}
 _EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
@@ -52,7 +53,8 @@ def named_file_missing(facts: Facts) -> Iterator[Finding]:
                 f"the {named.what} {named.path} does not exist",
                 place=named.place,
                 notes=notes,
-                helps=("give the path of one that exists, relative to the folder in which the command runs",),
+                helps=near_help(named.path)
+                or ("give the path of one that exists, relative to the folder in which the command runs",),
             )
 
 
