@@ -163,7 +163,7 @@ def _instead(word: str, words: Sequence[str], verb: str, verbs: Mapping[str, arg
     spelt = "--" + bare.lower().replace("_", "-")
     own = list(_options(verbs[verb]))
     if spelt in own:
-        return f"write {spelt}"
+        return f"write {spelt}{f' behind {verb}' if spelt == name else ''}"
     if joined := next((option for option in own if spelt.startswith(option) and len(option) > 4), None):
         return f"write {joined} {bare[len(joined) - 2 :]}"
     key = bare.replace("-", "_")

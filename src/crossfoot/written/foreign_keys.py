@@ -57,8 +57,8 @@ _SAME: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Foreign:
-    """Another trainer's word. key: ours, dotted; "" when there is none, or when it may mean two. how: how the
-    value changes, or what the two are. why: why there is none. values: theirs, in lower case -> ours; empty
+    """Another trainer's word. key: ours, dotted; "" when there is none. how: how the value changes, or what
+    else it may mean. why: why there is none. values: theirs, in lower case -> ours; empty
     when all pass as they are.
     """
 
@@ -137,11 +137,11 @@ _CHANGED: Mapping[str, Foreign] = {
         "checkpoint.best", "the best checkpoint is kept; the run ends with its last"
     ),
     "batch_size": Foreign(
-        how="of a GPU it is batch.micro_batch_size, of a whole step batch.global_batch_size",
+        "batch.micro_batch_size", "samples per GPU; of a whole step it is batch.global_batch_size"
     ),
-    "warmup": Foreign(how="in steps it is lr.warmup_steps, as a share lr.warmup_fraction"),
+    "warmup": Foreign("lr.warmup_fraction", "a share of all steps; in steps it is lr.warmup_steps"),
 }
-"""Words whose values are said otherwise here, or that may mean two of our keys."""
+"""Words whose values are said otherwise here."""
 
 _NONE: Mapping[str, str] = {
     "the base model is trained as it is: there is no quantisation (QLoRA) yet": """

@@ -25,6 +25,8 @@ _INDENT = re.compile(rf"[ {BLANKS}]*")
 _DASH = re.compile(rf"[-{DASHES}][ {BLANKS}]+")
 _BLOCK_TEXT = re.compile(r".*[:-] [|>][-+\d]*\s*(#.*)?$")
 _COMMENT = re.compile(rf"[ {BLANKS}](#|\uff03)")
+_NO_TEXT = re.compile(r"[-+.\d][-+.\deE]*|true|false|null|\".*\"|'.*'")
+"""A value of which a comment, however its sign is written, is no part."""
 _LINE_END = re.compile("\r\n|\n|\r")
 _ENDS = {"[": ",]", "{": ",}"}
 
@@ -94,7 +96,7 @@ def _ends_string(text: str, at: int) -> bool:
 
 def repaired(text: str, slips: Sequence[Slip]) -> str:
     """The text without its slips."""
-    for slip in sorted(slips, key=lambda slip: slip.start, reverse=True):
+    for slip in sorted(slips, key=lambda slip: (slip.start, slip.end), reverse=True):
         text = text[: slip.start] + slip.text + text[slip.end :]
     return text
 
@@ -181,11 +183,9 @@ class _Yaml:
     def scalar(self, at: int, end: int) -> int:
         """A text: typographic quotes around it, or the sign of a comment behind it."""
         text = self.text[at:end]
-        if not text or text[0] in "\"'":
-            return end
         comment = _COMMENT.search(text)
         body = (text[: comment.start()] if comment else text).rstrip(" " + BLANKS)
-        if comment and comment[1] != "#":
+        if comment and comment[1] != "#" and _NO_TEXT.fullmatch(body):
             self.ascii(at + comment.start(1), at + comment.end(1))
         is_quoted = len(body) > 1 and text[0] in _QUOTES and to_ascii(body[-1]) == to_ascii(text[0])
         if is_quoted and not os.path.exists(body):
@@ -195,10 +195,10 @@ class _Yaml:
 
     def scalar_end(self, at: int, end: int, inside: str) -> int:
         """Where a text ends that begins at `at`: with the line, or inside of brackets at the next comma."""
-        if self.text[at] in "\"'":
-            return self.text.find(self.text[at], at + 1, end) + 1 or end
         if not inside:
             return end
+        if self.text[at] in "\"'":
+            return self.text.find(self.text[at], at + 1, end) + 1 or end
         plain = re.compile(r"[,\[\]{}\r\n]").search(self.text, at, end)
         whole = plain.start() if plain else end
         if os.path.exists(self.text[at:whole].strip()):

@@ -72,24 +72,14 @@ class UnknownKeys:
         return text if not isinstance(value, list) or text.endswith("]") else None
 
     def _one(self, path: Path, suggestion: Suggestion | None) -> Finding:
-        known = (
-            ()
-            if suggestion
-            else sections()[path[0]]
-            if is_known(path[:1]) and path[1:]
-            else tuple(sections())
-        )
-        notes = tuple(self._inside(path))
         spot = self.tree.spots[path]
-        place, fix = spot.key or spot.value, self._renaming(path, suggestion)
-        finding = unknown_key(dotted(path), place, suggestion, known, fix, notes)
-        twin = self.tree.spots.get(tuple(suggestion.path.split("."))) if suggestion else None
-        if (
-            suggestion is None
-            or twin is None
-            or suggestion.meaning == "near"
-            or isinstance(self._value(path), dict)
-        ):
+        siblings = sections()[path[0]] if is_known(path[:1]) and path[1:] else tuple(sections())
+        fix, notes = self._renaming(path, suggestion), tuple(self._inside(path))
+        finding = unknown_key(dotted(path), spot.key or spot.value, suggestion, siblings, fix, notes)
+        if suggestion is None or suggestion.meaning == "near" or suggestion.value is None:
+            return finding
+        twin = self.tree.spots.get(tuple(suggestion.path.split(".")))
+        if twin is None:
             return finding
         helps = (f"remove {dotted(path)}, or put its value into {suggestion.path}",)
         return replace(finding, others=((twin.value, f"{suggestion.path} is written here"),), helps=helps)
