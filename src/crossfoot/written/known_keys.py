@@ -96,6 +96,9 @@ def kind_of(name: str) -> Kind | None:
     """What a key of this name holds, in whatever section: of ours, or of another trainer. None of other
     words.
     """
+    path = tuple(name.split("."))
+    if len(path) > 1 and is_known(path):
+        name = path[-1]
     if name in sections() and sections()[name]:
         return "section"
     paths = homes(name) or ((name,) if name in sections() else ())
@@ -125,8 +128,8 @@ def suggest(
         return _in_another_section(path, text) or _moved(name, text) or translated(name, text)
     if isinstance(value, dict) and name in sections():
         return Suggestion(name, f"{name} is a section of its own: move it to the top level", "moved")
-    if "." in name and is_known(tuple(name.split("."))):
-        return Suggestion(name, f"write it in its section: {_below(name, text)}", "moved", value=text)
+    if (key := name.replace(":", ".")) != name.replace(".", "") and is_known(tuple(key.split("."))):
+        return Suggestion(key, f"write it in its section: {_below(key, text)}", "moved", value=text)
     meant = _moved(name, text) or translated(name, text)
     if meant is not None:
         return meant

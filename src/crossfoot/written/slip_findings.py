@@ -21,7 +21,7 @@ def look_alikes(source: Source, slips: Sequence[Slip], language: str) -> Finding
     A Chinese input method writes `：`, `，`, `［` and a wide blank, a word processor “such quotes” and blanks
     that do not break. YAML and JSON take them for text: `name：mini` is no key with a value. Inside of a name
     or a text they are what they are. `crossfoot check --fix` writes ASCII where the language needs it, and
-    changes nothing else.
+    changes nothing else. An `=` behind a key is one of them.
     """
     wide = [slip for slip in slips if not slip.is_blank]
     written = dict.fromkeys(_named(source.text[slip.start : slip.end]) for slip in wide)
@@ -69,4 +69,4 @@ def _slipped(code: str, title: str, source: Source, slips: Sequence[Slip]) -> Fi
 
 
 def _named(character: str) -> str:
-    return character if not character.isspace() else f"a blank U+{ord(character):04X}"
+    return character.strip() or f"a blank U+{ord(character):04X}"

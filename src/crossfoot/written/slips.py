@@ -18,7 +18,7 @@ _COLONS = "".join(written for written, meant in ASCII_OF.items() if meant == ":"
 _QUOTES = "".join(written for written, meant in ASCII_OF.items() if meant in "\"'")
 _KEY = re.compile(
     rf"(?P<open>[\"'{_QUOTES}]?)(?P<name>[A-Za-z_][\w.-]*)[\"'{_QUOTES}]?"
-    rf"[ {BLANKS}]*(?P<colon>[:{_COLONS}])",
+    rf"[ {BLANKS}]*(?P<colon>[:={_COLONS}\uff1d])",
     re.ASCII,
 )
 _INDENT = re.compile(rf"[ {BLANKS}]*")
@@ -142,6 +142,12 @@ class _Yaml:
         """`key: value`, or a value alone. inside: the bracket that is open. Returns where the value ends."""
         key = _KEY.match(self.text, at, end) if inside != "[" else None
         known = self.kind_of(key["name"]) if key else None
+        if (
+            key is not None
+            and (inner := _KEY.match(self.text, key.end(), end))
+            and self.kind_of(inner["name"])
+        ):
+            return end  # `data:train: [...]` is a key of two words, and said to be none
         if key is not None and known is not None:
             self.key(key, end)
             at, kind = key.end(), known
@@ -171,12 +177,13 @@ class _Yaml:
 
     def key(self, key: re.Match[str], end: int) -> None:
         """A key and its colon, behind which a blank must stand."""
-        self.ascii(key.start(), key.start("colon"))
         colon = key.start("colon")
+        name_end = key.start() + len(key[0][:-1].rstrip(" " + BLANKS))
+        self.ascii(key.start(), name_end)
         follows = self.text[colon + 1 : min(end, colon + 2)]
         lacks = bool(follows) and follows not in " \t\r\n" and follows not in BLANKS
         if key["colon"] != ":":
-            self.found.append(Slip(colon, colon + 1, ": " if lacks else ":"))
+            self.found.append(Slip(name_end, colon + 1, ": " if lacks else ":"))
         elif lacks and key["open"] != '"':
             self.found.append(Slip(colon + 1, colon + 1, " "))
 

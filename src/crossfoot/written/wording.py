@@ -99,6 +99,8 @@ def _perhaps(error: Mapping[str, Any]) -> Iterator[str]:
         yield f"write {count * 1000}, or {count * 1024}"
     elif kind == "less_than_equal" and error["ctx"]["le"] == 1 and value <= 100:
         yield f"write {value / 100:g} if {value:g} % is meant: it is a share"
+    elif kind == "string_type" and isinstance(value, dict) and _key(error) == "deepspeed":
+        yield "write these settings into a JSON file, and its path here"
     elif kind == "greater_than_equal" and value == -1 and _key(error) == "train.max_steps":
         yield "leave it out to train by train.epochs"
 
