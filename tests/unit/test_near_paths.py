@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfoot.written.near_paths import nearest_path
+from crossfoot.written.near_paths import near_help, nearest_path
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_file_that_was_meant(path: str, found: str | None) -> None:
     assert nearest_path(path) == found
+
+
+def test_another_number_is_another_file() -> None:
+    assert near_help("data/part-2.json") == ("beside it is data/part-1.json",)
+    assert near_help("data/demo/hz.jsonl") == ("the nearest name there is data/demo/zh.jsonl",)
+    assert near_help("nothing/like.it") == ()
 
 
 def test_a_folder_that_was_meant() -> None:

@@ -7,12 +7,14 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator
 
+from crossfoot.phrases import listed
 from crossfoot.written.look_alikes import to_ascii
 
 NEAR = 0.75
 MOST_NAMES = 2_000
 """A folder of more is not searched."""
 MOST_FOLDERS = 50
+MOST_SHOWN = 3
 
 
 def nearest_path(path: str, accepts: Callable[[str], bool] = os.path.isfile) -> str | None:
@@ -22,9 +24,14 @@ def nearest_path(path: str, accepts: Callable[[str], bool] = os.path.isfile) -> 
 
 
 def near_help(path: str, accepts: Callable[[str], bool] = os.path.isfile) -> tuple[str, ...]:
-    """The help that names it."""
+    """The help that names it, or those of the same name with another number."""
     found = nearest_path(path, accepts)
-    return (f"the nearest name there is {found}",) if found else ()
+    if found:
+        return (f"the nearest name there is {found}",)
+    folder, name = os.path.split(path)
+    others = [os.path.join(folder, each) for each in _names(folder) if _letters(each) == _letters(name)]
+    others = [each for each in others if each != path and accepts(each)]
+    return (f"beside it is {listed(others[:MOST_SHOWN])}",) if others else ()
 
 
 def _candidates(path: str) -> Iterator[str]:
@@ -77,6 +84,10 @@ def _same_name(name: str, names: list[str]) -> str | None:
     stem = os.path.splitext(name)[0].casefold()
     same = [each for key, each in folded.items() if stem in (key, os.path.splitext(key)[0])]
     return folded.get(name.casefold()) or next(iter(same), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if not letter.isdigit())
 
 
 def _digits(name: str) -> str:

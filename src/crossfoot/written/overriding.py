@@ -12,7 +12,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written import findings
 from crossfoot.written.findings import COMMAND_LINE
-from crossfoot.written.known_keys import Suggestion, is_known, kind_of, sections, suggest
+from crossfoot.written.known_keys import Suggestion, is_known, is_optional, kind_of, sections, suggest
 from crossfoot.written.look_alikes import ASCII_OF, to_ascii
 from crossfoot.written.shown import dotted
 from crossfoot.written.slips import repaired, value_slips
@@ -80,7 +80,8 @@ def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]
         yield findings.bad_override(word, where, f"has no YAML value: {error.title}", error.helps)
         return
     if () not in given.spots:
-        helps = (f"write {path_text}=null to leave it out",)
+        may_be = "null to leave it out" if is_optional(path_text) else "VALUE"
+        helps = (f"write {path_text}={may_be}",)
         yield findings.bad_override(word, where, "has nothing after =", helps)
         return
     for keys, _, _ in given.duplicates:

@@ -125,7 +125,8 @@ def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
         helps = (f"put a colon behind {word}, in the line above", *helps)
     for kind, closing in (("quoted scalar", "quotes"), ("flow", "bracket")):
         if kind in str(error.context) and not helps and error.context_mark is not None:
-            helps = (f"close the {closing} of line {error.context_mark.line + 1}",)
+            line = f" of line {error.context_mark.line + 1}" if "\n" in source.text else ""
+            helps = (f"close the {closing}{line}",)
     if error.context and error.context_mark is not None and error.problem:
         opened = source.place(min(error.context_mark.index, len(source.text)))
         notes = (
