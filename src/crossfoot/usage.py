@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import NoReturn
 
@@ -164,24 +164,32 @@ def _instead(word: str, words: Sequence[str], verb: str, verbs: Mapping[str, arg
     own = list(_options(verbs[verb]))
     if spelt in own:
         return f"write {spelt}{f' behind {verb}' if spelt == name else ''}"
-    if joined := next((option for option in own if spelt.startswith(option) and len(option) > 4), None):
-        return f"write {joined} {bare[len(joined) - 2 :]}"
+    for option, choices in _options(verbs[verb]).items():
+        rest = spelt.removeprefix(option)
+        if rest != spelt and (rest.isdecimal() or rest in choices):
+            return f"write {option} {rest}"
     key = bare.replace("-", "_")
-    if others := [other for other, parser in verbs.items() if spelt in _options(parser)]:
+    near = difflib.get_close_matches(spelt, own, n=1, cutoff=0.8)
+    is_slip = bool(near) and len(near[0]) - 1 <= len(spelt) <= len(near[0]) + 1
+    others = [other for other, parser in verbs.items() if spelt in _options(parser)]
+    if others and not is_slip:
         return f"{spelt} is an option of crossfoot {listed(others)}"
     if spelt in ("--config", "--config-file", "--cfg", "--config-path", "--yaml"):
         config = value or next((each for each in words if each.endswith((".yaml", ".yml"))), "CONFIG")
         return f"write the config without an option: crossfoot {verb} {shlex.quote(config)}"
-    near = difflib.get_close_matches(spelt, own, n=1, cutoff=0.8)
     if near and not foreign(key) and not homes(key):
         return f"the nearest option is {near[0]}"
     return option_as_override(name, value)
 
 
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if action.help != argparse.SUPPRESS:
-            yield from action.option_strings
+def _options(parser: argparse.ArgumentParser) -> dict[str, tuple[str, ...]]:
+    """The options that a parser tells of, each with the values that it must have one of."""
+    return {
+        option: tuple(map(str, action.choices or ()))
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS
+        for option in action.option_strings
+    }
 
 
 def _following(word: str, words: Sequence[str]) -> str:

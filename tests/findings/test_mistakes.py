@@ -360,6 +360,7 @@ OPTIONS = [
     ("check run.yaml --formt json", "the nearest option is --format"),
     ("train run.yaml --stop_after 5", "write --stop-after"),
     ("train run.yaml --stop-after5", "write --stop-after 5"),
+    ("export runs/a out --steps 3", "the nearest option is --step"),
     ("train run.yaml –stop-after 5", "write --stop-after"),
     ("check --config run.yaml", "write the config without an option: crossfoot check run.yaml"),
     ("--strict check run.yaml", "write --strict behind check"),
