@@ -13,6 +13,8 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 """
 BLANKS = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 """Blanks that are none to YAML, JSON or a shell."""
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Characters without a shape of their own, which come along when text is copied from a page."""
 _OTHERS = {
     '"': "\u201c\u201d\u201e\u201f\u2033",
     "'": "\u2018\u2019\u201a\u201b\u2032",

@@ -39,6 +39,8 @@ def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str 
     if kind == "literal_error":
         return _choice(key, bare or str(value), choices)
     if kind in ("int_type", "int_from_float"):
+        if key == "cluster.gpus_per_node" and "," in bare and not _GROUPED.fullmatch(bare):
+            return _list(key, bare, bare)
         return _whole(value) if isinstance(value, float) else _count(bare)
     if kind == "float_type":
         return _number(bare)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from crossfoot.findings.finding import Edit, Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.written.look_alikes import INVISIBLE
 from crossfoot.written.slips import Slip, repaired
 from crossfoot.written.source import Source
 
@@ -25,7 +26,7 @@ def look_alikes(source: Source, slips: Sequence[Slip], language: str) -> Finding
     """
     wide = [slip for slip in slips if not slip.is_blank]
     written = dict.fromkeys(_named(source.text[slip.start : slip.end]) for slip in wide)
-    meant = {slip.text.strip() or "a plain blank" for slip in wide}
+    meant = {slip.text.strip() or ("a plain blank" if slip.text else "nothing") for slip in wide}
     verb = "stands" if len(written) == 1 else "stand"
     title = f"{' '.join(written)} {verb} where {language} needs {meant.pop() if len(meant) == 1 else 'ASCII'}"
     return _slipped("CF027", title, source, slips)
@@ -69,4 +70,6 @@ def _slipped(code: str, title: str, source: Source, slips: Sequence[Slip]) -> Fi
 
 
 def _named(character: str) -> str:
+    if character in INVISIBLE:
+        return f"an invisible U+{ord(character):04X}"
     return character.strip() or f"a blank U+{ord(character):04X}"

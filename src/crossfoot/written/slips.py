@@ -10,17 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from crossfoot.written.look_alikes import ASCII_OF, BLANKS, DASHES, to_ascii
+from crossfoot.written.look_alikes import ASCII_OF, BLANKS, DASHES, INVISIBLE, to_ascii
 
 JSON_COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
 Kind = Literal["text", "list", "section"]
-_COLONS = "".join(written for written, meant in ASCII_OF.items() if meant == ":")
 _QUOTES = "".join(written for written, meant in ASCII_OF.items() if meant in "\"'")
-_KEY = re.compile(
-    rf"(?P<open>[\"'{_QUOTES}]?)(?P<name>[A-Za-z_][\w.-]*)[\"'{_QUOTES}]?"
-    rf"[ {BLANKS}]*(?P<colon>[:={_COLONS}\uff1d])",
-    re.ASCII,
-)
+_KEY = re.compile(r"(?P<open>[\"']?)(?P<name>[A-Za-z_][\w.-]*)[\"']? *(?P<colon>[:=])", re.ASCII)
+"""A key as it is meant: matched against a text that is in ASCII already."""
 _INDENT = re.compile(rf"[ {BLANKS}]*")
 _DASH = re.compile(rf"[-{DASHES}][ {BLANKS}]+")
 _BLOCK_TEXT = re.compile(r".*[:-] [|>][-+\d]*\s*(#.*)?$")
@@ -106,6 +102,7 @@ class _Yaml:
 
     def __init__(self, text: str, kind_of: Callable[[str], Kind | None]) -> None:
         self.text = text
+        self.plain = to_ascii(text)
         self.kind_of = kind_of
         self.found: list[Slip] = []
 
@@ -129,6 +126,7 @@ class _Yaml:
 
     def line(self, at: int, end: int) -> int:
         """A line of block style: blanks, dashes, a key, a value. Returns where it ends."""
+        self.unseen(at, end)
         begins = first = self.blanks(at, end, wide="  ")
         while dash := _DASH.match(self.text, begins, end):
             self.ascii(begins, dash.end())
@@ -140,11 +138,11 @@ class _Yaml:
 
     def key_and_value(self, at: int, end: int, kind: Kind, inside: str = "") -> int:
         """`key: value`, or a value alone. inside: the bracket that is open. Returns where the value ends."""
-        key = _KEY.match(self.text, at, end) if inside != "[" else None
+        key = _KEY.match(self.plain, at, end) if inside != "[" else None
         known = self.kind_of(key["name"]) if key else None
         if (
             key is not None
-            and (inner := _KEY.match(self.text, key.end(), end))
+            and (inner := _KEY.match(self.plain, key.end(), end))
             and self.kind_of(inner["name"])
         ):
             return end  # `data:train: [...]` is a key of two words, and said to be none
@@ -169,6 +167,14 @@ class _Yaml:
             at += 1
         return at
 
+    def unseen(self, at: int, end: int) -> None:
+        """Characters without a shape, which no key and no text of a config may have."""
+        for offset in range(at, end):
+            if self.text[offset] == "#":
+                return
+            if self.text[offset] in INVISIBLE:
+                self.found.append(Slip(offset, offset + 1, ""))
+
     def ascii(self, at: int, end: int) -> None:
         """Every look-alike in a stretch is a slip."""
         for offset in range(at, end):
@@ -178,13 +184,13 @@ class _Yaml:
     def key(self, key: re.Match[str], end: int) -> None:
         """A key and its colon, behind which a blank must stand."""
         colon = key.start("colon")
-        name_end = key.start() + len(key[0][:-1].rstrip(" " + BLANKS))
+        name_end = key.start() + len(key[0][:-1].rstrip())
         self.ascii(key.start(), name_end)
         follows = self.text[colon + 1 : min(end, colon + 2)]
         lacks = bool(follows) and follows not in " \t\r\n" and follows not in BLANKS
-        if key["colon"] != ":":
+        if self.text[colon] != ":":
             self.found.append(Slip(name_end, colon + 1, ": " if lacks else ":"))
-        elif lacks and key["open"] != '"':
+        elif lacks and self.text[key.start()] != '"':
             self.found.append(Slip(colon + 1, colon + 1, " "))
 
     def scalar(self, at: int, end: int) -> int:
@@ -220,7 +226,7 @@ class _Yaml:
         if inside == "[" or to_ascii(self.text[at]) != ",":
             return True
         follows = _INDENT.match(self.text, at + 1, end)
-        key = _KEY.match(self.text, follows.end(), end) if follows else None
+        key = _KEY.match(self.plain, follows.end(), end) if follows else None
         return key is not None and self.kind_of(key["name"]) is not None
 
     def flow(self, at: int) -> int:

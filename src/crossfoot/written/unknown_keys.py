@@ -74,7 +74,7 @@ class UnknownKeys:
     def _one(self, path: Path, suggestion: Suggestion | None) -> Finding:
         spot = self.tree.spots[path]
         siblings = sections()[path[0]] if is_known(path[:1]) and path[1:] else tuple(sections())
-        fix, notes = self._renaming(path, suggestion), tuple(self._inside(path))
+        fix, notes = self._renaming(path, suggestion), tuple(self._inside(path, suggestion))
         finding = unknown_key(dotted(path), spot.key or spot.value, suggestion, siblings, fix, notes)
         if suggestion is None or suggestion.meaning == "near" or suggestion.value is None:
             return finding
@@ -84,8 +84,8 @@ class UnknownKeys:
         helps = (f"remove {dotted(path)}, or put its value into {suggestion.path}",)
         return replace(finding, others=((twin.value, f"{suggestion.path} is written here"),), helps=helps)
 
-    def _inside(self, path: Path) -> Iterator[str]:
-        """Where the keys of an unknown section belong."""
+    def _inside(self, path: Path, suggestion: Suggestion | None) -> Iterator[str]:
+        """Where the keys of an unknown section belong, if not to the section that it was meant to be."""
         value = self._value(path)
         if not isinstance(value, dict) or is_known(path[:1]):
             return
@@ -93,7 +93,8 @@ class UnknownKeys:
             yield f"{listed(own)} in it {'belongs' if len(own) == 1 else 'belong'} to the top level"
         for key in value:
             inner = suggest((str(key),), (), value[key]) if str(key) not in own else None
-            if inner and inner.meaning != "near" and inner.path:
+            is_there = suggestion is not None and inner and inner.path.startswith(f"{suggestion.path}.")
+            if inner and inner.meaning != "near" and inner.path and not is_there:
                 yield f"{key} in it belongs to {inner.path}"
 
     def _many(self, group: list[tuple[Path, Suggestion]]) -> Finding:
