@@ -13,6 +13,8 @@ from typing import Literal
 from crossfoot.written.look_alikes import ASCII_OF, BLANKS, DASHES, INVISIBLE, to_ascii
 
 JSON_COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
+LONGEST, DEEPEST = 1_000, 40
+"""Of an entry in brackets, in characters; of brackets in brackets. What is beyond is not looked at."""
 Kind = Literal["text", "list", "section"]
 _QUOTES = "".join(written for written, meant in ASCII_OF.items() if meant in "\"'")
 _KEY = re.compile(r"(?P<open>[\"']?)(?P<name>[A-Za-z_][\w.-]*)[\"']? *(?P<colon>[:=])", re.ASCII)
@@ -24,6 +26,7 @@ _COMMENT = re.compile(rf"[ {BLANKS}](#|\uff03)")
 _NO_TEXT = re.compile(r"[-+.\d][-+.\deE]*|true|false|null|\".*\"|'.*'")
 """A value of which a comment, however its sign is written, is no part."""
 _LINE_END = re.compile("\r\n|\n|\r")
+_PLAIN_END = re.compile(r"[,\[\]{}\r\n]")
 _ENDS = {"[": ",]", "{": ",}"}
 
 
@@ -86,8 +89,9 @@ def json_slips(text: str) -> list[Slip]:
 
 def _ends_string(text: str, at: int) -> bool:
     """Whether a string ends here: what follows is JSON's own."""
-    behind = to_ascii(text[at + 1 :].partition("\n")[0]).lstrip()
-    return not behind or behind[0] in ":,]}"
+    blanks = _INDENT.match(text, at + 1)
+    behind = to_ascii(text[blanks.end() : blanks.end() + 1] if blanks else "")
+    return not behind or behind in ":,]}\r\n"
 
 
 def repaired(text: str, slips: Sequence[Slip]) -> str:
@@ -105,6 +109,7 @@ class _Yaml:
         self.plain = to_ascii(text)
         self.kind_of = kind_of
         self.found: list[Slip] = []
+        self.depth = 0
 
     def document(self) -> list[Slip]:
         """Line by line; block texts are passed over, lists and sections in brackets may be many lines."""
@@ -212,7 +217,8 @@ class _Yaml:
             return end
         if self.text[at] in "\"'":
             return self.text.find(self.text[at], at + 1, end) + 1 or end
-        plain = re.compile(r"[,\[\]{}\r\n]").search(self.text, at, end)
+        end = min(end, at + LONGEST)
+        plain = _PLAIN_END.search(self.text, at, end)
         whole = plain.start() if plain else end
         if os.path.exists(self.text[at:whole].strip()):
             return whole  # a file may have any comma in its name
@@ -234,6 +240,9 @@ class _Yaml:
         inside = to_ascii(self.text[at])
         self.ascii(at, at + 1)
         at, end = at + 1, len(self.text)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            return end
         while at < end:
             meant = to_ascii(self.text[at])
             if meant in " \t\r\n":
@@ -243,6 +252,7 @@ class _Yaml:
                 at = self.line_end(at)
             elif meant in "]}":
                 self.ascii(at, at + 1)
+                self.depth -= 1
                 return at + 1
             elif meant == ",":
                 if self.text[at] != ",":
