@@ -336,3 +336,25 @@ def test_loading_imports_no_torch(load) -> None:
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], capture_output=True
     )
     assert out.stdout.decode().strip() == "[]", out.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "help_"),
+    [
+        (
+            "run: {name: a\nmodel: b}\nx: }\n",
+            "expected ',' or '}', but got ':'",
+            "close the bracket of line 1",
+        ),
+        ('run:\n  name: "a\n', "it ends too early", "close the quotes of line 2"),
+        ("run:\n  name: a\n seed: 1\n", "this line is not indented like those above it", "indent the keys"),
+        ("run\n  name: a\n", "a second key stands", "put a colon behind run, in the line above"),
+        ("run:\n  name: @a\n", "@ cannot begin a value", "put the value in quotes"),
+        ('run:\n  dir: "C:\\models"\n', "a backslash in double quotes begins an escape", "single quotes"),
+        ("run:\n  name: *a\n", "* begins an alias", "put the value in quotes"),
+    ],
+)
+def test_broken_yaml_is_said_in_plain_words(load, text: str, title: str, help_: str) -> None:
+    (finding,) = refused(load, text)
+    assert finding.code == "CF002" and finding.title.startswith(f"the YAML cannot be read: {title}")
+    assert help_ in finding.helps[0]

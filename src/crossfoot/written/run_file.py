@@ -25,8 +25,8 @@ from crossfoot.written.findings import (
 from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.shown import dotted
-from crossfoot.written.slip_findings import edits_of, look_alikes, no_blank
-from crossfoot.written.slips import repaired, tab_slips, yaml_slips
+from crossfoot.written.slip_findings import edits_of, refuse_slips
+from crossfoot.written.slips import repaired, tab_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.validity import judge, place_of
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
@@ -142,7 +142,7 @@ def _read(path: str) -> tuple[Source, Tree]:
         source = read_source(path)
     except UnreadableText as error:
         raise Refused(unreadable_config(error)) from error
-    _refuse_slips(source)
+    refuse_slips(source, kind_of)
     try:
         tree = read_tree(source)
     except BrokenYaml as error:
@@ -151,15 +151,6 @@ def _read(path: str) -> tuple[Source, Tree]:
         where = tree.spots[()].value if tree.spots else Place(path)
         raise Refused(not_a_config(path, where, tree.value or None))
     return source, tree
-
-
-def _refuse_slips(source: Source) -> None:
-    """Refused with the slips of the keyboard that YAML would read as text, if there are any."""
-    slips = yaml_slips(source.text, kind_of)
-    if any(not slip.is_blank for slip in slips):
-        raise Refused(look_alikes(source, slips, "YAML"))
-    if slips:
-        raise Refused(no_blank(source, slips))
 
 
 def _without_tabs(source: Source) -> tuple[Edit, ...]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from crossfoot.findings.finding import Edit, Finding
+from crossfoot.findings.finding import Edit, Finding, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
 from crossfoot.written.look_alikes import INVISIBLE
-from crossfoot.written.slips import Slip, repaired
+from crossfoot.written.slips import Kind, Slip, repaired, yaml_slips
 from crossfoot.written.source import Source
 
 _MOST_PLACES = 3
+
+
+def refuse_slips(source: Source, kind_of: Callable[[str], Kind | None]) -> None:
+    """Refused with the slips of the keyboard that YAML would read as text, if there are any."""
+    slips = yaml_slips(source.text, kind_of)
+    if any(not slip.is_blank for slip in slips):
+        raise Refused(look_alikes(source, slips, "YAML"))
+    if slips:
+        raise Refused(no_blank(source, slips))
 
 
 @rule_docs("CF027", name="look-alikes-of-ascii")
@@ -56,7 +64,7 @@ def _slipped(code: str, title: str, source: Source, slips: Sequence[Slip]) -> Fi
     helps = [f"write {right.line(line).strip()}" for line in lines[:_MOST_PLACES]]
     if len(lines) > _MOST_PLACES:
         more = counted(len(lines) - _MOST_PLACES, "more line")
-        helps.append(f"and so in {more}: crossfoot check {shlex.quote(source.path)} --fix")
+        helps.append(f"and so in {more}; check --fix writes them all")
     firsts = [next(place for place in places if place.line == line) for line in lines]
     return Finding(
         code,

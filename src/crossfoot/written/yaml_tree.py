@@ -118,7 +118,7 @@ def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
     notes: tuple[str, ...] = ()
     said = next((row for row in _IN_PLAIN_WORDS if row[0] in problem), None)
     title, helps = said[1:] if said else (problem, ())
-    title = title.format(start=source.text[start : start + 1])
+    title = title.replace("{start}", source.text[start : start + 1])
     if "end of stream" in problem or "stream end" in problem:
         title = f"it ends too early: {problem.partition(', but ')[0]}"
     elif "mapping values" in problem and (word := _word_above(source, source.place(start).line)):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from crossfoot.written.launch.statement import About, Defect, LaunchFile, Setting, Statement
+from crossfoot.written.slip_findings import refuse_slips
 from crossfoot.written.source import Source
 from crossfoot.written.yaml_tree import Tree, read_tree
 
@@ -35,7 +36,10 @@ def looks_like_accelerate(source: Source) -> bool:
 
 
 def read_accelerate_file(source: Source) -> LaunchFile:
-    """Its settings, nested ones with dotted paths, and keys that accelerate refuses. Raises BrokenYaml."""
+    """Its settings, nested ones with dotted paths, and keys that accelerate refuses. Raises BrokenYaml, and
+    Refused for slips of the keyboard.
+    """
+    refuse_slips(source, lambda name: "text" if name in KEYS else None)
     tree = read_tree(source)
     settings = tuple(_settings(tree))
     file = LaunchFile(source.path, "accelerate", settings=settings, defects=tuple(_defects(tree)))
