@@ -96,7 +96,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", metavar="RUN_DIR")
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
-    text = "make an adapter of any checkpoint of a run (of a run without lora: a model)"
+    text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("run_dir", metavar="RUN_DIR")
     export.add_argument("out", metavar="OUT", help="a folder that is not there yet")
@@ -130,7 +130,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     checked = read_and_check(arguments.config, overrides, launch_files=files, environ=os.environ)
     checked.refuse()
     index = existing_index(checked)
-    checked = survey(checked, index)
+    checked = survey(checked, index, look=index is not None)
     plan = plan_checked(checked, index)
     if arguments.json:
         say(json_text(plan.numbers()))
@@ -156,12 +156,12 @@ def _check(arguments: argparse.Namespace) -> int:
     findings = examined.findings
     if findings or arguments.format == "json":
         show(findings, arguments.format)
-    elif arguments.format == "text":
+    if examined.compared and arguments.format == "text":
         say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)
-    return int(any(finding.severity in wrong for finding in findings))
+    return int(any(finding.counts_as in wrong for finding in findings))
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -236,8 +236,10 @@ def _receipt(arguments: argparse.Namespace) -> int:
     from crossfoot.receipts.index_check import held_against_index
     from crossfoot.receipts.receipt import receipt_of_run
     from crossfoot.receipts.receipt_page import render_receipt
+    from crossfoot.runs.nearby import refuse_no_run
     from crossfoot.runs.reader import read_run
 
+    refuse_no_run(arguments.run_dir, "receipt")
     run = read_run(arguments.run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))

@@ -392,7 +392,7 @@ def test_no_run_is_a_finding(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         Watcher(str(tmp_path / "nowhere")).look()
     (finding,) = refused.value.findings
-    assert refused.value.exit_code == 2 and finding.code == "CF706"
+    assert refused.value.exit_code == 2 and finding.code == "CF040"
     job(tmp_path).run(1)
     with pytest.raises(Refused) as refused:
         Watcher(str(tmp_path / "attempt-001")).look()
@@ -616,7 +616,8 @@ def test_once_leaves_at_once_and_does_not_wait_for_a_killed_run(tmp_path: Path) 
     assert process.returncode == 0 and "foots so far yes   3 steps" in stdout and "heavy: []" in stderr
     with _watch(tmp_path / "nowhere") as process:
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 2 and "CF706" in stdout and "Traceback" not in stderr
+    assert process.returncode == 2 and "Traceback" not in stderr
+    assert "CF040" in stdout and f"crossfoot watch {tmp_path}/run\n" in stdout
 
 
 def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:

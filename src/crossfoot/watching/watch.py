@@ -25,7 +25,7 @@ _LONG_LEDGER_BYTES = 10_000_000
 
 
 def watch(run_dir: str, *, once: bool = False, plain: bool = False) -> int:
-    """Show a run; returns the exit code. Raises Refused (CF706) when there is none.
+    """Show a run; returns the exit code. Raises Refused (CF040) when there is none.
 
     once: as it is now, and leave. plain: lines even on a terminal. Ctrl-C leaves with 0: the run goes on.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
-from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.liveness.findings import finding_of
 from crossfoot.liveness.heartbeats import read_heartbeats
 from crossfoot.liveness.verdicts import read_verdict
@@ -25,7 +23,6 @@ from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
-    LOCK_FILE,
     Attempt,
     LiveLines,
     attempt_name,
@@ -35,7 +32,7 @@ from crossfoot.runs.attempts import (
     read_attempts,
 )
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
-from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
 from crossfoot.watching.freshness import Freshness
@@ -61,28 +58,9 @@ STARTING_SECONDS = 600.0
 RECEIPT_PAUSE_SECONDS, RECEIPT_PAUSE = 3.0, 10.0
 """Between two receipts of a running run lie so many seconds, and so many times what the last one took."""
 
-_IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{HEARTBEAT_FOLDER}")
-
-
-def no_run_here(run_dir: str) -> Finding:
-    """The finding (CF706, unreadable) for a folder in which no run was begun."""
-    what = "holds no run" if os.path.isdir(run_dir) else "is not there"
-    finding = lock_unreadable("there is no run to watch", Place(run_dir), (f"this folder {what}",))
-    parent, name = os.path.split(os.path.abspath(run_dir))
-    if not _IN_A_RUN.fullmatch(name):
-        return finding
-    return replace(finding, helps=(f"name the run folder itself: crossfoot watch {os.path.relpath(parent)}",))
-
-
-def _is_run(run_dir: str, numbers: list[int]) -> bool:
-    """Whether a run was begun here; an attempt's folder has a lock too."""
-    name = os.path.basename(os.path.abspath(run_dir))
-    has_lock = os.path.exists(os.path.join(run_dir, LOCK_FILE))
-    return bool(numbers) or (has_lock and not _IN_A_RUN.fullmatch(name))
-
 
 class Watcher:
-    """The eyes on one run folder. Raises Refused (CF706) when it holds no run."""
+    """The eyes on one run folder."""
 
     def __init__(self, run_dir: str) -> None:
         self.run_dir = os.path.normpath(run_dir)
@@ -113,11 +91,10 @@ class Watcher:
     def look(self, seconds: float = 0.2) -> RunState:
         """The run now. About `seconds` are spent on adding up lines that were not read yet.
 
-        Raises Refused when there is no run, or no longer.
+        Raises Refused (CF040) when there is no run, or no longer.
         """
+        refuse_no_run(self.run_dir, "watch")
         numbers = attempt_numbers(self.run_dir)
-        if not _is_run(self.run_dir, numbers):
-            raise Refused(no_run_here(self.run_dir))
         findings: list[Finding] = []
         # Endings before lines before attempts, as in `runs.reader`: what is written later is read first, so
         # that no look finds an ending whose lines it has not seen, or a line without its attempt.

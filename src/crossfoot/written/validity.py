@@ -14,6 +14,7 @@ from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import (
+    accepted_without_reason,
     length_not_given_once,
     missing_key,
     nodes_differ,
@@ -22,7 +23,7 @@ from crossfoot.written.findings import (
     warmup_given_twice,
     wrong_value,
 )
-from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.known_keys import ACCEPT, Suggestion, is_known, sections, suggest
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.wording import repairs, replacement, wanted
@@ -154,7 +155,11 @@ def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
 
 def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
     """A finding for each of pydantic's errors."""
-    details = error.errors(include_url=False)
+    details = [one for one in error.errors(include_url=False) if one["loc"][:2] != ACCEPT]
+    if len(details) < error.error_count():
+        judged.unsure.add(ACCEPT)
+        place = place_of(ACCEPT, tree.spots, source.path)
+        judged.findings.append(accepted_without_reason(tree.value["checks"]["accept"], place))
     meant: set[str] = set()
     for detail in details:
         if detail["type"] == "extra_forbidden":
