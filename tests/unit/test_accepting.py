@@ -1,4 +1,4 @@
-"""`checks.accept`: what is accepted on purpose is counted, counts against nothing, and makes no other plan."""
+"""`checks.accept`: accepted on purpose, counted, counting against nothing, and making no other plan."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def test_without_a_reason_nothing_is_accepted_and_the_repair_can_be_pasted(value
 
 
 def test_a_code_that_is_none_and_one_that_nobody_can_accept() -> None:
-    found = find_all("run.yaml", ["checks.accept={CF30: a, CF101: b, CF720: c, CF705: d, CF401: e}"])
+    found = find_all("run.yaml", ["checks.accept={CF0300: a, CF101: b, CF720: c, CF705: d, CF401: e}"])
     said = [(finding.code, finding.title.split(":")[0]) for finding in found]
     assert said == [
         ("CF030", "lr.min_ratio 0.1 has no effect"),
-        ("CF036", "checks.accept names CF30, and no finding has that code or name"),
+        ("CF036", "checks.accept names CF0300, and no finding has that code or name"),
         ("CF037", "CF101 (train-batch-size) cannot be accepted"),
         ("CF037", "CF720 (token-weight-differs) cannot be accepted"),
         ("CF037", "CF705 (last-line-torn) cannot be accepted"),

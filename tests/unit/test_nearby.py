@@ -44,7 +44,7 @@ def three_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALL = (
-    "runs/gone: killed, or silent, 1:00:00 ago",
+    "runs/gone: killed, or silent, last sign of life 1:00:00 ago",
     "runs/my run: was stopped by a signal after 3 of 8 steps, 2:00:00 ago",
     "runs/alpaca: finished after 8 of 8 steps, foots, 3:00:00 ago",
 )

@@ -19,6 +19,7 @@ from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_numbers, attempt_path
 from crossfoot.runs.ending import CUT_SHORT, Ending, read_ending
+from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER, holds_run
 from crossfoot.written.config import Unsure
 from crossfoot.written.run_file import read_run
@@ -35,8 +36,8 @@ _IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{HEARTBEAT_FOLDER}")
 
 @dataclass(frozen=True)
 class NearbyRun:
-    """A run as it looks from outside. state: what it does or how it ended, as a phrase. age_seconds: since it
-    has written something.
+    """A run as it looks from outside. state: what it does or how it ended, and when, as a phrase.
+    age_seconds: since it has written something.
     """
 
     path: str
@@ -44,7 +45,7 @@ class NearbyRun:
     age_seconds: float
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.state}, {clock(self.age_seconds)} ago"
+        return f"{self.path}: {self.state}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def _what_it_is(path: str) -> str:
         return "is not there"
     if not os.path.isdir(path):
         return "is a file, not the folder of a run"
+    if os.path.isdir(os.path.join(path, LAUNCH_FOLDER)):
+        return "holds no run yet: what starts one is there, and nothing has begun"
     return "is a part of a run, not the run" if _above(path) else "holds no run"
 
 
@@ -188,8 +191,8 @@ def _seen(run_dir: str) -> NearbyRun:
         return NearbyRun(run_dir, "its papers cannot be read", age)
     if ending is None:
         state = "running" if age < ALIVE_SECONDS else "killed, or silent"
-        return NearbyRun(run_dir, state, age)
-    return NearbyRun(run_dir, _how_it_ended(ending, run_dir), age)
+        return NearbyRun(run_dir, f"{state}, last sign of life {clock(age)} ago", age)
+    return NearbyRun(run_dir, f"{_how_it_ended(ending, run_dir)}, {clock(age)} ago", age)
 
 
 def _how_it_ended(ending: Ending, run_dir: str) -> str:

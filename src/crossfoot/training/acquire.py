@@ -26,7 +26,8 @@ from crossfoot.runs.resume import (
     record_attempt,
     resume_run,
 )
-from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
+from crossfoot.runs.resume_command import CONFIG_NAME
+from crossfoot.runs.run_folder import forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.resolved import dump_config

@@ -22,6 +22,8 @@ from crossfoot.watching.watcher import Watcher
 REFRESH_SECONDS = 1.0
 _CATCHING_UP_SECONDS = 0.05
 _LONG_LEDGER_BYTES = 10_000_000
+KILLED_SECONDS = 60.0
+"""A run that was killed is waited for so long: a launcher or a scheduler may start it again."""
 
 
 def watch(run_dir: str, *, once: bool = False, plain: bool = False) -> int:
@@ -55,10 +57,10 @@ def _show_page(watcher: Watcher, console: Console) -> int:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         state = watcher.look()
         live.update(_page(state, console), refresh=True)
-        if state.status != "ended":
+        if not is_over(state):
             for state in _looks(watcher):
                 live.update(_page(state, console), refresh=True)
-        state = watcher.settle(state)
+        state = watcher.settle(state) if state.status == "ended" else state
         live.update(_page(state, console), refresh=True)
     return _close(state)
 
@@ -67,24 +69,29 @@ def _tell(watcher: Watcher) -> int:
     teller = Teller()
     state = watcher.look()
     _print(teller.tell(state))
-    if state.status != "ended":
+    if not is_over(state):
         for state in _looks(watcher):
             _print(teller.tell(state))
-    state = watcher.settle(state)
+    state = watcher.settle(state) if state.status == "ended" else state
     _print(teller.end(state))
     return _close(state)
 
 
 def _looks(watcher: Watcher) -> Iterator[RunState]:
-    """One state a second until the run has ended or nobody reads; more often while an old ledger is still
+    """One state a second until the run is over or nobody reads; more often while an old ledger is still
     being added up.
     """
     while is_read():
         time.sleep(REFRESH_SECONDS if watcher.is_caught_up else _CATCHING_UP_SECONDS)
         state = watcher.look()
         yield state
-        if state.status == "ended":
+        if is_over(state):
             return
+
+
+def is_over(state: RunState) -> bool:
+    """Whether nothing more will be seen of it."""
+    return state.status == "ended" or (state.status == "killed" and state.silent_seconds > KILLED_SECONDS)
 
 
 def _say_it_takes_long(watcher: Watcher) -> None:

@@ -16,7 +16,8 @@ from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoint
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.liveness.findings import finding_of
-from crossfoot.liveness.heartbeats import read_heartbeats
+from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.living import are_gone
 from crossfoot.liveness.verdicts import read_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.verdict import Receipt
@@ -72,6 +73,7 @@ class Watcher:
         self._locks: dict[int, Mapping[str, Any]] = {}
         self._attempts: tuple[Attempt, ...] = ()
         self._fresh = Freshness()
+        self._beats: tuple[Heartbeat, ...] = ()
         self._folder_seen: object = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._losses: dict[int, float] = {}
@@ -173,6 +175,8 @@ class Watcher:
         ranks = self._ranks(current, newest)
         silent = self._silent_seconds(current, ranks)
         status = self._status(current, newest, ending, recent, ranks, silent)
+        if status != "ended" and self._is_killed(current):
+            status, ranks = "killed", ()
         self._look_at_checkpoints()
         if ending is not None and ending.validation_loss is not None:
             self._losses[ending.step] = ending.validation_loss
@@ -190,6 +194,7 @@ class Watcher:
             validation=_newest(self._losses),
             best_validation=_lowest(self._losses),
             ranks=ranks if status != "ended" else (),
+            ended_at=self._ended_at(newest, status, silent),
             ending=ending if current == newest or status == "ended" else None,
             silent_seconds=silent,
             footed=self._footed(asked, ending, findings, is_ended=status == "ended"),
@@ -216,6 +221,22 @@ class Watcher:
         if has_lines:
             return "silent" if silent > patience else "running"
         return "silent" if silent > STARTING_SECONDS else "starting"
+
+    def _is_killed(self, current: int) -> bool:
+        """Whether the attempt ran on this machine alone, and its processes are gone."""
+        beats = [beat for beat in self._beats if beat.attempt == current]
+        attempt = next((one for one in self._attempts if one.attempt == current), None)
+        return are_gone(beats) and (attempt is None or len(beats) == attempt.world_size)
+
+    def _ended_at(self, newest: int, status: str, silent: float) -> str:
+        """When the run ended, or gave its last sign of life, by the clock of this host."""
+        seconds = time.time() - silent
+        if status == "ended":
+            with suppress(OSError):
+                seconds = os.stat(attempt_path(self.run_dir, newest, ENDING_FILE)).st_mtime
+        elif status != "killed":
+            return ""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
     def _attempt_views(
         self, numbers: list[int], endings: dict[int, Ending], status: str
@@ -252,7 +273,8 @@ class Watcher:
     def _ranks(self, current: int, newest: int) -> tuple[RankView, ...]:
         """The ranks of the attempt that runs, as far as any of them has ever beaten."""
         views = {}
-        for beat in read_heartbeats(self.run_dir):
+        self._beats = read_heartbeats(self.run_dir)
+        for beat in self._beats:
             if beat.attempt != current:
                 continue
             age = self._fresh.age(("rank", current, beat.rank), beat.beats, beat.beat_seconds)
