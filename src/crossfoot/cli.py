@@ -93,7 +93,8 @@ def _config_verbs(verbs: _Verbs) -> None:
 def _other_verbs(verbs: _Verbs) -> None:
     """Verbs that look at a run folder, at machines, or into the manual."""
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
-    receipt.add_argument("run_dir", metavar="RUN_DIR")
+    where = "folder of the run; default: this folder"
+    receipt.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
     text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
@@ -103,7 +104,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
-    watch.add_argument("run_dir", metavar="RUN_DIR")
+    watch.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)

@@ -83,6 +83,7 @@ def test_what_is_accepted_is_counted_and_counts_against_nothing(capsys: pytest.C
         "{CF030: '  '}",
         "{CF030: 7}",
         "{CF030: [a]}",
+        f"{{30: {WHY}}}",
         f"[{{code: CF030, reason: {WHY}}}]",
         f"[{{CF030: {WHY}}}]",
         "",
@@ -123,6 +124,15 @@ def test_an_error_stays_one_though_its_warning_is_accepted() -> None:
     Path("ds.json").write_text('{"learning_rate": 3}')
     (finding,) = [one for one in find_all("run.yaml") if one.code == "CF316"]
     assert finding.counts_as == "error" and "run.yaml:9:26, where it is a warning" in finding.notes[-1]
+
+
+def test_what_is_accepted_is_not_repaired(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"gradient_clipping": 1 // as it was\n}'
+    Path("ds.json").write_text(text)
+    words = ("check", "run.yaml", "--fix", "lr.min_ratio=0", "deepspeed=ds.json")
+    assert main([*words, "checks.accept.CF313=an old file"]) == 0
+    assert "accepted[CF313]" in capsys.readouterr().out and Path("ds.json").read_text() == text
+    assert main([*words]) == 0 and Path("ds.json").read_text() != text
 
 
 def test_one_that_accepts_nothing_is_a_note() -> None:

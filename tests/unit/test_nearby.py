@@ -71,6 +71,11 @@ def test_of_a_part_of_a_run_the_run_is_named(
     assert f"= help: name the run itself: crossfoot {verb} 'runs/my run'\n" in said
 
 
+def test_without_a_word_it_is_this_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch"]) == main(["receipt"]) == 2
+    assert capsys.readouterr().out.count(f". holds no run\n  = note: {ALL[0]}") == 2
+
+
 def test_from_inside_of_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("runs/my run/checkpoints")
     assert runs_near(".").meant == ".." and runs_near("step-000002").meant == ".."
