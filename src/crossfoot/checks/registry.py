@@ -147,7 +147,8 @@ def explain(word: str) -> str:
 def near_codes(word: str) -> list[str]:
     """Codes and names that are like a word, of the modules that are imported."""
     word = word.strip()
-    near = difflib.get_close_matches(word.upper(), [row.code for row in all_codes()], n=3)
+    code = f"CF{word:0>3}" if word.isdecimal() else word.upper()
+    near = difflib.get_close_matches(code, [row.code for row in all_codes()], n=3)
     return near + difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
 
 

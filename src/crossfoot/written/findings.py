@@ -208,9 +208,7 @@ def _accepted_entries(value: object) -> Iterator[tuple[str, str]]:
         else:
             yield from _accepted_entries(one)
     if isinstance(value, dict):
-        for key, why in value.items():
-            code = f"CF{key:03}" if isinstance(key, int) else str(key)
-            yield code, why.strip() if isinstance(why, str) else ""
+        yield from ((key, why.strip() if isinstance(why, str) else "") for key, why in value.items())
 
 
 @rule_docs("CF009")
