@@ -702,6 +702,7 @@ def test_a_terminal_gets_the_page_and_keeps_the_last_one(tmp_path: Path) -> None
     assert process.returncode == 0 and "\x1b[?25l" in seen and "\x1b[?25h" in seen  # the cursor comes back
     assert "\x1b[3" not in seen  # NO_COLOR is set
     assert seen.rindex("8 of 8") > seen.rindex("foots so far") and "whole receipt" in seen
+    assert f"crossfoot receipt {tmp_path}/run\r\n" in seen.replace("\\\r\n" + " " * 15, ""), "never cut"
 
 
 def _read_until(descriptor: int, is_enough: Callable[[str], bool]) -> str:

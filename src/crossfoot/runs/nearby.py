@@ -29,7 +29,7 @@ ALIVE_SECONDS = 60.0
 """A run without an ending that has written something since then is taken for a running one."""
 _LEVELS_ABOVE = 3
 _MOST_ENTRIES = 1000
-_LIKE = 0.7
+_LIKE = 0.6
 _CONFIG = (".yaml", ".yml")
 _IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{HEARTBEAT_FOLDER}")
 

@@ -43,10 +43,14 @@ def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) 
         row.truncate(width, overflow="ellipsis")
         row.rstrip()
     if (hint := words.next_words(state)) is not None:
-        lines = words.folded(hint[1], width - _LABEL)
-        command = "\n".join(f"{' ' * _LABEL}{line}" for line in lines)
-        rows += [Text(), _row("next", hint[0]), Text(command, overflow="fold")]
+        command = Text(command_lines(hint[1], width), no_wrap=True, overflow="ignore")
+        rows += [Text(), _row("next", hint[0]), command]
     return Group(*rows)
+
+
+def command_lines(command: str, width: int) -> str:
+    """A command below its label; wider than the page only where one word is."""
+    return "\n".join(f"{' ' * _LABEL}{line}" for line in words.folded(command, width - _LABEL))
 
 
 def _head(state: RunState, width: int) -> Iterator[Text]:

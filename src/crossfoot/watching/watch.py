@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 
@@ -15,9 +16,10 @@ from crossfoot.output import say, tell
 from crossfoot.phrases import size
 from crossfoot.streams import is_read, terminal_of
 from crossfoot.watching.lines import Teller
-from crossfoot.watching.page import make_page
+from crossfoot.watching.page import command_lines, make_page
 from crossfoot.watching.state import RunState
 from crossfoot.watching.watcher import Watcher
+from crossfoot.watching.words import next_words
 
 REFRESH_SECONDS = 1.0
 _CATCHING_UP_SECONDS = 0.05
@@ -49,7 +51,7 @@ def _show_once(watcher: Watcher, console: Console) -> int:
         state = watcher.look()
     if state.status == "ended":
         state = watcher.settle(state)
-    console.print(_page(state, console))
+    console.print(_page(state, console), crop=False)  # a word of a command may be wider
     return _close(state)
 
 
@@ -62,7 +64,14 @@ def _show_page(watcher: Watcher, console: Console) -> int:
                 live.update(_page(state, console), refresh=True)
         state = watcher.settle(state) if state.status == "ended" else state
         live.update(_page(state, console), refresh=True)
+    hint = next_words(state)
+    if hint is not None and _is_cut(command_lines(hint[1], console.width), console):
+        say(hint[1])
     return _close(state)
+
+
+def _is_cut(text: str, console: Console) -> bool:
+    return max(map(cell_len, text.splitlines())) > console.width
 
 
 def _tell(watcher: Watcher) -> int:
