@@ -230,7 +230,7 @@ class Watcher:
 
     def _ended_at(self, newest: int, status: str, silent: float) -> str:
         """When the run ended, or gave its last sign of life, by the clock of this host."""
-        seconds = time.time() - silent
+        seconds = self._fresh.time_of(silent)
         if status == "ended":
             with suppress(OSError):
                 seconds = os.stat(attempt_path(self.run_dir, newest, ENDING_FILE)).st_mtime
