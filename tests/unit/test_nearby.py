@@ -6,14 +6,16 @@ import os
 import shlex
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from crossfoot.cli import main
+from crossfoot.runs import nearby
 from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.nearby import MOST_SHOWN, is_run, runs_near
 
-HOUR = 3600
+HOUR, NOW = 3600, time.time()
 
 
 def make_run(folder: str, ending: Ending | None = None, age_seconds: float = HOUR, foots: str = "") -> Path:
@@ -28,7 +30,7 @@ def make_run(folder: str, ending: Ending | None = None, age_seconds: float = HOU
         Path(folder, "receipt.json").write_text(f'{{"foots": {foots}}}')
     if ending is not None:
         write_ending(str(attempt / "ending.json"), ending)
-    then = time.time() - age_seconds
+    then = NOW - age_seconds
     for path in (attempt, Path(folder, "ledger.jsonl")):
         os.utime(path, (then, then))
     return Path(folder)
@@ -37,6 +39,7 @@ def make_run(folder: str, ending: Ending | None = None, age_seconds: float = HOU
 @pytest.fixture(autouse=True)
 def three_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nearby, "time", SimpleNamespace(time=lambda: NOW))
     make_run("runs/alpaca", Ending("finished", 8, 0, 8), 3 * HOUR, "true")
     make_run("runs/my run", Ending("signal", 3, 75, 8), 2 * HOUR)
     make_run("runs/gone", None)
