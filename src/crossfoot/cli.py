@@ -117,17 +117,18 @@ def _config_verbs(verbs: _Verbs) -> None:
 def _other_verbs(verbs: _Verbs) -> None:
     """Verbs that look at a run folder, at machines, or into the manual."""
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
-    receipt.add_argument("run_dir", metavar="RUN_DIR")
+    where = "folder of the run; default: this folder"
+    receipt.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
-    text = "make an adapter of any checkpoint of a run (of a run without lora: a model)"
+    text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("run_dir", metavar="RUN_DIR")
     export.add_argument("out", metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
-    watch.add_argument("run_dir", metavar="RUN_DIR")
+    watch.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
@@ -154,7 +155,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     checked = read_and_check(arguments.config, overrides, launch_files=files, environ=os.environ)
     checked.refuse()
     index = existing_index(checked)
-    checked = survey(checked, index)
+    checked = survey(checked, index, look=index is not None)
     plan = plan_checked(checked, index)
     if arguments.json:
         say(json_text(plan.numbers()))
@@ -180,12 +181,12 @@ def _check(arguments: argparse.Namespace) -> int:
     findings = examined.findings
     if findings or arguments.format == "json":
         show(findings, arguments.format)
-    elif arguments.format == "text":
+    if examined.compared and arguments.format == "text":
         say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)
-    return int(any(finding.severity in wrong for finding in findings))
+    return int(any(finding.counts_as in wrong for finding in findings))
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -260,8 +261,10 @@ def _receipt(arguments: argparse.Namespace) -> int:
     from crossfoot.receipts.index_check import held_against_index
     from crossfoot.receipts.receipt import receipt_of_run
     from crossfoot.receipts.receipt_page import render_receipt
+    from crossfoot.runs.nearby import refuse_no_run
     from crossfoot.runs.reader import read_run
 
+    refuse_no_run(arguments.run_dir, "receipt")
     run = read_run(arguments.run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))

@@ -305,7 +305,7 @@ def test_disk_full_while_the_adapter_is_saved(indexed: Path, small_disk: Path) -
     done = plain(TRAIN, indexed, f"run.dir={run_dir}")
     _refused(done, 1, "error[CF740]", f"{run_dir}/adapter", "No space left on device", "foots: yes")
     assert receipt(run_dir)["foots"] is True
-    assert receipt(run_dir)["adapter_path"] is None
+    assert receipt(run_dir)["saved_path"] is None
     assert not [path.name for path in run_dir.iterdir() if "adapter" in path.name]
 
 

@@ -254,7 +254,7 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     work = SimpleNamespace(
         world=world, resume_point=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), resumed=None
     )
-    paper = acquire._attempt(work, {})  # type: ignore[arg-type]
+    paper = acquire._attempt(work, (), {})  # type: ignore[arg-type]
     assert (paper.gpus_per_node, paper.num_nodes, paper.world_size) == (gpus, len(layout), sum(layout))
 
 

@@ -184,7 +184,7 @@ def test_a_lock_that_promises_something_else_does_not_foot() -> None:
 
 
 def test_how_it_reads() -> None:
-    ending = replace(FINISHED, validation_loss=1.25, adapter_path="runs/tiny/adapter")
+    ending = replace(FINISHED, validation_loss=1.25, saved_path="runs/tiny/adapter")
     lines = render_receipt(make_receipt(LOCK, ledger(), ending)).splitlines()
     assert (
         lines[0]

@@ -259,7 +259,7 @@ def test_what_is_left_to_do_of_a_run_whose_steps_are_done(run: RunFile) -> None:
     job.run(4, ending=Ending("stop_after", 4, 0, 4))
     assert code(4) == code(0) == code(4, 4) == code(4, is_repeated=True) == "goes on"
     assert code(4, 3) == "CF747 1"
-    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6, adapter_path="adapter"))
+    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6, saved_path="adapter"))
     assert code(6) == code(4) == code(6, is_repeated=True) == "goes on", "the adapter is not there"
     assert code(0) == code(0, is_repeated=True) == "CF747 1", "nothing holds the weights"
     saved_adapter(folder / "adapter")

@@ -35,7 +35,7 @@ def no_checkpoint(run_dir: str) -> Finding:
 def no_such_checkpoint(
     run_dir: str, step: int | None, there: Sequence[int], notes: tuple[str, ...]
 ) -> Finding:
-    """CF756: an adapter is to be made of a checkpoint that is not there, or not good.
+    """CF756: what was trained is to be taken from a checkpoint that is not there, or not good.
 
     A run keeps its last checkpoints (checkpoint.keep) and, with checkpoint.best, the one of the lowest
     validation loss. One whose bytes are not those that were written, or that another run wrote, is not used;

@@ -53,6 +53,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.runs.restarts",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
+    "crossfoot.runs.nearby",
     "crossfoot.runs.run_folder",
     "crossfoot.probing.findings",
     "crossfoot.environment.findings",
@@ -146,6 +147,14 @@ def explain(word: str) -> str:
     return row.page
 
 
+def near_codes(word: str) -> list[str]:
+    """Codes and names that are like a word, of the modules that are imported."""
+    word = word.strip()
+    code = f"CF{word:0>3}" if word.isdecimal() else word.upper()
+    near = difflib.get_close_matches(code, [row.code for row in all_codes()], n=3)
+    return near + difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
+
+
 @rule_docs("CF020")
 def unknown_code(word: str) -> Finding:
     """CF020: `crossfoot explain` was asked for a code or a name that no finding has.
@@ -154,8 +163,7 @@ def unknown_code(word: str) -> Finding:
     launch and cluster, CF5 data, CF6 memory, CF7 run time. `crossfoot explain --all` begins with the names.
     """
     word = word.strip()
-    near = difflib.get_close_matches(word.upper(), [row.code for row in all_codes()], n=3)
-    near += difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
+    near = near_codes(word)
     return Finding(
         "CF020",
         f"no finding has the code or name {word}",

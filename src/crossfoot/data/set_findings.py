@@ -14,6 +14,7 @@ from crossfoot.data.records import Task
 from crossfoot.data.unread_fields import changes_meaning, is_about_the_record
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.written.accepting import accept_known
 from crossfoot.written.run_file import RunFile
 
 CONSIDERABLE_LOSS, LARGE_LOSS = 0.01, 0.3
@@ -54,7 +55,7 @@ def set_findings(run: RunFile, data_set: DataSet) -> tuple[Finding, ...]:
     if data_set.lost_characters > CONSIDERABLE_LOSS * data_set.characters:
         where = run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
         found.append(characters_lost(where, data_set))
-    return tuple(found)
+    return accept_known(run, found)
 
 
 @rule_docs("CF552")
@@ -101,14 +102,14 @@ def fields_not_read(place: Place, data_set: DataSet, counts: Mapping[str, int]) 
     )
 
 
-@rule_docs("CF554", "error", "warning")
+@rule_docs("CF554", "error", "warning", error_is_opinion=True)
 def characters_lost(place: Place, data_set: DataSet) -> Finding:
     """CF554: the tokenizer has no tokens for a considerable part of the data's characters.
 
     They become its unknown token, or nothing: the model is trained to write that. From 1 % on it is a
-    warning, from 30 % on an error, and nothing is trained. The tokenizer is another model's, or one for other
-    languages, or its vocabulary is missing or damaged. Up to 200 records, and then one of 128, are looked at;
-    blanks do not count.
+    warning, from 30 % on an error, and nothing is trained, unless `checks.accept` has it. The tokenizer is
+    another model's, or one for other languages, or its vocabulary is missing or damaged. Up to 200 records,
+    and then one of 128, are looked at; blanks do not count.
     """
     share = data_set.lost_characters / data_set.characters
     is_large = share >= LARGE_LOSS

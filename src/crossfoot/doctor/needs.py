@@ -62,7 +62,7 @@ def read_needs(
 def needs_of(checked: CheckedRun) -> Needs:
     """The needs of a run config that has been read."""
     if checked.has_error:
-        errors = tuple(finding for finding in checked.findings if finding.severity == "error")
+        errors = tuple(finding for finding in checked.findings if finding.counts_as == "error")
         return Needs(checked.run.path, findings=errors)
     values, sourced = checked.run.config, checked.sourced
     return Needs(

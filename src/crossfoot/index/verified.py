@@ -84,7 +84,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
             reason = f"{damage}, right after it was: the storage does not keep what is written to it"
             raise Refused(index_unwritable(Place(index.folder), reason))
         return DAMAGED + damage
-    if errors := [one for one in index_findings(run, index) if one.severity == "error"]:
+    if errors := [one for one in index_findings(run, index) if one.counts_as == "error"]:
         raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)

@@ -42,7 +42,7 @@ def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
     """CF754: another process writes the ledger of this run.
 
     A later attempt at the run has begun, or the file is not as this process left it. Two that write one
-    ledger would spoil it for both, so this one stops, and writes no receipt, checkpoint or adapter any more:
+    ledger would spoil it for both, so this one stops, and writes no receipt, checkpoint or weights any more:
     what counts is what the later attempt does. It comes of a run that was continued (with --take-over) while
     a process of it hung, or of two jobs in one folder. On NFS, lines that two machines append at the same
     instant may overwrite each other: a run folder wants one writer, and this finding is the last guard, not

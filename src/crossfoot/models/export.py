@@ -34,6 +34,7 @@ from crossfoot.phrases import said_by
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.runs.attempts import lock_path, read_attempts
 from crossfoot.runs.ending import read_lock
+from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.runs.resume import of_another_run
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -59,6 +60,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
     """The verb; returns the exit code. step: whose checkpoint; None: the newest good one. Raises Refused."""
     if os.path.lexists(out) and (os.path.islink(out) or not os.path.isdir(out) or os.listdir(out)):
         raise Refused(export_taken(out))
+    refuse_no_run(run_dir, "export", out, *(() if step is None else ("--step", str(step))))
     source = find_source(run_dir, step)
     hush_libraries()
     config, checkpoint = source.config, source.checkpoint

@@ -184,7 +184,7 @@ def read_model_config(path: str) -> PretrainedConfig:
 def _refuse_folder(path: str) -> None:
     """Refused for what the model's files show without a weight being read."""
     if model_folder(path) is not None:
-        wrong = [finding for finding in model_folder_findings(path) if finding.severity == "error"]
+        wrong = [finding for finding in model_folder_findings(path) if finding.counts_as == "error"]
         if wrong:
             raise Refused(wrong)
 

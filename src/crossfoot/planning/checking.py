@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from crossfoot.checks.model_folder import has_weights_here
 from crossfoot.checks.registry import Facts
+from crossfoot.checks.rules_accept import accepted_for_nothing
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import counted
 from crossfoot.planning.prepare import CheckedRun, existing_index, read_and_check, survey
@@ -23,8 +24,8 @@ NO_ENVIRONMENT: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Examined:
-    """What a look at a run found. compared: when that is nothing, a line with the files and numbers that were
-    held against each other.
+    """What a look at a run found. compared: when that is nothing, or is accepted, a line with the files and
+    numbers that were held against each other.
     """
 
     findings: tuple[Finding, ...]
@@ -49,10 +50,13 @@ def examine_run(path: str, words: Sequence[str] = (), environ: Mapping[str, str]
         checked = survey(checked, existing_index(checked), look=True)
     except Refused as refused:
         return Examined(refused.findings)
-    if checked.findings:
+    if not checked.has_error:
+        in_vain = [*accepted_for_nothing(checked.facts, checked.findings)]
+        checked = checked.and_found(in_vain) if in_vain else checked
+    if any(finding.accepted is None for finding in checked.findings):
         return Examined(checked.findings)
-    files = ", ".join([path, *launch_files])
-    return Examined((), f"{files}: nothing found ({', '.join(_compared(checked))})")
+    files, what = ", ".join([path, *launch_files]), "nothing else" if checked.findings else "nothing"
+    return Examined(checked.findings, f"{files}: {what} found ({', '.join(_compared(checked))})")
 
 
 def _continues(checked: CheckedRun, environ: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ from crossfoot.planning.plan import (
     solve_run_batch,
     topology_of,
 )
+from crossfoot.written.accepting import accept_known
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
@@ -82,7 +83,7 @@ class CheckedRun:
     @property
     def has_error(self) -> bool:
         """True when a finding forbids the run."""
-        return any(finding.severity == "error" for finding in self.findings)
+        return any(finding.counts_as == "error" for finding in self.findings)
 
     def refuse(self) -> None:
         """Raises Refused when there is an error, with what a look at the data adds: all at once."""
@@ -190,7 +191,8 @@ def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology
     for finding in found:
         if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
             unique.setdefault((finding.code, finding.place, finding.title), finding)
-    return CheckedRun(facts, tuple(reading), in_file_order(unique.values(), facts.run.path), topology)
+    judged = accept_known(facts.run, in_file_order(unique.values(), facts.run.path))
+    return CheckedRun(facts, tuple(reading), judged, topology)
 
 
 def _unless_unsure(ask: Callable[[], T], findings: list[Finding]) -> T | None:

@@ -77,7 +77,7 @@ def _without_data(checked: CheckedRun) -> CheckedRun:
     """The same without data files and tokenizer, and without what was found about them."""
     kept = [finding for finding in checked.findings if not finding.code.startswith(NOT_NEEDED)]
     kept += [finding for finding in checked.findings if finding.code in NEEDED]
-    if any(finding.severity == "error" for finding in kept):
+    if any(finding.counts_as == "error" for finding in kept):
         return replace(checked, findings=tuple(kept))
     config = checked.run.config
     data = config.data.model_copy(update={"train": [], "validation": []})

@@ -28,7 +28,7 @@ from crossfoot.receipts.columns import (
 )
 from crossfoot.receipts.promise_audit import Held, hold
 from crossfoot.receipts.run_promise import RunPromise, promise_of_run
-from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
+from crossfoot.receipts.verdict import Accepted, Allowed, AttemptRow, Receipt, Skips, Unlearned
 from crossfoot.runs.attempts import Attempt, LiveLines
 from crossfoot.runs.ending import CUT_SHORT, Ending, expects_of, write_document
 from crossfoot.runs.lock_shape import Expects
@@ -97,7 +97,7 @@ def make_receipt(
         cause_count=cause_count,
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
-        adapter_path=None if ending is None else ending.adapter_path,
+        saved_path=None if ending is None else ending.saved_path,
         attempts=max(1, len(records)),
         attempted_steps=len(entries),
         lost_steps=len(entries) - len(count),
@@ -110,6 +110,7 @@ def make_receipt(
         seconds=sum(entry.seconds for entry in entries),
         not_finite=tuple(unlearned[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
+        accepted=_accepted(attempts, lines),
         history=_history(records, entries, count),
     )
 
@@ -207,13 +208,32 @@ def _skips(entries: Sequence[StepEntry]) -> tuple[Skips, ...]:
 
 def _allowed(attempts: Sequence[Attempt], lines: NumberedLines) -> tuple[Allowed, ...]:
     """The changes that were made on purpose and had an effect: of attempts that have a line that counts."""
-    in_force = {entry.attempt for _, entry in lines}
     return tuple(
         Allowed(attempt.attempt, change.key, change.before, change.now)
-        for attempt in attempts
-        if attempt.attempt in in_force
+        for attempt in _in_force(attempts, lines)
         for change in attempt.allowed
     )
+
+
+def _accepted(attempts: Sequence[Attempt], lines: NumberedLines) -> tuple[Accepted, ...]:
+    """What was accepted on purpose before attempts that have a line that counts: one for each code and
+    reason, in the words of the newest attempt.
+    """
+    found: dict[tuple[str, str], Accepted] = {}
+    for attempt in _in_force(attempts, lines):
+        for one in attempt.accepted:
+            before = found.get((one.code, one.reason))
+            numbers = () if before is None else before.attempts
+            found[one.code, one.reason] = Accepted(
+                one.code, one.title, one.reason, (*numbers, attempt.attempt)
+            )
+    return tuple(found[key] for key in sorted(found))
+
+
+def _in_force(attempts: Sequence[Attempt], lines: NumberedLines) -> list[Attempt]:
+    """Those that have a line that counts."""
+    trained = {entry.attempt for _, entry in lines}
+    return [attempt for attempt in attempts if attempt.attempt in trained]
 
 
 def _history(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, listed
 from crossfoot.receipts.verdict import Receipt
 
 MOST_CAUSES_SHOWN = 10
@@ -28,7 +29,7 @@ def render_receipt(receipt: Receipt) -> str:
         lines.append(
             f"  the first {receipt.asked_steps:,} of {receipt.total_steps:,} steps, stopped there on purpose"
         )
-    lines += [f"  {words}" for words in _history_words(receipt)]
+    lines += [f"  {words}" for words in (*_history_words(receipt), *_accepted_words(receipt))]
     lines.append(f"foots: {'yes' if receipt.foots else 'no'}")
     if not receipt.complete:
         verdict = "what was done foots" if receipt.foots_so_far else "what was done does not foot"
@@ -41,8 +42,8 @@ def render_receipt(receipt: Receipt) -> str:
     lines += [f"  note: {note}" for note in receipt.notes]
     if receipt.validation_loss is not None:
         lines.append(f"validation loss  {receipt.validation_loss:.6g}")
-    if receipt.adapter_path is not None and receipt.result_missing is None:
-        lines.append(f"adapter          {receipt.adapter_path}")
+    if receipt.saved_path is not None and receipt.result_missing is None:
+        lines.append(f"{os.path.basename(receipt.saved_path):<15}  {receipt.saved_path}")
     return "\n".join(lines) + "\n"
 
 
@@ -82,6 +83,18 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"changed on purpose in attempt {change.attempt}: "
             f"{change.key} {_shown(change.before)} -> {_shown(change.now)}"
         )
+    return words
+
+
+def _accepted_words(receipt: Receipt) -> list[str]:
+    """`1 finding accepted on purpose:`, and each with its reason."""
+    if not receipt.accepted:
+        return []
+    words = [f"{counted(len(receipt.accepted), 'finding')} accepted on purpose:"]
+    for one in receipt.accepted:
+        numbers = [str(number) for number in one.attempts]
+        where = f"  [attempt{'s' * (len(numbers) > 1)} {listed(numbers)}]" if receipt.attempts > 1 else ""
+        words.append(f"  {one.code} {one.title}; reason: {one.reason}{where}")
     return words
 
 

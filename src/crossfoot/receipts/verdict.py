@@ -59,6 +59,16 @@ class Allowed:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """A finding that was accepted before attempts with counted lines. attempts: which."""
+
+    code: str
+    title: str
+    reason: str
+    attempts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What a run was planned to do and what it did, over all its attempts.
 
@@ -90,7 +100,7 @@ class Receipt:
     cause_count: int
     notes: tuple[str, ...] = ()
     validation_loss: float | None = None
-    adapter_path: str | None = None
+    saved_path: str | None = None
     result_missing: str | None = None
     attempts: int = 1
     attempted_steps: int = 0
@@ -104,6 +114,7 @@ class Receipt:
     seconds: float = 0.0
     not_finite: tuple[Unlearned, ...] = ()
     allowed: tuple[Allowed, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
     history: tuple[AttemptRow, ...] = ()
 
     @property

@@ -77,7 +77,7 @@ FREE: frozenset[str] = frozenset(
             "batch.micro_batch_size",
             "batch.grad_accum_steps",
         ),
-        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults"),
+        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults", "checks"),
     )
 )
 """Keys, and whole sections, that may change as they like: where a step is computed, how fast, what is

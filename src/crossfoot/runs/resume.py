@@ -38,22 +38,27 @@ from crossfoot.runs.attempts import (
 from crossfoot.runs.changing import hold_against, never_changes
 from crossfoot.runs.ending import Ending, read_ending, read_lock, write_document
 from crossfoot.runs.lost_papers import refuse_lost_papers
+from crossfoot.runs.nearby import is_run, runs_near
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.result import missing_result
-from crossfoot.runs.run_folder import holds_run, refuse_links
+from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.run_folder import refuse_links
 from crossfoot.written.run_file import RunFile
 
 
 @rule_docs("CF747")
-def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Finding:
+def nothing_to_continue(
+    run: RunFile, fact: str, helps: tuple[str, ...], notes: tuple[str, ...] = ()
+) -> Finding:
     """CF747: --continue was asked for, and there is nothing to go on with.
 
     The folder holds no run, or more steps are trained than were asked for, or all steps are trained and no
     checkpoint holds their weights, from which the end of the run could be done again. Name the run folder
-    itself, the one with plan.lock.json in it; `--continue auto` begins where there is no run. A finished run
+    itself (those nearby are named); `--continue auto` begins where there is no run. A finished run
     can be made longer on purpose: a larger train.epochs or train.max_steps, and `--allow` with that key.
     """
-    return Finding("CF747", f"there is nothing to continue in {run.run_dir}: {fact}", helps=helps)
+    title = f"there is nothing to continue in {run.run_dir}: {fact}"
+    return Finding("CF747", title, notes=notes, helps=helps)
 
 
 @rule_docs("CF755", "note", name="already-finished")
@@ -230,12 +235,14 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
     files, and papers that are not here and that the end of the run will need).
     """
-    if not holds_run(run.run_dir):
+    if not is_run(run.run_dir):
+        near = runs_near(run.run_dir)
         helps = (
+            *near.helps(lambda other: resume_command(other, run.path)),
             f"begin it without --continue: crossfoot train {run.path}",
             f"or let the command find out: crossfoot train {run.path} --continue {AUTO}",
         )
-        raise Refused(nothing_to_continue(run, "it holds no run", helps))
+        raise Refused(nothing_to_continue(run, "it holds no run", helps, near.notes))
     refuse_links(run)
     ledger = os.path.join(run.run_dir, LEDGER_FILE)
     lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()

@@ -10,6 +10,8 @@ import os
 import shlex
 from pathlib import Path
 
+CONFIG_NAME = "config.yaml"
+"""Of an attempt's folder: the config with all overrides and defaults."""
 LAUNCH_FOLDER = "launch"
 """Of the run folder: what the run was started with."""
 MADE_BY = "made by: crossfoot "
@@ -17,16 +19,22 @@ MADE_BY = "made by: crossfoot "
 _ENDINGS = (".sh", ".sbatch")
 
 
-def resume_command(run_dir: str, config: str = "CONFIG", crossfoot: str = "crossfoot") -> str:
-    """The words to type. config: for a run that was not started by `crossfoot launch`. crossfoot: how the
-    command line is called from here.
+def resume_command(run_dir: str, config: str | None = None, crossfoot: str = "crossfoot") -> str:
+    """The words to type. config: for a run that was not started by `crossfoot launch`; None: that which its
+    newest attempt has noted, overrides and all. crossfoot: how the command line is called from here.
     """
     launched = _launched_by(run_dir)
     if not launched or "--dry-run" in launched:
-        return f"{crossfoot} train {config} --continue {run_dir}"
+        return f"{crossfoot} train {config or _noted_config(run_dir)} --continue {run_dir}"
     if "--continue" not in launched:
         launched += ["--continue", run_dir]
     return f"{crossfoot} {shlex.join(launched)}"
+
+
+def _noted_config(run_dir: str) -> str:
+    """The config as the newest attempt resolved it; a word for it where there is none."""
+    paths = sorted(Path(run_dir).glob(f"attempt-*/{CONFIG_NAME}"))
+    return shlex.quote(str(paths[-1])) if paths else "CONFIG"
 
 
 def _launched_by(run_dir: str) -> list[str]:

@@ -26,14 +26,13 @@ from crossfoot.runs.attempts import (
     attempt_numbers,
     attempt_path,
 )
-from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.resume_command import CONFIG_NAME, resume_command
 from crossfoot.written.run_file import RunFile
 
 HEARTBEAT_FOLDER = "heartbeat"
 
 ATTEMPT_NAME = attempt_name(1)
 DEEPSPEED_NAME = "deepspeed.json"
-CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 CLAIM_NAME = "claim"

@@ -1,4 +1,4 @@
-"""The end of a run: validation loss, the adapter, the receipt, what to do next, the exit code."""
+"""The end of a run: validation loss, what was trained, the receipt, what to do next, the exit code."""
 
 from __future__ import annotations
 
@@ -240,8 +240,8 @@ def _say_kept(work: RankJob, ending: Ending) -> None:
     kept = [f"{run.run_dir}/{LEDGER_FILE}"]
     if checkpoint is not None:
         kept.append(f"{run.run_dir}/{CHECKPOINTS}/{checkpoint.name}")
-    if ending.adapter_path:
-        kept.append(ending.adapter_path)
+    if ending.saved_path:
+        kept.append(ending.saved_path)
     say(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
     say("next:")
     say(f"  {resume_command(run.run_dir, run.path, _command())}")

@@ -32,14 +32,14 @@ class Teller:
     def tell(self, state: RunState) -> list[str]:
         """The lines about what has happened since the last state."""
         lines = [] if self._before is not None else [self._title(state)]
-        lines += [*self._over(state, state.attempts[:-1]), *self._begun(state), *self._step_line(state)]
+        lines += [*self._attempts(state), *self._step_line(state)]
         lines += [*self._checkpoint(state), *self._over(state, state.attempts[-1:])]
-        lines += [*self._ranks(state), *self._silence(state), *self._verdict(state)]
+        lines += [*self._ranks(state), *self._silence(state), *self._verdict(state), *self._killed(state)]
         self._before = state
         return [visible_line(line) for line in lines]
 
     def end(self, state: RunState) -> list[str]:
-        """The last lines about a run that has ended; `state` has its receipt."""
+        """The last lines about a run that has ended (then `state` has its receipt), or that was killed."""
         lines = [*self._over(state, state.attempts), *self._step_line(state), *self._verdict(state)]
         validation = state.ending.validation_loss if state.ending is not None else None
         if validation is not None:
@@ -47,8 +47,9 @@ class Teller:
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
-            lines.append(f"foots: {words.verdict_words(state)}")
-        if (hint := words.next_words(state)) is not None:
+            so_far = "" if state.status == "ended" else " so far"
+            lines.append(f"foots{so_far}: {words.verdict_words(state)}")
+        if state.status == "ended" and (hint := words.next_words(state)) is not None:
             lines.append(": ".join(hint))
         return [visible_line(line) for line in lines]
 
@@ -60,7 +61,8 @@ class Teller:
     def _known(self) -> dict[int, AttemptView]:
         return {view.number: view for view in (self._before.attempts if self._before is not None else ())}
 
-    def _begun(self, state: RunState) -> Iterator[str]:
+    def _attempts(self, state: RunState) -> Iterator[str]:
+        """Which have begun, and how all but the last have ended."""
         known = self._known()
         for view in state.attempts:
             old = known.get(view.number)
@@ -68,6 +70,8 @@ class Teller:
                 yield _began(view.attempt)
             elif view.attempt is None and old is None:
                 yield f"attempt {view.number} is starting"
+            if view is not state.attempts[-1]:
+                yield from self._over(state, [view])
 
     def _over(self, state: RunState, attempts: Sequence[AttemptView]) -> Iterator[str]:
         """Attempts that have ended, and what they lost."""
@@ -80,6 +84,11 @@ class Teller:
                 yield _ended(view, state)
             if view.lost and view.lost != before[1]:
                 yield f"attempt {view.number} lost {counted(view.lost, 'step')}"
+
+    def _killed(self, state: RunState) -> Iterator[str]:
+        was_killed = self._before is not None and self._before.status == "killed"
+        if state.status == "killed" and not was_killed and (hint := words.next_words(state)) is not None:
+            yield ": ".join(hint)
 
     def _checkpoint(self, state: RunState) -> Iterator[str]:
         saved, old = state.saved, self._before.saved if self._before is not None else None
@@ -167,6 +176,8 @@ def _ended(view: AttemptView, state: RunState) -> str:
     line = f"attempt {view.number} {_PAST.get(view.how, words.HOW[view.how])}"
     if state.ending is not None and view is state.attempts[-1]:
         line += f" after {counted(state.ending.step, 'step')} (exit code {state.ending.exit_code})"
+    if state.ended_at and view is state.attempts[-1]:
+        line += f", {state.ended_at}"
     return f"{line}: {view.why}" if view.why else line
 
 

@@ -24,7 +24,13 @@ _MOST_ATTEMPTS, _MOST_CAUSES, _MOST_RANKS, _MOST_HOSTS = 5, 3, 8, 8
 _MOST_HOST_LETTERS = 20
 _STEPS_A_BLOCK = (1, 2, 5, 10)
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_TONES = {"silent": "bold yellow", "starting": "cyan", "running": "cyan", "ended": "bold"}
+_TONES = {
+    "silent": "bold yellow",
+    "starting": "cyan",
+    "running": "cyan",
+    "ended": "bold",
+    "killed": "bold yellow",
+}
 
 
 def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) -> Group:
@@ -37,13 +43,18 @@ def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) 
         row.truncate(width, overflow="ellipsis")
         row.rstrip()
     if (hint := words.next_words(state)) is not None:
-        # not cut: it is there to be copied
-        rows += [Text(), _row("next", hint[0]), Text(f"{' ' * _LABEL}{hint[1]}", overflow="fold")]
+        command = Text(command_lines(hint[1], width), no_wrap=True, overflow="ignore")
+        rows += [Text(), _row("next", hint[0]), command]
     return Group(*rows)
 
 
+def command_lines(command: str, width: int) -> str:
+    """A command below its label; wider than the page only where one word is."""
+    return "\n".join(f"{' ' * _LABEL}{line}" for line in words.folded(command, width - _LABEL))
+
+
 def _head(state: RunState, width: int) -> Iterator[Text]:
-    tone = _TONES["silent" if state.silent_ranks else state.status]
+    tone = _TONES["silent" if state.silent_ranks and state.status != "killed" else state.status]
     status = Text(visible_line(words.status_words(state)), style=tone)
     if state.status == "ended" and state.footed.receipt is not None:
         status.stylize("green" if state.exit_code == 0 else "red")
@@ -165,6 +176,8 @@ def _verdict(state: RunState) -> Iterator[Text]:
         yield _row("", visible_line(f"{finding.code} {finding.title}"))
     if state.result_missing:
         yield _row("missing", (visible_line(state.result_missing), "yellow"))
+    if ended := words.ended_words(state):
+        yield _row("ended", ended)
 
 
 def _attempts(state: RunState) -> Iterator[Text]:

@@ -18,6 +18,7 @@ Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
 """Characters without a shape of their own: control codes, direction marks, line separators."""
 Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
+Reason = Annotated[str, StringConstraints(pattern=rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
 
 _LAZILY = ConfigDict(strict=True, defer_build=True)
@@ -251,6 +252,15 @@ class TrackingSection(Section):
     """Its project."""
 
 
+class ChecksSection(Section):
+    """What is found and accepted."""
+
+    accept: dict[Text, Reason] = {}
+    """Findings that are right as they are, each by its code or name, and why: {CF514: long answers are cut
+    on purpose}. Warnings and notes, and those errors whose page says so; output and receipt count them.
+    """
+
+
 class Config(Section):
     """A whole run config."""
 
@@ -270,3 +280,4 @@ class Config(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
+    checks: ChecksSection = ChecksSection()

@@ -4,7 +4,9 @@ CF009, CF105, CF106, CF201).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import shlex
+from collections.abc import Iterable, Iterator
 
 from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
@@ -168,6 +170,50 @@ def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()
         helps=helps,
         unreadable=True,
     )
+
+
+@rule_docs("CF038")
+def accepted_without_reason(value: object, place: Place) -> Finding:
+    """CF038: `checks.accept` names findings without the reason why each of them is right.
+
+    Each is named by its code or name, and has its reason, on one line:
+
+        checks:
+          accept:
+            CF514: long answers are cut on purpose
+
+    On the command line: `'checks.accept.CF514=long answers are cut on purpose'`. The reason stands in the
+    output and in the receipt, where somebody else reads it later.
+    """
+    entries = dict(_accepted_entries(value)) or {"CF514": ""}
+    code, reason = next(iter(entries.items()))
+    mapping = ", ".join(
+        f"{key}: {json.dumps(why or _A_REASON, ensure_ascii=False)}" for key, why in entries.items()
+    )
+    word = shlex.quote(f"checks.accept.{code}={reason or _A_REASON}")
+    return Finding(
+        "CF038",
+        f"checks.accept must give a reason for each finding, and is {shown(value)}",
+        place=place,
+        helps=(f"write accept: {{{mapping}}}, with your reasons", f"or on the command line: {word}"),
+    )
+
+
+_A_REASON = "why this is right"
+
+
+def _accepted_entries(value: object) -> Iterator[tuple[str, str]]:
+    """(code or name, reason, "" without) of whatever form somebody has thought of."""
+    if isinstance(value, str) and value.strip():
+        yield value.strip(), ""
+    for one in value if isinstance(value, list) else ():
+        if isinstance(one, dict) and isinstance(code := one.get("code", one.get("name")), str):
+            reason = one.get("reason")
+            yield code, reason if isinstance(reason, str) else ""
+        else:
+            yield from _accepted_entries(one)
+    if isinstance(value, dict):
+        yield from ((key, why.strip() if isinstance(why, str) else "") for key, why in value.items())
 
 
 @rule_docs("CF009")

@@ -16,6 +16,9 @@ from crossfoot.written.config import Config, Section
 from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
 from crossfoot.written.slips import Kind
 
+ACCEPT = ("checks", "accept")
+"""The key whose own keys are free: codes and names of findings."""
+
 SURELY_MEANT = 0.88
 """Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""
 
@@ -85,9 +88,11 @@ def is_optional(key: str) -> bool:
 
 
 def is_known(path: tuple[str, ...]) -> bool:
-    """Whether `path` names a section, or a key in it."""
+    """Whether `path` names a section, or a key in it (or what checks.accept may hold)."""
     if len(path) == 1:
         return path[0] in sections()
+    if len(path) == 3:
+        return path[:2] == ACCEPT
     return len(path) == 2 and path[1] in sections().get(path[0], ())
 
 

@@ -56,6 +56,11 @@ class RunFile:
         """
         return place_of(_path(keys), self.spots, self.path)
 
+    def place_of_key(self, *keys: str) -> Place:
+        """Where the word before the colon is written."""
+        spot = self.spots.get(keys)
+        return self.place(*keys) if spot is None or spot.key is None else spot.key
+
     def is_written(self, *keys: str | int) -> bool:
         """Whether the file or the command line gives a value (null is none)."""
         path = _path(keys)

@@ -16,6 +16,7 @@ from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import (
     COMMAND_LINE,
+    accepted_without_reason,
     length_not_given_once,
     missing_key,
     nodes_differ,
@@ -23,7 +24,7 @@ from crossfoot.written.findings import (
     warmup_given_twice,
     wrong_value,
 )
-from crossfoot.written.known_keys import is_known, sections, suggest
+from crossfoot.written.known_keys import ACCEPT, is_known, sections, suggest
 from crossfoot.written.meant_value import NOTHING
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
@@ -157,7 +158,11 @@ def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
 
 def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
     """A finding for each of pydantic's errors."""
-    details = error.errors(include_url=False)
+    details = [one for one in error.errors(include_url=False) if one["loc"][:2] != ACCEPT]
+    if len(details) < error.error_count():
+        judged.unsure.add(ACCEPT)
+        place = place_of(ACCEPT, tree.spots, source.path)
+        judged.findings.append(accepted_without_reason(tree.value["checks"]["accept"], place))
     unknown = UnknownKeys(tree, source)
     unknown.take(tuple(map(str, each["loc"])) for each in details if each["type"] == "extra_forbidden")
     judged.findings.extend(unknown.findings)
