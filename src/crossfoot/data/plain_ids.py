@@ -25,8 +25,8 @@ AS_TRAINED = "tokenizer-as-trained.json"
 
 @dataclass(frozen=True)
 class PlainIds:
-    """Lines of Python. imports, asked: at the top; ids: they make `ids`, a list, of what was asked; answer: an
-    expression, the text of the list `new`. packages: what they need beside torch and transformers.
+    """Lines of Python. imports, asked: at the top; ids: they make `ids`, a list, of what was asked; answer:
+    an expression, the text of the list `new`. packages: needed beside torch and transformers.
     """
 
     imports: str
@@ -56,19 +56,19 @@ def plain_ids(config: Config, index_dir: str, destination: str) -> PlainIds:
         if is_text or read_settings(destination).splits_specials:
             load.append("tokenizer.encode_special_tokens = True  # a </s> in what is asked is text")
         made = ("from tokenizers import Tokenizer", load, "encode(prompt, add_special_tokens=False).ids")
-        answer, packages = "tokenizer.decode(new)", ()
+        answer = "tokenizer.decode(new)"
     elif library == "sentencepiece":
         load = [f'tokenizer = SentencePieceProcessor(model_file=folder + "/{MODEL_FILE}")']
         made = ("from sentencepiece import SentencePieceProcessor", load, "encode(prompt)")
         answer = "tokenizer.decode([one for one in new if one < tokenizer.get_piece_size()])"
-        packages = ("sentencepiece",)
     else:
         own = os.path.abspath(local_folder(path, index_dir, may_fetch=False) or path)
         load = [f"tokenizer = AutoTokenizer.from_pretrained({own!r})"]
         made = ("from transformers import AutoTokenizer", load, "encode(prompt, add_special_tokens=False)")
-        answer, packages = "tokenizer.decode(new, skip_special_tokens=True)", ()
+        answer = "tokenizer.decode(new, skip_special_tokens=True)"
     imports, load, encode = made
     ids = (*load, prompt, _ids(encoder.facts, encode))
+    packages = ("sentencepiece",) if "sentencepiece" in imports else ()
     return PlainIds(imports, asked, ids, answer, encoder.facts.eos_id, packages)
 
 

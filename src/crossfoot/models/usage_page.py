@@ -33,13 +33,17 @@ def usage_page(
     )  # fmt: skip
     grown = _grown(loaded) if is_lora else 0
     code = "\n".join(
-        [*_imports(is_lora, ids), *_loading(model, folder, base, grown, tensors), *(_asking(ids) if ids else ())]
+        [
+            *_imports(is_lora, ids),
+            *_loading(model, folder, base, grown, tensors),
+            *(_asking(ids) if ids else ()),
+        ]
     )
     words = [what, f"It needs `pip install {' '.join(packages)}`, and this:", f"```python\n{code}\n```"]
     if ids is not None:
         words.append(
-            "The ids are made as in training. `AutoTokenizer` and a chat template may make other ids of the same "
-            "text: the model then reads what it was not trained on."
+            "The ids are made as in training. `AutoTokenizer` and a chat template may make other ids of the "
+            "same text: the model then reads what it was not trained on."
         )
     return "\n\n".join(words) + "\n"
 
