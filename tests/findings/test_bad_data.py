@@ -74,7 +74,7 @@ def test_a_bad_record_is_left_out_and_counted(tmp_path: Path, bad: Any, code: st
     run = written_run(tmp_path, [path], bad_samples="skip")
     index = ensure_index(run, [path], is_builder=True)
     (reject,) = index.rejects
-    assert (reject.file, reject.line, reject.code) == (path, 2, code) and words in reject.reason
+    assert (str(reject.place), reject.code) == (f"{path}:2", code) and words in reject.reason
     assert (index.num_samples, index.header.rejected_records, index.header.sources[0].records) == (2, 1, 3)
     assert [index.origin(i) for i in range(2)] == [f"{path}:1", f"{path}:3"]
 

@@ -16,7 +16,7 @@ from crossfoot.data import measuring
 from crossfoot.data import tokenizer as loading
 from crossfoot.data.look import DataLook
 from crossfoot.data.records import read_records
-from crossfoot.data.sampling import some_records, with_line
+from crossfoot.data.sampling import some_records, located
 from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
@@ -214,7 +214,7 @@ def test_lines_are_counted_up_to_a_record(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(50)))
     for one in list(some_records(file, "sft", 10))[1:]:
         problem = looking.Problem("CF507", 0, "x")
-        line = with_line(problem, file, one.start).line
+        line = located(problem, file, one.start).number
         assert int(one.found.value["instruction"][1:]) == line - 1
 
 

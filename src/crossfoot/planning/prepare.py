@@ -36,7 +36,7 @@ from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
-_NO_DATA = ("CF501", "CF502", "CF565")
+_NO_DATA = ("CF501", "CF502", "CF505", "CF557", "CF558", "CF559", "CF560", "CF561", "CF565")
 """With one of these the data cannot be looked at."""
 _NO_INDEX = (*_NO_DATA, "CF520", "CF541")
 """With one of these there is no index."""
