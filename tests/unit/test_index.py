@@ -112,7 +112,7 @@ def test_many_batches_are_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert steps[0] == (7, 50) and steps[-1] == (50, 50)
     assert pieces.address == whole.address
-    for name in ("tokens", "trained", "offsets", "digests", "lines", "lengths"):
+    for name in ("tokens", "trained", "offsets", "digests", "numbers", "lengths"):
         assert np.array_equal(getattr(whole, name), getattr(pieces, name)), name
     assert (np.diff(whole.offsets) == whole.lengths).all()
     for i in range(50):

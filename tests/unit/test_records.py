@@ -98,7 +98,6 @@ def test_list_is_the_same_through_any_window(
         ('[{"a": 1},\n {"a": "x', 2, 8, "unterminated"),
         ("[", 1, 2, "expecting value"),
         ('[1,\n"a\nb"]', 2, 3, "invalid control character"),
-        ('{"data":\n [{"a": 1}]}', 1, 1, "one object"),
         (f"[1,\n{'[' * 200_000}", 2, 1, "nested too deeply"),
         (f"[1,\n{'9' * 5000}]", 2, 1, "limit"),
     ],
@@ -129,7 +128,6 @@ def test_every_broken_line_of_jsonl_is_named(tmp_path: Path) -> None:
         ("CF503", 5, 1),
         ("CF503", 6, 2),
     ]
-    assert "named .json" in problems(path)[-1].reason
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "list.json", "a.txt"])

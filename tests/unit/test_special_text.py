@@ -14,8 +14,7 @@ import pytest
 from crossfoot.data.special_text import NAMED_EXAMPLES, Spellings
 from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import tiny_folder
-from crossfoot.findings.finding import Refused
-from crossfoot.findings.finding import Place
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import address_of, source_states
 from crossfoot.index.look import look_at

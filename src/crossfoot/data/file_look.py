@@ -22,17 +22,16 @@ from crossfoot.data.record import Record
 from crossfoot.data.record_form import Form, form_of
 from crossfoot.data.records import KINDS, Task, read_records
 from crossfoot.data.samples import texts_of
-from crossfoot.data.sampling import some_records
+from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, some_records
 from crossfoot.data.templates import TEMPLATES
 from crossfoot.findings.finding import Finding
 from crossfoot.written.git_lfs import is_pointer, lfs_pointer
 
 HEAD_BYTES = 1 << 18
-WHOLE_BYTES = 2 << 20
-"""Of a file up to this size every record is looked at."""
-SOME_RECORDS = 200
 NEARLY_ALL = 0.9
+_ENDINGS = {task: ", ".join(kinds) for task, kinds in KINDS.items()}
 FEW = 20
+"""So many good records are asked for before the look ends early."""
 
 
 def file_finding(path: str, task: Task) -> Finding | None:
@@ -72,7 +71,9 @@ def _look(path: str, task: Task, size: int, _changed: int) -> Finding | None:
     if other is not None:
         return other_file(path, other)
     if kind not in KINDS[task]:
-        return file_ending(None, f"{path}: {task} reads {', '.join(KINDS[task])}")
+        text = "plain text, which has no instructions; data.task: pretrain reads it"
+        is_text = kind == ".txt"
+        return file_ending(None, f"{path} is {text}" if is_text else f"{path}: {task} reads {_ENDINGS[task]}")
     return None if kind == ".txt" else _form_finding(path, task, size)
 
 
@@ -115,7 +116,7 @@ def _form_finding(path: str, task: Task, size: int) -> Finding | None:
     if not count or count < NEARLY_ALL * seen.records:
         return None
     form = seen.forms[name]
-    helps = [converting.converted(path, form.record)] if form.record else []
+    helps = [converting.converted(path, form.record)] if form.record and count == seen.records else []
     if form.task is not None and form.task != task:
         helps.append(f"set data.task to {form.task}, which reads them as they are")
     helps += [form.advice] if form.advice else []

@@ -5,13 +5,24 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import (
+    DECODER,
+    EXACT_BYTES,
+    LARGEST_RECORD_BYTES,
+    Record,
+    too_large,
+    undecodable,
+    unparsable,
+)
 
 READ_CHARACTERS = 1 << 20
+PARSED_BYTES = 16 << 20
+"""Of a list that is too large to be counted whole: it takes about a second."""
 
 
 class _TooLarge(Exception):
@@ -105,11 +116,31 @@ def number_in_list(path: str, start: int) -> tuple[int, int]:
     """(number, line) of the record of a JSON list that begins at byte `start`; the file is parsed up to
     there.
     """
-    with open(path, "rb") as stream:
-        before = io.BytesIO(stream.read(start))
-    text = _ArrayText(io.TextIOWrapper(before, encoding="utf-8-sig", errors="ignore", newline=""))
+    text = _beginning(path, start)
     number = 1 + sum(isinstance(one, Record) for one in _array_values(text, path))
     return number, text.line
+
+
+def count_list(path: str) -> int | Problem:
+    """The records of a JSON list, or what is wrong with it; of a file beyond EXACT_BYTES its beginning alone
+    is parsed.
+    """
+    size = os.path.getsize(path)
+    is_whole = size <= EXACT_BYTES
+    found = records_of_list(path) if is_whole else _array_values(_beginning(path, PARSED_BYTES), path)
+    records, last = 0, None
+    for last in found:
+        records += isinstance(last, Record)
+    if isinstance(last, Problem) and (is_whole or not records):
+        return last
+    return records if is_whole else round(records * size / PARSED_BYTES)
+
+
+def _beginning(path: str, size: int) -> _ArrayText:
+    """The first bytes of a file, as text; a character that is cut off at their end is left out."""
+    with open(path, "rb") as stream:
+        before = io.BytesIO(stream.read(size))
+    return _ArrayText(io.TextIOWrapper(before, encoding="utf-8-sig", errors="ignore", newline=""))
 
 
 def _array_values(text: _ArrayText, path: str) -> Iterator[Record | Problem]:

@@ -79,7 +79,7 @@ def _misnamed(path: str, ending: str) -> Other | None:
 def _lines_in_text(path: str, lines: list[str]) -> Other | None:
     """Records of JSON in a .txt: their syntax would be trained."""
     values = [_parsed(line) for line in lines]
-    if not values or not all(isinstance(value, dict) for value in values):
+    if len(values) < 2 or not all(isinstance(value, dict) for value in values):
         return _page(path, "\n".join(lines))
     return _misnamed(path, ".jsonl")
 
@@ -109,14 +109,15 @@ def _object(path: str, bare: str, *, is_whole: bool, task: Task) -> Other | None
         )
     if rest or not (pairs or outline.is_closed):
         return None
-    is_record = bool(set(pairs) & set(FIELDS[task])) or _is_chat(pairs)
-    if is_record and outline.is_closed and "\n" not in bare and not _spread_out(list(pairs.values()), pairs):
+    is_one_line = outline.is_closed and "\n" not in bare
+    if is_one_line and _is_record(pairs, task) and not _spread_out(list(pairs.values()), pairs):
         return None  # a file of one line, whose record is judged like others
     return _one_object(path, outline, task)
 
 
-def _is_chat(pairs: Mapping[str, Any]) -> bool:
-    return any(name in pairs for name in _CONVERSATIONS)
+def _is_record(pairs: Mapping[str, Any], task: Task) -> bool:
+    form = form_of(dict(pairs), task)
+    return bool(set(pairs) & set(FIELDS[task])) or (form is not None and form.name != OTHER_FIELDS)
 
 
 def _one_object(path: str, outline: _Outline, task: Task) -> Other:
@@ -137,7 +138,7 @@ def _one_object(path: str, outline: _Outline, task: Task) -> Other:
     if (records := _spread_out(values, pairs)) and outline.is_closed:
         what, where = records
         return Other("CF560", what, (converting.taken_out(path, where),))
-    if set(pairs) & set(FIELDS[task]) or getattr(form_of(dict(pairs), task), "name", "") != OTHER_FIELDS:
+    if _is_record(pairs, task):
         help_ = converting.taken_out(path, "[d]")
         return Other("CF560", "one record, not a list", ("put it in [ ], or name another file", help_))
     helps = ("name the file that holds the records: they stand in a list, [ ], or one a line",)
@@ -230,6 +231,8 @@ def _no_json(path: str, bare: str, lines: list[str], task: Task) -> Other | None
         return table
     if sum(map(bool, map(_YAML.match, lines))) > 0.6 * len(lines):
         return Other("CF558", "YAML", ("write the records as JSON, one a line",))
+    if kind_of(path) not in (".json", ".jsonl", ".parquet"):
+        return None  # its name says so
     if task == "pretrain":
         notes = ("of a .txt every line is a document",)
         return Other("CF558", "plain text", (converting.renamed(path, ".txt"),), notes)

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import (
+    DECODER,
+    EXACT_BYTES,
+    LARGEST_RECORD_BYTES,
+    Record,
+    too_large,
+    undecodable,
+    unparsable,
+)
 
 BLOCK_BYTES = 1 << 20
-EXACT_BYTES = 64 << 20
-"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
-"""
 
 
 def records_of_lines(path: str, kind: str) -> Iterator[Record | Problem]:

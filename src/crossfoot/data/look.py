@@ -20,7 +20,7 @@ from crossfoot.data.numbering import numbering_of, record_place
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import texts_of
-from crossfoot.data.sampling import Drawn, located, number_at, some_records
+from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, Drawn, located, number_at, some_records
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
 from crossfoot.data.templates import TEMPLATES
@@ -28,8 +28,6 @@ from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
 
-WHOLE_BYTES = 2 << 20
-SOME_RECORDS = 200
 FEWEST_OF_A_FILE = 8
 NOTHING_LEFT = "data.bad_samples: skip would leave every record out"
 

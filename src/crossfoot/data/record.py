@@ -14,6 +14,10 @@ from crossfoot.data.findings import Problem
 LARGEST_RECORD_BYTES = 16 << 20
 """Of one record in its file. Tokenising takes up to 200 times as much memory; a novel has 1 to 10 MiB."""
 
+EXACT_BYTES = 64 << 20
+"""Of files up to this size the records are counted; of larger ones their number is estimated from this much.
+"""
+
 
 class NamedTwice(dict[str, Any]):
     """A JSON object that names a field twice, of which json keeps the last. name: the first such field."""

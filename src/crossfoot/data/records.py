@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.json_list import records_of_list
+from crossfoot.data.json_list import count_list, records_of_list
 from crossfoot.data.line_files import count_lines, records_of_lines
 from crossfoot.data.numbering import is_json_list, kind_of
 from crossfoot.data.parquet import count_rows, parquet_records
@@ -34,18 +34,11 @@ def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
 
 
 def count_file(path: str, task: Task) -> int | Problem:
-    """Records of one file, blank lines apart, or what is wrong with it. Lines are not parsed, and of a large
-    file its beginning is counted.
-
-    A JSON list is parsed whole: braces inside texts make anything less unsafe.
+    """Records of one file, blank lines apart, or what is wrong with it; of a large file its beginning is
+    counted. Lines are not parsed; a JSON list is, because braces inside texts make anything less unsafe.
     """
     if kind_of(path) == ".parquet":
         return count_rows(path)
     if not is_json_list(path):
         return count_lines(path, kind_of(path))
-    records = 0
-    for record in records_of_list(path):
-        if isinstance(record, Problem):
-            return record
-        records += 1
-    return records
+    return count_list(path)

@@ -21,6 +21,9 @@ from crossfoot.data.parquet import parquet_records
 from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large
 from crossfoot.data.records import FIELDS, Task, read_records
 
+WHOLE_BYTES = 2 << 20
+SOME_RECORDS = 200
+"""Of files up to this size all records are looked at, of larger ones so many."""
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
 MOST_LONG_LINES = 8
