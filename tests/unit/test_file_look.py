@@ -80,15 +80,17 @@ FORMS: list[tuple[str, Any, str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
-@pytest.mark.parametrize(("task", "record", "words", "converts"), FORMS)
+IN_ALL_ENDINGS = [FORMS[0], FORMS[2], FORMS[8], FORMS[15]]
+CASES = [(*form, "jsonl") for form in FORMS]
+CASES += [(*form, ending) for form in IN_ALL_ENDINGS for ending in ("json", "parquet")]
+
+
+@pytest.mark.parametrize(("task", "record", "words", "converts", "ending"), CASES)
 def test_records_of_another_form(
     tmp_path: Path, task: Any, record: Any, words: str, converts: bool, ending: str
 ) -> None:
     path = tmp_path / f"its data.{ending}"
     if ending == "parquet":
-        if not isinstance(record, dict):
-            return
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record] * 9), path)
     elif ending == "json":
         path.write_text(json.dumps([record] * 9, ensure_ascii=False), encoding="utf-8")
@@ -280,6 +282,25 @@ def test_what_is_read_or_broken_in_one_place_is_no_other_file(
 ) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert file_finding(str(tmp_path / name), "sft") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", f'{{"text": "{"字" * 200_000}"}}\n' + '{"text": "b"}\n' * 3),
+        ("a.json", f'{{"text": "{"字" * 200_000}"}}\n' + '{"text": "b"}\n' * 3),
+        ("a.json", f'[{{"text": "{"字" * 200_000}"}}, {{"text": "b"}}]'),
+        ("a.jsonl", f'{{"pages": [{{"n": 1, "said": "{"字" * 200_000}"}}], "text": "a"}}\n' * 3),
+        ("a.jsonl", '{"text": "a"\n' + '{"text": "b"}\n' * 20),
+        ("a.txt", "PK\x03\x04 is how a zip begins\nORC\n" + "字\0\x01" * 2 + "字" * 900),
+        ("a.txt", "<html> is a tag\n" + "字" * 900),
+        ("a.txt", '{"json": "in a text"}\n' * 3),
+        ("a.txt", "\xa0\u2028é" * 90),
+    ],
+)
+def test_large_and_odd_documents_are_no_other_files(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert file_finding(str(tmp_path / name), "pretrain") is None
 
 
 def test_a_changed_file_is_looked_at_anew(tmp_path: Path) -> None:

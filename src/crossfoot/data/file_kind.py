@@ -71,10 +71,19 @@ _FREQUENT = frozenset(
 """A fifth and more of any Chinese text; text that is read in a wrong encoding has hardly any of them."""
 _FREQUENT_SHARE = 0.1
 _TRIED_CHARACTERS = 4000
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+MOST_CONTROLS = 0.01
+"""A text has fewer by accident."""
+
+
+def begins_as_text(head: bytes) -> bool:
+    """Whether a file begins as text in UTF-8. A damaged place and a few odd characters make no other one."""
+    controls = len(_CONTROLS.findall(head))
+    return controls <= MOST_CONTROLS * len(head) and not _is_mostly_invalid(head)
 
 
 def other_bytes(path: str, head: bytes) -> Other | None:
-    """What a file is that begins with `head`; None for text in UTF-8, and for Parquet of that name."""
+    """What a file is that does not begin as text; None for Parquet of that name."""
     return _packed(path, head) or _of_a_program(path, head) or _encoded(path, head)
 
 
@@ -143,16 +152,13 @@ def _of_a_program(path: str, head: bytes) -> Other | None:
 
 def _encoded(path: str, head: bytes) -> Other | None:
     """Text in another encoding, or no text."""
-    if kind_of(path) == ".parquet" and b"\0" in head:
-        return None  # which pyarrow says
+    if kind_of(path) == ".parquet":
+        return None  # what is wrong with it is for pyarrow to say
     name = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     name = name or (_wide(head) if b"\0" in head else None)
-    if name is None and (b"\0" in head or _has_controls(head)):
+    if name is None and len(_CONTROLS.findall(head)) > MOST_CONTROLS * len(head):
         return Other("CF558", "binary, not text", (_EXPORT,))
-    if name is None:
-        if not _is_mostly_invalid(head):
-            return None
-        name = _legacy(head)
+    name = name or _legacy(head)
     if name is None:
         return Other(
             "CF559",
@@ -174,11 +180,6 @@ def _wide(head: bytes) -> str | None:
         if text and plain > 0.97 * len(text):
             best = max(best, (sum(one < "\x80" for one in text) / len(text), codec))
     return best[1] or None
-
-
-def _has_controls(head: bytes) -> bool:
-    """More control characters than a text has by accident."""
-    return len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)) > 0.01 * len(head)
 
 
 def _is_mostly_invalid(head: bytes) -> bool:

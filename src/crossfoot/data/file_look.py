@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from crossfoot.data import converting
 from crossfoot.data.file_findings import other_file, other_form
-from crossfoot.data.file_kind import other_bytes
+from crossfoot.data.file_kind import begins_as_text, other_bytes
 from crossfoot.data.findings import Problem, file_ending, file_missing, no_samples
 from crossfoot.data.json_shape import other_text
 from crossfoot.data.numbering import kind_of
@@ -48,7 +48,7 @@ def file_finding(path: str, task: Task) -> Finding | None:
         return file_missing(None, f"{path}: {error.strerror}")
     if is_pointer(path):
         return lfs_pointer(None, path)
-    return _look(path, task, status.st_size, status.st_mtime_ns)
+    return _look(path, task, status.st_size, (status.st_ino, status.st_mtime_ns))
 
 
 def _kind_of_file(mode: int) -> str:
@@ -58,16 +58,17 @@ def _kind_of_file(mode: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _look(path: str, task: Task, size: int, _changed: int) -> Finding | None:
+def _look(path: str, task: Task, size: int, _state: tuple[int, int]) -> Finding | None:
     """Of a file as it is now: verbs ask several times."""
     with open(path, "rb") as stream:
         head = stream.read(HEAD_BYTES)
     if not head:
         return no_samples(None, f"{path} is empty (0 bytes)")
     kind = kind_of(path)
-    other = other_bytes(path, head)
-    if other is None and (kind != ".parquet" or not head.startswith(b"PAR1")):
+    if begins_as_text(head):
         other = other_text(path, _text_of(head), is_whole=size <= HEAD_BYTES, task=task)
+    else:
+        other = other_bytes(path, head)
     if other is not None:
         return other_file(path, other)
     if kind not in KINDS[task]:

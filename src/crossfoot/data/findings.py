@@ -98,17 +98,17 @@ def broken_json(place: Place, reason: str) -> Finding:
 
 @rule_docs("CF504")
 def not_utf8(place: Place, reason: str) -> Finding:
-    """CF504: a data file is not UTF-8 text.
+    """CF504: a line of a data file is not UTF-8 text.
 
-    Chinese text saved as GBK or GB18030 is the usual cause. Nothing is guessed: a wrong guess would train on
-    other characters than the file's author wrote.
+    The beginning of the file is (another encoding there is CF559): two files were joined, or some bytes are
+    damaged. Nothing is guessed: a wrong guess would train on other characters than the author wrote.
     """
     return Finding(
         "CF504",
         "this line is not UTF-8",
         place=place,
         label=reason,
-        helps=("convert the file, for example: iconv -f GB18030 -t UTF-8 OLD > NEW",),
+        helps=("write the line anew as UTF-8, or convert the file that it came from and join them again",),
         unreadable=True,
     )
 
@@ -117,8 +117,8 @@ def not_utf8(place: Place, reason: str) -> Finding:
 def no_samples(place: Place | None, reason: str) -> Finding:
     """CF505: the data set has no sample that can be trained.
 
-    The file is empty, or an empty list, or `data.bad_samples: skip` left nothing over: with `stop` the
-    records are named, each with the reason.
+    The file is empty, or an empty list, or `data.bad_samples: skip` left nothing over: with `stop` the first
+    records of each kind are named, with the reason.
     """
     return Finding(
         "CF505",

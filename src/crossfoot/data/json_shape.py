@@ -21,6 +21,7 @@ from crossfoot.data.records import FIELDS, Task
 _SEEN_LINES = 50
 _CONVERSATIONS = ("messages", "conversations", "conversation", "history", "turns", "dialog")
 _REFERENCES = ("file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name", "om_hub_url")
+_TEXTS = frozenset(("text", "instruction"))
 _BLANK = " \t\r\n"
 _TABLES = {"\t": "a table (TSV, tabs between)", ",": "a table (CSV)", ";": "a table (CSV, with ; between)"}
 _YAML = re.compile(r"(---|\s*- |\s*[\w\"-]+:(\s|$))")
@@ -30,7 +31,7 @@ _CUT = object()
 
 @dataclass(frozen=True)
 class _Outline:
-    """An object as far as it was read. lists: of a value that was cut, the first element. rest: behind it."""
+    """An object as far as it was read. pairs: a list that is cut off has its first element. rest: behind."""
 
     pairs: Mapping[str, Any]
     is_closed: bool
@@ -44,7 +45,8 @@ def other_text(path: str, text: str, *, is_whole: bool, task: Task) -> Other | N
     if not is_whole and len(lines) > 1 and len(lines) < _SEEN_LINES:
         lines.pop()  # which is cut off
     if kind_of(path) == ".txt" and task == "pretrain":
-        return _lines_in_text(path, lines)
+        is_page = is_whole and bare.endswith("</html>")
+        return (_page(path, bare) if is_page else None) or _lines_in_text(path, lines)
     if not bare:
         return None
     values = [_parsed(line) for line in lines]
@@ -79,9 +81,8 @@ def _misnamed(path: str, ending: str) -> Other | None:
 def _lines_in_text(path: str, lines: list[str]) -> Other | None:
     """Records of JSON in a .txt: their syntax would be trained."""
     values = [_parsed(line) for line in lines]
-    if len(values) < 2 or not all(isinstance(value, dict) for value in values):
-        return _page(path, "\n".join(lines))
-    return _misnamed(path, ".jsonl")
+    are_records = [isinstance(value, dict) and not _TEXTS.isdisjoint(value) for value in values]
+    return _misnamed(path, ".jsonl") if len(values) > 1 and all(are_records) else None
 
 
 def _list_of_lines(path: str, bare: str, values: list[Any]) -> Other | None:
@@ -109,9 +110,11 @@ def _object(path: str, bare: str, *, is_whole: bool, task: Task) -> Other | None
         )
     if rest or not (pairs or outline.is_closed):
         return None
-    is_one_line = outline.is_closed and "\n" not in bare
-    if is_one_line and _is_record(pairs, task) and not _spread_out(list(pairs.values()), pairs):
-        return None  # a file of one line, whose record is judged like others
+    if "\n" not in bare:  # one line, of which the end may lie far behind: a large record is one as well
+        is_spread = outline.is_closed and _spread_out(list(pairs.values()), pairs) is not None
+        is_around = any(_holds_records(name, value) for name, value in pairs.items())
+        if not is_spread and (_is_record(pairs, task) or not (is_around or outline.is_closed)):
+            return None
     return _one_object(path, outline, task)
 
 

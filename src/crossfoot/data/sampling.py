@@ -131,7 +131,7 @@ def _never_ends(stream: BinaryIO) -> bool:
 
 def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """Objects of a JSON list behind evenly spread offsets. Inside a text an object can only be guessed at, so
-    that one counts which has a field of the first record.
+    that one counts which has half of the fields of the first record.
     """
     first = list(islice(read_records(path, task), 1))
     yield from map(Drawn, first)
@@ -155,7 +155,7 @@ def _object(block: bytes, offset: int, names: frozenset[str]) -> Drawn | None:
             value, _end = DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) and not names.isdisjoint(value):
+        if isinstance(value, dict) and 2 * len(names & value.keys()) >= len(names):
             return Drawn(Record(0, value), offset + match.end())
     return None
 
