@@ -14,9 +14,10 @@ import pytest
 
 from crossfoot.data import json_list, line_files, parquet, sampling
 from crossfoot.data import look as looking
+from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import count_lines
-from crossfoot.data.records import count_file, file_problem, read_records
+from crossfoot.data.records import count_file, read_records
 from crossfoot.index import reference_records
 from crossfoot.index.look import look_at
 from index_cases import GOOD, held, jsonl, written_run
@@ -50,9 +51,9 @@ def test_what_is_no_ordinary_file_is_refused_unopened(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket.jsonl"))
         reasons = {}
         for path in sorted(tmp_path.iterdir()):
-            problem = file_problem(str(path), "sft")
+            problem = file_finding(str(path), "sft")
             assert problem is not None and problem.code == "CF501", path
-            reasons[path.name] = problem.reason.removeprefix(f"{path} is ")
+            reasons[path.name] = problem.label.removeprefix(f"{path} is ")
     assert reasons == {
         "linked.jsonl": "a pipe, not an ordinary file",
         "pipe.jsonl": "a pipe, not an ordinary file",
