@@ -39,6 +39,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.doctor.findings",
     "crossfoot.extras",
     "crossfoot.liveness.findings",
+    "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",
     "crossfoot.index.findings",

@@ -209,7 +209,7 @@ def left_out(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place("data.bad_samples"),
         notes=(f"for example {look.rejected_example}",) if look.rejected_example else (),
-        helps=("repair the records; with data.bad_samples: stop each is named",),
+        helps=("repair the records: the index lists them all in its rejects.jsonl",),
     )
 
 

@@ -25,12 +25,14 @@ class Place:
     """Where something is written: 1-based `line` and `column` in `file`; `width` characters wide.
 
     `line` 0 means the file as a whole. `file` is shown as it was given by the user (relative stays relative).
+    part: what a person finds it by where a line does not tell: `record 17`, `row 4`.
     """
 
     file: str
     line: int = 0
     column: int = 0
     width: int = 1
+    part: str = ""
 
     def __str__(self) -> str:
         parts = [self.file]
@@ -38,7 +40,7 @@ class Place:
             parts.append(str(self.line))
             if self.column:
                 parts.append(str(self.column))
-        return ":".join(parts)
+        return ":".join(parts) + (f", {self.part}" if self.part else "")
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,14 @@ def as_json(finding: Finding) -> dict[str, Any]:
 
 def _place(place: Place | None) -> dict[str, Any]:
     if place is None:
-        return {"file": None, "line": None, "column": None, "end_column": None}
+        return {"file": None, "line": None, "column": None, "end_column": None, "part": None}
     column = place.column if place.line and place.column else None
     return {
         "file": place.file,
         "line": place.line or None,
         "column": column,
         "end_column": column + place.width if column else None,
+        "part": place.part or None,
     }
 
 
@@ -87,7 +88,8 @@ def _annotation(finding: Finding) -> str:
     elif place is not None and "." in place.file:
         properties = {"file": visible_line(place.file)}
     properties["title"] = finding.code
-    words = [visible_line(finding.title), *(f"note: {visible_line(text)}" for text in finding.notes)]
+    part = f" ({place.part})" if place is not None and place.part else ""
+    words = [visible_line(finding.title) + part, *(f"note: {visible_line(text)}" for text in finding.notes)]
     words += [f"help: {visible_line(text)}" for text in finding.helps]
     if finding.accepted is not None:
         words = [words[0], f"accepted: {visible_line(finding.accepted.reason)}"]

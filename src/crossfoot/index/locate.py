@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.data.findings import FINDINGS_BY_CODE, Problem, no_samples, tokenizer_unusable
-from crossfoot.data.records import Task, count_file, file_problem, kind_of
+from crossfoot.data.file_look import file_finding
+from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
+from crossfoot.data.numbering import kind_of
+from crossfoot.data.records import Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.templates import template_sha256
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
@@ -44,14 +46,12 @@ def place_of(run: RunFile, file: str) -> Place:
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
-    """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not
-    read.
-    """
+    """Raise Refused, all at once, for files that are missing, folders, or not what the task reads."""
     findings = []
     for file in files:
-        if problem := file_problem(file, task):
-            place = Place(file) if run is None else place_of(run, file)
-            findings.append(_with_near(FINDINGS_BY_CODE[problem.code](place, problem.reason), file))
+        if (finding := file_finding(file, task)) is not None:
+            placed = replace(finding, place=Place(file) if run is None else place_of(run, file))
+            findings.append(_with_near(placed, file))
     if findings:
         raise Refused(findings)
 

@@ -37,7 +37,7 @@ from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
-_NO_DATA = ("CF501", "CF502", "CF565")
+_NO_DATA = ("CF501", "CF502", "CF505", "CF557", "CF558", "CF559", "CF560", "CF561", "CF565")
 """With one of these the data cannot be looked at."""
 _NO_INDEX = (*_NO_DATA, "CF520", "CF541")
 """With one of these there is no index."""
@@ -187,10 +187,11 @@ def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology
     """With all findings, in file order; one that a look and a count both made is kept once."""
     found = (*reading, *run_static_rules(facts))
     no_model = {finding.place for finding in found if finding.code == "CF541"}
-    unique: dict[tuple[str, Place | None, str], Finding] = {}
+    unique: dict[tuple[str, Place | None, str, str], Finding] = {}
     for finding in found:
         if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
-            unique.setdefault((finding.code, finding.place, finding.title), finding)
+            file = finding.label if finding.code in _NO_DATA else ""  # of several on one command line
+            unique.setdefault((finding.code, finding.place, finding.title, file), finding)
     judged = accept_known(facts.run, in_file_order(unique.values(), facts.run.path))
     return CheckedRun(facts, tuple(reading), judged, topology)
 

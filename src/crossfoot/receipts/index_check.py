@@ -151,7 +151,12 @@ def _compared(
     except OSError as error:
         return [], [_not_compared(f"{error.filename}: {error.strerror}")]
     causes = [
-        _cause("index differs", one.message, sample=one.sample, origin=one.origin)
+        _cause(
+            "index differs",
+            one.message,
+            sample=one.sample,
+            origin=one.origin,
+        )
         for one in comparison.differences
     ]
     return causes, [*comparison.notes, *_counted(index, comparison)]

@@ -134,16 +134,13 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     folder = result_path(work.plan.run.run_dir, config.model_dump(mode="json"))
     problem = []
 
-    def add_tokenizer(destination: str) -> None:
-        save_tokenizer(config, work.plan.run.index_dir, destination)
-
     try:
         save_adapter(
             built.model,
             folder,
             gather=built.loaded.zero_stage == 3,
             loaded=built.loaded,
-            add_tokenizer=add_tokenizer,
+            add_tokenizer=lambda destination: save_tokenizer(config, work.plan.run.index_dir, destination),
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
