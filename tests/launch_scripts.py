@@ -132,6 +132,7 @@ deepspeed --hostfile hostfile --master_addr $(hostname) train.py config.yaml
 #SBATCH --gpus-per-node=8
 HOSTFILE=hosts.$SLURM_JOB_ID
 MASTER=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -1)
+scontrol show hostnames $SLURM_JOB_NODELIST | sed 's/$/ slots=8/' > $HOSTFILE
 srun bash -c "deepspeed --no_ssh --node_rank \$SLURM_NODEID --master_addr $MASTER \
     --hostfile $HOSTFILE train.py config.yaml"
 """,

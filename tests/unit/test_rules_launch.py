@@ -272,6 +272,7 @@ def test_several_ranks_need_a_deepspeed_file(found, command: str, code: str | No
 def test_words_that_only_check_was_given(found) -> None:
     command = f"deepspeed --hostfile hosts {RUN}"
     (finding,) = found(f"{command}\n", words=("batch.micro_batch_size=2",))
+    assert finding.severity == "warning"
     assert finding.title == "checked with batch.micro_batch_size=2, but the command starts without it"
     (finding,) = found(f"{command} batch.micro_batch_size=8\n", words=("batch.micro_batch_size=2",))
     assert finding.title.endswith("but the command says batch.micro_batch_size=8")
@@ -283,6 +284,75 @@ def test_no_option_of_ours_is_taken_for_a_foreign_one() -> None:
     (verbs,) = [action for action in _parser()._actions if isinstance(action.choices, dict)]
     ours = {word for verb in STARTING_VERBS for word in verbs.choices[verb]._option_string_actions}
     assert {word for word in ours if word.startswith("--")} == OWN_OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"deepspeed --hostfile /cluster/hosts {RUN}\n", ["CF455"]),
+        (f"deepspeed --hostfile /job/hostfile {RUN}\n", []),
+        (f"bash /cluster/prepare.sh\ndeepspeed --hostfile hosts {RUN}\n", ["CF455"]),
+        ("deepspeed --hostfile hosts train.py /cluster/config.yaml\n", ["CF461"]),
+        (
+            "cd /cluster\nsource venv/bin/activate\ndeepspeed -H hosts train.py config.yaml\n",
+            ["CF455", "CF461"],
+        ),
+        (f"accelerate launch --config_file /cluster/a.yaml {RUN}\n", ["CF455"]),
+        (f"accelerate launch --num_processes 1 --deepspeed_config_file /cluster/zero2.json {RUN}\n", []),
+    ],
+)
+def test_what_only_the_cluster_has_is_a_note(found, text: str, said: list[str]) -> None:
+    findings = found(text)
+    assert [finding.code for finding in findings] == said
+    assert all(finding.severity == "note" for finding in findings)
+
+
+def test_another_config_of_the_cluster_is_another_run(found) -> None:
+    (finding,) = found("deepspeed --hostfile hosts train.py /cluster/other.yaml\n")
+    assert (finding.code, finding.severity) == ("CF461", "error")
+
+
+def test_a_script_that_is_not_there(found) -> None:
+    (finding,) = found(f"bash prepare.sh\ndeepspeed --hostfile hosts {RUN}\n")
+    assert (finding.code, finding.severity) == ("CF455", "warning")
+
+
+def test_two_starts_with_other_words_are_not_laid_over_each_other(found) -> None:
+    start = f"deepspeed --hostfile hosts {RUN}"
+    (finding,) = found(f"{start}\n", f"{start} train.epochs=2\n")
+    assert (finding.code, finding.severity) == ("CF461", "error")
+
+
+@pytest.mark.parametrize(
+    ("writing", "code"),
+    [
+        ("scontrol show hostnames $NODES | sed 's/$/ slots=8/' > $H", None),
+        ('for h in $(scontrol show hostnames); do echo "$h slots=$G" >> $H; done', None),
+        ("srun hostname | while read h; do printf '%s slots=8\\n' $h; done > $H", None),
+        ("srun hostname | awk '{print $0\" slots=4\"}' > $H", "CF453"),
+        ("for h in $(hosts); do echo $h slots=4; done > $H", "CF453"),
+        ("make_a_hostfile > $H", "CF418"),
+        (": nobody writes it", "CF418"),
+    ],
+)
+@pytest.mark.parametrize("path", ["hosts.$SLURM_JOB_ID", "$(mktemp)", "./written"])
+def test_a_hostfile_of_which_only_the_slots_are_written(
+    found, writing: str, code: str | None, path: str
+) -> None:
+    findings = found(f"G=8\nH={path}\n{writing}\ndeepspeed --hostfile $H {RUN}\n")
+    if path == "./written" and writing.startswith(":"):
+        code = "CF455"
+    assert [finding.code for finding in findings] == ([code] if code else [])
+
+
+def test_a_script_that_is_written_and_then_run(found) -> None:
+    text = (
+        "cat > run.sh <<'E'\ndeepspeed --hostfile hosts --num_gpus {} "
+        + RUN
+        + "\nE\nchmod +x run.sh\n./run.sh\n"
+    )
+    assert found(text.format(8)) == []
+    assert [finding.code for finding in found(text.format(4))] == ["CF453"]
 
 
 def test_one_config_by_two_paths(found) -> None:

@@ -1,4 +1,4 @@
-"""CF455, CF468 to CF470, CF472, CF473, CF476, CF477 and CF498: launch files that their own readers
+"""CF455, CF468 to CF470, CF472, CF473, CF476 and CF498: launch files that their own readers
 take otherwise than they were meant.
 """
 
@@ -13,6 +13,7 @@ from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar
+from crossfoot.written.launch.read import DEEPSPEEDS_HOSTFILE, is_out_of_sight
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import (
     Command,
@@ -32,17 +33,23 @@ _EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
 """deepspeed 0.19.8, launcher/multinode_runner.py."""
 
 
-@rule("CF455")
+@rule("CF455", "error", "warning", "note")
 def named_file_missing(facts: Facts) -> Iterator[Finding]:
-    """CF455: a launch command names a hostfile or an accelerate file that does not exist.
+    """CF455: a launch file names a file that is not there.
 
     deepspeed only warns about a missing hostfile, "will proceed with training with local resources only": a
-    run that was meant for many nodes then runs on one. accelerate stops. A file that the script itself writes
-    first is not looked for. (lie U2)
+    run that was meant for many nodes then runs on one. accelerate stops. A script that is started and is not
+    there is a warning. An absolute path that is not on this machine is a note: it may well be on the cluster,
+    and what is in it was not read. A file that the script itself writes first is not looked for. (lie U2)
     """
     for file in with_named(facts.launch):
+        starts = bool(training_commands(file))
         for named in file.named:
-            if not named.is_missing:
+            if not named.is_missing or (named.what == "script" and not starts):  # CF477 says it
+                continue
+            if is_out_of_sight(named.path):
+                if named.path != DEEPSPEEDS_HOSTFILE:
+                    yield out_of_sight(f"the {named.what} {named.path}", named.place)
                 continue
             notes: tuple[str, ...] = ()
             if named.what == "hostfile":
@@ -50,10 +57,17 @@ def named_file_missing(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "CF455",
                 f"the {named.what} {named.path} does not exist",
+                severity="warning" if named.what == "script" else "error",
                 place=named.place,
                 notes=notes,
                 helps=("give the path of one that exists, relative to the folder in which the command runs",),
             )
+
+
+def out_of_sight(what: str, place: Place) -> Finding:
+    """CF455 about a path that may be there on the cluster."""
+    title = f"{what} is not on this machine, and was not read"
+    return Finding("CF455", title, severity="note", place=place)
 
 
 @rule("CF468", name="slots-not-alike")
@@ -359,28 +373,3 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
                     place=defect.place,
                     helps=helps[defect.kind],
                 )
-
-
-@rule("CF477", "warning")
-def starts_nothing(facts: Facts) -> Iterator[Finding]:
-    """CF477: a launch file has no command that starts training, so there is little to hold against the run.
-
-    Commands are found behind srun, bash -c, containers and the like, in variables and arrays of the same
-    file, and in scripts that it starts. When the file was given by mistake, leave it out; when it starts a
-    script that is not here, give that one.
-    """
-    for file in with_named(facts.launch):
-        submits = any(named.what == "script" and named.file for named in file.named)
-        if file.kind in ("shell", "sbatch") and not training_commands(file) and not submits:
-            missing = [named for named in file.named if named.what == "script"]
-            yield Finding(
-                "CF477",
-                f"{file.path} has no command that starts training",
-                severity="warning",
-                place=Place(file.path),
-                notes=(
-                    "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
-                    *(f"it starts {named.path}, which is not there" for named in missing[:1]),
-                ),
-                helps=("give the script that has it",),
-            )

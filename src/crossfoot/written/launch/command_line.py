@@ -21,7 +21,7 @@ from crossfoot.written.launch.options import (
     parse,
     place_of,
 )
-from crossfoot.written.launch.shell import Made, OffsetText, RawCommand, Value, run_script
+from crossfoot.written.launch.shell import Made, OffsetText, RawCommand, Value, made_name, run_script
 from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind, Option
 from crossfoot.written.source import Source, UnreadableText, read_source
 
@@ -101,7 +101,7 @@ class Found:
             found = list(self._unfold(each, list(each.words), base))
             if not found:
                 for word in each.words[1:]:
-                    self.made.setdefault(word.text, None)
+                    self.made.setdefault(made_name(word.text), None)
             yield from found
 
     def _unfold(self, raw: RawCommand, words: list[OffsetText], base: Command) -> Iterator[Command]:
@@ -164,15 +164,24 @@ class Found:
             yield from inner._file(argument(self.source, path), raw, base, is_shell)
 
     def _file(self, written: Argument, raw: RawCommand, base: Command, is_started: bool) -> Iterator[Command]:
-        """The commands of a script that is started by its name. What this one exports is not known there."""
-        if written.known is None or base.folder is None or written.text in self.made:
+        """The commands of a script that is started by its name: a file, or what the script has written. What
+        this one exports is not known in another file.
+        """
+        name = made_name(written.text)
+        if name in self.made:
+            made = self.made[name]
+            if made is not None and made.is_known:
+                commands = run_script(made.text, made.offsets, self.made, raw.exports, base.folder)
+                yield from self._commands(commands, replace(base, exports=()))
+            return
+        if written.known is None or base.folder is None:
             return
         path = os.path.normpath(os.path.join(base.folder, os.path.expanduser(written.text)))
         try:
             source = read_source(path)
         except UnreadableText:
             if is_started:  # what is only sourced sets up an environment
-                self.missing.append(written)
+                self.missing.append(replace(written, text=path))
             return
         text, offsets = unix_lines(source.text)
         exports = dict.fromkeys(raw.exports)

@@ -15,6 +15,8 @@ from crossfoot.written.launch.command_line import Found
 from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
+from crossfoot.written.launch.options import place_of
+from crossfoot.written.launch.shell import made_name
 from crossfoot.written.launch.shell_tree import OffsetText
 from crossfoot.written.launch.statement import (
     Argument,
@@ -23,6 +25,7 @@ from crossfoot.written.launch.statement import (
     LaunchFile,
     LayerKind,
     Named,
+    StartedConfig,
     Statement,
 )
 from crossfoot.written.launch.stating import (
@@ -50,6 +53,9 @@ _NAMING: tuple[tuple[LayerKind, str, Naming], ...] = (
     ("accelerate", "--config_file", "accelerate file"),
 )
 _DEEPEST = 3
+_SLOTS = re.compile(r"slots=(\d{1,9})", re.ASCII)
+DEEPSPEEDS_HOSTFILE = "/job/hostfile"
+"""deepspeed's default: where it is not there, it starts on one machine."""
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
 
@@ -99,7 +105,7 @@ def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tupl
     file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
     findings: list[Finding] = []
     named = [*_named(file, found, findings), *_submitted(found, findings, depth)]
-    named += [Named("script", word.text, word.place) for word in found.missing]
+    named += [Named("script", word.text, word.place, is_missing=True) for word in found.missing]
     file = replace(file, named=tuple(named))
     defects = (*defects, *(Defect("not_held", at.place, why) for at, why in not_held(file)))
     config, overrides = _config_of(file)
@@ -136,17 +142,37 @@ def _named(file: LaunchFile, found: Found, findings: list[Finding]) -> Iterator[
         layer = command.launcher
         for kind, name, what in _NAMING:
             option = layer.get(name) if layer.kind == kind else None
-            if option is None or not option.value or command.folder is None:
+            if option is None or not option.text:
+                continue
+            if made_name(option.text) in found.made:
+                written = _written(found, made_name(option.text), what)
+                if written is not None:
+                    yield Named(what, option.text, option.place, written)
+                continue
+            if not option.value or command.folder is None:
                 continue
             path = os.path.normpath(os.path.join(command.folder, os.path.expanduser(option.value)))
-            if option.value in found.made:
-                text = found.made[option.value]
-                if text is not None and text.is_contiguous:
-                    written = _parse_named(_part_of(found.source, text), what)
-                    yield Named(what, path, option.place, written)
-                continue
             missing = "\0" not in path and not os.path.lexists(path)
             yield Named(what, path, option.place, _follow(path, what, option.place, findings), missing)
+
+
+def _written(found: Found, path: str, what: Naming) -> LaunchFile | None:
+    """A file that the script writes itself: a here-document, or lines of a hostfile of which only the slots
+    are known.
+    """
+    text = found.made[path]
+    if text is None:
+        return None
+    if text.is_contiguous:
+        return _parse_named(_part_of(found.source, text), what)
+    numbers = list(_SLOTS.finditer(text.text)) if what == "hostfile" else []
+    if len({number[1] for number in numbers}) != 1:
+        return None
+    begin, end = numbers[0].span(1)
+    place = place_of(found.source, replace(text, text=text.text[begin:end], offsets=text.offsets[begin:end]))
+    count, words = int(numbers[0][1]), numbers[0][0]
+    said = Statement("gpus_per_node", count, place, words, "hostfile")
+    return LaunchFile(f"{found.source.path}:{place.line}", "hostfile", (said,) if count else ())
 
 
 def _submitted(found: Found, findings: list[Finding], depth: int) -> Iterator[Named]:
@@ -157,12 +183,12 @@ def _submitted(found: Found, findings: list[Finding], depth: int) -> Iterator[Na
                 file, more = _script(_part_of(found.source, each.what), "sbatch", depth + 1)
                 yield Named("script", f"{found.source.path}:{each.place.line}", each.place, file)
                 findings.extend(more)
-        elif each.what.is_known and each.folder is not None and each.what.text not in found.made:
+        elif each.what.is_known and each.folder is not None and made_name(each.what.text) not in found.made:
             path = os.path.normpath(os.path.join(each.folder, os.path.expanduser(each.what.text)))
             try:
                 file, more = _script(_short(path), "sbatch", depth + 1)
             except UnreadableText:
-                yield Named("script", each.what.text, each.place)
+                yield Named("script", each.what.text, each.place, is_missing=True)
             else:
                 yield Named("script", path, each.place, file)
                 findings.extend(more)
@@ -191,7 +217,7 @@ def _parse_named(source: Source, what: Naming) -> LaunchFile:
     return read_hostfile(source) if what == "hostfile" else _accelerate(source)
 
 
-def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[str, Place], ...]]:
+def _config_of(file: LaunchFile) -> tuple[StartedConfig | None, tuple[tuple[str, Place], ...]]:
     """The run config that the first certain command names, and the overrides behind it."""
     for command in certain_commands(file):
         if not trains(command):
@@ -199,10 +225,20 @@ def _config_of(file: LaunchFile) -> tuple[tuple[str, Place] | None, tuple[tuple[
         words = config_words(command)
         if words and (name := words[0].known) is not None and name.endswith(_CONFIG_ENDINGS):
             given = tuple((word.text, word.place) for word in words[1:] if word.known and "=" in word.text)
-            if command.folder is None and not os.path.isabs(name):
-                return None, given
-            return (path_of(command, name), words[0].place), given
+            return started_config(command, words[0]), given
     return None, ()
+
+
+def started_config(command: Command, word: Argument) -> StartedConfig:
+    """The run config that a word of a command names."""
+    path = path_of(command, word.text)
+    is_elsewhere = is_out_of_sight(path) or (command.folder is None and not os.path.isabs(path))
+    return StartedConfig(path, word.place, is_elsewhere)
+
+
+def is_out_of_sight(path: str) -> bool:
+    """Whether a path may be there on the cluster, and is not on this machine: an absolute one."""
+    return os.path.isabs(path) and not os.path.lexists(path)
 
 
 def config_words(command: Command) -> tuple[Argument, ...]:

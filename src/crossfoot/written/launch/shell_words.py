@@ -356,6 +356,21 @@ def joined(texts: Iterable[OffsetText], between: str = "") -> OffsetText:
     return OffsetText("".join(parts), tuple(offsets), is_default)
 
 
+def lines_with(words: Sequence[OffsetText]) -> OffsetText | None:
+    """Of a file these words, and what nobody knows."""
+    return joined((OffsetText(UNKNOWN, ()), *words), UNKNOWN) if words else None
+
+
+def appended(old: Value, new: Value) -> Value:
+    """`A+=new`."""
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return (*old, *new) if len(old) + len(new) < MOST_WORDS else None
+    if isinstance(old, OffsetText) and isinstance(new, OffsetText):
+        whole = joined((old, new))
+        return whole if len(whole.text) <= LONGEST_VALUE else None
+    return None
+
+
 def _without_escapes(piece: OffsetText, escaped: str | None = None) -> OffsetText:
     """Without its backslashes: before every character, or before those of `escaped`. A line that is continued
     loses its break.

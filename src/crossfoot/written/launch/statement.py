@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from crossfoot.findings.finding import Place
+from crossfoot.written.source import same_file
 
 About = Literal[
     "num_nodes",
@@ -85,7 +87,8 @@ class Argument:
 @dataclass(frozen=True)
 class Option:
     """An option of a launcher. name: its full name in the launcher's table. value: None when it takes none,
-    or cannot be known. place: of the value, or of the option when it has none. at: of the option.
+    or cannot be known; text: the same with UNKNOWN for what cannot be. place: of the value, or of the option
+    when it has none. at: of the option.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Option:
     at: Place
     words: str
     is_default: bool = False
+    text: str = ""
 
     @property
     def number(self) -> int | None:
@@ -233,6 +237,23 @@ class Named:
 
 
 @dataclass(frozen=True)
+class StartedConfig:
+    """The run config that a command names. path: relative to where crossfoot runs. is_elsewhere: that cannot
+    be looked at from here: an absolute path that is not on this machine, or the folder is not known.
+    """
+
+    path: str
+    place: Place
+    is_elsewhere: bool = False
+
+    def is_same(self, config: str) -> bool:
+        """Whether it is this run config, as far as it can be seen from here."""
+        if self.is_elsewhere and os.path.basename(self.path) == os.path.basename(config):
+            return True
+        return same_file(self.path, config)
+
+
+@dataclass(frozen=True)
 class LaunchFile:
     """A launch file, read. config: the run config that its command names; overrides: `path=value` words on
     that command, each with its place.
@@ -244,7 +265,7 @@ class LaunchFile:
     path: str
     kind: Literal["hostfile", "sbatch", "shell", "accelerate", "environment"]
     statements: tuple[Statement, ...] = ()
-    config: tuple[str, Place] | None = None
+    config: StartedConfig | None = None
     overrides: tuple[tuple[str, Place], ...] = ()
     batch: Layer | None = None
     commands: tuple[Command, ...] = ()
@@ -260,13 +281,13 @@ class LaunchFile:
 
 def with_named(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
     """The files, and those that they name, each path once."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     waiting = list(files)
     while waiting:
         file = waiting.pop(0)
-        if file.path in seen:
+        if (file.path, file.kind) in seen:  # a script may write a hostfile
             continue
-        seen.add(file.path)
+        seen.add((file.path, file.kind))
         yield file
         waiting.extend(named.file for named in file.named if named.file is not None)
 

@@ -109,12 +109,12 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
     for command in training_commands(file):
         if command not in held:
             yield command.layers[-1], command.doubt
-        elif (
-            not command.launcher.is_complete
-            and not command.launcher.unknown
-            and not any(said.about in _SIZES for said in command_statements(command, file))
-        ):
+        elif any(said.about in _SIZES for said in command_statements(command, file)):
+            continue
+        elif not command.launcher.is_complete and not command.launcher.unknown:
             yield command.launcher, "with words that only the run knows"
+        elif command.launcher.get("--hostfile") and named_by(command, "hostfile", file) is None:
+            yield command.launcher, "with a hostfile that only the run knows"
 
 
 _SIZES = ("num_nodes", "gpus_per_node", "gpus_by_node", "world_size")
@@ -232,6 +232,8 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
     named = named_by(command, "hostfile", file)
     hosts = named.file.hosts if named and named.file else ()
     if option is not None and not hosts:
+        if named and named.file and gpus is None:
+            yield from named.file.statements
         if nodes and nodes.number:
             yield nodes.states("num_nodes", nodes.number)
         if gpus and gpus.number:
