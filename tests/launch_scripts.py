@@ -44,7 +44,7 @@ MATCHING = {
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --output=logs/%x-%j.out
-#SBATCH --signal=B:USR1@120
+#SBATCH --signal=USR1@120
 #SBATCH --requeue
 #SBATCH --exclusive
 ##SBATCH --nodes=4

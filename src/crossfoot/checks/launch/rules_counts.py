@@ -18,9 +18,10 @@ from crossfoot.checks.launch.planned import (
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.written.launch.gpu_counts import is_about_gpus, may_ask_for_gpus
 from crossfoot.written.launch.sizes import Planned
-from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named
-from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
+from crossfoot.written.launch.statement import About, Command, Option, Statement, statements, with_named
+from crossfoot.written.launch.stating import Tasks, certain_commands, machines_and_processes, tasks_of, trains
 
 
 @rule("CF452", "error", "warning", name="launch-num-nodes")
@@ -90,6 +91,41 @@ def gpus_per_node(facts: Facts) -> Iterator[Finding]:
             notes.append(f"--nproc-per-node counts one node; {value} is the total over all {nodes}")
         severity: Severity = "warning" if idle else "error"
         yield _finding(facts, "CF453", said, planned, title, helps, notes, severity)
+    yield from _no_gpus(facts)
+
+
+def _runs_on_cpus(command: Command) -> bool:
+    accelerator = command.export("DS_ACCELERATOR")
+    return accelerator is not None and accelerator.value in (None, "cpu")
+
+
+def _no_gpus(facts: Facts) -> Iterator[Finding]:
+    """Batch scripts that ask SLURM for no GPU at all."""
+    gpus = planned_gpus(facts)
+    for file in with_named(facts.launch):
+        batch, started = file.batch, [each for each in certain_commands(file) if trains(each)]
+        if batch is None or gpus is None or not started or any(_runs_on_cpus(each) for each in started):
+            continue
+        layers = [batch, *(layer for each in started for layer in each.layers if layer.kind == "srun")]
+        if not any(may_ask_for_gpus(layer) for layer in layers):
+            option = next(
+                (option for layer in layers for option in layer.options if is_about_gpus(option)), None
+            )
+            yield Finding(
+                "CF453",
+                f"{option.words if option else 'the batch script'} asks for no GPUs, but the plan has "
+                f"{counted_on_nodes(gpus.value)}",
+                severity="warning",
+                place=option.place if option else batch.place,
+                others=((gpus.place, counted_on_nodes(gpus.value)),) if gpus.place else (),
+                notes=("a rank that sees no GPU computes on the CPU, or does not start",),
+                helps=(
+                    f"add #SBATCH --gpus-per-node={gpus.value}"
+                    if isinstance(gpus.value, int)
+                    else "add #SBATCH --gpus-per-task=1",
+                    "or, for a run on CPUs, export DS_ACCELERATOR=cpu in the script",
+                ),
+            )
 
 
 def _files_that_use(facts: Facts, about: About, planned: GpusPerNode) -> set[str]:

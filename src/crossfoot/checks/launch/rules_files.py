@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
 from crossfoot.checks.launch.planned import commands, planned_gpus
+from crossfoot.checks.launch.signals import unheard_signal
+from crossfoot.checks.launch.told_once import told_once
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
@@ -34,6 +36,7 @@ _EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
 
 
 @rule("CF455", "error", "warning", "note")
+@told_once
 def named_file_missing(facts: Facts) -> Iterator[Finding]:
     """CF455: a launch file names a file that is not there.
 
@@ -161,6 +164,7 @@ def _hosts(command: Command, file: LaunchFile) -> Sequence[Host]:
 
 
 @rule("CF469")
+@told_once
 def hostfile_line(facts: Facts) -> Iterator[Finding]:
     """CF469: a hostfile that DeepSpeed refuses.
 
@@ -280,18 +284,26 @@ def _problem(layer: Layer, taken: Resources) -> Finding:
     )
 
 
-@rule("CF472", "error", "warning")
-def directive_too_late(facts: Facts) -> Iterator[Finding]:
-    """CF472: an #SBATCH line stands behind the first command, where sbatch no longer looks.
+@rule("CF472", "error", "warning", name="directive-without-effect")
+@told_once
+def directive_without_effect(facts: Facts) -> Iterator[Finding]:
+    """CF472: an #SBATCH line does nothing, or not what its author meant.
 
     sbatch reads directives up to the first line that is neither blank nor a comment and says nothing about
-    later ones: the job runs with SLURM's defaults. An error when the line states nodes, tasks or GPUs, a
-    warning otherwise.
+    later ones: the job runs with SLURM's defaults. A directive begins with `#SBATCH`, in capitals and in the
+    first column: `# SBATCH`, `#sbatch` and a full-width `#` make a comment or a command of it (so does
+    `##SBATCH`, by which people switch a line off: nothing is said about that). An error when the line states
+    nodes, tasks or GPUs, a warning otherwise.
+
+    `--signal` is the warning before the time limit, upon which crossfoot saves a checkpoint and stops. It
+    goes to the job steps, which srun starts, and not to the batch shell; with `B:` to the shell alone, which
+    hands nothing on unless it has a trap, and runs that only once the command in front of it is done. KILL
+    and STOP cannot be heard.
     """
     for file in with_named(facts.launch):
         for defect in file.defects:
+            severity: Severity = "error" if defect.near else "warning"
             if defect.kind == "late":
-                severity: Severity = "error" if defect.near else "warning"
                 yield Finding(
                     "CF472",
                     f"sbatch ignores {defect.words or 'this directive'}: a command stands above it",
@@ -299,9 +311,19 @@ def directive_too_late(facts: Facts) -> Iterator[Finding]:
                     place=defect.place,
                     helps=("move the line up to the other #SBATCH lines, before the first command",),
                 )
+            elif defect.kind == "no_directive":
+                yield Finding(
+                    "CF472",
+                    f"sbatch ignores this line: {defect.name}",
+                    severity=severity,
+                    place=defect.place,
+                    helps=(f"begin it with #SBATCH in the first column: {defect.words}",),
+                )
+        yield from unheard_signal(file)
 
 
 @rule("CF473")
+@told_once
 def unknown_option(facts: Facts) -> Iterator[Finding]:
     """CF473: a launcher's option that does not exist, and is very near to one that states a fact of the run.
 
@@ -346,6 +368,7 @@ def _keys(defects: Sequence[Defect]) -> Iterator[Finding]:
 
 
 @rule("CF476")
+@told_once
 def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
     """CF476: sbatch would not take the batch script.
 
@@ -366,7 +389,7 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
     }
     for file in with_named(facts.launch):
         for defect in file.defects:
-            if defect.kind in helps:
+            if defect.kind in helps and (defect.kind != "dos" or file.kind == "sbatch"):
                 yield Finding(
                     "CF476",
                     titles[defect.kind].format(defect.words),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from crossfoot.findings.finding import Place
+from crossfoot.written.launch.look_alikes import as_meant, look_alike, plain
 from crossfoot.written.launch.options import (
     LAUNCHERS,
     PYTHON,
@@ -21,8 +22,20 @@ from crossfoot.written.launch.options import (
     parse,
     place_of,
 )
-from crossfoot.written.launch.shell import Made, OffsetText, RawCommand, Value, made_name, run_script
-from crossfoot.written.launch.statement import UNKNOWN, Argument, Command, Export, Layer, LayerKind, Option
+from crossfoot.written.launch.shell import run_script
+from crossfoot.written.launch.shell_scope import Made, RawCommand, made_name
+from crossfoot.written.launch.shell_tree import OffsetText
+from crossfoot.written.launch.shell_words import Value
+from crossfoot.written.launch.statement import (
+    UNKNOWN,
+    Argument,
+    Command,
+    Defect,
+    Export,
+    Layer,
+    LayerKind,
+    Option,
+)
 from crossfoot.written.source import Source, UnreadableText, read_source
 
 DEEPEST = 4
@@ -60,6 +73,11 @@ sleep wait trap alias unalias logger hash curl wget make cmake ldd file stat dif
 """
 _STARTING_NOTHING = frozenset(_QUIET.split())
 _OURS = ("crossfoot", "crossfoot.cli")
+_BATCH_SHELL = dict.fromkeys(
+    ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), OffsetText("0", (), is_default=True)
+)
+_STARTERS = frozenset((*_LAUNCHERS, *_SHELLS, *_OURS, "accelerate", "sbatch"))
+_ASSIGNING = re.compile(r"[A-Za-z_]\w*\+?=", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -76,28 +94,36 @@ class Submitted:
 class Found:
     """What a script starts. made: the files that it writes, or that its other commands name: they may write
     them. submitted: what it hands to sbatch. missing: scripts that it starts, and that are not there.
+    defects: lines that bash reads otherwise than their author. traps: signals, without SIG.
     """
 
     source: Source
     made: Made = field(default_factory=dict)
     submitted: list[Submitted] = field(default_factory=list)
     missing: list[Argument] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
+    traps: set[str] = field(default_factory=set)
     depth: int = 0
 
-    def commands(self) -> tuple[Command, ...]:
-        """Those that start python."""
-        text, offsets = unix_lines(self.source.text)
-        return tuple(self._commands(run_script(text, offsets, self.made), Command(())))
+    def commands(self, is_batch: bool = False) -> tuple[Command, ...]:
+        """Those that start python. is_batch: the shell is task 0 of a job."""
+        text, offsets = self._unix_lines()
+        fixed = _BATCH_SHELL if is_batch else {}
+        return tuple(self._commands(run_script(text, offsets, self.made, given=fixed), Command(())))
 
     def _commands(self, raw: Iterator[RawCommand], outer: Command) -> Iterator[Command]:
-        for each in raw:
+        for each in map(self._as_meant, raw):
             base = Command(
                 outer.layers,
                 exports=_exports(self.source, each.exports),
                 doubt=outer.doubt or each.doubt,
                 alternative=outer.alternative if outer.doubt else each.alternative,
                 folder=each.folder,
+                inherited=outer.inherited,
+                is_background=outer.is_background or each.is_background,
+                takes_over=outer.takes_over,
             )
+            self.traps.update(_trapped(each.words))
             found = list(self._unfold(each, list(each.words), base))
             if not found:
                 for word in each.words[1:]:
@@ -138,6 +164,8 @@ class Found:
                 else:
                     return
             base = replace(base, layers=(*base.layers, _layer(self.source, kind, first, parsed)))
+            if kind == "srun":
+                base = replace(base, inherited=base.exports)
             if kind == "srun" or (kind != "python" and any(o.name == "--no_python" for o in parsed.options)):
                 words = list(parsed.rest)
                 continue
@@ -183,10 +211,33 @@ class Found:
             if is_started:  # what is only sourced sets up an environment
                 self.missing.append(replace(written, text=path))
             return
-        text, offsets = unix_lines(source.text)
+        other = replace(self, source=source)
+        text, offsets = other._unix_lines()
         exports = dict.fromkeys(raw.exports)
         commands = run_script(text, offsets, self.made, exports, base.folder)
-        yield from replace(self, source=source)._commands(commands, replace(base, exports=()))
+        yield from other._commands(commands, replace(base, exports=()))
+
+    def _unix_lines(self) -> tuple[str, Sequence[int]]:
+        """The text with Unix line ends, and the offset of each of its characters: what its author meant."""
+        text = self.source.text
+        first = text.find("\r\n")
+        if first < 0:
+            return text, range(len(text))
+        self.defects.append(Defect("dos", self.source.place(first), "Windows line ends (\\r\\n)"))
+        kept = [at for at in range(len(text)) if not text.startswith("\r\n", at)]
+        return "".join(text[at] for at in kept), kept
+
+    def _as_meant(self, raw: RawCommand) -> RawCommand:
+        """The command with plain characters; those that only look so are noted."""
+        if not _may_start(raw.words):
+            return raw
+        words: list[OffsetText] = []
+        for word in raw.words:
+            found = look_alike(self.source, word)
+            if found is not None:
+                self.defects.append(found.defect(self.source))
+            words.extend([word] if found is None else as_meant(found))
+        return replace(raw, words=tuple(words))
 
     def _submit(self, raw: RawCommand, words: Sequence[OffsetText], base: Command) -> None:
         rest = parse(self.source, words[1:], SBATCH).rest
@@ -198,12 +249,20 @@ class Found:
             self.submitted.append(Submitted(raw.document, place, True, base.folder))
 
 
-def unix_lines(text: str) -> tuple[str, Sequence[int]]:
-    """The text with Unix line ends, and the offset of each of its characters: what its author meant."""
-    if "\r\n" not in text:
-        return text, range(len(text))
-    kept = [at for at, letter in enumerate(text) if not text.startswith("\r\n", at)]
-    return "".join(text[at] for at in kept), kept
+def _trapped(words: Sequence[OffsetText]) -> Iterator[str]:
+    """The signals of `trap ACTION USR1 TERM`; none when the action is to do nothing."""
+    if words[0].text == "trap" and len(words) > 2 and words[1].text not in ("", "-"):
+        yield from (word.text.upper().removeprefix("SIG") for word in words[2:])
+
+
+def _may_start(words: Sequence[OffsetText]) -> bool:
+    """Whether a command may start ranks, or sets a variable, as its author reads it."""
+    names = [os.path.basename(part) for word in words for part in plain(word.text).split()[:2]]
+    if not names or names[0] in _STARTING_NOTHING:
+        return False
+    if _ASSIGNING.match(plain(words[0].text)) or (names[0].startswith("#") and names[0] != "#SBATCH"):
+        return True
+    return any(name in _STARTERS or name.endswith((".py", ".sh")) or _PYTHON.match(name) for name in names)
 
 
 def _exports(source: Source, values: Mapping[str, Value]) -> tuple[Export, ...]:
@@ -248,6 +307,8 @@ def _without_wrapper(
     if not words:
         return [], base
     name = os.path.basename(words[0].text)
+    if name == "exec" and not base.layers:
+        base = replace(base, takes_over=True)
     if name == "command" and [word.text[:2].lower() for word in words[1:2]] == ["-v"]:
         return [], base
     if name in _ELSEWHERE:

@@ -16,7 +16,7 @@ from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
 from crossfoot.written.launch.options import place_of
-from crossfoot.written.launch.shell import made_name
+from crossfoot.written.launch.shell_scope import made_name
 from crossfoot.written.launch.shell_tree import OffsetText
 from crossfoot.written.launch.statement import (
     Argument,
@@ -101,12 +101,16 @@ def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tupl
     """A batch script or a shell script: directives, commands, and what both say."""
     batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
     found = Found(source)
-    commands = found.commands()
+    commands = found.commands(is_batch=kind == "sbatch")
     file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
     findings: list[Finding] = []
     named = [*_named(file, found, findings), *_submitted(found, findings, depth)]
     named += [Named("script", word.text, word.place, is_missing=True) for word in found.missing]
     file = replace(file, named=tuple(named))
+    file = replace(file, traps=frozenset(found.traps))
+    if kind == "sbatch":  # sbatch refuses it first
+        found.defects[:] = [each for each in found.defects if each.kind != "dos"]
+    defects = (*defects, *dict.fromkeys(found.defects))
     defects = (*defects, *(Defect("not_held", at.place, why) for at, why in not_held(file)))
     config, overrides = _config_of(file)
     return (

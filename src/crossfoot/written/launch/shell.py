@@ -10,23 +10,15 @@ SLURM's variables.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from tree_sitter import Node
 
+from crossfoot.written.launch.shell_arithmetic import assigned_in
 from crossfoot.written.launch.shell_flow import ControlFlow
-from crossfoot.written.launch.shell_scope import (
-    Budget,
-    Made,
-    RawCommand,
-    Scope,
-    made_name,
-    name_in,
-    take_positional,
-)
+from crossfoot.written.launch.shell_scope import Budget, Made, RawCommand, Scope, name_in, take_positional
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
 from crossfoot.written.launch.shell_words import (
     MOST_WORDS,
@@ -39,12 +31,7 @@ from crossfoot.written.launch.shell_words import (
 )
 from crossfoot.written.launch.statement import UNKNOWN
 
-__all__ = ["Made", "OffsetText", "RawCommand", "Value", "made_name", "run_script"]
-
 DEEPEST = 60
-_ARITHMETIC_TARGET = re.compile(
-    r"([A-Za-z_]\w*)\s*(?:[-+*/%&|^]|<<|>>)?=(?!=)|([A-Za-z_]\w*)(?:\+\+|--)", re.ASCII
-)
 _WRITING = (">", ">>", ">|", "&>", "&>>")
 
 
@@ -54,12 +41,13 @@ def run_script(
     made: Made,
     exports: Mapping[str, Value] | None = None,
     folder: str | None = "",
+    given: Mapping[str, Value] | None = None,
 ) -> Iterator[RawCommand]:
-    """The commands of a script, in order. exports: variables that it finds; folder: where it begins. made is
-    filled with the files that it writes.
+    """The commands of a script, in order. exports: variables that it finds; given: those that are its own;
+    folder: where it begins. made is filled with the files that it writes.
     """
     values: dict[str, Value] = {name: OffsetText(".", (0,)) for name in ("SLURM_SUBMIT_DIR", "PWD")}
-    scope = Scope(Variables({**values, **(exports or {})}, set(exports or ())), folder)
+    scope = Scope(Variables({**values, **(given or {}), **(exports or {})}, set(exports or ())), folder)
     shell = _Shell(ShellText(text, offsets), scope, Budget(made))
     yield from shell.run(shell.text.root)
     yield from shell.never_called()
@@ -242,8 +230,7 @@ class _Shell(ControlFlow):
 
     def _forget_arithmetic(self, node: Node) -> None:
         """What `((...))` assigns is unknown."""
-        for match in _ARITHMETIC_TARGET.finditer(self.text.text_of(node)):
-            self.scope.variables.values[match[1] or match[2]] = None
+        self.scope.variables.values.update(dict.fromkeys(assigned_in(self.text.text_of(node))))
 
     def _test(self, node: Node) -> Iterator[RawCommand]:
         if node.children and node.children[0].type == "((":
@@ -322,7 +309,9 @@ class _Shell(ControlFlow):
     def _raw(self, words: tuple[OffsetText, ...], variables: Variables) -> RawCommand:
         exports = {name: variables.values.get(name) for name in variables.exported}
         scope = self.scope
-        return RawCommand(words, exports, scope.doubt, scope.alternative, scope.folder)
+        return RawCommand(
+            words, exports, scope.doubt, scope.alternative, scope.folder, is_background=scope.is_background
+        )
 
     def _eval(self, words: Sequence[OffsetText]) -> Iterator[RawCommand]:
         """The words joined, run as a script here."""

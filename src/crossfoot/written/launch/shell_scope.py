@@ -33,7 +33,7 @@ def made_name(path: str) -> str:
 class RawCommand:
     """Words after expansion. doubt: why it may not run, "" when it does. alternative: where that is only
     since one of several ways runs. folder: None when it cannot be known. document: what a here-document
-    hands it.
+    hands it. is_background: `&` stands behind it.
     """
 
     words: tuple[OffsetText, ...]
@@ -42,6 +42,7 @@ class RawCommand:
     alternative: Alternative | None = None
     folder: str | None = ""
     document: OffsetText | None = None
+    is_background: bool = False
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Scope:
     doubt: str = ""
     alternative: Alternative | None = None
     ended: str = ""
+    is_background: bool = False
 
     def fork(self, doubt: str = "", alternative: Alternative | None = None) -> Scope:
         """A copy, in which commands run or not."""

@@ -163,7 +163,8 @@ class Command:
 
     doubt: why it may not run, or not here; "" when it does. alternative: where that is only since one of
     several ways runs. folder: where it runs, relative to where crossfoot runs; None when that cannot be
-    known.
+    known. inherited: exports that srun found. is_background: the shell goes on meanwhile; takes_over: it
+    takes the shell's place (exec).
     """
 
     layers: tuple[Layer, ...]
@@ -173,6 +174,9 @@ class Command:
     doubt: str = ""
     alternative: Alternative | None = None
     folder: str | None = ""
+    inherited: tuple[Export, ...] = ()
+    is_background: bool = False
+    takes_over: bool = False
 
     def layer(self, *kinds: LayerKind) -> Layer | None:
         """The innermost layer of one of these kinds."""
@@ -215,7 +219,7 @@ class Setting:
 @dataclass(frozen=True)
 class Defect:
     """Something in a launch file that its reader would not take as its author meant it. kind: of which sort,
-    see the rules; words: for the reader; near: what was probably meant.
+    see the rules; words: for the reader; near: what was probably meant; name: what the mistake is called.
     """
 
     kind: str
@@ -223,6 +227,7 @@ class Defect:
     words: str = ""
     near: str = ""
     first: Place | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,8 @@ class LaunchFile:
     that command, each with its place.
 
     batch: its #SBATCH directives. commands: those that start training, in order. hosts, settings: of a
-    hostfile, of an accelerate file. named: files that its commands name.
+    hostfile, of an accelerate file. named: files that its commands name. traps: signals for which its shell
+    has a trap, without SIG.
     """
 
     path: str
@@ -273,6 +279,7 @@ class LaunchFile:
     settings: tuple[Setting, ...] = ()
     named: tuple[Named, ...] = ()
     defects: tuple[Defect, ...] = ()
+    traps: frozenset[str] = frozenset()
 
     def setting(self, path: str) -> Setting | None:
         """The setting with that dotted path."""

@@ -89,7 +89,8 @@ def held_commands(file: LaunchFile) -> tuple[Command, ...]:
 def writes_node_rank(command: Command) -> bool:
     """Whether a command says itself which node it is on: its script is one of several."""
     option = command.launcher.get("--node_rank", "--machine_rank")
-    return option is not None and option.number is not None and command.layer("srun") is None
+    is_written = option is not None and option.number is not None and not option.is_default
+    return is_written and command.layer("srun") is None
 
 
 def _agree(ways: Mapping[int, Sequence[Command]], file: LaunchFile) -> bool:

@@ -1,0 +1,111 @@
+"""Characters that look like plain ones and are others: dashes of an editor, full-width signs of an input
+method, curly quotes, blanks that are none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from crossfoot.written.launch.options import place_of
+from crossfoot.written.launch.shell_tree import OffsetText
+from crossfoot.written.launch.statement import Defect
+from crossfoot.written.source import Source
+
+_DASHES = {
+    "\u2010": "a hyphen that is no minus",
+    "\u2011": "a hyphen that is no minus",
+    "\u2012": "a figure dash",
+    "\u2013": "an en dash",
+    "\u2014": "an em dash",
+    "\u2015": "a long dash",
+    "\u2212": "a minus sign",
+    "\ufe58": "a small dash",
+    "\ufe63": "a small hyphen",
+    "\uff0d": "a full-width hyphen",
+}
+_QUOTES = {**dict.fromkeys("\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')}
+_BLANKS = dict.fromkeys("\u00a0\u3000\u202f\u205f" + "".join(map(chr, range(0x2000, 0x200B))), " ")
+_UNSEEN = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")
+_WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code != 0xFF0D}
+_PLAIN = {**dict.fromkeys(_DASHES, "-"), **_QUOTES, **_BLANKS, **_UNSEEN, **_WIDE}
+_TABLE = str.maketrans(_PLAIN)
+_ANY = re.compile(f"[{re.escape(''.join(_PLAIN))}]")
+_LEADING = re.compile(f"[-{''.join(_DASHES)}]*")
+_SHORT = re.compile(r"[A-Za-z]\d*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class LookAlike:
+    """A word with such a character. name: of the first one; plain: what was probably meant."""
+
+    word: OffsetText
+    name: str
+    plain: str
+
+    def defect(self, source: Source) -> Defect:
+        """To be told."""
+        return Defect("look_alike", place_of(source, self.word), self.word.text, self.plain, name=self.name)
+
+
+def plain(text: str) -> str:
+    """The text with the characters that were probably meant."""
+    dashes = _LEADING.match(text)
+    leading, rest = (dashes[0], text[dashes.end() :]) if dashes else ("", text)
+    rest = rest.translate(_TABLE)
+    if _ANY.search(leading):
+        leading = "-" if _SHORT.fullmatch(rest.partition("=")[0]) else "--"
+    return (leading + rest).strip(" ")
+
+
+def name_of(text: str) -> str:
+    """What the first such character of a text is called; empty without one."""
+    found = _ANY.search(text)
+    if found is None:
+        return ""
+    character = found[0]
+    if character in _WIDE:
+        return f"a full-width {character}"
+    if character in _DASHES:
+        return _DASHES[character]
+    if character in _QUOTES:
+        return "a curly quote"
+    kind = "a blank that is none" if character in _BLANKS else "an unseen character"
+    return f"{kind} (U+{ord(character):04X})"
+
+
+def look_alike(source: Source, word: OffsetText) -> LookAlike | None:
+    """The word, when it would mean something else with the characters that it seems to have. What is quoted
+    is text, and so is a dash inside a value, or a full-width sign among Chinese ones.
+    """
+    name, _, _ = word.text.partition("=")
+    seen = [
+        at
+        for at, character in enumerate(word.text)
+        if character in _PLAIN and not _is_quoted(source, word, at)
+    ]
+    telling = [
+        at for at in seen if word.text[at] not in _DASHES or at < 2 or (name[:1] == "-" and at < len(name))
+    ]
+    meant = plain(word.text)
+    if not telling or not (meant.isascii() or word.text[telling[0]] in {**_BLANKS, **_UNSEEN, **_DASHES}):
+        return None
+    return LookAlike(word, name_of(word.text[telling[0] :]), meant)
+
+
+def _is_quoted(source: Source, word: OffsetText, at: int) -> bool:
+    """Whether a character of a word stands between quotes in the file."""
+    offsets = word.offsets
+    if len(offsets) != len(word.text):
+        return False
+    while at and offsets[at - 1] == offsets[at] - 1:
+        at -= 1
+    return offsets[at] > 0 and source.text[offsets[at] - 1] in "'\""
+
+
+def as_meant(found: LookAlike) -> Iterator[OffsetText]:
+    """The words that were probably meant."""
+    offsets = found.word.offsets or (found.word.start,)
+    for part in found.plain.replace('"', "").replace("'", "").split():
+        yield replace(found.word, text=part, offsets=(offsets[0],) * len(part))
