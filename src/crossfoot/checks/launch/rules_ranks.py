@@ -13,6 +13,7 @@ from crossfoot.phrases import counted
 from crossfoot.written.launch.batch_script import array_size
 from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, Layer, Option
 from crossfoot.written.launch.stating import (
+    LAUNCHER_NAMES,
     command_statements,
     machines_and_processes,
     named_by,
@@ -22,7 +23,6 @@ from crossfoot.written.launch.stating import (
 )
 
 _RANKS_DIRECTLY = "start the ranks with srun itself: srun --ntasks-per-node=N python train.py CONFIG"
-_LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 
 
 @rule("CF462", name="launch-launchers-apart")
@@ -80,9 +80,7 @@ def _nested(command: Command) -> Iterator[Finding]:
     kinds = [layer for layer in command.layers if layer.kind in ("deepspeed", "torchrun", "accelerate")]
     script = command.script
     name = os.path.basename(script.text) if script else ""
-    second = (
-        kinds[1].place if len(kinds) > 1 else script.place if script and name in _LAUNCHER_NAMES else None
-    )
+    second = kinds[1].place if len(kinds) > 1 else script.place if script and name in LAUNCHER_NAMES else None
     if second is not None:
         named = kinds[1].kind if len(kinds) > 1 else name
         yield Finding(

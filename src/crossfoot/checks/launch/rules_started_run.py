@@ -10,7 +10,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.launch.read import config_words, started_config
 from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, with_named
-from crossfoot.written.launch.stating import certain_commands, training_commands
+from crossfoot.written.launch.stating import certain_commands, others_commands, trains
 
 
 @rule("CF461", "error", "warning", "note")
@@ -95,26 +95,50 @@ def _may_hold_more(file: LaunchFile) -> bool:
     return any(UNKNOWN in word.text for command in certain_commands(file) for word in command.arguments)
 
 
-@rule("CF477", "warning")
+@rule("CF477", "warning", "note")
 def starts_nothing(facts: Facts) -> Iterator[Finding]:
-    """CF477: a launch file has no command that starts training, so there is little to hold against the run.
+    """CF477: a launch file has no command that starts crossfoot, or starts ranks of another program too.
 
     Commands are found behind srun, bash -c, containers and the like, in variables and arrays of the same
     file, and in scripts that it starts. When the file was given by mistake, leave it out; when it starts a
-    script that is not here, give that one.
+    script that is not here, give that one; when it starts another trainer, put `train.py CONFIG` in its
+    place. Beside a run of crossfoot another program's ranks are a note: nothing about them was checked.
     """
     for file in with_named(facts.launch):
-        submits = any(named.what == "script" and named.file for named in file.named)
-        if file.kind in ("shell", "sbatch") and not training_commands(file) and not submits:
+        if file.kind not in ("shell", "sbatch"):
+            continue
+        others = others_commands(file)
+        if any(trains(command) for command in file.commands):
+            if others:
+                yield _besides(others[0])
+        elif not any(named.what == "script" and named.file for named in file.named):
             missing = [named for named in file.named if named.what == "script"]
+            scripts = others or [each for each in file.commands if _called(each).endswith(".py")]
             yield Finding(
                 "CF477",
-                f"{file.path} has no command that starts training",
+                f"nothing in {file.path} starts crossfoot train",
                 severity="warning",
-                place=Place(file.path),
+                place=scripts[0].launcher.place if scripts else Place(file.path),
                 notes=(
-                    "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
+                    *(f"it starts {_called(command)}" for command in scripts[:1]),
                     *(f"it starts {named.path}, which is not on this machine" for named in missing[:1]),
+                    "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
                 ),
-                helps=("give the script that has it",),
+                helps=("give the script that has it",)
+                if not scripts
+                else (f"start crossfoot in its place: train.py {facts.run.path}",),
             )
+
+
+def _besides(command: Command) -> Finding:
+    return Finding(
+        "CF477",
+        f"{_called(command)} is started too, and was not checked",
+        severity="note",
+        place=command.launcher.place,
+    )
+
+
+def _called(command: Command) -> str:
+    name = command.script.text.replace(UNKNOWN, "...") if command.script else ""
+    return name if command.launcher.kind == "python" else f"{name} (by {command.launcher.kind})"

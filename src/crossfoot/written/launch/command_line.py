@@ -72,6 +72,10 @@ awk head tail wc kill pkill killall ps pgrep man module ml git tee touch chmod l
 sleep wait trap alias unalias logger hash curl wget make cmake ldd file stat diff scp rsync tar test
 """
 _STARTING_NOTHING = frozenset(_QUIET.split())
+_OTHERS = frozenset(
+    ["llamafactory-cli", "swift", "megatron", "axolotl", "xtuner", "tune", "litgpt", "colossalai"]
+)
+"""Programs of other trainers, which start ranks."""
 _OURS = ("crossfoot", "crossfoot.cli")
 _BATCH_SHELL = dict.fromkeys(
     ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), OffsetText("0", (), is_default=True)
@@ -144,7 +148,7 @@ class Found:
             if name == "sbatch":
                 self._submit(raw, words, base)
                 return
-            if name in _OURS or name.endswith(".py"):
+            if name in _OURS or name in _OTHERS or name.endswith(".py"):
                 yield from _started(self.source, base, Parsed((), (), tuple(words), True), first)
                 return
             launcher = _launcher(name, words)
@@ -319,7 +323,7 @@ def _without_wrapper(
         return words, base
     for position, word in enumerate(words[1:], 1):
         begins = os.path.basename(word.text)
-        if begins in _LAUNCHERS or begins in _SHELLS or begins in _OURS or begins == "accelerate":
+        if begins in _LAUNCHERS or begins in _SHELLS or begins in (*_OURS, *_OTHERS, "accelerate"):
             return words[position:], base
         if _PYTHON.match(begins):
             return words[position:], base

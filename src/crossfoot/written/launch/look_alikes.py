@@ -32,6 +32,9 @@ _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code
 _PLAIN = {**dict.fromkeys(_DASHES, "-"), **_QUOTES, **_BLANKS, **_UNSEEN, **_WIDE}
 _TABLE = str.maketrans(_PLAIN)
 _ANY = re.compile(f"[{re.escape(''.join(_PLAIN))}]")
+_SAME_LENGTH = str.maketrans({**_PLAIN, **dict.fromkeys(_UNSEEN, " ")})
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_COLON = re.compile("\uff1a(?=\\S)")
 _LEADING = re.compile(f"[-{''.join(_DASHES)}]*")
 _SHORT = re.compile(r"[A-Za-z]\d*", re.ASCII)
 
@@ -109,3 +112,22 @@ def as_meant(found: LookAlike) -> Iterator[OffsetText]:
     offsets = found.word.offsets or (found.word.start,)
     for part in found.plain.replace('"', "").replace("'", "").split():
         yield replace(found.word, text=part, offsets=(offsets[0],) * len(part))
+
+
+def plain_lines(source: Source) -> tuple[Source, tuple[Defect, ...]]:
+    """A hostfile or a YAML file with plain characters in the same lines, and the lines that had others. A
+    line with Chinese beside them, and what stands behind `#`, is text.
+    """
+    defects: list[Defect] = []
+    parts: list[str] = []
+    for match in _LINE.finditer(source.text):
+        written = match[0].partition("#")[0].strip(" \t\r\n")
+        if not _ANY.search(written) or not plain(written).isascii():
+            parts.append(match[0])
+            continue
+        at = match.start() + match[0].index(written)
+        place = source.place(at, at + len(written))
+        meant = plain(_COLON.sub(": ", written))
+        defects.append(Defect("look_alike", place, written, meant, name=name_of(written)))
+        parts.append(_COLON.sub(": ", match[0]).translate(_SAME_LENGTH))
+    return (replace(source, text="".join(parts)) if defects else source), tuple(defects)

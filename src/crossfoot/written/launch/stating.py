@@ -26,6 +26,7 @@ from crossfoot.written.launch.statement import (
 
 STARTING_VERBS = ("train", "prove")
 """Verbs of crossfoot that a launcher starts on every rank."""
+LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -48,6 +49,18 @@ def trains(command: Command) -> bool:
     if name in ("crossfoot", "crossfoot.cli"):
         return bool(command.arguments) and command.arguments[0].text in STARTING_VERBS
     return name == "train.py"
+
+
+def others_commands(file: LaunchFile) -> tuple[Command, ...]:
+    """The commands that start ranks of another program."""
+    return tuple(command for command in file.commands if _is_anothers(command))
+
+
+def _is_anothers(command: Command) -> bool:
+    name = os.path.basename(command.script.text) if command.script else ""
+    starts = command.layer("deepspeed", "torchrun", "accelerate") or not name.endswith(".py")
+    is_ours = trains(command) or name in ("crossfoot", "crossfoot.cli", *LAUNCHER_NAMES)
+    return bool(name and starts) and not is_ours
 
 
 def training_commands(file: LaunchFile) -> tuple[Command, ...]:
