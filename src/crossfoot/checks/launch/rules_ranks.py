@@ -13,10 +13,10 @@ from crossfoot.phrases import counted
 from crossfoot.written.launch.batch_script import array_size
 from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, Layer, Option
 from crossfoot.written.launch.stating import (
-    LAUNCHER_NAMES,
     command_statements,
     machines_and_processes,
     named_by,
+    starts_launcher,
     tasks_of,
     trains,
     visible_gpus,
@@ -80,7 +80,9 @@ def _nested(command: Command) -> Iterator[Finding]:
     kinds = [layer for layer in command.layers if layer.kind in ("deepspeed", "torchrun", "accelerate")]
     script = command.script
     name = os.path.basename(script.text) if script else ""
-    second = kinds[1].place if len(kinds) > 1 else script.place if script and name in LAUNCHER_NAMES else None
+    second = (
+        kinds[1].place if len(kinds) > 1 else script.place if script and starts_launcher(command) else None
+    )
     if second is not None:
         named = kinds[1].kind if len(kinds) > 1 else name
         yield Finding(

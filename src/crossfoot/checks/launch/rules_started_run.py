@@ -10,7 +10,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.launch.read import config_words, started_config
 from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, with_named
-from crossfoot.written.launch.stating import certain_commands, others_commands, trains
+from crossfoot.written.launch.stating import certain_commands, others_commands, starts_launcher, trains
 
 
 @rule("CF461", "error", "warning", "note")
@@ -108,7 +108,7 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
         if file.kind not in ("shell", "sbatch"):
             continue
         others = others_commands(file)
-        if any(trains(command) for command in file.commands):
+        if any(trains(command) or starts_launcher(command) for command in file.commands):
             if others:
                 yield _besides(others[0])
         elif not any(named.what == "script" and named.file for named in file.named):

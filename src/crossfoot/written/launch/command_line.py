@@ -72,9 +72,7 @@ awk head tail wc kill pkill killall ps pgrep man module ml git tee touch chmod l
 sleep wait trap alias unalias logger hash curl wget make cmake ldd file stat diff scp rsync tar test
 """
 _STARTING_NOTHING = frozenset(_QUIET.split())
-_OTHERS = frozenset(
-    ["llamafactory-cli", "swift", "megatron", "axolotl", "xtuner", "tune", "litgpt", "colossalai"]
-)
+_OTHERS = frozenset(("llamafactory-cli", "swift", "axolotl", "xtuner", "litgpt", "colossalai"))
 """Programs of other trainers, which start ranks."""
 _OURS = ("crossfoot", "crossfoot.cli")
 _BATCH_SHELL = dict.fromkeys(

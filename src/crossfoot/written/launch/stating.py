@@ -26,7 +26,7 @@ from crossfoot.written.launch.statement import (
 
 STARTING_VERBS = ("train", "prove")
 """Verbs of crossfoot that a launcher starts on every rank."""
-LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
+_LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -59,8 +59,13 @@ def others_commands(file: LaunchFile) -> tuple[Command, ...]:
 def _is_anothers(command: Command) -> bool:
     name = os.path.basename(command.script.text) if command.script else ""
     starts = command.layer("deepspeed", "torchrun", "accelerate") or not name.endswith(".py")
-    is_ours = trains(command) or name in ("crossfoot", "crossfoot.cli", *LAUNCHER_NAMES)
+    is_ours = trains(command) or starts_launcher(command) or name in ("crossfoot", "crossfoot.cli")
     return bool(name and starts) and not is_ours
+
+
+def starts_launcher(command: Command) -> bool:
+    """Whether a launcher is what a launcher starts."""
+    return command.script is not None and os.path.basename(command.script.text) in _LAUNCHER_NAMES
 
 
 def training_commands(file: LaunchFile) -> tuple[Command, ...]:
