@@ -59,6 +59,10 @@ def read_directives(source: Source) -> tuple[Layer, tuple[Defect, ...]]:
             continue
         if any(word.text in ("hetjob", "packjob") for word in parsed.rest):
             is_complete = False
+            defects.append(
+                Defect("not_held", source.place(start, start + len(line)), "several parts of a job")
+            )
+            options.clear()
             break
         if not options:
             first = source.place(start, start + len(line.rstrip()))

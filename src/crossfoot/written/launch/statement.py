@@ -30,6 +30,8 @@ Witness = Literal["allocation", "launcher", "hostfile", "settings", "job"]
 LayerKind = Literal["sbatch", "srun", "deepspeed", "torchrun", "accelerate", "python"]
 UNKNOWN = "\x00"
 """Stands in a word for text that cannot be known before the run, such as `$(hostname)`."""
+JOBS_OWN = "\x01"
+"""Stands behind UNKNOWN where the job itself says it: SLURM's variables, the GPUs that the machine has."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from crossfoot.written.launch.accelerate_file import setting_statements, whole
 from crossfoot.written.launch.gpu_counts import gpu_count, gres_count
 from crossfoot.written.launch.hostfile import Resources, hostfile_statements, resources
 from crossfoot.written.launch.statement import (
+    JOBS_OWN,
+    UNKNOWN,
     About,
     Command,
     Export,
@@ -128,6 +130,8 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
     for command in training_commands(file):
         if command not in held:
             yield command.layers[-1], command.doubt
+        elif (size := _unknown_size(command.launcher)) is not None:
+            yield replace(command.launcher, place=size.at), f"{size.name} is known to the run only"
         elif any(said.about in _SIZES for said in command_statements(command, file)):
             continue
         elif not command.launcher.is_complete and not command.launcher.unknown:
@@ -136,6 +140,19 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
             yield command.launcher, "with a hostfile that only the run knows"
 
 
+def _unknown_size(launcher: Layer) -> Option | None:
+    """An option that decides on nodes or ranks, and whose value only the run knows; what the job itself says
+    is held with the job.
+    """
+    decisive = (launcher.get(name) for name in _DECISIVE)
+    unknown = (option for option in decisive if option and UNKNOWN in option.text)
+    return next((option for option in unknown if JOBS_OWN not in option.text), None)
+
+
+_DECISIVE = (
+    *("--nodes", "--ntasks", "--ntasks-per-node", "--num_nodes", "--num_gpus", "--include", "--exclude"),
+    *("--nnodes", "--nproc_per_node", "--num_machines", "--num_processes"),
+)
 _SIZES = ("num_nodes", "gpus_per_node", "gpus_by_node", "world_size")
 
 
