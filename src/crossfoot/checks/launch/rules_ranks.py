@@ -317,6 +317,10 @@ def no_hostfile(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _includes(option: Option, slots: str) -> bool:
+    return option.name == "--include" and option.value == f"localhost:{slots}"
+
+
 @rule("CF471", "error", "warning")
 def visible_devices(facts: Facts) -> Iterator[Finding]:
     """CF471: CUDA_VISIBLE_DEVICES does not fit the ranks that are started.
@@ -335,9 +339,8 @@ def visible_devices(facts: Facts) -> Iterator[Finding]:
         option = inner.get("--num_gpus", "--include", "--exclude", "--num_nodes", "--hostfile")
         if inner.kind == "deepspeed":
             in_order = ",".join(map(str, range(count)))
-            if option is not None and not (
-                (export.value or "").strip() == in_order and option.number == count
-            ):
+            same = (export.value or "").strip() == in_order
+            if option is not None and not (same and (option.number == count or _includes(option, in_order))):
                 yield Finding(
                     "CF471",
                     f"deepspeed ignores {words} beside {option.name}",

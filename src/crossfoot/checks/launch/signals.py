@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from crossfoot.environment.ending_signals import ENDING
 from crossfoot.findings.finding import Finding
+from crossfoot.written.launch.held import held_commands
 from crossfoot.written.launch.statement import Command, LaunchFile, Option
-from crossfoot.written.launch.stating import held_commands, trains
+from crossfoot.written.launch.stating import trains
 
 _SIGNAL = re.compile(r"((?P<to>[RB]+):)?(SIG)?(?P<name>\w[\w+-]*)(@\d+)?", re.ASCII | re.IGNORECASE)
 _HEARD = frozenset(number.name.removeprefix("SIG") for number in ENDING)

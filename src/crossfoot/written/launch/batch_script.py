@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from crossfoot.written.launch.gpu_counts import gpu_count
 from crossfoot.written.launch.look_alikes import as_meant, look_alike
 from crossfoot.written.launch.options import SBATCH, Parsed, parse
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
@@ -189,3 +190,26 @@ def array_size(value: str) -> tuple[int, int]:
         low = int(match["low"])
         count += len(range(low, int(match["high"] or low) + 1, int(match["step"] or 1) or 1))
     return count, int(limit) if limit.isdecimal() and len(limit) < 10 and int(limit) else count
+
+
+def shell_variables(batch: Layer) -> dict[str, str]:
+    """What the shell of this batch script finds: its numbers, where the directives say them; it is task 0."""
+    found = {}
+    if batch.is_complete:
+        for name, option_name in _VARIABLES:
+            option = batch.get(option_name)
+            count = gpu_count(option.value or "") if option else None
+            if count:
+                found[name] = str(count)
+    return found
+
+
+_VARIABLES = (
+    ("SLURM_NNODES", "--nodes"),
+    ("SLURM_JOB_NUM_NODES", "--nodes"),
+    ("SLURM_NTASKS", "--ntasks"),
+    ("SLURM_NPROCS", "--ntasks"),
+    ("SLURM_NTASKS_PER_NODE", "--ntasks-per-node"),
+    ("SLURM_GPUS_PER_NODE", "--gpus-per-node"),
+    ("SLURM_GPUS_ON_NODE", "--gpus-per-node"),
+)

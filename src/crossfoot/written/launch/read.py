@@ -10,10 +10,11 @@ from typing import Literal
 
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
-from crossfoot.written.launch.batch_script import has_directives, read_directives
+from crossfoot.written.launch.batch_script import has_directives, read_directives, shell_variables
 from crossfoot.written.launch.command_line import Found
 from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
+from crossfoot.written.launch.held import held_commands, not_held
 from crossfoot.written.launch.hostfile import looks_like_hostfile, read_hostfile
 from crossfoot.written.launch.options import place_of
 from crossfoot.written.launch.shell_scope import made_name
@@ -33,9 +34,7 @@ from crossfoot.written.launch.stating import (
     batch_statements,
     certain_commands,
     command_statements,
-    held_commands,
     is_dry_run,
-    not_held,
     training_commands,
     trains,
     writes_node_rank,
@@ -101,7 +100,7 @@ def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tupl
     """A batch script or a shell script: directives, commands, and what both say."""
     batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
     found = Found(source)
-    commands = found.commands(is_batch=kind == "sbatch")
+    commands = found.commands(None if batch is None else shell_variables(batch))
     file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
     findings: list[Finding] = []
     named = [*_named(file, found, findings), *_submitted(found, findings, depth)]

@@ -339,7 +339,7 @@ def _as_default(piece: Piece) -> Piece:
 
 def _unknown(source: str = "", is_open: bool = True) -> Piece:
     """source: what it is made of."""
-    mark = JOBS_OWN if _OF_THE_JOB.search(source) else ""
+    mark = JOBS_OWN if _OF_THE_JOB.search(source) and "$(" not in source[3:] else ""
     return Piece((OffsetText(UNKNOWN + mark, (), is_open=is_open),))
 
 
