@@ -111,7 +111,7 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
         if any(trains(command) or starts_launcher(command) for command in file.commands):
             if others:
                 yield _besides(others[0])
-        elif not any(named.what == "script" and named.file for named in file.named):
+        elif not any(named.what == "script" and named.file for named in file.named) and not _is_open(file):
             missing = [named for named in file.named if named.what == "script"]
             scripts = others or [each for each in file.commands if _called(each).endswith(".py")]
             yield Finding(
@@ -128,6 +128,11 @@ def starts_nothing(facts: Facts) -> Iterator[Finding]:
                 if not scripts
                 else (f"start crossfoot in its place: train.py {facts.run.path}",),
             )
+
+
+def _is_open(file: LaunchFile) -> bool:
+    """Whether CF418 says that a part of it was not held."""
+    return any(defect.kind == "not_held" for defect in file.defects)
 
 
 def _besides(command: Command) -> Finding:

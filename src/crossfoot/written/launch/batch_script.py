@@ -37,11 +37,17 @@ def has_directives(source: Source) -> bool:
     )
 
 
-def read_directives(source: Source) -> tuple[Layer, tuple[Defect, ...]]:
-    """The directives that count, and what is wrong with them or with where they stand."""
+def read_directives(
+    source: Source, begin: int = 0, given: Sequence[Option] = (), is_wrapped: bool = False
+) -> tuple[Layer, tuple[Defect, ...]]:
+    """The directives that count, and what is wrong with them or with where they stand.
+
+    begin: where the script begins in the file. given: options of the sbatch command, which overrule those of
+    the script. is_wrapped: sbatch makes the script (--wrap).
+    """
     options: list[Option] = []
     unknown: list[Option] = []
-    defects = list(_unfit(source))
+    defects = [] if is_wrapped else list(_unfit(source, begin))
     is_complete, is_late = True, False
     first = source.place(0)
     for start, line in _lines(source):
@@ -70,6 +76,7 @@ def read_directives(source: Source) -> tuple[Layer, tuple[Defect, ...]]:
         defects.extend(odd or _invalid(source, parsed))
         options.extend(parsed.options)
         unknown.extend(parsed.unknown)
+    options.extend(given)
     return Layer("sbatch", first, tuple(options), tuple(unknown), is_complete), tuple(defects)
 
 
@@ -153,13 +160,13 @@ def _misspelt(source: Source, start: int, line: str, meant: re.Match[str]) -> tu
     return parsed.options if is_wide else (), defect
 
 
-def _unfit(source: Source) -> Iterator[Defect]:
+def _unfit(source: Source, begin: int) -> Iterator[Defect]:
     """Why sbatch would not accept the file at all."""
     break_ = source.text.find("\r\n")
     if break_ >= 0:
         yield Defect("dos", source.place(break_), "Windows line ends (\\r\\n)")
-    if not source.text.startswith("#!"):
-        yield Defect("no_shebang", source.place(0), "no #! in the first line")
+    if not source.text.startswith("#!", begin):
+        yield Defect("no_shebang", source.place(begin), "no #! in the first line")
 
 
 def _late(source: Source, start: int, line: str, parsed: Parsed) -> Iterator[Defect]:

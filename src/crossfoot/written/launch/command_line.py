@@ -67,12 +67,16 @@ _BATCH_SHELL = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Submitted:
-    """A batch script that a script hands to sbatch: the path of a file, or the text of a here-document."""
+    """A batch script that a script hands to sbatch: the path of a file, the text of a here-document, or of
+    --wrap. options: those of sbatch itself, which come first.
+    """
 
     what: OffsetText
     place: Place
     is_document: bool
     folder: str | None
+    options: tuple[Option, ...] = ()
+    is_wrapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Found:
             )
             self.traps.update(trapped(each.words))
             found = list(self._unfold(each, list(each.words), base))
-            if not found:
+            if not found and each.words[0].text != "sbatch":
                 for word in each.words[1:]:
                     self.made.setdefault(made_name(word.text), None)
             yield from found
@@ -244,13 +248,20 @@ class Found:
         return replace(raw, words=tuple(words))
 
     def _submit(self, raw: RawCommand, words: Sequence[OffsetText], base: Command) -> None:
-        rest = parse(self.source, words[1:], SBATCH).rest
-        if rest:
-            place = argument(self.source, rest[0]).place
-            self.submitted.append(Submitted(rest[0], place, False, base.folder))
-        elif raw.document is not None:
-            place = argument(self.source, words[0]).place
-            self.submitted.append(Submitted(raw.document, place, True, base.folder))
+        parsed = parse(self.source, words[1:], SBATCH)
+        place = argument(self.source, words[0]).place
+        wrap = next((option for option in parsed.options if option.name == "--wrap"), None)
+        what, is_document = raw.document, True
+        if wrap is not None:
+            what = next((word.after(7) for word in words if word.text.startswith("--wrap=")), None)
+            what = what or (parsed.rest[0] if parsed.rest else None)
+        elif parsed.rest:
+            what, is_document = parsed.rest[0], False
+            place = argument(self.source, what).place
+        if what is not None:
+            self.submitted.append(
+                Submitted(what, place, is_document, base.folder, parsed.options, wrap is not None)
+            )
 
 
 def _in_the_step(exports: Mapping[str, Value], base: Command) -> Mapping[str, Value]:

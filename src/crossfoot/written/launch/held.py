@@ -44,7 +44,7 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
     for command in training_commands(file):
         if command not in held:
             yield command.layers[-1], command.doubt
-        elif (size := _unknown_size(command.launcher)) is not None:
+        elif (size := _unknown_size(*_deciding(command, file))) is not None:
             yield replace(command.launcher, place=size.at), f"{size.name} is known to the run only"
         elif any(said.about in _SIZES for said in command_statements(command, file)):
             continue
@@ -54,11 +54,18 @@ def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
             yield command.launcher, "with a hostfile that only the run knows"
 
 
-def _unknown_size(launcher: Layer) -> Option | None:
+def _deciding(command: Command, file: LaunchFile) -> Iterator[Layer]:
+    """The layers that say how many ranks: srun takes what it is not told from its job."""
+    yield command.launcher
+    if command.launcher.kind == "srun" and file.batch is not None:
+        yield file.batch
+
+
+def _unknown_size(*layers: Layer) -> Option | None:
     """An option that decides on nodes or ranks, and whose value only the run knows; what the job itself says
     is held with the job.
     """
-    decisive = (launcher.get(name) for name in _DECISIVE)
+    decisive = (layer.get(name) for layer in layers for name in _DECISIVE)
     unknown = (option for option in decisive if option and UNKNOWN in option.text)
     return next((option for option in unknown if JOBS_OWN not in option.text), None)
 

@@ -11,7 +11,7 @@ from typing import Literal
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate, read_accelerate_file
 from crossfoot.written.launch.batch_script import has_directives, read_directives, shell_variables
-from crossfoot.written.launch.command_line import Found
+from crossfoot.written.launch.command_line import Found, Submitted
 from crossfoot.written.launch.environment import read_job
 from crossfoot.written.launch.findings import broken_accelerate_file, unreadable_launch_file
 from crossfoot.written.launch.held import held_commands, not_held
@@ -24,6 +24,7 @@ from crossfoot.written.launch.statement import (
     Command,
     Defect,
     LaunchFile,
+    Layer,
     LayerKind,
     Named,
     StartedConfig,
@@ -80,13 +81,13 @@ def _short(path: str) -> Source:
 
 def _read(source: Source) -> tuple[LaunchFile, tuple[Finding, ...]]:
     if has_directives(source):
-        return _script(source, "sbatch")
+        return _script(source, read_directives(source))
     if not source.text.startswith("#!"):
         if looks_like_accelerate(source):
             return _accelerate(source), ()
         if looks_like_hostfile(source):
             return read_hostfile(source), ()
-    return _script(source, "shell")
+    return _script(source)
 
 
 def _accelerate(source: Source) -> LaunchFile:
@@ -96,9 +97,11 @@ def _accelerate(source: Source) -> LaunchFile:
         raise Refused(broken_accelerate_file(error)) from error
 
 
-def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tuple[Finding, ...]]:
-    """A batch script or a shell script: directives, commands, and what both say."""
-    batch, defects = read_directives(source) if kind == "sbatch" else (None, ())
+def _script(
+    source: Source, directives: tuple[Layer | None, tuple[Defect, ...]] = (None, ()), depth: int = 0
+) -> tuple[LaunchFile, tuple[Finding, ...]]:
+    """A batch script or, without directives, a shell script: commands, and what both say."""
+    batch, defects = directives
     found = Found(source)
     commands = found.commands(None if batch is None else shell_variables(batch))
     file = LaunchFile(source.path, "sbatch" if batch else "shell", batch=batch, commands=commands)
@@ -107,7 +110,7 @@ def _script(source: Source, kind: str, depth: int = 0) -> tuple[LaunchFile, tupl
     named += [Named("script", word.text, word.place, is_missing=True) for word in found.missing]
     file = replace(file, named=tuple(named))
     file = replace(file, traps=frozenset(found.traps))
-    if kind == "sbatch":  # sbatch refuses it first
+    if batch is not None:  # sbatch refuses it first
         found.defects[:] = [each for each in found.defects if each.kind != "dos"]
     defects = (*defects, *dict.fromkeys(found.defects))
     defects = (*defects, *(Defect("not_held", at.place, why) for at, why in not_held(file)))
@@ -183,18 +186,34 @@ def _submitted(found: Found, findings: list[Finding], depth: int) -> Iterator[Na
     for each in found.submitted if depth < _DEEPEST else ():
         if each.is_document:
             if each.what.is_contiguous:
-                file, more = _script(_part_of(found.source, each.what), "sbatch", depth + 1)
-                yield Named("script", f"{found.source.path}:{each.place.line}", each.place, file)
-                findings.extend(more)
+                part, begin = _part_of(found.source, each.what), each.what.offsets[0]
+                yield _submitted_script(part, each.place, found.source.path, each, depth, findings, begin)
+            else:
+                why = "in a batch script that only the run knows"
+                found.defects.append(Defect("not_held", each.place, why))
         elif each.what.is_known and each.folder is not None and made_name(each.what.text) not in found.made:
             path = os.path.normpath(os.path.join(each.folder, os.path.expanduser(each.what.text)))
             try:
-                file, more = _script(_short(path), "sbatch", depth + 1)
+                source = _short(path)
             except UnreadableText:
                 yield Named("script", each.what.text, each.place, is_missing=True)
             else:
-                yield Named("script", path, each.place, file)
-                findings.extend(more)
+                yield _submitted_script(source, each.place, path, each, depth, findings)
+
+
+def _submitted_script(
+    source: Source,
+    place: Place,
+    path: str,
+    submitted: Submitted,
+    depth: int,
+    findings: list[Finding],
+    begin: int = 0,
+) -> Named:
+    batch = read_directives(source, begin, submitted.options, submitted.is_wrapped)
+    file, more = _script(source, batch, depth + 1)
+    findings.extend(more)
+    return Named("script", path if begin == 0 else f"{path}:{place.line}", place, file)
 
 
 def _part_of(source: Source, text: OffsetText) -> Source:

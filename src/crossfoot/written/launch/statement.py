@@ -301,9 +301,16 @@ def with_named(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
         waiting.extend(named.file for named in file.named if named.file is not None)
 
 
+def _speaking(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
+    """The files, and the batch scripts that they submit."""
+    for file in files:
+        yield file
+        yield from _speaking(named.file for named in file.named if named.file and named.what == "script")
+
+
 def statements(files: Iterable[LaunchFile], *about: About) -> tuple[Statement, ...]:
     """What the files say about these facts. A file that another one names speaks only through that one."""
-    files = tuple(files)
+    files = tuple(_speaking(files))
     through = {named.path for file in files for named in file.named if named.what != "script"}
     return tuple(
         statement
