@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from crossfoot.findings.finding import Finding
+from field_scripts import FIELD
 from launch_findings import MEET, RUN, SRUN, TORCHRUN, batch, found
 
 __all__ = ["found"]
@@ -218,3 +220,111 @@ def test_many_of_one_kind_are_told_once(found) -> None:
     assert (finding.code, "the same of 19 more places in this file" in finding.notes) == ("CF472", True)
     (finding,) = found("".join(f"n{number} slot=8\n" for number in range(50)) + "n1 slots=8\nn2 slots=8\n")
     assert finding.code == "CF469"
+
+
+# ---- scripts of the field: right, with a wrong number, with a part that only the run knows ---------------
+
+
+def held(found, name: str, number: str) -> list[Finding]:
+    words = ("cluster.num_nodes=1",)
+    text = FIELD[name].replace("@@", number)
+    return found(text, words=words if words[0] in text else ())
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_a_right_number_is_nothing(found, name: str) -> None:
+    assert held(found, name, "8") == []
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_a_wrong_number_is_an_error_with_both_places(found, name: str) -> None:
+    findings = held(found, name, "7")
+    (wrong,) = [each for each in findings if each.severity == "error"]
+    files = [place.file for place in (wrong.place, *(place for place, _ in wrong.others)) if place]
+    assert wrong.code in ("CF453", "CF454")
+    assert (files[0], files[-1]) == ("launch0", "config.yaml")
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_a_number_that_only_the_run_knows_is_said(found, name: str) -> None:
+    codes = [each.code for each in held(found, name, "$(calc)")]
+    assert codes == ["CF418"]
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("ssh n1 'cd /w && torchrun --nnodes 2 train.py config.yaml' &\n", ["CF418"]),
+        (f"pdsh -w n[1-2] 'cd /w; {TORCHRUN} {MEET} {RUN}'\n", ["CF418"]),
+        (f"kubectl exec pod-0 -- bash -c '{TORCHRUN} {RUN}'\n", ["CF418"]),
+        (f"salloc -N 2 srun -n 16 python {RUN}\n", ["CF418"]),
+        (
+            f"torchrun --nnodes $WORLD_SIZE --node_rank $RANK --nproc-per-node 8 --master_addr a {RUN}\n",
+            ["CF418"],
+        ),
+        (batch(ONE_EACH, f"srun torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 {MEET} {RUN}"), []),
+        (
+            batch(
+                ONE_EACH,
+                f"srun torchrun --nnodes $SLURM_NNODES --nproc-per-node $((SLURM_NNODES*4)) {MEET} {RUN}",
+            ),
+            [],
+        ),
+        (
+            batch(ONE_EACH, f"srun torchrun --nnodes 2 --nproc-per-node $((SLURM_NNODES*3)) {MEET} {RUN}"),
+            ["CF453"],
+        ),
+        (f"torchrun --nnodes 2 --nproc-per-node $(nvidia-smi -L | wc -l) {MEET} {RUN}\n", []),
+        (f"#!/bin/bash\n#SBATCH -N 1 -n 8\n#SBATCH hetjob\n#SBATCH -N 1 -n 4\n{SRUN}\n", ["CF418"]),
+        (f"sbatch -N 4 --ntasks-per-node=8 --gpus-per-node=8 --wrap='{SRUN}'\n", ["CF452"]),
+    ],
+)
+def test_what_other_starters_are_given(found, text: str, codes: list[str]) -> None:
+    assert [each.code for each in found(text)] == codes
+
+
+def test_options_of_sbatch_overrule_those_of_the_script(found) -> None:
+    Path("job.sbatch").write_text(batch(JOB, SRUN))
+    assert found("sbatch job.sbatch\n") == []
+    (finding,) = found("sbatch --nodes=4 job.sbatch\n")
+    assert (finding.code, str(finding.place)) == ("CF452", "launch0:1:16")
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["torchrun --nnodes 2 run_clm_sft_with_peft.py", "python finetune.py", "llamafactory-cli train a.yaml"],
+)
+def test_another_trainer(found, start: str) -> None:
+    finding = found(f"{start}\n")[-1]
+    assert (finding.code, finding.severity) == ("CF477", "warning")
+    assert finding.notes[0].startswith("it starts ")
+    besides = [each.severity for each in found(f"{START} {RUN}\n{start}\n") if each.code == "CF477"]
+    assert besides == ([] if start.startswith("python") else ["note"])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("worker-1 slots\uff1d8\nworker-2 slots=8\n", "worker-1 slots=8"),
+        ("worker-1 slots=8\nworker-2 slots=\uff18\n", "worker-2 slots=8"),
+        (
+            "distributed_type: MULTI_GPU\nnum_machines\uff1a2\nnum_processes: 16\nmain_process_ip: a\n",
+            "num_machines: 2",
+        ),
+        (
+            "distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: \uff11\uff16\nmain_process_ip: a\n",
+            "num_processes: 16",
+        ),
+    ],
+)
+def test_other_files_with_characters_that_only_look_plain(found, text: str, meant: str) -> None:
+    (finding,) = found(text)
+    assert (finding.code, finding.helps) == ("CF419", (f"write {meant}",))
+
+
+def test_the_same_gpus_twice_is_no_contradiction(found) -> None:
+    words = ("cluster.num_nodes=1", "cluster.gpus_per_node=2")
+    command = "CUDA_VISIBLE_DEVICES=0,1 deepspeed --include localhost:{} " + f"{RUN} {' '.join(words)}\n"
+    assert found(command.format("0,1"), words=words) == []
+    (finding,) = found(command.format("2,3"), words=words)
+    assert finding.code == "CF471"
