@@ -124,6 +124,9 @@ ONE_EACH = "-N 2;--ntasks-per-node=1;--gpus-per-node=8"
         (batch(f"{JOB};-a 0-3", f"{SRUN} run.name=a-$SLURM_ARRAY_TASK_ID"), None, ""),
         (batch(f"{JOB};-a 0-3", "srun python train.py c$SLURM_ARRAY_TASK_ID.yaml"), None, ""),
         (batch(f"{JOB};--array=7", SRUN), None, ""),
+        # one node, unless sbatch is told otherwise
+        ("#!/bin/bash\n#SBATCH --ntasks-per-node=8 --gpus-per-node=8\n" + SRUN, "CF452", "warning"),
+        ("#!/bin/bash\n#SBATCH --ntasks=16 --gpus-per-node=8\n" + SRUN, None, ""),
         # no GPUs
         ("#!/bin/bash\n#SBATCH -N 2 --ntasks-per-node=8\n" + SRUN, "CF453", "warning"),
         ("#!/bin/bash\n#SBATCH -N 2 --ntasks-per-node=8 --gres=gpu:0\n" + SRUN, "CF453", "warning"),

@@ -8,6 +8,7 @@ from crossfoot.checks.launch.planned import commands, nodes_or_one, planned_rank
 from crossfoot.checks.registry import Facts
 from crossfoot.environment.world import DEEPSPEED_MARKS, TORCHRUN_MARKS, read_world
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.phrases import listed
 from crossfoot.written.launch.statement import Command, Export, LaunchFile, Option
 from crossfoot.written.launch.stating import command_statements, is_dry_run, tasks_of, trains
 
@@ -44,12 +45,14 @@ def _finding(facts: Facts, file: LaunchFile, command: Command) -> Finding | None
     try:
         read_world({**tasks, **values})
     except Refused as refused:
-        names = ", ".join(exports)
+        names = listed(list(exports))
         first = exports.get("RANK") or next(iter(exports.values()))
-        who = "every task of srun" if by_srun else command.launcher.kind
+        title = f"{command.launcher.kind} finds {names} without a launcher, and crossfoot refuses to start"
+        if by_srun:
+            title = f"every task of srun finds the same {names}, and crossfoot refuses to start"
         return Finding(
             "CF463",
-            f"{who} would find {names} as the script sets it, and not start",
+            title,
             place=first.place,
             others=((command.layers[0].place, "started here"),),
             notes=tuple(dict.fromkeys(each.title for each in refused.findings)),

@@ -33,18 +33,21 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
     is taken, and the others must agree with it. DeepSpeed's batch is micro batch x accumulation x ranks: on
     another number of nodes the same files would train another batch, so crossfoot refuses the plan at
     start-up, after the wait in the queue. Nodes that are allocated beyond those that the launcher uses are a
-    warning: the run is as planned, and they stand idle. Inside a job SLURM_JOB_NUM_NODES is a witness too,
-    for a warning only: what will be started there is not known yet. (lies B2, U2)
+    warning: the run is as planned, and they stand idle. So is a batch script that leaves the number out:
+    sbatch then gives one node, unless it is told otherwise. Inside a job SLURM_JOB_NUM_NODES is a witness
+    too, for a warning only: what will be started there is not known yet. (lies B2, U2)
     """
     planned = planned_nodes(facts)
     if planned is None:
         return
     used = _files_that_use(facts, "num_nodes", planned.value)
     for said in _grouped(each for each in _stated(facts, "num_nodes") if each.value != planned.value):
+        said = sorted(said, key=lambda each: each.is_implied)
         first, value = said[0], said[0].number
         helps = [_rewritten(first, planned.value)]
         is_idle = first.witness == "allocation" and value > planned.value and first.place.file in used
-        severity: Severity = "warning" if is_idle else "error"
+        is_open = first.is_implied and first.witness == "allocation"  # sbatch may be given the option
+        severity: Severity = "warning" if is_idle or is_open else "error"
         if first.witness == "hostfile":
             helps = [f"list {counted(planned.value, 'host')} in the hostfile"]
             if value > planned.value:
@@ -326,7 +329,7 @@ def _finding(
     if not planned.in_config:
         end = f"{planned.owner} says"
         helps = [*helps, "or set cluster in the config, which owns the number"]
-    if severity == "warning" and first.witness == "allocation":
+    if severity == "warning" and first.witness == "allocation" and not first.is_implied:
         end = "the run uses"
     return Finding(
         code,
@@ -344,7 +347,7 @@ def _says(statement: Statement) -> str:
         return "the hostfile has"
     if statement.witness == "job":
         return "this job has"
-    if statement.is_implied or statement.witness == "launcher":
+    if statement.witness == "launcher":
         return f"{statement.words} starts"
     return f"{statement.words} asks for"
 

@@ -55,6 +55,7 @@ def unheard_signal(file: LaunchFile) -> Iterator[Finding]:
         )
 
 
+_UNWARNED = "at the time limit SLURM sends SIGTERM and soon kills: a checkpoint may not be done by then"
 _HOW = {
     True: ("leave out B: srun's tasks then get it",),
     False: ("start the command with srun, and leave out B:",),
@@ -83,6 +84,6 @@ def _finding(
         severity="warning",
         place=option.at,
         others=((command.layers[0].place, "started here"),) if command else (),
-        notes=("at the time limit the run would be killed, without a checkpoint", *((note,) if note else ())),
+        notes=(_UNWARNED, *((note,) if note else ())),
         helps=helps,
     )

@@ -148,12 +148,19 @@ def tasks_of(command: Command, batch: Layer | None) -> Tasks | None:
     return Tasks(nodes, None if is_open else 1, None if is_open else nodes or 1)
 
 
+_ASKING_FOR_NODES = ("--nodes", "--ntasks", "--gpus", "--nodelist", "--nodefile", "--mincpus")
+"""sbatch asks for one node where none of them is given."""
+
+
 def batch_statements(batch: Layer) -> Iterator[Statement]:
     """What the allocation is: nodes, and GPUs on each."""
     nodes = allocation_nodes(batch)
     option = batch.get("--nodes")
     if option and nodes:
         yield option.states("num_nodes", nodes, "allocation")
+    elif batch.lacks(*_ASKING_FOR_NODES) and not batch.unknown:
+        words = "sbatch without --nodes"
+        yield Statement("num_nodes", 1, batch.place, words, "allocation", is_implied=True)
     for each, count in gpus_of(batch, nodes):
         yield each.states("gpus_per_node", count, "allocation")
     total = batch.get("--gpus")
