@@ -33,7 +33,6 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
-from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
@@ -106,7 +105,7 @@ def read_and_check(
     reading: list[Finding] = []
     launch = _launch(launch_files, environ or {}, reading)
     words: list[Override | str] = [
-        Override(word, place) for file in launch if _starts(file, path) for word, place in file.overrides
+        Override(word, place) for file in launch if starts(file, path) for word, place in file.overrides
     ]
     run, found = read_run(path, [*words, *overrides])
     reading.extend(found)
@@ -218,9 +217,9 @@ def _launch(
     return tuple(file for file in (*files, read_job(environ)) if file is not None)
 
 
-def _starts(file: LaunchFile, config: str) -> bool:
+def starts(file: LaunchFile, config: str) -> bool:
     """Whether the command in a launch file names this run config."""
-    return file.config is not None and same_file(file.config[0], config)
+    return file.config is not None and file.config.is_same(config)
 
 
 def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
