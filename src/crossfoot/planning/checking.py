@@ -66,9 +66,24 @@ def _examine(
     except Refused as refused:
         return Examined(refused.findings)
     if checked.findings:
-        return Examined(tuple(_as_seen_from_here(each, launch_files) for each in checked.findings))
+        found = _without_other_runs(checked.findings)
+        return Examined(tuple(_as_seen_from_here(each, launch_files) for each in found))
     files = ", ".join([path, *launch_files])
     return Examined((), f"{files}: nothing found ({', '.join(_compared(checked))})")
+
+
+def _without_other_runs(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Of a launch file that starts another config only that is said: its numbers are of the other run."""
+    others = {each.place.file for each in findings if each.place and _names_another(each)}
+    for each in findings:
+        if _names_another(each) or not each.code.startswith("CF4") or not each.place:
+            yield each
+        elif each.place.file not in others:
+            yield each
+
+
+def _names_another(finding: Finding) -> bool:
+    return finding.code == "CF461" and finding.severity == "error"
 
 
 def _as_seen_from_here(finding: Finding, launch_files: Sequence[str]) -> Finding:
