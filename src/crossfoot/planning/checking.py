@@ -76,9 +76,12 @@ def _without_other_runs(findings: Sequence[Finding]) -> Iterator[Finding]:
     """Of a launch file that starts another config only that is said: its numbers are of the other run."""
     others = {each.place.file for each in findings if each.place and _names_another(each)}
     for each in findings:
-        if _names_another(each) or not each.code.startswith("CF4") or not each.place:
-            yield each
-        elif each.place.file not in others:
+        if (
+            _names_another(each)
+            or not each.code.startswith("CF4")
+            or not each.place
+            or each.place.file not in others
+        ):
             yield each
 
 
