@@ -165,7 +165,7 @@ def test_what_is_rendered_for_unequal_nodes_gives_no_finding(
             assert main(["check", "config.yaml", *words, f"./{path}"]) == 0
             assert "nothing found" in capsys.readouterr().out
     if kind != "dry-run":
-        assert main(["check", "config.yaml", "cluster.gpus_per_node=5", f"./{written[0]}"]) == 1
+        assert main(["check", "--strict", "config.yaml", "cluster.gpus_per_node=5", f"./{written[0]}"]) == 1
 
 
 @pytest.mark.parametrize(("node", "ranks"), [("0", "4"), ("1", "1")])

@@ -41,6 +41,11 @@ def test_each_has_its_own_nodes_and_gpus() -> None:
     assert launch_findings("one.sh", "two.sh") == []
 
 
+def test_one_that_starts_another_config() -> None:
+    Path("other.sh").write_text(ONE.format(3).replace("config.yaml", "other.yaml"))
+    assert launch_findings("two.sh", "other.sh") == [("CF461", "error", "other.sh")]
+
+
 def test_a_wrong_one_among_them() -> None:
     Path("wrong.sh").write_text(ONE.format(3))
     assert launch_findings("two.sh", "one.sh", "wrong.sh") == [("CF453", "error", "wrong.sh")]

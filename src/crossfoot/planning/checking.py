@@ -69,11 +69,29 @@ def _examine(
     if not checked.has_error:
         in_vain = [*accepted_for_nothing(checked.facts, checked.findings)]
         checked = checked.and_found(in_vain) if in_vain else checked
-    found = tuple(_as_seen_from_here(each, launch_files) for each in checked.findings)
+    own = _without_other_runs(checked.findings)
+    found = tuple(_as_seen_from_here(each, launch_files) for each in own)
     if any(finding.accepted is None for finding in found):
         return Examined(found)
     files, what = ", ".join([path, *launch_files]), "nothing else" if found else "nothing"
     return Examined(found, f"{files}: {what} found ({', '.join(_compared(checked))})")
+
+
+def _without_other_runs(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Of a launch file that starts another config only that is said: its numbers are of the other run."""
+    others = {each.place.file for each in findings if each.place and _names_another(each)}
+    for each in findings:
+        if (
+            _names_another(each)
+            or not each.code.startswith("CF4")
+            or not each.place
+            or each.place.file not in others
+        ):
+            yield each
+
+
+def _names_another(finding: Finding) -> bool:
+    return finding.code == "CF461" and finding.severity == "error"
 
 
 def _as_seen_from_here(finding: Finding, launch_files: Sequence[str]) -> Finding:

@@ -18,7 +18,10 @@ LONGEST_VALUE = 20_000
 MOST_WORDS = 1_000
 """In an array, or from one `{1..9999}`."""
 _SET_BY_LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "PET_")
-_OF_THE_JOB = re.compile("^SLURM_|[$({ ]SLURM_|nvidia-smi|cuda.device_count|NVIDIA_VISIBLE_DEVICES")
+_OF_THE_JOB = re.compile(
+    r"^SLURM_|[$({ ]SLURM_|nvidia-smi|cuda.device_count|NVIDIA_VISIBLE_DEVICES|\[.*(?i:node|rank)"
+)
+"""The last: one number for each node, `${gpus[node]}`."""
 _RANGE = re.compile(r"\{(-?\d{1,6})\.\.(-?\d{1,6})\}", re.ASCII)
 _GAP = re.compile(r"(?P<continued>\\\r?\n)|(?P<escaped>\\.)|(?P<between>[^\\]+|\\)", re.DOTALL)
 _TRAILING = re.compile(r"(?:\\\n)*(?P<between>(?:[ \t]|\\\n)*)(?P<escaped>\\[ \t])")
@@ -250,7 +253,7 @@ class Words:
             yield from pieces
             return
         if value is None:
-            yield _unknown(name)
+            yield _unknown(f"{name}[{index}]")
         elif isinstance(value, OffsetText):
             yield Piece((self.variables.spend(value),), splits=True)
         elif index == "*":
