@@ -31,11 +31,14 @@ _LEFT_OUT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(MONITORS, "crossfoot keeps the record of a run"),
         "activation_checkpointing": "model.gradient_checkpointing decides",
         "aio": "nothing is offloaded to a disk",
+        "checkpoint": "checkpoints are crossfoot's own",
         "allgather_size": "it is an old name of zero_optimization.allgather_bucket_size",
         "compile": "the engine is not compiled",
         "dataloader_drop_last": "crossfoot makes the batches",
         "disable_allgather": "DeepSpeed never uses it",
         "pipeline": "it is for pipeline models",
+        "zero_allow_untested_optimizer": "crossfoot writes it",
+        "zero_force_ds_cpu_optimizer": "crossfoot writes it",
     }
 )
 _ONLY_STAGE_3 = (
@@ -130,7 +133,7 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
     if name in vocabulary().refused[""] or block is None:
         return "it is off" if name in vocabulary().refused[""] and is_off(value) else None
     switch = block.keys.get("enabled")
-    if value is None or value is False:
+    if value in (None, False, "auto") and name != ZERO:
         return "it is off"
     if switch is not None and switch.default is False and isinstance(value, Mapping) and not _has_on(value):
         return "it is off"
@@ -141,6 +144,8 @@ def _left_out_of_zero(form: Mapping[str, Any], name: str) -> str | None:
     stage, value = zero_stage(form), form[ZERO].get(name) if isinstance(form.get(ZERO), Mapping) else None
     if name in vocabulary().refused[ZERO]:
         return "it is off" if is_off(value) else None
+    if name == "elastic_checkpoint":
+        return _LEFT_OUT["checkpoint"]
     if stage is not None and stage < 3 and counts_on_stage_3(name):
         return f"it counts on stage 3 alone, and the stage is {stage}"
     if name in OFFLOADING.values():
@@ -162,7 +167,7 @@ def is_off(value: Any) -> bool:
     """Whether a value, or an object with switches, switches nothing on."""
     if isinstance(value, Mapping):
         return not value or (_has_switch(value) and not _has_on(value))
-    return not value or value == -1
+    return not value or value in (-1, "auto")
 
 
 def _switches(block: Mapping[str, Any]) -> list[Any]:

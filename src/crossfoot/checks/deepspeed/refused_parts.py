@@ -65,7 +65,8 @@ def is_refused_whole(values: Mapping[str, Any], path: KeyPath) -> bool:
 def _is_on(keys: KeyPath, value: Any) -> bool:
     if keys == ("managed_gradient_accumulation",):
         return value is False
-    return value is True or (isinstance(value, Mapping) and (bool(value) or keys[-1] == "zenflow"))
+    is_there = isinstance(value, Mapping) and keys[-1] == "zenflow"
+    return is_there or (bool(value) and value != "auto")  # text is true to a reader that asks `if value`
 
 
 def _value(values: Any, keys: KeyPath) -> Any:

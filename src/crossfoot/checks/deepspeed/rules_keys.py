@@ -99,6 +99,8 @@ def _consequence(facts: Facts, unknown: Unknown, nearest: str | None) -> tuple[S
     entry, understood = unknown.entry, facts.understood
     form = understood.values if understood is not None else {}
     reason = why_left_out(form, facts.run.config, entry.path)
+    if entry.value == "auto":
+        reason = 'nobody fills in its "auto"'
     if reason and (nearest != "enabled" or entry.path[0] in MONITORS):
         return "note", f"it is not handed over: {reason}"
     if entry.block.reader == "model" and not reason:

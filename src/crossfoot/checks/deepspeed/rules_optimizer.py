@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -148,7 +148,7 @@ def _judged(
     if not differences:
         yield Finding(
             code,
-            other or f"the {block} block says nothing that is not so in this run",
+            other or f"the {block} block agrees with this run",
             severity="warning" if other else "note",
             place=deepspeed.place(*at, part="key"),
             notes=(left_out,),
@@ -251,84 +251,57 @@ def _number(value: Any) -> float | None:
 def _changes(facts: Facts, differences: list[_Difference]) -> list[str]:
     """For each difference `KEY to VALUE`; nothing when one of them would lead to another finding."""
     wanted = {one.name: one.theirs for one in differences}
-    changes = [_CHANGES[one.key](facts, wanted, one.theirs) for one in differences]
+    changes = [_change(facts, one, wanted) for one in differences]
     return [change for change in changes if change is not None] if None not in changes else []
 
 
-Change = Callable[[Facts, Mapping[str, Numbers], Any], str | None]
+def _change(facts: Facts, one: _Difference, wanted: Mapping[str, Numbers]) -> str | None:
+    if isinstance(one.theirs, tuple):
+        is_pair = len(one.theirs) == 2 and all(0 <= beta < 1 for beta in one.theirs)
+        return f"{one.key} to {_short(one.theirs)}" if is_pair else None
+    special = {"lr.reference": _reference, "lr.warmup_steps": _warmup, "train.max_steps": _length}
+    if one.key in special:
+        return special[one.key](facts, one.theirs, wanted)
+    clipping = _number(_get(facts, "gradient_clipping"))
+    is_fit = {
+        "lr.min_ratio": 0 <= one.theirs < 1,
+        "optimizer.eps": one.theirs > 0,
+        "optimizer.weight_decay": one.theirs >= 0,
+        "optimizer.max_grad_norm": one.theirs >= 0 and clipping in (None, one.theirs),
+    }
+    return f"{one.key} to {one.theirs:g}" if is_fit[one.key] else None
 
 
-def _reference(facts: Facts, wanted: Mapping[str, Numbers], rate: float) -> str | None:
-    lr, plan = facts.run.config.lr, facts.rate
-    if not 0 < rate <= HIGHEST_ADAM_RATE:
+def _reference(facts: Facts, peak: float, wanted: Mapping[str, Numbers]) -> str | None:
+    plan = facts.rate
+    if not 0 < peak <= HIGHEST_ADAM_RATE:  # CF210
         return None
     if plan is None or plan.rule == "none":
-        return f"lr.reference to {rate:g}"
-    reference = rate * plan.reference / plan.peak
-    return f"lr.reference to {reference:.6g} (lr.rule {lr.rule} makes {rate:g} of it)"
+        return f"lr.reference to {peak:g}"
+    return f"lr.reference to {peak * plan.reference / plan.peak:.6g} (of which lr.rule makes {peak:g})"
 
 
-def _warmup(facts: Facts, wanted: Mapping[str, Numbers], steps: float) -> str | None:
-    lr, rate = facts.run.config.lr, facts.rate
-    total = wanted.get("total_num_steps", rate.total_steps if rate else 0)
-    if not _is_count(steps) or not _fits(steps, total):
+def _warmup(facts: Facts, steps: float, wanted: Mapping[str, Numbers]) -> str | None:
+    lr, plan = facts.run.config.lr, facts.rate
+    if not _fits(steps, wanted.get("total_num_steps", plan.total_steps if plan else 0)):
         return None
-    beside = [key for key in ("warmup_fraction", "warmup_samples") if getattr(lr, key) is not None]
-    return f"lr.warmup_steps to {int(steps)}" + (f" in the place of lr.{beside[0]}" if beside else "")
+    beside = [f"lr.{key}" for key in ("warmup_fraction", "warmup_samples") if getattr(lr, key) is not None]
+    return " in the place of ".join([f"lr.warmup_steps to {int(steps)}", *beside])
 
 
-def _length(facts: Facts, wanted: Mapping[str, Numbers], steps: float) -> str | None:
-    rate, train, fraction = facts.rate, facts.run.config.train, facts.run.config.lr.warmup_fraction
-    warmup = wanted.get("warmup_num_steps", rate.warmup_steps if rate else 0)
-    if fraction is not None and "warmup_num_steps" not in wanted:
-        warmup = fraction * steps
-    if not _is_count(steps) or steps < 1 or not _fits(warmup, steps):
+def _length(facts: Facts, steps: float, wanted: Mapping[str, Numbers]) -> str | None:
+    config, plan = facts.run.config, facts.rate
+    warmup = wanted.get("warmup_num_steps", plan.warmup_steps if plan else 0)
+    if config.lr.warmup_fraction is not None and "warmup_num_steps" not in wanted:
+        warmup = int(config.lr.warmup_fraction * steps)
+    if not _fits(warmup, steps):
         return None
-    return f"train.max_steps to {int(steps)}" + (" in the place of train.epochs" if train.epochs else "")
-
-
-def _is_count(steps: float) -> bool:
-    return steps >= 0 and float(steps).is_integer()
+    beside = ["train.epochs"] if config.train.epochs else []
+    return " in the place of ".join([f"train.max_steps to {int(steps)}", *beside])
 
 
 def _fits(warmup: Numbers, total: Numbers) -> bool:
-    """Whether a warm-up leaves the half of the run (CF207)."""
-    if isinstance(warmup, tuple) or isinstance(total, tuple):
+    """Whether both are whole numbers of steps, and half of the run is left behind the warm-up (CF207)."""
+    if isinstance(warmup, tuple) or isinstance(total, tuple) or warmup % 1 or total % 1:
         return False
-    return warmup <= total and (warmup < 2 or 2 * warmup <= total)
-
-
-def _norm(facts: Facts, wanted: Mapping[str, Numbers], norm: float) -> str | None:
-    clipping = _number(_get(facts, "gradient_clipping"))
-    return f"optimizer.max_grad_norm to {norm:g}" if norm >= 0 and clipping in (None, norm) else None
-
-
-def _ratio(facts: Facts, wanted: Mapping[str, Numbers], ratio: float) -> str | None:
-    return f"lr.min_ratio to {ratio:g}" if 0 <= ratio < 1 else None
-
-
-def _betas(facts: Facts, wanted: Mapping[str, Numbers], betas: Any) -> str | None:
-    is_pair = isinstance(betas, tuple) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-    return f"optimizer.betas to {_short(betas)}" if is_pair else None
-
-
-def _eps(facts: Facts, wanted: Mapping[str, Numbers], eps: float) -> str | None:
-    return f"optimizer.eps to {eps:g}" if eps > 0 else None
-
-
-def _decay(facts: Facts, wanted: Mapping[str, Numbers], decay: float) -> str | None:
-    return f"optimizer.weight_decay to {decay:g}" if decay >= 0 else None
-
-
-_CHANGES: Mapping[str, Change] = MappingProxyType(
-    {
-        "lr.reference": _reference,
-        "lr.warmup_steps": _warmup,
-        "train.max_steps": _length,
-        "lr.min_ratio": _ratio,
-        "optimizer.max_grad_norm": _norm,
-        "optimizer.betas": _betas,
-        "optimizer.eps": _eps,
-        "optimizer.weight_decay": _decay,
-    }
-)
+    return 0 <= warmup <= total >= 1 and (warmup < 2 or 2 * warmup <= total)

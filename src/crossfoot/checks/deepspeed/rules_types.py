@@ -68,9 +68,8 @@ def _is_told_elsewhere(understood: DeepSpeedFile, entry: Entry) -> bool:
     path = entry.path
     if is_refused_whole(understood.values, path):
         return True
-    if path[0] == ZERO and len(path) > 1 and path[1].startswith("offload_"):
-        return (len(path) == 2 and not isinstance(entry.value, bool)) or path[-1] == "device"
-    return path[:2] == (ZERO, "leaf_module") and len(path) > 2
+    is_offloading = path[0] == ZERO and len(path) > 1 and path[1].startswith("offload_")
+    return is_offloading and ((len(path) == 2 and not isinstance(entry.value, bool)) or path[-1] == "device")
 
 
 # ---- "auto"
