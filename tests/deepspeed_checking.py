@@ -31,8 +31,8 @@ deepspeed: ds.json
 
 
 def deepspeed_findings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
-    """A function of (a DeepSpeed file as text or values, overrides) that gives the findings CF1nn and CF3nn; 4 GPUs,
-    100 steps.
+    """A function of (a DeepSpeed file as text or values, overrides) that gives the findings CF1nn and CF3nn:
+    4 GPUs, 100 steps.
     """
     monkeypatch.chdir(folder)
     Path("run.yaml").write_text(CONFIG)

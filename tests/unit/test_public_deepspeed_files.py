@@ -1,5 +1,5 @@
-"""Some forty DeepSpeed files in the manner of public ones: an error is right when DeepSpeed would stop, or when
-the file asks for another batch, rate or precision than the run; everything else is a warning or a note.
+"""Some forty DeepSpeed files in the manner of public ones: an error is right when DeepSpeed would stop, or
+when the file asks for another batch, rate or precision than the run; all else is a warning or a note.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def optimizer_block(facts: Facts) -> Iterator[Finding]:
         ours["betas"] = ("optimizer.betas", tuple(optimizer.betas))
         ours["eps"] = ("optimizer.eps", optimizer.eps)
         ours["weight_decay"] = ("optimizer.weight_decay", optimizer.weight_decay)
-    yield from _judged(facts, "CF306", "optimizer", other, ours if not other else {})
+    yield from _judged(facts, "CF306", "optimizer", ours if not other else {}, other)
 
 
 def _other_optimizer(facts: Facts) -> str:
@@ -113,18 +113,32 @@ def scheduler_block(facts: Facts) -> Iterator[Finding]:
     }
     if facts.run.config.lr.schedule == "cosine":
         ours["cos_min_ratio"] = ("lr.min_ratio", facts.run.config.lr.min_ratio)
-    if is_named and kind not in _SHAPES:
-        ours = {}
-    yield from _judged(facts, "CF307", "scheduler", _other_shape(facts) if is_named else "", ours)
+    if not is_named:
+        yield from _judged(facts, "CF307", "scheduler", ours)
+    elif kind not in _SHAPES:
+        other = f"scheduler.type is {kind}, and lr.schedule is {facts.run.config.lr.schedule}"
+        yield from _judged(facts, "CF307", "scheduler", {}, other)
+    else:
+        other = _other_shape(facts, kind) or _other_warmup(_params(facts, "scheduler"))
+        yield from _judged(facts, "CF307", "scheduler", ours, other, _remedy(facts, kind))
 
 
-def _other_shape(facts: Facts) -> str:
-    lr, kind = facts.run.config.lr, _get(facts, "scheduler", "type")
-    shape = _SHAPES.get(kind)
-    if shape != lr.schedule:
-        is_ = f"{kind}, which is {shape} after the warm-up" if shape else kind
-        return f"scheduler.type is {is_}, and lr.schedule is {lr.schedule}"
-    params = _params(facts, "scheduler")
+def _other_shape(facts: Facts, kind: str) -> str:
+    ours = facts.run.config.lr.schedule
+    if _SHAPES[kind] == ours:
+        return ""
+    return f"scheduler.type is {kind}, which is {_SHAPES[kind]} after the warm-up, and lr.schedule is {ours}"
+
+
+def _remedy(facts: Facts, kind: str) -> str | None:
+    is_other = bool(_other_shape(facts, kind))
+    is_flat = _SHAPES[kind] == "constant" and facts.run.config.lr.min_ratio  # CF030
+    if not is_other or is_flat or _other_warmup(_params(facts, "scheduler")):
+        return None
+    return f"lr.schedule to {_SHAPES[kind]}"
+
+
+def _other_warmup(params: Mapping[str, Any]) -> str:
     if _number(params.get("warmup_min_lr")):
         return (
             f"scheduler.params.warmup_min_lr is {shown(params['warmup_min_lr'])}, "
@@ -136,9 +150,16 @@ def _other_shape(facts: Facts) -> str:
 
 
 def _judged(
-    facts: Facts, code: str, block: str, other: str, ours: Mapping[str, tuple[str, Numbers | None]]
+    facts: Facts,
+    code: str,
+    block: str,
+    ours: Mapping[str, tuple[str, Numbers | None]],
+    other: str = "",
+    remedy: str | None = None,
 ) -> Iterator[Finding]:
-    """The finding about a block. other: what makes it another one. ours: the numbers to compare it with."""
+    """The finding about a block. ours: the numbers to compare it with. other: what makes it another one;
+    remedy: the change of the run config with which it is not.
+    """
     deepspeed, understood = facts.deepspeed, facts.understood
     if deepspeed is None or understood is None or block not in deepspeed.values:
         return
@@ -152,7 +173,7 @@ def _judged(
             severity="warning" if other else "note",
             place=deepspeed.place(*at, part="key"),
             notes=(left_out,),
-            helps=(f"remove the {block} block",) if other else (),
+            helps=(f"remove the {block} block", *([f"or set {remedy}"] if remedy else [])) if other else (),
         )
         return
     first, *rest = differences
@@ -166,6 +187,8 @@ def _judged(
         if facts.run.is_written(one.key)
     ]
     changes = _changes(facts, differences)
+    if other and changes:
+        changes = [*changes, remedy] if remedy else []
     yield Finding(
         code,
         title,

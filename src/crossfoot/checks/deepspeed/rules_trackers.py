@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crossfoot.checks.deepspeed.handed_over import MONITORS
 from crossfoot.checks.deepspeed.vocabulary import KeyPath
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.findings.finding import Finding
+from crossfoot.findings.finding import Edit, Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 
 
@@ -34,8 +34,14 @@ def second_tracker(facts: Facts) -> Iterator[Finding]:
             place=deepspeed.place(*path, part="key"),
             notes=("it is not handed over; ledger.jsonl has every step, and crossfoot watch shows it",),
             helps=(f"set {name}.enabled to false", *mirror),
-            fix=deepspeed.replacing(*path, "enabled", text="false"),
+            fix=_switching_off(deepspeed, path),
         )
+
+
+def _switching_off(deepspeed: DeepSpeedFile, path: KeyPath) -> tuple[Edit, ...]:
+    if deepspeed.get(*path) is True:
+        return deepspeed.replacing(*path, text='{"enabled": false}')
+    return deepspeed.replacing(*path, "enabled", text="false")
 
 
 def _switched_on(deepspeed: DeepSpeedFile) -> Iterator[KeyPath]:
@@ -43,4 +49,6 @@ def _switched_on(deepspeed: DeepSpeedFile) -> Iterator[KeyPath]:
     nested = [(name, value) for name, value in deepspeed.values.items() if isinstance(value, dict)]
     blocks: list[KeyPath] = [(name,) for name in MONITORS]
     blocks += [(outer, name) for outer, value in nested for name in MONITORS if name in value]
-    yield from (path for path in blocks if deepspeed.get(*path, "enabled") is True)
+    for path in blocks:
+        if True in (deepspeed.get(*path), deepspeed.get(*path, "enabled")):
+            yield path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from crossfoot.checks.deepspeed.handed_over import ZERO, why_left_out
+from crossfoot.checks.deepspeed.handed_over import MONITORS, ZERO, why_left_out
 from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
 from crossfoot.checks.deepspeed.values import Wrong, is_owned, wrong_value
 from crossfoot.checks.deepspeed.vocabulary import Entry, entries, zero_stage
@@ -64,9 +64,9 @@ def _edits(deepspeed: DeepSpeedFile, entry: Entry, wrong: Wrong) -> tuple[Edit, 
 
 
 def _is_told_elsewhere(understood: DeepSpeedFile, entry: Entry) -> bool:
-    """What is refused as a whole, and where is offloaded to (CF312)."""
+    """What is refused as a whole, a monitor that is on (CF331), and where is offloaded to (CF312)."""
     path = entry.path
-    if is_refused_whole(understood.values, path):
+    if is_refused_whole(understood.values, path) or (entry.value is True and entry.dotted in MONITORS):
         return True
     is_offloading = path[0] == ZERO and len(path) > 1 and path[1].startswith("offload_")
     return is_offloading and ((len(path) == 2 and not isinstance(entry.value, bool)) or path[-1] == "device")
