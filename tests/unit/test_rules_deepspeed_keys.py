@@ -365,3 +365,17 @@ def test_a_thousand_unknown_keys_take_no_time(look: Look) -> None:
 def test_the_fixture_can_fail(look: Callable[..., tuple[Finding, ...]]) -> None:
     assert look({"zero_optimization": {"stage": 1}}) == ()
     assert codes(look({"zero_optimization": {"stage": 0}})) == ["CF311"]
+
+
+def test_former_spellings_lead_to_the_words_of_today(look: Look) -> None:
+    (finding,) = look({"zero_optimization": {"stage": 3, "cpu_offload_params": True}})
+    assert finding.helps == ('write "offload_param": {"device": "cpu"}',)
+    (finding,) = look({"zero_optimization": {"stage": 2, "allgather_size": 5e8}})
+    assert finding.helps == ("write allgather_bucket_size",)
+
+
+def test_a_number_in_quotes_that_differs_is_one_finding(look: Look) -> None:
+    ok = {"zero_optimization": {"stage": 1}}
+    assert codes(look({**ok, "train_batch_size": "16"})) == ["CF101"]
+    assert codes(look({**ok, "gradient_clipping": "0.5"})) == ["CF304"]
+    assert codes(look({**ok, "gradient_clipping": "1.0", "train_batch_size": "32"})) == ["CF309", "CF309"]

@@ -16,6 +16,7 @@ from typing import Any
 from crossfoot.checks.deepspeed.values import PRECISION_OF, wrong_value
 from crossfoot.checks.deepspeed.vocabulary import Entry, KeyPath, entries, vocabulary, zero_stage
 from crossfoot.written.config import Config, Unsure
+from crossfoot.written.shown import shown
 
 ZERO = "zero_optimization"
 MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
@@ -124,6 +125,8 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
     value = form.get(name)
     if name == ZERO and inside:
         return _left_out_of_zero(form, inside[0])
+    if value in (None, False, "auto") and name != ZERO and name in vocabulary().blocks:
+        return f"it is {shown(value)}"
     if name in PRECISION_OF:
         with suppress(Unsure):
             if inside != ["enabled"] and config.model.dtype != PRECISION_OF[name]:
@@ -133,8 +136,6 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
     if name in vocabulary().refused[""] or block is None:
         return "it is off" if name in vocabulary().refused[""] and is_off(value) else None
     switch = block.keys.get("enabled")
-    if value in (None, False, "auto") and name != ZERO:
-        return "it is off"
     if switch is not None and switch.default is False and isinstance(value, Mapping) and not _has_on(value):
         return "it is off"
     return None

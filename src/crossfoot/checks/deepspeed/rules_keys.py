@@ -76,6 +76,9 @@ def _unknown_key(
     fix: tuple[Edit, ...] = ()
     if nearest and nearest in OWNED_BLOCKS and not entry.path[1:]:
         helps = (f"remove it: crossfoot owns {OWNED_BLOCKS[nearest]}",)
+    elif nearest and nearest in OFFLOADING and entry.value is True:
+        help_, fix = _in_a_block(deepspeed, entry, OFFLOADING[nearest])
+        helps = (help_,)
     elif nearest and deepspeed.get(*path) is not None:
         helps = (f"the nearest key is {nearest}, which is written too: remove one of the two",)
     elif nearest:
@@ -278,19 +281,25 @@ def _old_name(deepspeed: DeepSpeedFile, entry: Entry, today: str) -> Finding:
     old = entry.path[-1]
     renames = entry.key is not None and entry.key.moves and (old not in OFFLOADING or bool(entry.value))
     fix = deepspeed.renaming(*entry.path, name=today) if renames else deepspeed.removing(*entry.path)
+    help_ = f"write {today}" if renames else f"remove {old}"
     if renames and old in OFFLOADING:
-        block = json.dumps(dict(ON_THE_CPU))
-        fix = (*fix, *deepspeed.replacing(*entry.path, text=block))
-        today = f'"{today}": {block}'
+        help_, fix = _in_a_block(deepspeed, entry, today)
     return Finding(
         "CF319",
         f"{entry.dotted} is an old name of {today}",
         severity="warning",
         place=deepspeed.place(*entry.path, part="key"),
         notes=() if renames else ("DeepSpeed accepts it, and nothing follows from it",),
-        helps=(f"write {today}" if renames else f"remove {old}",),
+        helps=(help_,),
         fix=fix,
     )
+
+
+def _in_a_block(deepspeed: DeepSpeedFile, entry: Entry, name: str) -> tuple[str, tuple[Edit, ...]]:
+    """The help and the fix that make a block of an old switch of offloading."""
+    block = json.dumps(dict(ON_THE_CPU))
+    renaming = deepspeed.renaming(*entry.path, name=name)
+    return f'write "{name}": {block}', (*renaming, *deepspeed.replacing(*entry.path, text=block))
 
 
 def _is_there(deepspeed: DeepSpeedFile, path: tuple[str, ...]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossfoot.checks.deepspeed.handed_over import MONITORS, ZERO, why_left_out
 from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
-from crossfoot.checks.deepspeed.values import Wrong, is_owned, wrong_value
+from crossfoot.checks.deepspeed.values import BATCH, Wrong, is_owned, wrong_value
 from crossfoot.checks.deepspeed.vocabulary import Entry, entries, zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Edit, Finding, Severity
@@ -36,6 +36,8 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
         wrong = wrong_value(entry, entry.key)
         if wrong is None or (entry.path == (ZERO, "stage") and not wrong.works):  # which is CF308
             continue
+        if wrong.works and _is_another_number(facts, understood, entry):
+            continue
         severity: Severity = "warning" if wrong.works else "error"
         notes = wrong.notes
         if reason := why_left_out(understood.values, facts.run.config, entry.path):
@@ -49,6 +51,15 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
             helps=wrong.helps or _without_it(entry),
             fix=_edits(deepspeed, entry, wrong),
         )
+
+
+def _is_another_number(facts: Facts, understood: DeepSpeedFile, entry: Entry) -> bool:
+    """Whether a number that crossfoot owns is not the run's: CF101 to CF103 and CF304 say so."""
+    ours: dict[str, float] = {"gradient_clipping": facts.run.config.optimizer.max_grad_norm}
+    if (batch := facts.batch) is not None:
+        numbers = (batch.capacity_samples, batch.micro_batch_size, batch.grad_accum_steps)
+        ours |= zip(BATCH, numbers, strict=True)
+    return entry.dotted in ours and understood.get(*entry.path) != ours[entry.dotted]
 
 
 def _without_it(entry: Entry) -> tuple[str, ...]:
