@@ -70,7 +70,7 @@ def test_without_zero_float32_trains(look: Look) -> None:
         ("data_parallel", {"enabled": True}, "CF314", "remove data_parallel"),
         ("train_batch_sizes", True, "CF314", "remove train_batch_sizes"),
         ("wall_clock", {"breakdown": True}, "CF314", "remove wall_clock"),
-        ("deepspeed", {"zero_optimization": {"stage": 3}, "train_batch_size": 32}, "CF316", "move it to"),
+        ("deepspeed", {"zero_optimization": {"stage": 3}, "train_batch_size": 32}, "CF314", "move zero"),
         ("config", {"train_batch_size": 32, "bf16": {}}, "CF314", "move train_batch_size and bf16 out of it"),
         ("offload_optimiser", {"device": "cpu"}, "CF314", "remove offload_optimiser"),
         ("offload_optimizer", {"device": "cpu"}, "CF315", "move it: "),
@@ -88,8 +88,7 @@ def test_a_suggestion_takes_this_kind_of_value(
 ) -> None:
     (finding,) = look({"zero_optimization": {"stage": 2}, name: value})
     assert finding.code == code and finding.helps[0].startswith(help_)
-    if code != "CF316":
-        assert finding.severity == "warning" and not finding.fix
+    assert finding.severity == "warning" and not finding.fix
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,11 @@ def test_foreign_words(look: Look) -> None:
     )
     (finding,) = look({**ok, "batch": {"micro_batch_size": 4}})
     assert finding.title == "batch is a section of the run config, and not a key of DeepSpeed"
+    assert finding.severity == "warning"
     assert codes(look({**ok, "lr": 1e-4, "num_train_epochs": 1})) == ["CF316", "CF316"]
+    for same in ({"lr": "1e-4"}, {"mixed_precision": "bf16"}, {"learning_rate": "auto"}, {"output_dir": "x"}):
+        assert [found.severity for found in look({**ok, **same})] == ["warning"]
+    assert look({**ok, "mixed_precision": "fp16"})[0].severity == "error"
 
 
 def test_former_keys(look: Look) -> None:

@@ -163,7 +163,8 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
 
     DeepSpeed passes over it without a word, so its number counts nowhere: the batch, the rate and the length
     of a run are said in the run config. When the run config says the same, the key only misleads (a warning);
-    when it says something else, a person believes in a number that does not train. (lies J1, B10)
+    when it says another batch, rate, precision or length, a person believes in a number that does not train.
+    (lies J1, B10)
     """
     for unknown in _unknown(facts, "foreign"):
         deepspeed, entry, ours = _file(facts), unknown.entry, unknown.ours
@@ -173,6 +174,7 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "CF316",
                 title,
+                severity="warning",
                 place=deepspeed.place(name, part="key"),
                 notes=("DeepSpeed passes over it without a word",),
                 helps=(f"move it to the run config, and remove {name} here",),
@@ -180,7 +182,8 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
             continue
         section, _, key = ours.partition(".")
         value = getattr(getattr(facts.run.config, section, None), key, None)
-        is_same = value == entry.value
+        is_same = entry.value == "auto" or _as_said(entry.value) == _as_said(value)
+        counts = section in ("batch", "lr", "optimizer", "train") or ours == "model.dtype"
         asked = (
             f"the run config says {ours}: {shown(value)}"
             if value is not None
@@ -189,13 +192,25 @@ def foreign_key(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "CF316",
             f"{name} {shown(entry.value)} is not a key of DeepSpeed; it belongs in the run config, as {ours}",
-            severity="warning" if is_same else "error",
+            severity="error" if counts and not is_same else "warning",
             place=deepspeed.place(name, part="key"),
             others=((facts.run.place(ours), "this is what counts"),) if facts.run.is_written(ours) else (),
             notes=(f"DeepSpeed passes over it without a word; {asked}",),
             helps=(f"remove {name} here", *(() if is_same else (f"or set {ours} there to what you want",))),
             fix=deepspeed.removing(name) if is_same else (),
         )
+
+
+_PRECISION_WORDS = {"bf16": "bfloat16", "fp16": "float16", "no": "float32"}
+
+
+def _as_said(value: object) -> object:
+    """A value however it is written: numbers as numbers, precisions by our names."""
+    word = str(value)
+    try:
+        return float(word)
+    except ValueError:
+        return _PRECISION_WORDS.get(word, word)
 
 
 @rule("CF317", "error", "warning", "note")

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from crossfoot.checks.deepspeed.handed_over import ZERO
 from crossfoot.checks.deepspeed.unknown_words import is_meant
+from crossfoot.checks.deepspeed.vocabulary import zero_stage as stage_of
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number, whole_number
 from crossfoot.findings.finding import Edit, Finding
@@ -85,8 +86,9 @@ def precision(facts: Facts) -> Iterator[Finding]:
         fact = f"says {meant}" if enabled else f"switches {meant} off"
         is_written = facts.run.is_written("model.dtype")
         right = "true" if dtype == meant else "false"
-        # float16 is refused (CF014): no help leads there.
-        other = (f"or set model.dtype to {meant}",) if enabled and meant != "float16" else ()
+        # float16 is refused (CF014), and bfloat16 on stage 0 (CF311): no help leads there.
+        is_way = enabled and meant != "float16" and stage_of(understood.values)
+        other = (f"or set model.dtype to {meant}",) if is_way else ()
         yield Finding(
             "CF305",
             f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",

@@ -112,7 +112,8 @@ def _diagnose(entry: Entry, written: frozenset[str]) -> Unknown:
         return Unknown(entry, "near", names=tuple(same), is_sure=same[0] not in written)
     if at_top and name in THEIR_HOMES:
         return Unknown(entry, "elsewhere", homes=(THEIR_HOMES[name],))
-    if at_top and isinstance(entry.value, dict) and name in sections():
+    wrapped = _own_keys(entry.value, words.blocks[""].keys)
+    if at_top and isinstance(entry.value, dict) and name in sections() and not wrapped:
         return Unknown(entry, "foreign", ours=name)
     if at_top and name in FOREIGN:
         return Unknown(entry, "foreign", ours=FOREIGN[name])
@@ -128,7 +129,6 @@ def _diagnose(entry: Entry, written: frozenset[str]) -> Unknown:
         return Unknown(
             entry, "near", names=(*free, *(key for key in near if key in written)), is_sure=is_sure
         )
-    wrapped = _own_keys(entry.value, words.blocks[""].keys)
     return Unknown(entry, "wrapper", names=wrapped) if wrapped else Unknown(entry, "nothing")
 
 
