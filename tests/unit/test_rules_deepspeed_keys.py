@@ -75,6 +75,8 @@ def test_without_zero_float32_trains(look: Look) -> None:
         ("offload_optimiser", {"device": "cpu"}, "CF314", "remove offload_optimiser"),
         ("offload_optimizer", {"device": "cpu"}, "CF315", "move it: "),
         ("overlap_comm", True, "CF315", "move it: "),
+        ("pipeline_parallel_size", 2, "CF314", "remove pipeline_parallel_size"),
+        ("sequence_paralel_size", 1, "CF314", "write sequence_parallel_size"),
         (
             "zero_optimiser",
             {"stage": 2, "overlap_comm": True},
@@ -88,7 +90,15 @@ def test_a_suggestion_takes_this_kind_of_value(
 ) -> None:
     (finding,) = look({"zero_optimization": {"stage": 2}, name: value})
     assert finding.code == code and finding.helps[0].startswith(help_)
-    assert finding.severity == "warning" and not finding.fix
+    assert finding.severity == "warning" and bool(finding.fix) == (name == "sequence_paralel_size")
+
+
+def test_a_key_whose_place_counts_as_little_goes(look: Look) -> None:
+    (finding,) = look({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True, "loss_scale": 0}})
+    assert (finding.code, finding.severity, finding.helps) == ("CF315", "error", ("remove loss_scale",))
+    assert look(fixed(finding)) == ()
+    (finding,) = look({"zero_optimization": {"stage": 1}, "tensor_parallel": {"enabled": False}})
+    assert finding.severity == "note"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +133,8 @@ def test_a_fix_only_when_there_is_one_answer(look: Look) -> None:
     (finding,) = look({"zero_optimization": {"stage": 1}, "bf_16": {}, "bf16": {"enabled": True}})
     assert "which is written too" in finding.helps[0] and not finding.fix
     (finding,) = look({"zero_optimization": {"stage": 1}, "train_micro_batch_size": 4})
-    assert finding.helps == ("write train_micro_batch_size_per_gpu", "or write train_batch_size")
-    assert not finding.fix
+    assert finding.helps == ("write train_micro_batch_size_per_gpu",)
+    assert look(fixed(finding)) == ()
 
 
 @pytest.mark.parametrize("name", ["lr_scheduler", "optimiser", "Optimizer"])

@@ -125,7 +125,7 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
     value = form.get(name)
     if name == ZERO and inside:
         return _left_out_of_zero(form, inside[0])
-    if value in (None, False, "auto") and name != ZERO and name in vocabulary().blocks:
+    if name in form and value in (None, False, "auto") and name in vocabulary().blocks and name != ZERO:
         return f"it is {shown(value)}"
     if name in PRECISION_OF:
         with suppress(Unsure):
@@ -135,10 +135,11 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
     block = vocabulary().blocks.get(name)
     if name in vocabulary().refused[""] or block is None:
         return "it is off" if name in vocabulary().refused[""] and is_off(value) else None
+    if not isinstance(value, Mapping) or name == ZERO:
+        return None
     switch = block.keys.get("enabled")
-    if switch is not None and switch.default is False and isinstance(value, Mapping) and not _has_on(value):
-        return "it is off"
-    return None
+    is_switched = "enabled" in value if switch is None else switch.default is False
+    return "it is off" if is_switched and not _has_on(value) else None
 
 
 def _left_out_of_zero(form: Mapping[str, Any], name: str) -> str | None:
@@ -149,7 +150,7 @@ def _left_out_of_zero(form: Mapping[str, Any], name: str) -> str | None:
         return _LEFT_OUT["checkpoint"]
     if stage is not None and stage < 3 and counts_on_stage_3(name):
         return f"it counts on stage 3 alone, and the stage is {stage}"
-    if name in OFFLOADING.values():
+    if name in OFFLOADING.values() and name in form[ZERO]:
         if stage == 0:
             return "it counts on stages 1 to 3, and the stage is 0"
         if not value or (isinstance(value, Mapping) and value.get("device") in (None, "none", "auto")):
@@ -167,17 +168,13 @@ def counts_on_stage_3(name: str) -> bool:
 def is_off(value: Any) -> bool:
     """Whether a value, or an object with switches, switches nothing on."""
     if isinstance(value, Mapping):
-        return not value or (_has_switch(value) and not _has_on(value))
+        return not value or (bool(_switches(value)) and not _has_on(value))
     return not value or value in (-1, "auto")
 
 
 def _switches(block: Mapping[str, Any]) -> list[Any]:
     nested = [switch for value in block.values() if isinstance(value, Mapping) for switch in _switches(value)]
     return [block["enabled"], *nested] if "enabled" in block else nested
-
-
-def _has_switch(block: Mapping[str, Any]) -> bool:
-    return bool(_switches(block))
 
 
 def _has_on(block: Mapping[str, Any]) -> bool:

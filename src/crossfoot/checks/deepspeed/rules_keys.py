@@ -14,7 +14,7 @@ from crossfoot.checks.deepspeed.handed_over import (
     why_left_out,
 )
 from crossfoot.checks.deepspeed.unknown_words import Unknown, unknown_entries
-from crossfoot.checks.deepspeed.vocabulary import Entry, entries, vocabulary, zero_stage
+from crossfoot.checks.deepspeed.vocabulary import Entry, KeyPath, entries, vocabulary, zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.phrases import listed
@@ -99,19 +99,22 @@ def _unknown_key(
 
 def _consequence(facts: Facts, unknown: Unknown, nearest: str | None) -> tuple[Severity, str]:
     """What follows from an entry that DeepSpeed does not have in this place: severity, and a note."""
-    entry, understood = unknown.entry, facts.understood
-    form = understood.values if understood is not None else {}
-    reason = why_left_out(form, facts.run.config, entry.path)
+    entry, reason = unknown.entry, _why_left_out(facts, unknown.entry.path)
     if entry.value == "auto":
         reason = 'nobody fills in its "auto"'
     if reason and (nearest != "enabled" or entry.path[0] in MONITORS):
         return "note", f"it is not handed over: {reason}"
     if entry.block.reader == "model" and not reason:
         return "error", f"DeepSpeed stops at start-up: {entry.block.path} may have no other keys than its own"
-    is_zero = any(path[0] == ZERO for path in unknown.meant) and not zero_stage(form)
+    stage = zero_stage(facts.understood.values) if facts.understood is not None else None
+    is_zero = any(path[0] == ZERO for path in unknown.meant) and not stage
     if is_zero and facts.run.config.model.dtype == "bfloat16":
         return "error", "DeepSpeed passes over it: the run would be ZeRO stage 0, which cannot train bfloat16"
     return "warning", _what_holds(facts, entry, nearest)
+
+
+def _why_left_out(facts: Facts, path: KeyPath) -> str | None:
+    return why_left_out(facts.understood.values, facts.run.config, path) if facts.understood else None
 
 
 @rule("CF315", "error", "warning", "note")
@@ -137,6 +140,8 @@ def _misplaced(facts: Facts, unknown: Unknown, severity: Severity, note: str) ->
     if deepspeed.get(*home) is not None:
         helps: tuple[str, ...] = (f"remove it here: {'.'.join(home)} is written too",)
         fix = deepspeed.removing(*entry.path) if deepspeed.get(*home) == entry.value else ()
+    elif _why_left_out(facts, home):  # there it would count as little
+        helps, fix = (f"remove {entry.path[-1]}",), deepspeed.removing(*entry.path)
     elif not home[:-1]:
         helps = (f"move it out of {entry.block.path}, to the top of the file",)
     else:

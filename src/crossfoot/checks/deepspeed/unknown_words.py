@@ -52,7 +52,9 @@ THEIR_HOMES: Mapping[str, KeyPath] = MappingProxyType(
     }
 )
 
-NEAR, ALIKE, MOST_HOMES = 0.75, 0.85, 3
+NEAR, ALIKE, SAME_WORD, MOST_HOMES = 0.75, 0.85, 0.6, 3
+SHORT = 2
+_WORDS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])")
 MOST_UNKNOWN = 50
 """A file with more keys that DeepSpeed does not have is no DeepSpeed file; the rest is not looked at."""
 
@@ -157,10 +159,17 @@ def _key_at(path: KeyPath) -> Key:
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> list[str]:
-    """The keys of `known` that look like `name`, the likest first: camelCase, British spelling and slips."""
+    """The keys of `known` that look like `name`, the likest first: camelCase, British spelling and slips.
+    One of which a whole word is another one is none of them.
+    """
     plain = {_plainly(key): key for key in reversed(list(known))}
     close = difflib.get_close_matches(_plainly(name), plain, n=3, cutoff=NEAR)
-    return [plain[key] for key in close]
+    return [plain[key] for key in close if _has_every_word(plain[key], name)]
+
+
+def _has_every_word(key: str, name: str) -> bool:
+    words = [word for word in _WORDS.split(name) if len(word) > SHORT]
+    return all(difflib.get_close_matches(_plainly(word), key.split("_"), cutoff=SAME_WORD) for word in words)
 
 
 def _likeness(one: str, other: str) -> float:
