@@ -55,7 +55,10 @@ def only(findings: tuple[Finding, ...]) -> Finding:
 def test_a_block_that_agrees_is_a_note(look: Look, block: dict[str, Any]) -> None:
     found = [finding for finding in look({**ZERO_1, "optimizer": block}) if finding.code == "CF306"]
     finding = only(tuple(found))
-    assert (finding.severity, finding.title) == ("note", "the optimizer block agrees with this run")
+    assert (finding.severity, finding.title) == (
+        "note",
+        "nothing in the optimizer block differs from this run",
+    )
     assert finding.notes == ("it is not handed over: crossfoot hands over its own optimizer",)
 
 
@@ -208,6 +211,16 @@ def test_a_schedule_s_numbers(
     finding = only(look(scheduler("WarmupCosineLR", **params), *words))
     assert finding.severity == "error"
     assert finding.helps[1:] == ((f"{helps}, to train as the block says",) if helps else ())
+    if helps and "train.max_steps" not in helps:
+        after = only(look(scheduler("WarmupCosineLR", **params), *words, *followed(helps)))
+        assert after.severity == "note", "a help is a complete answer"
+
+
+def followed(helps: str) -> list[str]:
+    """`KEY to VALUE in the place of OTHER` as overrides."""
+    key, _, value = helps.removeprefix("or set ").partition(" to ")
+    value, _, other = value.partition(" in the place of ")
+    return [f"{key}={value}", *([f"{other}=null"] if other else [])]
 
 
 def test_shape_and_numbers_are_mended_together(look: Look) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from crossfoot.checks.deepspeed.handed_over import why_left_out
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.rules_data import MANY_EPOCHS
 from crossfoot.checks.rules_rate import HIGHEST_ADAM_RATE
 from crossfoot.checks.whole_numbers import finite_number
 from crossfoot.findings.finding import Finding
@@ -169,7 +170,7 @@ def _judged(
     if not differences:
         yield Finding(
             code,
-            other or f"the {block} block agrees with this run",
+            other or f"nothing in the {block} block differs from this run",
             severity="warning" if other else "note",
             place=deepspeed.place(*at, part="key"),
             notes=(left_out,),
@@ -317,7 +318,9 @@ def _length(facts: Facts, steps: float, wanted: Mapping[str, Numbers]) -> str | 
     warmup = wanted.get("warmup_num_steps", plan.warmup_steps if plan else 0)
     if config.lr.warmup_fraction is not None and "warmup_num_steps" not in wanted:
         warmup = int(config.lr.warmup_fraction * steps)
-    if not _fits(warmup, steps):
+    schedule = facts.schedule
+    is_long = schedule is not None and steps > MANY_EPOCHS * schedule.steps_per_epoch  # CF519
+    if is_long or not _fits(warmup, steps):
         return None
     beside = ["train.epochs"] if config.train.epochs else []
     return " in the place of ".join([f"train.max_steps to {int(steps)}", *beside])
