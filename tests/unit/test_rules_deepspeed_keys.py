@@ -97,6 +97,11 @@ def test_a_key_whose_place_counts_as_little_goes(look: Look) -> None:
     (finding,) = look({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True, "loss_scale": 0}})
     assert (finding.code, finding.severity, finding.helps) == ("CF315", "error", ("remove loss_scale",))
     assert look(fixed(finding)) == ()
+    for zero in ({}, {"zero_optimization": True}):
+        found = look(
+            {**zero, "offload_optimizer": {"device": "cpu"}, "stage3_bogus": 1}, "model.dtype=float32"
+        )
+        assert "CF315" in codes(found)
     (finding,) = look({"zero_optimization": {"stage": 1}, "tensor_parallel": {"enabled": False}})
     assert finding.severity == "note"
 

@@ -83,15 +83,11 @@ def todays_form(values: Mapping[str, Any]) -> dict[str, Any]:
     if "bf16" not in form and "bfloat16" in form:
         form["bf16"] = form.pop("bfloat16")
     zero = form.get(ZERO)
-    if (
-        isinstance(zero, dict)
-        and isinstance(values[ZERO], bool)
-        and values[ZERO]
-        and "allgather_size" in form
-    ):
-        zero["allgather_bucket_size"] = form["allgather_size"]
-    if isinstance(zero, dict) and isinstance(zero.get("stage"), float) and zero["stage"].is_integer():
-        zero["stage"] = int(zero["stage"])
+    if isinstance(zero, dict):
+        if values[ZERO] is True and "allgather_size" in form:  # the oldest form
+            zero["allgather_bucket_size"] = form["allgather_size"]
+        if isinstance(zero.get("stage"), float) and zero["stage"].is_integer():
+            zero["stage"] = int(zero["stage"])
     return form
 
 
@@ -143,14 +139,16 @@ def why_left_out(form: Mapping[str, Any], config: Config, path: KeyPath) -> str 
 
 
 def _left_out_of_zero(form: Mapping[str, Any], name: str) -> str | None:
-    stage, value = zero_stage(form), form[ZERO].get(name) if isinstance(form.get(ZERO), Mapping) else None
+    written = form.get(ZERO)
+    block = written if isinstance(written, Mapping) else {}
+    stage, value = zero_stage(form), block.get(name)
     if name in vocabulary().refused[ZERO]:
         return "it is off" if is_off(value) else None
     if name == "elastic_checkpoint":
         return _LEFT_OUT["checkpoint"]
     if stage is not None and stage < 3 and counts_on_stage_3(name):
         return f"it counts on stage 3 alone, and the stage is {stage}"
-    if name in OFFLOADING.values() and name in form[ZERO]:
+    if name in OFFLOADING.values() and name in block:
         if stage == 0:
             return "it counts on stages 1 to 3, and the stage is 0"
         if not value or (isinstance(value, Mapping) and value.get("device") in (None, "none", "auto")):
