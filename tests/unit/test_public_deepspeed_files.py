@@ -14,7 +14,7 @@ from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.written.run_file import load_run
 from deepspeed_checking import Look, deepspeed_findings
-from published_deepspeed_files import PUBLIC
+from public_deepspeed_files import PUBLIC
 
 CONTRADICTIONS = {"CF101", "CF102", "CF103", "CF304", "CF305", "CF306", "CF307"}
 BEYOND_THE_FILE = {"CF311", "CF312"}
