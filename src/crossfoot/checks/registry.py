@@ -8,9 +8,11 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
 from crossfoot.findings.codes import FIRST_VERSION, all_codes, find_code
 from crossfoot.findings.finding import Finding, Refused, Severity
 from crossfoot.findings.rule_docs import rule_docs
@@ -88,6 +90,18 @@ class Facts:
     data: DataLook | None = None
     tokenizer: TokenizerFiles | None = None
     ends: ModelEnds | None = None
+
+    @cached_property
+    def understood(self) -> DeepSpeedFile | None:
+        """The DeepSpeed file in the words of today: what it says, however it is spelt."""
+        file = self.deepspeed
+        return None if file is None else replace(file, values=todays_form(file.values))
+
+    @cached_property
+    def handed_over(self) -> DeepSpeedFile | None:
+        """The DeepSpeed file as far as it reaches DeepSpeed: what it does to this run."""
+        file = self.deepspeed
+        return None if file is None else replace(file, values=handed_over(file.values, self.run.config))
 
 
 Check = Callable[[Facts], Iterator[Finding]]

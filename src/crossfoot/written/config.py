@@ -162,7 +162,9 @@ class LrSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimizer. crossfoot owns it; an optimizer block in the DeepSpeed file is refused."""
+    """The optimizer. crossfoot owns it; an optimizer block in the DeepSpeed file is not handed over, and one
+    that says other numbers is refused.
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     """adamw (torch, fused) or sgd (no momentum; for proofs: it does not hide a wrong gradient scale)."""

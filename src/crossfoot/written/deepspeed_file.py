@@ -51,12 +51,14 @@ class DeepSpeedFile:
         return places[keys] if keys else Place(self.path)
 
     def replacing(self, *keys: str | int, text: str) -> tuple[Edit, ...]:
-        """The edit that makes a value `text` (JSON). The entry must be there."""
-        return (edits.replacing_value(self.source, self.tree, keys, text),)
+        """The edit that makes a value `text` (JSON); none for an entry that stands under another name."""
+        return (
+            () if keys not in self.tree.keys else (edits.replacing_value(self.source, self.tree, keys, text),)
+        )
 
     def removing(self, *keys: str | int) -> tuple[Edit, ...]:
-        """The edit that removes an entry of an object. It must be there."""
-        return (edits.removing_entry(self.source, self.tree, keys),)
+        """The edit that removes an entry of an object; none for one that stands under another name."""
+        return () if keys not in self.tree.keys else (edits.removing_entry(self.source, self.tree, keys),)
 
     def renaming(self, *keys: str | int, name: str) -> tuple[Edit, ...]:
         """The edit that gives an entry the key `name`. It must be there."""

@@ -24,7 +24,7 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
     run still steps on exactly 100. "Which do I change, the flag or the JSON?": either; each help is one
     complete answer. (lies B2, B10, U5)
     """
-    batch, deepspeed = facts.batch, facts.deepspeed
+    batch, deepspeed = facts.batch, facts.understood
     written = whole_number(deepspeed.get("train_batch_size")) if deepspeed else None
     if batch is None or deepspeed is None or written in (None, batch.capacity_samples) or written < 1:
         return
@@ -83,7 +83,7 @@ def gradient_accumulation_steps(facts: Facts) -> Iterator[Finding]:
 
 
 def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -> Iterator[Finding]:
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     written = whole_number(deepspeed.get(theirs)) if deepspeed else None
     source = facts.batch or facts.run.config.batch
     planned: int | None = getattr(source, ours)

@@ -98,7 +98,7 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
     The DeepSpeed file that the config names decides. accelerate's `zero_stage` belongs to an engine that
     crossfoot does not use. (lie J3)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     if deepspeed is None:
         return
     stage = whole_number(deepspeed.get("zero_optimization", "stage")) or 0
