@@ -164,10 +164,9 @@ def model_path(facts: Facts) -> Iterator[Finding]:
     HF_HUB_OFFLINE forbids to ask. Paths are relative to the folder that the command is started in.
     """
     path = facts.run.config.model.path
-    folder = os.path.expanduser(path)
-    if path == BUILTIN_TINY or not looks_local(path) or os.path.isdir(folder):
+    if path == BUILTIN_TINY or not looks_local(path) or os.path.isdir(path):
         return
-    why = "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
+    why = "it is a file, not a folder" if os.path.exists(path) else "there is no such folder"
     yield replace(model_missing(path, why), place=facts.run.place("model.path"))
 
 

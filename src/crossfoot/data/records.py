@@ -8,6 +8,7 @@ is guessed: a date stays the text that it is. Parquet carries its types.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import Literal
@@ -35,6 +36,8 @@ def kind_of(path: str) -> str:
 def file_problem(path: str, task: Task) -> Problem | None:
     """Why a file cannot even be opened for this task, else None. Reads its first bytes."""
     kind = kind_of(path)
+    if why := _no_file(path, task):
+        return Problem("CF501", 0, f"{path} {why}", fatal=True)
     if kind not in KINDS[task]:
         if kind == ".txt":
             return Problem(
@@ -46,8 +49,6 @@ def file_problem(path: str, task: Task) -> Problem | None:
         return Problem("CF502", 0, f"{path}: {task} reads {', '.join(KINDS[task])}", fatal=True)
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            return Problem("CF501", 0, f"{path} is a folder", fatal=True)
         if not stat.S_ISREG(mode):  # looked at before it is opened: opening a pipe waits for a writer
             return Problem("CF501", 0, f"{path} is {_kind_of_file(mode)}, not an ordinary file", fatal=True)
         with open(path, "rb") as stream:
@@ -55,6 +56,28 @@ def file_problem(path: str, task: Task) -> Problem | None:
     except OSError as error:
         return Problem("CF501", 0, f"{path}: {error.strerror}", fatal=True)
     return Problem("CF565", 0, path, fatal=True) if is_pointer(path) else None
+
+
+def _no_file(path: str, task: Task) -> str:
+    """What somebody wrote in the place of a file; nothing for a name that may be one."""
+    if os.path.isdir(path):
+        return f"is a folder{_files_in(path, task)}"
+    if not os.path.exists(path) and re.fullmatch(r"[\w-]+/[\w-]+", path):
+        return "is no file here; a data set of the hub is not fetched: download it, and name its files"
+    if not os.path.exists(path) and re.search(r"[*?]|\{.*,.*\}|\[.+\]", path):
+        return "names no file: patterns are not filled in, list the files"
+    return ""
+
+
+def _files_in(folder: str, task: Task) -> str:
+    """What of a folder may have been meant."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if kind_of(name) in KINDS[task])
+    except OSError:
+        return ""
+    more = ", ..." if len(names) > 3 else ""
+    paths = ", ".join(os.path.join(folder, name) for name in names[:3])
+    return f"; name its files: {paths}{more}" if names else ""
 
 
 def _kind_of_file(mode: int) -> str:

@@ -22,7 +22,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
     body: dict[str, Any] = {
         "version": LOCK_VERSION,
         "name": plan.run.config.run.name,
-        "config": plan.run.config.model_dump(mode="json"),
+        "config": plan.run.as_written.model_dump(mode="json"),
         "plan": plan.numbers(),
         "deepspeed": _deepspeed_settings(plan),
         "index": {

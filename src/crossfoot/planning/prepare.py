@@ -156,6 +156,20 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     return _checked(facts, reading, checked.topology)
 
 
+def plan_written(
+    path: str,
+    overrides: Sequence[str],
+    launch_files: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> tuple[RunPlan, tuple[Finding, ...]]:
+    """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
+    checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
+    checked.refuse()
+    index = existing_index(checked)
+    checked = survey(checked, index)
+    return plan_checked(checked, index), checked.findings
+
+
 def existing_index(checked: CheckedRun) -> DataIndex | None:
     """The index of the training data, when it is already built and can be looked for."""
     if any(finding.code in _NO_INDEX for finding in checked.findings):

@@ -36,6 +36,7 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.shell_words import quoted_path
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
 from crossfoot.watching.freshness import Freshness
@@ -71,7 +72,8 @@ def no_run_here(run_dir: str) -> Finding:
     parent, name = os.path.split(os.path.abspath(run_dir))
     if not _IN_A_RUN.fullmatch(name):
         return finding
-    return replace(finding, helps=(f"name the run folder itself: crossfoot watch {os.path.relpath(parent)}",))
+    run_folder = quoted_path(os.path.relpath(parent))
+    return replace(finding, helps=(f"name the run folder itself: crossfoot watch {run_folder}",))
 
 
 def _is_run(run_dir: str, numbers: list[int]) -> bool:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.shell_words import quoted, unused_path
 from crossfoot.written import findings
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import is_known, sections, suggest
+from crossfoot.written.paths import at_home
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
-from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
+from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, in_yaml, read_tree
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,19 @@ def told_apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     for word in words:
         is_path = word.startswith((".", "/", "~")) or os.path.exists(word)
         names_key = "=" in word or word.split(".")[0] in sections()
-        (overrides if names_key and not is_path else files).append(word)
+        is_override = names_key and not is_path
+        (overrides if is_override else files).append(word if is_override else at_home(word))
     return overrides, files
+
+
+def setting(key: str, text: str) -> str:
+    """The override that gives a key this text."""
+    return f"{key}={in_yaml(text)}"
+
+
+def another_run_dir(run_dir: str) -> str:
+    """The override, as a word for the shell, that trains beside a run folder that is taken."""
+    return quoted(setting("run.dir", unused_path(run_dir)))
 
 
 def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]]) -> Iterator[Finding]:

@@ -23,10 +23,11 @@ from crossfoot.written.findings import (
     wrong_value,
 )
 from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.paths import PATH_KEYS, fault_of, name_fault
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.wording import repairs, replacement, wanted
-from crossfoot.written.yaml_tree import Keys, Spot, Tree
+from crossfoot.written.yaml_tree import Keys, Spot, Tree, in_yaml
 
 _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
 """Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
@@ -63,6 +64,7 @@ def judge(tree: Tree, source: Source) -> Validity:
     except ValidationError as error:
         _in_plain_words(error, tree, source, judged)
     _across_keys(tree, source.path, judged)
+    _paths(tree, source, judged)
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
@@ -220,6 +222,26 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
         if source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this value
             fix = (replacing(source, place, text),)
     return wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
+
+
+def _paths(tree: Tree, source: Source, judged: Validity) -> None:
+    """A finding for every path that cannot be meant as it stands."""
+    wrong = frozenset(judged.unsure)
+    for keys, spot in tree.spots.items():
+        key = tuple(str(part) for part in keys if not isinstance(part, int))
+        value: Any = tree.value
+        for part in keys:
+            value = value[part]
+        if not isinstance(value, str) or (key not in PATH_KEYS and key != ("run", "name")):
+            continue
+        fault = name_fault(value) if key == ("run", "name") else fault_of(value, key)
+        if fault is None or key in wrong:
+            continue
+        fix: tuple[Edit, ...] = ()
+        if fault.instead is not None and spot.value.file == source.path:
+            fix = (replacing(source, spot.value, in_yaml(fault.instead)),)
+        judged.findings.append(wrong_value(dotted(keys), value, fault.wanted, spot.value, fault.helps, fix))
+        judged.unsure.add(key)
 
 
 def _across_keys(tree: Tree, path: str, judged: Validity) -> None:

@@ -11,6 +11,7 @@ from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.known_keys import ELSEWHERE, is_known
 from crossfoot.written.launch.accelerate_file import is_on
 from crossfoot.written.launch.read import config_words, path_of
@@ -166,11 +167,12 @@ def another_run(facts: Facts) -> Iterator[Finding]:
         if any(_names(command, facts.run.path) for command in certain_commands(file)[1:]):
             continue  # one of several runs that the script starts in turn
         if file.config is not None and not same_file(file.config[0], facts.run.path):
+            named = f"{quoted_path(file.config[0])} {quoted_path(file.path)}"
             yield Finding(
                 "CF461",
                 f"the command starts {file.config[0]}, but {facts.run.path} is checked",
                 place=file.config[1],
-                helps=(f"check that one: crossfoot check {file.config[0]} {file.path}",),
+                helps=(f"check that one: crossfoot check {named}",),
             )
         elif file.config is not None:
             yield from _other_overrides(facts, file)
