@@ -116,12 +116,12 @@ def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> 
     files = [good, str(tmp_path / "none.jsonl"), str(tmp_path)]
     run = written_run(tmp_path, files)
     error = refused(run)
-    # a folder has no ending that is read; a missing file has
     assert [(f.code, f.place) for f in error.findings] == [
         ("CF501", run.place("data", "train", 1)),
-        ("CF502", run.place("data", "train", 2)),
+        ("CF501", run.place("data", "train", 2)),
     ]
     assert "No such file" in error.findings[0].label and error.exit_code == 2
+    assert error.findings[1].label == f"{tmp_path} is a folder; name its files: {good}"
     with pytest.raises(Refused):
         find_index(run, files)
     with pytest.raises(Refused):

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from crossfoot.arithmetic.impossible import alternatives
+from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
@@ -51,9 +53,12 @@ def float16(facts: Facts) -> Iterator[Finding]:
             "what happens to a step whose loss scale overflows is not decided yet",
             *_unscaled_weights(facts.run.config),
         ),
-        helps=tuple(
-            f"{start}set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
-            for start, dtype in (("", "bfloat16"), ("or ", "float32"))
+        helps=alternatives(
+            [
+                f"set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
+                for dtype in ("bfloat16", "float32")
+                if dtype == "float32" or deepspeed is None or zero_stage(deepspeed.values)
+            ]
         ),
     )
 

@@ -112,12 +112,13 @@ def read_and_check(
     with suppress(Unsure):
         reading.extend(_files_missing(run))
     sourced = _unless_unsure(lambda: topology_of(run, world, launch), reading)
+    deepspeed = _unless_unsure(lambda: _deepspeed(run), reading)
     batch: BatchPlan | None = None
     if sourced is not None:
-        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology), reading)
+        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology, deepspeed), reading)
     facts = Facts(
         run=run,
-        deepspeed=_unless_unsure(lambda: _deepspeed(run), reading),
+        deepspeed=deepspeed,
         batch=batch,
         launch=launch,
         model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),

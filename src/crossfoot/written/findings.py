@@ -112,6 +112,17 @@ def duplicate_key(path: str, first: Place, second: Place) -> Finding:
     )
 
 
+_SMALLEST = {
+    "run": "{name: NAME}",
+    "model": "{path: FOLDER}",
+    "data": "{train: [FILE]}",
+    "batch": "{micro_batch_size: 1, global_batch_size: 16}",
+    "lr": "{reference: 1.0e-4}",
+    "train": "{epochs: 1}",
+}
+"""What each section that a run needs must have."""
+
+
 @rule_docs("CF006")
 def missing_key(path: str, place: Place) -> Finding:
     """CF006: a key or section without which no run can be planned.
@@ -124,7 +135,7 @@ def missing_key(path: str, place: Place) -> Finding:
             "CF006",
             f"the section {path} is missing",
             place=place,
-            helps=(f"add {path}: with its keys below",),
+            helps=(f"add {path}: {_SMALLEST[path]}",),
         )
     return Finding("CF006", f"{path} is missing", place=place, helps=(f"add {key}: below {section}:",))
 
@@ -178,8 +189,8 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
             "the run has no length: neither train.epochs nor train.max_steps is given",
             place=section,
             helps=(
-                "set train.epochs to the number of passes over the data",
-                "or set train.max_steps to steps",
+                "set train.epochs to 1, or more: passes over the data",
+                "or set train.max_steps to 1000, or another number: optimizer steps",
             ),
         )
     (first, key, value), (second, other, other_value) = places[:2]

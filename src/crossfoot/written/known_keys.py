@@ -79,6 +79,14 @@ def is_known(path: tuple[str, ...]) -> bool:
     return len(path) == 2 and path[1] in sections().get(path[0], ())
 
 
+def may_be_null(path: tuple[str, ...]) -> bool:
+    """Whether null is a value of a known key: left out."""
+    fields = Config.model_fields
+    inside = section_type(fields[path[0]].annotation) if len(path) == 2 else None
+    info = fields[path[0]] if inside is None else inside.model_fields[path[1]]
+    return type(None) in get_args(info.annotation)
+
+
 def suggest(path: tuple[str, ...], taken: Iterable[str] = ()) -> Suggestion | None:
     """The key most likely meant by an unknown `path`. `taken`: keys already written in that place."""
     section, name = path[0], path[-1]

@@ -11,7 +11,7 @@ from crossfoot.findings.finding import Finding, Place
 from crossfoot.shell_words import quoted, unused_path
 from crossfoot.written import findings
 from crossfoot.written.findings import COMMAND_LINE
-from crossfoot.written.known_keys import is_known, sections, suggest
+from crossfoot.written.known_keys import is_known, may_be_null, sections, suggest
 from crossfoot.written.paths import at_home
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
@@ -68,7 +68,8 @@ def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]
         yield findings.bad_override(word, where, f"has no YAML value: {error.title}", error.helps)
         return
     if () not in given.spots:
-        helps = (f"write {path_text}=null to leave it out",)
+        can_be_null = f"write {path_text}=null, or leave the word out"
+        helps = (can_be_null if may_be_null(path) else "leave the word out, or give a value",)
         yield findings.bad_override(word, where, "has nothing after =", helps)
         return
     for keys, _, _ in given.duplicates:

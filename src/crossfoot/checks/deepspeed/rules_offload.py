@@ -103,6 +103,6 @@ def offloading_without_effect(facts: Facts) -> Iterator[Finding]:
             place=deepspeed.place(_BLOCK, key, part="key"),
             others=((deepspeed.place(_BLOCK, "stage"), "" if is_written else "no stage: 0"),),
             notes=("DeepSpeed passes over it without a word",),
-            helps=(f"remove {key}", f"or write stage {lowest}"),
+            helps=(f"remove {key}", f"or set zero_optimization.stage to {lowest}"),
             fix=deepspeed.removing(_BLOCK, key),
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from crossfoot.checks.deepspeed.unknown_words import is_meant, nearest
 from crossfoot.checks.deepspeed.vocabulary import vocabulary
+from crossfoot.checks.deepspeed.vocabulary import zero_stage as stage_of
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number, whole_number
 from crossfoot.findings.finding import Finding
@@ -84,8 +85,9 @@ def precision(facts: Facts) -> Iterator[Finding]:
         fact = f"says {meant}" if enabled else f"switches {meant} off"
         is_written = facts.run.is_written("model.dtype")
         right = "true" if dtype == meant else "false"
-        # float16 is refused (CF014): no help leads there.
-        other = (f"or set model.dtype to {meant}",) if enabled and meant != "float16" else ()
+        # float16 is refused (CF014), and bfloat16 needs a stage (CF311): no help leads there.
+        can_be = enabled and meant == "bfloat16" and stage_of(deepspeed.values)
+        other = (f"or set model.dtype to {meant}",) if can_be else ()
         yield Finding(
             "CF305",
             f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",

@@ -62,7 +62,10 @@ def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
             if rest
             else "DeepSpeed passes over it without a word",
         ),
-        helps=("remove it" if not rest else "remove them", "or write stage 3: weights are sharded too"),
+        helps=(
+            "remove it" if not rest else "remove them",
+            "or set zero_optimization.stage to 3: weights are sharded too",
+        ),
         fix=tuple(edit for name in idle for edit in deepspeed.removing(_BLOCK, name)) if not rest else (),
     )
 
