@@ -221,6 +221,6 @@ def run_lives(run_dir: str, config: str, attempt: int, ranks: Sequence[Heartbeat
         helps=(
             f"look at it: crossfoot watch {quoted_path(run_dir)}",
             "or stop it there, which saves a checkpoint, and continue then",
-            f"or put it aside: {resume_command(run_dir, config)} --take-over",
+            f"or put it aside: {resume_command(run_dir, config, more=('--take-over',))}",
         ),
     )

@@ -42,7 +42,7 @@ from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.runs.run_folder import holds_run, refuse_links
-from crossfoot.shell_words import quoted_path
+from crossfoot.shell_words import joined, path_word, quoted_path
 from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
@@ -234,9 +234,10 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     files, and papers that are not here and that the end of the run will need).
     """
     if not holds_run(run.run_dir):
+        words = joined((path_word(run.path), *run.overrides))
         helps = (
-            f"begin it without --continue: crossfoot train {quoted_path(run.path)}",
-            f"or let the command find out: crossfoot train {quoted_path(run.path)} --continue {AUTO}",
+            f"begin it without --continue: crossfoot train {words}",
+            f"or let the command find out: crossfoot train {words} --continue {AUTO}",
         )
         raise Refused(nothing_to_continue(run, "it holds no run", helps))
     refuse_links(run)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from crossfoot.findings.finding import Refused
 from crossfoot.runs.attempts import Attempt, read_attempts
-from crossfoot.shell_words import joined, path_word, quoted_path
+from crossfoot.shell_words import joined, path_word
 
 LAUNCH_FOLDER = "launch"
 """Of the run folder: what the run was started with."""
@@ -24,19 +25,22 @@ _STARTERS = ("crossfoot", "python", "deepspeed", "torchrun", "accelerate", "acce
 _EACH_NODE = ("torchrun", "accelerate", "accelerate-launch", "--no_ssh")
 
 
-def resume_command(run_dir: str, config: str = "CONFIG", crossfoot: str = "crossfoot") -> str:
+def resume_command(
+    run_dir: str, config: str = "CONFIG", crossfoot: str = "crossfoot", more: Sequence[str] = ()
+) -> str:
     """The words to type. config: for a run that says nowhere how it was started. crossfoot: how the command
-    line is called from here.
+    line is called from here. more: options behind --continue.
     """
     attempt = _last_attempt(run_dir)
     if attempt is not None and attempt.command and os.path.basename(attempt.command[0]) in _STARTERS:
-        return f"{joined(attempt.command)} --continue {quoted_path(run_dir)}{_where(attempt)}"
+        return f"{joined((*attempt.command, '--continue', path_word(run_dir), *more))}{_where(attempt)}"
     launched = _launched_by(run_dir)
     if not launched or "--dry-run" in launched:
-        return f"{crossfoot} train {quoted_path(config)} --continue {quoted_path(run_dir)}"
+        words = ("train", path_word(config), "--continue", path_word(run_dir), *more)
+        return f"{crossfoot} {joined(words)}"
     if "--continue" not in launched:
         launched += ["--continue", path_word(run_dir)]
-    return f"{crossfoot} {joined(launched)}"
+    return f"{crossfoot} {joined((*launched, *more))}"
 
 
 def _where(attempt: Attempt) -> str:
