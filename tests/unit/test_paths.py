@@ -131,7 +131,9 @@ def test_every_wrong_path_is_named_at_once() -> None:
 
 
 def test_a_repair_keeps_the_rest_of_the_file() -> None:
-    Path("c.yaml").write_text(CONFIG.replace("data: {train: [x.jsonl]}", "data:\n  train: ['.\\x.jsonl']  # mine"))
+    Path("c.yaml").write_text(
+        CONFIG.replace("data: {train: [x.jsonl]}", "data:\n  train: ['.\\x.jsonl']  # mine")
+    )
     assert main(["check", "c.yaml", "--fix"]) == 0
     assert "[./x.jsonl]  # mine" in Path("c.yaml").read_text()
 

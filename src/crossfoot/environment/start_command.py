@@ -31,18 +31,16 @@ def start_command(world: World, config: str, overrides: Sequence[str]) -> tuple[
     for words in _launchers_above():
         if (start := _up_to_config(words, config)) is not None:
             return (*start, *behind)
-    own = _up_to_config(_own_words(), config) or [called("crossfoot"), "train"]
-    if own[:2] == [called("crossfoot"), "train"] and world.launcher not in ("plain", "accelerate"):
-        own = ["python", "-m", "crossfoot", "train"]
-    script = own[1:] if own[0].startswith("python") else own
+    own = _up_to_config(_own_words(), config) or ["-m", "crossfoot", "train"]
     if world.launcher == "deepspeed":
-        script = ["--module", *script[1:]] if script[0] == "-m" else script
-        return ("deepspeed", *_deepspeed_nodes(world), *script, *behind)
+        script = ["--module", *own[1:]] if own[0] == "-m" else own
+        return (called("deepspeed"), *_deepspeed_nodes(world), *script, *behind)
     if world.launcher == "torchrun":
-        return ("torchrun", *_torchrun_nodes(world), *script, *behind)
+        return (called("torchrun"), *_torchrun_nodes(world), *own, *behind)
+    alone = [called("python"), *own] if own[0] != "-m" else [called("crossfoot"), "train"]
     if world.launcher == "srun":
-        return ("srun", *_srun_tasks(world), *own, *behind)
-    return (*own, *behind)
+        return ("srun", *_srun_tasks(world), *alone, *behind)
+    return (*alone, *behind)
 
 
 def _deepspeed_nodes(world: World) -> tuple[str, ...]:
@@ -80,22 +78,22 @@ def _launchers_above() -> Iterator[list[str]]:
         if program and os.path.basename(program[0]) in _LAUNCHERS:
             yield [called(program[0]), *program[1:]]
         elif program[:1] == ["-m"] and program[1:2] and program[1] in _LAUNCHER_MODULES:
-            yield ["python", *program]
+            yield [called("python"), *program]
 
 
 def _own_words() -> list[str]:
-    """This process's command line: `python train.py ...`, `crossfoot train ...`."""
+    """What this python runs: `train.py ...`; the script of the command line is the module crossfoot."""
     run = run_by_python(sys.orig_argv) or []
-    is_script = run[:1] != ["-m"] and run[:1] and os.path.basename(run[0]) == "crossfoot"
-    return [called("crossfoot"), *run[1:]] if is_script else [called("python"), *run]
+    is_script = bool(run) and os.path.basename(run[0]) == "crossfoot"
+    return ["-m", "crossfoot", *run[1:]] if is_script else run
 
 
 def _up_to_config(words: Sequence[str], config: str) -> list[str] | None:
     """What stands in front of the config and of crossfoot's options: up to the script, or the verb; None when
     these words start something else.
     """
-    if config not in words[1:]:
+    if config not in words:
         return None
-    before = list(words[: words.index(config, 1)])
+    before = list(words[: words.index(config)])
     ends = [at for at, word in enumerate(before) if word == "train" or word.endswith(".py")]
     return before[: ends[-1] + 1] if ends else None

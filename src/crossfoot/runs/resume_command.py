@@ -47,7 +47,8 @@ def _where(attempt: Attempt) -> str:
     """A comment for commands that are typed on several machines, or in the script of a job."""
     if attempt.command[0] == "srun":
         return "   # in the script of the job"
-    if attempt.num_nodes == 1 or not any(word in _EACH_NODE for word in attempt.command):
+    is_on_each = any(os.path.basename(word) in _EACH_NODE for word in attempt.command)
+    if attempt.num_nodes == 1 or not is_on_each:
         return ""
     ranks = ("--node_rank", "--node-rank", "--machine_rank")
     own = next((f", with its own {name}" for name in ranks if name in attempt.command), "")
