@@ -153,6 +153,10 @@ def wrong_value(
 
     Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word
     (YAML 1.2). Counts begin at 1.
+
+    A path is taken as it stands, but for a leading `~` or `~user`, which is a home folder in every key alike.
+    A variable that nobody has filled in (`$SCRATCH/run`), blanks around it, backslashes and URLs are refused
+    before anything of that name is made; what is there under that very name is meant by it.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
     return Finding("CF007", title, place=place, helps=helps, fix=fix)
