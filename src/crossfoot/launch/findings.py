@@ -11,7 +11,7 @@ from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.resume_command import resume_command
-from crossfoot.shell_words import quoted_path
+from crossfoot.shell_words import quoted_path, unused_path
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
@@ -218,7 +218,7 @@ def not_a_dry_run(folder: str, foreign: Sequence[str] = ()) -> Finding:
         "CF491",
         f"{folder} holds {what}",
         place=Place(folder),
-        helps=("move it away, or train into another folder: run.dir=...",),
+        helps=(f"move it aside: mv {quoted_path(folder)} {quoted_path(unused_path(folder))}",),
     )
 
 
@@ -234,7 +234,10 @@ def launch_file_taken(path: str) -> Finding:
         "CF758",
         f"{path} is there, and crossfoot launch did not write it",
         place=Place(path),
-        helps=("write to another name: --write PATH, or move what is there away",),
+        helps=(
+            f"move it aside: mv {quoted_path(path)} {quoted_path(unused_path(path))}",
+            "or write to another name: --write PATH",
+        ),
     )
 
 
