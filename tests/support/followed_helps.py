@@ -117,6 +117,8 @@ def _write(place: Place, value: str) -> bool:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     line, start = lines[place.line - 1], place.column - 1
     before = line[start : start + place.width]
+    if before.startswith("[") and not value.startswith("["):
+        return False  # one of its entries is meant
     if file.suffix == ".json" and before.startswith('"'):
         try:
             json.loads(value)

@@ -41,7 +41,7 @@ def _names_nothing(
     code: str, key: str, lacking: Sequence[str], there: Sequence[str], usual: str = ""
 ) -> Finding:
     near = [difflib.get_close_matches(name, there, n=1, cutoff=ALIKE) for name in lacking]
-    meant = listed([f"{found[0]} for {name}" for name, found in zip(lacking, near, strict=True) if found])
+    meant = listed(list(dict.fromkeys(match for found in near for match in found)))
     return Finding(
         code,
         f"{key} names no module of this model: {', '.join(lacking)}",

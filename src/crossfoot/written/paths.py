@@ -46,13 +46,6 @@ def fault_of(path: str, keys: tuple[str, ...] = ()) -> PathFault | None:
     return None if os.path.lexists(path) else next(_faults(path, ".".join(keys)), None)
 
 
-def name_fault(name: str) -> PathFault | None:
-    """The same of run.name, which names the default folder: a variable that nobody fills in."""
-    if (found := _VARIABLE.search(name)) is None:
-        return None
-    return PathFault(f"a name without {found[0]} (variables are not filled in)", _filled(name, "run.name"))
-
-
 def at_home(path: str) -> str:
     """A path with a leading ~ or ~user replaced; one of a name that exists stays."""
     return path if not path.startswith("~") or os.path.lexists(path) else os.path.expanduser(path)
@@ -115,8 +108,7 @@ def _filled(path: str, key: str) -> tuple[str, ...]:
     names = [name for found in _VARIABLE.finditer(path) for name in found.groups() if name]
     unset = [name for name in names if name not in os.environ]
     if not names or unset:
-        what = "name" if key == "run.name" else "path"
-        return (f"write the whole {what}{f': {unset[0]} is not set here' if unset else ''}",)
+        return (f"write the whole path{f': {unset[0]} is not set here' if unset else ''}",)
     whole = _VARIABLE.sub(lambda found: os.environ[next(filter(None, found.groups()))], path)
     if key.startswith("data.train") or key.startswith("data.validation") or "$" not in path:
         return (f"write {whole}",)

@@ -23,7 +23,7 @@ from crossfoot.written.findings import (
     wrong_value,
 )
 from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
-from crossfoot.written.paths import PATH_KEYS, fault_of, name_fault
+from crossfoot.written.paths import PATH_KEYS, fault_of
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.wording import repairs, replacement, wanted
@@ -232,9 +232,7 @@ def _paths(tree: Tree, source: Source, judged: Validity) -> None:
         value: Any = tree.value
         for part in keys:
             value = value[part]
-        if not isinstance(value, str) or (key not in PATH_KEYS and key != ("run", "name")):
-            continue
-        fault = name_fault(value) if key == ("run", "name") else fault_of(value, key)
+        fault = fault_of(value, key) if isinstance(value, str) and key in PATH_KEYS else None
         if fault is None or key in wrong:
             continue
         fix: tuple[Edit, ...] = ()
