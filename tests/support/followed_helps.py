@@ -33,11 +33,8 @@ def follow(finding: Finding, help_: str, words: Sequence[str]) -> list[str] | No
     prose, and nothing was changed.
     """
     text = help_.removeprefix("or ").removeprefix("also ")
-    sets = (
-        [(match["key"], match["value"]) for match in _SET.finditer(text)] if text.startswith("set ") else []
-    )
-    if match := _ENTRY.match(text):
-        sets = [(match["key"], match["value"])]
+    found = _SET.finditer(text) if text.startswith("set ") else _ENTRY.finditer(text)
+    sets = [(match["key"], match["value"]) for match in found if _names_a_key(match["key"])]
     gone = [match["key"] for match in _GONE.finditer(text)]
     changed = list(words)
     if sets or gone:
