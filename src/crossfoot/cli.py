@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, launch_options, train_options
+from crossfoot.cli_options import count, launch_options, path, train_options
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, tell
 from crossfoot.streams import open_streams
@@ -87,7 +86,7 @@ def _config_verbs(verbs: _Verbs) -> None:
 
     def verb(name: str, does: object, text: str, takes_launch: bool = False) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
-        added.add_argument("config", metavar="CONFIG", help="run config (YAML)")
+        added.add_argument("config", type=path, metavar="CONFIG", help="run config (YAML)")
         words, meaning = "key=value", "override: batch.micro_batch_size=4"
         if takes_launch:
             words = "key=value | LAUNCH_FILE"
@@ -118,24 +117,26 @@ def _other_verbs(verbs: _Verbs) -> None:
     """Verbs that look at a run folder, at machines, or into the manual."""
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
     where = "folder of the run; default: this folder"
-    receipt.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
+    receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
     text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
     export = verbs.add_parser("export", help=text, description=text)
-    export.add_argument("run_dir", metavar="RUN_DIR")
-    export.add_argument("out", metavar="OUT", help="a folder that is not there yet")
+    export.add_argument("run_dir", type=path, metavar="RUN_DIR")
+    export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
-    watch.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default=".", help=where)
+    watch.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
-    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="run config to hold the machines against")
+    doctor.add_argument(
+        "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"
+    )
     doctor.add_argument("overrides", metavar="key=value", nargs="*", help="override: cluster.num_nodes=2")
-    doctor.add_argument("--hostfile", metavar="FILE", help="look at each of its hosts, over ssh")
+    doctor.add_argument("--hostfile", type=path, metavar="FILE", help="look at each of its hosts, over ssh")
     doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
     doctor.set_defaults(verb=_doctor)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
@@ -148,21 +149,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     from crossfoot.findings.formats import show
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
-    from crossfoot.planning.prepare import existing_index, plan_checked, read_and_check, survey
+    from crossfoot.planning.prepare import plan_written
     from crossfoot.written.overriding import told_apart
 
     overrides, files = told_apart(arguments.overrides)
-    checked = read_and_check(arguments.config, overrides, launch_files=files, environ=os.environ)
-    checked.refuse()
-    index = existing_index(checked)
-    checked = survey(checked, index, look=index is not None)
-    plan = plan_checked(checked, index)
+    plan, findings = plan_written(arguments.config, overrides, files, os.environ)
     if arguments.json:
         say(json_text(plan.numbers()))
         return 0
     say(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
-    if checked.findings:
-        show(checked.findings)
+    if findings:
+        show(findings)
     return 0
 
 
@@ -218,11 +215,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from crossfoot.runs.restarts import AUTO
     from crossfoot.training.rank_job import TrainOptions
     from crossfoot.training.session import run
+    from crossfoot.written.overriding import setting
 
     overrides, is_auto = arguments.overrides, arguments.continued == AUTO
     is_continued = arguments.continued is not None and not is_auto
     if is_continued:
-        overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
+        overrides = [*overrides, setting("run.dir", arguments.continued)]
     options = TrainOptions(
         arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
     )

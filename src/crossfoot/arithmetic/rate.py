@@ -147,8 +147,8 @@ def _refuse_unusable(
             notes=(f"the peak is {reference} x f({global_batch_size} / reference_batch)",),
             helps=alternatives(
                 (
-                    f"set {REFERENCE_BATCH} to the samples per step that {reference} was right for; "
-                    f"{global_batch_size}, this run's batch, keeps {reference}",
+                    f"set {REFERENCE_BATCH} to {global_batch_size}, this run's batch, to keep {reference}, "
+                    f"or to the samples per step that {reference} was right for",
                     f"set lr.rule to none: the peak is {reference} whatever the batch",
                 )
             ),

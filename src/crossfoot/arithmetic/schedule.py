@@ -220,7 +220,7 @@ def _refuse_impossible(schedule: Schedule) -> None:
                 (
                     f"set data.last_step to short: 1 step of {samples} samples per epoch",
                     "set data.last_step to carry: the epochs follow one another without a gap",
-                    f"set batch.global_batch_size to {samples} or less",
+                    f"lower the batch: {samples} samples a step are an epoch",
                 )
             ),
         )

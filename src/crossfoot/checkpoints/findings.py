@@ -5,10 +5,12 @@ Torch-free, so that `crossfoot explain` can read the pages.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.shell_words import quoted_path, unused_path
 
 WRITTEN_SO = "and was written so"
 """Ends the words about what no disk has done."""
@@ -21,12 +23,15 @@ def no_checkpoint(run_dir: str) -> Finding:
     Each is named by a warning (CF761). The ledger says which steps were trained; without their weights they
     have to be trained again, and that is not begun without being asked for.
     """
+    checkpoints = os.path.join(run_dir, "checkpoints")
+    aside = unused_path(checkpoints)
     return Finding(
         "CF760",
         f"there is no good checkpoint to continue from in {run_dir}",
         helps=(
-            f"to begin again at the first step, continue after: mv {run_dir}/checkpoints {run_dir}/damaged",
-            "or train into another folder: run.dir=...",
+            "to begin again at the first step, continue after: "
+            f"mv {quoted_path(checkpoints)} {quoted_path(aside)}",
+            f"or train into another folder: run.dir={quoted_path(unused_path(run_dir))}",
         ),
     )
 

@@ -262,7 +262,7 @@ def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
         notes=(f"{schedule.num_samples:,} samples in steps of {schedule.global_batch_size:,}",),
         helps=(
             "set data.last_step to short: the last step of an epoch is then a smaller one",
-            "or to carry: they open the next epoch's first step",
+            "or set data.last_step to carry: they open the next epoch's first step",
         ),
     )
 

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from crossfoot.arithmetic.impossible import alternatives
+from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
@@ -52,9 +54,12 @@ def float16(facts: Facts) -> Iterator[Finding]:
             "what happens to a step whose loss scale overflows is not decided yet",
             *_unscaled_weights(facts.run.config),
         ),
-        helps=tuple(
-            f"{start}set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
-            for start, dtype in (("", "bfloat16"), ("or ", "float32"))
+        helps=alternatives(
+            [
+                f"set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
+                for dtype in ("bfloat16", "float32")
+                if dtype == "float32" or deepspeed is None or zero_stage(deepspeed.values)
+            ]
         ),
     )
 
@@ -165,8 +170,7 @@ def model_path(facts: Facts) -> Iterator[Finding]:
     HF_HUB_OFFLINE forbids to ask. Paths are relative to the folder that the command is started in.
     """
     path = facts.run.config.model.path
-    folder = os.path.expanduser(path)
-    if path == BUILTIN_TINY or os.path.isdir(folder):
+    if path == BUILTIN_TINY or os.path.isdir(path):
         return
     near, place = near_help(path, os.path.isdir), facts.run.place("model.path")
     if not looks_local(path):
@@ -174,9 +178,8 @@ def model_path(facts: Facts) -> Iterator[Finding]:
             title = f"{path} is taken for a model of the hub: there is no such folder"
             yield Finding("CF541", title, severity="warning", place=place, helps=near)
         return
-    finding = model_missing(
-        path, "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
-    )
+    why = "it is a file, not a folder" if os.path.exists(path) else "there is no such folder"
+    finding = model_missing(path, why)
     yield replace(finding, place=place, helps=(*near, *finding.helps))
 
 

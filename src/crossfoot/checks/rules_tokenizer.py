@@ -128,7 +128,7 @@ def two_vocabularies(facts: Facts) -> Iterator[Finding]:
         place=facts.run.tokenizer_place,
         label=files.folder,
         notes=(f"{used} is read; {files.differing:,} tokens are not in both{rows}",),
-        helps=(f"remove the one that is out of date: without {used}, {other} is read",),
+        helps=(f"move the one that is out of date aside: without {used}, {other} is read",),
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from crossfoot.data.records import Task
 from crossfoot.data.unread_fields import changes_meaning, is_about_the_record
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.shell_words import quoted
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.run_file import RunFile
 
@@ -140,4 +140,4 @@ def _named(data_set: DataSet, counts: Mapping[str, int]) -> str:
 def _ignoring(names: Iterable[str]) -> str:
     """A word for the command line. The names are any text that a data file holds."""
     plain = (name if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) else json.dumps(name) for name in names)
-    return shlex.quote(f"data.ignored_fields=[{', '.join(plain)}]")
+    return quoted(f"data.ignored_fields=[{', '.join(plain)}]")

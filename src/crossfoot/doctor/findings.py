@@ -8,24 +8,26 @@ from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted
 
 _INSTALL = f"{install_command('train')}, into the python of the run"
 
 
 @rule_docs("CF400")
-def node_silent(where: str, why: str) -> Finding:
+def node_silent(where: str, why: str, host: str) -> Finding:
     """CF400: a node could not be looked at.
 
     The nodes of a hostfile are reached as the deepspeed launcher reaches them: by ssh, with a key, without a
     question. What stops doctor there would stop the launcher too. The nodes of a SLURM job are reached by
     srun.
     """
+    host = quoted(host)
     low = why.lower()
-    helps: tuple[str, ...] = (f"try it by hand: ssh -o BatchMode=yes {where} true",)
+    helps: tuple[str, ...] = (f"try it by hand: ssh -o BatchMode=yes {host} true",)
     if "permission denied" in low:
-        helps = (f"give that node your public key: ssh-copy-id {where}",)
+        helps = (f"give that node your public key: ssh-copy-id {host}",)
     elif "host key" in low:
-        helps = (f"log in once by hand, to know its host key: ssh {where}",)
+        helps = (f"log in once by hand, to know its host key: ssh {host}",)
     elif "resolve" in low or "not known" in low:
         helps = ("write the name as DNS or /etc/hosts knows it, or the address, into the hostfile",)
     elif "refused" in low:

@@ -9,6 +9,7 @@ from crossfoot.arithmetic.batch import Topology, counted_on_nodes
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted
 
 ONE_LAUNCHER = (
     "start with one launcher: deepspeed --num_gpus N train.py CONFIG, "
@@ -160,7 +161,7 @@ def address_unknown(address: str, rank: int, host: str, why: str) -> Finding:
         helps=(
             "give the launcher rank 0's address: deepspeed --master_addr, torchrun --master-addr, "
             "or export MASTER_ADDR before srun",
-            f"or make {address} known on every node: `getent hosts {address}` must answer there",
+            f"or make {address} known on every node: `getent hosts {quoted(address)}` must answer there",
         ),
     )
 

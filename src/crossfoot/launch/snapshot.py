@@ -45,7 +45,7 @@ def take_snapshot(job: Job, checked: CheckedRun) -> Job:
         number += 1
         folder = folder.with_name(f"{FOLDER}-{number}")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    config = checked.run.config
+    config = checked.run.as_written
     deepspeed = checked.facts.deepspeed
     try:
         package = Path(crossfoot.__file__).parent

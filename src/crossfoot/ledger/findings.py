@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.shell_words import quoted_path
 
 Unreadable = Callable[[str, Place, tuple[str, ...]], Finding]
 """Makes a finding of (title, place, notes)."""
@@ -53,7 +54,7 @@ def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
         "the ledger is written by another process too",
         place=Place(path),
         notes=notes,
-        helps=(f"look who works on this run: crossfoot watch {os.path.dirname(path) or '.'}",),
+        helps=(f"look who works on this run: crossfoot watch {quoted_path(os.path.dirname(path) or '.')}",),
     )
 
 

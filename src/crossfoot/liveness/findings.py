@@ -11,6 +11,7 @@ from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.liveness.heartbeats import Heartbeat
 from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 
 _MOST_LISTED = 16
 _MOST_NAMED = 4
@@ -218,8 +219,8 @@ def run_lives(run_dir: str, config: str, attempt: int, ranks: Sequence[Heartbeat
         f"attempt {attempt} at {run_dir} is still at work: {shown[0]}",
         notes=(*shown[1:], *((f"and {more:,} more",) if more else ())),
         helps=(
-            f"look at it: crossfoot watch {run_dir}",
+            f"look at it: crossfoot watch {quoted_path(run_dir)}",
             "or stop it there, which saves a checkpoint, and continue then",
-            f"or put it aside: crossfoot train {config} --continue {run_dir} --take-over",
+            f"or put it aside: {resume_command(run_dir, config, more=('--take-over',))}",
         ),
     )

@@ -38,6 +38,7 @@ from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.runs.resume import of_another_run
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
+from crossfoot.written.paths import with_homes
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
     except Refused:
         started = ()  # what the attempts noted is lost, and only the precision follows from it
     engines = [one.engine for one in started if one.attempt == attempt]
-    config = Config.model_validate(lock["config"])
+    config = with_homes(Config.model_validate(lock["config"]))
     folders = index_dirs(run_dir, lock, started)
     index_dir = next(filter(os.path.isdir, folders), folders[0])
     return Source(checkpoint, config, index_dir, next(iter(engines), None))

@@ -112,12 +112,13 @@ def read_and_check(
     with suppress(Unsure):
         reading.extend(_files_missing(run))
     sourced = _unless_unsure(lambda: topology_of(run, world, launch), reading)
+    deepspeed = _unless_unsure(lambda: _deepspeed(run), reading)
     batch: BatchPlan | None = None
     if sourced is not None:
-        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology), reading)
+        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology, deepspeed), reading)
     facts = Facts(
         run=run,
-        deepspeed=_unless_unsure(lambda: _deepspeed(run), reading),
+        deepspeed=deepspeed,
         batch=batch,
         launch=launch,
         model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),
@@ -154,6 +155,20 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
             rate = _unless_unsure(lambda: run_rate(run, batch, schedule.total_steps), reading)
             facts = replace(facts, rate=rate)
     return _checked(facts, reading, checked.topology)
+
+
+def plan_written(
+    path: str,
+    overrides: Sequence[str],
+    launch_files: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> tuple[RunPlan, tuple[Finding, ...]]:
+    """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
+    checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
+    checked.refuse()
+    index = existing_index(checked)
+    checked = survey(checked, index)
+    return plan_checked(checked, index), checked.findings
 
 
 def existing_index(checked: CheckedRun) -> DataIndex | None:

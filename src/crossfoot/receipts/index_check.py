@@ -24,6 +24,7 @@ from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.reader import RunRecord
+from crossfoot.written.paths import at_home
 
 HASHED_BYTES = 4 << 30
 """Data files up to this size in all are hashed for every receipt; larger ones only when a record differs."""
@@ -186,7 +187,7 @@ def _changed(files: Sequence[str], sources: Sequence[Mapping[str, Any]]) -> str 
 def _tokenizer(config: Mapping[str, Any], index_dir: str, mark: str) -> tuple[str, str | None]:
     """The tokenizer's folder, and why it is of no use, in words."""
     own = config.get("tokenizer")
-    path = str(own["path"] if own else config["model"]["path"])
+    path = at_home(str(own["path"] if own else config["model"]["path"]))
     try:
         folder = local_folder(path, index_dir, may_fetch=False)
         if folder is None:

@@ -35,6 +35,7 @@ from crossfoot.runs.lock_shape import Expects
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
@@ -186,7 +187,7 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt
-    ways = f"{resume_command(run.run_dir)}, or crossfoot export {run.run_dir} OUT"
+    ways = f"{resume_command(run.run_dir)}, or crossfoot export {quoted_path(run.run_dir)} OUT"
     notes = (*receipt.notes, f"{missing}; to make it from the last checkpoint: {ways}")
     return replace(receipt, result_missing=missing, notes=notes)
 

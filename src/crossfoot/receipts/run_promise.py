@@ -22,6 +22,7 @@ from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.runs.reader import RunRecord
+from crossfoot.written.paths import at_home
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
     attempts had it. Raises KeyError, TypeError, AttributeError for a lock without such a config.
     """
     given = lock["config"]["data"].get("index_dir")
-    first = given or os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")
+    first = at_home(given) if given else os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")
     noted = [attempt.index_dir for attempt in attempts if attempt.index_dir]
     return list(dict.fromkeys([first, *noted]))
 

@@ -59,7 +59,8 @@ class Attempt:
     what was found before it started and is accepted on purpose. crossfoot: the program's version. index_dir:
     absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of the checkpoint's manifest,
     which attempt wrote it, and the sha256 of that one's lock; None without one. elastic_id: the id that
-    torchrun gives to all restarts of one start, None without.
+    torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
+    overrides; none when `crossfoot launch` did, which has them in its own files.
     """
 
     attempt: int
@@ -80,6 +81,7 @@ class Attempt:
     checkpoint_attempt: int | None = None
     checkpoint_plan: str | None = None
     elastic_id: str | None = None
+    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):

@@ -43,6 +43,8 @@ from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.runs.run_folder import refuse_links
+from crossfoot.shell_words import joined, path_word, quoted_path
+from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
 
@@ -73,7 +75,7 @@ def already_finished(run: RunFile, step: int) -> Finding:
         "CF755",
         f"nothing is left to do in {run.run_dir}: {step:,} steps are trained, and the result is saved",
         severity="note",
-        helps=(f"read it: crossfoot receipt {run.run_dir}",),
+        helps=(f"read it: crossfoot receipt {quoted_path(run.run_dir)}",),
     )
 
 
@@ -237,10 +239,11 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """
     if not is_run(run.run_dir):
         near = runs_near(run.run_dir)
+        words = joined((path_word(run.path), *run.overrides))
         helps = (
             *near.helps(lambda other: resume_command(other, run.path)),
-            f"begin it without --continue: crossfoot train {run.path}",
-            f"or let the command find out: crossfoot train {run.path} --continue {AUTO}",
+            f"begin it without --continue: crossfoot train {words}",
+            f"or let the command find out: crossfoot train {words} --continue {AUTO}",
         )
         raise Refused(nothing_to_continue(run, "it holds no run", helps, near.notes))
     refuse_links(run)
@@ -279,14 +282,14 @@ def refuse_finished(
     if is_handed_over and is_repeated:
         raise Refused(already_finished(run, steps))
     if first_step > steps:
-        later = f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}"
+        later = f"stop later, or not at all: {resume_command(run.run_dir, run.path)}"
         fact = f"{first_step:,} steps are done, {steps:,} were asked for"
         raise Refused(nothing_to_continue(run, fact, (later,)))
     if first_step < steps and (is_handed_over or (is_done and not first_step)):
         fact = f"all {steps:,} steps are trained"
         helps = (
-            f"read it: crossfoot receipt {run.run_dir}",
-            f"or train it anew, into another folder: run.dir={run.run_dir}-2",
+            f"read it: crossfoot receipt {quoted_path(run.run_dir)}",
+            f"or train it anew, into another folder: {another_run_dir(run.run_dir)}",
         )
         lost = "" if is_handed_over else ", and no checkpoint holds their weights"
         raise Refused(nothing_to_continue(run, f"{fact}{lost}", helps))

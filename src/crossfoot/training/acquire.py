@@ -11,8 +11,11 @@ from datetime import datetime, timezone
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.documents import parse, plain, value_of
+from crossfoot.environment.start_command import start_command
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import show
+from crossfoot.launch.ranks_here import MARK_VARIABLE
+from crossfoot.launch.submit import submitted_job
 from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
@@ -66,7 +69,7 @@ def start_attempt(work: RankJob) -> None:
         return
     run = work.plan.run
     resolved = attempt_path(run.run_dir, work.resume_point.attempt, CONFIG_NAME)
-    durable.replace(resolved, dump_config(run.config))
+    durable.replace(resolved, dump_config(run.as_written))
     findings: tuple[Finding, ...] = accept_known(run, work.warnings)
     if work.resumed is not None:
         findings += work.resumed.findings
@@ -120,7 +123,21 @@ def _attempt(work: RankJob, findings: Sequence[Finding], environ: Mapping[str, s
         checkpoint_attempt=resume_point.checkpoint_attempt,
         checkpoint_plan=resume_point.checkpoint_plan,
         elastic_id=environ.get("TORCHELASTIC_RUN_ID") or None,
+        command=() if _is_launched(work, environ) else _command(work),
     )
+
+
+def _is_launched(work: RankJob, environ: Mapping[str, str]) -> bool:
+    """Whether `crossfoot launch` made this start."""
+    job_id = environ.get("SLURM_JOB_ID")
+    return MARK_VARIABLE in environ or (bool(job_id) and submitted_job(work.plan.run.run_dir) == job_id)
+
+
+def _command(work: RankJob) -> tuple[str, ...]:
+    """How the attempt was started. The folder is left out: whoever goes on names it."""
+    run = work.plan.run
+    overrides = [word for word in run.overrides if not word.startswith("run.dir=")]
+    return start_command(work.world, run.path, overrides)
 
 
 def _folding(work: RankJob) -> str:

@@ -8,6 +8,7 @@ from crossfoot.ledger.entry import Cause
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {
@@ -126,6 +127,6 @@ def next_words(state: RunState) -> tuple[str, str] | None:
         if state.result_missing:
             return "make it from the last checkpoint", go_on
         if state.ending.reason in ("finished", "stop_after"):
-            return "the whole receipt", f"crossfoot receipt {state.run_dir}"
+            return "the whole receipt", f"crossfoot receipt {quoted_path(state.run_dir)}"
         return "continue it", go_on
     return None

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crossfoot.arithmetic.batch import ACCUM, CAPACITY, MICRO
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written import edits
@@ -13,6 +14,13 @@ from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tr
 from crossfoot.written.slip_findings import look_alikes
 from crossfoot.written.slips import json_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
+
+_BATCH_KEYS = {
+    "train_batch_size": CAPACITY,
+    "train_micro_batch_size_per_gpu": MICRO,
+    "gradient_accumulation_steps": ACCUM,
+}
+"""The keys of the batch -> what the arithmetic calls them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,12 @@ class DeepSpeedFile:
     def duplicates(self) -> tuple[tuple[Keys, Place, Place], ...]:
         """(path of keys, place of the first, place of the second); `values` has the last one."""
         return tuple(self.tree.duplicates)
+
+    @property
+    def batch_numbers(self) -> dict[str, int]:
+        """The numbers of the batch that are written out, by what the arithmetic calls them."""
+        said = {name: self.values.get(key) for key, name in _BATCH_KEYS.items()}
+        return {name: number for name, number in said.items() if type(number) is int}
 
     def get(self, *keys: str) -> Any:
         """The value at a path of keys; None when it is absent, or something on the way is no object."""

@@ -118,6 +118,17 @@ def duplicate_key(path: str, first: Place, second: Place) -> Finding:
     )
 
 
+_SMALLEST = {
+    "run": "{name: NAME}",
+    "model": "{path: FOLDER}",
+    "data": "{train: [FILE]}",
+    "batch": "{micro_batch_size: 1, global_batch_size: 16}",
+    "lr": "{reference: 1.0e-4}",
+    "train": "{epochs: 1}",
+}
+"""What each section that a run needs must have."""
+
+
 @rule_docs("CF006")
 def missing_key(path: str, place: Place) -> Finding:
     """CF006: a key or section without which no run can be planned.
@@ -130,7 +141,7 @@ def missing_key(path: str, place: Place) -> Finding:
             "CF006",
             f"the section {path} is missing",
             place=place,
-            helps=(f"add {path}: with its keys below",),
+            helps=(f"add {path}: {_SMALLEST[path]}",),
         )
     return Finding("CF006", f"{path} is missing", place=place, helps=(f"add {key}: below {section}:",))
 
@@ -149,6 +160,10 @@ def wrong_value(
 
     Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word
     (YAML 1.2). Counts begin at 1.
+
+    A path is taken as it stands, but for a leading `~` or `~user`, which is a home folder in every key alike.
+    A variable that nobody has filled in (`$SCRATCH/run`), blanks around it, backslashes and URLs are refused
+    before anything of that name is made; what is there under that very name is meant by it.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
     return Finding("CF007", title, place=place, notes=notes, helps=helps, fix=fix)
@@ -229,8 +244,8 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
             "the run has no length: neither train.epochs nor train.max_steps is given",
             place=section,
             helps=(
-                "set train.epochs to the number of passes over the data",
-                "or set train.max_steps to steps",
+                "set train.epochs to 1, or more: passes over the data",
+                "or set train.max_steps to 1000, or another number: optimizer steps",
             ),
         )
     (first, key, value), (second, other, other_value) = places[:2]

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.shell_words import quoted, unused_path
 from crossfoot.written import findings
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import Suggestion, is_known, is_optional, kind_of, sections, suggest
 from crossfoot.written.look_alikes import ASCII_OF, to_ascii
+from crossfoot.written.paths import at_home
 from crossfoot.written.shown import dotted
 from crossfoot.written.slips import repaired, value_slips
 from crossfoot.written.source import Source
-from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
+from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, in_yaml, read_tree
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,19 @@ def told_apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     for word in words:
         is_path = word.startswith((".", "/", "~")) or os.path.exists(word)
         names_key = "=" in to_ascii(word) or word.split(".")[0] in sections()
-        (overrides if names_key and not is_path else files).append(word)
+        is_override = names_key and not is_path
+        (overrides if is_override else files).append(word if is_override else at_home(word))
     return overrides, files
+
+
+def setting(key: str, text: str) -> str:
+    """The override that gives a key this text."""
+    return f"{key}={in_yaml(text)}"
+
+
+def another_run_dir(run_dir: str) -> str:
+    """The override, as a word for the shell, that trains beside a run folder that is taken."""
+    return quoted(setting("run.dir", unused_path(run_dir)))
 
 
 def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]]) -> Iterator[Finding]:
@@ -80,8 +93,8 @@ def apply(tree: Tree, override: Override, replaced: dict[Keys, tuple[Any, Place]
         yield findings.bad_override(word, where, f"has no YAML value: {error.title}", error.helps)
         return
     if () not in given.spots:
-        may_be = "null to leave it out" if is_optional(path_text) else "VALUE"
-        helps = (f"write {path_text}={may_be}",)
+        can_be_null = f"write {path_text}=null, or leave the word out"
+        helps = (can_be_null if is_optional(path_text) else "leave the word out, or give a value",)
         yield findings.bad_override(word, where, "has nothing after =", helps)
         return
     for keys, _, _ in given.duplicates:

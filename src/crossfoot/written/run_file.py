@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,7 @@ from crossfoot.written.findings import (
 )
 from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
+from crossfoot.written.paths import with_homes
 from crossfoot.written.shown import dotted
 from crossfoot.written.slip_findings import edits_of, refuse_slips
 from crossfoot.written.slips import repaired, tab_slips
@@ -36,17 +38,23 @@ from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
 class RunFile:
     """A run config, read.
 
-    path: as given. config: the values, defaults filled in; when the file has mistakes, the keys that they
-    touch are missing, and reading one raises `Unsure`. overrides: the words of the command line, as given.
+    path: as given. config: the values, defaults filled in, a leading ~ of a path replaced; when the file has
+    mistakes, the keys that they touch are missing, and reading one raises `Unsure`. as_written: the same with
+    every ~, which means the same on another machine. overrides: the words of the command line, as given.
     overridden: what the file itself has, and where, for every key (dotted) that an override replaced.
     """
 
     path: str
-    config: Config
+    as_written: Config
     overrides: tuple[str, ...] = ()
     spots: Mapping[Keys, Spot] = field(default_factory=dict, repr=False)
     overridden: Mapping[str, tuple[Any, Place]] = field(default_factory=dict, repr=False)
     source: Source = field(default=Source("", ""), repr=False)
+
+    @cached_property
+    def config(self) -> Config:
+        """The values, for whoever opens what they name."""
+        return with_homes(self.as_written)
 
     def place(self, *keys: str | int) -> Place:
         """Where a value is written: `place("batch", "micro_batch_size")`, or

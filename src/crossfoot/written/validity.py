@@ -26,11 +26,12 @@ from crossfoot.written.findings import (
 )
 from crossfoot.written.known_keys import ACCEPT, is_known, sections, suggest
 from crossfoot.written.meant_value import NOTHING
+from crossfoot.written.paths import PATH_KEYS, fault_of
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
 from crossfoot.written.unknown_keys import UnknownKeys
 from crossfoot.written.wording import other_words, repairs, replacement, wanted
-from crossfoot.written.yaml_tree import Keys, Spot, Tree
+from crossfoot.written.yaml_tree import Keys, Spot, Tree, in_yaml
 
 _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
 """Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
@@ -67,6 +68,7 @@ def judge(tree: Tree, source: Source) -> Validity:
     except ValidationError as error:
         _in_plain_words(error, tree, source, judged)
     _across_keys(tree, source, judged)
+    _paths(tree, source, judged)
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
@@ -202,6 +204,24 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
         if is_whole and source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this
             fix = (replacing(source, place, text),)
     return wrong_value(dotted(keys), value, wanted(detail), place, helps, fix, other_words(detail))
+
+
+def _paths(tree: Tree, source: Source, judged: Validity) -> None:
+    """A finding for every path that cannot be meant as it stands."""
+    wrong = frozenset(judged.unsure)
+    for keys, spot in tree.spots.items():
+        key = tuple(str(part) for part in keys if not isinstance(part, int))
+        value: Any = tree.value
+        for part in keys:
+            value = value[part]
+        fault = fault_of(value, key) if isinstance(value, str) and key in PATH_KEYS else None
+        if fault is None or key in wrong:
+            continue
+        fix: tuple[Edit, ...] = ()
+        if fault.instead is not None and spot.value.file == source.path:
+            fix = (replacing(source, spot.value, in_yaml(fault.instead)),)
+        judged.findings.append(wrong_value(dotted(keys), value, fault.wanted, spot.value, fault.helps, fix))
+        judged.unsure.add(key)
 
 
 def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:

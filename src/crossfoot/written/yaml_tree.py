@@ -4,8 +4,10 @@ nodes.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +76,14 @@ def read_tree(source: Source) -> Tree:
     if node is not None:
         tree.value = _Walk(source, yaml.constructor, tree).value((), node, None)
     return tree
+
+
+def in_yaml(text: str) -> str:
+    """The text of a value, also inside a list; in quotes where YAML could take it for something else."""
+    with suppress(BrokenYaml):
+        if read_tree(Source("", f"[{text}]")).value == [text] and read_tree(Source("", text)).value == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _one_line(text: str) -> str:

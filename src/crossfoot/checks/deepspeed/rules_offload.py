@@ -93,6 +93,6 @@ def offloading_without_effect(facts: Facts) -> Iterator[Finding]:
             place=deepspeed.place(ZERO, key, part="key"),
             others=((deepspeed.place(ZERO, "stage"), "" if is_written else "no stage: 0"),),
             notes=("it is not handed over, and saves no memory",),
-            helps=(f"remove {key}", f"or write stage {lowest}"),
+            helps=(f"remove {key}", f"or set zero_optimization.stage to {lowest}"),
             fix=deepspeed.removing(ZERO, key),
         )

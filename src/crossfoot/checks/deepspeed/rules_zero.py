@@ -50,7 +50,10 @@ def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
             ),
         ),
         notes=(f"{'they are' if rest else 'it is'} not handed over",),
-        helps=("remove it" if not rest else "remove them", "or write stage 3: weights are sharded too"),
+        helps=(
+            "remove it" if not rest else "remove them",
+            "or set zero_optimization.stage to 3: weights are sharded too",
+        ),
         fix=tuple(edit for name in idle for edit in deepspeed.removing(ZERO, name)) if not rest else (),
     )
 

@@ -18,6 +18,7 @@ from crossfoot.checks.launch.planned import (
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.launch.gpu_counts import is_about_gpus, may_ask_for_gpus
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import About, Command, Option, Statement, statements, with_named
@@ -176,7 +177,8 @@ def _each_its_own(facts: Facts, said: Statement, planned: Sequence[int]) -> str:
     if said.witness in ("allocation", "job"):
         return f"write --gpus-per-task=1, with --ntasks={sum(planned)}"
     if said.name.startswith("--nproc"):
-        return f"give each node its own: crossfoot launch {facts.run.path} --to torchrun --print shows how"
+        config = quoted_path(facts.run.path)
+        return f"give each node its own: crossfoot launch {config} --to torchrun --print shows how"
     return f"leave out {said.name}, and write the slots of each host into the hostfile"
 
 

@@ -13,6 +13,7 @@ from crossfoot.checks.launch.told_once import told_once
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar
 from crossfoot.written.launch.read import DEEPSPEEDS_HOSTFILE, is_out_of_sight
@@ -130,8 +131,9 @@ def _other_slots(said: Statement, hosts: Sequence[int], planned: Planned[GpusPer
 def _same_everywhere(facts: Facts, planned: tuple[int, ...]) -> Iterator[Finding]:
     """Launchers that know one number for all nodes."""
     needs = f"the plan has {in_a_sum(planned)} GPUs on its nodes"
+    config = quoted_path(facts.run.path)
     instead = (
-        f"start it with a launcher that can: crossfoot launch {facts.run.path} --to deepspeed, or torchrun"
+        f"start it with a launcher that can, deepspeed or torchrun: crossfoot launch {config} --to torchrun"
     )
     machines = {said.value for said in statements(facts.launch, "num_nodes")} or {len(planned)}
     for said in statements(facts.launch, "world_size"):
