@@ -145,7 +145,7 @@ def newer_format(folder: Path) -> None:
     (folder / "manifest.json").write_text(text)
 
 
-@damage("its manifest is of step 11")
+@damage("its manifest says 11 steps")
 def another_ones_files(folder: Path) -> None:
     other = half_made(folder.parents[1], 11)
     shutil.rmtree(folder)

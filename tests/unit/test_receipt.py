@@ -156,7 +156,7 @@ def test_lines_missing_double_or_out_of_order() -> None:
     beyond = make_receipt(LOCK, [zero, one, two, replace(two, step=3)], FINISHED)
     assert kinds(beyond) == ["step not planned"]
     cut = make_receipt(LOCK, [zero], Ending("signal", 3, 75, 3))
-    assert [c.message for c in cut.causes] == ["the ledger has no line for steps 1 to 2"]
+    assert [c.message for c in cut.causes] == ["the ledger has no line for steps 2 to 3"]
 
 
 def test_a_line_must_add_up_across_its_ranks_and_explain_its_differences() -> None:
@@ -201,10 +201,10 @@ def test_ten_causes_are_shown_and_the_rest_counted() -> None:
 
     lines = render_receipt(make_receipt(LOCK, ledger(fault), FINISHED)).splitlines()
     at = lines.index("foots: no")
-    assert lines[at + 1].startswith("  CF719  step 0, rank 0: rank 0 stepped at rate 1.0, planned 1e-05")
+    assert lines[at + 1].startswith("  CF719  step 1, rank 0: rank 0 stepped at rate 1.0, planned 1e-05")
     assert len(lines) == at + 12 and lines[-1] == "  and 2 more"
     first = render_receipt(make_receipt(LOCK, ledger(skipped), FINISHED)).splitlines()[12]
-    assert first.startswith("  CF710  step 1, rank 1, forward 1: ") and first.endswith("  data.json:8")
+    assert first.startswith("  CF710  step 2, rank 1, forward 1: ") and first.endswith("  data.json:8")
 
 
 def run_folder(folder: Path, lines: list[StepEntry], ending: Ending | None = FINISHED) -> str:
@@ -333,7 +333,7 @@ def test_a_line_of_an_attempt_before_its_own_first_step(tmp_path: Path) -> None:
     run.ledger.write_text("".join([*lines[:3], lines[3].replace('"attempt":1', '"attempt":2'), *lines[4:]]))
     receipt = receipt_of(str(tmp_path))
     assert kinds(receipt) == ["step out of order"] and not receipt.foots
-    assert "of attempt 2, which began at step 4" in receipt.causes[0].message
+    assert "of attempt 2, which began with step 5" in receipt.causes[0].message
 
 
 def test_two_attempts_that_ran_at_once_are_noted(tmp_path: Path) -> None:

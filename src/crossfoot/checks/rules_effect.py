@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Severity
+from crossfoot.phrases import after_steps
 from crossfoot.written.config import Unsure
 from crossfoot.written.shown import shown
 
@@ -83,8 +84,8 @@ def _no_best(facts: Facts) -> str | None:
     if schedule is None or first < schedule.total_steps:
         return None
     return (
-        f"a checkpoint falls on a validation after step {first:,} first, and the run has "
-        f"{schedule.total_steps:,} steps"
+        f"the first checkpoint on a validation would be {after_steps(first)}, and the run has "
+        f"{schedule.total_steps:,}"
     )
 
 

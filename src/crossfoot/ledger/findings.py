@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import after_steps
 
 Unreadable = Callable[[str, Place, tuple[str, ...]], Finding]
 """Makes a finding of (title, place, notes)."""
@@ -178,10 +179,10 @@ def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Fin
     older checkpoint those steps are computed again and get their lines. If the whole ledger lies elsewhere,
     stop, bring it back, and continue then.
     """
-    older = f"from the checkpoint after {first_step:,} steps" if first_step else "from the first step"
+    older = f"from the checkpoint {after_steps(first_step)}" if first_step else "from the first step"
     return Finding(
         "CF746",
-        f"the checkpoint after {step:,} steps is passed over: the ledger has lines for {vouched:,} of them",
+        f"the checkpoint {after_steps(step)} is passed over: the ledger has lines for {vouched:,} of them",
         severity="warning",
         place=Place(path),
         notes=(f"the run continues {older}; the steps after it are computed again",),

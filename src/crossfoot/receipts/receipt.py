@@ -15,7 +15,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import Policies, policies_of
-from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import after_steps
 from crossfoot.receipts.audit import NumberedLines, audit
 from crossfoot.receipts.columns import (
     Row,
@@ -244,8 +244,7 @@ def _notes(ending: Ending | None, torn: Finding | None, entries: Sequence[StepEn
     if ending is None:
         notes.append("the run has not written how it ended: it was killed, or is still running")
     elif (how := CUT_SHORT.get(ending.reason)) is not None:
-        steps = with_noun(ending.step, "step")
-        notes.append(f"the run {how} after {steps} (exit code {ending.exit_code})")
+        notes.append(f"the run {how} {after_steps(ending.step)} (exit code {ending.exit_code})")
     if torn is not None:
         notes.append(torn.title)
     newest = late = 0

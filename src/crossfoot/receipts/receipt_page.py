@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, step_name
 from crossfoot.receipts.verdict import Receipt
 
 MOST_CAUSES_SHOWN = 10
@@ -68,7 +68,7 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"{counted(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
             f"{counted(skip.samples, 'sample')} seen, not learned from"
         )
-    words += [f"  step {one.step}: {one.found}" for one in receipt.not_finite[:MOST_CAUSES_SHOWN]]
+    words += [f"  {step_name(one.step)}: {one.found}" for one in receipt.not_finite[:MOST_CAUSES_SHOWN]]
     if (more := len(receipt.not_finite) - MOST_CAUSES_SHOWN) > 0:
         words.append(f"  and {more:,} more")
     if receipt.retried:
@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 
 def _cause_words(cause: Cause) -> str:
-    place = [f"step {cause.step}"] if cause.step != NO_STEP else ["the run"]
+    place = [step_name(cause.step)] if cause.step != NO_STEP else ["the run"]
     if cause.rank is not None:
         place.append(f"rank {cause.rank}")
     if cause.forward is not None:
