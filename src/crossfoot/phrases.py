@@ -33,13 +33,16 @@ def step_name(index: int) -> str:
     return f"step {index + 1:,}"
 
 
-def step_names(indexes: Iterable[int], most: int = 3) -> str:
-    """`step 5`, `steps 2 and 5`, `steps 2, 5, 7 and 12 more`. indexes: from 0; each is named once."""
+def step_names(indexes: Iterable[int], most: int = 3, of: int = 0) -> str:
+    """`step 5`, `steps 2 and 5`, `steps 2, 5, 7 and 12 more`. indexes: from 0; each is named once. of: how
+    many there are, when not all are given.
+    """
     distinct = sorted(set(indexes))
-    if len(distinct) < 2:
+    total = max(of, len(distinct))
+    if total < 2:
         return "".join(map(step_name, distinct))
     names = [f"{index + 1:,}" for index in distinct[:most]]
-    more = [f"{len(distinct) - most:,} more"] if len(distinct) > most else []
+    more = [f"{total - len(names):,} more"] if total > len(names) else []
     return f"steps {listed([*names, *more])}"
 
 

@@ -323,7 +323,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert row(state, "rate") == "5.000e-05" and row(state, "loss").startswith(f"{state.last.loss:.4f} ")
     assert "800 trained tokens/s" in row(state, "speed")  # 4 samples of 50 targets in a quarter of a second
     assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2 steps"
-    assert "after 4 steps " in row(state, "checkpoint") and "took 0.5 s   writing one after 5 steps" in row(
+    assert "after 4 steps " in row(state, "checkpoint") and "took 0.5 s   saving after 5 steps" in row(
         state, "checkpoint"
     )
     run.run(STEPS, first_step=4, ending=replace(DONE, validation_loss=1.25))
@@ -333,7 +333,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert state.exit_code == 0 and row(state, "foots") == "yes   8 steps"
     assert row(state, "validation") == "1.2500        after 8 steps"
     assert (
-        "took 0.5 s   the one after 5 steps is unfinished" in row(state, "checkpoint")
+        "took 0.5 s   cut off after 5 steps" in row(state, "checkpoint")
         and "crossfoot receipt" in shown(state)[-1]
     )
 

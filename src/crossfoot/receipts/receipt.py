@@ -17,6 +17,7 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import Policies, policies_of
 from crossfoot.phrases import after_steps
 from crossfoot.receipts.audit import NumberedLines, audit
+from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.columns import (
     Row,
     Sums,
@@ -78,7 +79,7 @@ def make_receipt(
     )
     if run_promise is not None and held is not None:
         held.add(run_promise.causes)
-        causes, cause_count = [*held.causes, *causes], cause_count + held.cause_count
+        causes, cause_count = [*held.causes, *causes], cause_count + held.counts.total()
     unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
@@ -95,6 +96,12 @@ def make_receipt(
         rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
+        summary=summarise(
+            causes,
+            count,
+            held.unlisted if held is not None else {},
+            {"sample": promised["samples"], "forward": promised["forwards"], "step": asked_steps},
+        ),
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
         adapter_path=None if ending is None else ending.adapter_path,

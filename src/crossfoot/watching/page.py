@@ -149,7 +149,7 @@ def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
 
 def _unfinished(save: UnfinishedView) -> str | tuple[str, str]:
     where = after_steps(save.step)
-    return (f"writing one {where}", "cyan") if save.is_current else f"the one {where} is unfinished"
+    return (f"saving {where}", "cyan") if save.is_current else f"cut off {where}"
 
 
 def _verdict(state: RunState) -> Iterator[Text]:
