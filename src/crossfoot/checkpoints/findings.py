@@ -89,7 +89,8 @@ def unfinished(folder: str, used: str | None) -> Finding:
         "a checkpoint was not finished: its save was cut off",
         severity="warning",
         place=Place(folder),
-        notes=(kept,),
+        notes=(kept, "the next one that is written clears this away"),
+        helps=("to lose fewer steps to a kill, write checkpoints more often: checkpoint.every_steps",),
     )
 
 

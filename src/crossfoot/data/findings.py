@@ -228,7 +228,8 @@ def more_bad_records(place: Place, reason: str) -> Finding:
     The first 20 are named, with their lines; this counts the rest. Repair the export that made the file, or
     set data.bad_samples to skip: the records are then left out, and all of them are listed in rejects.jsonl.
     """
-    return Finding("CF512", "more records cannot be used", place=place, label=reason)
+    helps = ("repair those that are named first: as a rule the others have the same fault",)
+    return Finding("CF512", "more records cannot be used", place=place, label=reason, helps=helps)
 
 
 @rule_docs("CF513")

@@ -111,15 +111,19 @@ def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
 
 
 @rule_docs("CF776", "error", "warning")
-def nobody_waits(who: str, why: str) -> Finding:
-    """CF776: a rank lives that nobody waits for any more.
+def nobody_waits(who: str, why: str, run_dir: str) -> Finding:
+    """CF776: a rank ends because its launcher is gone, or because a later attempt has taken the run over.
 
-    Its launcher is gone: the deepspeed launcher, torchrun, accelerate or SLURM's step was killed, and nobody
-    would see how the run ends. Or the run has been continued by a further attempt while a process of an
-    earlier one still lived, for example because it was stopped and woken up again: two attempts must not
-    write to one run.
+    A launcher (deepspeed, torchrun, accelerate, SLURM's step) hands on signals and says how its ranks ended.
+    When it was killed and a rank of it still lives, that rank saves where there is time and ends: nobody
+    could stop it any more, and it would hold its GPU. And a process that was stopped, and wakes up when the
+    run has been continued by a later attempt, ends without writing: two attempts must not write to one run.
     """
-    return Finding("CF776", f"{who} has nobody who waits for it: {why}")
+    return Finding(
+        "CF776",
+        f"{who} ends: {why}",
+        helps=(f"see where the run stands, and how to go on: crossfoot watch {run_dir}",),
+    )
 
 
 _FATES = {"gone": "are gone", "silent": "are silent", "ended": "ended early", "failed": "failed"}

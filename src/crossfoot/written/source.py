@@ -108,7 +108,9 @@ def _read_bytes(path: str) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise UnreadableText(f"{path} is a folder, and a file is needed", where, *_inside(path))
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableText(f"{path} is not an ordinary file", where)
+            raise UnreadableText(
+                f"{path} is not an ordinary file", where, "give a file that can be read twice"
+            )
         if status.st_size > LARGEST_BYTES:
             title = f"{path} has {status.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read"
             raise UnreadableText(title, where, "give the file that a person wrote, not data")
@@ -119,10 +121,14 @@ def _read_bytes(path: str) -> bytes:
     except FileNotFoundError as error:
         raise UnreadableText(f"{path} does not exist", where, *_near(path)) from error
     except PermissionError as error:
-        raise UnreadableText(f"{path} may not be read by this user", where) from error
+        raise UnreadableText(
+            f"{path} may not be read by this user", where, "ask its owner for the right to read it"
+        ) from error
     except (OSError, ValueError) as error:
         reason = said_by(error)
-        raise UnreadableText(f"{path} cannot be read: {reason.lower()}", where) from error
+        raise UnreadableText(
+            f"{path} cannot be read: {reason.lower()}", where, "look at the path and the disk"
+        ) from error
 
 
 def _names(folder: str) -> list[str]:
@@ -138,7 +144,9 @@ def _near(path: str) -> tuple[str, ...]:
     if not os.path.isdir(folder or "."):
         return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
     found = difflib.get_close_matches(name, _names(folder), n=1)
-    return (f"the nearest name there is {os.path.join(folder, found[0])}",) if found else ()
+    if not found:
+        return (f"look for it: paths are relative to {os.getcwd()}",)
+    return (f"the nearest name there is {os.path.join(folder, found[0])}",)
 
 
 def _inside(folder: str) -> tuple[str, ...]:
@@ -146,4 +154,4 @@ def _inside(folder: str) -> tuple[str, ...]:
     endings = (".yaml", ".yml", ".json")
     files = [os.path.join(folder, name) for name in _names(folder) if name.endswith(endings)]
     more = ", ..." if len(files) > 3 else ""
-    return (f"give one of its files: {', '.join(files[:3])}{more}",) if files else ()
+    return (f"give one of its files: {', '.join(files[:3])}{more}" if files else "give a file in it",)
