@@ -1,5 +1,5 @@
-"""README.md lists what crossfoot does not do: each is asked for here, and refused. Nowhere else is it said that
-something is missing: such words outlive the gap.
+"""README.md lists what crossfoot does not do: each is asked for here, and refused. Nowhere else is it said
+that something is missing: such words outlive the gap.
 """
 
 from __future__ import annotations

@@ -241,8 +241,8 @@ number, train something else than the plan.""",
     ),
     "witness cut": CausePage(
         """\
-An account has room for two forwards and a micro batch more than planned. What found no room is counted and
-not named. The other causes of the step say what the rank did too often.""",
+The record that a rank sends of a step has room for two forwards and a micro batch more than planned. What is
+beyond is counted and not named. The other causes of the step say what the rank did too often.""",
         "step",
         "as the other causes of these steps say",
         "",

@@ -48,26 +48,26 @@ class Scene:
 
 
 def name_witness_faults(scene: Scene) -> list[Cause]:
-    """Ranks that said nothing, twice, about another step, or more than their account holds."""
+    """Ranks that said nothing, twice, about another step, or more than their record holds."""
     causes = []
     ranks = [witness.rank for witness in scene.witnesses]
     for rank in range(len(scene.planned.slots)):
         if rank not in ranks:
-            causes.append(scene.cause("missing witness", f"rank {rank} gave no account of this step", rank))
+            causes.append(scene.cause("missing witness", f"rank {rank} sent no record of this step", rank))
     for position, witness in enumerate(scene.witnesses):
         rank = witness.rank
         if not 0 <= rank < len(scene.planned.slots):
             causes.append(scene.cause("wrong witness", f"rank {rank} is not in the plan, but trained", rank))
         elif rank in ranks[:position]:
-            causes.append(scene.cause("wrong witness", f"rank {rank} gave two accounts of this step", rank))
+            causes.append(scene.cause("wrong witness", f"rank {rank} sent two records of this step", rank))
         if witness.step != scene.planned.step:
-            message = f"rank {rank} gave its account of {step_name(witness.step)}"
+            message = f"rank {rank} sent its record of {step_name(witness.step)}"
             values = (scene.planned.step, witness.step)
             causes.append(scene.cause("wrong witness", message, rank, values=values))
         if witness.lost:
             lost = witness.lost
             message = (
-                f"{lost.forwards} forwards and {lost.segments} samples more than its account has room for"
+                f"{lost.forwards} forwards and {lost.segments} samples more than its record has room for"
             )
             causes.append(scene.cause("witness cut", message, rank, values=(0, lost.segments)))
     return causes

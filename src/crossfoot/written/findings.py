@@ -170,7 +170,7 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
     """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
 
     With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the
-    run. `places`: (place, key, value) of those that are given.
+    run.
     """
     if not places:
         return Finding(
@@ -179,7 +179,7 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
             place=section,
             helps=(
                 "set train.epochs to the number of passes over the data",
-                "or set train.max_steps to steps",
+                "or set train.max_steps to the number of optimizer steps",
             ),
         )
     (first, key, value), (second, other, other_value) = places[:2]
