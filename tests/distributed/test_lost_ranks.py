@@ -262,7 +262,7 @@ def test_ranks_whose_launcher_is_killed_end(started: Started, launcher: str) -> 
     os.kill(above, signal.SIGKILL)
     wait_for(lambda: all(state_of(beat.pid) == "gone" for beat in beats.values()), IN_TIME, started.all_said)
     said = started.said(0)
-    assert f"has nobody who waits for it: its launcher is gone ({launcher}, process {above})" in said
+    assert f"ends: its launcher, {launcher} (process {above}), is gone" in said
     assert said.count("CF776") == 1
     started.end(0)  # the command `deepspeed` takes a launcher that was killed for one that went well
 

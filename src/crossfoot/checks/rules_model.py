@@ -31,8 +31,8 @@ def float16(facts: Facts) -> Iterator[Finding]:
     """CF014: `model.dtype: float16` cannot be trained.
 
     In float16 the loss is multiplied with a scale, so that small gradients do not vanish, and the scale
-    changes from step to step. A checkpoint holds weights and optimizer, and not that scale: a run that is
-    stopped and continued would not be the run that was not. Without DeepSpeed there is one thing more:
+    changes from step to step. A checkpoint holds weights and optimizer, and not that scale: after a stop the
+    run would go on otherwise than without one. Without DeepSpeed there is one thing more:
     weights that are themselves trained in float16 (full fine-tuning, `lora.modules_to_save`) make torch's
     GradScaler stop at the first step, "Attempting to unscale FP16 gradients". bfloat16 has the range of
     float32 and needs no scale; GPUs older than NVIDIA's Ampere lack it, and train in float32. (lie U10)
@@ -47,7 +47,7 @@ def float16(facts: Facts) -> Iterator[Finding]:
         place=facts.run.place("model.dtype"),
         others=((deepspeed.place("fp16", "enabled"), "goes with it"),) if deepspeed and is_on else (),
         notes=(
-            "a checkpoint does not hold the loss scale: a run that is continued would not be the same run",
+            "a checkpoint does not hold the loss scale: after a stop the run would go on otherwise",
             *_unscaled_weights(facts.run.config),
         ),
         helps=tuple(

@@ -224,7 +224,7 @@ def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Fin
     One rank drives one GPU, and the plan has `cluster.num_nodes` x `cluster.gpus_per_node` of them. DeepSpeed
     counts its batch as micro batch x accumulation x ranks, so on another number of ranks another batch would
     be trained, and nothing is. Either the launcher is told the plan's number, or the plan is made for the
-    number that is there; `batch.global_batch_size` and with it every step stay the same then.
+    number that is there; with the same `batch.global_batch_size` its steps are then the same.
     """
     return Finding(
         "CF440",
@@ -267,7 +267,7 @@ def not_alone(tasks: int, witness: str) -> Finding:
     """
     return Finding(
         "CF442",
-        f"this process has no rank, and {witness} says that {tasks:,} processes were started",
+        f"this process has no rank, and by {witness} there are {counted(tasks, 'process', 'processes')}",
         notes=("without a rank, each of them would train the whole run, all into one folder",),
         helps=(
             "start one task only: accelerate launch --num_processes 1 train.py CONFIG, or srun --ntasks=1",

@@ -115,8 +115,8 @@ def nobody_waits(who: str, why: str, run_dir: str) -> Finding:
     """CF776: a rank ends because its launcher is gone, or because a later attempt has taken the run over.
 
     A launcher (deepspeed, torchrun, accelerate, SLURM's step) hands on signals and says how its ranks ended.
-    When it was killed and a rank of it still lives, that rank saves where there is time and ends: nobody
-    could stop it any more, and it would hold its GPU. And a process that was stopped, and wakes up when the
+    When it was killed and a rank of it still lives, that rank saves if it can, and ends: nobody could
+    stop it any more, and it would hold its GPU. And a process that was stopped, and wakes up when the
     run has been continued by a later attempt, ends without writing: two attempts must not write to one run.
     """
     return Finding(

@@ -217,7 +217,7 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     meaning = "samples per GPU per forward" if other == "micro_batch_size" else "samples per optimizer step"
     return Finding(
         "CF105",
-        f"batch.{key} is given alone ({shown(value)}), and two of the three are needed",
+        f"batch.{key} is given alone ({shown(value)}), and two of the three batch numbers are needed",
         place=place,
         notes=(note,),
         helps=(f"also set batch.{other}: {meaning}",),
