@@ -96,7 +96,7 @@ def test_every_number_of_a_step_is_the_ledgers(
     assert not wrong(said, checks(run))
     for words in (f"step {FAULT + 1} does not foot", f"step {FAULT + 1}/6", f"CF710  step {FAULT + 1}"):
         assert words in said
-    assert f"validation loss {_validation(run):.4f} after 4 steps" in said
+    assert f"step 4   validation loss {_validation(run):.4f}" in said
     assert "attempt 2 began with step 4 from step-000003" in said
 
 
