@@ -296,7 +296,7 @@ def test_disk_full_while_the_ledger_is_written(indexed: Path, small_disk: Path) 
         done.stdout
     )
     assert f"not complete: {steps} of 500 steps done" in done.stdout
-    assert f"CF730  step {steps}: the ledger has no line for step" in done.stdout
+    assert f"CF730  step {steps + 1}: the ledger has no line for step" in done.stdout
     assert "of 500 steps; kept: " in done.stdout
     again = start([sys.executable, "-m", "crossfoot", "receipt", run_dir])
     _refused(again, 3, f"{steps} of 500 steps done")

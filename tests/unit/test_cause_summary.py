@@ -62,6 +62,12 @@ def test_what_a_line_does_not_list_is_counted_or_at_least() -> None:
     assert promised.amount == "21 of 500 steps (4.2 %)" and promised.where == "in steps 10 and 20 more"
 
 
+def test_steps_that_are_missing_one_after_the_other() -> None:
+    causes = [Cause(1, None, None, "step missing", "", None, None, 4, 0), *of_kind("step missing", 9, None)]
+    (one,) = summarise(causes, [], {}, PLANNED)
+    assert one.amount == "5 of 500 steps (1 %)" and one.where == "in steps 2, 3, 4 and 2 more"
+
+
 def test_how_far_off_rates_and_weights_are() -> None:
     causes = [Cause(step, 0, None, "rate differs", "", None, None, 2.0, 2.0 * step) for step in (1, 3)]
     assert summary_of([line(0, causes)]).amount.endswith("(0.4 %), 1 to 3 times as much as planned")

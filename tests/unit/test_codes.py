@@ -60,7 +60,7 @@ def test_the_first_line_of_a_page_is_a_whole_sentence() -> None:
         assert first.endswith(".") and len(first) <= 108 and (not rest or not rest[0]), row.code
 
 
-def test_a_title_begins_with_no_capital_but_of_a_name() -> None:
+def test_a_finding_has_a_help_and_a_title_without_a_capital_but_of_a_name() -> None:
     for path in SOURCE.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -68,6 +68,7 @@ def test_a_title_begins_with_no_capital_but_of_a_name() -> None:
                 and getattr(call.func, "id", "") == "Finding"
                 and len(call.args) > 1
             ):
+                assert "helps" in {keyword.arg for keyword in call.keywords}, f"{path.name}:{call.lineno}"
                 title = call.args[1].values[0] if isinstance(call.args[1], ast.JoinedStr) else call.args[1]
                 words = str(title.value) if isinstance(title, ast.Constant) else ""
                 assert not re.match(r"[A-Z][a-z]+\b", words), f"{path.name}: {words}"

@@ -78,7 +78,7 @@ def _missing(entries: Sequence[StepEntry], ending: Ending | None) -> Iterator[Ca
     for step in [*sorted(seen), done]:
         if step > expected:
             message = f"the ledger has no line for {step_span(expected, step - 1)}"
-            yield Cause(expected, None, None, "step missing", message, None, None, 1, 0)
+            yield Cause(expected, None, None, "step missing", message, None, None, step - expected, 0)
         expected = step + 1
 
 

@@ -55,7 +55,7 @@ def _summary(
     kind: str, causes: Sequence[Cause], lines: Sequence[StepEntry], more: int, planned: Mapping[str, int]
 ) -> CauseSummary:
     page = CAUSE_PAGES[kind]
-    steps = {cause.step for cause in causes if cause.step != NO_STEP}
+    steps = {step for cause in causes if cause.step != NO_STEP for step in _steps(cause)}
     unlisted, is_exact = _unlisted(kind, lines)
     if page.counts == "run" or not steps:
         amount, share = "the run as a whole", 1.0
@@ -77,9 +77,18 @@ def _summary(
     )
 
 
+def _steps(cause: Cause) -> range:
+    """Indexes: of all that are missing one after the other; else its own."""
+    return range(cause.step, cause.step + (_units(cause) if cause.kind == "step missing" else 1))
+
+
 def _units(cause: Cause) -> int:
-    """Samples, of a forward that was lost with several; else 1."""
-    if cause.kind == "missing sample" and isinstance(cause.planned, int) and isinstance(cause.real, int):
+    """What is missing: samples, of a forward that was lost with several, or steps in a row; else 1."""
+    if (
+        cause.kind in ("missing sample", "step missing")
+        and isinstance(cause.planned, int)
+        and isinstance(cause.real, int)
+    ):
         return cause.planned - cause.real
     return 1
 
