@@ -33,7 +33,7 @@ def watch_findings() -> None:
         row = find_code(finding.code)
         if row is not None and finding.severity not in row.severities and _is_ours():
             undeclared.append(f"{finding.code}: {finding.severity} ({finding.title})")
-        if (not finding.helps or finding.title.endswith((".", "?"))) and _is_ours():
+        if (not finding.helps or re.search(r"(?<!\.)\.$|\?$", finding.title)) and _is_ours():
             helpless.append(f"{finding.code}: {finding.title}")
 
     Finding.__init__ = looked_at

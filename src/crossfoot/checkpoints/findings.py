@@ -43,12 +43,14 @@ def no_such_checkpoint(
     the notes say so.
     """
     what = "a good checkpoint" if step is None else f"a good checkpoint {after_steps(step)}"
-    helps = (f"name one that is there: --step {there[-1]}",) if there else ()
+    help_ = "name a run that has written checkpoints: checkpoint.every_steps"
+    if there:
+        help_ = f"name one that is there: --step {there[-1]}"
     return Finding(
         "CF756",
         f"{run_dir} has no {what.removeprefix('a ')}",
         notes=(*notes, f"good ones: {listed(list(map(after_steps, there)))}" if there else "there is none"),
-        helps=helps,
+        helps=(help_,),
         unreadable=True,
     )
 

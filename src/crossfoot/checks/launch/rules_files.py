@@ -161,7 +161,7 @@ def hostfile_line(facts: Facts) -> Iterator[Finding]:
                     "CF469",
                     "DeepSpeed stops at this line of the hostfile: it is not NAME slots=N",
                     place=defect.place,
-                    helps=(f"write {defect.near}",) if defect.near else (),
+                    helps=(f"write {defect.near or 'NAME slots=N, or remove the line'}",),
                 )
             elif defect.kind == "host_twice":
                 yield Finding(
