@@ -113,7 +113,7 @@ def test_a_fault_ends_the_launcher_with_3(two_ranks: tuple[Path, Path]) -> None:
     done = deepspeed(2, script, config, f"run.dir={folder / 'faulty'}", CROSSFOOT_TEST_FAULT="sample twice")
     assert done.returncode == 3, done.stdout[-3000:] + done.stderr[-3000:]
     assert "foots: no" in done.stdout
-    assert "CF713  step 2, rank 1" in done.stdout
+    assert "CF713  step 3, rank 1" in done.stdout
     again = start([sys.executable, "-m", "crossfoot", "receipt", folder / "faulty"])
     assert again.returncode == 3
 

@@ -62,7 +62,7 @@ def test_it_stops_at_the_first_step(
     assert ending["saved_path"] is None and not (astray.run_dir / "adapter").exists()
     assert not list((astray.run_dir / "checkpoints").glob("step-*"))
     said = capsys.readouterr().out
-    assert "error[CF770]: step 0 was not trained as planned, and it is the first" in said
+    assert "error[CF770]: step 1, the first of this attempt, was not trained as planned" in said
     assert "foots: no" in said
 
 

@@ -85,7 +85,7 @@ def test_another_loss_is_a_warning_with_both_values(runs: Runs, factor: float) -
     assert isinstance(found, Finding)
     assert (found.code, found.severity) == ("CF490", "warning")
     entry = json.loads(runs.real.ledger.read_text().splitlines()[1])
-    assert f"step 2 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
+    assert f"step 3 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
 
 
 def test_bfloat16_rounds_more(runs: Runs) -> None:

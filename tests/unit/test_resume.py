@@ -387,7 +387,7 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
     with pytest.raises(Refused) as caught:  # step 2 held the 3 samples that were left
         held(3, of(epochs=2))
     (finding,) = caught.value.findings
-    assert finding.code == "CF745" and "step 2 4 samples, and it was trained with 3" in finding.title
+    assert finding.code == "CF745" and "step 3 4 samples, and it was trained with 3" in finding.title
     with pytest.raises(Refused, match="makes a run of 2 steps, and 3 steps are done"):
         held(3, of(max_steps=2))
 

@@ -263,7 +263,7 @@ def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
     assert state.footed.foots is True is receipt_of(str(tmp_path)).foots_so_far
     assert row(state, "foots so far") == "yes   4 steps, 2 of them skipped"
     told = teller.tell(state)
-    assert sum("step 1 was left out on purpose (not finite)" in line for line in told) == 1
+    assert sum("step 2 was left out on purpose (not finite)" in line for line in told) == 1
     run.run(5, first_step=3)
     assert watcher.look().footed.skipped == 1
 
@@ -298,7 +298,7 @@ def test_the_first_causes_are_shown_and_go_with_the_lines_that_are_lost(tmp_path
     state = watcher.look()
     assert state.footed.foots is False and state.exit_code == 3
     page = "\n".join(shown(state))
-    assert "foots so far no, 1 cause\n" in page and "CF710 step 2, rank 1: forward 1" in page
+    assert "foots so far no, 1 cause\n" in page and "CF710 step 3, rank 1: forward 1" in page
     assert "crossfoot explain CF710" in page
     run.run(5, first_step=2)  # from before the fault
     watcher._next_receipt = 0.0
@@ -320,7 +320,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     run.run(0)
     state = watcher.look()
     assert (state.status, state.name, state.asked_steps) == ("starting", "job", STEPS)
-    assert "from step 0   2 ranks, DeepSpeed ZeRO-2   starting" in row(state, "attempts")
+    assert "from step 1   2 ranks, DeepSpeed ZeRO-2   starting" in row(state, "attempts")
     (tmp_path / "run" / "attempt-001" / "attempt.json").unlink()  # the next call writes this attempt again
     for path in (tmp_path / "run" / "attempt-001").iterdir():
         path.unlink()
@@ -334,8 +334,10 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert row(state, "step").startswith("5 of 8 ") and " 62 %   about 1 s left" in row(state, "step")
     assert row(state, "rate") == "5.000e-05" and row(state, "loss").startswith(f"{state.last.loss:.4f} ")
     assert "800 trained tokens/s" in row(state, "speed")  # 4 samples of 50 targets in a quarter of a second
-    assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2"
-    assert "step 4 " in row(state, "checkpoint") and "took 0.5 s   writing step 5" in row(state, "checkpoint")
+    assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2 steps"
+    assert "after 4 steps " in row(state, "checkpoint") and "took 0.5 s   saving after 5 steps" in row(
+        state, "checkpoint"
+    )
     run.run(STEPS, first_step=4, ending=replace(DONE, validation_loss=1.25))
     state = watcher.look()
     assert state.status == "ended" and state.footed.foots is None
@@ -343,7 +345,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert state.exit_code == 0 and row(state, "foots") == "yes   8 steps"
     assert row(state, "validation") == "1.2500        after 8 steps"
     assert (
-        "took 0.5 s   step 5 unfinished" in row(state, "checkpoint")
+        "took 0.5 s   cut off after 5 steps" in row(state, "checkpoint")
         and command(state) == f"crossfoot receipt {run.folder}"
     )
 
@@ -467,11 +469,11 @@ def test_a_silent_rank_is_named(tmp_path: Path) -> None:
     (tmp_path / HEARTBEAT_FOLDER / "rank-00002.json").write_text("{", encoding="utf-8")
     state = watcher_at_rest(tmp_path).look()
     assert state.status == "running" and [rank.is_silent for rank in state.ranks] == [False, True]
-    assert row(state, "ranks").startswith("0   node0   training   step 3   0 s ago")
-    assert shown(state)[-1].split() == ["1", "node1", "training", "step", "3", "silent", "for", "40", "s"]
+    assert row(state, "ranks").startswith("0   node0   training   step 4   0 s ago")
+    assert shown(state)[-1].split() == ["1", "node1", "training", "step", "4", "silent", "for", "40", "s"]
     assert shown(state)[0].endswith("rank 1 on node1 is silent")
     told = "\n".join(Teller().tell(state))
-    assert "rank 1 on node1 is silent for 40 s, last seen training in step 3" in told
+    assert "rank 1 on node1 is silent for 40 s, last seen in step 4" in told
 
 
 def test_a_verdict_on_lost_ranks_is_shown(tmp_path: Path) -> None:
@@ -580,7 +582,7 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
         told.append(teller.tell(watcher.look()))
         return told[-1]
 
-    assert [line.split("  ")[0] for line in tell()] == ["job", "attempt 1 began at step 0", "step 3/8"]
+    assert [line.split("  ")[0] for line in tell()] == ["job", "attempt 1 began with step 1", "step 3/8"]
     assert tell() == []
     _one_more(run, 4)
     save(tmp_path, 4, loss=1.5)
@@ -595,7 +597,7 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in tell()] == [
         "attempt 1 was killed",
         "attempt 1 lost 1 step",
-        "attempt 2 began at step 4 from step-000004",
+        "attempt 2 began with step 5 from step-000004",
         "step 5/8",
     ]
     run.run(STEPS, first_step=5, ending=DONE, change=dropped)
@@ -605,7 +607,7 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
     last = tell() + teller.end(watcher.settle(watcher.look()))
     assert [line.split("  ")[0] for line in last] == [
         "attempt 2 was killed",
-        "attempt 3 began at step 5 from step-000005",
+        "attempt 3 began with step 6 from step-000005",
         "step 8/8",
         f"attempt 3 finished after 8 steps (exit code 0), {when}",
         "foots: yes",
@@ -633,7 +635,7 @@ def test_causes_are_told_when_they_come(tmp_path: Path) -> None:
     run.run(3, change=dropped)
     watcher = Watcher(str(tmp_path))
     lines = teller.tell(watcher.look())
-    assert lines[-2] == "does not foot so far: 1 cause" and lines[-1].startswith("  CF710 step 2, rank 1")
+    assert lines[-2] == "does not foot so far: 1 cause" and lines[-1].startswith("  CF710 step 3, rank 1")
     assert teller.tell(watcher.look()) == []
 
 

@@ -130,7 +130,7 @@ class Schedule:
     def pieces(self, k: int) -> tuple[Piece, ...]:
         """Step k as (epoch, lo, hi): positions lo .. hi-1 of that epoch's order. Several only with carry."""
         if not 0 <= k < self.total_steps:
-            raise IndexError(f"step {k} is not one of the run's {self.total_steps} steps")
+            raise IndexError(f"step index {k} is not one of the run's {self.total_steps} steps")
         if self.last_step != "carry":
             epoch, step = divmod(k, self.steps_per_epoch)
             lo = step * self.global_batch_size

@@ -15,6 +15,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.rules_rate import RULE_OF
 from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Finding, Severity
+from crossfoot.phrases import after_steps
 from crossfoot.written.config import Unsure
 from crossfoot.written.shown import shown
 
@@ -86,8 +87,8 @@ def _no_best(facts: Facts) -> str | None:
     if schedule is None or first < schedule.total_steps:
         return None
     return (
-        f"a checkpoint falls on a validation after step {first:,} first, and the run has "
-        f"{schedule.total_steps:,} steps"
+        f"the first checkpoint on a validation would be {after_steps(first)}, and the run has "
+        f"{schedule.total_steps:,}"
     )
 
 

@@ -31,12 +31,11 @@ _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt
 
 @rule("CF014")
 def float16(facts: Facts) -> Iterator[Finding]:
-    """CF014: `model.dtype: float16` is not supported yet.
+    """CF014: `model.dtype: float16` cannot be trained.
 
-    In float16 the loss is scaled, and a step whose scaled gradients overflow is skipped while the scale is
-    lowered. A skipped step has used up its samples and its place in the rate's schedule; whether it is then
-    repeated or counted as lost is not decided in this version (it comes with checkpoints), and a run that
-    skips steps silently is what crossfoot is there to prevent. Without DeepSpeed there is one thing more:
+    In float16 the loss is multiplied with a scale, so that small gradients do not vanish, and the scale
+    changes from step to step. A checkpoint holds weights and optimizer, and not that scale: after a stop the
+    run would go on otherwise than without one. Without DeepSpeed there is one thing more:
     weights that are themselves trained in float16 (full fine-tuning, `lora.modules_to_save`) make torch's
     GradScaler stop at the first step, "Attempting to unscale FP16 gradients". bfloat16 has the range of
     float32 and needs no scale; GPUs older than NVIDIA's Ampere lack it, and train in float32. (lie U10)
@@ -47,11 +46,11 @@ def float16(facts: Facts) -> Iterator[Finding]:
     is_on = deepspeed is not None and deepspeed.get("fp16", "enabled") is True
     yield Finding(
         "CF014",
-        "model.dtype float16 is not supported yet",
+        "model.dtype is float16, which cannot be trained",
         place=facts.run.place("model.dtype"),
         others=((deepspeed.place("fp16", "enabled"), "goes with it"),) if deepspeed and is_on else (),
         notes=(
-            "what happens to a step whose loss scale overflows is not decided yet",
+            "a checkpoint does not hold the loss scale: after a stop the run would go on otherwise",
             *_unscaled_weights(facts.run.config),
         ),
         helps=alternatives(
@@ -142,8 +141,7 @@ def one_name_of_two(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF540")
 def untrained_rows(facts: Facts) -> Iterator[Finding]:
-    """CF540: the tokenizer has more tokens than the model's table has rows, and the new rows would not be
-    trained.
+    """CF540: the tokenizer has more tokens than the model has rows, and new rows are not trained.
 
     With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
     start at the mean of the old ones; unless both tables are trained, all new tokens stay the same token to

@@ -87,8 +87,7 @@ def end_token_differs(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF590", "warning")
 def begin_token_differs(facts: Facts) -> Iterator[Finding]:
-    """CF590: the token that the tokenizer puts before a text is not the one that the model's config.json
-    names.
+    """CF590: the token put before every text is not the one that the model names.
 
     The model has seen its own `bos_token_id` at the start of every text. A tokenizer that puts none there
     is not judged: many models name a begin token and never use it.

@@ -60,8 +60,7 @@ def set_findings(run: RunFile, data_set: DataSet) -> tuple[Finding, ...]:
 
 @rule_docs("CF552")
 def fields_of_meaning(place: Place, data_set: DataSet, counts: Mapping[str, int], task: Task) -> Finding:
-    """CF552: records hold more than the fields that are read, and training without it is training on
-    something else.
+    """CF552: records hold fields that are not read, and that change what they mean.
 
     sft reads "instruction", "input" and "output", pretrain reads "text". A conversation before the question
     ("history", "messages"), another system prompt, tools, pictures, weights of the samples or a rejected
@@ -98,7 +97,7 @@ def fields_not_read(place: Place, data_set: DataSet, counts: Mapping[str, int]) 
         severity="warning" if unknown else "note",
         place=place,
         notes=("nothing of them is trained",),
-        helps=(f"if that is meant, say so: {_ignoring(unknown)}",) if unknown else (),
+        helps=(f"if that is meant, say so: {_ignoring(unknown or counts)}",),
     )
 
 

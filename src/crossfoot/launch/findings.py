@@ -310,8 +310,7 @@ def visible_devices(why: str) -> Finding:
 
 @rule_docs("CF496", name="launcher-needs-nodes-alike")
 def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> Finding:
-    """CF496: this way of starting makes the same number of ranks on every node, and the plan has nodes that
-    are not alike.
+    """CF496: this launcher starts as many ranks on every node, and the nodes of the plan are not alike.
 
     accelerate is told processes and machines in all, and divides: 3 processes on 2 machines would be 1 on
     each. `--tasks node` has srun start one torchrun on every node, with the same words on all of them. The

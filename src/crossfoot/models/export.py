@@ -30,7 +30,7 @@ from crossfoot.models.save import save_adapter
 from crossfoot.models.stored import StoredTensors
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.output import say, tell
-from crossfoot.phrases import said_by
+from crossfoot.phrases import after_steps, said_by
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.runs.attempts import lock_path, read_attempts
 from crossfoot.runs.ending import read_lock
@@ -79,7 +79,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
         raise Refused(not_saved(what, out, said_by(error), (), helps)) from error
-    say(f"{out}: the {what} after {checkpoint.step:,} steps, from {checkpoint.folder}")
+    say(f"{out}: the {what} {after_steps(checkpoint.step)}, from {checkpoint.folder}")
     return 0
 
 

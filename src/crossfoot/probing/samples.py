@@ -63,7 +63,7 @@ def proof_batch(
 def samples_of(planned: PlannedStep) -> NDArray[np.int64]:
     """The ids of a planned step, which is not made without them."""
     if planned.samples is None:
-        raise ValueError(f"step {planned.step} does not say which samples it has")
+        raise ValueError(f"step index {planned.step} does not say which samples it has")
     return planned.samples
 
 

@@ -19,6 +19,7 @@ from crossfoot.index.reference_tokenizers import NotComparable
 from crossfoot.index.reference_tokens import prompt_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
 from crossfoot.ledger.entry import NO_STEP, Cause
+from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.receipts.verdict import Receipt
@@ -39,6 +40,7 @@ def held_against_index(receipt: Receipt, run: RunRecord) -> Receipt:
         foots_so_far=receipt.foots_so_far and not causes,
         causes=(*causes, *receipt.causes)[:MOST_CAUSES_WRITTEN],
         cause_count=receipt.cause_count + len(causes),
+        summary=(*summarise(causes, (), {}, {}), *receipt.summary),
         notes=(*receipt.notes, *notes),
     )
 

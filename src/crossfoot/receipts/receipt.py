@@ -15,8 +15,9 @@ from typing import Any
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import Policies, policies_of
-from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import after_steps
 from crossfoot.receipts.audit import NumberedLines, audit
+from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.columns import (
     Row,
     Sums,
@@ -79,7 +80,7 @@ def make_receipt(
     )
     if run_promise is not None and held is not None:
         held.add(run_promise.causes)
-        causes, cause_count = [*held.causes, *causes], cause_count + held.cause_count
+        causes, cause_count = [*held.causes, *causes], cause_count + held.counts.total()
     unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
@@ -96,6 +97,12 @@ def make_receipt(
         rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
+        summary=summarise(
+            causes,
+            count,
+            held.unlisted if held is not None else {},
+            {"sample": promised["samples"], "forward": promised["forwards"], "step": asked_steps},
+        ),
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
         saved_path=None if ending is None else ending.saved_path,
@@ -265,8 +272,7 @@ def _notes(ending: Ending | None, torn: Finding | None, entries: Sequence[StepEn
     if ending is None:
         notes.append("the run has not written how it ended: it was killed, or is still running")
     elif (how := CUT_SHORT.get(ending.reason)) is not None:
-        steps = with_noun(ending.step, "step")
-        notes.append(f"the run {how} after {steps} (exit code {ending.exit_code})")
+        notes.append(f"the run {how} {after_steps(ending.step)} (exit code {ending.exit_code})")
     if torn is not None:
         notes.append(torn.title)
     newest = late = 0

@@ -18,6 +18,7 @@ from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
+from crossfoot.phrases import step_name
 from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
@@ -76,7 +77,7 @@ def refuse_broken_promise(
         if wrong:
             step = wrong[0]
             faults.append(
-                f"{len(wrong):,} of {len(rates):,} rates differ: step {step + 1} would be told "
+                f"{len(wrong):,} of {len(rates):,} rates differ: {step_name(step)} would be told "
                 f"{rates[step]:.9g}, and is promised {promised[step]:.9g}"
             )
     if faults:

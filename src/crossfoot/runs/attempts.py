@@ -89,11 +89,11 @@ class Attempt:
         if not 1 <= self.world_size <= MOST_RANKS:
             raise ValueError(f"world_size is {self.world_size}, not 1 to {MOST_RANKS:,}")
         if self.attempt < 1 or self.first_step < 0:
-            raise ValueError(f"attempt {self.attempt} cannot begin at step {self.first_step}")
+            raise ValueError(f"attempt {self.attempt} cannot begin at step index {self.first_step}")
         if self.attempt == 1 and self.first_step:
-            raise ValueError(f"the first attempt begins at step 0, not at {self.first_step}")
+            raise ValueError(f"the first attempt begins at step index 0, not {self.first_step}")
         if self.first_step and self.from_checkpoint is None:
-            raise ValueError(f"it begins at step {self.first_step}, and from no checkpoint")
+            raise ValueError(f"it begins at step index {self.first_step}, and from no checkpoint")
 
 
 def accepted_findings(findings: Iterable[Finding]) -> tuple[AcceptedFinding, ...]:
@@ -161,7 +161,7 @@ def read_attempts(run_dir: str, trained: Collection[int] = ()) -> tuple[Attempt,
     """Every attempt that has started, in order. trained: numbers of attempts that the ledger has lines of.
 
     A folder without attempt.json was claimed and never started: it is passed over, unless it trained. The
-    first attempt of a run that has no other needs none: it began at step 0. Raises Refused (CF742,
+    first attempt of a run that has no other needs none: it began with the first step. Raises Refused (CF742,
     unreadable) with all that are damaged or missing.
     """
     attempts: list[Attempt] = []

@@ -19,6 +19,8 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import step_name
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
@@ -73,7 +75,7 @@ def already_finished(run: RunFile, step: int) -> Finding:
     """
     return Finding(
         "CF755",
-        f"nothing is left to do in {run.run_dir}: {step:,} steps are trained, and the result is saved",
+        f"nothing is left to do in {run.run_dir}: {with_noun(step, 'step')} trained, and the result is saved",
         severity="note",
         helps=(f"read it: crossfoot receipt {quoted_path(run.run_dir)}",),
     )
@@ -283,7 +285,7 @@ def refuse_finished(
         raise Refused(already_finished(run, steps))
     if first_step > steps:
         later = f"stop later, or not at all: {resume_command(run.run_dir, run.path)}"
-        fact = f"{first_step:,} steps are done, {steps:,} were asked for"
+        fact = f"{with_noun(first_step, 'step')} done, {steps:,} asked for"
         raise Refused(nothing_to_continue(run, fact, (later,)))
     if first_step < steps and (is_handed_over or (is_done and not first_step)):
         fact = f"all {steps:,} steps are trained"
@@ -356,7 +358,7 @@ def refuse_other_past(
         samples = schedule.samples(line.step)
         if samples_sha256(digests[samples]) != line.planned_samples_sha256:
             title = (
-                f"{change.key} gives step {line.step} {len(samples):,} samples, "
+                f"{change.key} gives {step_name(line.step)} {len(samples):,} samples, "
                 f"and it was trained with {line.planned_samples:,}, what was left then"
             )
             why = f"{done}, and the last of them was the end of the run; continue from before it to go on"

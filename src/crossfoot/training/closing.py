@@ -20,7 +20,7 @@ from crossfoot.liveness.stopping import Stop
 from crossfoot.models.findings import not_saved
 from crossfoot.models.save import save_adapter
 from crossfoot.output import say, tell
-from crossfoot.phrases import said_by
+from crossfoot.phrases import after_steps, said_by
 from crossfoot.planning.another_plan import another_plan
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
@@ -162,7 +162,7 @@ def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tupl
             f"or write it to another disk: {crossfoot} export {quoted_path(run.run_dir)} OUT",
         )
         return (f"nothing is lost: the weights are in {where}",), helps
-    note = f"no checkpoint holds the weights of step {steps_done:,}: they are lost with this process"
+    note = f"no checkpoint holds the weights {after_steps(steps_done)}: they are lost with this process"
     helps = (
         f"make room on that disk, and train {'on from ' + where if kept is not None else 'again'}: {go_on}",
         "write checkpoints, so that the end of a run can be done again: checkpoint.every_steps",
@@ -245,5 +245,5 @@ def _say_kept(work: RankJob, ending: Ending) -> None:
     say(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
     say("next:")
     say(f"  {resume_command(run.run_dir, run.path, called('crossfoot'))}")
-    where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
+    where = after_steps(checkpoint.step) if checkpoint is not None else "at the first step again"
     say(f"      the same run, going on {where}; on other machines too")

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from crossfoot import phrases
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.liveness.heartbeats import step_words
 from crossfoot.output import visible_line
-from crossfoot.phrases import clock, counted
+from crossfoot.phrases import after_steps, clock, counted, step_name
 from crossfoot.watching import words
-from crossfoot.watching.state import AttemptView, RankView, RunState, speed_of
+from crossfoot.watching.state import AttemptView, RankView, RunState, UnfinishedView, speed_of
 
 WIDTH = 80
 _LABEL, _VALUE = 15, 14
@@ -139,22 +140,27 @@ def _validation(state: RunState) -> Iterator[str | Text]:
         yield "-"
         return
     yield _value(f"{newest.loss:.4f}")
-    yield f"after {counted(newest.step, 'step')}"
+    yield after_steps(newest.step)
     if best.step != newest.step:
-        yield f"   best {best.loss:.4f} after {best.step:,}"
+        yield f"   best {best.loss:.4f} {after_steps(best.step)}"
 
 
 def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
     saved = state.saved
-    yield _value("none yet" if saved is None else f"step {saved.step:,}")
+    yield _value("none yet" if saved is None else after_steps(saved.step))
     if saved is not None:
         ago = "" if saved.age_seconds is None else f"{clock(saved.age_seconds)} ago   "
         yield f"{ago}took {words.took(saved.seconds)}   "
     if state.unfinished:
         save = state.unfinished[-1]
-        yield (f"writing step {save.step:,}", "cyan") if save.is_current else f"step {save.step:,} unfinished"
+        yield _unfinished(save)
     elif saved is not None:
         yield phrases.size(saved.total_bytes)
+
+
+def _unfinished(save: UnfinishedView) -> str | tuple[str, str]:
+    where = after_steps(save.step)
+    return (f"saving {where}", "cyan") if save.is_current else f"cut off {where}"
 
 
 def _verdict(state: RunState) -> Iterator[Text]:
@@ -203,8 +209,8 @@ def _attempts(state: RunState) -> Iterator[Text]:
 
 def _place(view: AttemptView) -> str:
     if view.attempt is None:
-        return "from step 0" if view.written else "getting ready"
-    begins = f"from step {view.attempt.first_step:,}"
+        return f"from {step_name(0)}" if view.written else "getting ready"
+    begins = f"from {step_name(view.attempt.first_step)}"
     return f"{begins}   {counted(view.attempt.world_size, 'rank')}, {words.engine(view.attempt)}"
 
 
@@ -241,7 +247,7 @@ def _rank_row(ranks: Sequence[RankView]) -> _RankRow:
     host = visible_line(behind.host) or "-"
     if len(host) > _MOST_HOST_LETTERS:
         host = f"{host[: _MOST_HOST_LETTERS - 3]}..."
-    phase, step = (behind.phase, f"step {behind.step:,}") if behind.phase else ("-", "-")
+    phase, step = (behind.phase or "-", step_words(behind.phase, behind.step) or "-")
     return _RankRow((_numbers_of(ranks), host, phase, step), oldest)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from crossfoot.ledger.entry import Cause
-from crossfoot.phrases import clock, counted
+from crossfoot.ledger.entry import NO_STEP, Cause
+from crossfoot.phrases import clock, counted, step_name
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.shell_words import quoted_path
@@ -51,9 +51,10 @@ def lost_words(view: AttemptView) -> str:
 
 
 def cause_words(cause: Cause) -> str:
-    """`CF710 step 3, rank 1: ...`."""
+    """`CF710 step 4, rank 1: ...`."""
+    where = "the run" if cause.step == NO_STEP else step_name(cause.step)
     rank = "" if cause.rank is None else f", rank {cause.rank}"
-    return f"{cause.code} step {cause.step}{rank}: {cause.message}"
+    return f"{cause.code} {where}{rank}: {cause.message}"
 
 
 def status_words(state: RunState) -> str:

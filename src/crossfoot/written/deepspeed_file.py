@@ -100,7 +100,12 @@ def broken_json(error: BrokenJson) -> Finding:
     commas before a closing bracket are read over (CF313). (lie J5)
     """
     return Finding(
-        "CF302", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
+        "CF302",
+        error.title,
+        place=error.place,
+        notes=error.notes,
+        helps=error.helps or ("repair the JSON where it is marked",),
+        unreadable=True,
     )
 
 

@@ -54,7 +54,7 @@ def broken_yaml(error: BrokenYaml, fix: tuple[Edit, ...] = ()) -> Finding:
         f"the YAML cannot be read: {error.title}",
         place=error.place,
         notes=error.notes,
-        helps=error.helps,
+        helps=error.helps or ("repair the line that is marked; quote a value that holds : or #",),
         unreadable=True,
         fix=fix,
     )
@@ -166,6 +166,7 @@ def wrong_value(
     before anything of that name is made; what is there under that very name is meant by it.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
+    helps = helps or (f"set {path} to {wanted}",)
     return Finding("CF007", title, place=place, notes=notes, helps=helps, fix=fix)
 
 
@@ -182,7 +183,7 @@ def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()
         f"the override {shown(word)} {fact}",
         place=place,
         label="" if place.line else word,
-        helps=helps,
+        helps=helps or ("close what is opened in it, and quote the whole word for the shell",),
         unreadable=True,
     )
 
@@ -236,7 +237,7 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
     """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
 
     With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the
-    run. `places`: (place, key, value) of those that are given.
+    run.
     """
     if not places:
         return Finding(
@@ -263,24 +264,27 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     """CF105: a batch needs two of its three numbers.
 
     `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on
-    a given number of GPUs, and the third is solved. Without a second one a default would have to be invented,
-    and that is how a run ends up with another batch than its author believes.
+    a given number of GPUs, and the third follows. With one alone crossfoot would have to choose the second,
+    and the run would have a batch that nobody wrote down. Most configs give `global_batch_size`, the samples
+    of an optimizer step over all GPUs, and `micro_batch_size`, as many as one GPU's memory holds at once.
     """
-    note = "the third is solved from the two and the number of GPUs"
+    note = "micro_batch_size x grad_accum_steps x GPUs = global_batch_size: the third follows from two"
     if not given:
         return Finding(
             "CF105",
-            "none of the three batch numbers is given, and a batch needs two",
+            "no batch number is given, and two of the three are needed",
             place=section,
             notes=(note,),
-            helps=("set batch.global_batch_size (samples per step) and batch.micro_batch_size (per GPU)",),
+            helps=(
+                "set batch.global_batch_size (samples per step) and batch.micro_batch_size (samples per GPU)",
+            ),
         )
     place, key, value = given[0]
     other = "micro_batch_size" if key == "global_batch_size" else "global_batch_size"
     meaning = "samples per GPU per forward" if other == "micro_batch_size" else "samples per optimizer step"
     return Finding(
         "CF105",
-        f"only {key} is given ({shown(value)}), and a batch needs two of its three numbers",
+        f"batch.{key} is given alone ({shown(value)}), and two of the three batch numbers are needed",
         place=place,
         notes=(note,),
         helps=(f"also set batch.{other}: {meaning}",),

@@ -130,7 +130,9 @@ def _read_bytes(path: str) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise UnreadableText(f"{path} is a folder, and a file is needed", where, *_inside(path))
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableText(f"{path} is not an ordinary file", where)
+            raise UnreadableText(
+                f"{path} is not an ordinary file", where, "give a file that can be read twice"
+            )
         if status.st_size > LARGEST_BYTES:
             title = f"{path} has {status.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read"
             raise UnreadableText(title, where, "give the file that a person wrote, not data")
@@ -141,10 +143,14 @@ def _read_bytes(path: str) -> bytes:
     except FileNotFoundError as error:
         raise UnreadableText(f"{path} does not exist", where, *_near(path)) from error
     except PermissionError as error:
-        raise UnreadableText(f"{path} may not be read by this user", where) from error
+        raise UnreadableText(
+            f"{path} may not be read by this user", where, "ask its owner for the right to read it"
+        ) from error
     except (OSError, ValueError) as error:
         reason = said_by(error)
-        raise UnreadableText(f"{path} cannot be read: {reason.lower()}", where) from error
+        raise UnreadableText(
+            f"{path} cannot be read: {reason.lower()}", where, "look at the path and the disk"
+        ) from error
 
 
 def _names(folder: str) -> list[str]:
@@ -157,8 +163,10 @@ def _names(folder: str) -> list[str]:
 def _near(path: str) -> tuple[str, ...]:
     """A file that an absent one was probably meant to be, or why there is none."""
     folder = os.path.dirname(path)
-    if (near := near_help(path)) or os.path.isdir(folder or "."):
+    if near := near_help(path):
         return near
+    if os.path.isdir(folder or "."):
+        return (f"look for it: paths are relative to {os.getcwd()}",)
     return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
 
 
@@ -167,4 +175,4 @@ def _inside(folder: str) -> tuple[str, ...]:
     endings = (".yaml", ".yml", ".json")
     files = [os.path.join(folder, name) for name in _names(folder) if name.endswith(endings)]
     more = ", ..." if len(files) > 3 else ""
-    return (f"give one of its files: {', '.join(files[:3])}{more}",) if files else ()
+    return (f"give one of its files: {', '.join(files[:3])}{more}" if files else "give a file in it",)

@@ -220,7 +220,7 @@ def takes_the_run_over(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF324")
 def other_parallelism(facts: Facts) -> Iterator[Finding]:
-    """CF324: the DeepSpeed file asks for tensor, sequence or expert parallelism, which is not supported yet.
+    """CF324: the DeepSpeed file asks for tensor, sequence or expert parallelism.
 
     With it several ranks share one sample, and a batch is micro batch x accumulation x the ranks that see
     different samples, not x all ranks: a right `train_batch_size` would be refused, and a wrong one would
@@ -241,7 +241,7 @@ def other_parallelism(facts: Facts) -> Iterator[Finding]:
         block = keys[0]
         yield Finding(
             "CF324",
-            f"{'.'.join(keys)} is {shown(value)}, and only data parallelism is supported yet",
+            f"{'.'.join(keys)} is {shown(value)}, and all ranks are data-parallel ranks here",
             place=deepspeed.place(*keys),
             notes=notes,
             helps=(f"remove {block}; ZeRO stage 3 shards the weights too",),
@@ -271,6 +271,7 @@ def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
         place=deepspeed.place("gradient_clipping"),
         others=((facts.run.place("optimizer.max_grad_norm"), "this is what counts"),) if is_written else (),
         notes=("crossfoot writes it into the config that it hands over",),
+        helps=('to have the file say so too, write "gradient_clipping": "auto"',),
     )
 
 

@@ -48,7 +48,7 @@ def wrong_json_type(facts: Facts) -> Iterator[Finding]:
             severity=severity,
             place=deepspeed.place(*entry.path),
             notes=notes,
-            helps=wrong.helps or _without_it(entry),
+            helps=wrong.helps or _without_it(entry) or (f"set {entry.path[-1]} to {wrong.wanted}",),
             fix=_edits(deepspeed, entry, wrong),
         )
 
@@ -124,6 +124,7 @@ def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
         label=_what_holds(first),
         others=tuple((deepspeed.place(*entry.path), _what_holds(entry)) for entry in rest),
         notes=_bucket_note(facts, left),
+        helps=('write a number in the place of "auto", if the default is not what you want',),
     )
 
 

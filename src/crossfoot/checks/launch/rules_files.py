@@ -78,7 +78,7 @@ def out_of_sight(what: str, place: Place) -> Finding:
 
 @rule("CF468", name="slots-not-alike")
 def nodes_not_alike(facts: Facts) -> Iterator[Finding]:
-    """CF468: hosts have different numbers of slots, and the plan has not; or it has, and the launcher cannot.
+    """CF468: the slots of the hosts are not the GPUs of the nodes, or this launcher needs nodes alike.
 
     Nodes need not be alike: `cluster.gpus_per_node: [2, 1]` is a plan for 2 GPUs on the first node and 1 on
     the second, and the hosts of a hostfile have these slots in this order. (With 1 + 2 slots the deepspeed
@@ -183,7 +183,7 @@ def hostfile_line(facts: Facts) -> Iterator[Finding]:
                     "CF469",
                     "DeepSpeed stops at this line of the hostfile: it is not NAME slots=N",
                     place=defect.place,
-                    helps=(f"write {defect.near}",) if defect.near else (),
+                    helps=(f"write {defect.near or 'NAME slots=N, or remove the line'}",),
                 )
             elif defect.kind == "host_twice":
                 yield Finding(

@@ -192,7 +192,7 @@ def _engine(place: Place, words: str, engine: str) -> Finding:
 
 @rule("CF466", "error", "warning")
 def one_process_only(facts: Facts) -> Iterator[Finding]:
-    """CF466: accelerate is asked for several processes and starts one; or is kept off the GPUs unseen.
+    """CF466: accelerate is asked for several processes and starts one, or is told to leave the GPUs idle.
 
     `--cpu`, and a file with `distributed_type: 'NO'` (or MULTI_CPU without mpirun), start exactly one process
     on each machine whatever num_processes says, and that one knows of no ranks: every machine would train the
