@@ -99,7 +99,8 @@ def bad_usage(title: str, helps: Sequence[str]) -> Finding:
     The verb is missing or none of crossfoot's, a word that it needs is missing, or an option has a value that
     it cannot have. `crossfoot --help` lists the verbs, `crossfoot VERB --help` the words and options of one.
     """
-    return Finding("CF029", title, place=_WHERE, helps=tuple(helps), unreadable=True)
+    manual = "crossfoot --help lists the verbs, and crossfoot VERB --help says what one takes"
+    return Finding("CF029", title, place=_WHERE, helps=tuple(helps) or (manual,), unreadable=True)
 
 
 def no_verb(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> Finding:

@@ -126,7 +126,8 @@ def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> 
         ("CF501", run.place("data", "train", 2)),
     ]
     assert "No such file" in error.findings[0].label and error.exit_code == 2
-    assert error.findings[1].label == f"{tmp_path} is a folder; name its files: {good}"
+    assert error.findings[1].label == f"{tmp_path} is a folder"
+    assert error.findings[1].helps == (f"name its files: {good}",)
     with pytest.raises(Refused):
         find_index(run, files)
     with pytest.raises(Refused):

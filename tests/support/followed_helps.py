@@ -42,6 +42,8 @@ def follow(finding: Finding, help_: str, words: Sequence[str]) -> list[str] | No
         done = [_set(key, value, changed) for key, value in sets]
         done += [_remove(key, changed, is_here=is_here) for key in gone]
         return changed if all(done) else None
+    if _ENTRY.match(text) or " lines" in finding.title:
+        return None  # a key with its value, or one change of several
     if (match := _WRITE.match(text)) and finding.place is not None and _write(finding.place, match["value"]):
         return changed
     return None
@@ -73,6 +75,8 @@ def _set(key: str, value: str, words: list[str]) -> bool:
     for file in _deepspeed_files():
         values = json.loads(file.read_text(encoding="utf-8"))
         if path[0] in values or len(path) == 1:
+            if any(not isinstance(values.get(name, {}), dict) for name in path[:-1]):
+                return False
             _inside(values, path[:-1])[path[-1]] = json.loads(value)
             file.write_text(json.dumps(values), encoding="utf-8")
             return True

@@ -21,7 +21,9 @@ SEVERITIES = ("error", "warning", "note")
 undeclared: list[str] = []
 """Findings that crossfoot made in this process with a severity that their code does not declare."""
 helpless: list[str] = []
-"""Findings that crossfoot made in this process without a help, or with a title that is a sentence."""
+"""Findings that crossfoot made in this process without a help (a note needs none), or with a title that is a
+sentence.
+"""
 
 
 def watch_findings() -> None:
@@ -33,7 +35,8 @@ def watch_findings() -> None:
         row = find_code(finding.code)
         if row is not None and finding.severity not in row.severities and _is_ours():
             undeclared.append(f"{finding.code}: {finding.severity} ({finding.title})")
-        if (not finding.helps or re.search(r"(?<!\.)\.$|\?$", finding.title)) and _is_ours():
+        lacks_help = not finding.helps and finding.severity != "note"
+        if (lacks_help or re.search(r"(?<!\.)\.$|\?$", finding.title)) and _is_ours():
             helpless.append(f"{finding.code}: {finding.title}")
 
     Finding.__init__ = looked_at

@@ -98,5 +98,5 @@ def other_form(
         f"the records of a data file have another form: {form.name}",
         label=f"{path}: {who}{part}",
         notes=(*((f"{where} has: {', '.join(fields)}",) if fields else ()), READ[task]),
-        helps=helps,
+        helps=helps or ("write a file of records with these fields, and name it in the place of this one",),
     )

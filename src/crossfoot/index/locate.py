@@ -68,7 +68,12 @@ def _with_near(finding: Finding, file: str) -> Finding:
     several = [part for part in re.split(r"[,;\s]+", to_ascii(file)) if part]
     if len(several) > 1 and all(map(os.path.isfile, several)):
         return replace(finding, helps=(f"make {len(several)} entries of it: {', '.join(several)}",))
-    return replace(finding, helps=near_help(file) or finding.helps)
+    if re.search(r"[*?]|\{.*,.*\}|\[.+\]", file):
+        return replace(finding, helps=("patterns are not filled in: name the files one by one",))
+    near = near_help(file)
+    if not near and re.fullmatch(r"[\w-]+/[\w-]+", file):
+        near = ("a data set of the hub is not fetched: download it, and name its files",)
+    return replace(finding, helps=near or finding.helps)
 
 
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:

@@ -123,7 +123,7 @@ def nobody_waits(who: str, why: str, run_dir: str) -> Finding:
     return Finding(
         "CF776",
         f"{who} ends: {why}",
-        helps=(f"see where the run stands, and how to go on: crossfoot watch {run_dir}",),
+        helps=(f"see where the run stands, and how to go on: crossfoot watch {quoted_path(run_dir)}",),
     )
 
 

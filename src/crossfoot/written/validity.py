@@ -264,7 +264,11 @@ def _named_nothing(tree: Tree, keys: Keys, source: Source, unsure: set[Keys]) ->
     value: Any = tree.value
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    place = tree.spots[keys].value if isinstance(value, str) and value.lower() in NOTHING else None
+    place = (
+        tree.spots[keys].value
+        if isinstance(value, str) and value.lower() in NOTHING and value != "~"
+        else None
+    )
     is_quoted = place and place.file == source.path and source.text[source.offset(place)] in "\"'"
     if place is not None and not is_quoted:
         unsure.add(keys)

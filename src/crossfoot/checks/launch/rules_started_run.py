@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.launch.read import config_words, started_config
 from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, with_named
 from crossfoot.written.launch.stating import certain_commands, others_commands, starts_launcher, trains
@@ -27,11 +28,12 @@ def another_run(facts: Facts) -> Iterator[Finding]:
             continue  # one of several runs that the script starts in turn
         started = file.config
         if started is not None and not started.is_same(facts.run.path):
+            words = f"{quoted_path(started.path)} {quoted_path(file.path)}"
             yield Finding(
                 "CF461",
                 f"the command starts {started.path}, but {facts.run.path} is checked",
                 place=started.place,
-                helps=(f"check that one: crossfoot check {shlex.join([started.path, file.path])}",),
+                helps=(f"check that one: crossfoot check {words}",),
             )
         elif started is not None:
             if os.path.isabs(started.path) and started.is_elsewhere:
