@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.severities import undeclared, watch_findings
+from support.severities import helpless, undeclared, watch_findings
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -36,10 +36,12 @@ FAILED = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(autouse=True)
-def declared_severities() -> Iterator[None]:
+def declared_and_helpful() -> Iterator[None]:
     undeclared.clear()
+    helpless.clear()
     yield
     assert undeclared == [], "say the severity in the decorator of the function that makes the finding"
+    assert helpless == [], "say what to do; a title states the fact, without a full stop"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

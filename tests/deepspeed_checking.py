@@ -12,9 +12,11 @@ import pytest
 from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.findings.finding import Finding
+from crossfoot.planning.plan import run_rate
 from crossfoot.written.deepspeed_file import load_deepspeed_file
 from crossfoot.written.run_file import load_run
 
+STEPS = 100
 Look = Callable[..., tuple[Finding, ...]]
 CONFIG = """\
 run: {name: demo}
@@ -29,7 +31,9 @@ deepspeed: ds.json
 
 
 def deepspeed_findings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
-    """A function of (a DeepSpeed file as text or values, overrides) that gives the findings CF3nn; 4 GPUs."""
+    """A function of (a DeepSpeed file as text or values, overrides) that gives the findings CF1nn and CF3nn:
+    4 GPUs, 100 steps.
+    """
     monkeypatch.chdir(folder)
     Path("run.yaml").write_text(CONFIG)
 
@@ -38,8 +42,9 @@ def deepspeed_findings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
         Path("ds.json").write_text(text)
         run = load_run("run.yaml", overrides)
         batch = solve_batch(Topology(4, 1), **run.config.batch.model_dump())
-        found = run_static_rules(Facts(run, load_deepspeed_file("ds.json"), batch))
-        return tuple(finding for finding in found if finding.code.startswith("CF3"))
+        facts = Facts(run, load_deepspeed_file("ds.json"), batch, rate=run_rate(run, batch, STEPS))
+        found = run_static_rules(facts)
+        return tuple(finding for finding in found if finding.code.startswith(("CF1", "CF3")))
 
     return look
 

@@ -44,7 +44,7 @@ MATCHING = {
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --output=logs/%x-%j.out
-#SBATCH --signal=B:USR1@120
+#SBATCH --signal=USR1@120
 #SBATCH --requeue
 #SBATCH --exclusive
 ##SBATCH --nodes=4
@@ -132,6 +132,7 @@ deepspeed --hostfile hostfile --master_addr $(hostname) train.py config.yaml
 #SBATCH --gpus-per-node=8
 HOSTFILE=hosts.$SLURM_JOB_ID
 MASTER=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -1)
+scontrol show hostnames $SLURM_JOB_NODELIST | sed 's/$/ slots=8/' > $HOSTFILE
 srun bash -c "deepspeed --no_ssh --node_rank \$SLURM_NODEID --master_addr $MASTER \
     --hostfile $HOSTFILE train.py config.yaml"
 """,

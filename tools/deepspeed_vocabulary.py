@@ -2,17 +2,16 @@
 
     python tools/deepspeed_vocabulary.py
 
-DeepSpeed is asked three ways. Its pydantic models name their fields. What it reads from plain dicts is
-recorded while a `DeepSpeedConfig` is made from a dict that notes every question. Optimizers and schedulers
-have signatures. Only what no code can tell stands in the tables below, and a key that DeepSpeed reads without
-a default must have an entry there, or this tool stops: a new version cannot slip by.
+DeepSpeed is asked two ways. Its pydantic models name their fields. What it reads from plain dicts is
+recorded while a `DeepSpeedConfig` is made from a dict that notes every question. Only what no code can tell
+stands in the tables below, and a key that DeepSpeed reads without a default must have an entry there, or this
+tool stops: a new version cannot slip by.
 """
 
 from __future__ import annotations
 
 import enum
 import importlib
-import inspect
 import json
 import math
 import os
@@ -87,7 +86,7 @@ autotuning.model_info.num_layers             int nullable
 checkpoint.tag_validation                    string any_case FAIL|IGNORE|WARN
 checkpoint.writer.data_parallel              string nullable any_case MACHINE|REPLICA|SOCKET
 checkpoint.writer.type                       string any_case FAST|MOCK|PYTHON
-data_types.keep_in_fp32_modules              any
+data_types.keep_in_fp32_modules              list
 data_types.grad_accum_dtype                  string nullable DtypeEnum
 data_types.param_dtype                       string nullable DtypeEnum
 data_types.buffer_dtype                      string nullable DtypeEnum
@@ -173,8 +172,6 @@ def vocabulary() -> dict[str, Any]:
             "zero_optimization": sorted(config._REMOVED_ZERO_CONFIG_KEYS),
         },
         "no_longer_read": NO_LONGER_READ,
-        "optimizers": _optimizers(),
-        "schedulers": _schedulers(),
     }
 
 
@@ -328,51 +325,6 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _optimizers() -> dict[str, Any]:
-    """Names that `optimizer.type` may have (DeepSpeed's own in lower case), each with its parameters and
-    defaults, as DeepSpeedEngine._configure_basic_optimizer makes them on a GPU.
-    """
-    import torch
-    from deepspeed.ops.adam import FusedAdam
-    from deepspeed.ops.lamb import FusedLamb
-    from deepspeed.ops.lion import FusedLion
-    from deepspeed.runtime.engine import DeepSpeedEngine
-
-    # These two are taken out by the engine.
-    adam = {**_signature(FusedAdam), "torch_adam": False, "fp32_optimizer_states": None}
-    muon = (*DeepSpeedEngine._MUON_HALF_KEYS, *DeepSpeedEngine._ADAM_HALF_KEYS, "muon_lr", "adam_lr")
-    found = {
-        "adam": adam,
-        "adamw": adam,
-        "adagrad": _signature(torch.optim.Adagrad),
-        "lamb": _signature(FusedLamb),
-        "lion": _signature(FusedLion),
-        "muon": dict.fromkeys(muon),
-    }
-    for name, kind in vars(torch.optim).items():
-        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer":
-            found[name] = _signature(kind)
-    return {name: dict(sorted(params.items())) for name, params in sorted(found.items())}
-
-
-def _schedulers() -> dict[str, Any]:
-    from deepspeed.runtime import lr_schedules
-
-    names = lr_schedules.VALID_LR_SCHEDULES
-    return {name: dict(sorted(_signature(getattr(lr_schedules, name)).items())) for name in sorted(names)}
-
-
-def _signature(made: Any) -> dict[str, Any]:
-    found = {}
-    for name, parameter in inspect.signature(made).parameters.items():
-        if name in ("params", "optimizer", "model_params") or parameter.kind.name.startswith("VAR_"):
-            continue
-        default = parameter.default
-        value = list(default) if isinstance(default, tuple) else default
-        found[name] = value if _is_plain(value) else None
-    return found
-
-
 def rendered() -> str:
     """The text of the data file: sorted, one key a line."""
     found = vocabulary()
@@ -383,7 +335,7 @@ def rendered() -> str:
         texts.append(f'  {json.dumps(path)}: {{"reader": {json.dumps(block["reader"])}, "keys": {inside}}}')
     blocks = ",\n".join(texts)
     sections = []
-    for name in ("refused", "no_longer_read", "optimizers", "schedulers"):
+    for name in ("refused", "no_longer_read"):
         inside = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in found[name].items())
         sections.append(f" {json.dumps(name)}: {{\n{inside}\n }}")
     head = f'{{\n "deepspeed": {json.dumps(found["deepspeed"])},\n "blocks": {{\n{blocks}\n }},\n'

@@ -3,49 +3,72 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, launch_options, train_options
+from crossfoot.cli_options import count, launch_options, path, train_options
+from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, tell
 from crossfoot.streams import open_streams
+from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
 from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
-_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code that README lists."""
     open_streams()
-    arguments = _arguments(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _arguments(words)
+    except Refused as error:
+        refused = error
+        return exit_code_of(lambda: _refuse(refused, words), answers=False)
     answers = arguments.verb in (_plan, _explain) or (arguments.verb is _launch and arguments.shows)
     answers |= bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) == "json"
     return exit_code_of(lambda: arguments.verb(arguments), answers=answers)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     """The verb and its words. argparse takes overrides only up to the first option after CONFIG; those behind
-    it are put back.
+    it are put back. Raises Refused for words that are no command.
     """
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+    parser, verbs = _parser()
+    try:
+        arguments, rest = parser.parse_known_args(words)
+    except Misread as error:
+        raise Refused(misread(error, words, verbs.choices)) from error
+    overrides = getattr(arguments, "overrides", None)
+    rest += [word for word in words if is_dashed(word) and word not in rest]
+    if rest and (overrides is None or any(word.startswith("-") or is_dashed(word) for word in rest)):
+        verb = next(word for word in words if word in verbs.choices)
+        raise Refused(unknown_words(verb, rest, words, verbs.choices))
+    if overrides is not None:
+        from crossfoot.written.overriding import joined
+
+        arguments.overrides = joined([*overrides, *rest])
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _refuse(refused: Refused, words: Sequence[str]) -> int:
+    """Say it: of several ranks the first one does."""
+
+    def refuse(world: object) -> int:
+        raise refused
+
+    return on_this_rank(words[0], refuse, "") if words[:1] in (["train"], ["prove"]) else refuse(None)
+
+
+def _parser() -> tuple[Parser, _Verbs]:
+    parser = Parser(
         prog="crossfoot",
         description="The batch you planned is the batch that trains, measured and signed for.",
     )
@@ -55,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _config_verbs(verbs)
     _other_verbs(verbs)
-    return parser
+    return parser, verbs
 
 
 def _config_verbs(verbs: _Verbs) -> None:
@@ -63,7 +86,7 @@ def _config_verbs(verbs: _Verbs) -> None:
 
     def verb(name: str, does: object, text: str, takes_launch: bool = False) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
-        added.add_argument("config", metavar="CONFIG", help="run config (YAML)")
+        added.add_argument("config", type=path, metavar="CONFIG", help="run config (YAML)")
         words, meaning = "key=value", "override: batch.micro_batch_size=4"
         if takes_launch:
             words = "key=value | LAUNCH_FILE"
@@ -93,24 +116,27 @@ def _config_verbs(verbs: _Verbs) -> None:
 def _other_verbs(verbs: _Verbs) -> None:
     """Verbs that look at a run folder, at machines, or into the manual."""
     receipt = verbs.add_parser("receipt", help="hold a run against its plan, from its files alone")
-    receipt.add_argument("run_dir", metavar="RUN_DIR")
+    where = "folder of the run; default: this folder"
+    receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
-    text = "make an adapter of any checkpoint of a run (of a run without lora: a model)"
+    text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
     export = verbs.add_parser("export", help=text, description=text)
-    export.add_argument("run_dir", metavar="RUN_DIR")
-    export.add_argument("out", metavar="OUT", help="a folder that is not there yet")
+    export.add_argument("run_dir", type=path, metavar="RUN_DIR")
+    export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
-    watch.add_argument("run_dir", metavar="RUN_DIR")
+    watch.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
-    doctor.add_argument("config", metavar="CONFIG", nargs="?", help="run config to hold the machines against")
+    doctor.add_argument(
+        "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"
+    )
     doctor.add_argument("overrides", metavar="key=value", nargs="*", help="override: cluster.num_nodes=2")
-    doctor.add_argument("--hostfile", metavar="FILE", help="look at each of its hosts, over ssh")
+    doctor.add_argument("--hostfile", type=path, metavar="FILE", help="look at each of its hosts, over ssh")
     doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
     doctor.set_defaults(verb=_doctor)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
@@ -123,21 +149,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     from crossfoot.findings.formats import show
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
-    from crossfoot.planning.prepare import existing_index, plan_checked, read_and_check, survey
+    from crossfoot.planning.prepare import plan_written
     from crossfoot.written.overriding import told_apart
 
     overrides, files = told_apart(arguments.overrides)
-    checked = read_and_check(arguments.config, overrides, launch_files=files, environ=os.environ)
-    checked.refuse()
-    index = existing_index(checked)
-    checked = survey(checked, index)
-    plan = plan_checked(checked, index)
+    plan, findings = plan_written(arguments.config, overrides, files, os.environ)
     if arguments.json:
         say(json_text(plan.numbers()))
         return 0
     say(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
-    if checked.findings:
-        show(checked.findings)
+    if findings:
+        show(findings)
     return 0
 
 
@@ -156,12 +178,12 @@ def _check(arguments: argparse.Namespace) -> int:
     findings = examined.findings
     if findings or arguments.format == "json":
         show(findings, arguments.format)
-    elif arguments.format == "text":
+    if examined.compared and arguments.format == "text":
         say(examined.compared)
     if any(finding.unreadable for finding in findings):
         return 2
     wrong = ("error", "warning") if arguments.strict else ("error",)
-    return int(any(finding.severity in wrong for finding in findings))
+    return int(any(finding.counts_as in wrong for finding in findings))
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -193,11 +215,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from crossfoot.runs.restarts import AUTO
     from crossfoot.training.rank_job import TrainOptions
     from crossfoot.training.session import run
+    from crossfoot.written.overriding import setting
 
     overrides, is_auto = arguments.overrides, arguments.continued == AUTO
     is_continued = arguments.continued is not None and not is_auto
     if is_continued:
-        overrides = [*overrides, f"run.dir={json.dumps(arguments.continued, ensure_ascii=False)}"]
+        overrides = [*overrides, setting("run.dir", arguments.continued)]
     options = TrainOptions(
         arguments.stop_after, is_continued, tuple(arguments.allow), arguments.take_over, is_auto
     )
@@ -236,8 +259,10 @@ def _receipt(arguments: argparse.Namespace) -> int:
     from crossfoot.receipts.index_check import held_against_index
     from crossfoot.receipts.receipt import receipt_of_run
     from crossfoot.receipts.receipt_page import render_receipt
+    from crossfoot.runs.nearby import refuse_no_run
     from crossfoot.runs.reader import read_run
 
+    refuse_no_run(arguments.run_dir, "receipt")
     run = read_run(arguments.run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from crossfoot.written.paths import at_home, fault_of
+
 
 def train_options(train: argparse.ArgumentParser) -> None:
     """Options of `crossfoot train`."""
@@ -12,6 +14,7 @@ def train_options(train: argparse.ArgumentParser) -> None:
     add(
         "--continue",
         dest="continued",
+        type=path,
         metavar="RUN_DIR",
         help="go on with the run in this folder, from its last good checkpoint; auto: go on where run.dir "
         "holds a run, begin where it holds none",
@@ -37,8 +40,10 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     targets = ("local", "deepspeed", "slurm", "accelerate", "torchrun")
     add("--to", required=True, choices=targets, dest="target", help="what starts the ranks")
     add("--print", action="store_true", dest="shows", help="print what would be started, and no more")
-    add("--write", metavar="PATH", help="write it there to be kept, as PATH.sh or PATH.sbatch, and no more")
-    add("--continue", dest="continued", metavar="RUN_DIR", help="go on with the run in this folder; or auto")
+    kept = "write it there to be kept, as PATH.sh or PATH.sbatch, and no more"
+    add("--write", type=path, metavar="PATH", help=kept)
+    go_on = "go on with the run in this folder; or auto"
+    add("--continue", dest="continued", type=path, metavar="RUN_DIR", help=go_on)
     add("--take-over", action="store_true", help="go on although its last attempt seems to live")
     add("--allow", action="append", default=[], metavar="KEY", help="this key may be changed since then")
     add(
@@ -47,7 +52,7 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
         help="train the plan's first steps here, in one process (accelerate)",
     )
     add("--steps", type=count, metavar="N", help="so many, instead of 3")
-    add("--hostfile", metavar="FILE", help="a line `HOST slots=GPUS` for each node, in order")
+    add("--hostfile", type=path, metavar="FILE", help="a line `HOST slots=GPUS` for each node, in order")
     add("--no-ssh", action="store_true", help="deepspeed: start this node only; run it on each")
     add("--node-rank", type=whole, metavar="N", help="which node this is, from 0 (else: by the hostfile)")
     add("--address", metavar="HOST", help="where the nodes meet (else: the hostfile's first host)")
@@ -64,6 +69,13 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     add("--signal-seconds", type=count, metavar="N", help="warn the ranks so long before the limit; 120")
     add("--tasks", choices=("rank", "node"), help="srun starts the ranks, or one torchrun on each node")
     add("--detach", action="store_true", help="submit, and do not follow the log")
+
+
+def path(text: str) -> str:
+    """A path that no shell has read: of ~ in quotes it is the home."""
+    if (fault := fault_of(text)) is not None:
+        raise argparse.ArgumentTypeError(f"must be {fault.wanted}, and is {text}; {fault.helps[0]}")
+    return at_home(text)
 
 
 def whole(text: str) -> int:

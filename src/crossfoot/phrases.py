@@ -1,9 +1,14 @@
-"""Numbers of things, names, spans of time and reasons inside a sentence."""
+"""Numbers of things, names of steps, spans of time and reasons inside a sentence.
+
+People read the steps of a run from 1. Files count them from 0 (`step` of ledger.jsonl, of causes and of
+heartbeats): an index. Counts of steps that are done are the same for both: after 4 steps, the next one is
+step 5, of index 4.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:
@@ -16,6 +21,45 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def steps_done(index: int) -> int:
+    """Steps that are done with the one of this index (from 0): its number, as people count."""
+    return index + 1
+
+
+def step_name(index: int) -> str:
+    """`step 5`. index: from 0, as in files."""
+    return f"step {index + 1:,}"
+
+
+def step_names(indexes: Iterable[int], most: int = 3, of: int = 0) -> str:
+    """`step 5`, `steps 2 and 5`, `steps 2, 5, 7 and 12 more`. indexes: from 0; each is named once. of: how
+    many there are, when not all are given.
+    """
+    distinct = sorted(set(indexes))
+    total = max(of, len(distinct))
+    if total < 2:
+        return "".join(map(step_name, distinct))
+    names = [f"{index + 1:,}" for index in distinct[:most]]
+    more = [f"{total - len(names):,} more"] if total > len(names) else []
+    return f"steps {listed([*names, *more])}"
+
+
+def step_span(first: int, last: int) -> str:
+    """`step 2`, `steps 2 to 5`: all from one index to another, both from 0."""
+    return step_name(first) if first == last else f"steps {first + 1:,} to {last + 1:,}"
+
+
+def step_of(index: int, total_steps: int | None) -> str:
+    """`step    5/1000`, as wide for every step. index: from 0. total_steps: None when it is not known."""
+    total = "?" if total_steps is None else str(total_steps)
+    return f"step {index + 1:>{len(total)}}/{total}"
+
+
+def after_steps(done_steps: int) -> str:
+    """`after 4 steps`: of a checkpoint, a validation, a stop."""
+    return f"after {counted(done_steps, 'step')}"
 
 
 def clock(seconds: float) -> str:

@@ -55,7 +55,7 @@ FAULTS: dict[str, tuple[Any, ...]] = {
     "a rank": (kill_a_rank, (), 1, "error[CF773]: rank 1 on node2 is lost"),
     "the launcher on a node": (
         *(kill_the_launcher_there, (1,), 75),
-        "rank 1 on node2 has nobody who waits for it",
+        "rank 1 on node2 ends: its launcher",
     ),
     "the launcher on head": (
         *(kill_the_launcher_here, (0, 1), 75),

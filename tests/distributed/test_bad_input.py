@@ -289,12 +289,14 @@ def test_disk_full_while_the_ledger_is_written(indexed: Path, small_disk: Path) 
     done = warm_ranks(2, TRAIN, indexed, f"run.dir={run_dir}", "train.max_steps=500")
     steps = len(ledger(run_dir))
     assert steps > 2
-    _refused(done, 1, "error[CF701]: the disk is full", f"line of step {steps}", f"{run_dir}/ledger.jsonl")
-    assert f"every step to {steps - 1} is in the ledger; safe against a power cut: to step {steps - 1}" in (
+    _refused(
+        done, 1, "error[CF701]: the disk is full", f"line of step {steps + 1}", f"{run_dir}/ledger.jsonl"
+    )
+    assert f"all up to step {steps} is in the ledger; safe against a power cut: up to step {steps}" in (
         done.stdout
     )
     assert f"not complete: {steps} of 500 steps done" in done.stdout
-    assert f"CF730  step {steps}: the ledger has no line for step" in done.stdout
+    assert f"CF730  step {steps + 1}: the ledger has no line for step" in done.stdout
     assert "of 500 steps; kept: " in done.stdout
     again = start([sys.executable, "-m", "crossfoot", "receipt", run_dir])
     _refused(again, 3, f"{steps} of 500 steps done")
@@ -305,7 +307,7 @@ def test_disk_full_while_the_adapter_is_saved(indexed: Path, small_disk: Path) -
     done = plain(TRAIN, indexed, f"run.dir={run_dir}")
     _refused(done, 1, "error[CF740]", f"{run_dir}/adapter", "No space left on device", "foots: yes")
     assert receipt(run_dir)["foots"] is True
-    assert receipt(run_dir)["adapter_path"] is None
+    assert receipt(run_dir)["saved_path"] is None
     assert not [path.name for path in run_dir.iterdir() if "adapter" in path.name]
 
 
@@ -328,7 +330,7 @@ def test_disk_full_at_the_last_line_ends_all_ranks(indexed: Path, tmp_path: Path
 def test_loss_that_is_no_number(indexed: Path, tmp_path: Path) -> None:
     done = plain(BREAKAGE, "nan", indexed, f"run.dir={tmp_path / 'run'}", "train.max_steps=50")
     _refused(
-        done, 1, "error[CF741]: step 2 of epoch 0", "foots: no", "CF723  step 2: the gradient norm is nan"
+        done, 1, "error[CF741]: step 3 (epoch 1)", "foots: no", "CF723  step 3: the gradient norm is nan"
     )
     lines = ledger(tmp_path / "run")
     assert len(lines) == 4, "it stops one step later, not at the end"

@@ -208,7 +208,7 @@ def test_a_main_thread_that_hangs_is_named_with_what_it_hangs_in(started: Starte
     assert started.end(0, 1, 2, within=START_SECONDS + IN_TIME) == {0: 1, 1: 1, 2: 1}
     said = started.said(0)
     assert "error[CF774]: no rank has done anything for 5 s; least far is rank 1 on " in said
-    assert "in step 3, in stand_still (support/watched_rank.py:" in said
+    assert "in step 4, in stand_still (support/watched_rank.py:" in said
     assert "called by main (support/watched_rank.py:" in said, "the others wait in the collective"
     assert "CF" not in started.said(1) + started.said(2)
 
@@ -216,14 +216,14 @@ def test_a_main_thread_that_hangs_is_named_with_what_it_hangs_in(started: Starte
 def test_a_rank_that_fails_tells_the_others(started: Started) -> None:
     started.ranks(2, "fault=fails:1")
     assert started.end(0, 1, within=START_SECONDS + IN_TIME) == {0: 1, 1: 1}
-    assert "failed in step 3" in started.said(0)
+    assert "failed in step 4" in started.said(0)
     assert "it says: out of memory: 80 GiB wanted" in started.said(0)
 
 
 def test_a_rank_that_ends_too_early_is_named(started: Started) -> None:
     started.ranks(2, "fault=ends:1")
     assert started.end(0, 1, within=START_SECONDS + IN_TIME) == {0: 1, 1: 0}
-    assert "ended in step 3, and the others wait for it" in started.said(0)
+    assert "ended in step 4, and the others wait for it" in started.said(0)
 
 
 def test_a_run_that_was_continued_ends_what_is_left_of_the_attempt_before(started: Started) -> None:
@@ -262,7 +262,7 @@ def test_ranks_whose_launcher_is_killed_end(started: Started, launcher: str) -> 
     os.kill(above, signal.SIGKILL)
     wait_for(lambda: all(state_of(beat.pid) == "gone" for beat in beats.values()), IN_TIME, started.all_said)
     said = started.said(0)
-    assert f"has nobody who waits for it: its launcher is gone ({launcher}, process {above})" in said
+    assert f"ends: its launcher, {launcher} (process {above}), is gone" in said
     assert said.count("CF776") == 1
     started.end(0)  # the command `deepspeed` takes a launcher that was killed for one that went well
 

@@ -265,6 +265,6 @@ def test_deepspeed_in_float16_tries_again_or_skips_or_stops(float16: Runs, stage
         (line,) = float16.ledger(run)
         assert float16.codes[run] == 1 and (line["applied"], line["retries"] + 1) == (False, tries)
         words = "1 try" if tries == 1 else f"{tries} tries"
-        assert f"error[CF778]: the gradients of step 0 overflow float16: {words}" in float16.said(run)
+        assert f"error[CF778]: the gradients of step 1 overflow float16: {words}" in float16.said(run)
     assert float16.codes[f"zero{stage} nan"] == 1 and "CF741" in float16.said(f"zero{stage} nan")
     assert float16.ledger(f"zero{stage} nan")[-1]["not_finite"][0]["rank"] == RANK

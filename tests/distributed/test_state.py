@@ -286,7 +286,7 @@ def test_a_disk_that_is_full_for_one_rank_is_everybodys_finding(lab: Lab) -> Non
     for seen in lab.seen["file too long"]:
         assert seen["save"]["name"] is None
         code, title, who, kept = seen["save"]["finding"]
-        assert (code, title) == ("CF763", "the checkpoint of step 4 could not be written: file too large")
+        assert (code, title) == ("CF763", "the checkpoint after 4 steps could not be written: file too large")
         assert who.startswith("it failed on rank 1 on ")
         assert kept == "no good checkpoint is kept"
         assert seen["final"] == lab.seen["never saved"][0]["final"]
@@ -299,7 +299,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(lab: Lab, small_disk: Path | st
     for seen in lab.seen["disk full"]:
         code, title, who, kept = seen["save"]["finding"]
         assert code == "CF763"
-        assert title == "the checkpoint of step 4 could not be written: no space left on device"
+        assert title == "the checkpoint after 4 steps could not be written: no space left on device"
         assert re.fullmatch(r"it failed on rank \d on \S+(, rank \d on \S+)?", who)
         assert kept == "kept: step-000002, the last good one"
         assert seen["final"] == lab.seen["lora 3"][0]["final"]

@@ -5,6 +5,7 @@ codes.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,20 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert "foots: yes" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    for command in next_commands(done.stdout):
+        assert in_shell(command).returncode == 0, command
     return folder, config
+
+
+def next_commands(stdout: str) -> list[str]:
+    """What the end of a run proposes to type."""
+    _, _, said = stdout.partition("\nnext:\n")
+    return [line.strip() for line in said.splitlines() if re.match(r"  \S", line)]
+
+
+def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """A command as it stands, in the folder where the run was started."""
+    return start(["bash", "-c", command])
 
 
 def _agree(folder: Path, name: str, steps: int) -> None:
@@ -62,6 +76,12 @@ def test_accelerate_reproduces_the_first_steps(two_ranks: tuple[Path, Path]) -> 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "FOLDED" in done.stdout
     _agree(folder, "accelerate", 3)
+    go_on, *others = next_commands(done.stdout)
+    assert "accelerate launch --cpu --num_processes 1" in go_on and len(others) == 2
+    for command in (*others, go_on):
+        said = in_shell(command)
+        assert said.returncode == 0, command + said.stdout[-3000:] + said.stderr[-3000:]
+    _agree(folder, "accelerate", 6)
 
 
 def test_plain_python_and_the_verb_are_the_same(two_ranks: tuple[Path, Path]) -> None:
@@ -93,7 +113,7 @@ def test_a_fault_ends_the_launcher_with_3(two_ranks: tuple[Path, Path]) -> None:
     done = deepspeed(2, script, config, f"run.dir={folder / 'faulty'}", CROSSFOOT_TEST_FAULT="sample twice")
     assert done.returncode == 3, done.stdout[-3000:] + done.stderr[-3000:]
     assert "foots: no" in done.stdout
-    assert "CF713  step 2, rank 1" in done.stdout
+    assert "CF713  step 3, rank 1" in done.stdout
     again = start([sys.executable, "-m", "crossfoot", "receipt", folder / "faulty"])
     assert again.returncode == 3
 

@@ -63,7 +63,8 @@ def test_a_bad_record_is_named(tmp_path: Path, bad: Any, code: str, words: str, 
     path.write_text("[" + ",\n".join(texts) + "]" if ending == "json" else "\n".join(texts), encoding="utf-8")
     error = refused(written_run(tmp_path, [str(path)]))
     (finding,) = error.findings
-    assert (finding.code, str(finding.place), error.exit_code) == (code, f"{path}:2", 1)
+    where = f"{path}:2, record 2" if ending == "json" else f"{path}:2"
+    assert (finding.code, str(finding.place), error.exit_code) == (code, where, 1)
     assert words in finding.label
     assert "data.bad_samples: skip" in finding.helps[-1]
 
@@ -74,7 +75,7 @@ def test_a_bad_record_is_left_out_and_counted(tmp_path: Path, bad: Any, code: st
     run = written_run(tmp_path, [path], bad_samples="skip")
     index = ensure_index(run, [path], is_builder=True)
     (reject,) = index.rejects
-    assert (reject.file, reject.line, reject.code) == (path, 2, code) and words in reject.reason
+    assert (str(reject.place), reject.code) == (f"{path}:2", code) and words in reject.reason
     assert (index.num_samples, index.header.rejected_records, index.header.sources[0].records) == (2, 1, 3)
     assert [index.origin(i) for i in range(2)] == [f"{path}:1", f"{path}:3"]
 
@@ -103,12 +104,16 @@ def test_all_mistakes_at_once_across_files(tmp_path: Path) -> None:
     assert sum("data.bad_samples: skip" in text for f in error.findings for text in f.helps) == 1
 
 
-def test_twenty_are_named_and_the_rest_counted(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", GOOD, *[{"instruction": "a"}] * 33)
-    findings = refused(written_run(tmp_path, [path])).findings
-    assert places(findings[:-1]) == [("CF507", line) for line in range(2, 22)]
-    assert (findings[-1].code, findings[-1].label) == ("CF512", "at least 13 more, not named here")
-    assert "data.bad_samples: skip" in findings[-1].helps[-1]
+@pytest.mark.parametrize(("good", "advises_to_skip"), [(20, True), (1, False)])
+def test_records_of_one_kind_are_one_finding(tmp_path: Path, good: int, advises_to_skip: bool) -> None:
+    """Counted, the first three with their places; to leave all records out is no advice."""
+    path = jsonl(tmp_path / "a.jsonl", *[GOOD] * good, *[{"instruction": "a"}] * 33)
+    (finding,) = refused(written_run(tmp_path, [path])).findings
+    assert (finding.code, finding.title) == ("CF507", "at least 33 records have no output")
+    places = [finding.place, *(place for place, _ in finding.others)]
+    assert [place and place.line for place in places] == [good + 1, good + 2, good + 3]
+    assert finding.notes == ("30 more are not shown here",)
+    assert any("data.bad_samples: skip" in help_ for help_ in finding.helps) is advises_to_skip
 
 
 def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> None:
@@ -116,12 +121,13 @@ def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> 
     files = [good, str(tmp_path / "none.jsonl"), str(tmp_path)]
     run = written_run(tmp_path, files)
     error = refused(run)
-    # a folder has no ending that is read; a missing file has
     assert [(f.code, f.place) for f in error.findings] == [
         ("CF501", run.place("data", "train", 1)),
-        ("CF502", run.place("data", "train", 2)),
+        ("CF501", run.place("data", "train", 2)),
     ]
     assert "No such file" in error.findings[0].label and error.exit_code == 2
+    assert error.findings[1].label == f"{tmp_path} is a folder"
+    assert error.findings[1].helps == (f"name its files: {good}",)
     with pytest.raises(Refused):
         find_index(run, files)
     with pytest.raises(Refused):
@@ -170,7 +176,8 @@ def test_pretrain_records(tmp_path: Path) -> None:
         '{"text":"\\udc00"}',
     )
     findings = refused(written_run(tmp_path, [path], task="pretrain")).findings
-    assert places(findings) == [("CF510", 2), ("CF510", 3), ("CF510", 4), ("CF511", 5)]
+    assert places(findings) == [("CF510", 2), ("CF511", 5)]
+    assert [place.line for place, _ in findings[0].others] == [3, 4]
 
 
 def test_tokenizer_mistakes(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_signal_ends_the_run_after_a_step_and_it_goes_on_from_there(
     (checkpoints / "step-000002").rename(checkpoints / "step-000001")
     with pytest.raises(Refused, match="CF760") as caught:
         trains(values, continues=True)
-    assert "its manifest is of step 2" in str(caught.value.findings)
+    assert "its manifest says 2 steps" in str(caught.value.findings)
     (checkpoints / "step-000001").rename(checkpoints / "step-000002")
 
     going = trains(values, continues=True)

@@ -22,7 +22,7 @@ from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.render import render
 from crossfoot.launch.outcome import outcome_of
-from crossfoot.launch.submit import _submitted_before
+from crossfoot.launch.submit import submitted_job
 from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
 from crossfoot.liveness.judging import Judge
 from crossfoot.liveness.verdicts import write_verdict
@@ -115,7 +115,7 @@ def every_verb(room: Path, run_dir: Path) -> list[object]:
             render(refused.findings)
         outcome = outcome_of(str(run_dir), [1], 1)
         render(outcome.findings)
-        _submitted_before(str(run_dir))
+        submitted_job(str(run_dir))
         words.flush()
     return [*codes, outcome.exit_code]
 

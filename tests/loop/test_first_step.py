@@ -59,10 +59,10 @@ def test_it_stops_at_the_first_step(
     ending = astray.paper(1, "ending.json")
     assert (astray.exit_code, ending["reason"], ending["step"], ending["exit_code"]) == (3, "fault", 1, 3)
     assert (len(astray.after), len(astray.ledger)) == (1, 1)
-    assert ending["adapter_path"] is None and not (astray.run_dir / "adapter").exists()
+    assert ending["saved_path"] is None and not (astray.run_dir / "adapter").exists()
     assert not list((astray.run_dir / "checkpoints").glob("step-*"))
     said = capsys.readouterr().out
-    assert "error[CF770]: step 0 was not trained as planned, and it is the first" in said
+    assert "error[CF770]: step 1, the first of this attempt, was not trained as planned" in said
     assert "foots: no" in said
 
 

@@ -125,7 +125,7 @@ def test_weights_that_left_their_range_are_not_saved(
     seen = trains(config)
     assert seen.exit_code == 1 and capsys.readouterr().out.count("error[CF781]") == 1
     assert len(seen.ledger) == (3 if every is None else 1)
-    assert seen.paper(1, "ending.json")["adapter_path"] is None
+    assert seen.paper(1, "ending.json")["saved_path"] is None
     assert receipt_in(seen)["foots"] is False
     assert not list(seen.run_dir.glob("**/*.safetensors"))
 

@@ -1,4 +1,6 @@
-"""Which severities a finding's code has: declared in the table, made while tests run, and written in src."""
+"""Which severities a finding's code has: declared in the table, made while tests run, and written in src. And
+that whatever is found while tests run says what to do.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,10 @@ SEVERITIES = ("error", "warning", "note")
 
 undeclared: list[str] = []
 """Findings that crossfoot made in this process with a severity that their code does not declare."""
+helpless: list[str] = []
+"""Findings that crossfoot made in this process without a help (a note needs none), or with a title that is a
+sentence.
+"""
 
 
 def watch_findings() -> None:
@@ -29,6 +35,9 @@ def watch_findings() -> None:
         row = find_code(finding.code)
         if row is not None and finding.severity not in row.severities and _is_ours():
             undeclared.append(f"{finding.code}: {finding.severity} ({finding.title})")
+        lacks_help = not finding.helps and finding.severity != "note"
+        if (lacks_help or re.search(r"(?<!\.)\.$|\?$", finding.title)) and _is_ours():
+            helpless.append(f"{finding.code}: {finding.title}")
 
     Finding.__init__ = looked_at
 

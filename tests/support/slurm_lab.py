@@ -19,8 +19,8 @@ SlurmctldHost={head}({address})
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# what is requeued starts again once its old credential has expired: 120 s if nothing is said
-AuthInfo=socket={folder}/munge.sock,cred_expire=3
+# what is requeued starts again once its old credential has expired: 120 s if nothing is said, 5 s at least
+AuthInfo=socket={folder}/munge.sock,cred_expire=15
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n

@@ -134,7 +134,7 @@ def test_all_damaged_papers_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_first_attempt_begins_at_the_beginning() -> None:
-    with pytest.raises(ValueError, match="step 0"):
+    with pytest.raises(ValueError, match="step index 0"):
         an_attempt(1, 3)
     assert an_attempt(2, 0, from_checkpoint=None).first_step == 0  # killed before its first checkpoint
 

@@ -187,9 +187,9 @@ def test_a_disk_that_fills_within_a_line(
         book.append(third)
     monkeypatch.undo()
     (finding,) = refused.value.findings
-    assert finding.code == "CF701" and "disk is full" in finding.title and "step 2" in finding.title
+    assert finding.code == "CF701" and "disk is full" in finding.title and "step 3" in finding.title
     assert any(
-        "every step to 1 is in the ledger" in note and note.endswith("power cut: to step 1")
+        "all up to step 2 is in the ledger" in note and note.endswith("power cut: up to step 2")
         for note in finding.notes
     )
     assert read_book(str(path)) == [first, second] and read_book(str(path)).torn is None

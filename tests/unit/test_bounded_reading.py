@@ -14,9 +14,10 @@ import pytest
 
 from crossfoot.data import json_list, line_files, parquet, sampling
 from crossfoot.data import look as looking
+from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import count_lines
-from crossfoot.data.records import count_file, file_problem, read_records
+from crossfoot.data.records import count_file, read_records
 from crossfoot.index import reference_records
 from crossfoot.index.look import look_at
 from index_cases import GOOD, held, jsonl, written_run
@@ -35,9 +36,9 @@ def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(path: str, task: Any = "sft") -> list[tuple[int, str, bool]]:
-    """Line, code or nothing, whether it is fatal."""
+    """Number, code or nothing, whether it is fatal."""
     return [
-        (found.line, found.code, found.fatal) if isinstance(found, Problem) else (found.line, "", False)
+        (found.number, found.code, found.fatal) if isinstance(found, Problem) else (found.number, "", False)
         for found in read_records(path, task)
     ]
 
@@ -50,9 +51,9 @@ def test_what_is_no_ordinary_file_is_refused_unopened(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket.jsonl"))
         reasons = {}
         for path in sorted(tmp_path.iterdir()):
-            problem = file_problem(str(path), "sft")
+            problem = file_finding(str(path), "sft")
             assert problem is not None and problem.code == "CF501", path
-            reasons[path.name] = problem.reason.removeprefix(f"{path} is ")
+            reasons[path.name] = problem.label.removeprefix(f"{path} is ")
     assert reasons == {
         "linked.jsonl": "a pipe, not an ordinary file",
         "pipe.jsonl": "a pipe, not an ordinary file",
@@ -83,7 +84,7 @@ def test_plain_text_has_the_same_lines_through_any_block(
     path = tmp_path / "a.txt"
     texts = ["first", "", "x" * (LIMIT + 1), "fourth", "last"]
     path.write_bytes(end.join(texts).encode())
-    found = [(one.line, getattr(one, "value", None)) for one in read_records(str(path), "pretrain")]
+    found = [(one.number, getattr(one, "value", None)) for one in read_records(str(path), "pretrain")]
     assert found == [(1, {"text": "first"}), (3, None), (4, {"text": "fourth"}), (5, {"text": "last"})]
     assert count_lines(str(path), ".txt") == 4
 
@@ -92,9 +93,9 @@ def test_behind_a_record_of_a_list_that_is_too_large_nothing_is_read(tmp_path: P
     path = tmp_path / "a.json"
     for texts in ([GOOD, LONG, GOOD], [GOOD, "x" * (2 * LIMIT)], [GOOD, [[]] * LIMIT]):
         path.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
-        assert told(str(path)) == [(2, "", False), (7, "CF550", True)]
+        assert told(str(path)) == [(1, "", False), (2, "CF550", True)]
     path.write_text(f'[1, "{"x" * 3 * LIMIT}', encoding="utf-8")  # a text that never ends
-    assert told(str(path)) == [(1, "", False), (1, "CF550", True)]
+    assert told(str(path)) == [(1, "", False), (2, "CF550", True)]
     problem = count_file(str(path), "sft")
     assert isinstance(problem, Problem) and problem.code == "CF550"
 
@@ -127,8 +128,8 @@ def test_a_record_that_is_too_large_stops_or_is_left_out(tmp_path: Path, low_lim
     index = held(
         written_run(tmp_path, [path], bad_samples="skip")
     )  # and the second reader passes it over too
-    assert [(one.line, one.code) for one in index.rejects] == [(2, "CF550")]
-    assert index.lines.tolist() == [1, 3]
+    assert [(one.place.line, one.code) for one in index.rejects] == [(2, "CF550")]
+    assert index.numbers.tolist() == [1, 3]
     assert index.header.sources[0].records == 3
 
 

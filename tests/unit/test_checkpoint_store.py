@@ -139,13 +139,13 @@ def manifest_edited(folder: Path) -> None:
     (folder / "manifest.json").write_text(text)
 
 
-@damage("it is written in format 2, this version reads format 1")
+@damage("it is written in format 2, this crossfoot reads format 1")
 def newer_format(folder: Path) -> None:
     text = (folder / "manifest.json").read_text().replace('"format": 1', '"format": 2')
     (folder / "manifest.json").write_text(text)
 
 
-@damage("its manifest is of step 11")
+@damage("its manifest says 11 steps")
 def another_ones_files(folder: Path) -> None:
     other = half_made(folder.parents[1], 11)
     shutil.rmtree(folder)
@@ -311,7 +311,7 @@ def test_a_save_that_was_cut_off_is_named_and_not_taken(tmp_path: Path) -> None:
     assert (finding.code, finding.severity) == ("CF762", "warning")
     assert finding.place is not None
     assert finding.place.file == str(partial)
-    assert finding.notes == ("step-000008 is used",)
+    assert finding.notes[0] == "step-000008 is used"
 
 
 def test_what_is_not_whole_is_not_committed(tmp_path: Path) -> None:

@@ -53,6 +53,29 @@ def test_every_row_declares_the_severities_that_are_made() -> None:
     assert made == declared
 
 
+def test_the_first_line_of_a_page_is_a_whole_sentence() -> None:
+    """It is the heading in docs/findings.md, and all that a list shows."""
+    for row in all_codes():
+        first, *rest = row.page.splitlines()
+        assert first.endswith(".") and len(first) <= 108 and (not rest or not rest[0]), row.code
+
+
+def test_a_finding_has_a_help_and_a_title_without_a_capital_but_of_a_name() -> None:
+    for path in SOURCE.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(call, ast.Call)
+                and getattr(call.func, "id", "") == "Finding"
+                and len(call.args) > 1
+            ):
+                named = {keyword.arg: keyword.value for keyword in call.keywords}
+                is_note = ast.unparse(named.get("severity", ast.Constant(""))) == "'note'"
+                assert is_note or "helps" in named, f"{path.name}:{call.lineno}"
+                title = call.args[1].values[0] if isinstance(call.args[1], ast.JoinedStr) else call.args[1]
+                words = str(title.value) if isinstance(title, ast.Constant) else ""
+                assert not re.match(r"[A-Z][a-z]+\b", words), f"{path.name}: {words}"
+
+
 def test_no_row_is_there_for_nothing() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
     quoted = Counter(word for text in texts.values() for word in re.findall(r'"(CF\d{3})"', text))

@@ -76,7 +76,15 @@ def test_what_a_file_says_of_other_things_stays_and_auto_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "stage"), [({}, 0), ({"zero_optimization": {"stage": 3}}, 3), ({"zero_optimization": True}, 0)]
+    ("file", "stage"),
+    [
+        ({}, 0),
+        ({"zero_optimization": {"stage": 3}}, 3),
+        ({"zero_optimization": {"stage": "2"}}, 2),
+        ({"zero_optimization": {"stage": 2.0}}, 2),
+        ({"zero_optimization": True}, 1),
+        ({"zero_optimization": False}, 0),
+    ],
 )
 def test_the_stage_of_a_file(file: dict[str, Any], stage: int) -> None:
     assert zero_stage(file) == stage
@@ -92,3 +100,58 @@ def test_the_optimizer_is_the_config_s() -> None:
     }
     sgd = owned_optimizer(config_of(name="sgd", weight_decay=0.1))
     assert list(sgd.values()) == ["sgd", 0, None, None]
+
+
+OFF: dict[str, Any] = {"enabled": False}
+LEFT_OUT: tuple[dict[str, Any], ...] = (
+    {"optimizer": {"type": "AdamW", "params": {"lr": 1}}},
+    {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}},
+    *({name: {"enabled": True}} for name in ("tensorboard", "wandb", "comet", "csv_monitor")),
+    {"amp": OFF, "elasticity": OFF, "sparse_gradients": False, "eigenvalue": {"enabled": False, "tol": 1}},
+    {"compression_training": {"weight_quantization": {"shared_parameters": OFF}}},
+    {"flops_profiler": {"enabled": False, "top_modules": "many"}, "comms_logger": OFF, "autotuning": None},
+    {"activation_checkpointing": {"profile": True}, "checkpoint": {"load_universal": True}},
+    {"data_efficiency": {"enabled": False, "data_sampling": {"curriculum_learning": OFF}}},
+)
+
+
+@pytest.mark.parametrize("file", LEFT_OUT, ids=lambda file: "+".join(file))
+def test_what_is_off_or_not_deepspeed_s_business_is_left_out(file: dict[str, Any]) -> None:
+    assert resolve_deepspeed(file, config_of(), uneven()) == resolve_deepspeed({}, config_of(), uneven())
+
+
+@pytest.mark.parametrize(
+    ("inside", "handed"),
+    [
+        ({"stage": 2, "stage3_max_live_parameters": "x", "offload_param": {"device": "cpu"}}, {"stage": 2}),
+        ({"stage": 0, "offload_optimizer": {"device": "cpu"}}, {"stage": 0}),
+        ({"stage": 3, "offload_param": {"device": "none", "nonsense": 1}}, {"stage": 3}),
+        ({"stage": 3, "param_persistence_threshold": 5}, {"stage": 3, "param_persistence_threshold": 5}),
+        ({"stage": 3, "mics_shard_size": -1, "elastic_checkpoint": True}, {"stage": 3}),
+        ({"stage": 2, "cpu_offload": False, "cpu_offload_use_pin_memory": True}, {"stage": 2}),
+        ({"stage": 2, "cpu_offload": True}, {"stage": 2, "offload_optimizer": {"device": "cpu"}}),
+        ({"stage": 3, "cpu_offload_param": "yes"}, {"stage": 3, "offload_param": {"device": "cpu"}}),
+        ({"stage": "1", "overlap_comm": "off"}, {"stage": 1, "overlap_comm": False}),
+    ],
+)
+def test_zero_is_handed_over_in_the_words_of_today(inside: dict[str, Any], handed: dict[str, Any]) -> None:
+    given = resolve_deepspeed({"zero_optimization": inside}, config_of(), uneven())
+    assert given["zero_optimization"] == handed
+
+
+def test_the_oldest_forms() -> None:
+    old = {"zero_optimization": True, "allgather_size": 5}
+    given = resolve_deepspeed(old, config_of(), uneven())
+    assert given["zero_optimization"] == {"stage": 1, "allgather_bucket_size": 5}
+    assert resolve_deepspeed({"zero_optimization": False}, config_of(), uneven())["zero_optimization"] == {
+        "stage": 0
+    }
+    name = "stage3_gather_fp16_weights_on_model_save"
+    given = resolve_deepspeed({"zero_optimization": {"stage": 3, name: True}}, config_of(), uneven())
+    assert given["zero_optimization"] == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    both = {"stage": 2, "cpu_offload": True, "offload_optimizer": {"device": "none", "pin_memory": True}}
+    given = resolve_deepspeed({"zero_optimization": both}, config_of(), uneven())
+    assert given["zero_optimization"]["cpu_offload"] is True, "they contradict each other: CF319"
+    assert resolve_deepspeed({"bf16": True, "fp16": False}, config_of("bfloat16"), uneven())["bf16"] == {
+        "enabled": True
+    }

@@ -340,7 +340,7 @@ def test_slots_of_a_hostfile_are_held_against_the_gpus() -> None:
 def test_a_node_that_cannot_be_looked_at_is_named_with_the_repair(why: str, help_: str) -> None:
     (finding,) = found(Node("node9", problem=why), needs=Needs())
     assert (finding.code, finding.severity) == ("CF400", "error")
-    assert finding.title == f"node9 cannot be looked at: {why}"
+    assert finding.title == f"node9 cannot be looked at: {why.rstrip('.')}"
     assert help_ in finding.helps[0]
 
 

@@ -334,8 +334,8 @@ def test_an_attempt_is_forgotten_and_what_was_judged_before_stays(run_dir: Path)
         (
             _verdict("silent", LOST),
             """\
-error[CF773]: rank 1 on node2 is lost: silent for 601 s, last seen in step 12
-  = note: rank 1 on node2: last seen in step 12, 601 s before
+error[CF773]: rank 1 on node2 is lost: silent for 601 s, last seen in step 13
+  = note: rank 1 on node2: last seen in step 13, 601 s before
   = note: noticed by rank 0 on node1; all ranks end
   = help: look for the last log lines of rank 1; and the system log of node2
   = help: go on from the last checkpoint: crossfoot train CONFIG --continue RUN
@@ -346,9 +346,9 @@ error[CF773]: rank 1 on node2 is lost: silent for 601 s, last seen in step 12
         (
             _verdict("gone", replace(LOST, state="gone", silent_seconds=8.0, phase="saving"), said="torch X"),
             """\
-error[CF773]: rank 1 on node2 is gone: it was last seen writing a checkpoint, at step 12
+error[CF773]: rank 1 on node2 is gone: it was last seen writing a checkpoint after 12 steps
   = note: torch X
-  = note: rank 1 on node2: last seen writing a checkpoint, at step 12, 8 s before
+  = note: rank 1 on node2: last seen writing a checkpoint after 12 steps, 8 s before
   = note: rank 1 on node2: its process 4711 is gone
   = note: noticed by rank 0 on node1; all ranks end
   = help: look for the last log lines of rank 1; and the system log of node2
@@ -359,9 +359,9 @@ error[CF773]: rank 1 on node2 is gone: it was last seen writing a checkpoint, at
         (
             _verdict("failed", LOST, said="out of memory"),
             """\
-error[CF773]: rank 1 on node2 failed in step 12
+error[CF773]: rank 1 on node2 failed in step 13
   = note: it says: out of memory
-  = note: rank 1 on node2: last seen in step 12, 601 s before
+  = note: rank 1 on node2: last seen in step 13, 601 s before
   = help: look for the last log lines of rank 1
   = help: go on from the last checkpoint: crossfoot train CONFIG --continue RUN
 
@@ -370,9 +370,9 @@ error[CF773]: rank 1 on node2 failed in step 12
         (
             _verdict("stuck", replace(LOST, where="f (a/b.py:3)")),
             """\
-error[CF774]: no rank has done anything for 600 s; least far is rank 1 on node2, in step 12
-  = note: rank 0 on node1: in step 12, in wait (c10d.py:7), still for 601 s
-  = note: rank 1 on node2: in step 12, in f (a/b.py:3), still for 601 s, its heart silent for 601 s
+error[CF774]: no rank has done anything for 600 s; least far is rank 1 on node2, in step 13
+  = note: rank 0 on node1: in step 13, in wait (c10d.py:7), still for 601 s
+  = note: rank 1 on node2: in step 13, in f (a/b.py:3), still for 601 s, its heart silent for 601 s
   = help: look at what rank 1 on node2 hangs in
   = help: look at the network between node1, node2
   = help: if a step may take longer than that, raise faults.timeout_seconds
@@ -397,7 +397,7 @@ def test_a_broken_connection_with_nobody_lost_says_where_all_are() -> None:
     assert finding.code == "CF423"
     assert finding.notes[:2] == (
         "torch.distributed says: Connection reset",
-        "rank 0 on node1: in step 12, in wait (c10d.py:7), still for 601 s",
+        "rank 0 on node1: in step 13, in wait (c10d.py:7), still for 601 s",
     )
 
 

@@ -112,7 +112,7 @@ def test_many_batches_are_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert steps[0] == (7, 50) and steps[-1] == (50, 50)
     assert pieces.address == whole.address
-    for name in ("tokens", "trained", "offsets", "digests", "lines", "lengths"):
+    for name in ("tokens", "trained", "offsets", "digests", "numbers", "lengths"):
         assert np.array_equal(getattr(whole, name), getattr(pieces, name)), name
     assert (np.diff(whole.offsets) == whole.lengths).all()
     for i in range(50):
@@ -175,7 +175,7 @@ def test_an_added_pad_token_is_no_row_and_may_not_be_trained(tmp_path: Path) -> 
     folder = write(tmp_path / "padded", JSON["pad added in the file"]())
     path = jsonl(tmp_path / "a.jsonl", GOOD, {**GOOD, "output": "a [PAD] b"})
     index = built(tmp_path, path, tokenizer=folder, bad_samples="skip", special_text="tokens")
-    assert [(r.line, r.code) for r in index.rejects] == [(2, "CF511")]
+    assert [(r.place.line, r.code) for r in index.rejects] == [(2, "CF511")]
     assert index.lengths[0] > 100  # the file's own truncation to 8 tokens is not ours
     assert index.tokens.max() < index.header.tokenizer.vocabulary == 260
 
@@ -228,8 +228,8 @@ def test_chinese_llama_2_on_real_instructions(tmp_path: Path) -> None:
         prompt = [1, *oracle.encode(alpaca2(rows[i]["instruction"], rows[i]["input"]))]
         assert ids.tolist() == [*prompt, *oracle.encode(rows[i]["output"]), 2]
         assert trained.tolist() == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
-    lines = ALPACA.read_text(encoding="utf-8").split("\n")
-    assert all(lines[line - 1].strip() == "{" for line in index.lines)
+    assert index.numbers.tolist() == list(range(1, 1001))
+    assert index.origin(16) == f"{ALPACA}, record 17"
     assert set(run.config.data.train) == {str(ALPACA)} and index.header.tokenizer.vocabulary == 55296
 
 

@@ -57,7 +57,7 @@ def test_a_good_index(planned: tuple[RunPlan, dict[str, Any]]) -> None:
 def test_a_damaged_index(planned: tuple[RunPlan, dict[str, Any]]) -> None:
     plan, lock = planned
     assert plan.index is not None
-    for name in ("tokens", "trained", "digests", "offsets", "lines"):
+    for name in ("tokens", "trained", "digests", "offsets", "numbers"):
         path = Path(array_path(plan.index.folder, name))
         whole = path.read_bytes()
         path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
@@ -166,7 +166,7 @@ def test_an_index_of_an_older_program(planned: tuple[RunPlan, dict[str, Any]]) -
     assert kinds(plan.run.run_dir, lock)[0] == ["index differs"]
     older = {**lock, "index": {k: v for k, v in lock["index"].items() if k != "arrays_sha256"}}
     found, notes = kinds(plan.run.run_dir, older)
-    assert not found and "format 1, not 3: nothing of it was looked at" in notes[0]
+    assert not found and "format 1, not 4: nothing of it was looked at" in notes[0]
 
 
 def test_the_receipt_does_not_foot(planned: tuple[RunPlan, dict[str, Any]]) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.launch.dry_run import make_room, report
-from crossfoot.launch.resolving import run_dir_word
 from crossfoot.ledger.witness import StepWitness
 from crossfoot.runs.dry_run import MARK, compare_with_dry_run, dry_dir_of
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.reader import read_run
+from crossfoot.written.overriding import setting
 from crossfoot.written.run_file import load_run
 from ledger_cases import Job, sealed, six_samples
 from support.launching import small_config
@@ -85,7 +85,7 @@ def test_another_loss_is_a_warning_with_both_values(runs: Runs, factor: float) -
     assert isinstance(found, Finding)
     assert (found.code, found.severity) == ("CF490", "warning")
     entry = json.loads(runs.real.ledger.read_text().splitlines()[1])
-    assert f"step 2 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
+    assert f"step 3 had loss {float(entry['loss']):.7g} here and 2 in the dry run" == found.title
 
 
 def test_bfloat16_rounds_more(runs: Runs) -> None:
@@ -173,9 +173,8 @@ def test_the_page_shows_losses_receipt_and_what_the_cluster_needs(runs: Runs) ->
 
 def test_the_folder_of_the_dry_run_is_beside_the_run() -> None:
     assert dry_dir_of("runs/small") == "runs/small-dryrun"
-    assert run_dir_word("runs/small") == "run.dir=runs/small"
-    assert run_dir_word("runs/a b") == 'run.dir="runs/a b"'
-    assert run_dir_word("123") == 'run.dir="123"'
+    assert setting("run.dir", "runs/small") == "run.dir=runs/small"
+    assert setting("run.dir", "123") == 'run.dir="123"'
 
 
 @pytest.mark.parametrize(

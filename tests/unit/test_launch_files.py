@@ -84,8 +84,13 @@ def test_what_cannot_be_read_is_a_finding(tmp_path: Path, monkeypatch: pytest.Mo
             {"--qos": "normal", "--exclude": "node3", "--nodes": "4"},
         ),
         ("#SBATCH -N 2 -N 3", {"--nodes": "3"}),
-        ("   #SBATCH --nodes=2", {}),
-        ("# SBATCH --nodes=2", {}),
+        ("   #SBATCH --nodes=2", "no_directive"),
+        ("# SBATCH --nodes=2", "no_directive"),
+        ("#sbatch --nodes=2", "no_directive"),
+        ("\uff03SBATCH --nodes=2", "no_directive"),
+        ("#SBATCH\u3000--nodes=2", "look_alike"),
+        ("#SBATCH \u2013\u2013nodes=2", "look_alike"),
+        ("# SBATCH lines follow", {}),
         ("##SBATCH --nodes=2", {}),
         ("#SBATCH --nodes=2;", "value"),
         ("#SBATCH --nodes=$N", "value"),
@@ -147,7 +152,7 @@ def test_a_number_has_the_place_where_it_is_written(read) -> None:
     file = read(f"N=8\nLAUNCH='torchrun --nnodes=2'\n{command}")
     assert said(file) == [("num_nodes", 2, "2:27"), ("gpus_per_node", 8, "1:3")]
     assert str(file.statements[1].used_at) == "launch:3:9"
-    assert file.config is not None and (file.config[0], str(file.config[1])) == ("a.yaml", "launch:3:60")
+    assert file.config is not None and (file.config.path, str(file.config.place)) == ("a.yaml", "launch:3:60")
 
 
 def test_a_number_put_together_has_the_place_of_its_end(read) -> None:
@@ -158,11 +163,14 @@ def test_a_number_put_together_has_the_place_of_its_end(read) -> None:
 def test_overrides_and_the_config_behind_the_script(read) -> None:
     command = "python -u train.py configs/a.yaml batch.micro_batch_size=4 --stop-after 3 train.epochs=2\n"
     file = read(f"cd sub\n{command}")
-    assert file.config[0] == "sub/configs/a.yaml"
+    assert file.config.path == "sub/configs/a.yaml"
     assert [word for word, _ in file.overrides] == ["batch.micro_batch_size=4", "train.epochs=2"]
     for start in ("crossfoot train", "python -m crossfoot train", "deepspeed --module crossfoot train"):
-        assert read(f"{start} a.yaml\n").config[0] == "a.yaml"
-    assert read('cd "$(dirname "$0")/.."\npython train.py a.yaml\n').config is None, "who knows where that is"
+        assert read(f"{start} a.yaml\n").config.path == "a.yaml"
+    there = read('cd "$(dirname "$0")/.."\npython train.py a.yaml\n').config
+    assert there.is_elsewhere and there.is_same("configs/a.yaml"), "who knows where that is"
+    assert not there.is_same("configs/b.yaml")
+    assert read("python train.py /cluster/a.yaml\n").config.is_same("a.yaml"), "not on this machine"
     assert read("python train.py $1\n").config is None
     assert read("crossfoot check a.yaml\n").config is None
 
@@ -237,7 +245,7 @@ def test_a_job_s_variables() -> None:
 @pytest.mark.parametrize("name", MATCHING)
 def test_scripts_of_the_field_name_their_config(read, name: str) -> None:
     Path("hosts").write_text(HOSTFILE)
-    assert read(MATCHING[name]).config[0] == "config.yaml"
+    assert read(MATCHING[name]).config.path == "config.yaml"
 
 
 def _layer(**values: str) -> Layer:

@@ -165,7 +165,7 @@ def test_what_is_rendered_for_unequal_nodes_gives_no_finding(
             assert main(["check", "config.yaml", *words, f"./{path}"]) == 0
             assert "nothing found" in capsys.readouterr().out
     if kind != "dry-run":
-        assert main(["check", "config.yaml", "cluster.gpus_per_node=5", f"./{written[0]}"]) == 1
+        assert main(["check", "--strict", "config.yaml", "cluster.gpus_per_node=5", f"./{written[0]}"]) == 1
 
 
 @pytest.mark.parametrize(("node", "ranks"), [("0", "4"), ("1", "1")])
@@ -199,7 +199,7 @@ def test_slurm_is_told_the_tasks_in_all(
 
 def test_a_launch_knows_its_node_by_the_hostfile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["launch", "config.yaml", UNEQUAL, "--to", "torchrun", "--hostfile", "unequal"]
-    options = options_of(_parser().parse_args(words))
+    options = options_of(_parser()[0].parse_args(words))
     job = make_job(read_run_for("config.yaml", [UNEQUAL], options), [UNEQUAL], options, {})
     assert job.is_numbered
     monkeypatch.setattr("socket.gethostname", lambda: "n2.cluster")
@@ -375,7 +375,7 @@ def test_bash_hands_over_exactly_the_words(folder: Path, kind: str) -> None:
     odd.mkdir()
     config = odd / "con fig.yaml"
     config.write_text(Path("config.yaml").read_text())
-    arguments = _parser().parse_args(["launch", str(config), "--to", target, *options])
+    arguments = _parser()[0].parse_args(["launch", str(config), "--to", target, *options])
     options = options_of(arguments)
     checked = read_run_for(str(config), _nodes(kind), options)
     job = make_job(checked, _nodes(kind), options, {}, stem=str(odd / "a  b"))
@@ -395,7 +395,7 @@ def test_bash_hands_over_exactly_the_words(folder: Path, kind: str) -> None:
 def test_variables_for_other_hosts_are_in_no_file(folder: Path) -> None:
     """deepspeed reads DS_ENV_FILE once for the home folder and once for this one."""
     target, options = TARGETS["pdsh"]
-    options_given = options_of(_parser().parse_args(["launch", "config.yaml", "--to", target, *options]))
+    options_given = options_of(_parser()[0].parse_args(["launch", "config.yaml", "--to", target, *options]))
     job = make_job(
         read_run_for("config.yaml", _nodes("pdsh"), options_given),
         _nodes("pdsh"),

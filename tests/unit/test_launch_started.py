@@ -42,7 +42,7 @@ def end(number, frame):
         folder = run / "attempt-001"
         folder.mkdir(parents=True, exist_ok=True)
         said = {"format": 1, "reason": "signal", "step": 1, "exit_code": ends[number], "planned_steps": 2}
-        said |= {"validation_loss": None, "adapter_path": None}
+        said |= {"validation_loss": None, "saved_path": None}
         (folder / "ending.json").write_text(json.dumps(said))
     os._exit(ends[number])
 for number in ends:

@@ -16,13 +16,14 @@ from crossfoot.data import measuring
 from crossfoot.data import tokenizer as loading
 from crossfoot.data.look import DataLook
 from crossfoot.data.records import read_records
-from crossfoot.data.sampling import some_records, with_line
+from crossfoot.data.sampling import located, some_records
 from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
+from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import load_run
 from index_cases import GOOD, jsonl, written_run
 from support.launching import ROOT
@@ -70,9 +71,11 @@ def test_the_index_refuses_the_same_records(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         ensure_index(run, run.config.data.train, is_builder=True)
     look = look_at(run)
-    assert codes(look) == [("CF509", 4), ("CF507", 6), ("CF509", 10)]
-    assert {(f.code, f.place, f.label) for f in look.findings} == {
-        (f.code, f.place, f.label) for f in caught.value.findings
+    assert codes(look) == [("CF509", 4), ("CF507", 6)]
+    assert look.findings[0].title.startswith("2 prompts fill the window")
+    assert [place.line for place, _ in look.findings[0].others] == [10]
+    assert {(f.code, f.title, f.place, f.label, f.others) for f in look.findings} == {
+        (f.code, f.title, f.place, f.label, f.others) for f in caught.value.findings
     }
 
 
@@ -134,9 +137,10 @@ def test_a_file_that_is_listed_twice_is_read_once(tmp_path: Path) -> None:
 def test_an_empty_file_and_files_that_cannot_be_opened(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    look = look_at(written_run(tmp_path, [str(empty), str(tmp_path / "absent.jsonl")]))
-    assert [finding.code for finding in look.findings] == ["CF505"]
-    assert look.records == 0
+    run = written_run(tmp_path, [str(empty), str(tmp_path / "absent.jsonl")])
+    assert (look_at(run).findings, look_at(run).records) == ((), 0)
+    found = read_and_check(run.path, []).findings
+    assert {finding.code for finding in found} >= {"CF505", "CF501"}
 
 
 @pytest.fixture
@@ -180,21 +184,26 @@ def test_a_bad_record_in_a_large_file_has_its_line(tmp_path: Path, small_reads: 
     rows = [{**record(n), "output": ""} for n in range(300)]
     file = write(tmp_path, rows, ending)
     look = look_at(written_run(tmp_path, [file]))
-    assert {finding.code for finding in look.findings} == {"CF507", "CF512"}
+    (finding,) = look.findings
+    assert finding.code == "CF507" and finding.title.startswith("at least ")
+    assert not any("bad_samples" in help_ for help_ in finding.helps), "nothing would be left"
+    places = [finding.place, *(place for place, _ in finding.others)]
+    assert len(set(places)) == 3
     lines = Path(file).read_text(encoding="utf-8").splitlines()
-    for finding in look.findings[:-1]:
-        assert finding.place is not None
-        text = lines[finding.place.line - 1]
-        assert ("{" in text) if ending == "json" else json.loads(text)["output"] == ""
-    assert len({finding.place for finding in look.findings}) == 20
-    assert "at least" in look.findings[-1].label
+    for place in places:
+        assert place is not None
+        if ending == "jsonl":
+            assert json.loads(lines[place.line - 1])["output"] == "" and not place.part
+            continue
+        number = int(place.part.removeprefix("record "))
+        assert lines[place.line].strip() == json.dumps("instruction") + f': "q{number - 1:05}",'
 
 
 def test_some_documents_of_plain_text(tmp_path: Path, small_reads: None) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("\ufeff第一行\n\n第三行\r\n".encode() + b"\xff\n" + "第五行\n".encode() * 30)
     found = list(read_records(str(file), "pretrain"))
-    assert [one.line for one in found[:4]] == [1, 3, 4, 5]
+    assert [one.number for one in found[:4]] == [1, 3, 4, 5]
     assert [getattr(one, "code", "") for one in found[:4]] == ["", "", "CF504", ""]
     assert found[1].value == {"text": "第三行"}
     look = look_at(written_run(tmp_path, [str(file)], task="pretrain"))
@@ -214,7 +223,7 @@ def test_lines_are_counted_up_to_a_record(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(50)))
     for one in list(some_records(file, "sft", 10))[1:]:
         problem = looking.Problem("CF507", 0, "x")
-        line = with_line(problem, file, one.start).line
+        line = located(problem, file, one.start).number
         assert int(one.found.value["instruction"][1:]) == line - 1
 
 
@@ -326,7 +335,7 @@ def test_the_shipped_data_is_good(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_data_of_which_skip_leaves_nothing_is_refused_as_the_index_refuses_it(
     tmp_path: Path, key: str, window: int
 ) -> None:
-    bad = {"conversations": []} if window == 256 else GOOD  # without an instruction, or with a long prompt
+    bad = {"instruction": "q"} if window == 256 else GOOD  # without an output, or with a long prompt
     files = {"train": jsonl(tmp_path / "a.jsonl", GOOD), key: jsonl(tmp_path / "b.jsonl", bad, bad)}
     run = written_run(
         tmp_path,
@@ -346,6 +355,6 @@ def test_a_large_file_of_which_skip_leaves_nothing_is_refused_by_what_was_looked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(looking, "WHOLE_BYTES", 100)
-    path = jsonl(tmp_path / "a.jsonl", *[{"conversations": [str(i)]} for i in range(300)])
+    path = jsonl(tmp_path / "a.jsonl", *[{"instruction": str(i)} for i in range(300)])
     (finding,) = look_at(written_run(tmp_path, [path], bad_samples="skip")).findings
     assert finding.code == "CF505" and finding.label == looking.NOTHING_LEFT

@@ -16,6 +16,7 @@ from crossfoot.data.tiny_tokenizer import tiny_tokenizer
 from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.look import index_findings, look_at
+from crossfoot.written.run_file import load_run
 from index_cases import held, jsonl, written_run
 
 TEXT = "The quick brown fox, 敏捷的狐狸 jumps"  # 27 letters and signs, 5 of them Chinese
@@ -144,5 +145,11 @@ def test_data_in_a_script_that_the_tokenizer_does_not_have(
         assert found[0].notes[-1] == "for example: 今天天气真不错"
         with pytest.raises(Refused, match="CF554"):
             held(run)  # also where its index is there
+        accepting = load_run(
+            run.path, ["checks.accept.characters-lost=a language that it shall learn to name"]
+        )
+        (accepted,) = [one for one in look_at(accepting).findings if one.code == "CF554"]
+        assert accepted.counts_as == "accepted"
+        held(accepting)
     else:
         held(run)

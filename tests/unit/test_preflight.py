@@ -250,11 +250,11 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     told = {"RANK": 0, "WORLD_SIZE": sum(layout), "LOCAL_RANK": 0, "LOCAL_SIZE": layout[0]}
     told |= {"CROSS_RANK": 0, "CROSS_SIZE": len(layout)}
     world = read_world({name: str(number) for name, number in told.items()})
-    plan = SimpleNamespace(zero_stage=2, run=SimpleNamespace(index_dir="index"))
+    plan = SimpleNamespace(zero_stage=2, run=SimpleNamespace(index_dir="index", path="my.yaml", overrides=()))
     work = SimpleNamespace(
         world=world, resume_point=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), resumed=None
     )
-    paper = acquire._attempt(work, {})  # type: ignore[arg-type]
+    paper = acquire._attempt(work, (), {})  # type: ignore[arg-type]
     assert (paper.gpus_per_node, paper.num_nodes, paper.world_size) == (gpus, len(layout), sum(layout))
 
 

@@ -128,8 +128,8 @@ def test_steps_outside_the_run_have_no_rate() -> None:
             "rule linear follows the batch, but reference_batch is not given",
             ("lr.reference_batch", "lr.rule"),
             (
-                "set lr.reference_batch to the samples per step that 0.0001 was right for; "
-                "64, this run's batch, keeps 0.0001",
+                "set lr.reference_batch to 64, this run's batch, to keep 0.0001, "
+                "or to the samples per step that 0.0001 was right for",
                 "or set lr.rule to none: the peak is 0.0001 whatever the batch",
             ),
         ),

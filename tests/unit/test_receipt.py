@@ -156,7 +156,7 @@ def test_lines_missing_double_or_out_of_order() -> None:
     beyond = make_receipt(LOCK, [zero, one, two, replace(two, step=3)], FINISHED)
     assert kinds(beyond) == ["step not planned"]
     cut = make_receipt(LOCK, [zero], Ending("signal", 3, 75, 3))
-    assert [c.message for c in cut.causes] == ["the ledger has no line for steps 1 to 2"]
+    assert [c.message for c in cut.causes] == ["the ledger has no line for steps 2 to 3"]
 
 
 def test_a_line_must_add_up_across_its_ranks_and_explain_its_differences() -> None:
@@ -184,7 +184,7 @@ def test_a_lock_that_promises_something_else_does_not_foot() -> None:
 
 
 def test_how_it_reads() -> None:
-    ending = replace(FINISHED, validation_loss=1.25, adapter_path="runs/tiny/adapter")
+    ending = replace(FINISHED, validation_loss=1.25, saved_path="runs/tiny/adapter")
     lines = render_receipt(make_receipt(LOCK, ledger(), ending)).splitlines()
     assert (
         lines[0]
@@ -195,16 +195,23 @@ def test_how_it_reads() -> None:
     assert lines[11:] == ["foots: yes", "validation loss  1.25", "adapter          runs/tiny/adapter"]
 
 
-def test_ten_causes_are_shown_and_the_rest_counted() -> None:
+def test_three_causes_of_a_kind_are_shown_and_the_rest_counted() -> None:
     def fault(step: int, told: list[StepWitness]) -> list[StepWitness]:
         return [replace(witness, lr=1.0 + witness.rank, applied=False) for witness in told]
 
     lines = render_receipt(make_receipt(LOCK, ledger(fault), FINISHED)).splitlines()
     at = lines.index("foots: no")
-    assert lines[at + 1].startswith("  CF719  step 0, rank 0: rank 0 stepped at rate 1.0, planned 1e-05")
-    assert len(lines) == at + 12 and lines[-1] == "  and 2 more"
+    assert lines[at + 1].startswith("  CF719  step 1, rank 0: rank 0 stepped at rate 1.0, planned 1e-05")
+    assert [line[:7] for line in lines[at + 1 :]].count("  CF719") == 3
+    assert lines[at + 4 : at + 7] == [
+        "         and 3 more; all in steps 1, 2 and 3, on ranks 0 and 1",
+        "         how much: 3 of 3 steps (100 %), 33300 to 200000 times as much as planned",
+        "         weights:  moved at other rates than planned; not the planned ones: train again",
+    ]
+    assert len({line for line in lines if line.startswith("  help: ")}) == 4
+    assert [line.startswith("  help: ") for line in lines[-5:]] == [False, True, True, True, True]
     first = render_receipt(make_receipt(LOCK, ledger(skipped), FINISHED)).splitlines()[12]
-    assert first.startswith("  CF710  step 1, rank 1, forward 1: ") and first.endswith("  data.json:8")
+    assert first.startswith("  CF710  step 2, rank 1, forward 1: ") and first.endswith("  data.json:8")
 
 
 def run_folder(folder: Path, lines: list[StepEntry], ending: Ending | None = FINISHED) -> str:
@@ -232,6 +239,7 @@ def test_the_files_give_the_same_receipt(tmp_path: Path, change: Any) -> None:
     assert document["foots"] is later.foots and document["validation_loss"] == "inf"
     assert set(document["rows"][0]) == {"name", "planned", "real", "difference"}
     assert len(document["causes"]) == len(later.causes)
+    assert [one["code"] for one in document["summary"]] == [one.code for one in later.summary]
 
 
 def test_a_torn_last_line_is_noted(tmp_path: Path) -> None:
@@ -333,7 +341,7 @@ def test_a_line_of_an_attempt_before_its_own_first_step(tmp_path: Path) -> None:
     run.ledger.write_text("".join([*lines[:3], lines[3].replace('"attempt":1', '"attempt":2'), *lines[4:]]))
     receipt = receipt_of(str(tmp_path))
     assert kinds(receipt) == ["step out of order"] and not receipt.foots
-    assert "of attempt 2, which began at step 4" in receipt.causes[0].message
+    assert "of attempt 2, which began with step 5" in receipt.causes[0].message
 
 
 def test_two_attempts_that_ran_at_once_are_noted(tmp_path: Path) -> None:

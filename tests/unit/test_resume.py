@@ -259,7 +259,7 @@ def test_what_is_left_to_do_of_a_run_whose_steps_are_done(run: RunFile) -> None:
     job.run(4, ending=Ending("stop_after", 4, 0, 4))
     assert code(4) == code(0) == code(4, 4) == code(4, is_repeated=True) == "goes on"
     assert code(4, 3) == "CF747 1"
-    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6, adapter_path="adapter"))
+    job.run(6, first_step=4, ending=Ending("finished", 6, 0, 6, saved_path="adapter"))
     assert code(6) == code(4) == code(6, is_repeated=True) == "goes on", "the adapter is not there"
     assert code(0) == code(0, is_repeated=True) == "CF747 1", "nothing holds the weights"
     saved_adapter(folder / "adapter")
@@ -387,7 +387,7 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
     with pytest.raises(Refused) as caught:  # step 2 held the 3 samples that were left
         held(3, of(epochs=2))
     (finding,) = caught.value.findings
-    assert finding.code == "CF745" and "step 2 4 samples, and it was trained with 3" in finding.title
+    assert finding.code == "CF745" and "step 3 4 samples, and it was trained with 3" in finding.title
     with pytest.raises(Refused, match="makes a run of 2 steps, and 3 steps are done"):
         held(3, of(max_steps=2))
 

@@ -1,4 +1,4 @@
-"""CF306, CF307 and CF320 to CF329: what in a DeepSpeed file would change the run, and what would not."""
+"""CF320 to CF331: what in a DeepSpeed file would change the run, and what would not."""
 
 from __future__ import annotations
 
@@ -20,63 +20,6 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
 
 def told(findings: tuple[Finding, ...]) -> list[str]:
     return [f"{finding.severity} {finding.code}" for finding in findings]
-
-
-# ---- the blocks that crossfoot owns
-
-
-def test_both_numbers_of_a_parameter_that_is_left_out(look: Look) -> None:
-    (finding,) = look({**ZERO_1, "optimizer": {"type": "AdamW", "params": {}}}, "optimizer.weight_decay=0.1")
-    assert finding.notes == (
-        "lr is left out: DeepSpeed would take 0.001, the run asks for 0.0001",
-        "weight_decay is left out: DeepSpeed would take 0.0, the run asks for 0.1",
-    )
-    block = {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}}
-    (finding,) = look({**ZERO_1, "optimizer": block}, "optimizer.weight_decay=0.1")
-    assert finding.notes == ("weight_decay is left out: DeepSpeed would take 0.01, the run asks for 0.1",)
-    assert look(fixed(finding)) == ()
-
-
-@pytest.mark.parametrize(
-    ("block", "note"),
-    [
-        ({"type": "AdamW", "param": {"lr": 1}}, "DeepSpeed passes over optimizer.param; it reads params"),
-        (
-            {"type": "SGD", "params": {"learnin_rate": 1}},
-            "SGD has no parameter learnin_rate: DeepSpeed stops",
-        ),
-        (
-            {"type": "Adam", "params": {"beta": [0, 0]}},
-            "Adam has no parameter beta: DeepSpeed stops (betas?)",
-        ),
-    ],
-)
-def test_a_misspelt_parameter(look: Look, block: dict[str, Any], note: str) -> None:
-    (finding,) = look({**ZERO_1, "optimizer": block})
-    assert finding.code == "CF306" and note in finding.notes
-
-
-def test_numbers_that_differ_have_no_fix(look: Look) -> None:
-    (finding,) = look({**ZERO_1, "optimizer": {"type": "AdamW", "params": {"lr": 2e-5}}})
-    assert finding.helps[1] == "lr 2e-05 belongs in the run config: lr.reference: 2e-05" and not finding.fix
-    every = {"lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
-    (finding,) = look({**ZERO_1, "optimizer": {"type": "AdamW", "params": every}})
-    assert (finding.notes, finding.helps) == ((), ("remove the optimizer block",)) and finding.fix
-    for odd in ("AdamW", None, [], {"type": 3, "params": 4}, {"type": "NoSuch", "params": {"x": 1}}):
-        assert told(look({**ZERO_1, "optimizer": odd})) == ["error CF306"]
-
-
-def test_a_scheduler_s_own_defaults(look: Look) -> None:
-    block = {"scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 9}}}
-    (finding,) = look({**ZERO_1, **block})
-    assert finding.notes == (
-        "warmup_num_steps is left out: DeepSpeed would take 1000, the run has no warm-up",
-        "cos_min_ratio is left out: DeepSpeed would take 0.0001, the run asks for 0.0",
-    )
-    (finding,) = look({**ZERO_1, **block}, "lr.warmup_steps=5")
-    assert finding.notes[0].endswith("would take 1000, the run asks for 5")
-    (finding,) = look({**ZERO_1, **block}, "lr.warmup_fraction=0.1")
-    assert len(finding.notes) == 1
 
 
 # ---- the scale of the gradient
@@ -189,7 +132,9 @@ def test_both_precisions_are_said_to_stop_deepspeed(look: Look) -> None:
         ({"dataloader_drop_last": True}, ["warning CF328"]),
         ({"compile": {"deepcompile": True}}, ["warning CF328"]),
         ({"pipeline": {"stages": "auto"}}, []),
-        ({"wandb": {"enabled": True, "project": "x"}, "flops_profiler": {"enabled": True}}, []),
+        ({"checkpoint": {"writer": {"type": "nonsense"}}}, ["note CF309"]),
+        ({"flops_profiler": {"enabled": True}, "comms_logger": {"enabled": True}}, []),
+        ({"data_efficiency": {"enabled": "yes", "data_sampling": {}}}, ["error CF323"]),
     ],
 )
 def test_features(look: Look, block: dict[str, Any], expected: list[str]) -> None:
@@ -209,16 +154,16 @@ def test_parallelism_that_does_not_divide(look: Look) -> None:
 @pytest.mark.parametrize(
     ("inside", "expected"),
     [
-        ({"stage": 2, "stage3_max_live_parameters": 5}, ["warning CF325"]),
-        ({"stage": 2, "max_live_parameters": 5}, ["warning CF325"]),
+        ({"stage": 2, "stage3_max_live_parameters": 5}, ["note CF325"]),
+        ({"stage": 2, "max_live_parameters": 5}, ["note CF325"]),
         ({"stage": 2, "stage3_max_live_parameters": 1e9}, []),
-        ({"stage": 2, "zero_quantized_gradients": True}, ["warning CF325"]),
+        ({"stage": 2, "zero_quantized_gradients": True}, ["note CF325"]),
         ({"stage": 3, "stage3_max_live_parameters": 5}, []),
         ({"stage": "auto", "stage3_max_live_parameters": 5}, ["error CF308"]),
         ({"stage": 2, "compute_grad_norm": False}, ["error CF326"]),
         ({"stage": 1, "legacy_stage1": True}, ["error CF326"]),
-        ({"stage": 2, "elastic_checkpoint": True}, []),
-        ({"stage": 3, "elastic_checkpoint": True}, ["error CF326"]),
+        ({"stage": 2, "elastic_checkpoint": True}, ["warning CF328"]),
+        ({"stage": 3, "elastic_checkpoint": True}, ["warning CF328"]),
         ({"stage": 3, "zero_hpz_partition_size": 3}, ["error CF326"]),
         ({"stage": 3, "zero_hpz_partition_size": 2}, []),
         ({"stage": 3, "zero_hpz_partition_size": 8}, []),
@@ -245,3 +190,20 @@ def test_clipping_that_is_left_out(look: Look) -> None:
     assert finding.title.endswith("DeepSpeed alone would clip at 1; this run does not clip")
     assert look({**ZERO_1, "gradient_clipping": "auto"}, "optimizer.max_grad_norm=0.5") == ()
     assert told(look({**ZERO_1, "gradient_clipping": 1}, "optimizer.max_grad_norm=0.5")) == ["error CF304"]
+
+
+MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_a_second_tracker(look: Look, name: str) -> None:
+    (finding,) = look({**ZERO_1, name: {"enabled": True}})
+    assert told((finding,)) == ["warning CF331"]
+    assert finding.helps[-1] == "for Weights & Biases set tracking.wandb to online or offline"
+    assert look(fixed(finding)) == ()
+    assert look({**ZERO_1, name: {"enabled": False, "project": 3}})[0].severity == "note"
+    (finding,) = look({**ZERO_1, name: {"enabled": "true"}}, "tracking.wandb=offline")[1:]
+    assert finding.code == "CF331" and len(finding.helps) == 1
+    (finding,) = look({**ZERO_1, "monitor_config": {name: {"enabled": True}}})
+    assert finding.title.startswith(f"monitor_config.{name} is on")
+    assert look({**ZERO_1, "monitor_config": {name: {"enabled": False}}}) == ()

@@ -40,6 +40,7 @@ ALWAYS = {
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
     "tracking": {"wandb"},
+    "checks": {"accept"},
 }
 """Keys that something follows from whatever the others say (a rate's rule and its warm-up have rules of their
 own)."""

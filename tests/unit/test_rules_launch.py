@@ -9,55 +9,26 @@ import pytest
 from crossfoot.checks.launch.planned import planned_gpus
 from crossfoot.checks.launch.rules_settings import OWN_OPTIONS
 from crossfoot.checks.registry import RULES, Facts
-from crossfoot.checks.rules import run_static_rules
 from crossfoot.cli import _parser
-from crossfoot.findings.finding import Finding
 from crossfoot.planning.plan import topology_of
-from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.read import read_job, read_launch_file
-from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.launch.stating import STARTING_VERBS
 from crossfoot.written.run_file import load_run
+from launch_findings import (
+    ACCELERATE,
+    FOUR_GPUS,
+    MEET,
+    NO_CLUSTER,
+    ONE_NODE,
+    RUN,
+    SRUN,
+    TORCHRUN,
+    batch,
+    found,
+)
 from launch_scripts import ACCELERATE_FILE, CONFIG, HOSTFILE, MATCHING
 
-ONE_NODE = "cluster.num_nodes=1"
-FOUR_GPUS = "cluster.gpus_per_node=4"
-NO_CLUSTER = ("cluster.num_nodes=null", "cluster.gpus_per_node=null")
-ZERO2 = DeepSpeedFile("zero2.json", {"zero_optimization": {"stage": 2}})
-MEET = "--rdzv-backend c10d --rdzv-endpoint node-1:29500"
-
-
-@pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text(CONFIG)
-    Path("hosts").write_text(HOSTFILE)
-    Path("hosts3").write_text("n1 slots=8\nn2 slots=8\nn3 slots=8\n")
-
-    def _found(*launch: str | LaunchFile, words: tuple[str, ...] = ()) -> list[Finding]:
-        files = []
-        for position, each in enumerate(launch):
-            if isinstance(each, str):
-                Path(f"launch{position}").write_text(each, newline="")
-                file, findings = read_launch_file(f"launch{position}")
-                assert file is not None and findings == ()
-                files.append(file)
-            else:
-                files.append(each)
-        run = load_run("config.yaml", words)
-        facts = Facts(run, ZERO2 if run.config.deepspeed else None, launch=tuple(files))
-        return [finding for finding in run_static_rules(facts) if finding.code.startswith("CF4")]
-
-    return _found
-
-
-def batch(directives: str, command: str) -> str:
-    lines = [f"#SBATCH {each}" for each in directives.split(";")]
-    return "\n".join(["#!/bin/bash", *lines, command, ""])
-
-
-SRUN = "srun python train.py config.yaml"
-RUN = "train.py config.yaml"
+__all__ = ["found"]
 
 
 @pytest.mark.parametrize("name", MATCHING)
@@ -102,10 +73,6 @@ def test_what_is_nobodys_mistake(found, text: str, words: tuple[str, ...]) -> No
     overrides = tuple(word for word in words)
     codes = [finding.code for finding in found(text, words=overrides)]
     assert [code for code in codes if code != "CF461"] == []
-
-
-TORCHRUN = "torchrun --nnodes 2 --nproc-per-node 8"
-ACCELERATE = "accelerate launch --multi_gpu --num_machines 2 --machine_rank 0"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +150,7 @@ ACCELERATE = "accelerate launch --multi_gpu --num_machines 2 --machine_rank 0"
         ("CF461", "deepspeed --hostfile hosts train.py other.yaml\n"),
         (
             "CF472",
-            f"#!/bin/bash\n#SBATCH -N 2\nset -e\n#SBATCH -t 10\nsrun --ntasks-per-node=8 python {RUN}\n",
+            f"#!/bin/bash\n#SBATCH -N 2 -G 16\nset -e\n#SBATCH -t 10\nsrun -n 16 python {RUN}\n",
         ),
         ("CF473", f"accelerate launch --num_process 1 {RUN}\n"),
         ("CF473", f"torchrun --nproc_per_nodes=8 {RUN}\n"),
@@ -191,8 +158,8 @@ ACCELERATE = "accelerate launch --multi_gpu --num_machines 2 --machine_rank 0"
         ("CF473", batch("-N 2;--ntask-per-node=8", f"srun --ntasks-per-node=8 python {RUN}")),
         ("CF473", "distributed_type: MULTI_GPU\nnum_machines: 2\nnum_procesess: 16\nmain_process_ip: a\n"),
         ("CF473", "distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: 16\nnum_processes: 8\n"),
-        ("CF476", f"#!/bin/bash\r\n#SBATCH -N 2\r\n#SBATCH --ntasks-per-node=8\r\n{SRUN}\r\n"),
-        ("CF476", f"#SBATCH -N 2\n#SBATCH --ntasks-per-node=8\n{SRUN}\n"),
+        ("CF476", f"#!/bin/bash\r\n#SBATCH -N 2 -G 16\r\n#SBATCH --ntasks-per-node=8\r\n{SRUN}\r\n"),
+        ("CF476", f"#SBATCH -N 2 -G 16\n#SBATCH --ntasks-per-node=8\n{SRUN}\n"),
         ("CF476", batch("-N 2;--ntasks-per-node=$N", f"srun --ntasks-per-node=8 python {RUN}")),
         ("CF477", "import os\n"),
         ("CF479", f"deepspeed --hostfile hosts {RUN} --learning_rate 1e-4\n"),
@@ -272,6 +239,7 @@ def test_several_ranks_need_a_deepspeed_file(found, command: str, code: str | No
 def test_words_that_only_check_was_given(found) -> None:
     command = f"deepspeed --hostfile hosts {RUN}"
     (finding,) = found(f"{command}\n", words=("batch.micro_batch_size=2",))
+    assert finding.severity == "warning"
     assert finding.title == "checked with batch.micro_batch_size=2, but the command starts without it"
     (finding,) = found(f"{command} batch.micro_batch_size=8\n", words=("batch.micro_batch_size=2",))
     assert finding.title.endswith("but the command says batch.micro_batch_size=8")
@@ -280,7 +248,7 @@ def test_words_that_only_check_was_given(found) -> None:
 
 
 def test_no_option_of_ours_is_taken_for_a_foreign_one() -> None:
-    (verbs,) = [action for action in _parser()._actions if isinstance(action.choices, dict)]
+    (verbs,) = [action for action in _parser()[0]._actions if isinstance(action.choices, dict)]
     ours = {word for verb in STARTING_VERBS for word in verbs.choices[verb]._option_string_actions}
     assert {word for word in ours if word.startswith("--")} == OWN_OPTIONS
 

@@ -148,12 +148,12 @@ def test_everything_wrong_is_said_at_once_in_file_order(load) -> None:
 @pytest.mark.parametrize(
     ("path", "help_"),
     [
-        ("batch.micro_batchsize", "the nearest key of batch is micro_batch_size"),
-        ("batch.per_device_train_batch_size", "here it is called batch.micro_batch_size"),
-        ("optimizer.dropout", "dropout belongs to another section: write lora.dropout"),
+        ("batch.micro_batchsize", "write batch.micro_batch_size=1"),
+        ("batch.per_device_train_batch_size", "write batch.micro_batch_size=1"),
+        ("optimizer.dropout", "write lora.dropout=1"),
         ("optimiser.eps", "write optimizer.eps"),
-        ("learning_rate", "here it is called lr.reference"),
-        ("data.last_stpe", "the nearest key of data is last_step"),
+        ("learning_rate", "write lr.reference=1"),
+        ("data.last_stpe", "write data.last_step=1"),
         ("lora.warmup_frac", "the nearest key is lr.warmup_fraction"),
         ("lora.zzz", "remove lora.zzz"),
     ],
@@ -336,3 +336,25 @@ def test_loading_imports_no_torch(load) -> None:
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], capture_output=True
     )
     assert out.stdout.decode().strip() == "[]", out.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "help_"),
+    [
+        (
+            "run: {name: a\nmodel: b}\nx: }\n",
+            "expected ',' or '}', but got ':'",
+            "close the bracket of line 1",
+        ),
+        ('run:\n  name: "a\n', "it ends too early", "close the quotes of line 2"),
+        ("run:\n  name: a\n seed: 1\n", "this line is not indented like those above it", "indent the keys"),
+        ("run\n  name: a\n", "a second key stands", "put a colon behind run, in the line above"),
+        ("run:\n  name: @a\n", "@ cannot begin a value", "put the value in quotes"),
+        ('run:\n  dir: "C:\\models"\n', "a backslash in double quotes begins an escape", "single quotes"),
+        ("run:\n  name: *a\n", "* begins an alias", "put the value in quotes"),
+    ],
+)
+def test_broken_yaml_is_said_in_plain_words(load, text: str, title: str, help_: str) -> None:
+    (finding,) = refused(load, text)
+    assert finding.code == "CF002" and finding.title.startswith(f"the YAML cannot be read: {title}")
+    assert help_ in finding.helps[0]

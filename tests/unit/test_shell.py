@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from crossfoot.written.launch.shell import Made, run_script
+from crossfoot.written.launch.shell import run_script
+from crossfoot.written.launch.shell_scope import Made
 from crossfoot.written.launch.statement import UNKNOWN
 
 

@@ -156,7 +156,7 @@ def test_a_receipt_foots_and_names_what_was_skipped(tmp_path: Path) -> None:
     assert receipt.foots and (receipt.applied_steps, receipt.skipped_steps) == (5, 1)
     (found,) = receipt.not_finite
     assert isinstance(found, Unlearned) and (found.step, found.found.samples) == (1, (2,))
-    assert "\n    step 1: the loss of forward 0 of rank 0 is nan (sample 2)\n" in render_receipt(receipt)
+    assert "\n    step 2: the loss of forward 0 of rank 0 is nan (sample 2)\n" in render_receipt(receipt)
     assert (
         json.loads(json.dumps(receipt.to_json(), allow_nan=False))["not_finite"][0]["found"]["value"] == "nan"
     )
@@ -176,7 +176,7 @@ def test_the_run_that_stopped_says_which_samples(tmp_path: Path) -> None:
     (finding,) = unlearnable((entry_after(nan_in_a_forward), 1.0), is_finite=True)
     assert finding.code == "CF741"
     assert finding.title == (
-        "step 7 of epoch 0 cannot be learned from: the loss of forward 0 of rank 0 is nan (samples 0, 1)"
+        "step 8 (epoch 1) cannot be learned from: the loss of forward 0 of rank 0 is nan (samples 0, 1)"
     )
     assert finding.notes[:2] == ("sample 0 is data.json:1", "sample 1 is data.json:2")
     assert finding.helps[0] == "look at these samples"
@@ -190,6 +190,6 @@ def test_the_run_that_stopped_says_which_samples(tmp_path: Path) -> None:
 def test_the_run_that_no_loss_scale_helps_says_so() -> None:
     (finding,) = unlearnable((entry_after(overflown), 2.0), is_finite=True)
     assert finding.code == "CF778"
-    assert finding.title == "the gradients of step 7 overflow float16: 4 tries, the last at loss scale 2"
+    assert finding.title == "the gradients of step 8 overflow float16: 4 tries, the last at loss scale 2"
     (hopeless,) = unlearnable((entry_after(lambda t: [nan_in(w, 0) for w in overflown(t)]), 2.0), True)
     assert hopeless.code == "CF741"

@@ -14,7 +14,7 @@ import pytest
 from crossfoot.data.special_text import NAMED_EXAMPLES, Spellings
 from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import tiny_folder
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import address_of, source_states
 from crossfoot.index.look import look_at
@@ -69,6 +69,10 @@ def test_own_spans_are_the_templates_words(asked: tuple[str, str], between: str)
     assert words == alpaca2("", "").replace(" [/INST]", f"{between} [/INST]")
 
 
+def in_a(_: int, number: int) -> Place:
+    return Place("a.jsonl", number)
+
+
 def test_a_special_token_in_the_data_is_text(tmp_path: Path) -> None:
     index = built(tmp_path)
     for i, row in enumerate(ROWS):
@@ -77,9 +81,9 @@ def test_a_special_token_in_the_data_is_text(tmp_path: Path) -> None:
         assert ids.tolist() == [1, *prompt, *in_bytes(row["output"]), 2]
         assert (ids[1:-1] >= BYTES).all() and trained[-1]
     assert index.header.special_text_records.records == 3
-    named = index.header.special_text_records.named(["a.jsonl"])
+    named = index.header.special_text_records.named(in_a)
     assert named.first == ("a.jsonl:2 has <s>, </s>", "a.jsonl:3 has <s>, </s>", "a.jsonl:4 has </s>")
-    assert index.header.template_records.named(["a.jsonl"]).first == (
+    assert index.header.template_records.named(in_a).first == (
         "a.jsonl:3 has [INST], [/INST]",
         "a.jsonl:5 has [INST], <<SYS>>",
     )
@@ -124,7 +128,7 @@ def test_a_text_with_no_other_tokens_is_a_bad_record(tmp_path: Path) -> None:
     assert finding.label == "it spells out </s>, and the tokenizer has no other tokens for that"
     run = written_run(tmp_path, [path], bad_samples="skip", **words)
     index = held(run)
-    assert [reject.line for reject in index.rejects] == [2]
+    assert [reject.place.line for reject in index.rejects] == [2]
     assert index.header.special_text_records.records == 0
     as_tokens = held(written_run(tmp_path, [path], special_text="tokens", **words))
     assert as_tokens.tokens.tolist().count(as_tokens.header.tokenizer.eos_id) == 3
@@ -214,4 +218,4 @@ def test_a_template_whose_words_are_special_tokens(tmp_path: Path) -> None:
         ids, trained = index.sample(i)
         assert ids.tolist().count(260) == ids.tolist().count(261) == 1 and not trained[ids >= 260].any()
     assert index.header.special_text_records.records == 4
-    assert index.header.template_records.named(["a.jsonl"]).first == ("a.jsonl:5 has <<SYS>>",)
+    assert index.header.template_records.named(in_a).first == ("a.jsonl:5 has <<SYS>>",)

@@ -241,7 +241,7 @@ def test_a_missing_hub_model_is_not_its_tokenizers_fault(monkeypatch: pytest.Mon
 
 
 def test_records_of_which_none_is_left_are_looked_for_in_a_large_file_too() -> None:
-    bad = {"conversations": [{"from": "human", "value": "x" * 1000}]}
+    bad = {"instruction": "x" * 1000}
     records(*[bad] * 3000)
     assert Path("a.jsonl").stat().st_size > WHOLE_BYTES
     assert "CF505" in [one.code for one in find_all("run.yaml")]

@@ -165,7 +165,7 @@ def test_there_must_be_a_step_to_do(run: RunFile, job: Job) -> None:
     saved(job, 4)
     assert taken_up(run, job, steps=5).resume_point.first_step == 4
     assert taken_up(run, job, steps=4).resume_point.first_step == 4, "killed at its end, which is to be done"
-    with pytest.raises(Refused, match="4 steps are done, 3 were asked for") as caught:
+    with pytest.raises(Refused, match="4 steps done, 3 asked for") as caught:
         taken_up(run, job, steps=3)
     assert codes_of(caught) == ["CF747"]
 

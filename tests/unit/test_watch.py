@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from crossfoot.ledger.witness import StepWitness
 from crossfoot.liveness.heartbeats import Heartbeat, write_heartbeat
 from crossfoot.liveness.judging import LastSeen, Verdict
 from crossfoot.liveness.verdicts import write_verdict
+from crossfoot.phrases import counted
+from crossfoot.processes import start_of, this_machine
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
@@ -36,7 +39,9 @@ from crossfoot.watching.freshness import Freshness
 from crossfoot.watching.lines import Teller
 from crossfoot.watching.page import WIDTH, make_page
 from crossfoot.watching.state import RankView, RunState
+from crossfoot.watching.watch import is_over
 from crossfoot.watching.watcher import Watcher
+from crossfoot.watching.words import folded
 from ledger_cases import Data, Job, without_forward
 from support.launching import ROOT, environment
 
@@ -91,6 +96,13 @@ def shown(state: RunState, **terminal: Any) -> list[str]:
 def row(state: RunState, label: str) -> str:
     (line,) = [line for line in shown(state) if line.startswith(f"  {label} ")]
     return line.removeprefix(f"  {label}").strip()
+
+
+def command(state: RunState) -> str:
+    """What to type next, as a shell reads it that it is pasted into."""
+    lines = shown(state)
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("  next ")]
+    return " ".join(shlex.split("\n".join(lines[at + 1 :]).replace("\\\n", "")))
 
 
 def age(folder: Path, seconds: float) -> None:
@@ -251,7 +263,7 @@ def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
     assert state.footed.foots is True is receipt_of(str(tmp_path)).foots_so_far
     assert row(state, "foots so far") == "yes   4 steps, 2 of them skipped"
     told = teller.tell(state)
-    assert sum("step 1 was left out on purpose (not finite)" in line for line in told) == 1
+    assert sum("step 2 was left out on purpose (not finite)" in line for line in told) == 1
     run.run(5, first_step=3)
     assert watcher.look().footed.skipped == 1
 
@@ -286,7 +298,7 @@ def test_the_first_causes_are_shown_and_go_with_the_lines_that_are_lost(tmp_path
     state = watcher.look()
     assert state.footed.foots is False and state.exit_code == 3
     page = "\n".join(shown(state))
-    assert "foots so far no, 1 cause\n" in page and "CF710 step 2, rank 1: forward 1" in page
+    assert "foots so far no, 1 cause\n" in page and "CF710 step 3, rank 1: forward 1" in page
     assert "crossfoot explain CF710" in page
     run.run(5, first_step=2)  # from before the fault
     watcher._next_receipt = 0.0
@@ -308,7 +320,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     run.run(0)
     state = watcher.look()
     assert (state.status, state.name, state.asked_steps) == ("starting", "job", STEPS)
-    assert "from step 0   2 ranks, DeepSpeed ZeRO-2   starting" in row(state, "attempts")
+    assert "from step 1   2 ranks, DeepSpeed ZeRO-2   starting" in row(state, "attempts")
     (tmp_path / "run" / "attempt-001" / "attempt.json").unlink()  # the next call writes this attempt again
     for path in (tmp_path / "run" / "attempt-001").iterdir():
         path.unlink()
@@ -322,8 +334,10 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert row(state, "step").startswith("5 of 8 ") and " 62 %   about 1 s left" in row(state, "step")
     assert row(state, "rate") == "5.000e-05" and row(state, "loss").startswith(f"{state.last.loss:.4f} ")
     assert "800 trained tokens/s" in row(state, "speed")  # 4 samples of 50 targets in a quarter of a second
-    assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2"
-    assert "step 4 " in row(state, "checkpoint") and "took 0.5 s   writing step 5" in row(state, "checkpoint")
+    assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2 steps"
+    assert "after 4 steps " in row(state, "checkpoint") and "took 0.5 s   saving after 5 steps" in row(
+        state, "checkpoint"
+    )
     run.run(STEPS, first_step=4, ending=replace(DONE, validation_loss=1.25))
     state = watcher.look()
     assert state.status == "ended" and state.footed.foots is None
@@ -331,8 +345,8 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert state.exit_code == 0 and row(state, "foots") == "yes   8 steps"
     assert row(state, "validation") == "1.2500        after 8 steps"
     assert (
-        "took 0.5 s   step 5 unfinished" in row(state, "checkpoint")
-        and "crossfoot receipt" in shown(state)[-1]
+        "took 0.5 s   cut off after 5 steps" in row(state, "checkpoint")
+        and command(state) == f"crossfoot receipt {run.folder}"
     )
 
 
@@ -355,8 +369,13 @@ def test_how_it_ended(
     watcher = Watcher(str(tmp_path))
     state = watcher.settle(watcher.look())
     assert state.exit_code == exit_code and shown(state)[0].endswith(words)
+    os.utime(tmp_path / "attempt-001/ending.json", (NOW, NOW))
+    state = watcher.settle(watcher.look())
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW))
+    asked = counted(ending.planned_steps, "step")
+    assert row(state, "ended") == f"{words} after {ending.step} of {asked}, {when}"
     if exit_code == 0 and ending.reason == "signal":
-        assert f"--continue {tmp_path}" in shown(state)[-1]
+        assert command(state) == f"crossfoot train CONFIG --continue {tmp_path}"
         assert row(state, "foots") == "not complete: 5 of 8 steps, and those foot"
 
 
@@ -367,13 +386,52 @@ def test_a_killed_run_gives_no_sign_of_life(tmp_path: Path) -> None:
     watcher = watcher_at_rest(tmp_path)
     state = watcher.look()
     assert state.status == "silent" and state.exit_code == 0 and state.footed.foots is True
-    assert "no sign of life for 3:20" in shown(state)[0] and "--continue" in shown(state)[-1]
+    assert "no sign of life for 3:20" in shown(state)[0] and "--continue" in command(state)
     (tmp_path / "attempt-002").mkdir()
     assert watcher.look().status == "starting"
     (tmp_path / "attempt-002").rmdir()
     run.run(6, first_step=4)
     state = watcher.look()
     assert state.status == "running" and "killed, 1 lost" in row(state, "attempts")
+
+
+def killed_process() -> dict[str, Any]:
+    """What a heartbeat says of a process that was on this machine and is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return {"pid": process.pid, "machine": this_machine(), "started": "long ago"}
+
+
+def test_a_run_whose_processes_are_gone_is_killed(tmp_path: Path) -> None:
+    run = job(tmp_path)
+    run.run(5)
+    age(tmp_path, 200)
+    for rank in (0, 1):
+        beat(tmp_path, rank, **killed_process(), beat_seconds=NOW - 200)
+    state = watcher_at_rest(tmp_path).look()
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW - 200))
+    assert (state.status, state.exit_code) == ("killed", 0) and shown(state)[0].endswith("killed")
+    assert row(state, "foots so far") == "yes   5 steps"
+    assert row(state, "ended") == f"killed after 5 of 8 steps, {when}"
+    assert command(state) == f"crossfoot train CONFIG --continue {tmp_path}"
+    lines = Teller().tell(state)
+    assert f"attempt 1 was killed, {when}" in lines and is_over(state)
+    assert lines[-1] == f"continue it: {command(state)}"
+    beat(tmp_path, 0, pid=os.getpid(), machine=this_machine(), started=start_of(os.getpid()))
+    assert watcher_at_rest(tmp_path).look().status == "running", "its process is there"
+    beat(tmp_path, 0, **{**killed_process(), "machine": "elsewhere"})
+    assert watcher_at_rest(tmp_path).look().status == "running", "nobody here can tell"
+    beat(tmp_path, 0, **killed_process())
+    (tmp_path / "attempt-002").mkdir()
+    assert watcher_at_rest(tmp_path).look().status == "starting", "another attempt has begun"
+
+
+def test_a_command_on_many_lines_can_be_pasted() -> None:
+    command = "crossfoot train 'my run/config.yaml' --continue 'runs/my run' data.train='[a.json, b.json]'"
+    for width in (10, 40, 60, 200):
+        lines = folded(command, width)
+        assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
+        assert all(len(line) <= max(width, 34) for line in lines)
 
 
 def test_an_ended_run_is_over_unless_a_new_attempt_has_begun(tmp_path: Path) -> None:
@@ -392,7 +450,7 @@ def test_no_run_is_a_finding(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         Watcher(str(tmp_path / "nowhere")).look()
     (finding,) = refused.value.findings
-    assert refused.value.exit_code == 2 and finding.code == "CF706"
+    assert refused.value.exit_code == 2 and finding.code == "CF040"
     job(tmp_path).run(1)
     with pytest.raises(Refused) as refused:
         Watcher(str(tmp_path / "attempt-001")).look()
@@ -411,11 +469,11 @@ def test_a_silent_rank_is_named(tmp_path: Path) -> None:
     (tmp_path / HEARTBEAT_FOLDER / "rank-00002.json").write_text("{", encoding="utf-8")
     state = watcher_at_rest(tmp_path).look()
     assert state.status == "running" and [rank.is_silent for rank in state.ranks] == [False, True]
-    assert row(state, "ranks").startswith("0   node0   training   step 3   0 s ago")
-    assert shown(state)[-1].split() == ["1", "node1", "training", "step", "3", "silent", "for", "40", "s"]
+    assert row(state, "ranks").startswith("0   node0   training   step 4   0 s ago")
+    assert shown(state)[-1].split() == ["1", "node1", "training", "step", "4", "silent", "for", "40", "s"]
     assert shown(state)[0].endswith("rank 1 on node1 is silent")
     told = "\n".join(Teller().tell(state))
-    assert "rank 1 on node1 is silent for 40 s, last seen training in step 3" in told
+    assert "rank 1 on node1 is silent for 40 s, last seen in step 4" in told
 
 
 def test_a_verdict_on_lost_ranks_is_shown(tmp_path: Path) -> None:
@@ -524,7 +582,7 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
         told.append(teller.tell(watcher.look()))
         return told[-1]
 
-    assert [line.split("  ")[0] for line in tell()] == ["job", "attempt 1 began at step 0", "step 3/8"]
+    assert [line.split("  ")[0] for line in tell()] == ["job", "attempt 1 began with step 1", "step 3/8"]
     assert tell() == []
     _one_more(run, 4)
     save(tmp_path, 4, loss=1.5)
@@ -539,16 +597,19 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in tell()] == [
         "attempt 1 was killed",
         "attempt 1 lost 1 step",
-        "attempt 2 began at step 4 from step-000004",
+        "attempt 2 began with step 5 from step-000004",
         "step 5/8",
     ]
     run.run(STEPS, first_step=5, ending=DONE, change=dropped)
+    ended = tmp_path / "attempt-003/ending.json"
+    os.utime(ended, (NOW, NOW))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW))
     last = tell() + teller.end(watcher.settle(watcher.look()))
     assert [line.split("  ")[0] for line in last] == [
         "attempt 2 was killed",
-        "attempt 3 began at step 5 from step-000005",
+        "attempt 3 began with step 6 from step-000005",
         "step 8/8",
-        "attempt 3 finished after 8 steps (exit code 0)",
+        f"attempt 3 finished after 8 steps (exit code 0), {when}",
         "foots: yes",
         f"the whole receipt: crossfoot receipt {tmp_path}",
     ]
@@ -574,7 +635,7 @@ def test_causes_are_told_when_they_come(tmp_path: Path) -> None:
     run.run(3, change=dropped)
     watcher = Watcher(str(tmp_path))
     lines = teller.tell(watcher.look())
-    assert lines[-2] == "does not foot so far: 1 cause" and lines[-1].startswith("  CF710 step 2, rank 1")
+    assert lines[-2] == "does not foot so far: 1 cause" and lines[-1].startswith("  CF710 step 3, rank 1")
     assert teller.tell(watcher.look()) == []
 
 
@@ -616,7 +677,8 @@ def test_once_leaves_at_once_and_does_not_wait_for_a_killed_run(tmp_path: Path) 
     assert process.returncode == 0 and "foots so far yes   3 steps" in stdout and "heavy: []" in stderr
     with _watch(tmp_path / "nowhere") as process:
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 2 and "CF706" in stdout and "Traceback" not in stderr
+    assert process.returncode == 2 and "Traceback" not in stderr
+    assert "CF040" in stdout and f"crossfoot watch {tmp_path}/run\n" in stdout
 
 
 def test_ctrl_c_leaves_quietly(tmp_path: Path) -> None:
@@ -642,6 +704,7 @@ def test_a_terminal_gets_the_page_and_keeps_the_last_one(tmp_path: Path) -> None
     assert process.returncode == 0 and "\x1b[?25l" in seen and "\x1b[?25h" in seen  # the cursor comes back
     assert "\x1b[3" not in seen  # NO_COLOR is set
     assert seen.rindex("8 of 8") > seen.rindex("foots so far") and "whole receipt" in seen
+    assert f"crossfoot receipt {tmp_path}/run\r\n" in seen.replace("\\\r\n" + " " * 15, ""), "never cut"
 
 
 def _read_until(descriptor: int, is_enough: Callable[[str], bool]) -> str:

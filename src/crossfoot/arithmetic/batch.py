@@ -19,6 +19,8 @@ from crossfoot.phrases import counted
 MICRO = "batch.micro_batch_size"
 ACCUM = "batch.grad_accum_steps"
 GLOBAL = "batch.global_batch_size"
+CAPACITY = "capacity_samples"
+NOTHING_FIXED: Mapping[str, int] = {}
 
 
 class BatchImpossible(Impossible):
@@ -148,6 +150,11 @@ class BatchPlan:
         """True when slots are left unfilled in a full step, so that the capacity is not the batch."""
         return self.global_batch_size != self.capacity_samples
 
+    def agrees(self, fixed: Mapping[str, int]) -> bool:
+        """Whether no number of another file, by its name here, contradicts this batch."""
+        own = {MICRO: self.micro_batch_size, ACCUM: self.grad_accum_steps, CAPACITY: self.capacity_samples}
+        return all(own[name] == number for name, number in fixed.items())
+
     def fold(self) -> BatchPlan:
         """The same steps and slots for one process: ranks become forwards (grad_accum_steps x dp_degree)."""
         return BatchPlan(
@@ -161,12 +168,14 @@ def solve_batch(
     micro_batch_size: int | None = None,
     grad_accum_steps: int | None = None,
     global_batch_size: int | None = None,
+    fixed: Mapping[str, int] = NOTHING_FIXED,
 ) -> BatchPlan:
     """The plan for any two of the three numbers; the third is the smallest integer that holds the batch.
 
     All three are checked: a batch above the capacity is refused; one below it is accepted only if one
     accumulation step fewer would not hold it (so grad_accum_steps 1 is always accepted). Raises
-    BatchImpossible, and ValueError for what a config cannot say: fewer than two numbers, or not positive.
+    BatchImpossible, whose changes keep what is fixed elsewhere, and ValueError for what a config cannot say:
+    fewer than two numbers, or not positive.
     The equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
     """
     given = {
@@ -178,7 +187,7 @@ def solve_batch(
         raise ValueError(f"no batch follows from {given}")
     whole = _complete(topology, given)
     if len(given) == 3 and not _accepts(topology, whole):
-        raise _contradiction(topology, whole)
+        raise _contradiction(topology, whole, fixed)
     solved = next((key.removeprefix("batch.") for key in (MICRO, ACCUM, GLOBAL) if key not in given), None)
     return BatchPlan(whole[MICRO], whole[ACCUM], whole[GLOBAL], topology, solved)
 
@@ -211,24 +220,28 @@ def _equation(topology: Topology, whole: Mapping[str, int]) -> str:
     return text if capacity == whole[GLOBAL] else f"{text} holds {whole[GLOBAL]}"
 
 
-def _single_changes(topology: Topology, given: Mapping[str, int]) -> list[str]:
-    """For each key: setting it alone to what the other two ask for, where that resolves everything."""
-    changes = []
+def _single_changes(topology: Topology, given: Mapping[str, int], fixed: Mapping[str, int]) -> list[str]:
+    """For each key: setting it alone to what the other two ask for, where that resolves everything. fixed:
+    numbers of another file; a change that contradicts one is left out, where another does not.
+    """
+    changes, agreeing = [], []
     for key in (ACCUM, MICRO, GLOBAL):
         whole = _complete(topology, {other: value for other, value in given.items() if other != key})
         if _accepts(topology, whole):
             changes.append(f"set {key} to {whole[key]}: {_equation(topology, whole)}")
-    return changes
+            if BatchPlan(whole[MICRO], whole[ACCUM], whole[GLOBAL], topology).agrees(fixed):
+                agreeing.append(changes[-1])
+    return agreeing or changes
 
 
-def _contradiction(topology: Topology, whole: Mapping[str, int]) -> BatchImpossible:
+def _contradiction(topology: Topology, whole: Mapping[str, int], fixed: Mapping[str, int]) -> BatchImpossible:
     """Three numbers of which one is wrong: the batch does not fit, or accumulation steps are spare."""
     capacity = whole[MICRO] * whole[ACCUM] * topology.dp_degree
     ranks = f"{topology.gpus_per_node} GPUs x {topology.num_nodes} nodes"
     if not topology.is_even:
         ranks = f"({in_a_sum(topology.gpus_per_node)}) GPUs"
     equation = f"{whole[MICRO]} samples x {whole[ACCUM]} forwards x {ranks} = {capacity} samples"
-    changes = _single_changes(topology, whole)
+    changes = _single_changes(topology, whole, fixed)
     if whole[GLOBAL] > capacity:
         title = f"global_batch_size is {whole[GLOBAL]}, but a step holds only {capacity} samples"
         return BatchImpossible(title, (GLOBAL, MICRO, ACCUM), notes=(equation,), helps=alternatives(changes))

@@ -55,7 +55,7 @@ class RatePlan:
     def at(self, step: int) -> float:
         """The rate set in the optimizer for this step, counted from 0. Outside the run: IndexError."""
         if not 0 <= step < self.total_steps:
-            raise IndexError(f"step {step} is not one of the run's {self.total_steps} steps")
+            raise IndexError(f"step index {step} is not one of the run's {self.total_steps} steps")
         if step < self.warmup_steps:
             return self.peak * ((step + 1) / self.warmup_steps)
         progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
@@ -147,8 +147,8 @@ def _refuse_unusable(
             notes=(f"the peak is {reference} x f({global_batch_size} / reference_batch)",),
             helps=alternatives(
                 (
-                    f"set {REFERENCE_BATCH} to the samples per step that {reference} was right for; "
-                    f"{global_batch_size}, this run's batch, keeps {reference}",
+                    f"set {REFERENCE_BATCH} to {global_batch_size}, this run's batch, to keep {reference}, "
+                    f"or to the samples per step that {reference} was right for",
                     f"set lr.rule to none: the peak is {reference} whatever the batch",
                 )
             ),

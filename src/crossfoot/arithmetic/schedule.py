@@ -128,7 +128,7 @@ class Schedule:
     def pieces(self, k: int) -> tuple[Piece, ...]:
         """Step k as (epoch, lo, hi): positions lo .. hi-1 of that epoch's order. Several only with carry."""
         if not 0 <= k < self.total_steps:
-            raise IndexError(f"step {k} is not one of the run's {self.total_steps} steps")
+            raise IndexError(f"step index {k} is not one of the run's {self.total_steps} steps")
         if self.last_step != "carry":
             epoch, step = divmod(k, self.steps_per_epoch)
             lo = step * self.global_batch_size
@@ -218,7 +218,7 @@ def _refuse_impossible(schedule: Schedule) -> None:
                 (
                     f"set data.last_step to short: 1 step of {samples} samples per epoch",
                     "set data.last_step to carry: the epochs follow one another without a gap",
-                    f"set batch.global_batch_size to {samples} or less",
+                    f"lower the batch: {samples} samples a step are an epoch",
                 )
             ),
         )

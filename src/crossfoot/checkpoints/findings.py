@@ -5,10 +5,13 @@ Torch-free, so that `crossfoot explain` can read the pages.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import after_steps, counted, listed
+from crossfoot.shell_words import quoted_path, unused_path
 
 WRITTEN_SO = "and was written so"
 """Ends the words about what no disk has done."""
@@ -21,12 +24,15 @@ def no_checkpoint(run_dir: str) -> Finding:
     Each is named by a warning (CF761). The ledger says which steps were trained; without their weights they
     have to be trained again, and that is not begun without being asked for.
     """
+    checkpoints = os.path.join(run_dir, "checkpoints")
+    aside = unused_path(checkpoints)
     return Finding(
         "CF760",
         f"there is no good checkpoint to continue from in {run_dir}",
         helps=(
-            f"to begin again at the first step, continue after: mv {run_dir}/checkpoints {run_dir}/damaged",
-            "or train into another folder: run.dir=...",
+            "to begin again at the first step, continue after: "
+            f"mv {quoted_path(checkpoints)} {quoted_path(aside)}",
+            f"or train into another folder: run.dir={quoted_path(unused_path(run_dir))}",
         ),
     )
 
@@ -35,20 +41,21 @@ def no_checkpoint(run_dir: str) -> Finding:
 def no_such_checkpoint(
     run_dir: str, step: int | None, there: Sequence[int], notes: tuple[str, ...]
 ) -> Finding:
-    """CF756: an adapter is to be made of a checkpoint that is not there, or not good.
+    """CF756: what was trained is to be taken from a checkpoint that is not there, or not good.
 
     A run keeps its last checkpoints (checkpoint.keep) and, with checkpoint.best, the one of the lowest
     validation loss. One whose bytes are not those that were written, or that another run wrote, is not used;
     the notes say so.
     """
-    what = "a good checkpoint" if step is None else f"a good checkpoint of step {step:,}"
-    steps = ", ".join(f"{one:,}" for one in there)
-    helps = (f"name one that is there: --step {there[-1]}",) if there else ()
+    what = "a good checkpoint" if step is None else f"a good checkpoint {after_steps(step)}"
+    help_ = "name a run that has written checkpoints: checkpoint.every_steps"
+    if there:
+        help_ = f"name one that is there: --step {there[-1]}"
     return Finding(
         "CF756",
         f"{run_dir} has no {what.removeprefix('a ')}",
-        notes=(*notes, f"good ones: of step {steps}" if steps else "there is none to export"),
-        helps=helps,
+        notes=(*notes, f"good ones: {listed(list(map(after_steps, there)))}" if there else "there is none"),
+        helps=(help_,),
         unreadable=True,
     )
 
@@ -89,7 +96,8 @@ def unfinished(folder: str, used: str | None) -> Finding:
         "a checkpoint was not finished: its save was cut off",
         severity="warning",
         place=Place(folder),
-        notes=(kept,),
+        notes=(kept, "the next one that is written clears this away"),
+        helps=("to lose fewer steps to a kill, write checkpoints more often: checkpoint.every_steps",),
     )
 
 
@@ -103,7 +111,7 @@ def not_written(step: int, who: str, reason: str, folder: str, kept: str | None)
     """
     return Finding(
         "CF763",
-        f"the checkpoint of step {step:,} could not be written: {reason}",
+        f"the checkpoint {after_steps(step)} could not be written: {reason}",
         place=Place(folder),
         notes=(
             f"it failed on {who}",
@@ -184,10 +192,9 @@ def from_the_beginning(run_dir: str, steps: int) -> Finding:
     same rates, and the receipt counts those of the killed attempt as lost. A smaller checkpoint.every_steps
     loses less.
     """
-    what = "a step is" if steps == 1 else f"{steps:,} steps are"
     return Finding(
         "CF768",
-        f"no checkpoint was finished: {what} trained again, from the first",
+        f"no checkpoint was finished: {counted(steps, 'step')} trained again, from the first",
         severity="warning",
         place=Place(run_dir),
         helps=("write checkpoints more often: checkpoint.every_steps",),
@@ -206,7 +213,7 @@ def no_time(step: int, takes_seconds: float, left_seconds: float, kept: str | No
     """
     return Finding(
         "CF771",
-        f"no checkpoint of step {step:,}: a save takes {takes_seconds:.0f} s, {left_seconds:.0f} s are left",
+        f"none saved {after_steps(step)}: a save takes {takes_seconds:.0f} s, {left_seconds:.0f} s are left",
         severity="warning",
         notes=(f"kept: {kept}, the last good one" if kept is not None else "no good checkpoint is kept",),
         helps=(

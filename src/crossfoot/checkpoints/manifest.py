@@ -114,7 +114,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         document = read_object(folder / MANIFEST_FILE)
         if isinstance(document.get("format"), int) and document["format"] > FORMAT:
-            raise Damaged(f"it is written in format {document['format']}, this version reads format {FORMAT}")
+            raise Damaged(
+                f"it is written in format {document['format']}, this crossfoot reads format {FORMAT}"
+            )
         if document.pop("sha256", None) != sha256_of_document(document):
             raise Damaged(f"{MANIFEST_FILE} is not what was written: its sha256 differs")
         return _manifest_of(value_of(_Document, document))

@@ -28,6 +28,7 @@ from crossfoot.checkpoints.manifest import (
 )
 from crossfoot.durable import rename_folder, sync
 from crossfoot.findings.finding import Finding
+from crossfoot.phrases import counted
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_NOW = "checkpoint-now"
@@ -177,7 +178,7 @@ def _candidates(run_dir: str | Path) -> list[tuple[Path, Checkpoint | None, str]
                 manifest = read_manifest(path)
                 verify_sizes(path, manifest)
                 if manifest.step != _step_of(path):
-                    raise Damaged(f"its manifest is of step {manifest.step:,}")
+                    raise Damaged(f"its manifest says {counted(manifest.step, 'step')}")
                 checkpoint = Checkpoint(path, manifest)
             except Damaged as damage:
                 problem = str(damage)

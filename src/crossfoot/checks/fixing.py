@@ -47,7 +47,7 @@ def fix_all(find: Callable[[], Sequence[Finding]]) -> tuple[tuple[Finding, ...],
 
 def applied(text: str, edits: Sequence[Edit]) -> str:
     """`text` with the edits in it; they must not overlap."""
-    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+    for edit in sorted(edits, key=lambda edit: (edit.start, edit.end), reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
 

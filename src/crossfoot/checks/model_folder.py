@@ -72,8 +72,7 @@ def model_folder_findings(path: str) -> tuple[Finding, ...]:
 
 def has_weights_here(path: str) -> bool:
     """Whether the weights of the model must be here now: the hub is asked for those of a hub id."""
-    is_folder = os.path.isdir(os.path.expanduser(path))
-    return is_folder or (_is_offline() and model_folder(path) is not None)
+    return os.path.isdir(path) or (_is_offline() and model_folder(path) is not None)
 
 
 def config_findings(path: str, values: Mapping[str, Any]) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from crossfoot.findings.codes import FAMILIES, Code, all_codes, find_code
 EXAMPLES = "../tests/findings"
 WRITTEN_BY_PEOPLE = (
     "crossfoot.written.findings",
+    "crossfoot.written.slip_findings",
+    "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",
     "crossfoot.written.launch.findings",
     "crossfoot.checks.impossible",
@@ -37,10 +39,11 @@ def _lines() -> Iterator[str]:
     yield "Everything that crossfoot can say about a run, by code. Made by `crossfoot explain --all`;"
     yield "`crossfoot explain CODE` and `crossfoot explain NAME` print one page."
     yield ""
-    yield "| code | name | severity | since |"
-    yield "|---|---|---|---|"
+    yield "| code | name | severity | `checks.accept` takes | since |"
+    yield "|---|---|---|---|---|"
     for row in all_codes():
-        yield f"| {row.code} | {row.name} | {' or '.join(row.severities)} | {row.since} |"
+        severity, accepted = " or ".join(row.severities), " or ".join(row.acceptable) or "-"
+        yield f"| {row.code} | {row.name} | {severity} | {accepted} | {row.since} |"
     for family, title in FAMILIES.items():
         rows = [row for row in all_codes() if row.family == family]
         if not rows:

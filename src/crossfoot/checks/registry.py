@@ -8,9 +8,11 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
 from crossfoot.findings.codes import FIRST_VERSION, all_codes, find_code
 from crossfoot.findings.finding import Finding, Refused, Severity
 from crossfoot.findings.rule_docs import rule_docs
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 RULE_DOCS_ARE_IN = (
     "crossfoot.written.findings",
+    "crossfoot.written.slip_findings",
+    "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",
     "crossfoot.checkpoints.findings",
     "crossfoot.checks.impossible",
@@ -37,11 +41,13 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.doctor.findings",
     "crossfoot.extras",
     "crossfoot.liveness.findings",
+    "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.models.findings",
+    "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
     "crossfoot.ledger.findings",
@@ -50,6 +56,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.runs.restarts",
     "crossfoot.runs.resume",
     "crossfoot.runs.findings",
+    "crossfoot.runs.nearby",
     "crossfoot.runs.run_folder",
     "crossfoot.probing.findings",
     "crossfoot.environment.findings",
@@ -83,6 +90,18 @@ class Facts:
     data: DataLook | None = None
     tokenizer: TokenizerFiles | None = None
     ends: ModelEnds | None = None
+
+    @cached_property
+    def understood(self) -> DeepSpeedFile | None:
+        """The DeepSpeed file in the words of today: what it says, however it is spelt."""
+        file = self.deepspeed
+        return None if file is None else replace(file, values=todays_form(file.values))
+
+    @cached_property
+    def handed_over(self) -> DeepSpeedFile | None:
+        """The DeepSpeed file as far as it reaches DeepSpeed: what it does to this run."""
+        file = self.deepspeed
+        return None if file is None else replace(file, values=handed_over(file.values, self.run.config))
 
 
 Check = Callable[[Facts], Iterator[Finding]]
@@ -143,6 +162,14 @@ def explain(word: str) -> str:
     return row.page
 
 
+def near_codes(word: str) -> list[str]:
+    """Codes and names that are like a word, of the modules that are imported."""
+    word = word.strip()
+    code = f"CF{word:0>3}" if word.isdecimal() else word.upper()
+    near = difflib.get_close_matches(code, [row.code for row in all_codes()], n=3)
+    return near + difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
+
+
 @rule_docs("CF020")
 def unknown_code(word: str) -> Finding:
     """CF020: `crossfoot explain` was asked for a code or a name that no finding has.
@@ -151,8 +178,7 @@ def unknown_code(word: str) -> Finding:
     launch and cluster, CF5 data, CF6 memory, CF7 run time. `crossfoot explain --all` begins with the names.
     """
     word = word.strip()
-    near = difflib.get_close_matches(word.upper(), [row.code for row in all_codes()], n=3)
-    near += difflib.get_close_matches(word.lower(), [row.name for row in all_codes()], n=3)
+    near = near_codes(word)
     return Finding(
         "CF020",
         f"no finding has the code or name {word}",

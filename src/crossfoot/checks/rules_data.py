@@ -209,7 +209,7 @@ def left_out(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place("data.bad_samples"),
         notes=(f"for example {look.rejected_example}",) if look.rejected_example else (),
-        helps=("repair the records; with data.bad_samples: stop each is named",),
+        helps=("repair the records: the index lists them all in its rejects.jsonl",),
     )
 
 
@@ -262,7 +262,7 @@ def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
         notes=(f"{schedule.num_samples:,} samples in steps of {schedule.global_batch_size:,}",),
         helps=(
             "set data.last_step to short: the last step of an epoch is then a smaller one",
-            "or to carry: they open the next epoch's first step",
+            "or set data.last_step to carry: they open the next epoch's first step",
         ),
     )
 

@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from crossfoot.arithmetic.impossible import alternatives
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.checks.rules_rate import RULE_OF
+from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Finding, Severity
+from crossfoot.phrases import after_steps
 from crossfoot.written.config import Unsure
 from crossfoot.written.shown import shown
 
@@ -19,12 +23,12 @@ from crossfoot.written.shown import shown
 @dataclass(frozen=True)
 class Wish:
     """A key that may have no effect. why: what makes that so, as a sentence; None when the key has one. help:
-    a change that gives it an effect. is_note: a note, not a warning.
+    a change that gives it an effect, where there is one. is_note: a note, not a warning.
     """
 
     key: str
     why: Callable[[Facts], str | None]
-    help: str
+    help: str | Callable[[Facts], str | None]
     is_note: bool = False
 
 
@@ -83,8 +87,8 @@ def _no_best(facts: Facts) -> str | None:
     if schedule is None or first < schedule.total_steps:
         return None
     return (
-        f"a checkpoint falls on a validation after step {first:,} first, and the run has "
-        f"{schedule.total_steps:,} steps"
+        f"the first checkpoint on a validation would be {after_steps(first)}, and the run has "
+        f"{schedule.total_steps:,}"
     )
 
 
@@ -110,9 +114,22 @@ def _no_next_epoch(facts: Facts) -> str | None:
     return "the run has one epoch, and no next one to carry its tail into" if is_only else None
 
 
+def _right_rule(facts: Facts) -> str:
+    name = facts.run.config.optimizer.name
+    return f"set lr.rule to {RULE_OF[name]}, the rule for {name}"
+
+
+def _falling(facts: Facts) -> str | None:
+    return "set lr.schedule to cosine or linear" if facts.run.config.lr.min_ratio < 1 else None
+
+
+def _a_tracker(_: Facts) -> str | None:
+    return None if missing_of("tracking") else "set tracking.wandb to online or offline"
+
+
 WISHES: tuple[Wish, ...] = (
-    Wish("lr.reference_batch", _no_rule, "set lr.rule to sqrt (for adamw) or linear (for sgd)", is_note=True),
-    Wish("lr.min_ratio", _no_floor, "set lr.schedule to cosine or linear"),
+    Wish("lr.reference_batch", _no_rule, _right_rule, is_note=True),
+    Wish("lr.min_ratio", _no_floor, _falling),
     Wish("lr.schedule", _no_slope, "lower lr.min_ratio"),
     Wish("optimizer.betas", _by_sgd, "set optimizer.name to adamw"),
     Wish("optimizer.eps", _by_sgd, "set optimizer.name to adamw"),
@@ -120,14 +137,10 @@ WISHES: tuple[Wish, ...] = (
     Wish(
         "validation.every_steps", _never_validated, "give data.validation, and a number of steps in the run"
     ),
-    Wish(
-        "checkpoint.best",
-        _no_best,
-        "set validation.every_steps to checkpoint.every_steps, below the run's end",
-    ),
+    Wish("checkpoint.best", _no_best, "validate where a checkpoint is written, before the run's end"),
     Wish("faults.overflow", _no_loss_scale, "leave it to runs in float16"),
-    Wish("tracking.project", _no_tracker, "set tracking.wandb to online or offline"),
-    Wish("data.template", _no_prompt, "set data.task to sft"),
+    Wish("tracking.project", _no_tracker, _a_tracker),
+    Wish("data.template", _no_prompt, "train on instructions, with data.task: sft"),
     Wish("data.last_step", _no_next_epoch, "set data.last_step to short or drop"),
 )
 
@@ -150,10 +163,11 @@ def without_effect(facts: Facts) -> Iterator[Finding]:
             value, default = getattr(section, name), type(section).model_fields[name].default
             if why is not None and not (is_resolved and value == default):
                 severity: Severity = "note" if wish.is_note else "warning"
+                change = wish.help if isinstance(wish.help, str) else wish.help(facts)
                 yield Finding(
                     "CF030",
                     f"{wish.key} {shown(value)} has no effect: {why}",
                     severity=severity,
                     place=facts.run.place(wish.key),
-                    helps=(f"remove {wish.key}", f"or {wish.help}"),
+                    helps=alternatives([f"remove {wish.key}", *((change,) if change else ())]),
                 )

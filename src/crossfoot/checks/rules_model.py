@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from crossfoot.arithmetic.impossible import alternatives
+from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
@@ -21,6 +23,7 @@ from crossfoot.written.model_facts import (
 )
 from crossfoot.written.model_kinds import NOT_PACKABLE, Kind, kind_of_family
 from crossfoot.written.model_modules import FAMILIES, ModuleNames
+from crossfoot.written.near_paths import near_help
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
 """Families with a table of positions: one beyond its end is an index error, not a guess."""
@@ -28,12 +31,11 @@ _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt
 
 @rule("CF014")
 def float16(facts: Facts) -> Iterator[Finding]:
-    """CF014: `model.dtype: float16` is not supported yet.
+    """CF014: `model.dtype: float16` cannot be trained.
 
-    In float16 the loss is scaled, and a step whose scaled gradients overflow is skipped while the scale is
-    lowered. A skipped step has used up its samples and its place in the rate's schedule; whether it is then
-    repeated or counted as lost is not decided in this version (it comes with checkpoints), and a run that
-    skips steps silently is what crossfoot is there to prevent. Without DeepSpeed there is one thing more:
+    In float16 the loss is multiplied with a scale, so that small gradients do not vanish, and the scale
+    changes from step to step. A checkpoint holds weights and optimizer, and not that scale: after a stop the
+    run would go on otherwise than without one. Without DeepSpeed there is one thing more:
     weights that are themselves trained in float16 (full fine-tuning, `lora.modules_to_save`) make torch's
     GradScaler stop at the first step, "Attempting to unscale FP16 gradients". bfloat16 has the range of
     float32 and needs no scale; GPUs older than NVIDIA's Ampere lack it, and train in float32. (lie U10)
@@ -44,16 +46,19 @@ def float16(facts: Facts) -> Iterator[Finding]:
     is_on = deepspeed is not None and deepspeed.get("fp16", "enabled") is True
     yield Finding(
         "CF014",
-        "model.dtype float16 is not supported yet",
+        "model.dtype is float16, which cannot be trained",
         place=facts.run.place("model.dtype"),
         others=((deepspeed.place("fp16", "enabled"), "goes with it"),) if deepspeed and is_on else (),
         notes=(
-            "what happens to a step whose loss scale overflows is not decided yet",
+            "a checkpoint does not hold the loss scale: after a stop the run would go on otherwise",
             *_unscaled_weights(facts.run.config),
         ),
-        helps=tuple(
-            f"{start}set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
-            for start, dtype in (("", "bfloat16"), ("or ", "float32"))
+        helps=alternatives(
+            [
+                f"set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
+                for dtype in ("bfloat16", "float32")
+                if dtype == "float32" or deepspeed is None or zero_stage(deepspeed.values)
+            ]
         ),
     )
 
@@ -136,8 +141,7 @@ def one_name_of_two(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF540")
 def untrained_rows(facts: Facts) -> Iterator[Finding]:
-    """CF540: the tokenizer has more tokens than the model's table has rows, and the new rows would not be
-    trained.
+    """CF540: the tokenizer has more tokens than the model has rows, and new rows are not trained.
 
     With LoRA only the adapters and `lora.modules_to_save` are trained. New rows of embed_tokens and lm_head
     start at the mean of the old ones; unless both tables are trained, all new tokens stay the same token to
@@ -164,11 +168,17 @@ def model_path(facts: Facts) -> Iterator[Finding]:
     HF_HUB_OFFLINE forbids to ask. Paths are relative to the folder that the command is started in.
     """
     path = facts.run.config.model.path
-    folder = os.path.expanduser(path)
-    if path == BUILTIN_TINY or not looks_local(path) or os.path.isdir(folder):
+    if path == BUILTIN_TINY or os.path.isdir(path):
         return
-    why = "it is a file, not a folder" if os.path.exists(folder) else "there is no such folder"
-    yield replace(model_missing(path, why), place=facts.run.place("model.path"))
+    near, place = near_help(path, os.path.isdir), facts.run.place("model.path")
+    if not looks_local(path):
+        if near and "/" in path and os.path.isdir(os.path.dirname(path)):
+            title = f"{path} is taken for a model of the hub: there is no such folder"
+            yield Finding("CF541", title, severity="warning", place=place, helps=near)
+        return
+    why = "it is a file, not a folder" if os.path.exists(path) else "there is no such folder"
+    finding = model_missing(path, why)
+    yield replace(finding, place=place, helps=(*near, *finding.helps))
 
 
 @rule("CF543")

@@ -22,7 +22,7 @@ _SOURCE = {
     "linear": "linear scaling was found with SGD (Goyal et al. 2017)",
     "sqrt": "the square root follows for Adam (Malladi et al. 2022)",
 }
-_RULE_OF = {"adamw": "sqrt", "sgd": "linear"}
+RULE_OF = {"adamw": "sqrt", "sgd": "linear"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def unscaled_rate(facts: Facts) -> Iterator[Finding]:
     scaling = _scaling(facts)
     if scaling is None or config.lr.rule != "none":
         return
-    right = _RULE_OF[config.optimizer.name]
+    right = RULE_OF[config.optimizer.name]
     reference = _rate(scaling.reference)
     yield Finding(
         "CF204",
@@ -108,7 +108,7 @@ def rule_of_another_optimizer(facts: Facts) -> Iterator[Finding]:
     """
     config = facts.run.config
     scaling = _scaling(facts)
-    used, right = config.lr.rule, _RULE_OF[config.optimizer.name]
+    used, right = config.lr.rule, RULE_OF[config.optimizer.name]
     if scaling is None or used in ("none", right):
         return
     yield Finding(
@@ -121,7 +121,8 @@ def rule_of_another_optimizer(facts: Facts) -> Iterator[Finding]:
         notes=(_SOURCE["linear"], _SOURCE["sqrt"]),
         helps=(
             f"set lr.rule to {right}: the peak is then {scaling.peak(right)}",
-            f"or set lr.rule to none and lr.reference to the rate that is right at {scaling.batch:,} samples",
+            f"or set lr.rule to none, lr.reference to {scaling.peak(used)}, and remove lr.reference_batch, "
+            "if that is the peak that is meant",
         ),
     )
 
@@ -181,7 +182,7 @@ def long_warmup(facts: Facts) -> Iterator[Finding]:
     whole = rate.warmup_steps == total
     helps = [f"set lr.{key} to {values[key][1]}: {usual:,} of {total:,} steps, the usual 3 %"]
     if lr.warmup_fraction == 1:
-        helps.append("or write lr.warmup_steps: 1 in its place, if one step is meant")
+        helps.append("or set lr.warmup_steps to 1 in the place of lr.warmup_fraction, if one step is meant")
     yield Finding(
         "CF207",
         f"the whole run of {total:,} steps is warm-up"

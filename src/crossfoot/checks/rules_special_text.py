@@ -37,7 +37,7 @@ def special_text(facts: Facts) -> Iterator[Finding]:
         notes=_first(look.special_text),
         helps=(
             "take them out of the data where they were put in for another trainer",
-            "or set data.special_text: tokens, if the tokens themselves are meant",
+            "or set data.special_text to tokens, if the tokens themselves are meant",
         ),
     )
 

@@ -87,8 +87,7 @@ def end_token_differs(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF590", "warning")
 def begin_token_differs(facts: Facts) -> Iterator[Finding]:
-    """CF590: the token that the tokenizer puts before a text is not the one that the model's config.json
-    names.
+    """CF590: the token put before every text is not the one that the model names.
 
     The model has seen its own `bos_token_id` at the start of every text. A tokenizer that puts none there
     is not judged: many models name a begin token and never use it.
@@ -128,7 +127,7 @@ def two_vocabularies(facts: Facts) -> Iterator[Finding]:
         place=facts.run.tokenizer_place,
         label=files.folder,
         notes=(f"{used} is read; {files.differing:,} tokens are not in both{rows}",),
-        helps=(f"remove the one that is out of date: without {used}, {other} is read",),
+        helps=(f"move the one that is out of date aside: without {used}, {other} is read",),
     )
 
 

@@ -5,14 +5,11 @@ page).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from crossfoot.data.numbering import Numbering, kind_of, record_place
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.written.git_lfs import lfs_pointer
-
-NAMED_RECORDS = 20
-"""Bad records that are named one by one; the rest is a count."""
 
 SKIP_HELP = (
     "or set data.bad_samples: skip to leave such records out; they are counted and listed in rejects.jsonl"
@@ -23,23 +20,34 @@ SKIP_HELP = (
 class Problem:
     """One record, or one whole file, that cannot be used.
 
-    line and column are 1-based (line 0: the file as a whole; a Parquet line is a row number). fatal: refused
-    whatever data.bad_samples says, because nobody can tell what the file was meant to hold.
+    number: what a person finds the record by, from 1: its line in a file of lines, its row in Parquet, its
+    place in a JSON list; 0: the file as a whole. line: in a JSON list, on which it begins or is broken.
+    column: 1-based. fatal: refused whatever data.bad_samples says, because nobody can tell what the file was
+    meant to hold.
     """
 
     code: str
-    line: int
+    number: int
     reason: str
     column: int = 0
     fatal: bool = False
+    line: int = 0
+
+    def place(self, file: str) -> Place:
+        """Where it stands. A line is told as well where the file has several."""
+        if not self.number or self.column:
+            return Place(file, self.line or self.number, self.column)
+        numbering: Numbering = "record" if self.line else "row" if kind_of(file) == ".parquet" else "line"
+        place = record_place(file, numbering, self.number)
+        return replace(place, line=self.line) if self.line > 1 else place
 
     def finding(self, file: str) -> Finding:
         """The finding that names this record of `file`."""
-        return FINDINGS_BY_CODE[self.code](Place(file, self.line, self.column), self.reason)
+        return FINDINGS_BY_CODE[self.code](self.place(file), self.reason)
 
 
 @rule_docs("CF501")
-def file_missing(place: Place, reason: str) -> Finding:
+def file_missing(place: Place | None, reason: str) -> Finding:
     """CF501: a data file does not exist, is a folder, or may not be read.
 
     Paths in data.train and data.validation are relative to the folder that the command is started in, not to
@@ -56,7 +64,7 @@ def file_missing(place: Place, reason: str) -> Finding:
 
 
 @rule_docs("CF502")
-def file_ending(place: Place, reason: str) -> Finding:
+def file_ending(place: Place | None, reason: str) -> Finding:
     """CF502: the name of a data file ends in something that crossfoot does not read for this task.
 
     .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document
@@ -90,27 +98,27 @@ def broken_json(place: Place, reason: str) -> Finding:
 
 @rule_docs("CF504")
 def not_utf8(place: Place, reason: str) -> Finding:
-    """CF504: a data file is not UTF-8 text.
+    """CF504: a line of a data file is not UTF-8 text.
 
-    Chinese text saved as GBK or GB18030 is the usual cause. Nothing is guessed: a wrong guess would train on
-    other characters than the file's author wrote.
+    The beginning of the file is (another encoding there is CF559): two files were joined, or some bytes are
+    damaged. Nothing is guessed: a wrong guess would train on other characters than the author wrote.
     """
     return Finding(
         "CF504",
         "this line is not UTF-8",
         place=place,
         label=reason,
-        helps=("convert the file, for example: iconv -f GB18030 -t UTF-8 OLD > NEW",),
+        helps=("write the line anew as UTF-8, or convert the file that it came from and join them again",),
         unreadable=True,
     )
 
 
 @rule_docs("CF505")
-def no_samples(place: Place, reason: str) -> Finding:
+def no_samples(place: Place | None, reason: str) -> Finding:
     """CF505: the data set has no sample that can be trained.
 
-    The file is empty, or an empty list, or `data.bad_samples: skip` left nothing over: with `stop` the
-    records are named, each with the reason.
+    The file is empty, or an empty list, or `data.bad_samples: skip` left nothing over: with `stop` the first
+    records of each kind are named, with the reason.
     """
     return Finding(
         "CF505",
@@ -219,16 +227,6 @@ def untokenisable(place: Place, reason: str) -> Finding:
         label=reason,
         helps=("remove those characters",),
     )
-
-
-@rule_docs("CF512")
-def more_bad_records(place: Place, reason: str) -> Finding:
-    """CF512: more records of the data cannot be trained than are named one by one.
-
-    The first 20 are named, with their lines; this counts the rest. Repair the export that made the file, or
-    set data.bad_samples to skip: the records are then left out, and all of them are listed in rejects.jsonl.
-    """
-    return Finding("CF512", "more records cannot be used", place=place, label=reason)
 
 
 @rule_docs("CF513")
@@ -344,13 +342,26 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF509": prompt_fills_window,
     "CF510": no_text,
     "CF511": untokenisable,
-    "CF512": more_bad_records,
     "CF513": broken_parquet,
     "CF520": tokenizer_unusable,
     "CF521": no_end_token,
     "CF550": record_too_large,
     "CF551": no_tokens,
     "CF556": field_twice,
-    "CF565": lfs_pointer,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""
+
+SEVERAL: Mapping[str, str] = {
+    "CF503": "lines are not JSON",
+    "CF504": "lines are not UTF-8",
+    "CF506": "records are not objects",
+    "CF507": "records have no output",
+    "CF508": "records have no instruction",
+    "CF509": "prompts fill the window, nothing of their answers would be trained",
+    "CF510": "records have no text",
+    "CF511": "records have text that is not trainable",
+    "CF550": "records are too large to be read",
+    "CF551": "records become no tokens",
+    "CF556": "records name a field twice",
+}
+"""The titles of those that are said of records, behind a number."""

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
+import os
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import (
+    DECODER,
+    EXACT_BYTES,
+    LARGEST_RECORD_BYTES,
+    Record,
+    too_large,
+    undecodable,
+    unparsable,
+)
 
 READ_CHARACTERS = 1 << 20
+PARSED_BYTES = 16 << 20
+"""Of a list that is too large to be counted whole: it takes about a second."""
 
 
 class _TooLarge(Exception):
     """The record that begins here is larger than any that is read."""
-
-
-def is_list(path: str) -> bool:
-    """Whether the first character of a file that is not blank is [."""
-    with open(path, "rb") as stream:
-        block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
-        while block:
-            if stripped := block.lstrip(b" \t\r\n"):
-                return stripped.startswith(b"[")
-            block = stream.read(1 << 16)
-    return False
 
 
 class _ArrayText:
@@ -104,44 +105,80 @@ def _is_too_large(text: str) -> bool:
 
 
 def records_of_list(path: str) -> Iterator[Record | Problem]:
-    """The records of a JSON list, each with the line on which it starts. Reading stops at the first broken
-    spot, and at a record that is too large.
+    """The records of a JSON list, each with its number and the line on which it starts. Reading stops at the
+    first broken spot, and at a record that is too large.
     """
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        text = _ArrayText(stream)
-        try:
-            yield from _array_values(text)
-        except _TooLarge:
-            yield too_large(text.line, fatal=True)
-        except UnicodeDecodeError:
-            yield _find_undecodable(path)
-        except (ValueError, RecursionError) as error:
-            yield unparsable(error, text.line, text.column)
+        yield from _array_values(_ArrayText(stream), path)
 
 
-def _array_values(text: _ArrayText) -> Iterator[Record | Problem]:
-    text.peek()
-    text.skip_character()
-    if text.peek() == "]":
+def number_in_list(path: str, start: int) -> tuple[int, int]:
+    """(number, line) of the record of a JSON list that begins at byte `start`; the file is parsed up to
+    there.
+    """
+    text = _beginning(path, start)
+    number = 1 + sum(isinstance(one, Record) for one in _array_values(text, path))
+    return number, text.line
+
+
+def count_list(path: str) -> int | Problem:
+    """The records of a JSON list, or what is wrong with it; of a file beyond EXACT_BYTES its beginning alone
+    is parsed.
+    """
+    size = os.path.getsize(path)
+    is_whole = size <= EXACT_BYTES
+    found = records_of_list(path) if is_whole else _array_values(_beginning(path, PARSED_BYTES), path)
+    records, last = 0, None
+    for last in found:
+        records += isinstance(last, Record)
+    if isinstance(last, Problem) and (is_whole or not records):
+        return last
+    return records if is_whole else round(records * size / PARSED_BYTES)
+
+
+def _beginning(path: str, size: int) -> _ArrayText:
+    """The first bytes of a file, as text; a character that is cut off at their end is left out."""
+    with open(path, "rb") as stream:
+        before = io.BytesIO(stream.read(size))
+    return _ArrayText(io.TextIOWrapper(before, encoding="utf-8-sig", errors="ignore", newline=""))
+
+
+def _array_values(text: _ArrayText, path: str) -> Iterator[Record | Problem]:
+    number = 1
+    try:
+        text.peek()
         text.skip_character()
-    else:
-        while True:
-            text.peek()
-            line = text.line
-            yield Record(line, text.value())
-            after = text.peek()
-            if after not in (",", "]"):
-                reason = "expected a comma or ]" if after else "the file ends before its list is closed"
-                yield Problem("CF503", text.line, reason, text.column, fatal=True)
-                return
+        if text.peek() == "]":
             text.skip_character()
-            if after == "]":
-                break
-    if text.peek():
-        yield Problem("CF503", text.line, "text after the end of the list", text.column, fatal=True)
+        else:
+            while True:
+                text.peek()
+                line = text.line
+                yield Record(number, text.value(), line)
+                after = text.peek()
+                if after not in (",", "]"):
+                    reason = "expected a comma or ]" if after else "the file ends before its list is closed"
+                    yield _broken(number, reason, text)
+                    return
+                text.skip_character()
+                if after == "]":
+                    break
+                number += 1
+        if text.peek():
+            yield _broken(number, "text after the end of the list", text)
+    except _TooLarge:
+        yield too_large(number, text.line, fatal=True)
+    except UnicodeDecodeError:
+        yield _find_undecodable(path, number)
+    except (ValueError, RecursionError) as error:
+        yield unparsable(error, number, text.column, text.line)
 
 
-def _find_undecodable(path: str) -> Problem:
+def _broken(number: int, reason: str, text: _ArrayText) -> Problem:
+    return Problem("CF503", number, reason, text.column, fatal=True, line=text.line)
+
+
+def _find_undecodable(path: str, number: int) -> Problem:
     """The line of the first byte that is not UTF-8, after a reader has met one. A lone carriage return ends a
     line too.
     """
@@ -153,10 +190,10 @@ def _find_undecodable(path: str) -> Problem:
                 text = decoder.decode(block)
             except UnicodeDecodeError as error:
                 text = error.object[: error.start].decode("utf-8", errors="ignore")
-                return undecodable(line + _line_ends(last, text), error)
+                return undecodable(number, error, line + _line_ends(last, text))
             line += _line_ends(last, text)
             last = text[-1:] or last
-    return Problem("CF504", line, "the file ends inside a character", fatal=True)
+    return Problem("CF504", number, "the file ends inside a character", fatal=True, line=line)
 
 
 def _line_ends(last: str, text: str) -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 from collections.abc import Iterator
 from io import BufferedReader
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large, undecodable, unparsable
+from crossfoot.data.record import (
+    DECODER,
+    EXACT_BYTES,
+    LARGEST_RECORD_BYTES,
+    Record,
+    too_large,
+    undecodable,
+    unparsable,
+)
 
 BLOCK_BYTES = 1 << 20
-EXACT_BYTES = 64 << 20
-"""Line files up to this size are counted line by line; of larger ones the rest is estimated from this much.
-"""
-ONE_OBJECT_BYTES = 16 << 20
-"""A larger file is not parsed whole just to say what is wrong with it."""
 
 
 def records_of_lines(path: str, kind: str) -> Iterator[Record | Problem]:
@@ -29,12 +31,6 @@ def records_of_lines(path: str, kind: str) -> Iterator[Record | Problem]:
             record = line_record(raw, line, kind)
             if record is None:
                 continue
-            is_first_broken = line == 1 and isinstance(record, Problem) and record.code == "CF503"
-            if is_first_broken and kind == ".json" and _is_one_object(path):
-                yield Problem(
-                    "CF503", 1, "the file is one object; a list of records is expected", 1, fatal=True
-                )
-                return
             yield record
 
 
@@ -84,17 +80,4 @@ def line_record(raw: bytes, line: int, kind: str) -> Record | Problem | None:
     try:
         return Record(line, DECODER.decode(text.rstrip()))
     except (ValueError, RecursionError) as error:
-        return unparsable(error, line, getattr(error, "colno", 0), may_be_array=bare.strip() == b"[")
-
-
-def _is_one_object(path: str) -> bool:
-    """Whether a whole file of moderate size is a single JSON object over several lines (only asked after an
-    error).
-    """
-    if os.path.getsize(path) > ONE_OBJECT_BYTES:
-        return False
-    try:
-        with open(path, encoding="utf-8-sig") as stream:
-            return isinstance(json.load(stream), dict)
-    except (ValueError, RecursionError):
-        return False
+        return unparsable(error, line, getattr(error, "colno", 0))

@@ -12,22 +12,22 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
 from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
+from crossfoot.data.numbering import numbering_of, record_place
 from crossfoot.data.problems import Problems
-from crossfoot.data.records import Task, file_problem, read_records
+from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import texts_of
-from crossfoot.data.sampling import Drawn, line_at, some_records, with_line
+from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, Drawn, located, number_at, some_records
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
 from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
-from crossfoot.findings.finding import Finding
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
 
-WHOLE_BYTES = 2 << 20
-SOME_RECORDS = 200
 FEWEST_OF_A_FILE = 8
 NOTHING_LEFT = "data.bad_samples: skip would leave every record out"
 
@@ -77,7 +77,8 @@ class Looking:
     run: RunFile
     files: Sequence[str]
     special: Collection[str] = ()
-    bad: list[tuple[int, Problem]] = field(default_factory=list)
+    bad: list[tuple[int, Problem, int | None]] = field(default_factory=list)
+    records: int = 0
     is_cut_short: bool = False
     of_the_whole: list[Finding] = field(default_factory=list)
 
@@ -93,7 +94,7 @@ class Looking:
         """Read these files, or some of their records; the same file only once."""
         data = self.run.config.data
         by_path = {os.path.realpath(file): file for file in reversed(list(files))}
-        wanted = [file for file in reversed(by_path.values()) if file_problem(file, data.task) is None]
+        wanted = [file for file in reversed(by_path.values()) if file_finding(file, data.task) is None]
         sizes = [os.path.getsize(file) for file in wanted]
         seen = Seen(is_whole=sum(sizes) <= WHOLE_BYTES)
         self.is_cut_short |= not seen.is_whole
@@ -102,8 +103,12 @@ class Looking:
             for drawn in _draw(file, data.task, None if seen.is_whole else size / sum(sizes)):
                 self._take(drawn, file, seen)
             if seen.records == before and seen.is_whole and not self._is_bad(file):
-                self.bad.append((self._number(file), Problem("CF505", 0, f"{file}: no record", fatal=True)))
+                self._refuse(file, f"{file}: no record")
+        self.records += seen.records
         return seen
+
+    def _refuse(self, file: str, reason: str) -> None:
+        self.bad.append((self._number(file), Problem("CF505", 0, reason, fatal=True), None))
 
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
         data = self.run.config.data
@@ -122,11 +127,11 @@ class Looking:
             seen.rejected += 1
         if is_left_out and seen.example:
             return
-        located = with_line(problem, self.files[file_id], start)
         if is_left_out:
-            seen.example = f"{self.files[file_id]}:{located.line}: {located.reason}"
+            one = located(problem, self.files[file_id], start)
+            seen.example = f"{one.place(self.files[file_id])}: {one.reason}"
         else:
-            self.bad.append((file_id, located))
+            self.bad.append((file_id, problem, start))
 
     def spelled(self, seen: Seen) -> tuple[SpelledNames, SpelledNames]:
         """The records that spell out special tokens, and those that hold the template's own words."""
@@ -138,9 +143,15 @@ class Looking:
             for tally in (special, template):
                 if found := tally.in_record(one.spelled_in):
                     is_unnumbered = start is not None and tally.names_more
-                    line = line_at(self.files[one.file_id], start or 0) if is_unnumbered else one.line
-                    tally.book(SpelledRecord(one.file_id, line, found))
-        return special.counted.named(self.files), template.counted.named(self.files)
+                    number = one.number
+                    if is_unnumbered:
+                        number, _ = number_at(self.files[one.file_id], start or 0)
+                    tally.book(SpelledRecord(one.file_id, number, found))
+        return special.counted.named(self._place), template.counted.named(self._place)
+
+    def _place(self, file_id: int, number: int) -> Place:
+        file = self.files[file_id]
+        return record_place(file, numbering_of(file), number) if number else Place(file)
 
     def refuse_nothing_left(self, seen: Seen, files: Sequence[str], too_long: int) -> None:
         """Note that none of the records of these files can be trained, all being left out. too_long: of those
@@ -150,7 +161,7 @@ class Looking:
             return
         if any(map(self._is_bad, files)) or (not seen.is_whole and any(map(self._has_sample, files))):
             return
-        self.bad.append((self._number(files[0]), Problem("CF505", 0, NOTHING_LEFT, fatal=True)))
+        self._refuse(files[0], NOTHING_LEFT)
 
     def _has_sample(self, file: str) -> bool:
         data = self.run.config.data
@@ -164,9 +175,10 @@ class Looking:
     def findings(self) -> tuple[Finding, ...]:
         """What indexing would refuse, in the order of the files."""
         problems = Problems(self.files, stops=True)
-        for file_id, problem in sorted(self.bad, key=lambda pair: (pair[0], pair[1].line)):
-            problems.note(file_id, problem)
-        return (*problems.findings(cut_short=self.is_cut_short), *self.of_the_whole)
+        for one in sorted(self.bad, key=lambda one: (one[0], one[2] or 0, one[1].number)):
+            problems.note(*one)
+        found = problems.findings(records=self.records, cut_short=self.is_cut_short)
+        return (*found, *self.of_the_whole)
 
     def judge(self, key: str, seen: Seen) -> None:
         """What is to be said of all records together. key: train or validation."""
@@ -185,7 +197,7 @@ class Looking:
         return self.files.index(file)
 
     def _is_bad(self, file: str) -> bool:
-        return any(self.files[number] == file for number, _ in self.bad)
+        return any(self.files[number] == file for number, *_ in self.bad)
 
 
 def _draw(file: str, task: Task, share: float | None) -> Iterable[Drawn]:

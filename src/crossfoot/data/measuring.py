@@ -108,7 +108,7 @@ def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window:
         if masked >= window:
             if counter.is_exact:
                 reason = f"the prompt has {masked} tokens, data.max_seq_len is {window}"
-                problem = Problem("CF509", one.line, reason)
+                problem = one.problem("CF509", reason)
                 measured.too_long.append((one, seen.starts[place], problem))
             elif masked >= SURE * window:
                 measured.hopeless += weight

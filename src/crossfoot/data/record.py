@@ -14,6 +14,10 @@ from crossfoot.data.findings import Problem
 LARGEST_RECORD_BYTES = 16 << 20
 """Of one record in its file. Tokenising takes up to 200 times as much memory; a novel has 1 to 10 MiB."""
 
+EXACT_BYTES = 64 << 20
+"""Of files up to this size the records are counted; of larger ones their number is estimated from this much.
+"""
+
 
 class NamedTwice(dict[str, Any]):
     """A JSON object that names a field twice, of which json keeps the last. name: the first such field."""
@@ -35,31 +39,36 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 @dataclass(frozen=True)
 class Record:
-    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. line is
-    1-based. Of a Parquet row that is True which is not read at all: pictures, sounds, lists of numbers.
+    """One record as it stands in its file: any JSON value, or {"text": line} from plain text. Of a Parquet
+    row that is True which is not read at all: pictures, sounds, lists of numbers. number, line: as of a
+    Problem.
     """
 
-    line: int
+    number: int
     value: Any
+    line: int = 0
+
+    def problem(self, code: str, reason: str) -> Problem:
+        """What is wrong with it."""
+        return Problem(code, self.number, reason, line=self.line)
 
 
-def too_large(line: int, *, fatal: bool = False) -> Problem:
+def too_large(number: int, line: int = 0, *, fatal: bool = False) -> Problem:
     """A record beyond LARGEST_RECORD_BYTES, which is not read."""
     reason = f"it has more than {LARGEST_RECORD_BYTES >> 20} MiB"
-    return Problem("CF550", line, reason, fatal=fatal)
+    return Problem("CF550", number, reason, fatal=fatal, line=line)
 
 
-def undecodable(line: int, error: UnicodeDecodeError) -> Problem:
+def undecodable(number: int, error: UnicodeDecodeError, line: int = 0) -> Problem:
     """Bytes that are not UTF-8."""
     byte = error.object[error.start]
-    return Problem("CF504", line, f"byte 0x{byte:02x} does not belong to UTF-8 text", fatal=True)
+    reason = f"byte 0x{byte:02x} does not belong to UTF-8 text"
+    return Problem("CF504", number, reason, fatal=True, line=line)
 
 
-def unparsable(error: Exception, line: int, column: int, *, may_be_array: bool = False) -> Problem:
-    """What is not JSON. may_be_array: the line is an opening bracket, in a file named .jsonl."""
+def unparsable(error: Exception, number: int, column: int, line: int = 0) -> Problem:
+    """What is not JSON."""
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
-    if may_be_array:
-        reason += "; a list of records belongs into a file named .json"
-    return Problem("CF503", line, reason[:1].lower() + reason[1:], column, fatal=True)
+    return Problem("CF503", number, reason[:1].lower() + reason[1:], column, fatal=True, line=line)

@@ -7,17 +7,15 @@ is guessed: a date stays the text that it is. Parquet carries its types.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from typing import Literal
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.json_list import is_list, records_of_list
+from crossfoot.data.json_list import count_list, records_of_list
 from crossfoot.data.line_files import count_lines, records_of_lines
+from crossfoot.data.numbering import is_json_list, kind_of
 from crossfoot.data.parquet import count_rows, parquet_records
 from crossfoot.data.record import Record
-from crossfoot.written.git_lfs import is_pointer
 
 Task = Literal["sft", "pretrain"]
 FIELDS: dict[str, tuple[str, ...]] = {"sft": ("instruction", "input", "output"), "pretrain": ("text",)}
@@ -25,42 +23,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sft": (".json", ".jsonl", ".parquet"),
     "pretrain": (".json", ".jsonl", ".parquet", ".txt"),
 }
-
-
-def kind_of(path: str) -> str:
-    """The ending that decides how a file is read, in small letters with its dot."""
-    return os.path.splitext(path)[1].lower()
-
-
-def file_problem(path: str, task: Task) -> Problem | None:
-    """Why a file cannot even be opened for this task, else None. Reads its first bytes."""
-    kind = kind_of(path)
-    if kind not in KINDS[task]:
-        if kind == ".txt":
-            return Problem(
-                "CF502",
-                0,
-                f"{path} is plain text, which has no instructions; data.task: pretrain reads it",
-                fatal=True,
-            )
-        return Problem("CF502", 0, f"{path}: {task} reads {', '.join(KINDS[task])}", fatal=True)
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            return Problem("CF501", 0, f"{path} is a folder", fatal=True)
-        if not stat.S_ISREG(mode):  # looked at before it is opened: opening a pipe waits for a writer
-            return Problem("CF501", 0, f"{path} is {_kind_of_file(mode)}, not an ordinary file", fatal=True)
-        with open(path, "rb") as stream:
-            stream.read(1)
-    except OSError as error:
-        return Problem("CF501", 0, f"{path}: {error.strerror}", fatal=True)
-    return Problem("CF565", 0, path, fatal=True) if is_pointer(path) else None
-
-
-def _kind_of_file(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "a pipe"
-    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "a socket"
 
 
 def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
@@ -72,23 +34,11 @@ def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
 
 
 def count_file(path: str, task: Task) -> int | Problem:
-    """Records of one file, blank lines apart, or what is wrong with it. Lines are not parsed, and of a large
-    file its beginning is counted.
-
-    A JSON list is parsed whole: braces inside texts make anything less unsafe.
+    """Records of one file, blank lines apart, or what is wrong with it; of a large file its beginning is
+    counted. Lines are not parsed; a JSON list is, because braces inside texts make anything less unsafe.
     """
     if kind_of(path) == ".parquet":
         return count_rows(path)
     if not is_json_list(path):
         return count_lines(path, kind_of(path))
-    records = 0
-    for record in records_of_list(path):
-        if isinstance(record, Problem):
-            return record
-        records += 1
-    return records
-
-
-def is_json_list(path: str) -> bool:
-    """Whether a file is one JSON list: named .json, and its first character is [."""
-    return kind_of(path) == ".json" and is_list(path)
+    return count_list(path)

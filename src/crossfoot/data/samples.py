@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,35 +53,40 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it goes into the index. ids, trained [L]; lost_tokens: trained tokens cut off; line:
-    where it starts.
+    """One sample as it goes into the index. ids, trained [L]; lost_tokens: trained tokens cut off; number:
+    of the record in which it starts.
     """
 
     ids: npt.NDArray[np.int32]
     trained: npt.NDArray[np.uint8]
     lost_tokens: int
     file_id: int
-    line: int
+    number: int
 
 
 @dataclass(frozen=True)
 class Texts:
     """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain. own: where the
     template's words stand in the prompt. unread: names of its fields that hold something and are not read.
-    written: what is read, as it stands in the file.
+    written: what is read, as it stands in the file. number, line: as of a Problem.
     """
 
     file_id: int
-    line: int
+    number: int
     parts: tuple[str, ...]
     own: Spans = ()
     unread: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
+    line: int = 0
 
     @property
     def spelled_in(self) -> tuple[tuple[str, Spans], ...]:
         """Each text, with the template's words in it."""
         return tuple(zip(self.parts, (self.own, *[()] * len(self.parts)), strict=False))
+
+    def problem(self, code: str, reason: str) -> Problem:
+        """What is wrong with it."""
+        return Problem(code, self.number, reason, line=self.line)
 
     @property
     def characters(self) -> int:
@@ -94,20 +99,20 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
     value = record.value
     own: Spans = ()
     if not isinstance(value, dict):
-        return Problem("CF506", record.line, f"it is {_kind(value)}")
+        return record.problem("CF506", f"it is {_kind(value)}")
     if isinstance(value, NamedTwice):
-        return Problem("CF556", record.line, f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
+        return record.problem("CF556", f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
     if task == "pretrain":
-        if problem := _missing(value, "text", "CF510", record.line):
+        if problem := _missing(record, "text", "CF510"):
             return problem
         parts: tuple[str, ...] = (value["text"],)
     else:
         for field, code in (("output", "CF507"), ("instruction", "CF508")):
-            if problem := _missing(value, field, code, record.line):
+            if problem := _missing(record, field, code):
                 return problem
         extra = value.get("input")
         if extra is not None and not isinstance(extra, str):
-            return Problem("CF508", record.line, f'"input" is {_kind(extra)}, not text')
+            return record.problem("CF508", f'"input" is {_kind(extra)}, not text')
         asked = (value["instruction"], extra or "")
         parts = (TEMPLATES[template](*asked), value["output"])
         own = TEMPLATES[template].own_spans(*asked)
@@ -116,20 +121,21 @@ def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts |
             part.encode("utf-8")
         except UnicodeEncodeError as error:
             half = f"\\u{ord(part[error.start]):04x}"
-            return Problem("CF511", record.line, f"it holds {half}, half of a character")
+            return record.problem("CF511", f"it holds {half}, half of a character")
     written = tuple(filter(None, (value.get(field) for field in FIELDS[task])))
-    return Texts(file_id, record.line, parts, own, unread=unread_fields(value, task), written=written)
+    return Texts(file_id, record.number, parts, own, unread_fields(value, task), written, record.line)
 
 
-def _missing(value: dict[str, Any], field: str, code: str, line: int) -> Problem | None:
+def _missing(record: Record, field: str, code: str) -> Problem | None:
+    value = record.value
     if field not in value:
         found = ", ".join(list(value)[:8]) or "nothing"
-        return Problem(code, line, f'no "{field}"; it has: {found}')
+        return record.problem(code, f'no "{field}"; it has: {found}')
     text = value[field]
     if not isinstance(text, str):
-        return Problem(code, line, f'"{field}" is {_kind(text)}, not text')
+        return record.problem(code, f'"{field}" is {_kind(text)}, not text')
     if not text.strip():
-        return Problem(code, line, f'"{field}" is empty')
+        return record.problem(code, f'"{field}" is empty')
     return None
 
 
@@ -161,18 +167,18 @@ def sft_samples(
         masked = len(facts.bos_ids) + len(prompt)
         if masked >= max_seq_len:
             reason = f"the prompt has {masked} tokens, data.max_seq_len is {max_seq_len}"
-            yield texts.file_id, Problem("CF509", texts.line, reason)
+            yield texts.file_id, texts.problem("CF509", reason)
             continue
         whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
         if problem := _not_as_text(texts, (prompt, answer), encoder) or _not_trainable(
-            answer, whole, facts, texts.line
+            answer, whole, facts, texts
         ):
             yield texts.file_id, problem
             continue
         ids = np.array(whole[:max_seq_len], dtype=np.int32)
         trained = np.ones(len(ids), dtype=np.uint8)
         trained[:masked] = 0
-        yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.line)
+        yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.number)
 
 
 def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
@@ -181,27 +187,27 @@ def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encode
         return None
     for (part, own), ids in zip(texts.spelled_in, encoded, strict=True):
         if token := encoder.special.surviving(part, own, ids):
-            return Problem(
-                "CF511", texts.line, f"it spells out {token}, and the tokenizer has no other tokens for that"
+            return texts.problem(
+                "CF511", f"it spells out {token}, and the tokenizer has no other tokens for that"
             )
     return None
 
 
 def _not_trainable(
-    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, line: int
+    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, texts: Texts
 ) -> Problem | None:
     """A trained text without a token of its own (body), or a token that the model's table has no row for: the
     text spells out the tokenizer's added padding token.
     """
     if not body:
-        return Problem("CF551", line, "no token comes of its text")
+        return texts.problem("CF551", "no token comes of its text")
     highest = max(whole)
     if highest < facts.vocabulary:
         return None
     reason = (
         f"it spells out a special token with id {highest}, but the model's table has {facts.vocabulary} rows"
     )
-    return Problem("CF511", line, reason)
+    return texts.problem("CF511", reason)
 
 
 class BlockCutter:
@@ -226,12 +232,12 @@ class BlockCutter:
         for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
             whole = [*facts.bos_ids, *body, facts.eos_id]
             problem = _not_as_text(texts, (body,), self._encoder)
-            problem = problem or _not_trainable(body, whole, facts, texts.line)
+            problem = problem or _not_trainable(body, whole, facts, texts)
             if problem is not None:
                 yield texts.file_id, problem
                 continue
             starts.append(tokens)
-            origins.append((texts.file_id, texts.line))
+            origins.append((texts.file_id, texts.number))
             parts.append(np.array(whole, dtype=np.int32))
             tokens += len(whole)
         joined = np.concatenate(parts)

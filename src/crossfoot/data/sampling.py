@@ -14,43 +14,68 @@ from typing import BinaryIO
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.findings import Problem
+from crossfoot.data.json_list import number_in_list
 from crossfoot.data.line_files import line_record
+from crossfoot.data.numbering import is_json_list, kind_of
 from crossfoot.data.parquet import parquet_records
 from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large
-from crossfoot.data.records import FIELDS, Task, is_json_list, kind_of, read_records
+from crossfoot.data.records import FIELDS, Task, read_records
 
+WHOLE_BYTES = 2 << 20
+SOME_RECORDS = 200
+"""Of files up to this size all records are looked at, of larger ones so many."""
 LONGEST_RECORD_BYTES = 1 << 20
 """A record longer than this is passed over when only some are looked at."""
 MOST_LONG_LINES = 8
 """Of those, so many at most are followed to see whether they are too large to be read at all."""
 BLOCK_BYTES = 1 << 17
+FAR_BYTES = 64 << 20
+"""A JSON list is parsed so far, to number a record: in a second or two."""
 GROUPS = 4
 """Row groups of a Parquet file that are looked into: each is read in one piece."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A record as it was drawn; start: its first byte when its line is not known yet (line 0), else None."""
+    """A record as it was drawn; start: its first byte when its number is not known yet (0), else None."""
 
     found: Record | Problem
     start: int | None = None
 
 
-def some_records(path: str, task: Task, count: int) -> Iterator[Drawn]:
-    """About `count` records, from places spread evenly over the file; the first one is always among them."""
+def some_records(path: str, task: Task, count: int, fields: Sequence[str] | None = None) -> Iterator[Drawn]:
+    """About `count` records, from places spread evenly over the file; the first one is always among them.
+    fields: columns that a Parquet file must have; None: the task's.
+    """
     if kind_of(path) == ".parquet":
-        return map(Drawn, parquet_records(path, FIELDS[task], partial(_spread, count)))
+        wanted = FIELDS[task] if fields is None else fields
+        return map(Drawn, parquet_records(path, wanted, partial(_spread, count)))
     if is_json_list(path):
         return _items(path, task, count)
     return _lines(path, task, count)
 
 
-def with_line(problem: Problem, path: str, start: int | None) -> Problem:
-    """The problem with the line of its record, for which the file up to there is read."""
-    return problem if start is None else replace(problem, line=line_at(path, start))
+def located(problem: Problem, path: str, start: int | None) -> Problem:
+    """The problem with the number of its record, for which the file up to there is read; far into a JSON list
+    its byte is told instead.
+    """
+    if start is None:
+        return problem
+    number, line = number_at(path, start)
+    near = "" if number else f", near byte {start:,}"
+    return replace(problem, number=number, line=line, reason=problem.reason + near)
 
 
-def line_at(path: str, start: int) -> int:
+def number_at(path: str, start: int) -> tuple[int, int]:
+    """(number, line) of the record that begins at byte `start`, as a Problem has them. (0, 0): it lies too
+    far into a JSON list.
+    """
+    if not is_json_list(path):
+        return _line_at(path, start), 0
+    return number_in_list(path, start) if start <= FAR_BYTES else (0, 0)
+
+
+def _line_at(path: str, start: int) -> int:
     """The line on which byte `start` of the file lies; the file up to there is read."""
     line = 1
     with open(path, "rb") as stream:
@@ -106,28 +131,31 @@ def _never_ends(stream: BinaryIO) -> bool:
 
 def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
     """Objects of a JSON list behind evenly spread offsets. Inside a text an object can only be guessed at, so
-    that one counts which has a field of the task.
+    that one counts which has half of the fields of the first record.
     """
-    yield from map(Drawn, islice(read_records(path, task), 1))
+    first = list(islice(read_records(path, task), 1))
+    yield from map(Drawn, first)
+    value = first[0].value if first and isinstance(first[0], Record) else None
+    names = frozenset(value if isinstance(value, dict) else FIELDS[task]) - {"input"}
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):
             stream.seek(offset)
             block = stream.read(BLOCK_BYTES)
-            drawn = _object(block, offset, task)
+            drawn = _object(block, offset, names)
             if drawn is not None and drawn.start is not None and drawn.start > last:
                 last = drawn.start
                 yield drawn
 
 
-def _object(block: bytes, offset: int, task: Task) -> Drawn | None:
+def _object(block: bytes, offset: int, names: frozenset[str]) -> Drawn | None:
     for match in islice(re.finditer(rb"\}\s*,\s*(?=\{)", block), 4):
         text = block[match.end() :].decode("utf-8", errors="ignore")
         try:
             value, _end = DECODER.raw_decode(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) and any(field in value for field in FIELDS[task] if field != "input"):
+        if isinstance(value, dict) and 2 * len(names & value.keys()) >= len(names):
             return Drawn(Record(0, value), offset + match.end())
     return None
 

@@ -11,19 +11,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from crossfoot.data.plain_ids import PlainIds, plain_ids
 from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tokenizer import CHAT_TEMPLATE, copy_tokenizer, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from crossfoot.data.tokenizer_settings import read_object
+from crossfoot.findings.finding import Refused
 from crossfoot.written.config import Config
 
 MODEL_CONFIGS = ("config.json", "generation_config.json")
 
 
-def save_tokenizer(config: Config, index_dir: str, destination: str) -> None:
+def save_tokenizer(config: Config, index_dir: str, destination: str) -> PlainIds | None:
     """Put the tokenizer into a folder that holds an adapter or a model. After sft it asks by the template
     that was trained, whatever the tokenizer's own one is; a model in the folder ends its texts with the token
-    that was trained.
+    that was trained. Returns how plain Python makes the ids that were trained, None where the tokenizer
+    cannot be loaded any more.
 
     Raises OSError when the tokenizer is gone or the folder cannot be written.
     """
@@ -45,6 +48,9 @@ def save_tokenizer(config: Config, index_dir: str, destination: str) -> None:
         end = files.end.id
         for name in MODEL_CONFIGS:
             _change(destination, name, "eos_token_id", lambda ids: with_end(ids, end))
+    with suppress(Refused):
+        return plain_ids(config, index_dir, destination)
+    return None
 
 
 def with_end(ids: Any, end: int) -> Any:

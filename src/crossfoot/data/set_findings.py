@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,8 @@ from crossfoot.data.records import Task
 from crossfoot.data.unread_fields import changes_meaning, is_about_the_record
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.shell_words import quoted
+from crossfoot.written.accepting import accept_known
 from crossfoot.written.run_file import RunFile
 
 CONSIDERABLE_LOSS, LARGE_LOSS = 0.01, 0.3
@@ -54,13 +55,12 @@ def set_findings(run: RunFile, data_set: DataSet) -> tuple[Finding, ...]:
     if data_set.lost_characters > CONSIDERABLE_LOSS * data_set.characters:
         where = run.place("tokenizer" if run.config.tokenizer is not None else "model", "path")
         found.append(characters_lost(where, data_set))
-    return tuple(found)
+    return accept_known(run, found)
 
 
 @rule_docs("CF552")
 def fields_of_meaning(place: Place, data_set: DataSet, counts: Mapping[str, int], task: Task) -> Finding:
-    """CF552: records hold more than the fields that are read, and training without it is training on
-    something else.
+    """CF552: records hold fields that are not read, and that change what they mean.
 
     sft reads "instruction", "input" and "output", pretrain reads "text". A conversation before the question
     ("history", "messages"), another system prompt, tools, pictures, weights of the samples or a rejected
@@ -97,18 +97,18 @@ def fields_not_read(place: Place, data_set: DataSet, counts: Mapping[str, int]) 
         severity="warning" if unknown else "note",
         place=place,
         notes=("nothing of them is trained",),
-        helps=(f"if that is meant, say so: {_ignoring(unknown)}",) if unknown else (),
+        helps=(f"if that is meant, say so: {_ignoring(unknown or counts)}",),
     )
 
 
-@rule_docs("CF554", "error", "warning")
+@rule_docs("CF554", "error", "warning", error_is_opinion=True)
 def characters_lost(place: Place, data_set: DataSet) -> Finding:
     """CF554: the tokenizer has no tokens for a considerable part of the data's characters.
 
     They become its unknown token, or nothing: the model is trained to write that. From 1 % on it is a
-    warning, from 30 % on an error, and nothing is trained. The tokenizer is another model's, or one for other
-    languages, or its vocabulary is missing or damaged. Up to 200 records, and then one of 128, are looked at;
-    blanks do not count.
+    warning, from 30 % on an error, and nothing is trained, unless `checks.accept` has it. The tokenizer is
+    another model's, or one for other languages, or its vocabulary is missing or damaged. Up to 200 records,
+    and then one of 128, are looked at; blanks do not count.
     """
     share = data_set.lost_characters / data_set.characters
     is_large = share >= LARGE_LOSS
@@ -139,4 +139,4 @@ def _named(data_set: DataSet, counts: Mapping[str, int]) -> str:
 def _ignoring(names: Iterable[str]) -> str:
     """A word for the command line. The names are any text that a data file holds."""
     plain = (name if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) else json.dumps(name) for name in names)
-    return shlex.quote(f"data.ignored_fields=[{', '.join(plain)}]")
+    return quoted(f"data.ignored_fields=[{', '.join(plain)}]")

@@ -6,9 +6,11 @@ unless `data.special_text: tokens` says otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from crossfoot.findings.finding import Place
 
 SpecialText = Literal["text", "tokens"]
 """What a special token that the data spells out becomes: the text that it is, or the token."""
@@ -69,10 +71,10 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class SpelledRecord:
-    """A record whose data spells something out. texts: what, each once."""
+    """A record whose data spells something out. number: as of a Problem. texts: what, each once."""
 
     file_id: int
-    line: int
+    number: int
     texts: tuple[str, ...]
 
 
@@ -83,9 +85,9 @@ class SpelledRecords:
     records: int = 0
     first: tuple[SpelledRecord, ...] = ()
 
-    def named(self, files: Sequence[str]) -> SpelledNames:
-        """With the names of the files."""
-        words = (f"{files[one.file_id]}:{one.line} has {', '.join(one.texts)}" for one in self.first)
+    def named(self, place_of: Callable[[int, int], Place]) -> SpelledNames:
+        """With their places, by (number of the file, number of the record)."""
+        words = (f"{place_of(one.file_id, one.number)} has {', '.join(one.texts)}" for one in self.first)
         return SpelledNames(self.records, tuple(words))
 
 

@@ -69,8 +69,8 @@ def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
     """
     if path == BUILTIN_TINY:
         return write_tiny_tokenizer(index_dir) if may_fetch else tiny_folder(index_dir)
-    if os.path.isdir(folder := os.path.expanduser(path)):
-        return folder
+    if os.path.isdir(path):
+        return path
     if os.path.exists(path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         raise FileNotFoundError(f"no folder {path}")
     from huggingface_hub import snapshot_download

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from crossfoot.documents import MOST_BYTES, Malformed
 from crossfoot.environment.forwarding import FORWARDED
 from crossfoot.environment.slurm import hosts as hosts_of
 from crossfoot.phrases import said_by
+from crossfoot.shell_words import quoted
 from crossfoot.written.launch.statement import Host
 
 TORCH_SECONDS = 60.0
@@ -85,7 +85,7 @@ def ask_over_ssh(hosts: Sequence[Host], question: Question, environ: Mapping[str
     """Each host, in this folder and with the variables that `crossfoot launch` gives its ranks there. A key
     must do for the login: nobody is asked for a password.
     """
-    script = shlex.quote(_script(question, _forwarded(environ)))
+    script = quoted(_script(question, _forwarded(environ)))
 
     def ask(host: Host) -> Node:
         return _ask_one(host.name, [*SSH, host.name, f"sh -c {script}"], host.slots)
@@ -121,11 +121,11 @@ def _ask_one(name: str, command: Sequence[str], slots: int | None = None) -> Nod
 
 def _script(question: Question, variables: Mapping[str, str]) -> str:
     """For a shell on a node: this folder, this python or whichever there is, and the request."""
-    exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in variables.items())
-    python = shlex.quote(sys.executable)
+    exports = "".join(f"export {name}={quoted(value)}; " for name, value in variables.items())
+    python = quoted(sys.executable)
     return (
-        f"cd {shlex.quote(os.getcwd())} 2>/dev/null; {exports}p={python}; "
-        f'command -v "$p" >/dev/null || p=python3; exec "$p" - {shlex.quote(question.to_json())}'
+        f"cd {quoted(os.getcwd())} 2>/dev/null; {exports}p={python}; "
+        f'command -v "$p" >/dev/null || p=python3; exec "$p" - {quoted(question.to_json())}'
     )
 
 

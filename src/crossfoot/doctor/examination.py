@@ -39,7 +39,7 @@ class Examined:
     @property
     def errors(self) -> tuple[Finding, ...]:
         """What would fail."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+        return tuple(finding for finding in self.findings if finding.counts_as == "error")
 
 
 def examine(

@@ -8,24 +8,26 @@ from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted
 
 _INSTALL = f"{install_command('train')}, into the python of the run"
 
 
 @rule_docs("CF400")
-def node_silent(where: str, why: str) -> Finding:
+def node_silent(where: str, why: str, host: str) -> Finding:
     """CF400: a node could not be looked at.
 
     The nodes of a hostfile are reached as the deepspeed launcher reaches them: by ssh, with a key, without a
     question. What stops doctor there would stop the launcher too. The nodes of a SLURM job are reached by
     srun.
     """
+    host = quoted(host)
     low = why.lower()
-    helps: tuple[str, ...] = (f"try it by hand: ssh -o BatchMode=yes {where} true",)
+    helps: tuple[str, ...] = (f"try it by hand: ssh -o BatchMode=yes {host} true",)
     if "permission denied" in low:
-        helps = (f"give that node your public key: ssh-copy-id {where}",)
+        helps = (f"give that node your public key: ssh-copy-id {host}",)
     elif "host key" in low:
-        helps = (f"log in once by hand, to know its host key: ssh {where}",)
+        helps = (f"log in once by hand, to know its host key: ssh {host}",)
     elif "resolve" in low or "not known" in low:
         helps = ("write the name as DNS or /etc/hosts knows it, or the address, into the hostfile",)
     elif "refused" in low:
@@ -36,15 +38,14 @@ def node_silent(where: str, why: str) -> Finding:
         helps = ("install python3 there, at the same path as here",)
     elif low.startswith("srun"):
         helps = ("look at the job's nodes: scontrol show node NODE, and sinfo -R",)
-    return Finding("CF400", f"{where} cannot be looked at: {why}", helps=helps)
+    return Finding("CF400", f"{where} cannot be looked at: {why.rstrip('.')}", helps=helps)
 
 
 @rule_docs("CF401", "error", "warning")
 def library_unusable(
     name: str, where: str, why: str, helps: Sequence[str] = (_INSTALL,), severity: Severity = "error"
 ) -> Finding:
-    """CF401: python, or a library that a run needs, is missing, cannot be imported, or is another version
-    than crossfoot is written for.
+    """CF401: python, or a library that a run needs, is missing, broken or of another version.
 
     torch and deepspeed are really imported, in a process of their own: a wheel for another CUDA, a missing
     shared library or a broken mount shows there and nowhere else. A version outside the tested range is a
@@ -140,8 +141,7 @@ def own_name_wrong(where: str, meaning: str, severity: Severity) -> Finding:
 def network_trap(
     title: str, helps: Sequence[str], notes: Sequence[str] = (), severity: Severity = "error"
 ) -> Finding:
-    """CF406: ranks would talk over a network interface through which they cannot reach each other, or the
-    place where they meet is not found.
+    """CF406: ranks would talk over a network interface that does not reach the others.
 
     NCCL takes an interface whose name begins with `ib`, else the first that is neither docker's, nor
     libvirt's, nor the loopback; a bridge of containers under another name (br-..., cni0) is taken like any
@@ -165,8 +165,7 @@ def starter_unusable(title: str, helps: Sequence[str], severity: Severity = "err
 def path_unusable(
     title: str, where: str, place: Place | None, helps: Sequence[str], severity: Severity = "error"
 ) -> Finding:
-    """CF408: a file or folder of the run is not there on a node, cannot be read or written, or its disk is
-    nearly full.
+    """CF408: a file or folder of the run cannot be used on a node, or its disk is nearly full.
 
     Every node reads the model, the data and the DeepSpeed file, and works in the folder where the run is
     started. The run folder must be on storage that all nodes share; that it is the same folder everywhere

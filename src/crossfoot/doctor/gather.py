@@ -244,7 +244,7 @@ def _system() -> dict[str, Any]:
 
 def _path(path: str, use: str) -> dict[str, Any]:
     """Whether a path can be read, or a folder made there and written; free bytes of the disk it is on."""
-    there = os.path.abspath(os.path.expanduser(path))
+    there = os.path.abspath(path)
     is_there = os.path.exists(there)
     while not os.path.exists(there) and there != os.path.dirname(there):
         there = os.path.dirname(there)

@@ -35,7 +35,7 @@ def judge(nodes: Sequence[Node], needs: Needs, starters: Starters, over_ssh: boo
     found = [
         *needs.findings,
         *(
-            findings.node_silent(where, why)
+            findings.node_silent(where, why, next(n.name for n in nodes if n.problem == why))
             for where, why in together((n.name, n.problem or None) for n in nodes)
         ),
         *_starters(starters, over_ssh),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -62,7 +61,7 @@ def read_needs(
 def needs_of(checked: CheckedRun) -> Needs:
     """The needs of a run config that has been read."""
     if checked.has_error:
-        errors = tuple(finding for finding in checked.findings if finding.severity == "error")
+        errors = tuple(finding for finding in checked.findings if finding.counts_as == "error")
         return Needs(checked.run.path, findings=errors)
     values, sourced = checked.run.config, checked.sourced
     return Needs(
@@ -101,6 +100,4 @@ def _paths(run: RunFile) -> Iterator[WantedPath]:
         for number, name in enumerate(names):
             yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
     if config.deepspeed is not None:
-        yield WantedPath(
-            "DeepSpeed file", os.path.expanduser(config.deepspeed), "read", run.place("deepspeed")
-        )
+        yield WantedPath("DeepSpeed file", config.deepspeed, "read", run.place("deepspeed"))

@@ -9,6 +9,7 @@ from crossfoot.arithmetic.batch import Topology, counted_on_nodes
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted
 
 ONE_LAUNCHER = (
     "start with one launcher: deepspeed --num_gpus N train.py CONFIG, "
@@ -160,7 +161,7 @@ def address_unknown(address: str, rank: int, host: str, why: str) -> Finding:
         helps=(
             "give the launcher rank 0's address: deepspeed --master_addr, torchrun --master-addr, "
             "or export MASTER_ADDR before srun",
-            f"or make {address} known on every node: `getent hosts {address}` must answer there",
+            f"or make {address} known on every node: `getent hosts {quoted(address)}` must answer there",
         ),
     )
 
@@ -219,18 +220,20 @@ def _ranks_on(topology: Topology) -> str:
 
 @rule_docs("CF440")
 def world_differs(world_size: int, started_by: str, plan_world_size: int) -> Finding:
-    """CF440: another number of ranks is running than the plan is for.
+    """CF440: the launcher started another number of ranks than the plan has.
 
-    DeepSpeed's batch is micro x accumulation x ranks: with another number of ranks the plan's batch would not
-    be the one that is trained. The plan is therefore refused, not stretched.
+    One rank drives one GPU, and the plan has `cluster.num_nodes` x `cluster.gpus_per_node` of them. DeepSpeed
+    counts its batch as micro batch x accumulation x ranks, so on another number of ranks another batch would
+    be trained, and nothing is. Either the launcher is told the plan's number, or the plan is made for the
+    number that is there; with the same `batch.global_batch_size` its steps are then the same.
     """
     return Finding(
         "CF440",
-        f"the plan is for {plan_world_size} ranks, but {started_by} started {world_size}",
+        f"{started_by} started {counted(world_size, 'rank')}, and the plan has {plan_world_size:,}",
         helps=(
             f"start {plan_world_size} ranks in all, with --num_gpus, --nproc-per-node or --ntasks-per-node",
-            f"or plan for {world_size}: set cluster.num_nodes and cluster.gpus_per_node, "
-            f"whose product must be {world_size}, or list the GPUs of each node",
+            f"or plan for {world_size}: set cluster.num_nodes and cluster.gpus_per_node, whose product "
+            "is the number of ranks, or list the GPUs of each node: cluster.gpus_per_node: [2, 1]",
             DRY_RUN,
         ),
     )
@@ -255,19 +258,21 @@ def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
 
 @rule_docs("CF442")
 def not_alone(tasks: int, witness: str) -> Finding:
-    """CF442: this process has no peers, but something says that more than one task was asked for.
+    """CF442: this process is the only rank that it knows of, and a variable says that there are several.
 
-    One process folds the whole plan into itself. Were the other tasks to do the same, the run would be
-    trained several times, in one folder. `accelerate launch --num_processes 2` on a machine without GPUs is
-    such a case, and with `--num_machines 2` too: it starts one process only, without a rank. (lie U8)
+    A process without RANK and WORLD_SIZE does the work of all ranks of the plan by itself, one after the
+    other (the plan is folded). If several processes were started like that, each would train the whole run,
+    all of them into one folder; so it is refused as soon as one variable speaks of more than one.
+    `accelerate launch --num_processes 2` on a machine without GPUs is such a case, and so is
+    `--num_machines 2`: it starts one process, and gives it no rank. (lie U8)
     """
     return Finding(
         "CF442",
-        f"this process is alone, but {tasks} tasks are claimed by {witness}",
-        notes=("alone, it would fold the whole plan into itself, and so would each of the others",),
+        f"this process has no rank, and by {witness} there are {counted(tasks, 'process', 'processes')}",
+        notes=("without a rank, each of them would train the whole run, all into one folder",),
         helps=(
             "start one task only: accelerate launch --num_processes 1 train.py CONFIG, or srun --ntasks=1",
-            f"or, if nothing else runs, unset {witness}",
+            f"or, if there is only this one, take the variable away: unset {witness}",
             "for several ranks: deepspeed --num_gpus N train.py CONFIG, and a DeepSpeed file in the config",
         ),
     )

@@ -30,6 +30,7 @@ class Code:
     """A row. code: `CF` + family digit + two digits. name: kebab-case, as stable as the code. severities:
     every one that a finding of this code may have, the gravest first. since: the version that brought it.
     constructor: what makes its findings. text: its manual page, when that is not the constructor's docstring.
+    error_is_opinion: with an error of it training would still be what was planned; it may be accepted.
     """
 
     code: str
@@ -38,6 +39,17 @@ class Code:
     since: str
     constructor: Callable[..., object]
     text: str = ""
+    error_is_opinion: bool = False
+
+    @property
+    def acceptable(self) -> tuple[Severity, ...]:
+        """The severities with which `checks.accept` may accept it; none of what is found on machines or in
+        runs.
+        """
+        found_later = ("crossfoot.doctor.", "crossfoot.runs.")
+        if self.family == "CF7" or self.constructor.__module__.startswith(found_later):
+            return ()
+        return tuple(one for one in self.severities if one != "error" or self.error_is_opinion)
 
     @property
     def family(self) -> str:

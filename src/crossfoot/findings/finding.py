@@ -17,6 +17,7 @@ count).
 """
 
 Severity = Literal["error", "warning", "note"]
+Weight = Literal["error", "warning", "note", "accepted"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Place:
     """Where something is written: 1-based `line` and `column` in `file`; `width` characters wide.
 
     `line` 0 means the file as a whole. `file` is shown as it was given by the user (relative stays relative).
+    part: what a person finds it by where a line does not tell: `record 17`, `row 4`.
     """
 
     file: str
     line: int = 0
     column: int = 0
     width: int = 1
+    part: str = ""
 
     def __str__(self) -> str:
         parts = [self.file]
@@ -37,7 +40,7 @@ class Place:
             parts.append(str(self.line))
             if self.column:
                 parts.append(str(self.column))
-        return ":".join(parts)
+        return ":".join(parts) + (f", {self.part}" if self.part else "")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """A finding is right as it is, somebody says. reason: why; place: where that is written."""
+
+    reason: str
+    place: Place
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, or worth knowing.
 
@@ -58,7 +69,7 @@ class Finding:
     goes. label: the words beside the caret. others: further places, each with its label. notes: everything
     that is no change to make; helps: changes to make. unreadable: the input could not be read at all (exit
     code 2 instead of 1). fix: the edits that carry out the first help, when that is safe: they repair what a
-    file says and never change what the run config asks for.
+    file says and never change what the run config asks for. accepted: by `checks.accept`.
     """
 
     code: str
@@ -71,6 +82,12 @@ class Finding:
     helps: tuple[str, ...] = ()
     unreadable: bool = False
     fix: tuple[Edit, ...] = ()
+    accepted: Acceptance | None = None
+
+    @property
+    def counts_as(self) -> Weight:
+        """Its severity, or that it is accepted and counts against nothing."""
+        return self.severity if self.accepted is None else "accepted"
 
 
 class Refused(Exception):
@@ -82,7 +99,7 @@ class Refused(Exception):
 
     @property
     def exit_code(self) -> int:
-        """2 when something could not be read, 0 when there are only notes, else 1."""
+        """2 when something could not be read, 0 when there is nothing to mend (notes, accepted), else 1."""
         if any(f.unreadable for f in self.findings):
             return 2
-        return int(any(f.severity != "note" for f in self.findings))
+        return int(any(f.counts_as in ("error", "warning") for f in self.findings))

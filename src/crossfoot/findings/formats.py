@@ -11,7 +11,7 @@ from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.findings.render import render
 from crossfoot.output import json_text, say_painted, visible_line
 
-_GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
+_GITHUB = {"error": "error", "warning": "warning", "note": "notice", "accepted": "notice"}
 
 
 def show(findings: Sequence[Finding], style: str = "text") -> None:
@@ -34,8 +34,9 @@ def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> 
 
 def as_json(finding: Finding) -> dict[str, Any]:
     """One finding as plain values. line and column begin at 1 and are None where there is none; the offsets
-    of a fix are characters of the file.
+    of a fix are characters of the file. accepted: None, or the reason and where it is written.
     """
+    why = finding.accepted
     return {
         "code": finding.code,
         "severity": finding.severity,
@@ -46,18 +47,20 @@ def as_json(finding: Finding) -> dict[str, Any]:
         "notes": list(finding.notes),
         "helps": list(finding.helps),
         "fix": [_edit(edit) for edit in finding.fix] or None,
+        "accepted": None if why is None else {"reason": why.reason, **_place(why.place)},
     }
 
 
 def _place(place: Place | None) -> dict[str, Any]:
     if place is None:
-        return {"file": None, "line": None, "column": None, "end_column": None}
+        return {"file": None, "line": None, "column": None, "end_column": None, "part": None}
     column = place.column if place.line and place.column else None
     return {
         "file": place.file,
         "line": place.line or None,
         "column": column,
         "end_column": column + place.width if column else None,
+        "part": place.part or None,
     }
 
 
@@ -68,8 +71,10 @@ def _edit(edit: Edit) -> dict[str, Any]:
 def _concise(finding: Finding) -> str:
     """`zero2.json:2:23: error[CF101] title; help: write 512`."""
     where = f"{visible_line(str(finding.place))}: " if finding.place else ""
-    help_ = f"; help: {visible_line(finding.helps[0])}" if finding.helps else ""
-    return f"{where}{finding.severity}[{finding.code}] {visible_line(finding.title)}{help_}"
+    last = f"; help: {visible_line(finding.helps[0])}" if finding.helps else ""
+    if finding.accepted is not None:
+        last = f"; reason: {visible_line(finding.accepted.reason)}"
+    return f"{where}{finding.counts_as}[{finding.code}] {visible_line(finding.title)}{last}"
 
 
 def _annotation(finding: Finding) -> str:
@@ -83,10 +88,13 @@ def _annotation(finding: Finding) -> str:
     elif place is not None and "." in place.file:
         properties = {"file": visible_line(place.file)}
     properties["title"] = finding.code
-    words = [visible_line(finding.title), *(f"note: {visible_line(text)}" for text in finding.notes)]
+    part = f" ({place.part})" if place is not None and place.part else ""
+    words = [visible_line(finding.title) + part, *(f"note: {visible_line(text)}" for text in finding.notes)]
     words += [f"help: {visible_line(text)}" for text in finding.helps]
+    if finding.accepted is not None:
+        words = [words[0], f"accepted: {visible_line(finding.accepted.reason)}"]
     told = ",".join(f"{key}={_escaped(str(value), ':,')}" for key, value in properties.items())
-    return f"::{_GITHUB[finding.severity]} {told}::{_escaped(chr(10).join(words))}"
+    return f"::{_GITHUB[finding.counts_as]} {told}::{_escaped(chr(10).join(words))}"
 
 
 def _escaped(text: str, more: str = "") -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 
-from crossfoot.findings.finding import LINE_BREAK, Finding, Place
+from crossfoot.findings.finding import LINE_BREAK, Finding, Place, Weight
 from crossfoot.output import visible, visible_line
 from crossfoot.phrases import counted
 
@@ -15,25 +16,38 @@ WIDEST_CELLS = 120
 """Source lines wider than this are shown as the part around the caret."""
 
 _BOLD, _BLUE, _PLAIN = "\x1b[1m", "\x1b[1;34m", "\x1b[0m"
-_SEVERITY = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m"}
+_TONES: Mapping[Weight, str] = {
+    "error": "\x1b[1;31m",
+    "warning": "\x1b[1;33m",
+    "note": "\x1b[1;36m",
+    "accepted": "\x1b[1;32m",
+}
 
 
 def render(findings: Sequence[Finding], colour: bool = False) -> str:
-    """All findings, a blank line between them, and a closing count; no newline at the end. Reads the files
-    again.
+    """All findings, a blank line between them, the accepted ones last and short, and a closing count; no
+    newline at the end. Reads the files again.
     """
     page = _Page(colour)
-    blocks = [page.finding(finding) for finding in findings]
+    blocks = [page.finding(finding) for finding in findings if finding.accepted is None]
+    blocks += [page.accepted(finding, more) for finding, more in _each_once(findings)]
     return "\n\n".join([*blocks, _closing(findings)])
 
 
+def _each_once(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
+    """Of the accepted findings of each code the first, and how many more there are."""
+    codes = Counter(finding.code for finding in findings if finding.accepted is not None)
+    firsts = {finding.code: finding for finding in reversed(findings) if finding.accepted is not None}
+    return [(firsts[code], count - 1) for code, count in codes.items()]
+
+
 def _closing(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`."""
+    """`2 errors, 1 warning, 1 accepted`."""
     counts = []
-    for severity in ("error", "warning", "note"):
-        number = sum(finding.severity == severity for finding in findings)
+    for weight in _TONES:
+        number = sum(finding.counts_as == weight for finding in findings)
         if number:
-            counts.append(counted(number, severity))
+            counts.append(counted(number, weight, "accepted" if weight == "accepted" else None))
     return ", ".join(counts) or "nothing found"
 
 
@@ -52,7 +66,7 @@ class _Page:
         places = [] if finding.place is None else [(finding.place, finding.label)]
         places.extend(finding.others)
         width = max([2, *(len(str(place.line)) for place, _ in places)])
-        tone = _SEVERITY[finding.severity]
+        tone = _TONES[finding.severity]
         head = self.paint(tone, f"{finding.severity}[{finding.code}]")
         rows = [head + self.paint(_BOLD, f": {visible_line(finding.title)}")]
         for position, (place, label) in enumerate(places):
@@ -65,6 +79,15 @@ class _Page:
                 for text in texts
             )
         return "\n".join(rows)
+
+    def accepted(self, finding: Finding, more: int) -> str:
+        """An accepted one: what it is, why that is right, and where that is written."""
+        head = self.paint(_TONES["accepted"], f"accepted[{finding.code}]")
+        others = f" (and {more:,} more)" if more else ""
+        title = self.paint(_BOLD, f": {visible_line(finding.title)}") + others
+        why = finding.accepted
+        reason = "" if why is None else visible_line(f"{why.reason} ({why.place})")
+        return f"{head}{title}\n  {self.paint(_BLUE, '=')} {self.paint(_BOLD, 'reason')}: {reason}"
 
     def place(self, place: Place, label: str, width: int, *, is_first: bool, tone: str) -> list[str]:
         """The arrow, the source line and the caret of one place."""

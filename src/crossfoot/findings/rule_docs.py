@@ -14,17 +14,22 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def rule_docs(
-    code: str, *severities: Severity, name: str = "", since: str = FIRST_VERSION
+    code: str,
+    *severities: Severity,
+    name: str = "",
+    since: str = FIRST_VERSION,
+    error_is_opinion: bool = False,
 ) -> Callable[[F], F]:
     """Decorator: the function makes the findings of `code`, and its docstring is their manual page.
 
     severities: all that they may have, the gravest first; none: error. name: the function's own when it is
-    not given. A second function for one code or one name: RuntimeError.
+    not given. error_is_opinion: of `Code`. A second function for one code or one name: RuntimeError.
     """
 
     def register(function: F) -> F:
         called = name or kebab(function.__name__)
-        add_code(Code(code, called, severities or ("error",), since, function))
+        given = severities or ("error",)
+        add_code(Code(code, called, given, since, function, error_is_opinion=error_is_opinion))
         return function
 
     return register

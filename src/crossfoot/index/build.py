@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from crossfoot.data.findings import Problem, no_samples
 from crossfoot.data.lost_characters import LostCharacters
+from crossfoot.data.numbering import numbering_of
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
@@ -168,7 +169,7 @@ def _write(
     expected = _expected(files, data.task) if progress else None
     with IndexWriter(folder) as writer:
         for batch in _batches(run, files, problems, writer, reading):
-            if problems.is_full:
+            if problems.is_enough:
                 reading.cut_short = (
                     True  # refused anyway: what is left is read for broken lines, not tokenised
                 )
@@ -179,13 +180,13 @@ def _write(
                 progress(sum(reading.records), expected)
         if data.task == "pretrain":
             writer.append(list(cutter.last_block()))
-        problems.refuse(cut_short=reading.cut_short)
+        problems.refuse(records=sum(reading.records), cut_short=reading.cut_short)
         _refuse_changed(run, states)
         counts = writer.counts
         if not counts["num_samples"]:
             raise Refused(no_samples(place_of(run, files[0]), _why_empty(files, reading, counts)))
         sources = tuple(
-            Source(state.path, state.bytes, state.sha256, records)
+            Source(state.path, state.bytes, state.sha256, records, numbering_of(state.path))
             for state, records in zip(states, reading.records, strict=True)
         )
         header = IndexHeader(
@@ -290,13 +291,13 @@ class _Spelled:
         bad = set()
         for one in made:
             if not isinstance(one, Sample):
-                bad.add((one[0], one[1].line))
+                bad.add((one[0], one[1].number))
             yield one
         for texts in batch:
-            if (texts.file_id, texts.line) not in bad:
+            if (texts.file_id, texts.number) not in bad:
                 for tally in (self.special, self.marks):
                     if found := tally.in_record(texts.spelled_in):
-                        tally.book(SpelledRecord(texts.file_id, texts.line, found))
+                        tally.book(SpelledRecord(texts.file_id, texts.number, found))
 
 
 def _sift(

@@ -54,8 +54,8 @@ def contradiction_of(index: DataIndex) -> str | None:
     next_file = np.diff(files)
     if not 0 <= files[0] <= files[-1] < len(index.files) or (next_file < 0).any():
         return "the samples do not stand in the order of the files"
-    if index.lines[0] < 1 or ((np.diff(index.lines) < 0) & (next_file == 0)).any():
-        return "the samples of a file do not stand in the order of its lines"
+    if index.numbers[0] < 1 or ((np.diff(index.numbers) < 0) & (next_file == 0)).any():
+        return "the samples of a file do not stand in the order of its records"
     sums = {
         "real_tokens": int(index.lengths.sum(dtype=np.int64)),
         "trained_tokens": int(index.trained_tokens.sum(dtype=np.int64)),

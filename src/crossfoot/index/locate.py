@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from crossfoot import durable
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.data.findings import FINDINGS_BY_CODE, Problem, no_samples, tokenizer_unusable
-from crossfoot.data.records import Task, count_file, file_problem, kind_of
+from crossfoot.data.file_look import file_finding
+from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
+from crossfoot.data.numbering import kind_of
+from crossfoot.data.records import Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.templates import template_sha256
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
@@ -23,11 +25,16 @@ from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
+from crossfoot.written.look_alikes import to_ascii
 from crossfoot.written.model_facts import looks_local, model_missing
+from crossfoot.written.near_paths import near_help
 
 if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
+
+
+DATA_ENDINGS = (".json", ".jsonl", ".parquet")
 
 
 def place_of(run: RunFile, file: str) -> Place:
@@ -39,16 +46,34 @@ def place_of(run: RunFile, file: str) -> Place:
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
-    """Raise Refused, all at once, for files that are missing, folders, or of a kind that the task does not
-    read.
-    """
+    """Raise Refused, all at once, for files that are missing, folders, or not what the task reads."""
     findings = []
     for file in files:
-        if problem := file_problem(file, task):
-            place = Place(file) if run is None else place_of(run, file)
-            findings.append(FINDINGS_BY_CODE[problem.code](place, problem.reason))
+        if (finding := file_finding(file, task)) is not None:
+            placed = replace(finding, place=Place(file) if run is None else place_of(run, file))
+            findings.append(_with_near(placed, file))
     if findings:
         raise Refused(findings)
+
+
+def _with_near(finding: Finding, file: str) -> Finding:
+    """With what was probably meant: the files of a folder, several in one entry, or one of a like name."""
+    if os.path.isdir(file):
+        files = [os.path.join(file, name) for name in sorted(os.listdir(file)) if name.endswith(DATA_ENDINGS)]
+        more = ", ..." if len(files) > 3 else ""
+        helps = (f"name its files: {', '.join(files[:3])}{more}",) if files else finding.helps
+        return replace(finding, helps=helps)
+    if os.path.lexists(file):
+        return finding
+    several = [part for part in re.split(r"[,;\s]+", to_ascii(file)) if part]
+    if len(several) > 1 and all(map(os.path.isfile, several)):
+        return replace(finding, helps=(f"make {len(several)} entries of it: {', '.join(several)}",))
+    if re.search(r"[*?]|\{.*,.*\}|\[.+\]", file):
+        return replace(finding, helps=("patterns are not filled in: name the files one by one",))
+    near = near_help(file)
+    if not near and re.fullmatch(r"[\w-]+/[\w-]+", file):
+        near = ("a data set of the hub is not fetched: download it, and name its files",)
+    return replace(finding, helps=near or finding.helps)
 
 
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
@@ -90,7 +115,9 @@ def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
     path = tokenizer_path(run.config)
     if run.config.tokenizer is None and not looks_local(path):
         return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
-    return tokenizer_unusable(run.tokenizer_place, first_line(error))
+    finding = tokenizer_unusable(run.tokenizer_place, first_line(error))
+    near = () if os.path.exists(path) else near_help(path, os.path.isdir)
+    return replace(finding, helps=(*near, *finding.helps))
 
 
 def refuse_broken_tokenizer(run: RunFile) -> None:

@@ -49,7 +49,7 @@ def of_index(index: DataIndex) -> DataLook:
         records=sum(source.records for source in header.sources),
         samples=header.num_samples,
         rejected_records=header.rejected_records,
-        rejected_example="".join(f"{one.file}:{one.line}: {one.reason}" for one in rejects),
+        rejected_example="".join(f"{one.place}: {one.reason}" for one in rejects),
         repeated_samples=header.duplicate_samples,
         truncated_samples=header.truncated_samples,
         lost_share=header.lost_tokens / max(1, header.lost_tokens + header.trained_tokens),
@@ -57,8 +57,8 @@ def of_index(index: DataIndex) -> DataLook:
         longest_kept_tokens=int(np.max(index.lengths)),
         has_counted_all=True,
         vocabulary=header.tokenizer.vocabulary,
-        special_text=header.special_text_records.named(index.files),
-        template_words=header.template_records.named(index.files),
+        special_text=header.special_text_records.named(index.record_place),
+        template_words=header.template_records.named(index.record_place),
     )
 
 
@@ -87,7 +87,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
         looking.of_the_whole += index_findings(run, other)
         leaked = int(np.isin(other.digests, index.digests).sum())
         spelled = (other.header.special_text_records, other.header.template_records)
-        look = _with_spelled(look, *(one.named(other.files) for one in spelled))
+        look = _with_spelled(look, *(one.named(other.record_place) for one in spelled))
         return replace(look, validation_records=other.num_samples, leaked_records=leaked)
     there = looking.see(data.validation)
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0

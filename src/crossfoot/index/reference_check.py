@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from crossfoot.findings.finding import Place
 from crossfoot.index.checksums import contradiction_of
 from crossfoot.index.reference_records import Found, found_records, value_of
 from crossfoot.index.reference_tokenizers import (
@@ -35,11 +36,16 @@ READ_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Difference:
-    """A sample that is not what its file says. sample None: not one in particular. origin: "file:line"."""
+    """A sample that is not what its file says. sample, place: None where it is not one in particular."""
 
     sample: int | None
-    origin: str | None
+    place: Place | None
     message: str
+
+    @property
+    def origin(self) -> str | None:
+        """The place in words."""
+        return None if self.place is None else str(self.place)
 
 
 @dataclass
@@ -77,7 +83,7 @@ class Comparison:
 
     def differ(self, index: DataIndex, i: int, message: str) -> None:
         """Book a difference of sample i."""
-        self.differences.append(Difference(i, index.origin(i), message))
+        self.differences.append(Difference(i, index.place(i), message))
 
     def pass_over(self, reason: str) -> None:
         """Book a sample that cannot be compared."""
@@ -152,28 +158,23 @@ def _effort(file: str) -> int:
     return os.path.getsize(file) * (8 if file.lower().endswith(".json") else 1)
 
 
-def _first_of_line(index: DataIndex, i: int) -> int:
-    """The first sample that begins on the line on which sample i begins."""
+def _first_of_record(index: DataIndex, i: int) -> int:
+    """The first sample that begins in the record in which sample i begins."""
     file_id = index.file_ids[i]
     first = int(np.searchsorted(index.file_ids, file_id))
-    return first + int(np.searchsorted(index.lines[first : i + 1], index.lines[i]))
+    return first + int(np.searchsorted(index.numbers[first : i + 1], index.numbers[i]))
 
 
 def _compare_answers(
     index: DataIndex, tokenizers: Sequence[ReferenceTokenizer], chosen: Sequence[int], told: Comparison
 ) -> None:
     header = index.header
-    rejected = {(reject.file, reject.line) for reject in index.rejects}
-    wanted: list[dict[tuple[int, int], int]] = [{} for _ in index.files]
+    wanted: list[dict[int, int]] = [{} for _ in index.files]
     for i in chosen:
-        file_id, line = int(index.file_ids[i]), int(index.lines[i])
-        if (index.files[file_id], line) in rejected:
-            told.pass_over("several records begin on its line, and some of them were left out")
-        else:
-            wanted[file_id][line, i - _first_of_line(index, i)] = i
+        wanted[int(index.file_ids[i])][int(index.numbers[i])] = i
     for file, here in zip(index.files, wanted, strict=True):
         for found in _until_broken(file) if here else ():
-            if (i := here.pop((found.line, found.nth), -1)) >= 0:
+            if (i := here.pop(found.number, -1)) >= 0:
                 told.judge(
                     index,
                     i,
@@ -211,7 +212,7 @@ class _Block:
         self._tokens = index.tokens
         self._begin, self._end = int(index.offsets[i]), int(index.offsets[i + 1])
         window = index.header.max_seq_len
-        passed = (i - _first_of_line(index, i)) * window
+        passed = (i - _first_of_record(index, i)) * window
         self._within = range(passed, passed + window)
         self._places: list[list[int] | None] = [None] * readings
 
@@ -251,17 +252,12 @@ def _compare_blocks(
     """Tokenise the documents that each sampled block covers, from the one it begins in, and find it there."""
     wanted: list[dict[int, list[int]]] = [{} for _ in index.files]
     for i in chosen:
-        wanted[int(index.file_ids[i])].setdefault(int(index.lines[i]), []).append(i)
+        wanted[int(index.file_ids[i])].setdefault(int(index.numbers[i]), []).append(i)
     open_blocks: list[_Block] = []
     for file_id, file in enumerate(index.files):
         here = wanted[file_id]
-        for found, is_alone in _with_neighbours(_until_broken(file)) if here or open_blocks else ():
-            begun = here.pop(found.line, [])
-            if begun and not is_alone:
-                for _ in begun:
-                    told.pass_over("several documents begin on its line")
-            elif begun:
-                open_blocks += [_Block(index, i, len(tokenizers)) for i in begun]
+        for found in _until_broken(file) if here or open_blocks else ():
+            open_blocks += [_Block(index, i, len(tokenizers)) for i in here.pop(found.number, [])]
             if open_blocks:
                 open_blocks = _feed(index, open_blocks, found, tokenizers, told)
             if not open_blocks and not here:
@@ -272,17 +268,6 @@ def _compare_blocks(
     for block in open_blocks:
         told.compared += 1
         told.differ(index, block.sample, "the files end before the documents of this block do")
-
-
-def _with_neighbours(records: Iterator[Found]) -> Iterator[tuple[Found, bool]]:
-    """Each record, and whether it is the only one that begins on its line."""
-    before: Found | None = None
-    for found in records:
-        if before is not None:
-            yield before, before.nth == 0 and found.line != before.line
-        before = found
-    if before is not None:
-        yield before, before.nth == 0
 
 
 def _feed(

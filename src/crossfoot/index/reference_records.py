@@ -24,12 +24,11 @@ class _Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A record as it is met. line: 1-based, where it begins (a row of Parquet). nth: how many began on this
-    line before it. raw: for `value_of`.
+    """A record as it is met. number: its line in a file of lines, its row in Parquet, its place in a JSON
+    list, from 1. raw: for `value_of`.
     """
 
-    line: int
-    nth: int
+    number: int
     raw: Any
 
 
@@ -68,14 +67,14 @@ def _json_lines(path: str) -> Iterator[Found]:
         for line, raw in enumerate(_bounded(stream), start=1):
             bare = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
             if bare.strip():
-                yield Found(line, 0, bare)
+                yield Found(line, bare)
 
 
 def _plain_lines(path: str) -> Iterator[Found]:
     with open(path, encoding="utf-8-sig") as stream:
         for line, text in enumerate(_bounded(stream), start=1):
             if text.strip():
-                yield Found(line, 0, {"text": text.removesuffix("\n")})
+                yield Found(line, {"text": text.removesuffix("\n")})
 
 
 def _bounded(stream: IO[AnyStr]) -> Iterator[AnyStr]:
@@ -97,7 +96,7 @@ def _rows(path: str) -> Iterator[Found]:
         for table in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
             for number in range(table.num_rows):
                 line += 1
-                yield Found(line, 0, _Row(table, number))
+                yield Found(line, _Row(table, number))
 
 
 def _listed(path: str) -> Iterator[Found]:
@@ -111,7 +110,7 @@ def _listed(path: str) -> Iterator[Found]:
         while "[" not in text and (more := stream.read(WINDOW_CHARACTERS)):
             text += more
         at = text.index("[") + 1
-        line, nth, counted = 1, 0, 0
+        number = 0
         while True:
             while at < len(text) and text[at] in _BLANK + ",":
                 at += 1
@@ -126,17 +125,8 @@ def _listed(path: str) -> Iterator[Found]:
                 more = stream.read(max(WINDOW_CHARACTERS, len(text) - at))
                 if not more:
                     raise broken or ValueError("the list is not closed")
-                line, nth = _moved(text, counted, at, line, nth)
-                text, at, counted = text[at:] + more, 0, 0
+                text, at = text[at:] + more, 0
                 continue
-            line, nth = _moved(text, counted, at, line, nth)
-            counted = at
-            yield Found(line, nth, value)
-            nth += 1
+            number += 1
+            yield Found(number, value)
             at = end
-
-
-def _moved(text: str, before: int, at: int, line: int, nth: int) -> tuple[int, int]:
-    """(line, nth) at a place in the text, from those of a place before it."""
-    ends = text.count("\n", before, at)
-    return line + ends, 0 if ends else nth

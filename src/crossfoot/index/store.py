@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.data.numbering import Numbering, record_place
 from crossfoot.data.samples import TokenizerFacts
 from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecords
 from crossfoot.documents import Malformed, parse_object, read_object, value_of
+from crossfoot.findings.finding import Place
 from crossfoot.phrases import counted
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of the files of an index. One of another format is built anew, at the same address."""
 CONTENT_VERSION = 2
 """Goes up when the same data come to other samples: it is part of the address, and a run is not continued
@@ -41,7 +43,7 @@ SAMPLE_ARRAYS: dict[str, str] = {
     "digests": "<u8",
     "lost_tokens": "<i4",
     "file_ids": "<i4",
-    "lines": "<i8",
+    "numbers": "<i8",
 }
 """Arrays with one entry a sample; offsets has one more."""
 
@@ -56,14 +58,15 @@ class OtherFormat(IndexDamaged):
 
 @dataclass(frozen=True)
 class Source:
-    """One data file as it was read: its size in bytes, the sha256 of its bytes, and how many records it
-    held.
+    """One data file as it was read: its size in bytes, the sha256 of its bytes, how many records it held, and
+    how they are numbered.
     """
 
     path: str
     bytes: int
     sha256: str
     records: int
+    numbering: Numbering
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ class IndexHeader:
 class Reject:
     """A record that was left out (data.bad_samples: skip), with its code and why."""
 
-    file: str
-    line: int
+    place: Place
     code: str
     reason: str
 
@@ -129,7 +131,7 @@ class _Rejected:
     """A line of rejects.jsonl."""
 
     file_id: int
-    line: int
+    number: int
     code: str
     reason: str
 
@@ -157,7 +159,7 @@ class DataIndex:
     digests: npt.NDArray[np.uint64]
     lost_tokens: npt.NDArray[np.int32]
     file_ids: npt.NDArray[np.int32]
-    lines: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
 
     @property
     def num_samples(self) -> int:
@@ -171,9 +173,17 @@ class DataIndex:
         part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
         return self.tokens[part], self.trained[part].astype(np.bool_)
 
+    def place(self, i: int) -> Place:
+        """Where sample i is written; for a pretrain block, where it starts."""
+        return self.record_place(int(self.file_ids[i]), int(self.numbers[i]))
+
     def origin(self, i: int) -> str:
-        """Where sample i is written: "file:line"; for a pretrain block, where it starts."""
-        return f"{self.files[int(self.file_ids[i])]}:{int(self.lines[i])}"
+        """The same in words: `a.jsonl:17`, or `a.json, record 17`."""
+        return str(self.place(i))
+
+    def record_place(self, file_id: int, number: int) -> Place:
+        """Where a record is written, by the number of its file and its own."""
+        return record_place(self.files[file_id], self.header.sources[file_id].numbering, number)
 
     @property
     def spelled_notes(self) -> tuple[str, ...]:
@@ -184,7 +194,7 @@ class DataIndex:
             (header.special_text_records, f"special tokens of the tokenizer, which became {became}"),
             (header.template_records, f"the words of the template {header.template}"),
         )
-        found = ((names, one.named(self.files)) for one, names in told if one.records)
+        found = ((names, one.named(self.record_place)) for one, names in told if one.records)
         return tuple(
             f"{counted(one.records, 'record')} {'spells' if one.records == 1 else 'spell'} out {names}: "
             f"{'; '.join(one.first)}{'; ...' if one.records > len(one.first) else ''}"
@@ -198,7 +208,7 @@ class DataIndex:
             rows = [value_of(_Rejected, parse_object(line)) for line in stream]
         if wrong := [row.file_id for row in rows if not 0 <= row.file_id < len(self.files)]:
             raise Malformed(f"there is no file {wrong[0]}")
-        return tuple(Reject(self.files[row.file_id], row.line, row.code, row.reason) for row in rows)
+        return tuple(Reject(self.record_place(row.file_id, row.number), row.code, row.reason) for row in rows)
 
 
 def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:

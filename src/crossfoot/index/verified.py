@@ -84,7 +84,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
             reason = f"{damage}, right after it was: the storage does not keep what is written to it"
             raise Refused(index_unwritable(Place(index.folder), reason))
         return DAMAGED + damage
-    if errors := [one for one in index_findings(run, index) if one.severity == "error"]:
+    if errors := [one for one in index_findings(run, index) if one.counts_as == "error"]:
         raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)
@@ -146,14 +146,10 @@ def _remove(index: DataIndex) -> None:
 def _refusal(index: DataIndex, comparison: Comparison) -> Finding:
     first = comparison.differences[0]
     more = len(comparison.differences) - 1
-    place = Place(index.folder) if first.origin is None else _place(first.origin)
-    return index_differs(place, first.message + (f"; and {more:,} more records" if more else ""))
-
-
-def _place(origin: str) -> Place:
-    file, _, line = origin.rpartition(":")
-    return Place(file, int(line))
+    return index_differs(
+        first.place or Place(index.folder), first.message + (f"; and {more:,} more records" if more else "")
+    )
 
 
 def _words(difference: Difference) -> str:
-    return difference.message if difference.origin is None else f"{difference.origin}: {difference.message}"
+    return ": ".join(filter(None, (difference.origin, difference.message)))

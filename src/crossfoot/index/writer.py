@@ -56,7 +56,7 @@ class IndexWriter:
 
     def reject(self, file_id: int, problem: Problem) -> None:
         """Book a record that is left out."""
-        row = {"file_id": file_id, "line": problem.line, "code": problem.code, "reason": problem.reason}
+        row = {"file_id": file_id, "number": problem.number, "code": problem.code, "reason": problem.reason}
         self._write(self._rejects, (json.dumps(row, ensure_ascii=False) + "\n").encode())
         self.counts["rejected_records"] += 1
 
@@ -74,7 +74,7 @@ class IndexWriter:
             "digests": np.array([digest for _, digest in digests], dtype=np.uint64),
             "lost_tokens": [sample.lost_tokens for sample in samples],
             "file_ids": [sample.file_id for sample in samples],
-            "lines": [sample.line for sample in samples],
+            "numbers": [sample.number for sample in samples],
         }
         for name, dtype in (TOKEN_ARRAYS | SAMPLE_ARRAYS).items():
             self._write(self._streams[name], np.asarray(columns[name], dtype=dtype).tobytes())

@@ -14,6 +14,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.launch import findings
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import step_of
 from crossfoot.receipts.receipt import receipt_of_run
 from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.dry_run import MARK, dry_dir_of, foreign_in
@@ -52,7 +53,7 @@ def report(folder: str) -> str:
         f"  {'step':>{width}}           loss      grad norm           rate    seconds",
     ]
     for entry in entries:
-        done = f"{entry.step + 1}/{total}"  # as the run itself counts them while it trains
+        done = step_of(entry.step, total).removeprefix("step").strip()
         rows.append(
             f"  {done:>{width}}   {entry.loss:>12.7g}   {entry.grad_norm:>12.6g}   {entry.lr:>12.6g}"
             f"   {entry.seconds:>8.2f}"

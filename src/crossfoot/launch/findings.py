@@ -10,7 +10,10 @@ from crossfoot.arithmetic.batch import Topology
 from crossfoot.extras import install_command
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path, unused_path
 from crossfoot.written.findings import COMMAND_LINE
+from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
 
@@ -28,7 +31,7 @@ def cluster_unknown(run: RunFile, missing: Sequence[str], target: str) -> Findin
         place=run.place("cluster"),
         helps=(
             "write it into the config: cluster: {num_nodes: 2, gpus_per_node: 8}",
-            f"or say it here: crossfoot launch {run.path} --to {target} "
+            f"or say it here: crossfoot launch {quoted_path(run.path)} --to {target} "
             + " ".join(f"{key}=1" if key.endswith("num_nodes") else f"{key}=8" for key in missing),
         ),
     )
@@ -108,7 +111,8 @@ def one_machine_only(run: RunFile, num_nodes: int) -> Finding:
         place=run.place("cluster", "num_nodes"),
         helps=(
             "start on all of them: --to slurm, or --to deepspeed --hostfile FILE",
-            f"or try its first steps here: crossfoot launch {run.path} --to accelerate --dry-run",
+            "or try its first steps here: "
+            f"crossfoot launch {quoted_path(run.path)} --to accelerate --dry-run",
         ),
     )
 
@@ -178,9 +182,9 @@ def job_still_queued(job_id: str, state: str, run_dir: str) -> Finding:
         "CF488",
         f"job {job_id} for {run_dir} is still in the queue ({state})",
         helps=(
-            f"let it run, and look at it: crossfoot watch {run_dir}",
+            f"let it run, and look at it: crossfoot watch {quoted_path(run_dir)}",
             f"or cancel it first: scancel {job_id}",
-            f"or train into another folder: run.dir={run_dir}-2",
+            f"or train into another folder: {another_run_dir(run_dir)}",
         ),
     )
 
@@ -196,8 +200,8 @@ def ended_unsaid(how: str, run_dir: str, seen: Sequence[str] = ()) -> Finding:
     return Finding(
         "CF489",
         f"{how}, and the run has not written how it ended",
-        notes=(*seen, f"what was booked until then: crossfoot receipt {run_dir}"),
-        helps=(f"go on from its last checkpoint: --continue {run_dir}",),
+        notes=(*seen, f"what was booked until then: crossfoot receipt {quoted_path(run_dir)}"),
+        helps=(f"go on from its last checkpoint: {resume_command(run_dir)}",),
     )
 
 
@@ -214,7 +218,7 @@ def not_a_dry_run(folder: str, foreign: Sequence[str] = ()) -> Finding:
         "CF491",
         f"{folder} holds {what}",
         place=Place(folder),
-        helps=("move it away, or train into another folder: run.dir=...",),
+        helps=(f"move it aside: mv {quoted_path(folder)} {quoted_path(unused_path(folder))}",),
     )
 
 
@@ -230,7 +234,10 @@ def launch_file_taken(path: str) -> Finding:
         "CF758",
         f"{path} is there, and crossfoot launch did not write it",
         place=Place(path),
-        helps=("write to another name: --write PATH, or move what is there away",),
+        helps=(
+            f"move it aside: mv {quoted_path(path)} {quoted_path(unused_path(path))}",
+            "or write to another name: --write PATH",
+        ),
     )
 
 
@@ -303,8 +310,7 @@ def visible_devices(why: str) -> Finding:
 
 @rule_docs("CF496", name="launcher-needs-nodes-alike")
 def nodes_not_alike(run: RunFile, topology: Topology, asked: str, why: str) -> Finding:
-    """CF496: this way of starting makes the same number of ranks on every node, and the plan has nodes that
-    are not alike.
+    """CF496: this launcher starts as many ranks on every node, and the nodes of the plan are not alike.
 
     accelerate is told processes and machines in all, and divides: 3 processes on 2 machines would be 1 on
     each. `--tasks node` has srun start one torchrun on every node, with the same words on all of them. The

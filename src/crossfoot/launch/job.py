@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from crossfoot.arithmetic.batch import Topology
 from crossfoot.launch.shell_text import comment
 from crossfoot.phrases import counted
 from crossfoot.runs.resume_command import MADE_BY
+from crossfoot.shell_words import joined
 
 Target = Literal["local", "deepspeed", "slurm", "accelerate", "torchrun"]
 Tasks = Literal["rank", "node"]
@@ -135,7 +135,7 @@ class Job:
         """The comment that every rendered file begins with."""
         lines = [comment(f"{self.name}: {self.topology}, {how}")]
         if self.made_by:
-            lines.append(comment(f"{MADE_BY}{shlex.join(self.made_by)}"))
+            lines.append(comment(f"{MADE_BY}{joined(self.made_by)}"))
         return lines
 
 

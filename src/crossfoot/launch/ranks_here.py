@@ -8,7 +8,6 @@ by itself finishes its step, writes a checkpoint, and its launcher then ends wit
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 from collections import defaultdict
@@ -18,6 +17,7 @@ from contextlib import suppress
 from crossfoot.doctor.asking import SSH
 from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
 from crossfoot.processes import children, environ_of, has_handler, run_by_python, words_of
+from crossfoot.shell_words import quoted
 
 MARK_VARIABLE = "CROSSFOOT_LAUNCH"
 """A random word of each launch: all that it starts, here and elsewhere, has it in this variable."""
@@ -90,7 +90,7 @@ def signal_over_ssh(ranks: dict[str, list[int]], name: str, mark: str) -> bool:
     """
     asked = [
         subprocess.Popen(
-            [*SSH, host, f"sh -c {shlex.quote(_signal_script(pids, name, mark))}"],
+            [*SSH, host, f"sh -c {quoted(_signal_script(pids, name, mark))}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

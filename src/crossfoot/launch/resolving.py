@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -30,6 +28,7 @@ from crossfoot.runs.dry_run import dry_dir_of
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.written.launch.statement import Host, with_named
+from crossfoot.written.overriding import setting
 
 DRY_STEPS = 3
 _MACHINES = "--to deepspeed, torchrun or accelerate"
@@ -81,16 +80,10 @@ def read_run_for(config: str, overrides: Sequence[str], options: LaunchOptions) 
     """The run as the ranks will read it, the hostfile held against it. Refused with all that is wrong."""
     words = list(overrides)
     if options.continued not in (None, AUTO):
-        words.append(run_dir_word(options.continued))
+        words.append(setting("run.dir", options.continued))
     checked = read_and_check(config, words, launch_files=[options.hostfile] if options.hostfile else [])
     checked.refuse()
     return checked
-
-
-def run_dir_word(run_dir: str) -> str:
-    """The override that sets the run folder; quoted where YAML could take the path for something else."""
-    is_plain = re.fullmatch(r"[\w.-]*/[\w./-]*", run_dir, re.ASCII) is not None
-    return f"run.dir={run_dir if is_plain else json.dumps(run_dir, ensure_ascii=False)}"
 
 
 def make_job(
@@ -117,7 +110,7 @@ def make_job(
     run_dir, words = run.run_dir, list(overrides)
     if options.dry_run:
         run_dir = dry_dir_of(run_dir)
-        words += [run_dir_word(run_dir), "--stop-after", str(options.steps or DRY_STEPS)]
+        words += [setting("run.dir", run_dir), "--stop-after", str(options.steps or DRY_STEPS)]
     words += options.resume_words
     return Job(
         name=run.config.run.name,

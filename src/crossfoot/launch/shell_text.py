@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
+
+from crossfoot.shell_words import quoted
 
 WHICH_NODE = "node=${1:?say which host this is: 0 for the first, 1 for the second}"
 """The first line of a script that is run on every machine with a number of its own."""
@@ -31,7 +32,7 @@ def comment(text: str) -> str:
 
 def export(name: str, value: str) -> str:
     """`export NAME=value`."""
-    return f"export {name}={shlex.quote(value)}"
+    return f"export {name}={quoted(value)}"
 
 
 def directive(option: str, value: str | int = "") -> str:
@@ -51,8 +52,8 @@ def word_over_ssh(word: str) -> str:
     is the reverse.
     """
     word = word.replace("%", "%%")
-    return re.sub(r"([\\$`])", r"\\\1", word) if " " in word else shlex.quote(word)
+    return re.sub(r"([\\$`])", r"\\\1", word) if " " in word else quoted(word)
 
 
 def _written(word: str) -> str:
-    return word if isinstance(word, Raw) else shlex.quote(word)
+    return word if isinstance(word, Raw) else quoted(word)

@@ -6,11 +6,10 @@ hands on their exit code. A launcher in between would need `--signals-to-handle`
 
 from __future__ import annotations
 
-import shlex
-
 from crossfoot.environment.slurm import FIRST_PORT, NUM_PORTS
 from crossfoot.launch.job import Job, Rendered, script_file
 from crossfoot.launch.shell_text import Raw, command_text, comment, directive, export
+from crossfoot.shell_words import quoted_path
 
 SIGNAL_SECONDS = 120
 _LONGEST_TIME = 3
@@ -27,7 +26,7 @@ def render(job: Job) -> Rendered:
         [
             *job.heading(f"by SLURM, {how}"),
             comment(
-                f"submit with: mkdir -p {shlex.quote(job.run_dir)} && sbatch {shlex.quote(path_of(job))}"
+                f"submit with: mkdir -p {quoted_path(job.run_dir)} && sbatch {quoted_path(path_of(job))}"
             ),
             *_directives(job),
             "",
@@ -110,8 +109,8 @@ def _one_torchrun_a_node(job: Job) -> list[str]:
     meeting += ["--rdzv-id", Raw('"$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"')]
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
     signals += ["--shutdown-timeout", str(max(_KEPT_BACK_SECONDS, warning - _KEPT_BACK_SECONDS))]
-    began = shlex.quote(f"{job.run_dir}/slurm-began")
-    endings = f"find {shlex.quote(job.run_dir)} -maxdepth 2 -name ending.json"
+    began = quoted_path(f"{job.run_dir}/slurm-began")
+    endings = f"find {quoted_path(job.run_dir)} -maxdepth 2 -name ending.json"
     return [
         "# one torchrun a node; they meet on the first one, and hand SLURM's SIGUSR1 on to the ranks",
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',

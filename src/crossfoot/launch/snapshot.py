@@ -16,7 +16,8 @@ from crossfoot.durable import rename_folder
 from crossfoot.findings.finding import Refused
 from crossfoot.launch.job import Job
 from crossfoot.planning.prepare import CheckedRun
-from crossfoot.runs.run_folder import CONFIG_NAME, is_system_refusal, system_refused
+from crossfoot.runs.resume_command import CONFIG_NAME
+from crossfoot.runs.run_folder import is_system_refusal, system_refused
 from crossfoot.written.resolved import dump_config
 
 FOLDER = "snapshot"
@@ -44,7 +45,7 @@ def take_snapshot(job: Job, checked: CheckedRun) -> Job:
         number += 1
         folder = folder.with_name(f"{FOLDER}-{number}")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    config = checked.run.config
+    config = checked.run.as_written
     deepspeed = checked.facts.deepspeed
     try:
         package = Path(crossfoot.__file__).parent

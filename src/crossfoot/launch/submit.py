@@ -22,6 +22,7 @@ from crossfoot.launch.slurm_says import ENDED, QueueState, refusal_of
 from crossfoot.output import tell
 from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
+from crossfoot.shell_words import quoted_path
 
 LOOK_SECONDS = 2.0
 ENDING_SECONDS = 180.0
@@ -74,7 +75,7 @@ def refuse_impossible(rendered: Rendered, job: Job) -> None:
     """Ask SLURM whether it would take the job, and whether one for this run is still queued. Raises
     Refused.
     """
-    earlier = _submitted_before(job.run_dir)
+    earlier = submitted_job(job.run_dir)
     if earlier is not None:
         state = _settled(earlier)
         if state is not None and state.state not in ENDED:
@@ -110,10 +111,8 @@ def submit(rendered: Rendered, job: Job) -> str:
 
 def advice(job_id: str, run_dir: str) -> str:
     """How to follow a job, and how to end it."""
-    return (
-        f"follow it with: tail -F {log_path(run_dir, job_id)}   or   crossfoot watch {run_dir}\n"
-        f"cancel it with: scancel {job_id}"
-    )
+    log, folder = quoted_path(log_path(run_dir, job_id)), quoted_path(run_dir)
+    return f"follow it with: tail -F {log}   or   crossfoot watch {folder}\ncancel it with: scancel {job_id}"
 
 
 def follow(job_id: str, job: Job, before: Sequence[int]) -> Outcome:
@@ -223,7 +222,8 @@ def _interrupted(job_id: str, run_dir: str) -> Outcome:
     return Outcome(130)
 
 
-def _submitted_before(run_dir: str) -> str | None:
+def submitted_job(run_dir: str) -> str | None:
+    """The id of the job that `crossfoot launch` submitted last for this run folder."""
     try:
         job_id = value_of(_Submitted, read_object(Path(run_dir, LAUNCH_FOLDER, _SUBMITTED))).job_id
     except (OSError, Malformed):

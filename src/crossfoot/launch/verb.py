@@ -14,6 +14,7 @@ from crossfoot.doctor.examination import look_at
 from crossfoot.doctor.needs import needs_of
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.formats import show
+from crossfoot.findings.render import render
 from crossfoot.launch import accelerate, deepspeed, dry_run, local, slurm, torchrun
 from crossfoot.launch.findings import dry_run_failed, launch_file_taken, program_missing
 from crossfoot.launch.job import Job, LaunchOptions, Rendered
@@ -165,10 +166,14 @@ def _submit(job: Job, checked: CheckedRun) -> Outcome:
 
 
 def _refuse_findings(job: Job, rendered: Rendered) -> None:
-    """What `crossfoot check` finds in the run and in what was rendered. Raises Refused for errors."""
+    """What `crossfoot check` finds in the run and in what was rendered. Raises Refused for errors; what is
+    accepted is said.
+    """
     findings = find_all(job.config, [rendered.files[0][0]])
-    if any(finding.severity == "error" for finding in findings):
+    if any(finding.counts_as == "error" for finding in findings):
         raise Refused(findings)
+    if accepted := [finding for finding in findings if finding.accepted is not None]:
+        tell(render(accepted))
 
 
 def _write(rendered: Rendered) -> None:

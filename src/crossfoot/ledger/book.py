@@ -36,7 +36,7 @@ from crossfoot.ledger.findings import (
     ledger_unwritable,
     line_damaged,
 )
-from crossfoot.phrases import said_by
+from crossfoot.phrases import said_by, step_name
 
 CUT_FILE = "ledger-cut.jsonl"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -122,7 +122,7 @@ class LedgerBook:
             self._cut_off()
             with contextlib.suppress(Refused):
                 self.fsync()  # so that the refusal can say that what was written before is safe
-            raise self._refusal(error, f"take the line of step {entry.step}") from error
+            raise self._refusal(error, f"take the line of {step_name(entry.step)}") from error
         self._good_bytes += len(line)
         self.last_step = entry.step
 
@@ -193,8 +193,10 @@ class LedgerBook:
             self._is_torn = True
 
     def _refusal(self, error: OSError, deed: str) -> Refused:
-        written = "no step" if self.last_step is None else f"every step to {self.last_step}"
-        durable = "none of them" if self.last_durable_step is None else f"to step {self.last_durable_step}"
+        written = "no step" if self.last_step is None else f"all up to {step_name(self.last_step)}"
+        durable = (
+            "none of them" if self.last_durable_step is None else f"up to {step_name(self.last_durable_step)}"
+        )
         notes = [f"the system says: {said_by(error)}"]
         if self._descriptor >= 0 or self.last_step is not None:
             notes.append(

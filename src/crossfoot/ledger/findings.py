@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import after_steps
+from crossfoot.shell_words import quoted_path
 
+NAME_THE_RUN = "name the folder of a run, the one with plan.lock.json in it"
 Unreadable = Callable[[str, Place, tuple[str, ...]], Finding]
 """Makes a finding of (title, place, notes)."""
 
@@ -34,7 +37,8 @@ def ledger_unwritable(path: str, deed: str, notes: tuple[str, ...]) -> Finding:
     No right to write there, a folder that went away, storage that fails: the first note has the system's own
     words. Lines that are in the ledger stay; the notes say which.
     """
-    return Finding("CF702", f"the ledger cannot {deed}", place=Place(path), notes=notes)
+    helps = ("look at the rights and the disk there, then continue the run: --continue RUN_DIR",)
+    return Finding("CF702", f"the ledger cannot {deed}", place=Place(path), notes=notes, helps=helps)
 
 
 @rule_docs("CF754", name="ledger-shared")
@@ -42,7 +46,7 @@ def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
     """CF754: another process writes the ledger of this run.
 
     A later attempt at the run has begun, or the file is not as this process left it. Two that write one
-    ledger would spoil it for both, so this one stops, and writes no receipt, checkpoint or adapter any more:
+    ledger would spoil it for both, so this one stops, and writes no receipt, checkpoint or weights any more:
     what counts is what the later attempt does. It comes of a run that was continued (with --take-over) while
     a process of it hung, or of two jobs in one folder. On NFS, lines that two machines append at the same
     instant may overwrite each other: a run folder wants one writer, and this finding is the last guard, not
@@ -53,7 +57,7 @@ def ledger_shared(path: str, notes: tuple[str, ...]) -> Finding:
         "the ledger is written by another process too",
         place=Place(path),
         notes=notes,
-        helps=(f"look who works on this run: crossfoot watch {os.path.dirname(path) or '.'}",),
+        helps=(f"look who works on this run: crossfoot watch {quoted_path(os.path.dirname(path) or '.')}",),
     )
 
 
@@ -70,6 +74,7 @@ def ledger_missing(path: str, is_absent: bool, reason: str) -> Finding:
         "there is no ledger here" if is_absent else "the ledger cannot be read",
         place=Place(path),
         notes=(f"the system says: {reason}",),
+        helps=(NAME_THE_RUN if is_absent else "look at the rights and the disk there",),
         unreadable=True,
     )
 
@@ -88,6 +93,7 @@ def line_damaged(path: str, number: int, reason: str) -> Finding:
         f"line {number} of the ledger is damaged",
         place=Place(path, number),
         notes=(f"line {number}: {reason}", "only a crash's unfinished last line can be left out"),
+        helps=("take ledger.jsonl from where it was written, or from a backup",),
         unreadable=True,
     )
 
@@ -103,7 +109,8 @@ def last_line_torn(path: str, number: int, size_bytes: int) -> Finding:
     """
     title = f"the ledger's last line is unfinished and was left out ({size_bytes:,} bytes)"
     notes = ("the run was cut off while it wrote that line; the lines before it are whole",)
-    return Finding("CF705", title, severity="note", place=Place(path, number), notes=notes)
+    helps = ("continue the run, if it is not done: that step is then computed again",)
+    return Finding("CF705", title, severity="note", place=Place(path, number), notes=notes, helps=helps)
 
 
 @rule_docs("CF706")
@@ -113,7 +120,8 @@ def lock_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding
     Name the run folder itself: crossfoot receipt runs/NAME. A lock is written before the first step and never
     changed; one that was edited by hand is no promise any more, so take the file from where it was written.
     """
-    return Finding("CF706", title, place=place, notes=notes, unreadable=True)
+    helps = (NAME_THE_RUN, "or take plan.lock.json from where it was written")
+    return Finding("CF706", title, place=place, notes=notes, helps=helps, unreadable=True)
 
 
 @rule_docs("CF707")
@@ -125,7 +133,8 @@ def ending_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Findi
     `--stop-after N` it decides how many steps the run is held against. Take the file from where it was
     written.
     """
-    return Finding("CF707", title, place=place, notes=notes, unreadable=True)
+    helps = ("take ending.json from where it was written, or from a backup",)
+    return Finding("CF707", title, place=place, notes=notes, helps=helps, unreadable=True)
 
 
 @rule_docs("CF708")
@@ -136,7 +145,8 @@ def document_unwritable(path: str, name: str, reason: str) -> Finding:
     and stands: with room on the disk, crossfoot receipt RUN_DIR shows the receipt again.
     """
     notes = (f"the system says: {reason}", "what stood there before is untouched")
-    return Finding("CF708", f"{name} cannot be written", place=Place(path), notes=notes)
+    helps = ("free space there, or look at the rights, and ask again: crossfoot receipt RUN_DIR",)
+    return Finding("CF708", f"{name} cannot be written", place=Place(path), notes=notes, helps=helps)
 
 
 @rule_docs("CF709")
@@ -165,7 +175,8 @@ def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Find
     Without that step nothing can be added up. The file is written whole, once, when the attempt starts; take
     it from where it was written.
     """
-    return Finding("CF742", title, place=place, notes=notes, unreadable=True)
+    helps = ("take attempt.json from where it was written, or from a backup",)
+    return Finding("CF742", title, place=place, notes=notes, helps=helps, unreadable=True)
 
 
 @rule_docs("CF746", "warning")
@@ -178,13 +189,14 @@ def checkpoint_ahead(path: str, step: int, vouched: int, first_step: int) -> Fin
     older checkpoint those steps are computed again and get their lines. If the whole ledger lies elsewhere,
     stop, bring it back, and continue then.
     """
-    older = f"from the checkpoint after {first_step:,} steps" if first_step else "from the first step"
+    older = f"from the checkpoint {after_steps(first_step)}" if first_step else "from the first step"
     return Finding(
         "CF746",
-        f"the checkpoint after {step:,} steps is passed over: the ledger has lines for {vouched:,} of them",
+        f"the checkpoint {after_steps(step)} is passed over: the ledger has lines for {vouched:,} of them",
         severity="warning",
         place=Place(path),
         notes=(f"the run continues {older}; the steps after it are computed again",),
+        helps=("if the whole ledger lies elsewhere: stop the run, bring it back, and continue then",),
     )
 
 
@@ -205,5 +217,10 @@ def ledger_cut(path: str, number: int, size_bytes: int, lines: int, kept: str | 
         title = f"the ledger's unfinished last line was cut off ({size_bytes:,} bytes)"
     notes = ["that step was never durable, and is computed again", f"what was cut off is kept: {kept}"]
     return Finding(
-        "CF749", title, severity="note", place=Place(path, number), notes=tuple(notes[: 2 if kept else 1])
+        "CF749",
+        title,
+        severity="note",
+        place=Place(path, number),
+        notes=tuple(notes[: 2 if kept else 1]),
+        helps=("look at that disk, if the run was not killed and the machine did not lose power",),
     )

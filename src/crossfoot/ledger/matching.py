@@ -240,10 +240,12 @@ def _epochs(planned: PlannedStep, ids: Int64Array) -> list[int]:
     if isinstance(epochs, Mapping):
         return [int(epochs[int(sample)]) for sample in ids]
     if planned.samples is None or len(planned.samples) != len(epochs):
-        raise ValueError(f"step {planned.step}: sample_epochs needs the ids it belongs to, as `samples`")
+        raise ValueError(
+            f"step index {planned.step}: sample_epochs needs the ids it belongs to, as `samples`"
+        )
     by_id, by_slot = np.argsort(planned.samples, kind="stable"), np.argsort(ids, kind="stable")
     if not np.array_equal(planned.samples[by_id], ids[by_slot]):
-        raise ValueError(f"step {planned.step}: the slots do not hold the step's samples")
+        raise ValueError(f"step index {planned.step}: the slots do not hold the step's samples")
     in_slots = np.empty(len(ids), dtype=np.int64)
     in_slots[by_slot] = np.asarray(epochs)[by_id]
     return [int(epoch) for epoch in in_slots]

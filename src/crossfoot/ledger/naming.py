@@ -14,7 +14,7 @@ from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Valu
 from crossfoot.ledger.matching import Content, PlannedSample, PlannedStep, RealSegment, StepMatch
 from crossfoot.ledger.seen_samples import SeenSamples
 from crossfoot.ledger.witness import StepWitness
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, step_name
 
 RATE_TOLERANCE = 1e-9
 WEIGHT_TOLERANCE = 1e-6
@@ -48,26 +48,26 @@ class Scene:
 
 
 def name_witness_faults(scene: Scene) -> list[Cause]:
-    """Ranks that said nothing, twice, about another step, or more than their account holds."""
+    """Ranks that said nothing, twice, about another step, or more than their record holds."""
     causes = []
     ranks = [witness.rank for witness in scene.witnesses]
     for rank in range(len(scene.planned.slots)):
         if rank not in ranks:
-            causes.append(scene.cause("missing witness", f"rank {rank} gave no account of this step", rank))
+            causes.append(scene.cause("missing witness", f"rank {rank} sent no record of this step", rank))
     for position, witness in enumerate(scene.witnesses):
         rank = witness.rank
         if not 0 <= rank < len(scene.planned.slots):
             causes.append(scene.cause("wrong witness", f"rank {rank} is not in the plan, but trained", rank))
         elif rank in ranks[:position]:
-            causes.append(scene.cause("wrong witness", f"rank {rank} gave two accounts of this step", rank))
+            causes.append(scene.cause("wrong witness", f"rank {rank} sent two records of this step", rank))
         if witness.step != scene.planned.step:
-            message = f"rank {rank} gave its account of step {witness.step}"
+            message = f"rank {rank} sent its record of {step_name(witness.step)}"
             values = (scene.planned.step, witness.step)
             causes.append(scene.cause("wrong witness", message, rank, values=values))
         if witness.lost:
             lost = witness.lost
             message = (
-                f"{lost.forwards} forwards and {lost.segments} samples more than its account has room for"
+                f"{lost.forwards} forwards and {lost.segments} samples more than its record has room for"
             )
             causes.append(scene.cause("witness cut", message, rank, values=(0, lost.segments)))
     return causes
@@ -137,7 +137,7 @@ def name_samples(scene: Scene, match: StepMatch) -> list[Cause]:
         causes.append(_of(scene, "other slot", message, real, p.sample, (_slot(p), _slot(real))))
     for p, _ in [*match.as_planned, *match.moved]:
         if scene.seen_samples.was_trained(p.epoch, p.sample):
-            message = f"sample {p.sample} is planned here, but was trained earlier in epoch {p.epoch} too"
+            message = f"sample {p.sample} is planned here, but was trained earlier in epoch {p.epoch + 1} too"
             causes.append(_of(scene, "already trained", message, p, p.sample))
     for ids, real in match.unplanned:
         causes.append(_unplanned(scene, ids.tolist(), real))
@@ -303,7 +303,7 @@ def _unplanned(scene: Scene, ids: list[int], real: RealSegment) -> Cause:
     epoch = scene.planned.epoch
     sample = unplanned_id(scene, ids)
     if scene.seen_samples.was_trained(epoch, sample):
-        message = f"sample {sample} is not planned in this step and was already trained in epoch {epoch}"
+        message = f"sample {sample} is not planned in this step and was already trained in epoch {epoch + 1}"
         return _of(scene, "already trained", message, real, sample)
     return _of(scene, "not planned", f"sample {sample} is not planned in this step", real, sample)
 

@@ -99,14 +99,14 @@ class Reconciler:
         """
         if len(planned.slots) != self._dp_degree:
             raise ValueError(
-                f"step {planned.step} is planned for {len(planned.slots)} ranks, not {self._dp_degree}"
+                f"step index {planned.step} is planned for {len(planned.slots)} ranks, not {self._dp_degree}"
             )
         samples = planned_samples(planned)
         ids, _ = _arrays(samples)
         trained_tokens = int(self._content.trained_tokens[ids].sum(dtype=np.int64))
         if trained_tokens != planned.trained_tokens:
             raise ValueError(
-                f"step {planned.step} is planned with {planned.trained_tokens} trained tokens, "
+                f"step index {planned.step} is planned with {planned.trained_tokens} trained tokens, "
                 f"but its samples have {trained_tokens}"
             )
         witnesses = sorted(witnesses, key=lambda witness: witness.rank)

@@ -8,21 +8,14 @@ from itertools import groupby
 from crossfoot.environment.findings import rank_lost
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.liveness.heartbeats import Heartbeat
+from crossfoot.liveness.heartbeats import Heartbeat, doing
 from crossfoot.liveness.judging import LastSeen, Verdict
+from crossfoot.phrases import step_name
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 
 _MOST_LISTED = 16
 _MOST_NAMED = 4
-_DOES = {
-    "starting": "starting",
-    "loading": "loading the model",
-    "training": "training",
-    "validating": "validating",
-    "saving": "writing a checkpoint",
-    "closing": "closing the run",
-    "ended": "at its end",
-}
 
 
 def finding_of(verdict: Verdict, run_dir: str) -> Finding:
@@ -41,8 +34,8 @@ def ranks_lost(verdict: Verdict, run_dir: str) -> Finding:
     Every rank writes a small file into `RUN_DIR/heartbeat/` while it lives, and reads those of the others. A
     rank is lost when its process is gone, when its file has not changed for `faults.timeout_seconds` (its
     node is down or cut off, or the process is stopped), when it ended while the others still wait for it, or
-    when it says of itself that it failed. It is named with its host and the step it was last seen in (counted
-    from 0, as in the ledger). All the others then end too, with exit code 1: whoever saw it first writes down
+    when it says of itself that it failed. It is named with its host and the step it was last seen in. All the
+    others then end too, with exit code 1: whoever saw it first writes down
     what is said, so that all say the same.
 
     Clocks of hosts are not compared: what counts is that a file changes. A network file system may show a
@@ -85,7 +78,7 @@ def no_progress(verdict: Verdict, run_dir: str) -> Finding:
     waited = f"for {verdict.seconds:,.0f} s"
     if verdict.lost:
         seen = verdict.lost[0]
-        title = f"no rank has done anything {waited}; least far is {seen.who}, in step {seen.step:,}"
+        title = f"no rank has done anything {waited}; least far is {seen.who}, {doing(seen.phase, seen.step)}"
         if len(verdict.lost) > 1:
             title = f"no rank has done anything {waited}; least far are {_by_host(verdict.lost)}"
     else:
@@ -119,15 +112,19 @@ def folder_silent(who: str, run_dir: str, seconds: float, said: str) -> Finding:
 
 
 @rule_docs("CF776", "error", "warning")
-def nobody_waits(who: str, why: str) -> Finding:
-    """CF776: a rank lives that nobody waits for any more.
+def nobody_waits(who: str, why: str, run_dir: str) -> Finding:
+    """CF776: a rank ends because its launcher is gone, or because a later attempt has taken the run over.
 
-    Its launcher is gone: the deepspeed launcher, torchrun, accelerate or SLURM's step was killed, and nobody
-    would see how the run ends. Or the run has been continued by a further attempt while a process of an
-    earlier one still lived, for example because it was stopped and woken up again: two attempts must not
-    write to one run.
+    A launcher (deepspeed, torchrun, accelerate, SLURM's step) hands on signals and says how its ranks ended.
+    When it was killed and a rank of it still lives, that rank saves if it can, and ends: nobody could
+    stop it any more, and it would hold its GPU. And a process that was stopped, and wakes up when the
+    run has been continued by a later attempt, ends without writing: two attempts must not write to one run.
     """
-    return Finding("CF776", f"{who} has nobody who waits for it: {why}")
+    return Finding(
+        "CF776",
+        f"{who} ends: {why}",
+        helps=(f"see where the run stands, and how to go on: crossfoot watch {quoted_path(run_dir)}",),
+    )
 
 
 _FATES = {"gone": "are gone", "silent": "are silent", "ended": "ended early", "failed": "failed"}
@@ -166,17 +163,12 @@ def _stands(seen: LastSeen) -> str:
 
 
 def _doing(seen: LastSeen) -> str:
-    if seen.phase == "training":
-        return f"in step {seen.step:,}"
-    return f"{_DOES.get(seen.phase, seen.phase)}{_after_step(seen)}"
+    return doing(seen.phase, seen.step)
 
 
 def _in_step(seen: LastSeen) -> str:
-    return f" in step {seen.step:,}" if seen.phase in ("training", "ended") else f", {_doing(seen)}"
-
-
-def _after_step(seen: LastSeen) -> str:
-    return f", at step {seen.step:,}" if seen.phase in ("validating", "saving", "closing", "ended") else ""
+    is_in_one = seen.phase in ("training", "ended")
+    return f" in {step_name(seen.step)}" if is_in_one else f", {_doing(seen)}"
 
 
 def _named(verdict: Verdict, rank: int) -> str:
@@ -218,8 +210,8 @@ def run_lives(run_dir: str, config: str, attempt: int, ranks: Sequence[Heartbeat
         f"attempt {attempt} at {run_dir} is still at work: {shown[0]}",
         notes=(*shown[1:], *((f"and {more:,} more",) if more else ())),
         helps=(
-            f"look at it: crossfoot watch {run_dir}",
+            f"look at it: crossfoot watch {quoted_path(run_dir)}",
             "or stop it there, which saves a checkpoint, and continue then",
-            f"or put it aside: crossfoot train {config} --continue {run_dir} --take-over",
+            f"or put it aside: {resume_command(run_dir, config, more=('--take-over',))}",
         ),
     )

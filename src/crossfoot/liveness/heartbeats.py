@@ -16,6 +16,7 @@ from typing import Literal
 
 from crossfoot import durable
 from crossfoot.documents import Malformed, read_object, value_of
+from crossfoot.phrases import after_steps, step_name
 from crossfoot.runs.attempts import MOST_RANKS
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
 from crossfoot.written.launch.host_names import is_host_name
@@ -28,6 +29,14 @@ MOST_SECONDS = 1e11
 """3,000 years after 1970: what lies behind is no time."""
 
 Phase = Literal["starting", "loading", "training", "validating", "saving", "closing", "ended"]
+_DOES = {
+    "starting": "starting",
+    "loading": "loading the model",
+    "validating": "validating",
+    "saving": "writing a checkpoint",
+    "closing": "closing the run",
+    "ended": "at its end",
+}
 _NAME = re.compile(r"rank-\d{5,}\.json")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,7 +46,8 @@ class Heartbeat:
     """What one rank last said of itself.
 
     attempt: of the run, from 1; a file of an earlier attempt is stale. host, pid: where it runs. phase: what
-    it does. step: the step it is in, 0-based as in the ledger. beats: grows with every write, also while the
+    it does. step: the index of the step it is in, from 0; while it validates or saves,
+    how many are done. beats: grows with every write, also while the
     main thread waits. beat_seconds: UNIX time of the write by the clock of its host, for people; clocks of
     hosts differ. period_seconds: from one beat to the next. progress: what its main thread has done within
     this step or phase; nothing is done while it waits for another rank. where: the function its main thread
@@ -65,6 +75,19 @@ class Heartbeat:
     def place(self) -> tuple[str, int, int]:
         """Where its main thread stands: a rank that works changes it."""
         return (self.phase, self.step, self.progress)
+
+
+def step_words(phase: str, step: int) -> str:
+    """Where a rank is among the steps: `step 5`, `after 4 steps`; "" where that says nothing."""
+    if phase in ("training", "ended"):
+        return step_name(step)
+    return after_steps(step) if phase in ("validating", "saving") else ""
+
+
+def doing(phase: str, step: int) -> str:
+    """What a rank does, and where: `in step 5`, `writing a checkpoint after 4 steps`, `loading the model`."""
+    words = [_DOES.get(phase, ""), "in" if phase in ("training", "ended") else "", step_words(phase, step)]
+    return " ".join(word for word in words if word) or phase
 
 
 def heartbeat_path(run_dir: str | os.PathLike[str], rank: int) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
 from crossfoot.processes import start_of, state_of, this_machine
@@ -45,6 +45,12 @@ def living(run_dir: str, wait: Callable[[float], None] = time.sleep) -> tuple[He
         ):
             return moved
     return ()
+
+
+def are_gone(beats: Sequence[Heartbeat]) -> bool:
+    """Whether all these ranks were on this machine, and the processes of none of them are there any more."""
+    here = this_machine()
+    return bool(beats) and all(here and beat.machine == here and not _is_there(beat) for beat in beats)
 
 
 def _newest(run_dir: str) -> tuple[Heartbeat, ...]:

@@ -185,7 +185,7 @@ class RankMonitor:
         newest = max((beat.attempt for beat in beats), default=0)
         if newest > self._attempt:
             why = f"attempt {newest} has begun, and this process belongs to attempt {self._attempt}"
-            self._end(nobody_waits(self._who, why), None, says=True)
+            self._end(nobody_waits(self._who, why, self._run_dir), None, says=True)
             return
         others = [beat for beat in beats if beat.rank != self.rank and beat.attempt == self._attempt]
         self._others = {beat.rank: beat for beat in others}
@@ -248,7 +248,8 @@ class RankMonitor:
         self._supervisors = ()
         if self._closing.is_set() or self._speaker is not None:
             return
-        finding = nobody_waits(self._who, f"its launcher is gone ({gone[0].name}, process {gone[0].pid})")
+        why = f"its launcher, {gone[0].name} (process {gone[0].pid}), is gone"
+        finding = nobody_waits(self._who, why, self._run_dir)
         if self.on_orphaned is not None:
             self.on_orphaned(finding)
             return

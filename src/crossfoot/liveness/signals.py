@@ -14,20 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
 
-_NAMES = (
-    "SIGINT",  # Ctrl-C
-    "SIGQUIT",  # Ctrl-backslash, and what some container runtimes send
-    "SIGTERM",  # kill, schedulers, launchers
-    "SIGHUP",  # the terminal or the ssh session is gone
-    "SIGUSR1",  # SLURM's and SGE's warning, where it is asked for
-    "SIGUSR2",  # submitit's, LSF's and SGE's warning
-    "SIGXCPU",  # the soft limit of CPU time
-    "SIGPWR",  # power is failing
-)
-_TIMERS = ("SIGALRM", "SIGVTALRM", "SIGPROF")
-"""Set before this program was started they end it; a profiler that is in here handles them itself."""
-ENDING = tuple(number for number in signal.Signals if number.name in (*_NAMES, *_TIMERS))
-"""Every signal that ends a process unless it is handled, and that somebody sends on purpose."""
+from crossfoot.environment.ending_signals import ENDING, TIMERS
+
 INSISTENT = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """Sent again they mean: now. The others are warnings, which may come as often as they like."""
 PATIENT_SECONDS = 1.0
@@ -46,7 +34,7 @@ def taken(handler: Handler) -> dict[int, object]:
     for number in ENDING:
         found = signal.getsignal(number)
         is_kept = number not in _SHELLS_OWN and found is signal.SIG_IGN
-        if not is_kept and not (number.name in _TIMERS and callable(found)):
+        if not is_kept and not (number.name in TIMERS and callable(found)):
             before[number] = signal.signal(number, handler)
     return before
 

@@ -30,13 +30,15 @@ from crossfoot.models.save import save_adapter
 from crossfoot.models.stored import StoredTensors
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.output import say, tell
-from crossfoot.phrases import said_by
+from crossfoot.phrases import after_steps, said_by
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.runs.attempts import lock_path, read_attempts
 from crossfoot.runs.ending import read_lock
+from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.runs.resume import of_another_run
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
+from crossfoot.written.paths import with_homes
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
     """The verb; returns the exit code. step: whose checkpoint; None: the newest good one. Raises Refused."""
     if os.path.lexists(out) and (os.path.islink(out) or not os.path.isdir(out) or os.listdir(out)):
         raise Refused(export_taken(out))
+    refuse_no_run(run_dir, "export", out, *(() if step is None else ("--step", str(step))))
     source = find_source(run_dir, step)
     hush_libraries()
     config, checkpoint = source.config, source.checkpoint
@@ -76,7 +79,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
         raise Refused(not_saved(what, out, said_by(error), (), helps)) from error
-    say(f"{out}: the {what} after {checkpoint.step:,} steps, from {checkpoint.folder}")
+    say(f"{out}: the {what} {after_steps(checkpoint.step)}, from {checkpoint.folder}")
     return 0
 
 
@@ -134,7 +137,7 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
     except Refused:
         started = ()  # what the attempts noted is lost, and only the precision follows from it
     engines = [one.engine for one in started if one.attempt == attempt]
-    config = Config.model_validate(lock["config"])
+    config = with_homes(Config.model_validate(lock["config"]))
     folders = index_dirs(run_dir, lock, started)
     index_dir = next(filter(os.path.isdir, folders), folders[0])
     return Source(checkpoint, config, index_dir, next(iter(engines), None))

@@ -51,7 +51,7 @@ def not_saved(what: str, folder: str, reason: str, notes: tuple[str, ...], helps
 
     At the end of a run the ledger and the receipt stand, and say what was trained. When the last checkpoint
     holds these weights nothing is lost: with room on the disk `--continue` does the end of the run again,
-    and `crossfoot export RUN_DIR OUT` writes the adapter to another disk. Without a checkpoint the weights
+    and `crossfoot export RUN_DIR OUT` writes them to another disk. Without a checkpoint the weights
     are lost with the process; the notes say which it is.
     """
     return Finding(

@@ -156,7 +156,7 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
     broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(_name_of(path), config=found, **arguments)
+        model, info = AutoModelForCausalLM.from_pretrained(path, config=found, **arguments)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (ImportError, *broken) as error:
@@ -172,10 +172,10 @@ def read_model_config(path: str) -> PretrainedConfig:
     """What the config.json of a model says, as transformers reads it. Refused: there is none, it is that of
     another kind of model, or of a quantised one.
     """
-    if looks_local(path) and not os.path.isdir(os.path.expanduser(path)):
+    if looks_local(path) and not os.path.isdir(path):
         raise Refused(model_missing(path))
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(_name_of(path), trust_remote_code=False)
+        found: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ImportError, *BROKEN_FILE) as error:
         raise Refused(_no_model(path, error)) from error
     if wrong := tuple(config_findings(path, found.to_dict())):
@@ -190,13 +190,9 @@ def read_model_config(path: str) -> PretrainedConfig:
 def _refuse_folder(path: str) -> None:
     """Refused for what the model's files show without a weight being read."""
     if model_folder(path) is not None:
-        wrong = [finding for finding in model_folder_findings(path) if finding.severity == "error"]
+        wrong = [finding for finding in model_folder_findings(path) if finding.counts_as == "error"]
         if wrong:
             raise Refused(wrong)
-
-
-def _name_of(path: str) -> str:
-    return os.path.expanduser(path) if looks_local(path) else path
 
 
 def _require_complete(path: str, model: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -15,9 +15,11 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from crossfoot.data.plain_ids import PlainIds
 from crossfoot.durable import by_umask, rename_folder
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
+from crossfoot.models.usage_page import usage_page
 
 
 def open_to_others(folder: Path) -> None:
@@ -36,7 +38,7 @@ def save_adapter(
     *,
     gather: bool,
     loaded: LoadedModel | None = None,
-    add_tokenizer: Callable[[str], None] | None = None,
+    add_tokenizer: Callable[[str], PlainIds | None] | None = None,
 ) -> None:
     """Save what was trained, atomically: a PEFT folder for LoRA, the whole model (safetensors) for full
     fine-tuning.
@@ -46,7 +48,8 @@ def save_adapter(
     the CPU copies of what is saved. Takes the model given to the engine, not the engine. Under ZeRO 1-3 with
     bfloat16 the values are the bfloat16 ones the forward uses. An existing folder is replaced; one in which
     there is more than in the new one is kept, as `adapter-replaced-...`. loaded: lets the README in the
-    folder say how many rows to grow the base to. add_tokenizer: puts the tokenizer's files into the folder.
+    folder say which base it stands on, and how many rows to grow it to. add_tokenizer: puts the tokenizer's
+    files into the folder, and lets the README say how ids are made.
     """
     if not gather and any(is_partitioned(parameter) for parameter in model.parameters()):
         raise ValueError("the model is partitioned (ZeRO-3): call save_adapter with gather=True on all ranks")
@@ -65,11 +68,12 @@ def save_adapter(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         if is_lora:
-            _write_adapter(model, temporary, tensors, loaded)
+            _write_adapter(model, temporary, tensors)
         else:
             _write_whole(model, temporary, tensors, loaded)
-        if add_tokenizer is not None:
-            add_tokenizer(str(temporary))
+        ids = add_tokenizer(str(temporary)) if add_tokenizer is not None else None
+        page = usage_page(model, os.path.abspath(target), tensors, loaded, ids)
+        (temporary / "README.md").write_text(page, encoding="utf-8")
         open_to_others(temporary)
         aside = target.with_name(f"{temporary.name}-old")
         rename_folder(temporary, target, aside)
@@ -105,26 +109,13 @@ def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, tor
     return {name: copies[id(parameter)] for name, parameter in wanted} if keep else {}
 
 
-def _write_adapter(
-    model: PeftModel, folder: Path, tensors: dict[str, torch.Tensor], loaded: LoadedModel | None
-) -> None:
+def _write_adapter(model: PeftModel, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
     file = folder / "adapter_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(values.get("target_modules"), list):
         values["target_modules"].sort()  # a set to peft: its order would differ from process to process
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    base = values.get("base_model_name_or_path") or "the base model"
-    grow = ""
-    if loaded is not None and loaded.grown_rows:
-        grow = f"base.resize_token_embeddings({loaded.vocabulary}, mean_resizing=False)  # it was grown\n"
-    (folder / "README.md").write_text(
-        f"A LoRA adapter trained with crossfoot on {base}. To load it:\n\n```python\n"
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})\n{grow}"
-        "model = PeftModel.from_pretrained(base, FOLDER)  # this folder\n```\n",
-        encoding="utf-8",
-    )
 
 
 def _write_whole(

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from crossfoot.checks.launch.rules_files import out_of_sight
 from crossfoot.checks.model_folder import has_weights_here
 from crossfoot.checks.registry import Facts
+from crossfoot.checks.rules_accept import accepted_for_nothing
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import counted
 from crossfoot.planning.prepare import CheckedRun, existing_index, read_and_check, survey
+from crossfoot.planning.several_starts import files_with_the_same_words, merged
 from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.runs.restarts import AUTO, is_started_again
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.config import Unsure
+from crossfoot.written.findings import in_file_order
+from crossfoot.written.launch.read import is_out_of_sight
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.overriding import told_apart
 
@@ -23,8 +28,8 @@ NO_ENVIRONMENT: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Examined:
-    """What a look at a run found. compared: when that is nothing, a line with the files and numbers that were
-    held against each other.
+    """What a look at a run found. compared: when that is nothing, or is accepted, a line with the files and
+    numbers that were held against each other.
     """
 
     findings: tuple[Finding, ...]
@@ -43,16 +48,63 @@ def find_all(
 def examine_run(path: str, words: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Examined:
     """The same, with what was compared."""
     overrides, launch_files = told_apart(words)
+    sharing = files_with_the_same_words(path, launch_files)
+    examined = [_examine(path, overrides, files, environ) for files in sharing]
+    if len(examined) == 1:
+        return examined[0]
+    found = merged([(files, each.findings) for files, each in zip(sharing, examined, strict=True)])
+    return Examined(in_file_order(found, path), "\n".join(each.compared for each in examined))
+
+
+def _examine(
+    path: str, overrides: Sequence[str], launch_files: Sequence[str], environ: Mapping[str, str] | None
+) -> Examined:
+    """Launch files that may be held against the run together."""
     try:
         checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
         checked = checked.and_found(unmet(Start(checked.run, _continues(checked, environ or NO_ENVIRONMENT))))
         checked = survey(checked, existing_index(checked), look=True)
     except Refused as refused:
         return Examined(refused.findings)
-    if checked.findings:
-        return Examined(checked.findings)
-    files = ", ".join([path, *launch_files])
-    return Examined((), f"{files}: nothing found ({', '.join(_compared(checked))})")
+    if not checked.has_error:
+        in_vain = [*accepted_for_nothing(checked.facts, checked.findings)]
+        checked = checked.and_found(in_vain) if in_vain else checked
+    own = _without_other_runs(checked.findings)
+    found = tuple(_as_seen_from_here(each, launch_files) for each in own)
+    if any(finding.accepted is None for finding in found):
+        return Examined(found)
+    files, what = ", ".join([path, *launch_files]), "nothing else" if found else "nothing"
+    return Examined(found, f"{files}: {what} found ({', '.join(_compared(checked))})")
+
+
+def _without_other_runs(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Of a launch file that starts another config only that is said: its numbers are of the other run."""
+    others = {each.place.file for each in findings if each.place and _names_another(each)}
+    for each in findings:
+        if (
+            _names_another(each)
+            or not each.code.startswith("CF4")
+            or not each.place
+            or each.place.file not in others
+        ):
+            yield each
+
+
+def _names_another(finding: Finding) -> bool:
+    return finding.code == "CF461" and finding.severity == "error"
+
+
+def _as_seen_from_here(finding: Finding, launch_files: Sequence[str]) -> Finding:
+    """A note in place of an error, where a launch file names a path of the cluster for data or DeepSpeed."""
+    spots = [place for place in (finding.place, *(place for place, _ in finding.others)) if place]
+    named_at = next((place for place in spots if place.file in launch_files), None)
+    path = finding.label.partition(": ")[0] if finding.code == "CF501" else spots[0].file if spots else ""
+    if finding.code in _ABSENT and named_at is not None and is_out_of_sight(path):
+        return out_of_sight(path, named_at)
+    return finding
+
+
+_ABSENT = ("CF501", "CF301")
 
 
 def _continues(checked: CheckedRun, environ: Mapping[str, str]) -> bool:

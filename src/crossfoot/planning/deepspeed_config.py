@@ -6,19 +6,18 @@ Foreign key names are DeepSpeed's own (its `docs/_pages/config-json.md`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.checks.deepspeed import vocabulary
+from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
 from crossfoot.written.config import Config
 
 
 def zero_stage(values: Mapping[str, Any]) -> int:
     """ZeRO stage of a DeepSpeed file; 0 when it says nothing."""
-    block = values.get("zero_optimization")
-    stage = block.get("stage", 0) if isinstance(block, Mapping) else 0
-    return stage if isinstance(stage, int) else 0
+    return vocabulary.zero_stage(todays_form(values)) or 0
 
 
 def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
@@ -56,11 +55,10 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
 
     An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default
     holds. Of a precision that is switched off nothing but that is handed over: DeepSpeed 0.19 stops at
-    `min_loss_scale: 1e-10` of an unused fp16 block, which the file of Chinese-LLaMA-Alpaca-2 has.
+    `min_loss_scale: 1e-10` of an unused fp16 block, which the file of Chinese-LLaMA-Alpaca-2 has. What else
+    is left out: `handed_over`.
     """
-    resolved = _without_auto(values)
-    alias = resolved.pop("bfloat16", {})  # DeepSpeed reads it when there is no bf16
-    resolved.setdefault("bf16", alias)
+    resolved = handed_over(values, config)
     owned = owned_numbers(config, batch)
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         resolved[key] = owned[key]
@@ -75,13 +73,3 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
     resolved["zero_force_ds_cpu_optimizer"] = False  # with offload_optimizer ours steps on the CPU
     resolved.setdefault("steps_per_print", 2**31 - 1)
     return resolved
-
-
-def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            kept[key] = _without_auto(value)
-        elif value != "auto":
-            kept[key] = copy.deepcopy(value)
-    return kept

@@ -22,7 +22,8 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
     body: dict[str, Any] = {
         "version": LOCK_VERSION,
         "name": plan.run.config.run.name,
-        "config": plan.run.config.model_dump(mode="json"),
+        # what is accepted changes no step, so it makes no other plan
+        "config": plan.run.as_written.model_dump(mode="json", exclude={"checks"}),
         "plan": plan.numbers(),
         "deepspeed": _deepspeed_settings(plan),
         "index": {

@@ -78,8 +78,10 @@ def topology_of(
     return SourcedTopology(Topology(gpus_per_node, num_nodes), gpus_origin, nodes_origin, is_told)
 
 
-def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:
-    """The batch of this config on this topology; Refused with the config's places when there is none."""
+def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile | None = None) -> BatchPlan:
+    """The batch of this config on this topology; Refused with the config's places when there is none, and
+    with changes that agree with the DeepSpeed file.
+    """
     written = run.config.batch
     try:
         return solve_batch(
@@ -87,6 +89,7 @@ def solve_run_batch(run: RunFile, topology: Topology) -> BatchPlan:
             micro_batch_size=written.micro_batch_size,
             grad_accum_steps=written.grad_accum_steps,
             global_batch_size=written.global_batch_size,
+            fixed={} if deepspeed is None else deepspeed.batch_numbers,
         )
     except BatchImpossible as error:
         raise Refused(impossible_finding(error, run)) from error

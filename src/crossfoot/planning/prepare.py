@@ -23,6 +23,7 @@ from crossfoot.planning.plan import (
     solve_run_batch,
     topology_of,
 )
+from crossfoot.written.accepting import accept_known
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
@@ -32,11 +33,10 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
-from crossfoot.written.source import same_file
 
 T = TypeVar("T")
 
-_NO_DATA = ("CF501", "CF502", "CF565")
+_NO_DATA = ("CF501", "CF502", "CF505", "CF557", "CF558", "CF559", "CF560", "CF561", "CF565")
 """With one of these the data cannot be looked at."""
 _NO_INDEX = (*_NO_DATA, "CF520", "CF541")
 """With one of these there is no index."""
@@ -82,7 +82,7 @@ class CheckedRun:
     @property
     def has_error(self) -> bool:
         """True when a finding forbids the run."""
-        return any(finding.severity == "error" for finding in self.findings)
+        return any(finding.counts_as == "error" for finding in self.findings)
 
     def refuse(self) -> None:
         """Raises Refused when there is an error, with what a look at the data adds: all at once."""
@@ -105,19 +105,20 @@ def read_and_check(
     reading: list[Finding] = []
     launch = _launch(launch_files, environ or {}, reading)
     words: list[Override | str] = [
-        Override(word, place) for file in launch if _starts(file, path) for word, place in file.overrides
+        Override(word, place) for file in launch if starts(file, path) for word, place in file.overrides
     ]
     run, found = read_run(path, [*words, *overrides])
     reading.extend(found)
     with suppress(Unsure):
         reading.extend(_files_missing(run))
     sourced = _unless_unsure(lambda: topology_of(run, world, launch), reading)
+    deepspeed = _unless_unsure(lambda: _deepspeed(run), reading)
     batch: BatchPlan | None = None
     if sourced is not None:
-        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology), reading)
+        batch = _unless_unsure(lambda: solve_run_batch(run, sourced.topology, deepspeed), reading)
     facts = Facts(
         run=run,
-        deepspeed=_unless_unsure(lambda: _deepspeed(run), reading),
+        deepspeed=deepspeed,
         batch=batch,
         launch=launch,
         model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),
@@ -156,6 +157,20 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     return _checked(facts, reading, checked.topology)
 
 
+def plan_written(
+    path: str,
+    overrides: Sequence[str],
+    launch_files: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> tuple[RunPlan, tuple[Finding, ...]]:
+    """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
+    checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
+    checked.refuse()
+    index = existing_index(checked)
+    checked = survey(checked, index)
+    return plan_checked(checked, index), checked.findings
+
+
 def existing_index(checked: CheckedRun) -> DataIndex | None:
     """The index of the training data, when it is already built and can be looked for."""
     if any(finding.code in _NO_INDEX for finding in checked.findings):
@@ -186,11 +201,13 @@ def _checked(facts: Facts, reading: Sequence[Finding], topology: SourcedTopology
     """With all findings, in file order; one that a look and a count both made is kept once."""
     found = (*reading, *run_static_rules(facts))
     no_model = {finding.place for finding in found if finding.code == "CF541"}
-    unique: dict[tuple[str, Place | None, str], Finding] = {}
+    unique: dict[tuple[str, Place | None, str, str], Finding] = {}
     for finding in found:
         if finding.code != "CF520" or finding.place not in no_model:  # that model's own tokenizer
-            unique.setdefault((finding.code, finding.place, finding.title), finding)
-    return CheckedRun(facts, tuple(reading), in_file_order(unique.values(), facts.run.path), topology)
+            file = finding.label if finding.code in _NO_DATA else ""  # of several on one command line
+            unique.setdefault((finding.code, finding.place, finding.title, file), finding)
+    judged = accept_known(facts.run, in_file_order(unique.values(), facts.run.path))
+    return CheckedRun(facts, tuple(reading), judged, topology)
 
 
 def _unless_unsure(ask: Callable[[], T], findings: list[Finding]) -> T | None:
@@ -215,9 +232,9 @@ def _launch(
     return tuple(file for file in (*files, read_job(environ)) if file is not None)
 
 
-def _starts(file: LaunchFile, config: str) -> bool:
+def starts(file: LaunchFile, config: str) -> bool:
     """Whether the command in a launch file names this run config."""
-    return file.config is not None and same_file(file.config[0], config)
+    return file.config is not None and file.config.is_same(config)
 
 
 def _deepspeed(run: RunFile) -> DeepSpeedFile | None:

@@ -120,5 +120,5 @@ def unmet(start: Start) -> tuple[Finding, ...]:
 def refuse_unmet(start: Start) -> None:
     """Raises Refused with all that stands against the start, when a part of it is an error."""
     found = unmet(start)
-    if any(finding.severity == "error" for finding in found):
+    if any(finding.counts_as == "error" for finding in found):
         raise Refused(found)

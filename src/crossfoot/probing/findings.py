@@ -26,7 +26,11 @@ def not_proven(what: str, notes: tuple[str, ...] = ()) -> Finding:
     AdamW would hide most of them, because it divides by the gradient's own size; the clipping, the weight
     decay and the loss that is reported are wrong all the same.
     """
-    return Finding("CF750", what, notes=notes)
+    helps = (
+        "look for what scales losses or gradients: crossfoot check CONFIG, and changes around the loop",
+        "if nothing does, open an issue in crossfoot's repository, with what prove printed and the config",
+    )
+    return Finding("CF750", what, notes=notes, helps=helps)
 
 
 @rule_docs("CF751", name="model-not-shrinkable")

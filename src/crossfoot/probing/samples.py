@@ -62,7 +62,7 @@ def proof_batch(
 def samples_of(planned: PlannedStep) -> NDArray[np.int64]:
     """The ids of a planned step, which is not made without them."""
     if planned.samples is None:
-        raise ValueError(f"step {planned.step} does not say which samples it has")
+        raise ValueError(f"step index {planned.step} does not say which samples it has")
     return planned.samples
 
 
@@ -95,7 +95,7 @@ def made_up_index(count: int, *, vocabulary: int, longest: int, seed: int, short
         digests=np.array([digest for _, digest in digests], dtype=np.uint64),
         lost_tokens=np.zeros(count, dtype=np.int32),
         file_ids=np.zeros(count, dtype=np.int32),
-        lines=np.arange(1, count + 1, dtype=np.int64),
+        numbers=np.arange(1, count + 1, dtype=np.int64),
     )
 
 
@@ -121,7 +121,7 @@ def _header(count: int, real_tokens: int, trained_tokens: int, longest: int, voc
         max_seq_len=longest,
         bad_samples="stop",
         special_text="text",
-        sources=(Source("made up", 0, "", count),),
+        sources=(Source("made up", 0, "", count, "line"),),
         tokenizer=TokenizerFacts("made up", "", vocabulary, 0, (), "none"),
         num_samples=count,
         real_tokens=real_tokens,

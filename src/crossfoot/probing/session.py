@@ -77,11 +77,11 @@ def _without_data(checked: CheckedRun) -> CheckedRun:
     """The same without data files and tokenizer, and without what was found about them."""
     kept = [finding for finding in checked.findings if not finding.code.startswith(NOT_NEEDED)]
     kept += [finding for finding in checked.findings if finding.code in NEEDED]
-    if any(finding.severity == "error" for finding in kept):
+    if any(finding.counts_as == "error" for finding in kept):
         return replace(checked, findings=tuple(kept))
     config = checked.run.config
     data = config.data.model_copy(update={"train": [], "validation": []})
-    run = replace(checked.run, config=config.model_copy(update={"data": data}))
+    run = replace(checked.run, as_written=config.model_copy(update={"data": data}))
     return replace(checked, facts=replace(checked.facts, run=run), findings=tuple(kept))
 
 
@@ -164,7 +164,7 @@ def _work(
     checked: CheckedRun, world: World, engine_kind: EngineKind, model: _Model, folder: str
 ) -> tuple[RankJob, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
-    run = replace(checked.run, config=_proof_config(checked.run.config, model.path, folder))
+    run = replace(checked.run, as_written=_proof_config(checked.run.config, model.path, folder))
     batch = checked.facts.batch
     if batch is None:
         raise RuntimeError("no error was found, and there is no batch")

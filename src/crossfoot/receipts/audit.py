@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause, RankCounts, StepEntry
 from crossfoot.ledger.skipping import Policies
+from crossfoot.phrases import counted, step_name, step_span
 from crossfoot.runs.ending import Ending
 
 _CROSS = {"samples": "real_samples", "forwards": "real_forwards"}
@@ -55,20 +56,17 @@ def _order_faults(lines: NumberedLines, asked_steps: int, first_steps: Mapping[i
     seen: set[int] = set()
     latest = -1
     for line, entry in lines:
-        step, begins = entry.step, first_steps.get(entry.attempt, 0)
+        of, step, begins = f"line {line} of the ledger", entry.step, first_steps.get(entry.attempt, 0)
         if step in seen:
-            yield Cause(
-                step, None, None, "step twice", f"line {line} of the ledger is a second one for step {step}"
-            )
+            message = f"{of} is a second one for {step_name(step)}"
+            yield Cause(step, None, None, "step twice", message)
         elif step < latest:
-            yield Cause(step, None, None, "step out of order", f"line {line} of the ledger comes too late")
+            yield Cause(step, None, None, "step out of order", f"{of} comes too late")
         elif 0 <= step < begins:
-            message = f"line {line} of the ledger is of attempt {entry.attempt}, which began at step {begins}"
+            message = f"{of} is of attempt {entry.attempt}, which began with {step_name(begins)}"
             yield Cause(step, None, None, "step out of order", message)
         if not 0 <= step < asked_steps:
-            message = (
-                f"line {line} of the ledger is for step {step}, the run had steps 0 to {asked_steps - 1}"
-            )
+            message = f"{of} is for {step_name(step)}, the run had {counted(asked_steps, 'step')}"
             yield Cause(step, None, None, "step not planned", message)
         seen.add(step)
         latest = max(latest, step)
@@ -81,9 +79,8 @@ def _missing(entries: Sequence[StepEntry], ending: Ending | None) -> Iterator[Ca
     expected = 0
     for step in [*sorted(seen), done]:
         if step > expected:
-            words = f"step {expected}" if step - 1 == expected else f"steps {expected} to {step - 1}"
-            message = f"the ledger has no line for {words}"
-            yield Cause(expected, None, None, "step missing", message, None, None, 1, 0)
+            message = f"the ledger has no line for {step_span(expected, step - 1)}"
+            yield Cause(expected, None, None, "step missing", message, None, None, step - expected, 0)
         expected = step + 1
 
 

@@ -19,11 +19,13 @@ from crossfoot.index.reference_tokenizers import NotComparable
 from crossfoot.index.reference_tokens import prompt_of
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
 from crossfoot.ledger.entry import NO_STEP, Cause
+from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
 from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.reader import RunRecord
+from crossfoot.written.paths import at_home
 
 HASHED_BYTES = 4 << 30
 """Data files up to this size in all are hashed for every receipt; larger ones only when a record differs."""
@@ -38,6 +40,7 @@ def held_against_index(receipt: Receipt, run: RunRecord) -> Receipt:
         foots_so_far=receipt.foots_so_far and not causes,
         causes=(*causes, *receipt.causes)[:MOST_CAUSES_WRITTEN],
         cause_count=receipt.cause_count + len(causes),
+        summary=(*summarise(causes, (), {}, {}), *receipt.summary),
         notes=(*receipt.notes, *notes),
     )
 
@@ -151,7 +154,12 @@ def _compared(
     except OSError as error:
         return [], [_not_compared(f"{error.filename}: {error.strerror}")]
     causes = [
-        _cause("index differs", one.message, sample=one.sample, origin=one.origin)
+        _cause(
+            "index differs",
+            one.message,
+            sample=one.sample,
+            origin=one.origin,
+        )
         for one in comparison.differences
     ]
     return causes, [*comparison.notes, *_counted(index, comparison)]
@@ -181,7 +189,7 @@ def _changed(files: Sequence[str], sources: Sequence[Mapping[str, Any]]) -> str 
 def _tokenizer(config: Mapping[str, Any], index_dir: str, mark: str) -> tuple[str, str | None]:
     """The tokenizer's folder, and why it is of no use, in words."""
     own = config.get("tokenizer")
-    path = str(own["path"] if own else config["model"]["path"])
+    path = at_home(str(own["path"] if own else config["model"]["path"]))
     try:
         folder = local_folder(path, index_dir, may_fetch=False)
         if folder is None:

@@ -50,7 +50,7 @@ class Promise:
 class Held:
     """The outcome. steps: by step, all that were asked for and all that have a line; empty without contents.
     other_: lines that are not as promised; other_layouts: with the samples that were, in other slots. causes:
-    the first of each kind; cause_count: all.
+    the first of each kind; counts: all, by kind.
     """
 
     steps: dict[int, PromisedStep] = field(default_factory=dict)
@@ -58,15 +58,18 @@ class Held:
     other_samples: int = 0
     other_layouts: int = 0
     causes: list[Cause] = field(default_factory=list)
-    cause_count: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def unlisted(self) -> Counter[str]:
+        """Causes beyond the first of each kind, by kind."""
+        return self.counts - Counter(cause.kind for cause in self.causes)
 
     def add(self, causes: Iterable[Cause]) -> None:
         """Count causes, and keep the first of each kind."""
-        kept = Counter(cause.kind for cause in self.causes)
         for cause in causes:
-            self.cause_count += 1
-            kept[cause.kind] += 1
-            if kept[cause.kind] <= MOST_CAUSES_OF_A_KIND:
+            self.counts[cause.kind] += 1
+            if self.counts[cause.kind] <= MOST_CAUSES_OF_A_KIND:
                 self.causes.append(cause)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.skipping import Policies, policies_of
-from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import after_steps
 from crossfoot.receipts.audit import NumberedLines, audit
+from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.columns import (
     Row,
     Sums,
@@ -28,13 +29,14 @@ from crossfoot.receipts.columns import (
 )
 from crossfoot.receipts.promise_audit import Held, hold
 from crossfoot.receipts.run_promise import RunPromise, promise_of_run
-from crossfoot.receipts.verdict import Allowed, AttemptRow, Receipt, Skips, Unlearned
+from crossfoot.receipts.verdict import Accepted, Allowed, AttemptRow, Receipt, Skips, Unlearned
 from crossfoot.runs.attempts import Attempt, LiveLines
 from crossfoot.runs.ending import CUT_SHORT, Ending, expects_of, write_document
 from crossfoot.runs.lock_shape import Expects
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 
 MOST_CAUSES_WRITTEN = 1000
 OTHER_SAMPLES, OTHER_LAYOUT = "steps with other samples", "steps in another layout"
@@ -78,7 +80,7 @@ def make_receipt(
     )
     if run_promise is not None and held is not None:
         held.add(run_promise.causes)
-        causes, cause_count = [*held.causes, *causes], cause_count + held.cause_count
+        causes, cause_count = [*held.causes, *causes], cause_count + held.counts.total()
     unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
@@ -95,9 +97,15 @@ def make_receipt(
         rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
+        summary=summarise(
+            causes,
+            count,
+            held.unlisted if held is not None else {},
+            {"sample": promised["samples"], "forward": promised["forwards"], "step": asked_steps},
+        ),
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
-        adapter_path=None if ending is None else ending.adapter_path,
+        saved_path=None if ending is None else ending.saved_path,
         attempts=max(1, len(records)),
         attempted_steps=len(entries),
         lost_steps=len(entries) - len(count),
@@ -110,6 +118,7 @@ def make_receipt(
         seconds=sum(entry.seconds for entry in entries),
         not_finite=tuple(unlearned[:MOST_CAUSES_WRITTEN]),
         allowed=_allowed(attempts, lines),
+        accepted=_accepted(attempts, lines),
         history=_history(records, entries, count),
     )
 
@@ -185,7 +194,7 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt
-    ways = f"{resume_command(run.run_dir)}, or crossfoot export {run.run_dir} OUT"
+    ways = f"{resume_command(run.run_dir)}, or crossfoot export {quoted_path(run.run_dir)} OUT"
     notes = (*receipt.notes, f"{missing}; to make it from the last checkpoint: {ways}")
     return replace(receipt, result_missing=missing, notes=notes)
 
@@ -207,13 +216,32 @@ def _skips(entries: Sequence[StepEntry]) -> tuple[Skips, ...]:
 
 def _allowed(attempts: Sequence[Attempt], lines: NumberedLines) -> tuple[Allowed, ...]:
     """The changes that were made on purpose and had an effect: of attempts that have a line that counts."""
-    in_force = {entry.attempt for _, entry in lines}
     return tuple(
         Allowed(attempt.attempt, change.key, change.before, change.now)
-        for attempt in attempts
-        if attempt.attempt in in_force
+        for attempt in _in_force(attempts, lines)
         for change in attempt.allowed
     )
+
+
+def _accepted(attempts: Sequence[Attempt], lines: NumberedLines) -> tuple[Accepted, ...]:
+    """What was accepted on purpose before attempts that have a line that counts: one for each code and
+    reason, in the words of the newest attempt.
+    """
+    found: dict[tuple[str, str], Accepted] = {}
+    for attempt in _in_force(attempts, lines):
+        for one in attempt.accepted:
+            before = found.get((one.code, one.reason))
+            numbers = () if before is None else before.attempts
+            found[one.code, one.reason] = Accepted(
+                one.code, one.title, one.reason, (*numbers, attempt.attempt)
+            )
+    return tuple(found[key] for key in sorted(found))
+
+
+def _in_force(attempts: Sequence[Attempt], lines: NumberedLines) -> list[Attempt]:
+    """Those that have a line that counts."""
+    trained = {entry.attempt for _, entry in lines}
+    return [attempt for attempt in attempts if attempt.attempt in trained]
 
 
 def _history(
@@ -244,8 +272,7 @@ def _notes(ending: Ending | None, torn: Finding | None, entries: Sequence[StepEn
     if ending is None:
         notes.append("the run has not written how it ended: it was killed, or is still running")
     elif (how := CUT_SHORT.get(ending.reason)) is not None:
-        steps = with_noun(ending.step, "step")
-        notes.append(f"the run {how} after {steps} (exit code {ending.exit_code})")
+        notes.append(f"the run {how} {after_steps(ending.step)} (exit code {ending.exit_code})")
     if torn is not None:
         notes.append(torn.title)
     newest = late = 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, listed, step_name
+from crossfoot.receipts.cause_summary import CauseSummary, distinct_helps
 from crossfoot.receipts.verdict import Receipt
 
-MOST_CAUSES_SHOWN = 10
+MOST_SHOWN = 10
+MOST_OF_A_KIND_SHOWN = 3
 _LABEL_COLUMNS, _LEAST_COLUMN = 46, 10
 
 
@@ -28,21 +31,21 @@ def render_receipt(receipt: Receipt) -> str:
         lines.append(
             f"  the first {receipt.asked_steps:,} of {receipt.total_steps:,} steps, stopped there on purpose"
         )
-    lines += [f"  {words}" for words in _history_words(receipt)]
+    lines += [f"  {words}" for words in (*_history_words(receipt), *_accepted_words(receipt))]
     lines.append(f"foots: {'yes' if receipt.foots else 'no'}")
     if not receipt.complete:
         verdict = "what was done foots" if receipt.foots_so_far else "what was done does not foot"
         lines.append(
             f"  not complete: {receipt.done_steps:,} of {receipt.asked_steps:,} steps done; {verdict}"
         )
-    lines += [f"  {_cause_words(cause)}" for cause in receipt.causes[:MOST_CAUSES_SHOWN]]
-    if (more := receipt.cause_count - MOST_CAUSES_SHOWN) > 0:
-        lines.append(f"  and {more:,} more")
+    for summary in receipt.summary:
+        lines += [f"  {words}" for words in _kind_words(receipt, summary)]
+    lines += [f"  help: {text}" for text in distinct_helps(receipt.summary)]
     lines += [f"  note: {note}" for note in receipt.notes]
     if receipt.validation_loss is not None:
         lines.append(f"validation loss  {receipt.validation_loss:.6g}")
-    if receipt.adapter_path is not None and receipt.result_missing is None:
-        lines.append(f"adapter          {receipt.adapter_path}")
+    if receipt.saved_path is not None and receipt.result_missing is None:
+        lines.append(f"{os.path.basename(receipt.saved_path):<15}  {receipt.saved_path}")
     return "\n".join(lines) + "\n"
 
 
@@ -68,8 +71,8 @@ def _history_words(receipt: Receipt) -> list[str]:
             f"{counted(skip.steps, 'step')} skipped as {SKIPS[skip.why]} says: "
             f"{counted(skip.samples, 'sample')} seen, not learned from"
         )
-    words += [f"  step {one.step}: {one.found}" for one in receipt.not_finite[:MOST_CAUSES_SHOWN]]
-    if (more := len(receipt.not_finite) - MOST_CAUSES_SHOWN) > 0:
+    words += [f"  {step_name(one.step)}: {one.found}" for one in receipt.not_finite[:MOST_SHOWN]]
+    if (more := len(receipt.not_finite) - MOST_SHOWN) > 0:
         words.append(f"  and {more:,} more")
     if receipt.retried:
         tries = "1 try was" if receipt.retried == 1 else f"{receipt.retried:,} tries were"
@@ -85,12 +88,36 @@ def _history_words(receipt: Receipt) -> list[str]:
     return words
 
 
+def _accepted_words(receipt: Receipt) -> list[str]:
+    """`1 finding accepted on purpose:`, and each with its reason."""
+    if not receipt.accepted:
+        return []
+    words = [f"{counted(len(receipt.accepted), 'finding')} accepted on purpose:"]
+    for one in receipt.accepted:
+        numbers = [str(number) for number in one.attempts]
+        where = f"  [attempt{'s' * (len(numbers) > 1)} {listed(numbers)}]" if receipt.attempts > 1 else ""
+        words.append(f"  {one.code} {one.title}; reason: {one.reason}{where}")
+    return words
+
+
 def _shown(value: Any) -> str:
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
 
 
+def _kind_words(receipt: Receipt, summary: CauseSummary) -> Iterator[str]:
+    """The first causes of one kind, and what all of them come to."""
+    shown = [cause for cause in receipt.causes if cause.kind == summary.kind][:MOST_OF_A_KIND_SHOWN]
+    yield from map(_cause_words, shown)
+    margin = " " * len(f"{summary.code}  ")
+    if (more := summary.causes - len(shown)) > 0:
+        least = "" if summary.is_exact else "at least "
+        yield f"{margin}and {least}{more:,} more; all {summary.where}".rstrip()
+    yield f"{margin}how much: {summary.amount}"
+    yield f"{margin}weights:  {summary.weights}"
+
+
 def _cause_words(cause: Cause) -> str:
-    place = [f"step {cause.step}"] if cause.step != NO_STEP else ["the run"]
+    place = [step_name(cause.step)] if cause.step != NO_STEP else ["the run"]
     if cause.rank is not None:
         place.append(f"rank {cause.rank}")
     if cause.forward is not None:

@@ -18,10 +18,12 @@ from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
+from crossfoot.phrases import step_name
 from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.runs.reader import RunRecord
+from crossfoot.written.paths import at_home
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def refuse_broken_promise(
         if wrong:
             step = wrong[0]
             faults.append(
-                f"{len(wrong):,} of {len(rates):,} rates differ: step {step + 1} would be told "
+                f"{len(wrong):,} of {len(rates):,} rates differ: {step_name(step)} would be told "
                 f"{rates[step]:.9g}, and is promised {promised[step]:.9g}"
             )
     if faults:
@@ -106,7 +108,7 @@ def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
     attempts had it. Raises KeyError, TypeError, AttributeError for a lock without such a config.
     """
     given = lock["config"]["data"].get("index_dir")
-    first = given or os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")
+    first = at_home(given) if given else os.path.join(os.path.dirname(os.path.normpath(run_dir)), ".index")
     noted = [attempt.index_dir for attempt in attempts if attempt.index_dir]
     return list(dict.fromkeys([first, *noted]))
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from crossfoot.ledger.entry import Cause, NotFinite, strict
+from crossfoot.receipts.cause_summary import CauseSummary
 from crossfoot.receipts.columns import Row
 
 RECEIPT_FORMAT = 2
@@ -59,21 +60,31 @@ class Allowed:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """A finding that was accepted before attempts with counted lines. attempts: which."""
+
+    code: str
+    title: str
+    reason: str
+    attempts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What a run was planned to do and what it did, over all its attempts.
 
     foots: everything that was asked for was done, every row's difference is 0 and there is no cause.
-    complete: every step asked for has its line. foots_so_far: the steps that were done are as planned, be
-    the run complete or not. asked_steps: N of a run stopped on purpose (the rows are its first N steps),
-    else total_steps. done_steps: different steps with a line that counts. reason: of the ending, None
-    without one. result_missing: why what a complete run trained is not saved, None when it is. causes: the
-    first 1,000; cause_count: all. notes: what is worth knowing and no fault, such
-    as a torn last line. attempts: how many have started. Each line of the ledger is one of attempted_steps
-    = lost_steps + counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained:
-    every lost step has a line that counts by now. retried: tries at those counted steps that were thrown
-    away for a lower loss scale, on top; a step counts once, however often it was tried. not_finite: what
-    was NaN or infinite in the first steps that were skipped for it. seconds and pause_seconds: spent in
-    steps, and standing still for checkpoints, lost lines too. sha: of the first lock.
+    complete: every step asked for has its line. foots_so_far: the steps that were done are as planned, be the
+    run complete or not. asked_steps: N of a run stopped on purpose (the rows are its first N steps), else
+    total_steps. done_steps: different steps with a line that counts. reason: of the ending, None without one.
+    result_missing: why what a complete run trained is not saved, None when it is. causes: the first 1,000;
+    cause_count: all; summary: what they come to, by kind. notes: what is worth knowing and no fault, such as
+    a torn last line. attempts: how many have started. Each line of the ledger is one of attempted_steps =
+    lost_steps + counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every
+    lost step has a line that counts by now. retried: tries at those counted steps that were thrown away for a
+    lower loss scale, on top; a step counts once, however often it was tried. not_finite: what was NaN or
+    infinite in the first steps that were skipped for it. seconds and pause_seconds: spent in steps, and
+    standing still for checkpoints, lost lines too. sha: of the first lock.
     """
 
     name: str
@@ -88,9 +99,10 @@ class Receipt:
     rows: tuple[Row, ...]
     causes: tuple[Cause, ...]
     cause_count: int
+    summary: tuple[CauseSummary, ...]
     notes: tuple[str, ...] = ()
     validation_loss: float | None = None
-    adapter_path: str | None = None
+    saved_path: str | None = None
     result_missing: str | None = None
     attempts: int = 1
     attempted_steps: int = 0
@@ -104,6 +116,7 @@ class Receipt:
     seconds: float = 0.0
     not_finite: tuple[Unlearned, ...] = ()
     allowed: tuple[Allowed, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
     history: tuple[AttemptRow, ...] = ()
 
     @property

@@ -235,14 +235,16 @@ def ranks_apart(who: str, said: str) -> Finding:
 
 @rule_docs("CF439")
 def worlds_differ(notes: Sequence[str]) -> Finding:
-    """CF439: the ranks were told different worlds, or one that is not the world which came.
+    """CF439: ranks were told different numbers of ranks or nodes, or others than those that came.
 
-    Launcher, world size, number of nodes and ranks per node must be the same for all, and the host names must
-    fit. Variables left over on one node, or two launchers on one meeting point, look like this. (lies U2, U9)
+    A launcher tells every rank, in variables, how many ranks and nodes there are and which of them it is. All
+    ranks compare what they were told when they meet: it must be the same for all, and fit the machines that
+    they run on. Variables that were left over on one node, or two starts that meet at one address and port,
+    look like this. The notes say who was told what. (lies U2, U9)
     """
     return Finding(
         "CF439",
-        "the ranks do not agree on the world",
+        "the ranks were told different numbers of ranks or nodes, or others than came",
         notes=tuple(notes),
         helps=(
             "start all ranks with one launcher, the same command on every node",

@@ -94,7 +94,7 @@ def rank_info_of(
         pid=os.getpid(),
         device=device,
         parts={
-            "config": flat(run.config.model_dump(mode="json")),
+            "config": flat(run.as_written.model_dump(mode="json")),
             "deepspeed": flat(deepspeed.values) if deepspeed is not None else {},
             "data": data_facts(states),
             "model": model_facts(run),

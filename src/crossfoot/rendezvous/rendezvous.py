@@ -73,7 +73,7 @@ class Rendezvous:
         texts = self._round(mine.to_json(), patience_seconds or PATIENCE_SECONDS)
         rank_infos = tuple(self.read(text, RankInfo) for text in texts)
         found = disagreements(rank_infos)
-        self.refuse_together([finding for finding in found if finding.severity == "error"])
+        self.refuse_together([finding for finding in found if finding.counts_as == "error"])
         return rank_infos, found
 
     def read(self, text: str, kind: type[Read]) -> Read:

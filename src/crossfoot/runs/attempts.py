@@ -40,16 +40,27 @@ class Change:
 
 
 @dataclass(frozen=True)
+class AcceptedFinding:
+    """A finding that was accepted on purpose, and why. title: of the first of its code."""
+
+    code: str
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt at a run, as it was when it started.
 
     attempt: its number, from 1. first_step: the step it began with, 0-based: so many were done before.
     from_checkpoint: the folder it continued from, None when it began at the beginning. gpus_per_node: ranks
     on each node; where they differ one number for each, in order. hosts: by node. job_id: SLURM's, None
-    without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt before. crossfoot: the
-    program's version. index_dir: absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of
-    the checkpoint's manifest, which attempt wrote it, and the sha256 of that one's lock; None without one.
-    elastic_id: the id that torchrun gives to all restarts of one start, None without.
+    without. started: ISO 8601, UTC. allowed: what it may do otherwise than the attempt before. accepted:
+    what was found before it started and is accepted on purpose. crossfoot: the program's version. index_dir:
+    absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of the checkpoint's manifest,
+    which attempt wrote it, and the sha256 of that one's lock; None without one. elastic_id: the id that
+    torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
+    overrides; none when `crossfoot launch` did, which has them in its own files.
     """
 
     attempt: int
@@ -64,11 +75,13 @@ class Attempt:
     job_id: str | None
     started: str
     allowed: tuple[Change, ...] = ()
+    accepted: tuple[AcceptedFinding, ...] = ()
     crossfoot: str = ""
     index_dir: str | None = None
     checkpoint_attempt: int | None = None
     checkpoint_plan: str | None = None
     elastic_id: str | None = None
+    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):
@@ -76,11 +89,20 @@ class Attempt:
         if not 1 <= self.world_size <= MOST_RANKS:
             raise ValueError(f"world_size is {self.world_size}, not 1 to {MOST_RANKS:,}")
         if self.attempt < 1 or self.first_step < 0:
-            raise ValueError(f"attempt {self.attempt} cannot begin at step {self.first_step}")
+            raise ValueError(f"attempt {self.attempt} cannot begin at step index {self.first_step}")
         if self.attempt == 1 and self.first_step:
-            raise ValueError(f"the first attempt begins at step 0, not at {self.first_step}")
+            raise ValueError(f"the first attempt begins at step index 0, not {self.first_step}")
         if self.first_step and self.from_checkpoint is None:
-            raise ValueError(f"it begins at step {self.first_step}, and from no checkpoint")
+            raise ValueError(f"it begins at step index {self.first_step}, and from no checkpoint")
+
+
+def accepted_findings(findings: Iterable[Finding]) -> tuple[AcceptedFinding, ...]:
+    """Those of the findings that are accepted, one a code, by code."""
+    found: dict[str, AcceptedFinding] = {}
+    for one in findings:
+        if one.accepted is not None:
+            found.setdefault(one.code, AcceptedFinding(one.code, one.title, one.accepted.reason))
+    return tuple(found[code] for code in sorted(found))
 
 
 def attempt_name(attempt: int) -> str:
@@ -139,7 +161,7 @@ def read_attempts(run_dir: str, trained: Collection[int] = ()) -> tuple[Attempt,
     """Every attempt that has started, in order. trained: numbers of attempts that the ledger has lines of.
 
     A folder without attempt.json was claimed and never started: it is passed over, unless it trained. The
-    first attempt of a run that has no other needs none: it began at step 0. Raises Refused (CF742,
+    first attempt of a run that has no other needs none: it began with the first step. Raises Refused (CF742,
     unreadable) with all that are damaged or missing.
     """
     attempts: list[Attempt] = []

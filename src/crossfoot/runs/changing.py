@@ -19,6 +19,7 @@ from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.attempts import Change
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import sections
+from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 from crossfoot.written.shown import shown
 
@@ -77,7 +78,7 @@ FREE: frozenset[str] = frozenset(
             "batch.micro_batch_size",
             "batch.grad_accum_steps",
         ),
-        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults"),
+        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults", "checks"),
     )
 )
 """Keys, and whole sections, that may change as they like: where a step is computed, how fast, what is
@@ -167,7 +168,7 @@ def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: s
         notes=(why,),
         helps=(
             f"write {shown(change.before)} back" if change.before is not None else f"remove {change.key}",
-            f"or train another run: run.dir={run.run_dir}-2",
+            f"or train another run: {another_run_dir(run.run_dir)}",
         ),
     )
 

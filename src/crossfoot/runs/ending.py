@@ -40,7 +40,7 @@ class Ending:
 
     reason: one of REASONS. step: optimizer steps done, over all attempts. exit_code: the run's.
     planned_steps: how many it was asked for: N with --stop-after N, else the plan's total. validation_loss:
-    mean over the trained tokens of the validation data, None when there are none. adapter_path: where the
+    mean over the trained tokens of the validation data, None when there are none. saved_path: where the
     trained weights were saved, as it is shown. weights_are_finite: every trained weight was a number at the
     end, as far as anybody looked.
     """
@@ -50,7 +50,7 @@ class Ending:
     exit_code: int
     planned_steps: int
     validation_loss: float | None = None
-    adapter_path: str | None = None
+    saved_path: str | None = None
     weights_are_finite: bool = True
 
     def __post_init__(self) -> None:

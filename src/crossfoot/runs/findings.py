@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import step_name
 
 
 @rule_docs("CF490", "warning")
@@ -20,7 +21,7 @@ def differs_from_dry_run(
     """
     return Finding(
         "CF490",
-        f"step {step} had loss {here:.7g} here and {there:.7g} in the dry run",
+        f"{step_name(step)} had loss {here:.7g} here and {there:.7g} in the dry run",
         severity="warning",
         notes=(
             f"they differ by {difference:.1e} of their size, and {tolerance:g} is rounding",

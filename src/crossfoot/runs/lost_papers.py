@@ -19,6 +19,7 @@ from crossfoot.runs.attempts import (
     run_lock_path,
 )
 from crossfoot.runs.ending import read_ending, read_lock
+from crossfoot.shell_words import quoted_path
 
 
 def refuse_lost_papers(run_dir: str, attempts: Sequence[Attempt], trained: Collection[int]) -> None:
@@ -26,7 +27,7 @@ def refuse_lost_papers(run_dir: str, attempts: Sequence[Attempt], trained: Colle
     ledger has lines of.
     """
     findings: list[Finding] = []
-    export = f"an adapter can still be made of its checkpoints: crossfoot export {run_dir} OUT"
+    export = f"what was trained is in its checkpoints still: crossfoot export {quoted_path(run_dir)} OUT"
     for number in sorted(set(trained) - {attempt.attempt for attempt in attempts}):
         notes = (f"the ledger has lines of attempt {number}", export)
         place = Place(attempt_path(run_dir, number, ATTEMPT_FILE))

@@ -39,12 +39,12 @@ def missing_result(run_dir: str, config: Mapping[str, Any], ending: Ending | Non
     """
     if is_dry_run(run_dir) or (ending is not None and ending.reason not in ("finished", "stop_after")):
         return None
-    if ending is not None and ending.adapter_path is None and not ending.exit_code:
+    if ending is not None and ending.saved_path is None and not ending.exit_code:
         return None  # it was not meant to save anything
     what, path = "adapter" if config.get("lora") else "model", result_path(run_dir, config)
     if ending is None:
         return f"the {what} is not saved: the run was killed before its end, or is still at it"
-    if ending.adapter_path is None:
+    if ending.saved_path is None:
         return f"the {what} could not be saved when the run ended"
     return None if is_whole(path) else f"the {what} is not there any more, or not whole: {path}"
 

@@ -19,6 +19,8 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
 from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.phrases import counted as with_noun
+from crossfoot.phrases import step_name
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
@@ -38,22 +40,29 @@ from crossfoot.runs.attempts import (
 from crossfoot.runs.changing import hold_against, never_changes
 from crossfoot.runs.ending import Ending, read_ending, read_lock, write_document
 from crossfoot.runs.lost_papers import refuse_lost_papers
+from crossfoot.runs.nearby import is_run, runs_near
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.result import missing_result
-from crossfoot.runs.run_folder import holds_run, refuse_links
+from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.run_folder import refuse_links
+from crossfoot.shell_words import joined, path_word, quoted_path
+from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
 
 @rule_docs("CF747")
-def nothing_to_continue(run: RunFile, fact: str, helps: tuple[str, ...]) -> Finding:
+def nothing_to_continue(
+    run: RunFile, fact: str, helps: tuple[str, ...], notes: tuple[str, ...] = ()
+) -> Finding:
     """CF747: --continue was asked for, and there is nothing to go on with.
 
     The folder holds no run, or more steps are trained than were asked for, or all steps are trained and no
     checkpoint holds their weights, from which the end of the run could be done again. Name the run folder
-    itself, the one with plan.lock.json in it; `--continue auto` begins where there is no run. A finished run
+    itself (those nearby are named); `--continue auto` begins where there is no run. A finished run
     can be made longer on purpose: a larger train.epochs or train.max_steps, and `--allow` with that key.
     """
-    return Finding("CF747", f"there is nothing to continue in {run.run_dir}: {fact}", helps=helps)
+    title = f"there is nothing to continue in {run.run_dir}: {fact}"
+    return Finding("CF747", title, notes=notes, helps=helps)
 
 
 @rule_docs("CF755", "note", name="already-finished")
@@ -66,9 +75,9 @@ def already_finished(run: RunFile, step: int) -> Finding:
     """
     return Finding(
         "CF755",
-        f"nothing is left to do in {run.run_dir}: {step:,} steps are trained, and the result is saved",
+        f"nothing is left to do in {run.run_dir}: {with_noun(step, 'step')} trained, and the result is saved",
         severity="note",
-        helps=(f"read it: crossfoot receipt {run.run_dir}",),
+        helps=(f"read it: crossfoot receipt {quoted_path(run.run_dir)}",),
     )
 
 
@@ -230,12 +239,15 @@ def read_previous_attempts(run: RunFile) -> PreviousAttempts:
     """What is in the run folder to be continued. Raises Refused (CF747 when it holds no run; damaged
     files, and papers that are not here and that the end of the run will need).
     """
-    if not holds_run(run.run_dir):
+    if not is_run(run.run_dir):
+        near = runs_near(run.run_dir)
+        words = joined((path_word(run.path), *run.overrides))
         helps = (
-            f"begin it without --continue: crossfoot train {run.path}",
-            f"or let the command find out: crossfoot train {run.path} --continue {AUTO}",
+            *near.helps(lambda other: resume_command(other, run.path)),
+            f"begin it without --continue: crossfoot train {words}",
+            f"or let the command find out: crossfoot train {words} --continue {AUTO}",
         )
-        raise Refused(nothing_to_continue(run, "it holds no run", helps))
+        raise Refused(nothing_to_continue(run, "it holds no run", helps, near.notes))
     refuse_links(run)
     ledger = os.path.join(run.run_dir, LEDGER_FILE)
     lines = read_readable(ledger) if os.path.exists(ledger) else BookLines()
@@ -272,14 +284,14 @@ def refuse_finished(
     if is_handed_over and is_repeated:
         raise Refused(already_finished(run, steps))
     if first_step > steps:
-        later = f"stop later, or not at all: crossfoot train {run.path} --continue {run.run_dir}"
-        fact = f"{first_step:,} steps are done, {steps:,} were asked for"
+        later = f"stop later, or not at all: {resume_command(run.run_dir, run.path)}"
+        fact = f"{with_noun(first_step, 'step')} done, {steps:,} asked for"
         raise Refused(nothing_to_continue(run, fact, (later,)))
     if first_step < steps and (is_handed_over or (is_done and not first_step)):
         fact = f"all {steps:,} steps are trained"
         helps = (
-            f"read it: crossfoot receipt {run.run_dir}",
-            f"or train it anew, into another folder: run.dir={run.run_dir}-2",
+            f"read it: crossfoot receipt {quoted_path(run.run_dir)}",
+            f"or train it anew, into another folder: {another_run_dir(run.run_dir)}",
         )
         lost = "" if is_handed_over else ", and no checkpoint holds their weights"
         raise Refused(nothing_to_continue(run, f"{fact}{lost}", helps))
@@ -346,7 +358,7 @@ def refuse_other_past(
         samples = schedule.samples(line.step)
         if samples_sha256(digests[samples]) != line.planned_samples_sha256:
             title = (
-                f"{change.key} gives step {line.step} {len(samples):,} samples, "
+                f"{change.key} gives {step_name(line.step)} {len(samples):,} samples, "
                 f"and it was trained with {line.planned_samples:,}, what was left then"
             )
             why = f"{done}, and the last of them was the end of the run; continue from before it to go on"

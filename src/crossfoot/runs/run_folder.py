@@ -26,14 +26,15 @@ from crossfoot.runs.attempts import (
     attempt_numbers,
     attempt_path,
 )
-from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.resume_command import CONFIG_NAME, resume_command
+from crossfoot.shell_words import quoted_path
+from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
 HEARTBEAT_FOLDER = "heartbeat"
 
 ATTEMPT_NAME = attempt_name(1)
 DEEPSPEED_NAME = "deepspeed.json"
-CONFIG_NAME = "config.yaml"
 ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 CLAIM_NAME = "claim"
@@ -78,10 +79,10 @@ def folder_in_use(run: RunFile) -> Finding:
         "CF011",
         f"{run.run_dir} already holds a run",
         place=_place(run),
-        notes=(f"read it with: crossfoot receipt {run.run_dir}",),
+        notes=(f"read it with: crossfoot receipt {quoted_path(run.run_dir)}",),
         helps=(
             f"continue that run: {resume_command(run.run_dir, run.path)}",
-            f"or train into another folder: run.dir={run.run_dir}-2",
+            f"or train into another folder: {another_run_dir(run.run_dir)}",
         ),
     )
 
@@ -103,7 +104,7 @@ def foreign_files(run: RunFile, names: Sequence[str]) -> Finding:
         place=_place(run),
         notes=("a run replaces and deletes files of these names; nothing was touched",),
         helps=(
-            f"train into another folder: run.dir={run.run_dir}-2",
+            f"train into another folder: {another_run_dir(run.run_dir)}",
             "or give what is there another name, or another place",
         ),
     )
@@ -121,7 +122,7 @@ def attempt_taken(run: RunFile, attempt: int) -> Finding:
         "CF748",
         f"attempt {attempt} at {run.run_dir} was begun by another process",
         place=_place(run),
-        notes=(f"look at what it does: crossfoot receipt {run.run_dir}",),
+        notes=(f"look at what it does: crossfoot receipt {quoted_path(run.run_dir)}",),
         helps=("let it run, or stop it and continue then",),
     )
 

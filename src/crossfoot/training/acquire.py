@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from crossfoot import __version__, durable
 from crossfoot.arithmetic.batch import alike
 from crossfoot.documents import parse, plain, value_of
+from crossfoot.environment.start_command import start_command
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import show
+from crossfoot.launch.ranks_here import MARK_VARIABLE
+from crossfoot.launch.submit import submitted_job
 from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
 from crossfoot.rendezvous.shared_folder import acquire_folder
-from crossfoot.runs.attempts import Attempt, attempt_path
+from crossfoot.runs.attempts import Attempt, accepted_findings, attempt_path
 from crossfoot.runs.resume import (
     NEW_RUN,
     Resumed,
@@ -26,8 +29,10 @@ from crossfoot.runs.resume import (
     record_attempt,
     resume_run,
 )
-from crossfoot.runs.run_folder import CONFIG_NAME, forget_attempt, make_folder, release_folder
+from crossfoot.runs.resume_command import CONFIG_NAME
+from crossfoot.runs.run_folder import forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
+from crossfoot.written.accepting import accept_known
 from crossfoot.written.resolved import dump_config
 
 
@@ -64,11 +69,11 @@ def start_attempt(work: RankJob) -> None:
         return
     run = work.plan.run
     resolved = attempt_path(run.run_dir, work.resume_point.attempt, CONFIG_NAME)
-    durable.replace(resolved, dump_config(run.config))
-    record_attempt(run, _attempt(work, os.environ), work.lock)
-    findings: tuple[Finding, ...] = work.warnings
+    durable.replace(resolved, dump_config(run.as_written))
+    findings: tuple[Finding, ...] = accept_known(run, work.warnings)
     if work.resumed is not None:
         findings += work.resumed.findings
+    record_attempt(run, _attempt(work, findings, os.environ), work.lock)
     if findings:
         show(findings)
     say(render_plan(work.plan, work.lock["sha256"]))
@@ -96,7 +101,7 @@ def _resume_run(work: RankJob) -> Resumed | None:
     )
 
 
-def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
+def _attempt(work: RankJob, findings: Sequence[Finding], environ: Mapping[str, str]) -> Attempt:
     """How this attempt starts, as attempt.json says it."""
     world, resume_point = work.world, work.resume_point
     return Attempt(
@@ -112,12 +117,27 @@ def _attempt(work: RankJob, environ: Mapping[str, str]) -> Attempt:
         job_id=environ.get("SLURM_JOB_ID") or None,
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         allowed=work.resumed.allowed if work.resumed is not None else (),
+        accepted=accepted_findings(findings),
         crossfoot=__version__,
         index_dir=os.path.abspath(work.plan.run.index_dir),
         checkpoint_attempt=resume_point.checkpoint_attempt,
         checkpoint_plan=resume_point.checkpoint_plan,
         elastic_id=environ.get("TORCHELASTIC_RUN_ID") or None,
+        command=() if _is_launched(work, environ) else _command(work),
     )
+
+
+def _is_launched(work: RankJob, environ: Mapping[str, str]) -> bool:
+    """Whether `crossfoot launch` made this start."""
+    job_id = environ.get("SLURM_JOB_ID")
+    return MARK_VARIABLE in environ or (bool(job_id) and submitted_job(work.plan.run.run_dir) == job_id)
+
+
+def _command(work: RankJob) -> tuple[str, ...]:
+    """How the attempt was started. The folder is left out: whoever goes on names it."""
+    run = work.plan.run
+    overrides = [word for word in run.overrides if not word.startswith("run.dir=")]
+    return start_command(work.world, run.path, overrides)
 
 
 def _folding(work: RankJob) -> str:

@@ -1,10 +1,8 @@
-"""The end of a run: validation loss, the adapter, the receipt, what to do next, the exit code."""
+"""The end of a run: validation loss, what was trained, the receipt, what to do next, the exit code."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +14,14 @@ from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import ledger_shared
 from crossfoot.liveness.stopping import Stop
 from crossfoot.models.findings import not_saved
 from crossfoot.models.save import save_adapter
 from crossfoot.output import say, tell
-from crossfoot.phrases import said_by
+from crossfoot.phrases import after_steps, said_by
+from crossfoot.planning.another_plan import another_plan
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
 from crossfoot.receipts.receipt_page import render_receipt
@@ -33,6 +33,7 @@ from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import called, joined, quoted_path
 from crossfoot.training.build import Built
 from crossfoot.training.findings import first_step_astray, unlearnable, weights_not_finite
 from crossfoot.training.rank_job import RankJob
@@ -134,16 +135,13 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
     folder = result_path(work.plan.run.run_dir, config.model_dump(mode="json"))
     problem = []
 
-    def add_tokenizer(destination: str) -> None:
-        save_tokenizer(config, work.plan.run.index_dir, destination)
-
     try:
         save_adapter(
             built.model,
             folder,
             gather=built.loaded.zero_stage == 3,
             loaded=built.loaded,
-            add_tokenizer=add_tokenizer,
+            add_tokenizer=lambda destination: save_tokenizer(config, work.plan.run.index_dir, destination),
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"
@@ -156,14 +154,15 @@ def _what_is_left(work: RankJob, steps_done: int) -> tuple[tuple[str, ...], tupl
     run = work.plan.run
     kept = newest_good(run.run_dir)[0]
     where = f"{run.run_dir}/{CHECKPOINTS}/{kept.name}" if kept is not None else ""
-    go_on = resume_command(run.run_dir, run.path, _command())
+    crossfoot = called("crossfoot")
+    go_on = resume_command(run.run_dir, run.path, crossfoot)
     if kept is not None and kept.step == steps_done:
         helps = (
             f"make room on that disk, and do the end of the run again: {go_on}",
-            f"or write it to another disk: {_command()} export {run.run_dir} OUT",
+            f"or write it to another disk: {crossfoot} export {quoted_path(run.run_dir)} OUT",
         )
         return (f"nothing is lost: the weights are in {where}",), helps
-    note = f"no checkpoint holds the weights of step {steps_done:,}: they are lost with this process"
+    note = f"no checkpoint holds the weights {after_steps(steps_done)}: they are lost with this process"
     helps = (
         f"make room on that disk, and train {'on from ' + where if kept is not None else 'again'}: {go_on}",
         "write checkpoints, so that the end of a run can be done again: checkpoint.every_steps",
@@ -202,7 +201,7 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
     exit_code = exit_code or int(bool(refused))
     if findings:
         show(findings)
-    _say_next(work, ending, exit_code)
+    _say_next(work, ending, exit_code, () if receipt is None else receipt.causes)
     return exit_code
 
 
@@ -215,22 +214,23 @@ def _collecting(findings: list[Finding]) -> Iterator[None]:
         findings.extend(refused.findings)
 
 
-def _say_next(work: RankJob, ending: Ending, exit_code: int) -> None:
+def _say_next(work: RankJob, ending: Ending, exit_code: int, causes: Sequence[Cause]) -> None:
     run = work.plan.run
     if exit_code in (75, 130) or (exit_code == 1 and ending.step < work.steps):
         _say_kept(work, ending)
     if exit_code == 0 and not is_dry_run(run.run_dir):
-        crossfoot = _command()
+        crossfoot = called("crossfoot")
         say("next:")
         if ending.reason == "stop_after":
-            say(f"  {crossfoot} train {run.path} --continue {run.run_dir}")
+            say(f"  {resume_command(run.run_dir, run.path, crossfoot)}")
             say("      the steps that are left, on other machines too")
-        say(f"  {crossfoot} receipt {run.run_dir}")
+        say(f"  {crossfoot} receipt {quoted_path(run.run_dir)}")
         say("      the same receipt again, from the run's files")
-        say(f"  {crossfoot} plan {run.path} batch.global_batch_size=64 cluster.gpus_per_node=8")
-        say("      what would train with another batch, on another cluster")
-    if exit_code == 3:
-        say(f"what a cause means: {_command()} explain CODE")
+        if changes := another_plan(work.plan):
+            say(f"  {crossfoot} plan {quoted_path(run.path)} {joined((*run.overrides, *changes))}")
+            say("      what would train with another batch, on another cluster")
+    if exit_code == 3 and causes:
+        say(f"what a cause means: {called('crossfoot')} explain {causes[0].code}")
 
 
 def _say_kept(work: RankJob, ending: Ending) -> None:
@@ -240,18 +240,10 @@ def _say_kept(work: RankJob, ending: Ending) -> None:
     kept = [f"{run.run_dir}/{LEDGER_FILE}"]
     if checkpoint is not None:
         kept.append(f"{run.run_dir}/{CHECKPOINTS}/{checkpoint.name}")
-    if ending.adapter_path:
-        kept.append(ending.adapter_path)
+    if ending.saved_path:
+        kept.append(ending.saved_path)
     say(f"stopped after {ending.step:,} of {work.steps:,} steps; kept: {', '.join(kept)}")
     say("next:")
-    say(f"  {resume_command(run.run_dir, run.path, _command())}")
-    where = f"after {checkpoint.step:,} steps" if checkpoint is not None else "at the first step again"
+    say(f"  {resume_command(run.run_dir, run.path, called('crossfoot'))}")
+    where = after_steps(checkpoint.step) if checkpoint is not None else "at the first step again"
     say(f"      the same run, going on {where}; on other machines too")
-
-
-def _command() -> str:
-    """How crossfoot is called from here: by its name where PATH has it, else by the path of its script."""
-    script = Path(sys.executable).with_name("crossfoot")
-    if shutil.which("crossfoot") or not script.exists():
-        return "crossfoot"
-    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)

@@ -13,7 +13,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.phrases import counted
+from crossfoot.phrases import after_steps, counted, step_name
 
 MOST_SAMPLES_NAMED = 8
 
@@ -72,7 +72,7 @@ def not_finite(entry: StepEntry) -> Finding:
         what = "no token of its samples is a target"
     return Finding(
         "CF741",
-        f"step {entry.step} of epoch {entry.epoch} cannot be learned from: {what}",
+        f"{step_name(entry.step)} (epoch {entry.epoch + 1}) cannot be learned from: {what}",
         notes=tuple(notes),
         helps=(
             f"look at {'these' if samples else f'the {entry.real_samples:,}'} samples",
@@ -91,7 +91,7 @@ def weights_not_finite(steps: int) -> Finding:
     """
     return Finding(
         "CF781",
-        f"after {steps:,} steps the trained weights are NaN or infinite",
+        f"{after_steps(steps)} the trained weights are NaN or infinite",
         notes=("they were not saved",),
         helps=(
             "lower lr.reference, or lengthen the warm-up: weights that run away end like this",
@@ -110,7 +110,7 @@ def validation_not_finite(steps: int, loss: float) -> Finding:
     """
     return Finding(
         "CF782",
-        f"after {steps:,} steps the validation loss is {loss!r}",
+        f"{after_steps(steps)} the validation loss is {loss!r}",
         helps=(
             "look for rows of the base model that are not numbers, and at the validation data",
             "or lower lr.reference, or lengthen the warm-up",
@@ -129,7 +129,7 @@ def first_step_astray(entry: StepEntry) -> Finding:
     cause = entry.causes[0]
     return Finding(
         "CF770",
-        f"step {entry.step} was not trained as planned, and it is the first: the run stopped there",
+        f"{step_name(entry.step)}, the first of this attempt, was not trained as planned: the run stopped",
         notes=(cause.message, f"{counted(entry.cause_count, 'cause')} in all: the receipt names them"),
         helps=(f"see what the first one means: crossfoot explain {cause.code}",),
     )
@@ -148,7 +148,7 @@ def overflow_stays(entry: StepEntry, loss_scale: float) -> Finding:
     tries = "1 try" if not entry.retries else f"{entry.retries + 1} tries"
     return Finding(
         "CF778",
-        f"the gradients of step {entry.step} overflow float16: {tries}, "
+        f"the gradients of {step_name(entry.step)} overflow float16: {tries}, "
         f"the last at loss scale {loss_scale:g}",
         notes=("every loss is a number", "the update was left out: the weights are those before the step"),
         helps=(

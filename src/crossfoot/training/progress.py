@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from crossfoot.ledger.entry import SKIPS, StepEntry
 from crossfoot.output import tell, visible_line
-from crossfoot.phrases import clock
+from crossfoot.phrases import clock, step_name, step_of
 from crossfoot.streams import terminal_of
 
 _PLAIN_LINE_SECONDS = 2.0
@@ -49,7 +49,10 @@ class ProgressLine:
         for aside in _policy_lines(entry):
             self._say_aside(aside, "yellow")
         if entry.causes:
-            self._say_aside(f"step {entry.step} does not foot: {entry.causes[0].message}", "red")
+            self._say_aside(
+                f"{step_name(entry.step)} does not foot: {entry.causes[0].code} {entry.causes[0].message}",
+                "red",
+            )
         if self._bar:
             self._bar.update(self._task, completed=entry.step + 1, description=line)
             return
@@ -70,7 +73,7 @@ class ProgressLine:
         left = (self._total - entry.step - 1) * seconds / len(self._recent)
         speed = tokens / seconds if seconds else 0.0
         return (
-            f"step {entry.step + 1:>{len(str(self._total))}}/{self._total}   loss {entry.loss:.4f}"
+            f"{step_of(entry.step, self._total)}   loss {entry.loss:.4f}"
             f"   lr {entry.lr:.3e}   samples {self._samples:,}"
             f"   {speed:,.0f} real tokens/s   {clock(left)} left"
         )
@@ -84,8 +87,8 @@ class ProgressLine:
 def _policy_lines(entry: StepEntry) -> list[str]:
     """What a policy made of the step: it was skipped, or tried again."""
     if entry.skipped is not None:
-        skipped = f"step {entry.step} was skipped, as {SKIPS[entry.skipped]} says"
+        skipped = f"{step_name(entry.step)} was skipped, as {SKIPS[entry.skipped]} says"
         return [skipped, *(f"  {one}" for one in entry.not_finite)]
     if entry.retries:
-        return [f"step {entry.step} overflowed float16 and was tried {entry.retries + 1} times"]
+        return [f"{step_name(entry.step)} overflowed float16 and was tried {entry.retries + 1} times"]
     return []

@@ -122,7 +122,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
     held_out = config.data.validation
     validation = index_of(held_out, "validation index") if held_out else None
     _refuse_untrained_rows(checked, index)
-    checked = survey(checked, index)
+    checked = survey(checked, index, look=world.rank == 0)  # which alone says what the index tells
     checked.refuse()
     plan = plan_checked(checked, index)
     total, stop_after = plan.schedule.total_steps, options.stop_after
@@ -194,7 +194,7 @@ def _look_alone(
         found += (allow_without_continue(options.allow),)
     if options.takes_over and not options.continues and not options.is_repeated:
         found += (take_over_without_continue(),)
-    if any(finding.severity == "error" for finding in found):
+    if any(finding.counts_as == "error" for finding in found):
         return None, found, ()
     if not start.continues:
         return None, (), found

@@ -16,6 +16,7 @@ from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
+from crossfoot.phrases import step_name
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
 from crossfoot.training.findings import validation_not_finite, weights_not_finite
@@ -78,7 +79,7 @@ class StepHooks:
         if validates:
             self._rank_monitor.phase("validating", steps_done)
             loss = self.validate(steps_done)
-            self._report(f"step {steps_done}   validation loss {loss:.4f}")
+            self._report(f"{step_name(steps_done - 1)}   validation loss {loss:.4f}")
             if not math.isfinite(loss) and config.faults.nonfinite == "stop":
                 self._step_recorder.drain()
                 self.finding = validation_not_finite(steps_done, loss)

@@ -7,6 +7,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Refused
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.phrases import steps_done
 from crossfoot.planning.plan import RunPlan
 from crossfoot.training.findings import tracker_refuses
 
@@ -40,9 +41,11 @@ class WandbMirror:
             raise Refused(tracker_refuses(mode, reason, place)) from error
 
     def __call__(self, entry: StepEntry) -> None:
-        """Mirror one ledger line: its numbers; causes and per-rank rows stay in the ledger."""
+        """Mirror one ledger line: its numbers under its names, at the step as people count it; causes and
+        per-rank rows stay in the ledger.
+        """
         numbers = {key: value for key, value in entry.to_json().items() if isinstance(value, (int, float))}
-        self._run.log(numbers, step=entry.step)
+        self._run.log(numbers, step=steps_done(entry.step))
 
     def close(self, receipt: Mapping[str, Any]) -> None:
         """Write the receipt's verdict into the summary and finish."""

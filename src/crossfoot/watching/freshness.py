@@ -25,3 +25,7 @@ class Freshness:
         elif self._seen[thing][0] != value:
             self._seen[thing] = (value, now)
         return now - self._seen[thing][1]
+
+    def time_of(self, age_seconds: float) -> float:
+        """UNIX time of something that is so old, by the clock of this host."""
+        return self._wall() - age_seconds

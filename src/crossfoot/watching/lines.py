@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from crossfoot import phrases
+from crossfoot.liveness.heartbeats import doing
 from crossfoot.output import visible_line
-from crossfoot.phrases import clock, counted
+from crossfoot.phrases import after_steps, clock, counted, step_name, step_of
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import CUT_SHORT
 from crossfoot.watching import words
@@ -32,14 +33,14 @@ class Teller:
     def tell(self, state: RunState) -> list[str]:
         """The lines about what has happened since the last state."""
         lines = [] if self._before is not None else [self._title(state)]
-        lines += [*self._over(state, state.attempts[:-1]), *self._begun(state), *self._step_line(state)]
+        lines += [*self._attempts(state), *self._step_line(state)]
         lines += [*self._checkpoint(state), *self._over(state, state.attempts[-1:])]
-        lines += [*self._ranks(state), *self._silence(state), *self._verdict(state)]
+        lines += [*self._ranks(state), *self._silence(state), *self._verdict(state), *self._killed(state)]
         self._before = state
         return [visible_line(line) for line in lines]
 
     def end(self, state: RunState) -> list[str]:
-        """The last lines about a run that has ended; `state` has its receipt."""
+        """The last lines about a run that has ended (then `state` has its receipt), or that was killed."""
         lines = [*self._over(state, state.attempts), *self._step_line(state), *self._verdict(state)]
         validation = state.ending.validation_loss if state.ending is not None else None
         if validation is not None:
@@ -47,8 +48,9 @@ class Teller:
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
-            lines.append(f"foots: {words.verdict_words(state)}")
-        if (hint := words.next_words(state)) is not None:
+            so_far = "" if state.status == "ended" else " so far"
+            lines.append(f"foots{so_far}: {words.verdict_words(state)}")
+        if state.status == "ended" and (hint := words.next_words(state)) is not None:
             lines.append(": ".join(hint))
         return [visible_line(line) for line in lines]
 
@@ -60,7 +62,8 @@ class Teller:
     def _known(self) -> dict[int, AttemptView]:
         return {view.number: view for view in (self._before.attempts if self._before is not None else ())}
 
-    def _begun(self, state: RunState) -> Iterator[str]:
+    def _attempts(self, state: RunState) -> Iterator[str]:
+        """Which have begun, and how all but the last have ended."""
         known = self._known()
         for view in state.attempts:
             old = known.get(view.number)
@@ -68,6 +71,8 @@ class Teller:
                 yield _began(view.attempt)
             elif view.attempt is None and old is None:
                 yield f"attempt {view.number} is starting"
+            if view is not state.attempts[-1]:
+                yield from self._over(state, [view])
 
     def _over(self, state: RunState, attempts: Sequence[AttemptView]) -> Iterator[str]:
         """Attempts that have ended, and what they lost."""
@@ -81,21 +86,25 @@ class Teller:
             if view.lost and view.lost != before[1]:
                 yield f"attempt {view.number} lost {counted(view.lost, 'step')}"
 
+    def _killed(self, state: RunState) -> Iterator[str]:
+        was_killed = self._before is not None and self._before.status == "killed"
+        if state.status == "killed" and not was_killed and (hint := words.next_words(state)) is not None:
+            yield ": ".join(hint)
+
     def _checkpoint(self, state: RunState) -> Iterator[str]:
         saved, old = state.saved, self._before.saved if self._before is not None else None
         if saved is not None and (old is None or saved.step != old.step):
             yield (
-                f"checkpoint after {counted(saved.step, 'step')}   took {words.took(saved.seconds)}"
+                f"checkpoint {after_steps(saved.step)}   took {words.took(saved.seconds)}"
                 f"   {phrases.size(saved.total_bytes)}"
             )
         was_writing = self._before.unfinished if self._before is not None else ()
         for save in state.unfinished:
             if not save.is_current and save not in was_writing:
-                steps = counted(save.step, "step")
-                yield f"the save after {steps}, of attempt {save.attempt}, was cut off"
+                yield f"the save {after_steps(save.step)}, of attempt {save.attempt}, was cut off"
         validation, known = state.validation, self._before.validation if self._before is not None else None
         if validation is not None and validation != known and state.status != "ended":
-            yield f"validation loss {validation.loss:.4f} after {counted(validation.step, 'step')}"
+            yield f"validation loss {validation.loss:.4f} {after_steps(validation.step)}"
 
     def _step_line(self, state: RunState) -> Iterator[str]:
         last, speed = state.last, speed_of(state.recent)
@@ -104,10 +113,9 @@ class Teller:
         for entry in state.recent:
             if entry.skipped and (entry.attempt, entry.step) > self._step:
                 what = f": {entry.not_finite[0]}" if entry.not_finite else ""
-                yield f"the update of step {entry.step} was left out on purpose ({entry.skipped}){what}"
+                yield f"the update of {step_name(entry.step)} was left out on purpose ({entry.skipped}){what}"
         self._step = (last.attempt, last.step)
-        asked = "?" if state.asked_steps is None else str(state.asked_steps)
-        line = f"step {last.step + 1:>{len(asked)}}/{asked}   loss {last.loss:.4f}   lr {last.lr:.3e}"
+        line = f"{step_of(last.step, state.asked_steps)}   loss {last.loss:.4f}   lr {last.lr:.3e}"
         if speed is not None:
             line += f"   {speed.trained_tokens:,.0f} trained tokens/s"
         if state.left_seconds:
@@ -122,12 +130,10 @@ class Teller:
                 if rank.age_seconds is None:
                     yield f"{rank.who} has never been seen"
                     continue
-                yield (
-                    f"{rank.who} is silent for {clock(rank.age_seconds)}, "
-                    f"last seen {rank.phase} in step {rank.step}"
-                )
+                seen = doing(rank.phase, rank.step)
+                yield f"{rank.who} is silent for {clock(rank.age_seconds)}, last seen {seen}"
             elif not rank.is_silent and rank.rank in silent:
-                yield f"{rank.who} is back, {rank.phase} in step {rank.step}"
+                yield f"{rank.who} is back: {doing(rank.phase, rank.step)}"
 
     def _silence(self, state: RunState) -> Iterator[str]:
         if state.status != "silent":
@@ -158,15 +164,16 @@ class Teller:
 
 def _began(attempt: Attempt) -> str:
     where = f" from {attempt.from_checkpoint}" if attempt.from_checkpoint else ""
-    return (
-        f"attempt {attempt.attempt} began at step {attempt.first_step:,}{where}   {words.topology(attempt)}"
-    )
+    begins = step_name(attempt.first_step)
+    return f"attempt {attempt.attempt} began with {begins}{where}   {words.topology(attempt)}"
 
 
 def _ended(view: AttemptView, state: RunState) -> str:
     line = f"attempt {view.number} {_PAST.get(view.how, words.HOW[view.how])}"
     if state.ending is not None and view is state.attempts[-1]:
-        line += f" after {counted(state.ending.step, 'step')} (exit code {state.ending.exit_code})"
+        line += f" {after_steps(state.ending.step)} (exit code {state.ending.exit_code})"
+    if state.ended_at and view is state.attempts[-1]:
+        line += f", {state.ended_at}"
     return f"{line}: {view.why}" if view.why else line
 
 

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from crossfoot import phrases
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.liveness.heartbeats import step_words
 from crossfoot.output import visible_line
-from crossfoot.phrases import clock, counted
+from crossfoot.phrases import after_steps, clock, counted, step_name
 from crossfoot.watching import words
-from crossfoot.watching.state import AttemptView, RankView, RunState, speed_of
+from crossfoot.watching.state import AttemptView, RankView, RunState, UnfinishedView, speed_of
 
 WIDTH = 80
 _LABEL, _VALUE = 15, 14
@@ -24,7 +25,13 @@ _MOST_ATTEMPTS, _MOST_CAUSES, _MOST_RANKS, _MOST_HOSTS = 5, 3, 8, 8
 _MOST_HOST_LETTERS = 20
 _STEPS_A_BLOCK = (1, 2, 5, 10)
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_TONES = {"silent": "bold yellow", "starting": "cyan", "running": "cyan", "ended": "bold"}
+_TONES = {
+    "silent": "bold yellow",
+    "starting": "cyan",
+    "running": "cyan",
+    "ended": "bold",
+    "killed": "bold yellow",
+}
 
 
 def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) -> Group:
@@ -37,13 +44,18 @@ def make_page(state: RunState, width: int = WIDTH, plain_letters: bool = False) 
         row.truncate(width, overflow="ellipsis")
         row.rstrip()
     if (hint := words.next_words(state)) is not None:
-        # not cut: it is there to be copied
-        rows += [Text(), _row("next", hint[0]), Text(f"{' ' * _LABEL}{hint[1]}", overflow="fold")]
+        command = Text(command_lines(hint[1], width), no_wrap=True, overflow="ignore")
+        rows += [Text(), _row("next", hint[0]), command]
     return Group(*rows)
 
 
+def command_lines(command: str, width: int) -> str:
+    """A command below its label; wider than the page only where one word is."""
+    return "\n".join(f"{' ' * _LABEL}{line}" for line in words.folded(command, width - _LABEL))
+
+
 def _head(state: RunState, width: int) -> Iterator[Text]:
-    tone = _TONES["silent" if state.silent_ranks else state.status]
+    tone = _TONES["silent" if state.silent_ranks and state.status != "killed" else state.status]
     status = Text(visible_line(words.status_words(state)), style=tone)
     if state.status == "ended" and state.footed.receipt is not None:
         status.stylize("green" if state.exit_code == 0 else "red")
@@ -128,22 +140,27 @@ def _validation(state: RunState) -> Iterator[str | Text]:
         yield "-"
         return
     yield _value(f"{newest.loss:.4f}")
-    yield f"after {counted(newest.step, 'step')}"
+    yield after_steps(newest.step)
     if best.step != newest.step:
-        yield f"   best {best.loss:.4f} after {best.step:,}"
+        yield f"   best {best.loss:.4f} {after_steps(best.step)}"
 
 
 def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:
     saved = state.saved
-    yield _value("none yet" if saved is None else f"step {saved.step:,}")
+    yield _value("none yet" if saved is None else after_steps(saved.step))
     if saved is not None:
         ago = "" if saved.age_seconds is None else f"{clock(saved.age_seconds)} ago   "
         yield f"{ago}took {words.took(saved.seconds)}   "
     if state.unfinished:
         save = state.unfinished[-1]
-        yield (f"writing step {save.step:,}", "cyan") if save.is_current else f"step {save.step:,} unfinished"
+        yield _unfinished(save)
     elif saved is not None:
         yield phrases.size(saved.total_bytes)
+
+
+def _unfinished(save: UnfinishedView) -> str | tuple[str, str]:
+    where = after_steps(save.step)
+    return (f"saving {where}", "cyan") if save.is_current else f"cut off {where}"
 
 
 def _verdict(state: RunState) -> Iterator[Text]:
@@ -165,6 +182,8 @@ def _verdict(state: RunState) -> Iterator[Text]:
         yield _row("", visible_line(f"{finding.code} {finding.title}"))
     if state.result_missing:
         yield _row("missing", (visible_line(state.result_missing), "yellow"))
+    if ended := words.ended_words(state):
+        yield _row("ended", ended)
 
 
 def _attempts(state: RunState) -> Iterator[Text]:
@@ -190,8 +209,8 @@ def _attempts(state: RunState) -> Iterator[Text]:
 
 def _place(view: AttemptView) -> str:
     if view.attempt is None:
-        return "from step 0" if view.written else "getting ready"
-    begins = f"from step {view.attempt.first_step:,}"
+        return f"from {step_name(0)}" if view.written else "getting ready"
+    begins = f"from {step_name(view.attempt.first_step)}"
     return f"{begins}   {counted(view.attempt.world_size, 'rank')}, {words.engine(view.attempt)}"
 
 
@@ -228,7 +247,7 @@ def _rank_row(ranks: Sequence[RankView]) -> _RankRow:
     host = visible_line(behind.host) or "-"
     if len(host) > _MOST_HOST_LETTERS:
         host = f"{host[: _MOST_HOST_LETTERS - 3]}..."
-    phase, step = (behind.phase, f"step {behind.step:,}") if behind.phase else ("-", "-")
+    phase, step = (behind.phase or "-", step_words(behind.phase, behind.step) or "-")
     return _RankRow((_numbers_of(ranks), host, phase, step), oldest)
 
 

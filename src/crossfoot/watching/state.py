@@ -113,9 +113,11 @@ class Footed:
 class RunState:
     """A run as its files show it.
 
-    status: one of starting, running, silent (no sign of life), ended. done_steps: with a line that counts, or
-    done before the last attempt began. asked_steps: None while there is no plan to be read. recent: the last
-    lines that count, oldest first. ending: of the last attempt. silent_seconds: since the last sign of life.
+    status: one of starting, running, silent (no sign of life), killed (it has not ended, and its processes
+    are gone), ended. ended_at: when that was, by the clock of this host; "" of a run that goes on.
+    done_steps: with a line that counts, or done before the last attempt began. asked_steps: None while there
+    is no plan to be read. recent: the last lines that count, oldest first. ending: of the last attempt.
+    silent_seconds: since the last sign of life.
     """
 
     run_dir: str
@@ -134,6 +136,7 @@ class RunState:
     ending: Ending | None
     silent_seconds: float
     footed: Footed
+    ended_at: str = ""
 
     @property
     def result_missing(self) -> str:
@@ -142,7 +145,9 @@ class RunState:
             return self.footed.receipt.result_missing or ""
         is_done = self.asked_steps is not None and self.done_steps >= self.asked_steps
         return (
-            "all steps are done, and the end of the run is not" if is_done and self.status == "silent" else ""
+            "all steps are done, and the end of the run is not"
+            if is_done and self.status in ("silent", "killed")
+            else ""
         )
 
     @property

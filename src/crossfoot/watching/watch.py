@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 
@@ -15,17 +16,20 @@ from crossfoot.output import say, tell
 from crossfoot.phrases import size
 from crossfoot.streams import is_read, terminal_of
 from crossfoot.watching.lines import Teller
-from crossfoot.watching.page import make_page
+from crossfoot.watching.page import command_lines, make_page
 from crossfoot.watching.state import RunState
 from crossfoot.watching.watcher import Watcher
+from crossfoot.watching.words import next_words
 
 REFRESH_SECONDS = 1.0
 _CATCHING_UP_SECONDS = 0.05
 _LONG_LEDGER_BYTES = 10_000_000
+KILLED_SECONDS = 60.0
+"""A run that was killed is waited for so long: a launcher or a scheduler may start it again."""
 
 
 def watch(run_dir: str, *, once: bool = False, plain: bool = False) -> int:
-    """Show a run; returns the exit code. Raises Refused (CF706) when there is none.
+    """Show a run; returns the exit code. Raises Refused (CF040) when there is none.
 
     once: as it is now, and leave. plain: lines even on a terminal. Ctrl-C leaves with 0: the run goes on.
     """
@@ -47,7 +51,7 @@ def _show_once(watcher: Watcher, console: Console) -> int:
         state = watcher.look()
     if state.status == "ended":
         state = watcher.settle(state)
-    console.print(_page(state, console))
+    console.print(_page(state, console), crop=False)  # a word of a command may be wider
     return _close(state)
 
 
@@ -55,36 +59,48 @@ def _show_page(watcher: Watcher, console: Console) -> int:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         state = watcher.look()
         live.update(_page(state, console), refresh=True)
-        if state.status != "ended":
+        if not is_over(state):
             for state in _looks(watcher):
                 live.update(_page(state, console), refresh=True)
-        state = watcher.settle(state)
+        state = watcher.settle(state) if state.status == "ended" else state
         live.update(_page(state, console), refresh=True)
+    hint = next_words(state)
+    if hint is not None and _is_cut(command_lines(hint[1], console.width), console):
+        say(hint[1])
     return _close(state)
+
+
+def _is_cut(text: str, console: Console) -> bool:
+    return max(map(cell_len, text.splitlines())) > console.width
 
 
 def _tell(watcher: Watcher) -> int:
     teller = Teller()
     state = watcher.look()
     _print(teller.tell(state))
-    if state.status != "ended":
+    if not is_over(state):
         for state in _looks(watcher):
             _print(teller.tell(state))
-    state = watcher.settle(state)
+    state = watcher.settle(state) if state.status == "ended" else state
     _print(teller.end(state))
     return _close(state)
 
 
 def _looks(watcher: Watcher) -> Iterator[RunState]:
-    """One state a second until the run has ended or nobody reads; more often while an old ledger is still
+    """One state a second until the run is over or nobody reads; more often while an old ledger is still
     being added up.
     """
     while is_read():
         time.sleep(REFRESH_SECONDS if watcher.is_caught_up else _CATCHING_UP_SECONDS)
         state = watcher.look()
         yield state
-        if state.status == "ended":
+        if is_over(state):
             return
+
+
+def is_over(state: RunState) -> bool:
+    """Whether nothing more will be seen of it."""
+    return state.status == "ended" or (state.status == "killed" and state.silent_seconds > KILLED_SECONDS)
 
 
 def _say_it_takes_long(watcher: Watcher) -> None:

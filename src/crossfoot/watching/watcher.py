@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -14,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.checkpoints.store import CHECKPOINTS, Checkpoint, list_checkpoints, list_unfinished
-from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry
-from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.liveness.findings import finding_of
-from crossfoot.liveness.heartbeats import read_heartbeats
+from crossfoot.liveness.heartbeats import Heartbeat, read_heartbeats
+from crossfoot.liveness.living import are_gone
 from crossfoot.liveness.verdicts import read_verdict
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
-    LOCK_FILE,
     Attempt,
     LiveLines,
     attempt_name,
@@ -35,7 +33,7 @@ from crossfoot.runs.attempts import (
     read_attempts,
 )
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
-from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
 from crossfoot.watching.freshness import Freshness
@@ -61,28 +59,9 @@ STARTING_SECONDS = 600.0
 RECEIPT_PAUSE_SECONDS, RECEIPT_PAUSE = 3.0, 10.0
 """Between two receipts of a running run lie so many seconds, and so many times what the last one took."""
 
-_IN_A_RUN = re.compile(rf"attempt-\d+|{CHECKPOINTS}|{HEARTBEAT_FOLDER}")
-
-
-def no_run_here(run_dir: str) -> Finding:
-    """The finding (CF706, unreadable) for a folder in which no run was begun."""
-    what = "holds no run" if os.path.isdir(run_dir) else "is not there"
-    finding = lock_unreadable("there is no run to watch", Place(run_dir), (f"this folder {what}",))
-    parent, name = os.path.split(os.path.abspath(run_dir))
-    if not _IN_A_RUN.fullmatch(name):
-        return finding
-    return replace(finding, helps=(f"name the run folder itself: crossfoot watch {os.path.relpath(parent)}",))
-
-
-def _is_run(run_dir: str, numbers: list[int]) -> bool:
-    """Whether a run was begun here; an attempt's folder has a lock too."""
-    name = os.path.basename(os.path.abspath(run_dir))
-    has_lock = os.path.exists(os.path.join(run_dir, LOCK_FILE))
-    return bool(numbers) or (has_lock and not _IN_A_RUN.fullmatch(name))
-
 
 class Watcher:
-    """The eyes on one run folder. Raises Refused (CF706) when it holds no run."""
+    """The eyes on one run folder."""
 
     def __init__(self, run_dir: str) -> None:
         self.run_dir = os.path.normpath(run_dir)
@@ -94,6 +73,7 @@ class Watcher:
         self._locks: dict[int, Mapping[str, Any]] = {}
         self._attempts: tuple[Attempt, ...] = ()
         self._fresh = Freshness()
+        self._beats: tuple[Heartbeat, ...] = ()
         self._folder_seen: object = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._losses: dict[int, float] = {}
@@ -113,11 +93,10 @@ class Watcher:
     def look(self, seconds: float = 0.2) -> RunState:
         """The run now. About `seconds` are spent on adding up lines that were not read yet.
 
-        Raises Refused when there is no run, or no longer.
+        Raises Refused (CF040) when there is no run, or no longer.
         """
+        refuse_no_run(self.run_dir, "watch")
         numbers = attempt_numbers(self.run_dir)
-        if not _is_run(self.run_dir, numbers):
-            raise Refused(no_run_here(self.run_dir))
         findings: list[Finding] = []
         # Endings before lines before attempts, as in `runs.reader`: what is written later is read first, so
         # that no look finds an ending whose lines it has not seen, or a line without its attempt.
@@ -196,6 +175,8 @@ class Watcher:
         ranks = self._ranks(current, newest)
         silent = self._silent_seconds(current, ranks)
         status = self._status(current, newest, ending, recent, ranks, silent)
+        if status != "ended" and self._is_killed(current):
+            status, ranks = "killed", ()
         self._look_at_checkpoints()
         if ending is not None and ending.validation_loss is not None:
             self._losses[ending.step] = ending.validation_loss
@@ -213,6 +194,7 @@ class Watcher:
             validation=_newest(self._losses),
             best_validation=_lowest(self._losses),
             ranks=ranks if status != "ended" else (),
+            ended_at=self._ended_at(newest, status, silent),
             ending=ending if current == newest or status == "ended" else None,
             silent_seconds=silent,
             footed=self._footed(asked, ending, findings, is_ended=status == "ended"),
@@ -239,6 +221,22 @@ class Watcher:
         if has_lines:
             return "silent" if silent > patience else "running"
         return "silent" if silent > STARTING_SECONDS else "starting"
+
+    def _is_killed(self, current: int) -> bool:
+        """Whether the attempt ran on this machine alone, and its processes are gone."""
+        beats = [beat for beat in self._beats if beat.attempt == current]
+        attempt = next((one for one in self._attempts if one.attempt == current), None)
+        return are_gone(beats) and (attempt is None or len(beats) == attempt.world_size)
+
+    def _ended_at(self, newest: int, status: str, silent: float) -> str:
+        """When the run ended, or gave its last sign of life, by the clock of this host."""
+        seconds = self._fresh.time_of(silent)
+        if status == "ended":
+            with suppress(OSError):
+                seconds = os.stat(attempt_path(self.run_dir, newest, ENDING_FILE)).st_mtime
+        elif status != "killed":
+            return ""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
     def _attempt_views(
         self, numbers: list[int], endings: dict[int, Ending], status: str
@@ -275,7 +273,8 @@ class Watcher:
     def _ranks(self, current: int, newest: int) -> tuple[RankView, ...]:
         """The ranks of the attempt that runs, as far as any of them has ever beaten."""
         views = {}
-        for beat in read_heartbeats(self.run_dir):
+        self._beats = read_heartbeats(self.run_dir)
+        for beat in self._beats:
             if beat.attempt != current:
                 continue
             age = self._fresh.age(("rank", current, beat.rank), beat.beats, beat.beat_seconds)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from crossfoot.ledger.entry import Cause
-from crossfoot.phrases import clock, counted
+import shlex
+
+from crossfoot.ledger.entry import NO_STEP, Cause
+from crossfoot.phrases import clock, counted, step_name
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.shell_words import quoted_path
 from crossfoot.watching.state import AttemptView, RunState
 
 HOW = {
@@ -48,9 +51,10 @@ def lost_words(view: AttemptView) -> str:
 
 
 def cause_words(cause: Cause) -> str:
-    """`CF710 step 3, rank 1: ...`."""
+    """`CF710 step 4, rank 1: ...`."""
+    where = "the run" if cause.step == NO_STEP else step_name(cause.step)
     rank = "" if cause.rank is None else f", rank {cause.rank}"
-    return f"{cause.code} step {cause.step}{rank}: {cause.message}"
+    return f"{cause.code} {where}{rank}: {cause.message}"
 
 
 def status_words(state: RunState) -> str:
@@ -59,12 +63,24 @@ def status_words(state: RunState) -> str:
         return f"no sign of life for {clock(state.silent_seconds)}"
     if state.status == "ended" and state.ending is not None:
         return HOW[state.ending.reason]
-    if silent := state.silent_ranks:
+    if (silent := state.silent_ranks) and state.status != "killed":
         return f"{silent[0].who} is silent" if len(silent) == 1 else f"{len(silent):,} ranks are silent"
     if state.status == "running" and state.ranks:
         phases = {rank.phase for rank in state.ranks}
         return next((phase for phase in ("saving", "validating", "closing") if phase in phases), "training")
     return "training" if state.status == "running" else state.status
+
+
+def ended_words(state: RunState) -> str:
+    """`stopped by a signal after 40 of 400 steps, 2026-11-29 12:28`; nothing of a run that goes on."""
+    if state.status == "ended" and state.ending is not None:
+        how, done, asked = HOW[state.ending.reason], state.ending.step, state.ending.planned_steps
+    elif state.status == "killed":
+        how, done, asked = HOW["killed"], state.done_steps, state.asked_steps or 0
+    else:
+        return ""
+    of = f"{done:,} of {counted(asked, 'step')}" if asked else counted(done, "step")
+    return f"{how} after {of}, {state.ended_at}"
 
 
 def verdict_words(state: RunState) -> str:
@@ -86,6 +102,19 @@ def verdict_words(state: RunState) -> str:
     return "yes" if footed.foots else f"no, {counted(footed.cause_count, 'cause')}"
 
 
+def folded(command: str, width: int) -> list[str]:
+    """A command on as many lines as it takes, which can be pasted as they are: only between its words, and
+    with a backslash where one goes on.
+    """
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1] and len(lines[-1]) + len(word) + len(" ") > width - len(" \\"):
+            lines[-1] += " \\"
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".lstrip()
+    return lines
+
+
 def next_words(state: RunState) -> tuple[str, str] | None:
     """What to do next with a run that does not run, and the command for it; None when there is nothing."""
     go_on = resume_command(str(state.run_dir))
@@ -93,10 +122,12 @@ def next_words(state: RunState) -> tuple[str, str] | None:
         return "what a cause means", f"crossfoot explain {state.footed.causes[0].code}"
     if state.status == "silent":
         return "if nothing of it is alive, continue it", go_on
+    if state.status == "killed":
+        return "continue it", go_on
     if state.status == "ended" and state.ending is not None and not state.footed.findings:
         if state.result_missing:
             return "make it from the last checkpoint", go_on
         if state.ending.reason in ("finished", "stop_after"):
-            return "the whole receipt", f"crossfoot receipt {state.run_dir}"
+            return "the whole receipt", f"crossfoot receipt {quoted_path(state.run_dir)}"
         return "continue it", go_on
     return None

@@ -18,6 +18,7 @@ Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
 """Characters without a shape of their own: control codes, direction marks, line separators."""
 Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
+Reason = Annotated[str, StringConstraints(pattern=rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
 
 _LAZILY = ConfigDict(strict=True, defer_build=True)
@@ -163,7 +164,9 @@ class LrSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimizer. crossfoot owns it; an optimizer block in the DeepSpeed file is refused."""
+    """The optimizer. crossfoot owns it; an optimizer block in the DeepSpeed file is not handed over, and one
+    that says other numbers is refused.
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     """adamw (torch, fused) or sgd (no momentum; for proofs: it does not hide a wrong gradient scale)."""
@@ -253,6 +256,15 @@ class TrackingSection(Section):
     """Its project."""
 
 
+class ChecksSection(Section):
+    """What is found and accepted."""
+
+    accept: dict[Text, Reason] = {}
+    """Findings that are right as they are, each by its code or name, and why: {CF514: long answers are cut
+    on purpose}. Warnings and notes, and those errors whose page says so; output and receipt count them.
+    """
+
+
 class Config(Section):
     """A whole run config."""
 
@@ -272,3 +284,4 @@ class Config(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
+    checks: ChecksSection = ChecksSection()

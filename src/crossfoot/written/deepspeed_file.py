@@ -6,11 +6,21 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crossfoot.arithmetic.batch import ACCUM, CAPACITY, MICRO
 from crossfoot.findings.finding import Edit, Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written import edits
 from crossfoot.written.json_tree import BrokenJson, JsonTree, Keys, read_json_tree
+from crossfoot.written.slip_findings import look_alikes
+from crossfoot.written.slips import json_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
+
+_BATCH_KEYS = {
+    "train_batch_size": CAPACITY,
+    "train_micro_batch_size_per_gpu": MICRO,
+    "gradient_accumulation_steps": ACCUM,
+}
+"""The keys of the batch -> what the arithmetic calls them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,12 @@ class DeepSpeedFile:
     def duplicates(self) -> tuple[tuple[Keys, Place, Place], ...]:
         """(path of keys, place of the first, place of the second); `values` has the last one."""
         return tuple(self.tree.duplicates)
+
+    @property
+    def batch_numbers(self) -> dict[str, int]:
+        """The numbers of the batch that are written out, by what the arithmetic calls them."""
+        said = {name: self.values.get(key) for key, name in _BATCH_KEYS.items()}
+        return {name: number for name, number in said.items() if type(number) is int}
 
     def get(self, *keys: str) -> Any:
         """The value at a path of keys; None when it is absent, or something on the way is no object."""
@@ -49,12 +65,14 @@ class DeepSpeedFile:
         return places[keys] if keys else Place(self.path)
 
     def replacing(self, *keys: str | int, text: str) -> tuple[Edit, ...]:
-        """The edit that makes a value `text` (JSON). The entry must be there."""
-        return (edits.replacing_value(self.source, self.tree, keys, text),)
+        """The edit that makes a value `text` (JSON); none for an entry that stands under another name."""
+        return (
+            () if keys not in self.tree.keys else (edits.replacing_value(self.source, self.tree, keys, text),)
+        )
 
     def removing(self, *keys: str | int) -> tuple[Edit, ...]:
-        """The edit that removes an entry of an object. It must be there."""
-        return (edits.removing_entry(self.source, self.tree, keys),)
+        """The edit that removes an entry of an object; none for one that stands under another name."""
+        return () if keys not in self.tree.keys else (edits.removing_entry(self.source, self.tree, keys),)
 
     def renaming(self, *keys: str | int, name: str) -> tuple[Edit, ...]:
         """The edit that gives an entry the key `name`. It must be there."""
@@ -82,7 +100,12 @@ def broken_json(error: BrokenJson) -> Finding:
     commas before a closing bracket are read over (CF313). (lie J5)
     """
     return Finding(
-        "CF302", error.title, place=error.place, notes=error.notes, helps=error.helps, unreadable=True
+        "CF302",
+        error.title,
+        place=error.place,
+        notes=error.notes,
+        helps=error.helps or ("repair the JSON where it is marked",),
+        unreadable=True,
     )
 
 
@@ -112,7 +135,8 @@ def load_deepspeed_file(path: str, named_at: Place | None = None) -> DeepSpeedFi
     except UnreadableText as error:
         raise Refused(unreadable_deepspeed_file(error, named_at)) from error
     except BrokenJson as error:
-        raise Refused(broken_json(error)) from error
+        slips = json_slips(source.text)
+        raise Refused(look_alikes(source, slips, "JSON") if slips else broken_json(error)) from error
     if not isinstance(tree.value, dict):
         raise Refused(not_an_object(path, tree.values[()]))
     return DeepSpeedFile(path, tree.value, source, tree)

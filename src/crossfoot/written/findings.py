@@ -4,7 +4,9 @@ CF009, CF105, CF106, CF201).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import shlex
+from collections.abc import Iterable, Iterator
 
 from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
@@ -40,7 +42,7 @@ def unreadable_config(error: UnreadableText) -> Finding:
 
 
 @rule_docs("CF002")
-def broken_yaml(error: BrokenYaml) -> Finding:
+def broken_yaml(error: BrokenYaml, fix: tuple[Edit, ...] = ()) -> Finding:
     """CF002: the run config is not YAML.
 
     Configs are YAML 1.2: `no` and `on` are words, `1e-4` is a number, and `:` followed by a space inside a
@@ -52,8 +54,9 @@ def broken_yaml(error: BrokenYaml) -> Finding:
         f"the YAML cannot be read: {error.title}",
         place=error.place,
         notes=error.notes,
-        helps=error.helps,
+        helps=error.helps or ("repair the line that is marked; quote a value that holds : or #",),
         unreadable=True,
+        fix=fix,
     )
 
 
@@ -81,19 +84,22 @@ def unknown_key(
     path: str,
     place: Place,
     suggestion: Suggestion | None,
-    siblings: tuple[str, ...],
+    siblings: tuple[str, ...] = (),
     fix: tuple[Edit, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Finding:
     """CF004: a key that no run config has.
 
     A key that is not understood would be a setting that is silently ignored, so it is an error. The help
-    names the nearest key: in the same section, in another one, or what the word of another framework is
-    called here.
+    says where the same key belongs, what the word of another trainer is called here, or the nearest key.
     """
-    notes = () if suggestion or not siblings else (f"known here: {', '.join(siblings)}",)
-    helps = (suggestion.help,) if suggestion else (f"remove {path}",)
+    known = () if suggestion or not siblings else (f"known here: {', '.join(siblings)}",)
+    why = (suggestion.note,) if suggestion and suggestion.note else ()
+    helps = (suggestion.help,) if suggestion else () if notes else (f"remove {path}",)
+    if notes and not suggestion:
+        known, helps = (), (f"write its keys where they belong, and remove {path}",)
     title = f"{path} is not a key of a run config"
-    return Finding("CF004", title, place=place, notes=notes, helps=helps, fix=fix)
+    return Finding("CF004", title, place=place, notes=(*notes, *why, *known), helps=helps, fix=fix)
 
 
 @rule_docs("CF005")
@@ -112,6 +118,17 @@ def duplicate_key(path: str, first: Place, second: Place) -> Finding:
     )
 
 
+_SMALLEST = {
+    "run": "{name: NAME}",
+    "model": "{path: FOLDER}",
+    "data": "{train: [FILE]}",
+    "batch": "{micro_batch_size: 1, global_batch_size: 16}",
+    "lr": "{reference: 1.0e-4}",
+    "train": "{epochs: 1}",
+}
+"""What each section that a run needs must have."""
+
+
 @rule_docs("CF006")
 def missing_key(path: str, place: Place) -> Finding:
     """CF006: a key or section without which no run can be planned.
@@ -124,7 +141,7 @@ def missing_key(path: str, place: Place) -> Finding:
             "CF006",
             f"the section {path} is missing",
             place=place,
-            helps=(f"add {path}: with its keys below",),
+            helps=(f"add {path}: {_SMALLEST[path]}",),
         )
     return Finding("CF006", f"{path} is missing", place=place, helps=(f"add {key}: below {section}:",))
 
@@ -137,14 +154,20 @@ def wrong_value(
     place: Place,
     helps: tuple[str, ...] = (),
     fix: tuple[Edit, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Finding:
     """CF007: a value of the wrong kind, or outside what is possible.
 
     Types are not guessed: `"8"` is text and not a number, `2.5` and `2.0` are no counts, `yes` is a word
     (YAML 1.2). Counts begin at 1.
+
+    A path is taken as it stands, but for a leading `~` or `~user`, which is a home folder in every key alike.
+    A variable that nobody has filled in (`$SCRATCH/run`), blanks around it, backslashes and URLs are refused
+    before anything of that name is made; what is there under that very name is meant by it.
     """
     title = f"{path} must be {wanted}, and is {shown(value)}"
-    return Finding("CF007", title, place=place, helps=helps, fix=fix)
+    helps = helps or (f"set {path} to {wanted}",)
+    return Finding("CF007", title, place=place, notes=notes, helps=helps, fix=fix)
 
 
 @rule_docs("CF008")
@@ -160,9 +183,53 @@ def bad_override(word: str, place: Place, fact: str, helps: tuple[str, ...] = ()
         f"the override {shown(word)} {fact}",
         place=place,
         label="" if place.line else word,
-        helps=helps,
+        helps=helps or ("close what is opened in it, and quote the whole word for the shell",),
         unreadable=True,
     )
+
+
+@rule_docs("CF038")
+def accepted_without_reason(value: object, place: Place) -> Finding:
+    """CF038: `checks.accept` names findings without the reason why each of them is right.
+
+    Each is named by its code or name, and has its reason, on one line:
+
+        checks:
+          accept:
+            CF514: long answers are cut on purpose
+
+    On the command line: `'checks.accept.CF514=long answers are cut on purpose'`. The reason stands in the
+    output and in the receipt, where somebody else reads it later.
+    """
+    entries = dict(_accepted_entries(value)) or {"CF514": ""}
+    code, reason = next(iter(entries.items()))
+    mapping = ", ".join(
+        f"{key}: {json.dumps(why or _A_REASON, ensure_ascii=False)}" for key, why in entries.items()
+    )
+    word = shlex.quote(f"checks.accept.{code}={reason or _A_REASON}")
+    return Finding(
+        "CF038",
+        f"checks.accept must give a reason for each finding, and is {shown(value)}",
+        place=place,
+        helps=(f"write accept: {{{mapping}}}, with your reasons", f"or on the command line: {word}"),
+    )
+
+
+_A_REASON = "why this is right"
+
+
+def _accepted_entries(value: object) -> Iterator[tuple[str, str]]:
+    """(code or name, reason, "" without) of whatever form somebody has thought of."""
+    if isinstance(value, str) and value.strip():
+        yield value.strip(), ""
+    for one in value if isinstance(value, list) else ():
+        if isinstance(one, dict) and isinstance(code := one.get("code", one.get("name")), str):
+            reason = one.get("reason")
+            yield code, reason if isinstance(reason, str) else ""
+        else:
+            yield from _accepted_entries(one)
+    if isinstance(value, dict):
+        yield from ((key, why.strip() if isinstance(why, str) else "") for key, why in value.items())
 
 
 @rule_docs("CF009")
@@ -170,7 +237,7 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
     """CF009: a run has exactly one length, `train.epochs` or `train.max_steps`.
 
     With both, one of them would silently lose, and the learning rate's schedule would end elsewhere than the
-    run. `places`: (place, key, value) of those that are given.
+    run.
     """
     if not places:
         return Finding(
@@ -178,8 +245,8 @@ def length_not_given_once(places: tuple[tuple[Place, str, object], ...], section
             "the run has no length: neither train.epochs nor train.max_steps is given",
             place=section,
             helps=(
-                "set train.epochs to the number of passes over the data",
-                "or set train.max_steps to steps",
+                "set train.epochs to 1, or more: passes over the data",
+                "or set train.max_steps to 1000, or another number: optimizer steps",
             ),
         )
     (first, key, value), (second, other, other_value) = places[:2]
@@ -197,24 +264,27 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     """CF105: a batch needs two of its three numbers.
 
     `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on
-    a given number of GPUs, and the third is solved. Without a second one a default would have to be invented,
-    and that is how a run ends up with another batch than its author believes.
+    a given number of GPUs, and the third follows. With one alone crossfoot would have to choose the second,
+    and the run would have a batch that nobody wrote down. Most configs give `global_batch_size`, the samples
+    of an optimizer step over all GPUs, and `micro_batch_size`, as many as one GPU's memory holds at once.
     """
-    note = "the third is solved from the two and the number of GPUs"
+    note = "micro_batch_size x grad_accum_steps x GPUs = global_batch_size: the third follows from two"
     if not given:
         return Finding(
             "CF105",
-            "none of the three batch numbers is given, and a batch needs two",
+            "no batch number is given, and two of the three are needed",
             place=section,
             notes=(note,),
-            helps=("set batch.global_batch_size (samples per step) and batch.micro_batch_size (per GPU)",),
+            helps=(
+                "set batch.global_batch_size (samples per step) and batch.micro_batch_size (samples per GPU)",
+            ),
         )
     place, key, value = given[0]
     other = "micro_batch_size" if key == "global_batch_size" else "global_batch_size"
     meaning = "samples per GPU per forward" if other == "micro_batch_size" else "samples per optimizer step"
     return Finding(
         "CF105",
-        f"only {key} is given ({shown(value)}), and a batch needs two of its three numbers",
+        f"batch.{key} is given alone ({shown(value)}), and two of the three batch numbers are needed",
         place=place,
         notes=(note,),
         helps=(f"also set batch.{other}: {meaning}",),

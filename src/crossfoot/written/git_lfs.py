@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.shell_words import quoted_path
 
 _BEGINS = b"version https://git-lfs.github.com/spec/"
 
@@ -24,7 +24,7 @@ def is_pointer(path: str | os.PathLike[str]) -> bool:
 
 def fetching(path: str) -> str:
     """The help: what brings the file itself."""
-    return f"fetch the files: git -C {shlex.quote(os.path.dirname(path) or '.')} lfs pull"
+    return f"fetch the files: git -C {quoted_path(os.path.dirname(path) or '.')} lfs pull"
 
 
 @rule_docs("CF565", name="git-lfs-pointer")

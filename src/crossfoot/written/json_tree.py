@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from crossfoot.findings.finding import Place
+from crossfoot.written.slips import JSON_COMMENT
 from crossfoot.written.source import BrokenText, Source
 
 Keys = tuple[str | int, ...]
 DEEPEST = 100
 _HJSON = "DeepSpeed's own reader accepts it, transformers and accelerate refuse the same file"
 _BLANK = re.compile(r"[ \t\n\r]*")
-_COMMENT = re.compile(r"(?://|#)[^\n\r]*|/\*.*?\*/", re.DOTALL)
 _WORD = re.compile(r"[^\s,:\[\]{}\"]+")
 
 
@@ -76,7 +76,7 @@ class _Scan:
         while True:
             blank = _BLANK.match(self.text, at)
             at = blank.end() if blank else at
-            comment = _COMMENT.match(self.text, at)
+            comment = JSON_COMMENT.match(self.text, at)
             if comment is None:
                 return at
             place = self.source.place(at, comment.end())

@@ -33,9 +33,8 @@ def read_model_ends(path: str) -> ModelEnds:
 
 
 def _values(path: str, name: str) -> dict[str, Any]:
-    folder = os.path.expanduser(path)
-    file: str | None = os.path.join(folder, name)
-    if not os.path.isdir(folder):
+    file: str | None = os.path.join(path, name)
+    if not os.path.isdir(path):
         file = _cached(path, name)
     try:
         with open(file or "", encoding="utf-8") as stream:

@@ -96,9 +96,8 @@ def model_folder(path: str) -> Path | None:
     """Where the files of a model are: the folder given, or the snapshot of a hub id in the local cache. None:
     neither is there. Never asks the network.
     """
-    folder = os.path.expanduser(path)
-    if os.path.isdir(folder):
-        return Path(folder)
+    if os.path.isdir(path):
+        return Path(path)
     cached = _cached_config(path)
     return None if cached is None else cached.parent
 

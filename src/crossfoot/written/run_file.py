@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -21,8 +23,12 @@ from crossfoot.written.findings import (
     not_a_config,
     unreadable_config,
 )
+from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
+from crossfoot.written.paths import with_homes
 from crossfoot.written.shown import dotted
+from crossfoot.written.slip_findings import edits_of, refuse_slips
+from crossfoot.written.slips import repaired, tab_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.validity import judge, place_of
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
@@ -32,17 +38,23 @@ from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
 class RunFile:
     """A run config, read.
 
-    path: as given. config: the values, defaults filled in; when the file has mistakes, the keys that they
-    touch are missing, and reading one raises `Unsure`. overrides: the words of the command line, as given.
+    path: as given. config: the values, defaults filled in, a leading ~ of a path replaced; when the file has
+    mistakes, the keys that they touch are missing, and reading one raises `Unsure`. as_written: the same with
+    every ~, which means the same on another machine. overrides: the words of the command line, as given.
     overridden: what the file itself has, and where, for every key (dotted) that an override replaced.
     """
 
     path: str
-    config: Config
+    as_written: Config
     overrides: tuple[str, ...] = ()
     spots: Mapping[Keys, Spot] = field(default_factory=dict, repr=False)
     overridden: Mapping[str, tuple[Any, Place]] = field(default_factory=dict, repr=False)
     source: Source = field(default=Source("", ""), repr=False)
+
+    @cached_property
+    def config(self) -> Config:
+        """The values, for whoever opens what they name."""
+        return with_homes(self.as_written)
 
     def place(self, *keys: str | int) -> Place:
         """Where a value is written: `place("batch", "micro_batch_size")`, or
@@ -51,6 +63,11 @@ class RunFile:
         A section's place is its key. A value that is a default has the place of its section, or of the file.
         """
         return place_of(_path(keys), self.spots, self.path)
+
+    def place_of_key(self, *keys: str) -> Place:
+        """Where the word before the colon is written."""
+        spot = self.spots.get(keys)
+        return self.place(*keys) if spot is None or spot.key is None else spot.key
 
     def is_written(self, *keys: str | int) -> bool:
         """Whether the file or the command line gives a value (null is none)."""
@@ -136,15 +153,28 @@ def read_run(path: str, overrides: Sequence[str | Override] = ()) -> tuple[RunFi
 def _read(path: str) -> tuple[Source, Tree]:
     try:
         source = read_source(path)
-        tree = read_tree(source)
     except UnreadableText as error:
         raise Refused(unreadable_config(error)) from error
+    refuse_slips(source, kind_of)
+    try:
+        tree = read_tree(source)
     except BrokenYaml as error:
-        raise Refused(broken_yaml(error)) from error
+        raise Refused(broken_yaml(error, _without_tabs(source))) from error
     if not isinstance(tree.value, dict) or not tree.value:
         where = tree.spots[()].value if tree.spots else Place(path)
         raise Refused(not_a_config(path, where, tree.value or None))
     return source, tree
+
+
+def _without_tabs(source: Source) -> tuple[Edit, ...]:
+    """The edits that indent with blanks, when it makes no difference how wide a tab is meant to be."""
+    found: dict[str, tuple[Edit, ...]] = {}
+    for width in (8, 4, 2):
+        slips = tab_slips(source.text, width)
+        with suppress(BrokenYaml):
+            value = read_tree(Source(source.path, repaired(source.text, slips))).value
+            found[repr(value)] = edits_of(source, slips)
+    return next(iter(found.values())) if len(found) == 1 else ()
 
 
 def _path(keys: tuple[str | int, ...]) -> Keys:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import os
+import shlex
 import stat
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from functools import cached_property
 from crossfoot.findings.finding import LINE_BREAK, Place
 from crossfoot.phrases import said_by
 from crossfoot.written.git_lfs import fetching, is_pointer
+from crossfoot.written.near_paths import near_help
 
 LARGEST_BYTES = 1 << 20
 """A hand-written file is a few kB; a larger one is a wrong path, and reading it in pure Python would take
@@ -70,6 +71,11 @@ class Source:
         width = max(1, min(start + 1 if end is None else end, line_end) - start)
         return Place(self.path, line, start - first + 1, width)
 
+    def line(self, number: int) -> str:
+        """A line, counted from 1, without its end."""
+        starts = [*self._line_starts, len(self.text)]
+        return self.text[starts[number - 1] : starts[number]].rstrip("\r\n")
+
     def offset(self, place: Place) -> int:
         """Where a place of this text begins, in characters."""
         return self._line_starts[place.line - 1] + place.column - 1
@@ -87,18 +93,34 @@ def read_source(path: str) -> Source:
     raw = _read_bytes(path)
     for mark, name in _OTHER_BOMS:
         if raw.startswith(mark):
-            raise UnreadableText(f"{path} is {name} text, and must be UTF-8", Place(path), "save it as UTF-8")
+            raise UnreadableText(
+                f"{path} is {name} text, and must be UTF-8", Place(path), _converting(path, name)
+            )
     if raw.startswith(codecs.BOM_UTF8):
-        raise UnreadableText(
-            f"{path} begins with a byte order mark", Place(path, 1, 1), 'save it as "UTF-8" without BOM'
-        )
+        help_ = f"remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(path)}"
+        raise UnreadableText(f"{path} begins with a byte order mark", Place(path, 1, 1), help_)
     try:
         return Source(path, raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         before = Source(path, raw[: error.start].decode("utf-8"))
         byte = raw[error.start]
         title = f"{path} is not UTF-8 text: byte 0x{byte:02x} at offset {error.start}"
-        raise UnreadableText(title, before.place(len(before.text)), "save it as UTF-8") from error
+        raise UnreadableText(title, before.place(len(before.text)), _encoded(path, raw)) from error
+
+
+def _converting(path: str, encoding: str) -> str:
+    return f"make UTF-8 of it: iconv -f {encoding} -t UTF-8 {shlex.quote(path)} > NEW_FILE"
+
+
+def _encoded(path: str, raw: bytes) -> str:
+    """What to do with bytes that are not UTF-8."""
+    if b"\0" in raw:
+        return "give a text file, saved as UTF-8"
+    try:
+        raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return "save it as UTF-8"
+    return f"if it is Chinese text in GBK, {_converting(path, 'GB18030')}"
 
 
 def _read_bytes(path: str) -> bytes:
@@ -108,7 +130,9 @@ def _read_bytes(path: str) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise UnreadableText(f"{path} is a folder, and a file is needed", where, *_inside(path))
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableText(f"{path} is not an ordinary file", where)
+            raise UnreadableText(
+                f"{path} is not an ordinary file", where, "give a file that can be read twice"
+            )
         if status.st_size > LARGEST_BYTES:
             title = f"{path} has {status.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read"
             raise UnreadableText(title, where, "give the file that a person wrote, not data")
@@ -119,10 +143,14 @@ def _read_bytes(path: str) -> bytes:
     except FileNotFoundError as error:
         raise UnreadableText(f"{path} does not exist", where, *_near(path)) from error
     except PermissionError as error:
-        raise UnreadableText(f"{path} may not be read by this user", where) from error
+        raise UnreadableText(
+            f"{path} may not be read by this user", where, "ask its owner for the right to read it"
+        ) from error
     except (OSError, ValueError) as error:
         reason = said_by(error)
-        raise UnreadableText(f"{path} cannot be read: {reason.lower()}", where) from error
+        raise UnreadableText(
+            f"{path} cannot be read: {reason.lower()}", where, "look at the path and the disk"
+        ) from error
 
 
 def _names(folder: str) -> list[str]:
@@ -133,12 +161,13 @@ def _names(folder: str) -> list[str]:
 
 
 def _near(path: str) -> tuple[str, ...]:
-    """Files beside an absent one with a similar name."""
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder or "."):
-        return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
-    found = difflib.get_close_matches(name, _names(folder), n=1)
-    return (f"the nearest name there is {os.path.join(folder, found[0])}",) if found else ()
+    """A file that an absent one was probably meant to be, or why there is none."""
+    folder = os.path.dirname(path)
+    if near := near_help(path):
+        return near
+    if os.path.isdir(folder or "."):
+        return (f"look for it: paths are relative to {os.getcwd()}",)
+    return (f"the folder {folder} does not exist either; paths are relative to {os.getcwd()}",)
 
 
 def _inside(folder: str) -> tuple[str, ...]:
@@ -146,4 +175,4 @@ def _inside(folder: str) -> tuple[str, ...]:
     endings = (".yaml", ".yml", ".json")
     files = [os.path.join(folder, name) for name in _names(folder) if name.endswith(endings)]
     more = ", ..." if len(files) > 3 else ""
-    return (f"give one of its files: {', '.join(files[:3])}{more}",) if files else ()
+    return (f"give one of its files: {', '.join(files[:3])}{more}" if files else "give a file in it",)

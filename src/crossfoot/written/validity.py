@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +15,23 @@ from crossfoot.findings.finding import Edit, Finding, Place
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import (
+    COMMAND_LINE,
+    accepted_without_reason,
     length_not_given_once,
     missing_key,
     nodes_differ,
     too_few_batch_numbers,
-    unknown_key,
     warmup_given_twice,
     wrong_value,
 )
-from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.known_keys import ACCEPT, is_known, sections, suggest
+from crossfoot.written.meant_value import NOTHING
+from crossfoot.written.paths import PATH_KEYS, fault_of
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
-from crossfoot.written.wording import repairs, replacement, wanted
-from crossfoot.written.yaml_tree import Keys, Spot, Tree
+from crossfoot.written.unknown_keys import UnknownKeys
+from crossfoot.written.wording import other_words, repairs, replacement, wanted
+from crossfoot.written.yaml_tree import Keys, Spot, Tree, in_yaml
 
 _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
 """Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
@@ -62,7 +67,8 @@ def judge(tree: Tree, source: Source) -> Validity:
         judged.config = Config.model_validate(tree.value)
     except ValidationError as error:
         _in_plain_words(error, tree, source, judged)
-    _across_keys(tree, source.path, judged)
+    _across_keys(tree, source, judged)
+    _paths(tree, source, judged)
     if judged.config is None:
         judged.config = _what_is_left(tree.value, judged.unsure)
     if judged.config is not None:
@@ -154,53 +160,27 @@ def _fill_empty_sections(tree: Tree, unsure: set[Keys]) -> Iterator[Finding]:
 
 def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: Validity) -> None:
     """A finding for each of pydantic's errors."""
-    details = error.errors(include_url=False)
-    meant: set[str] = set()
-    for detail in details:
-        if detail["type"] == "extra_forbidden":
-            unknown = tuple(str(key) for key in detail["loc"])
-            suggestion = suggest(unknown, _siblings(tree, unknown))
-            if suggestion:
-                meant.add(suggestion.path)
-                judged.unsure.add(tuple(suggestion.path.split(".")))
-            spot = tree.spots[unknown]
-            known = () if suggestion else (sections()[unknown[0]] if len(unknown) > 1 else tuple(sections()))
-            fix = _renaming(unknown, suggestion, tree, source)
-            judged.findings.append(
-                unknown_key(dotted(unknown), spot.key or spot.value, suggestion, known, fix)
-            )
+    details = [one for one in error.errors(include_url=False) if one["loc"][:2] != ACCEPT]
+    if len(details) < error.error_count():
+        judged.unsure.add(ACCEPT)
+        place = place_of(ACCEPT, tree.spots, source.path)
+        judged.findings.append(accepted_without_reason(tree.value["checks"]["accept"], place))
+    unknown = UnknownKeys(tree, source)
+    unknown.take(tuple(map(str, each["loc"])) for each in details if each["type"] == "extra_forbidden")
+    judged.findings.extend(unknown.findings)
+    judged.unsure.update(tuple(path.split(".")) for path in unknown.meant)
     for detail in details:
         keys = detail["loc"]
         if detail["type"] == "extra_forbidden":
             continue
         judged.unsure.add(keys[:2] if keys[0] != "deepspeed" else keys[:1])
         if detail["type"] == "missing" and not isinstance(keys[-1], int):
-            if dotted(keys) not in meant:
+            if not unknown.may_hold(dotted(keys)):
                 judged.findings.append(
                     missing_key(dotted(keys), place_of(keys[:-1], tree.spots, source.path))
                 )
             continue
         judged.findings.append(_wrong_value(detail, tree, source))
-
-
-def _siblings(tree: Tree, keys: tuple[str, ...]) -> set[str]:
-    parent = tree.value
-    for key in keys[:-1]:
-        parent = parent[key]
-    return set(parent)
-
-
-def _renaming(
-    unknown: tuple[str, ...], suggestion: Suggestion | None, tree: Tree, source: Source
-) -> tuple[Edit, ...]:
-    """The key under its right name: when that belongs in the same place, is free, and is surely meant."""
-    spot = tree.spots[unknown]
-    if suggestion is None or not suggestion.is_sure or spot.key is None or spot.key.file != source.path:
-        return ()
-    wanted_path = tuple(suggestion.path.split("."))
-    if wanted_path[:-1] != unknown[:-1] or wanted_path in tree.spots:
-        return ()
-    return (replacing(source, spot.key, wanted_path[-1]),)
 
 
 def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Finding:
@@ -213,16 +193,38 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
     value = detail["input"]
     if isinstance(value, dict) and spot is not None and spot.key is not None:
         place = spot.key
-    text = replacement(detail)
+    text, helps = replacement(detail), repairs(detail)
     fix: tuple[Edit, ...] = ()
-    if text is not None and spot is not None and place.file == source.path:
+    if text is not None and place.file == COMMAND_LINE:
+        helps = (f"write {shlex.quote(f'{dotted(keys)}={text}')}",)
+    elif text is not None and spot is not None and place.file == source.path:
         start = source.offset(place)
-        if source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this value
+        written = source.text[start : start + place.width].strip("\"'")
+        is_whole = not isinstance(value, str) or written == value  # and not the first of its lines
+        if is_whole and source.text[start] not in "&*!|>":  # an anchor or a tag belongs to more than this
             fix = (replacing(source, place, text),)
-    return wrong_value(dotted(keys), value, wanted(detail), place, repairs(detail), fix=fix)
+    return wrong_value(dotted(keys), value, wanted(detail), place, helps, fix, other_words(detail))
 
 
-def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
+def _paths(tree: Tree, source: Source, judged: Validity) -> None:
+    """A finding for every path that cannot be meant as it stands."""
+    wrong = frozenset(judged.unsure)
+    for keys, spot in tree.spots.items():
+        key = tuple(str(part) for part in keys if not isinstance(part, int))
+        value: Any = tree.value
+        for part in keys:
+            value = value[part]
+        fault = fault_of(value, key) if isinstance(value, str) and key in PATH_KEYS else None
+        if fault is None or key in wrong:
+            continue
+        fix: tuple[Edit, ...] = ()
+        if fault.instead is not None and spot.value.file == source.path:
+            fix = (replacing(source, spot.value, in_yaml(fault.instead)),)
+        judged.findings.append(wrong_value(dotted(keys), value, fault.wanted, spot.value, fault.helps, fix))
+        judged.unsure.add(key)
+
+
+def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     """The rules that hold between keys: the run's length, the batch's numbers, the warm-up, the nodes."""
     length_keys = ("epochs", "max_steps")
     batch_keys = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
@@ -234,11 +236,11 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
 
     length = _given(tree, "train", length_keys)
     if length is not None and len(length) != 1:
-        place = place_of(("train",), tree.spots, path)
+        place = place_of(("train",), tree.spots, source.path)
         judge_section("train", length_keys, length_not_given_once(length, place))
     batch = _given(tree, "batch", batch_keys)
     if batch is not None and len(batch) < 2:
-        place = place_of(("batch",), tree.spots, path)
+        place = place_of(("batch",), tree.spots, source.path)
         judge_section("batch", batch_keys, too_few_batch_numbers(batch, place))
     warmup = _given(tree, "lr", warmup_keys)
     if warmup is not None and len(warmup) > 1:
@@ -249,10 +251,29 @@ def _across_keys(tree: Tree, path: str, judged: Validity) -> None:
         if isinstance(gpus, list) and gpus and type(nodes) is int and 1 <= nodes != len(gpus):
             finding = nodes_differ(listed_at, len(gpus), place, nodes)
             judge_section("cluster", ("gpus_per_node", "num_nodes"), finding)
+    for named in ("deepspeed", "run.dir", "data.index_dir"):
+        judged.findings.extend(_named_nothing(tree, tuple(named.split(".")), source, judged.unsure))
     # What was wrong in one of them leaves the others without a meaning too.
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
         if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):
             judged.unsure.update((section, key) for key in keys)
+
+
+def _named_nothing(tree: Tree, keys: Keys, source: Source, unsure: set[Keys]) -> Iterator[Finding]:
+    """`None` is a word in YAML, and would be the name of a file; in quotes it is meant to be."""
+    value: Any = tree.value
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    place = (
+        tree.spots[keys].value
+        if isinstance(value, str) and value.lower() in NOTHING and value != "~"
+        else None
+    )
+    is_quoted = place and place.file == source.path and source.text[source.offset(place)] in "\"'"
+    if place is not None and not is_quoted:
+        unsure.add(keys)
+        helps = ("write null, or leave the key out",)
+        yield wrong_value(dotted(keys), value, "a path or null", place, helps)
 
 
 def _given(tree: Tree, section: str, keys: tuple[str, ...]) -> tuple[tuple[Place, str, object], ...] | None:

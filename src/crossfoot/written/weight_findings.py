@@ -54,8 +54,7 @@ def weights_missing(path: str, names: Sequence[str], layers: tuple[int, int] | N
 
 @rule_docs("CF545")
 def attention_missing(name: str, why: str) -> Finding:
-    """CF545: the attention kernel that `model.attention` asks for is not there, or not for this model or
-    machine.
+    """CF545: the kernel of `model.attention` is missing, or not for this model or machine.
 
     flash_attention_2 needs the flash-attn package and a GPU, and weights of 16 bits. With `auto` transformers
     chooses a kernel that is there. Whether the package is there is only looked up where one can train, not on
@@ -160,7 +159,7 @@ def unused(
         title,
         severity=severity,
         notes=(*_examples(names), note),
-        helps=(FETCH_AGAIN,) if severity == "error" else (),
+        helps=(FETCH_AGAIN if severity == "error" else "if that part is needed, take another model",),
     )
 
 

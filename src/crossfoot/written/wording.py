@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crossfoot.phrases import counted, listed
-from crossfoot.written.shown import shown
+from crossfoot.written.foreign_keys import OTHER_VALUES
+from crossfoot.written.meant_value import meant_value, nearest_word
 
 _KINDS = {
     "int_type": "a whole number",
@@ -30,6 +30,7 @@ _KINDS = {
     "finite_number": "a finite number",
     "string_too_short": "some text",
 }
+_THOUSANDS = re.compile(r"([1-9]\d{0,5})[kK]", re.ASCII)
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -66,47 +67,50 @@ def wanted(error: Mapping[str, Any]) -> str:
 def repairs(error: Mapping[str, Any]) -> tuple[str, ...]:
     """Changes to make, when the value itself says what was meant."""
     kind, value, text = error["type"], error["input"], replacement(error)
-    if text is None and kind == "literal_error" and isinstance(value, str):
-        close = difflib.get_close_matches(value.lower(), _choices(error), n=1, cutoff=0.5)
-        return (f"write {close[0]}",) if close else ()
     if text is None:
-        return ()
-    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return tuple(_perhaps(error))
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.strip() == text:
         return (f"write {text} without quotes",)
-    return (f"write it in quotes: {text}",) if kind == "string_type" else (f"write {text}",)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (f"write it in quotes: {text}",) if kind == "string_type" and is_number else (f"write {text}",)
 
 
 def replacement(error: Mapping[str, Any]) -> str | None:
     """YAML text that says the same thing in the right type; None when it would be a guess."""
+    choices = _choices(error) if error["type"] == "literal_error" else []
+    return meant_value(_key(error), error["type"], error["input"], choices)
+
+
+def other_words(error: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a value is that looks like one of the choices, and is another thing."""
+    note = OTHER_VALUES.get(_key(error), {}).get(str(error["input"]).lower())
+    return (note,) if note and error["type"] == "literal_error" else ()
+
+
+def _perhaps(error: Mapping[str, Any]) -> Iterator[str]:
+    """What may have been meant, when that is for a person to say."""
     kind, value = error["type"], error["input"]
-    if kind == "literal_error" and isinstance(value, str) and value.lower() in _choices(error):
-        return value.lower()
-    if kind in ("int_type", "int_from_float") and isinstance(value, float) and math.isfinite(value):
-        whole = round(value)
-        return str(whole) if whole == value and abs(value) < 2**53 else None
-    if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value, kind):
-        return value.strip()
-    if kind in ("list_type", "tuple_type") and isinstance(value, str) and value:
-        return f"[{value}]"
-    if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "1"):
-        return "true"
-    if kind == "bool_type" and str(value).lower() in ("no", "off", "n", "0"):
-        return "false"
-    if kind == "string_type" and isinstance(value, (int, float)):
-        return f"'{shown(value)}'"
-    return None
+    if kind == "literal_error" and isinstance(value, str) and not other_words(error):
+        near = nearest_word(value, _choices(error))
+        if near is not None:
+            yield f"the nearest is {near}"
+    elif kind == "int_type" and isinstance(value, str) and (thousands := _THOUSANDS.fullmatch(value)):
+        count = int(thousands[1])
+        yield f"write {count * 1000}, or {count * 1024}"
+    elif kind == "less_than_equal" and error["ctx"]["le"] == 1 and value <= 100:
+        yield f"write {value / 100:g} if {value:g} % is meant: it is a share"
+    elif kind == "string_type" and isinstance(value, dict) and _key(error) == "deepspeed":
+        yield "write these settings into a JSON file, and its path here"
+    elif kind == "greater_than_equal" and value == -1 and _key(error) == "train.max_steps":
+        yield "leave it out to train by train.epochs"
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    return ".".join(str(key) for key in error["loc"] if not isinstance(key, int))
 
 
 def _is_name(context: Mapping[str, Any]) -> bool:
     return "/" in str(context.get("pattern"))
-
-
-def _is_number(text: str, kind: str) -> bool:
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return math.isfinite(number) and (kind == "float_type" or text.strip().lstrip("+-").isdecimal())
 
 
 def _choices(error: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,10 @@ nodes.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,8 +78,47 @@ def read_tree(source: Source) -> Tree:
     return tree
 
 
+def in_yaml(text: str) -> str:
+    """The text of a value, also inside a list; in quotes where YAML could take it for something else."""
+    with suppress(BrokenYaml):
+        if read_tree(Source("", f"[{text}]")).value == [text] and read_tree(Source("", text)).value == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:120]
+
+
+_QUOTE_IT = ("put the value in quotes",)
+_IN_PLAIN_WORDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("\\t", "a tab stands where YAML wants spaces", ("indent with spaces",)),
+    (
+        "mapping values are not allowed",
+        "a second key stands where a value is expected",
+        (
+            'put quotes around a value that contains ": "',
+            "or check the indentation of this line and the one above",
+        ),
+    ),
+    ("another document", "a second document begins here, and a config is one", ("remove the line ---",)),
+    (
+        "expected <block end>",
+        "this line is not indented like those above it",
+        ("indent the keys of one section alike",),
+    ),
+    ("cannot start any token", "{start} cannot begin a value", _QUOTE_IT),
+    ("undefined alias", "* begins an alias, and there is none of this name", _QUOTE_IT),
+    ("unknown escape", "a backslash in double quotes begins an escape", ("put the value in single quotes",)),
+    ("'<document start>'", "this is no key with a value", ("write KEY: VALUE",)),
+)
+"""Part of ruamel's words, ours, and the changes to make. {start}: the character at the place."""
+
+
+def _word_above(source: Source, line: int) -> str:
+    """The one word of the line above, when it has nothing else."""
+    above = source.line(line - 1).strip() if line > 1 else ""
+    return above if above.isidentifier() else ""
 
 
 def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
@@ -85,25 +126,23 @@ def _in_plain_words(source: Source, error: MarkedYAMLError) -> BrokenYaml:
     start = min(getattr(mark, "index", 0), max(0, len(source.text) - 1))
     problem = _one_line(str(error.problem or error.context or "unreadable"))
     notes: tuple[str, ...] = ()
-    helps: tuple[str, ...] = ()
-    if "\\t" in problem:
-        problem, helps = "a tab stands where YAML wants spaces", ("indent with spaces",)
-    elif "mapping values are not allowed" in problem:
-        problem = "a second key stands where a value is expected"
-        helps = (
-            'put quotes around a value that contains ": "',
-            "or check the indentation of this line and the one above",
-        )
-    elif "another document" in problem:
-        problem, helps = "a second document begins here, and a config is one", ("remove the line ---",)
-    elif "end of stream" in problem or "stream end" in problem:
-        problem = f"it ends too early: {problem.partition(', but ')[0]}"
+    said = next((row for row in _IN_PLAIN_WORDS if row[0] in problem), None)
+    title, helps = said[1:] if said else (problem, ())
+    title = title.replace("{start}", source.text[start : start + 1])
+    if "end of stream" in problem or "stream end" in problem:
+        title = f"it ends too early: {problem.partition(', but ')[0]}"
+    elif "mapping values" in problem and (word := _word_above(source, source.place(start).line)):
+        helps = (f"put a colon behind {word}, in the line above", *helps)
+    for kind, closing in (("quoted scalar", "quotes"), ("flow", "bracket")):
+        if kind in str(error.context) and not helps and error.context_mark is not None:
+            line = f" of line {error.context_mark.line + 1}" if "\n" in source.text else ""
+            helps = (f"close the {closing}{line}",)
     if error.context and error.context_mark is not None and error.problem:
         opened = source.place(min(error.context_mark.index, len(source.text)))
         notes = (
             f"{_one_line(str(error.context))} that begins at line {opened.line}, column {opened.column}",
         )
-    return BrokenYaml(problem, source.place(start), notes, helps)
+    return BrokenYaml(title, source.place(start), notes, helps)
 
 
 class _Walk:

@@ -8,9 +8,6 @@ from typing import Any
 
 from crossfoot.checks.deepspeed.vocabulary import KeyPath
 
-OWNED_BLOCKS = ("optimizer", "scheduler")
-"""Blocks that crossfoot owns (CF306, CF307)."""
-
 _SAMPLING, _ROUTING = ("data_efficiency", "data_sampling"), ("data_efficiency", "data_routing")
 TAKES_OVER: Mapping[KeyPath, str] = MappingProxyType(
     {
@@ -57,9 +54,7 @@ def parallel(values: Mapping[str, Any]) -> tuple[KeyPath, ...]:
 
 
 def is_refused_whole(values: Mapping[str, Any], path: KeyPath) -> bool:
-    """Whether `path` lies inside a part of which CF306, CF307, CF323 or CF324 says everything."""
-    if path[0] in OWNED_BLOCKS:
-        return True
+    """Whether `path` lies inside a part of which CF323 or CF324 says everything."""
     for keys in (*taken_over(values), *parallel(values)):
         block = keys[:-1] if len(keys) > 1 and keys[-1] in ("enabled", "autotp_size", "tp_size") else keys
         if path[: len(block)] == block:
@@ -70,7 +65,8 @@ def is_refused_whole(values: Mapping[str, Any], path: KeyPath) -> bool:
 def _is_on(keys: KeyPath, value: Any) -> bool:
     if keys == ("managed_gradient_accumulation",):
         return value is False
-    return value is True or (isinstance(value, Mapping) and (bool(value) or keys[-1] == "zenflow"))
+    is_there = isinstance(value, Mapping) and keys[-1] == "zenflow"
+    return is_there or (bool(value) and value != "auto")  # text is true to a reader that asks `if value`
 
 
 def _value(values: Any, keys: KeyPath) -> Any:

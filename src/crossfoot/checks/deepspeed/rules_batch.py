@@ -9,6 +9,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import counted, listed
+from crossfoot.written.deepspeed_file import DeepSpeedFile
 
 _OURS = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
 
@@ -24,7 +25,7 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
     run still steps on exactly 100. "Which do I change, the flag or the JSON?": either; each help is one
     complete answer. (lies B2, B10, U5)
     """
-    batch, deepspeed = facts.batch, facts.deepspeed
+    batch, deepspeed = facts.batch, facts.understood
     written = whole_number(deepspeed.get("train_batch_size")) if deepspeed else None
     if batch is None or deepspeed is None or written in (None, batch.capacity_samples) or written < 1:
         return
@@ -52,7 +53,7 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
         label=_stops(batch),
         others=_equation(facts, batch),
         notes=notes,
-        helps=(keep, *_ways_to_get(facts, batch, written)),
+        helps=(keep, *_ways_to_get(facts, deepspeed, batch, written)),
         fix=deepspeed.replacing("train_batch_size", text=str(capacity)),
     )
 
@@ -83,7 +84,7 @@ def gradient_accumulation_steps(facts: Facts) -> Iterator[Finding]:
 
 
 def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -> Iterator[Finding]:
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     written = whole_number(deepspeed.get(theirs)) if deepspeed else None
     source = facts.batch or facts.run.config.batch
     planned: int | None = getattr(source, ours)
@@ -100,7 +101,7 @@ def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -
         place=deepspeed.place(theirs),
         label=_stops(facts.batch) if facts.batch else "",
         others=others,
-        helps=(f'write {planned} (or "auto")', *_ways_to_set(facts, ours, written)),
+        helps=(f'write {planned} (or "auto")', *_ways_to_set(facts, deepspeed, ours, written)),
         fix=deepspeed.replacing(theirs, text=str(planned)),
     )
 
@@ -124,7 +125,7 @@ def _equation(facts: Facts, batch: BatchPlan) -> tuple[tuple[Place, str], ...]:
     return (((in_file or places)[0], text),) if places else ()
 
 
-def _ways_to_get(facts: Facts, batch: BatchPlan, wanted: int) -> tuple[str, ...]:
+def _ways_to_get(facts: Facts, deepspeed: DeepSpeedFile, batch: BatchPlan, wanted: int) -> tuple[str, ...]:
     """The smallest change of the config with which a step holds exactly `wanted`, tried out before it is
     offered.
     """
@@ -143,14 +144,14 @@ def _ways_to_get(facts: Facts, batch: BatchPlan, wanted: int) -> tuple[str, ...]
             solved = solve_batch(batch.topology, **{**given, **{key: exact[key] for key in keys}})
         except BatchImpossible:
             continue
-        if solved.capacity_samples == wanted and solved.global_batch_size == wanted:
+        if solved.global_batch_size == wanted and solved.agrees(deepspeed.batch_numbers):
             changes = listed([f"batch.{key} to {exact[key]}" for key in keys])
             equation = f"{solved.micro_batch_size} x {solved.grad_accum_steps} x {ranks} = {wanted}"
             return (f"or set {changes} to get {wanted}: {equation}",)
     return ()
 
 
-def _ways_to_set(facts: Facts, ours: str, wanted: int) -> tuple[str, ...]:
+def _ways_to_set(facts: Facts, deepspeed: DeepSpeedFile, ours: str, wanted: int) -> tuple[str, ...]:
     """Setting our key to the file's number, where the batch then still solves; says what batch that is."""
     given = {key: getattr(facts.run.config.batch, key) for key in _OURS}
     if facts.batch is None or given[ours] is None or wanted < 1:
@@ -158,5 +159,7 @@ def _ways_to_set(facts: Facts, ours: str, wanted: int) -> tuple[str, ...]:
     try:
         solved = solve_batch(facts.batch.topology, **{**given, ours: wanted})
     except BatchImpossible:
+        return ()
+    if not solved.agrees(deepspeed.batch_numbers):
         return ()
     return (f"or set batch.{ours} to {wanted}: {solved.global_batch_size} samples per optimizer step",)

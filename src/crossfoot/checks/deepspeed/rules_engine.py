@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.checks.deepspeed.handed_over import ZERO
 from crossfoot.checks.deepspeed.refused_parts import TAKES_OVER, parallel, taken_over
 from crossfoot.checks.deepspeed.unknown_words import is_meant
 from crossfoot.checks.deepspeed.vocabulary import vocabulary, zero_stage
@@ -31,7 +32,7 @@ def gradients_are_summed(facts: Facts) -> Iterator[Finding]:
     gradient is as many times too large as there are ranks: 2 ranks and SGD at rate 1 gave an update of 4 in
     the place of 2 (stages 0, 1 and 2; stage 3 refuses it). Adam hides the factor, clipping does not. (lie J6)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     written = deepspeed.get("gradient_allreduce_op") if deepspeed else None
     if deepspeed is None or not isinstance(written, str) or written.lower() != "sum":
         return
@@ -60,7 +61,7 @@ def gradients_are_prescaled(facts: Facts) -> Iterator[Finding]:
     ranks, divides twice: the gradient is that factor too small. Everywhere else the mean is what it was, and
     only its rounding differs (a warning). (lie J6)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None:
         return
     stage = zero_stage(deepspeed.values)
@@ -106,18 +107,17 @@ def second_owner_of_precision(facts: Facts) -> Iterator[Finding]:
     rounds gradients before they are averaged (and overflows in fp16 above 65,504); `data_types.buffer_dtype`
     rounds the tables of the position embedding. (lie J7)
     """
-    deepspeed, dtype = facts.deepspeed, facts.run.config.model.dtype
+    deepspeed, dtype = facts.handed_over, facts.run.config.model.dtype
     if deepspeed is None:
         return
     yield from _data_types(deepspeed, dtype)
     yield from _communication(deepspeed, dtype)
     if dtype == "bfloat16":
-        block = "bf16" if "bf16" in deepspeed.values else "bfloat16"
         for key in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
-            if deepspeed.get(block, key) is True:
+            if deepspeed.get("bf16", key) is True:
                 yield _precision(
                     deepspeed,
-                    (block, key),
+                    ("bf16", key),
                     "would keep what is trained in bfloat16, and this run has a float32 master",
                     "an update smaller than 1/256 of its weight would be lost",
                 )
@@ -205,7 +205,7 @@ def takes_the_run_over(facts: Facts) -> Iterator[Finding]:
     model.path has. `zenflow` applies most of a gradient some steps later. What was trained could not be told
     from the config, so they are refused. (lies B4, J7)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None:
         return
     for keys in taken_over(deepspeed.values):
@@ -220,13 +220,13 @@ def takes_the_run_over(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF324")
 def other_parallelism(facts: Facts) -> Iterator[Finding]:
-    """CF324: the DeepSpeed file asks for tensor, sequence or expert parallelism, which is not supported yet.
+    """CF324: the DeepSpeed file asks for tensor, sequence or expert parallelism.
 
     With it several ranks share one sample, and a batch is micro batch x accumulation x the ranks that see
     different samples, not x all ranks: a right `train_batch_size` would be refused, and a wrong one would
     train. Here every rank is a data-parallel rank. (lie U5)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None:
         return
     ranks = facts.batch.topology.world_size if facts.batch else None
@@ -241,7 +241,7 @@ def other_parallelism(facts: Facts) -> Iterator[Finding]:
         block = keys[0]
         yield Finding(
             "CF324",
-            f"{'.'.join(keys)} is {shown(value)}, and only data parallelism is supported yet",
+            f"{'.'.join(keys)} is {shown(value)}, and all ranks are data-parallel ranks here",
             place=deepspeed.place(*keys),
             notes=notes,
             helps=(f"remove {block}; ZeRO stage 3 shards the weights too",),
@@ -256,7 +256,7 @@ def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
     writes optimizer.max_grad_norm into the config that it hands over; the same file under another program
     would clip at 1. (lie B11)
     """
-    deepspeed, norm = facts.deepspeed, facts.run.config.optimizer.max_grad_norm
+    deepspeed, norm = facts.understood, facts.run.config.optimizer.max_grad_norm
     default = vocabulary().blocks[""].keys["gradient_clipping"].default
     if deepspeed is None or "gradient_clipping" in deepspeed.values or norm == default:
         return
@@ -271,6 +271,7 @@ def clipping_is_left_out(facts: Facts) -> Iterator[Finding]:
         place=deepspeed.place("gradient_clipping"),
         others=((facts.run.place("optimizer.max_grad_norm"), "this is what counts"),) if is_written else (),
         notes=("crossfoot writes it into the config that it hands over",),
+        helps=('to have the file say so too, write "gradient_clipping": "auto"',),
     )
 
 
@@ -282,9 +283,10 @@ def does_nothing_here(facts: Facts) -> Iterator[Finding]:
     do not call: `model.gradient_checkpointing` switches theirs on. `dataloader_drop_last` is about
     DeepSpeed's loader; crossfoot makes the batches, and `data.last_step` says what becomes of the tail.
     `pipeline` is for PipelineModule models. `compile.deepcompile` waits for a call of engine.compile().
-    `disable_allgather` is read and never used. (lie B9)
+    `disable_allgather` is read and never used. `elastic_checkpoint` is about DeepSpeed's own checkpoints;
+    crossfoot's can be continued on any number of ranks. (lie B9)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     if deepspeed is None:
         return
     for keys, (why, help_) in _NOTHING.items():
@@ -323,5 +325,6 @@ _NOTHING = {
     ),
     ("pipeline",): ("it is for pipeline models", "remove pipeline"),
     ("compile", "deepcompile"): ("the engine is not compiled", "remove deepcompile"),
+    (ZERO, "elastic_checkpoint"): ("checkpoints are crossfoot's own", "remove elastic_checkpoint"),
     ("disable_allgather",): ("DeepSpeed 0.19 reads it and never uses it", "remove disable_allgather"),
 }

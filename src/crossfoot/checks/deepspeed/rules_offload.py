@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.checks.deepspeed.handed_over import ZERO
 from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number
@@ -11,8 +12,6 @@ from crossfoot.findings.finding import Finding
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown
 
-_BLOCK = "zero_optimization"
-_OLD_NAMES = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"}
 _ON_THE_CPU = '{"device": "cpu"}'
 _COUNTS_ON = (("offload_optimizer", 1, "stages 1 to 3"), ("offload_param", 3, "stage 3 alone"))
 
@@ -25,41 +24,32 @@ def offloading(facts: Facts) -> Iterator[Finding]:
     are supported. DeepSpeed would like an Adam of its own with them, which it compiles when it starts; this
     run hands it torch's fused AdamW, which steps on the CPU as well, and switches
     `zero_force_ds_cpu_optimizer` off. Not supported are what needs DeepSpeed's own: `ratio` below 1 and
-    `super_offload`; `"device": "nvme"`, which is not tested here; and the older names `cpu_offload` and
-    `cpu_offload_param`.
+    `super_offload`; and `"device": "nvme"`, which is not tested here. The older names `cpu_offload` and
+    `cpu_offload_param` mean the same as the blocks (CF319).
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None:
         return
-    for key in _OLD_NAMES.values():
-        block = deepspeed.get(_BLOCK, key)
+    for key, _, _ in _COUNTS_ON:
+        block = deepspeed.get(ZERO, key)
         is_block = isinstance(block, dict)
-        device = block.get("device", "none") if is_block else block
-        if block is None or isinstance(block, bool) or (is_block and device in ("none", "cpu")):
+        if block is None or isinstance(block, bool) or (is_block and block.get("device", "none") == "cpu"):
             continue  # a bool is CF309
-        at = (_BLOCK, key, "device") if is_block else (_BLOCK, key)
+        at = (ZERO, key, "device") if is_block else (ZERO, key)
         wanted = '"cpu"' if is_block else _ON_THE_CPU
         yield Finding(
             "CF312",
-            f"{'.'.join(at)} is {shown(device)}, and only {wanted} is supported",
+            f"{'.'.join(at)} is {shown(deepspeed.get(*at))}, and only {wanted} is supported",
             place=deepspeed.place(*at),
             notes=("memory is saved by ZeRO stage 3, a smaller micro batch or gradient checkpointing too",),
             helps=(f"write {wanted}", f"or remove {key}"),
         )
-    for old, today in _OLD_NAMES.items():
-        if deepspeed.get(_BLOCK, old):
-            yield Finding(
-                "CF312",
-                f"{_BLOCK}.{old} is {shown(deepspeed.get(_BLOCK, old))}, an old name that is not supported",
-                place=deepspeed.place(_BLOCK, old),
-                helps=(f'write "{today}": {_ON_THE_CPU}',),
-            )
     yield from _own_optimizer(deepspeed)
 
 
 def _own_optimizer(deepspeed: DeepSpeedFile) -> Iterator[Finding]:
     """Settings of `offload_optimizer` that DeepSpeed has for its own Adam alone."""
-    at = (_BLOCK, "offload_optimizer")
+    at = (ZERO, "offload_optimizer")
     if deepspeed.get(*at, "device") != "cpu":
         return
     ratio = finite_number(deepspeed.get(*at, "ratio"))
@@ -85,24 +75,24 @@ def offloading_without_effect(facts: Facts) -> Iterator[Finding]:
     """CF330: offloading is asked for on a ZeRO stage that does none.
 
     `offload_optimizer` counts on stages 1 to 3: on stage 0 every GPU keeps the whole optimizer state.
-    `offload_param` counts on stage 3 alone. DeepSpeed passes over them without a word, and the memory that
-    was to be saved is not. (lie J7)
+    `offload_param` counts on stage 3 alone. There they are not handed over, and the memory that was to be
+    saved is not. (lie J7)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     stage = zero_stage(deepspeed.values) if deepspeed else None
     if deepspeed is None or stage is None:
         return
     for key, lowest, stages in _COUNTS_ON:
-        if stage >= lowest or deepspeed.get(_BLOCK, key, "device") != "cpu":
+        if stage >= lowest or deepspeed.get(ZERO, key, "device") in (None, "none", "auto"):
             continue
-        is_written = deepspeed.get(_BLOCK, "stage") is not None
+        is_written = deepspeed.get(ZERO, "stage") is not None
         yield Finding(
             "CF330",
             f"{key} counts on ZeRO {stages}, and the stage is {stage}",
             severity="warning",
-            place=deepspeed.place(_BLOCK, key, part="key"),
-            others=((deepspeed.place(_BLOCK, "stage"), "" if is_written else "no stage: 0"),),
-            notes=("DeepSpeed passes over it without a word",),
-            helps=(f"remove {key}", f"or write stage {lowest}"),
-            fix=deepspeed.removing(_BLOCK, key),
+            place=deepspeed.place(ZERO, key, part="key"),
+            others=((deepspeed.place(ZERO, "stage"), "" if is_written else "no stage: 0"),),
+            notes=("it is not handed over, and saves no memory",),
+            helps=(f"remove {key}", f"or set zero_optimization.stage to {lowest}"),
+            fix=deepspeed.removing(ZERO, key),
         )

@@ -1,18 +1,17 @@
-"""CF303 to CF308, CF311: the DeepSpeed file's other numbers that crossfoot owns: clipping, precision,
-optimizer, schedule, ZeRO.
-"""
+"""CF303 to CF305, CF308, CF311: keys written twice; clipping, precision and ZeRO stage against the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
-from crossfoot.checks.deepspeed.unknown_words import is_meant, nearest
-from crossfoot.checks.deepspeed.vocabulary import vocabulary
+from crossfoot.checks.deepspeed.handed_over import ZERO
+from crossfoot.checks.deepspeed.unknown_words import is_meant
+from crossfoot.checks.deepspeed.vocabulary import zero_stage as stage_of
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number, whole_number
-from crossfoot.findings.finding import Finding
+from crossfoot.findings.finding import Edit, Finding
+from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.shown import shown
 
 _PRECISION: Mapping[str, str] = MappingProxyType(
@@ -46,7 +45,7 @@ def gradient_clipping(facts: Facts) -> Iterator[Finding]:
     user asked for elsewhere). Leave the key out, write "auto", or write the same number; 0 switches clipping
     off. (lie B11)
     """
-    deepspeed, norm = facts.deepspeed, facts.run.config.optimizer.max_grad_norm
+    deepspeed, norm = facts.understood, facts.run.config.optimizer.max_grad_norm
     written = finite_number(deepspeed.get("gradient_clipping")) if deepspeed else None
     if deepspeed is None or written is None or written < 0 or written == norm:
         return
@@ -74,18 +73,22 @@ def precision(facts: Facts) -> Iterator[Finding]:
     crossfoot owns the precision: `model.dtype` decides, and `enabled` is written into both blocks. A file
     that says otherwise was written for another run. Leave `enabled` out, or write "auto".
     """
-    deepspeed, dtype = facts.deepspeed, facts.run.config.model.dtype
-    if deepspeed is None:
+    deepspeed, understood, dtype = facts.deepspeed, facts.understood, facts.run.config.model.dtype
+    if deepspeed is None or understood is None:
         return
     for block, meant in _PRECISION.items():
-        enabled = deepspeed.get(block, "enabled")
+        if block not in deepspeed.values:
+            continue
+        is_alias = block == "bfloat16" and "bf16" not in deepspeed.values
+        enabled = understood.get("bf16" if is_alias else block, "enabled")
         if not isinstance(enabled, bool) or enabled == (dtype == meant):
             continue
         fact = f"says {meant}" if enabled else f"switches {meant} off"
         is_written = facts.run.is_written("model.dtype")
         right = "true" if dtype == meant else "false"
-        # float16 is refused (CF014): no help leads there.
-        other = (f"or set model.dtype to {meant}",) if enabled and meant != "float16" else ()
+        # float16 is refused (CF014), and bfloat16 on stage 0 (CF311): no help leads there.
+        is_way = enabled and meant != "float16" and stage_of(understood.values)
+        other = (f"or set model.dtype to {meant}",) if is_way else ()
         yield Finding(
             "CF305",
             f"{block}.enabled {fact}, but model.dtype is {dtype}{'' if is_written else ', its default'}",
@@ -93,130 +96,20 @@ def precision(facts: Facts) -> Iterator[Finding]:
             notes=("DeepSpeed stops when both precisions are on",) if enabled and _both_are_on(facts) else (),
             others=((facts.run.place("model.dtype"), "decides the precision"),) if is_written else (),
             helps=(f'write {right} (or "auto")', *other),
-            fix=deepspeed.replacing(block, "enabled", text=right) if is_written else (),
+            fix=_switching(deepspeed, block, right) if is_written else (),
         )
 
 
+def _switching(deepspeed: DeepSpeedFile, block: str, right: str) -> tuple[Edit, ...]:
+    if isinstance(deepspeed.get(block), dict):
+        return deepspeed.replacing(block, "enabled", text=right)
+    return deepspeed.replacing(block, text=f'{{"enabled": {right}}}')
+
+
 def _both_are_on(facts: Facts) -> bool:
-    on = {_PRECISION[b] for b in _PRECISION if facts.deepspeed and facts.deepspeed.get(b, "enabled") is True}
+    file = facts.understood
+    on = {_PRECISION[block] for block in _PRECISION if file and file.get(block, "enabled") is True}
     return len(on) > 1
-
-
-@rule("CF306")
-def optimizer_block(facts: Facts) -> Iterator[Finding]:
-    """CF306: the DeepSpeed file has an `optimizer` block.
-
-    crossfoot owns the optimizer: with two owners the one in the JSON wins without a word, and a parameter
-    that is left out of it falls back to the default of DeepSpeed's or torch's class (rate 1e-3; weight decay
-    0.01 of torch's AdamW, 0 of DeepSpeed's), not to the run's. A misspelt `params` is passed over, so that
-    all of them do. The notes say both numbers, the helps where each number goes. (lies B12, J2, J7)
-    """
-    yield from _owned_block(facts, "CF306", "optimizer", "the optimizer", _OPTIMIZER_HOMES)
-
-
-@rule("CF307")
-def scheduler_block(facts: Facts) -> Iterator[Finding]:
-    """CF307: the DeepSpeed file has a `scheduler` block.
-
-    crossfoot owns the learning rate of every step. A scheduler in the JSON beats the chosen schedule
-    (constant in the place of cosine), and when it is stepped once per process the rate is used up too early.
-    What is left out of it falls back to DeepSpeed's default: 1,000 steps of a logarithmic warm-up. The notes
-    say both numbers, the helps where each number goes. (lies B5, B13, J2)
-    """
-    yield from _owned_block(facts, "CF307", "scheduler", "the learning rate", _SCHEDULER_HOMES)
-
-
-_OPTIMIZER_HOMES = {
-    "lr": "lr.reference",
-    "betas": "optimizer.betas",
-    "eps": "optimizer.eps",
-    "weight_decay": "optimizer.weight_decay",
-}
-_SCHEDULER_HOMES = {
-    "warmup_max_lr": "lr.reference",
-    "warmup_num_steps": "lr.warmup_steps",
-    "total_num_steps": "train.max_steps",
-    "cos_min_ratio": "lr.min_ratio",
-}
-
-
-def _owned_block(
-    facts: Facts, code: str, block: str, what: str, homes: Mapping[str, str]
-) -> Iterator[Finding]:
-    deepspeed = facts.deepspeed
-    if deepspeed is None or block not in deepspeed.values:
-        return
-    inside = deepspeed.get(block)
-    known = vocabulary().blocks[block].keys
-    params = deepspeed.get(block, "params")
-    written = params if isinstance(params, dict) else {}
-    moves = []
-    for key, home in homes.items():
-        value = written.get(key)
-        if value is not None and value != "auto" and not _is_same(value, _asked(facts, home)):
-            moves.append(f"{key} {shown(value)} belongs in the run config: {home}: {shown(value)}")
-    article = "an" if block[0] in "aeiou" else "a"
-    yield Finding(
-        code,
-        f"the DeepSpeed file has {article} {block} block, and crossfoot owns {what}",
-        place=deepspeed.place(block, part="key"),
-        label="two owners of one number",
-        notes=tuple(_fallbacks(facts, block, written, homes)),
-        helps=(f"remove the {block} block", *moves),
-        fix=deepspeed.removing(block)
-        if not moves and isinstance(inside, dict) and set(inside) <= set(known)
-        else (),
-    )
-
-
-def _fallbacks(
-    facts: Facts, block: str, written: Mapping[str, Any], homes: Mapping[str, str]
-) -> Iterator[str]:
-    """What DeepSpeed would make of the parameters that the block leaves out, and of those it misspells."""
-    deepspeed = facts.deepspeed
-    inside = deepspeed.get(block) if deepspeed else None
-    if not isinstance(inside, dict):
-        return
-    known = vocabulary().blocks[block].keys
-    for name in inside:
-        if name not in known:
-            near = nearest(name, known)
-            yield f"DeepSpeed passes over {block}.{name}" + (f"; it reads {near[0]}" if near else "")
-    kind = str(inside.get("type"))
-    defaults = _defaults(block, kind, written)
-    if defaults is None:
-        return
-    for name in written:
-        if name not in defaults:
-            near = nearest(name, defaults)
-            yield f"{kind} has no parameter {name}: DeepSpeed stops" + (f" ({near[0]}?)" if near else "")
-    for name, home in homes.items():
-        theirs, ours = defaults.get(name), _asked(facts, home)
-        if name not in written and theirs is not None and not _is_same(theirs, ours):
-            asked = f"the run asks for {shown(ours)}" if ours is not None else "the run says nothing of it"
-            if name == "warmup_num_steps" and ours is None:
-                if facts.run.config.lr.warmup_fraction or facts.run.config.lr.warmup_samples:
-                    continue
-                asked = "the run has no warm-up"
-            yield f"{name} is left out: DeepSpeed would take {shown(theirs)}, {asked}"
-
-
-def _defaults(block: str, kind: str, written: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if block == "scheduler":
-        return vocabulary().schedulers.get(kind)
-    optimizers = vocabulary().optimizers
-    if kind.lower() in ("adam", "adamw") and written.get("torch_adam") is True:
-        return {**optimizers["AdamW"], "torch_adam": True, "adam_w_mode": True}
-    return optimizers.get(kind.lower()) or optimizers.get(kind)
-
-
-def _asked(facts: Facts, home: str) -> Any:
-    section, _, key = home.partition(".")
-    return getattr(getattr(facts.run.config, section), key)
-
-
-def _is_same(theirs: Any, ours: Any) -> bool:
-    return bool((list(ours) if isinstance(ours, tuple) else ours) == theirs)
 
 
 @rule("CF308")
@@ -226,8 +119,8 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
     "auto" is filled in by no one here and would mean stage 0, without any sharding; so would a block without
     a stage, but that is at least what DeepSpeed documents. (lie J3)
     """
-    deepspeed = facts.deepspeed
-    block = deepspeed.get("zero_optimization") if deepspeed else None
+    deepspeed = facts.understood
+    block = deepspeed.get(ZERO) if deepspeed else None
     if deepspeed is None or not isinstance(block, dict) or "stage" not in block:
         return
     stage = whole_number(block["stage"])
@@ -251,14 +144,14 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
     first real update is sqrt(1 + beta2) / (1 + beta1) of what it should be, 0.74 with the default betas.
     Stages 1, 2 and 3 do neither, and float32 is right on all stages.
     """
-    deepspeed, config = facts.deepspeed, facts.run.config
+    deepspeed, config = facts.understood, facts.run.config
     if deepspeed is None or config.model.dtype != "bfloat16":
         return
-    block = deepspeed.get("zero_optimization") if "zero_optimization" in deepspeed.values else {}
+    block = deepspeed.get(ZERO) if ZERO in deepspeed.values else {}
     if not isinstance(block, dict) or whole_number(block.get("stage", 0)) != 0:
         return
-    if "stage" not in block and is_meant(deepspeed.values, ("zero_optimization",)):
-        return  # a misspelt block, or a misplaced stage, is that one mistake
+    if "stage" not in block and is_meant(deepspeed.values, (ZERO,)):
+        return  # a misspelt block, or a misplaced stage, is that one mistake: CF314, CF315
     is_written = facts.run.is_written("model.dtype")
     yield Finding(
         "CF311",

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crossfoot.checks.deepspeed.handed_over import ZERO, counts_on_stage_3
 from crossfoot.checks.deepspeed.vocabulary import vocabulary, zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.written.shown import shown
 
-_BLOCK = "zero_optimization"
-_ONLY_STAGE_3 = (
-    "zero_hpz_partition_size",
-    "zero_quantized_weights",
-    "zero_quantized_gradients",
-    "zero_quantized_nontrainable_weights",
-    "leaf_module",
-)
 
-
-@rule("CF325", "warning")
+@rule("CF325", "note")
 def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
     """CF325: settings of ZeRO stage 3 in a file that asks for a lower stage.
 
-    DeepSpeed passes over them without a word: `stage3_*`, `zero_hpz_partition_size`, the quantised
-    collectives of ZeRO++ and `leaf_module` count on stage 3 alone. The weights are then whole on every GPU.
-    Settings at their default, and "auto", are left in peace. (lie J7)
+    They are not handed over: `stage3_*`, `zero_hpz_partition_size`, the quantised collectives of ZeRO++ and
+    `leaf_module` count on stage 3 alone. The weights are then whole on every GPU. Settings at their default,
+    and "auto", are left in peace; `offload_param` is CF330. (lie J7)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     stage = zero_stage(deepspeed.values) if deepspeed else None
     if deepspeed is None or stage is None or stage == 3:
         return
-    known = vocabulary().blocks[_BLOCK].keys
+    known = vocabulary().blocks[ZERO].keys
     idle = []
-    for name, value in (deepspeed.get(_BLOCK) or {}).items():
+    for name, value in (deepspeed.get(ZERO) or {}).items():
         key = known.get(name)
         is_wrong = key is not None and key.kind == "object" and not isinstance(value, dict)
         if key is None or is_wrong or value == "auto" or (key.has_default and value == key.default):
             continue
-        if (key.same_as or name).startswith("stage3_") or name in _ONLY_STAGE_3:
+        if counts_on_stage_3(name) and name != "offload_param":
             idle.append(name)
     if not idle:
         return
@@ -48,22 +40,21 @@ def stage_3_settings_below_it(facts: Facts) -> Iterator[Finding]:
         f"{first} counts on ZeRO stage 3 alone, and the stage is {stage}"
         if not rest
         else f"{len(idle)} settings count on ZeRO stage 3 alone, and the stage is {stage}",
-        severity="warning",
-        place=deepspeed.place(_BLOCK, first, part="key"),
+        severity="note",
+        place=deepspeed.place(ZERO, first, part="key"),
         others=(
-            *((deepspeed.place(_BLOCK, name, part="key"), "this too") for name in rest),
+            *((deepspeed.place(ZERO, name, part="key"), "this too") for name in rest),
             (
-                deepspeed.place(_BLOCK, "stage"),
-                "" if deepspeed.get(_BLOCK, "stage") is not None else "no stage: 0",
+                deepspeed.place(ZERO, "stage"),
+                "" if deepspeed.get(ZERO, "stage") is not None else "no stage: 0",
             ),
         ),
-        notes=(
-            "DeepSpeed passes over them without a word"
-            if rest
-            else "DeepSpeed passes over it without a word",
+        notes=(f"{'they are' if rest else 'it is'} not handed over",),
+        helps=(
+            "remove it" if not rest else "remove them",
+            "or set zero_optimization.stage to 3: weights are sharded too",
         ),
-        helps=("remove it" if not rest else "remove them", "or write stage 3: weights are sharded too"),
-        fix=tuple(edit for name in idle for edit in deepspeed.removing(_BLOCK, name)) if not rest else (),
+        fix=tuple(edit for name in idle for edit in deepspeed.removing(ZERO, name)) if not rest else (),
     )
 
 
@@ -73,36 +64,34 @@ def refused_by_zero(facts: Facts) -> Iterator[Finding]:
 
     `compute_grad_norm: false` goes without the gradient's norm, which is clipped by and is in the ledger of
     every step; DeepSpeed itself refuses it with clipping, and on stages 0 and 3. `legacy_stage1` has been
-    refused since 0.5.9. `elastic_checkpoint` is refused by stage 3 when a checkpoint is made. With
-    `zero_hpz_partition_size` the ranks must divide into groups of that size. (lie J7)
+    refused since 0.5.9. With `zero_hpz_partition_size` the ranks must divide into groups of that size.
+    (lie J7)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None:
         return
     stage = zero_stage(deepspeed.values)
     ranks = facts.batch.topology.dp_degree if facts.batch else None
-    group = deepspeed.get(_BLOCK, "zero_hpz_partition_size")
+    group = deepspeed.get(ZERO, "zero_hpz_partition_size")
     wrong = {
         "compute_grad_norm": (False, "the norm is clipped by, and is in the ledger"),
         "legacy_stage1": (True, "DeepSpeed stops at start-up"),
     }
-    if stage == 3:
-        wrong["elastic_checkpoint"] = (True, "stage 3 has no elastic checkpoints")
     for key, (value, why) in wrong.items():
-        if deepspeed.get(_BLOCK, key) is value:
+        if deepspeed.get(ZERO, key) is value:
             yield Finding(
                 "CF326",
-                f"{_BLOCK}.{key} cannot be {shown(value)}: {why}",
-                place=deepspeed.place(_BLOCK, key),
+                f"{ZERO}.{key} cannot be {shown(value)}: {why}",
+                place=deepspeed.place(ZERO, key),
                 helps=(f"remove {key}",),
-                fix=deepspeed.removing(_BLOCK, key),
+                fix=deepspeed.removing(ZERO, key),
             )
     is_size = isinstance(group, int) and not isinstance(group, bool) and group > 1
     if stage == 3 and is_size and ranks and group < ranks and ranks % group:
         yield Finding(
             "CF326",
-            f"{_BLOCK}.zero_hpz_partition_size is {group}, which does not divide {ranks} ranks",
-            place=deepspeed.place(_BLOCK, "zero_hpz_partition_size"),
+            f"{ZERO}.zero_hpz_partition_size is {group}, which does not divide {ranks} ranks",
+            place=deepspeed.place(ZERO, "zero_hpz_partition_size"),
             helps=("write the number of GPUs of one node", "or remove zero_hpz_partition_size"),
         )
 
@@ -116,18 +105,18 @@ def quantised_collectives(facts: Facts) -> Iterator[Finding]:
     bits. What is trained then depends on the number of GPUs and is not what model.dtype says, so they are
     refused. On stages below 3 they do nothing (CF325). (lie J7)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.handed_over
     if deepspeed is None or zero_stage(deepspeed.values) != 3:
         return
     has_lora = facts.run.config.lora is not None
     for key, what in _QUANTISED.items():
-        if deepspeed.get(_BLOCK, key) is not True:
+        if deepspeed.get(ZERO, key) is not True:
             continue
         frozen = key == "zero_quantized_nontrainable_weights"
         yield Finding(
             "CF329",
-            f"{_BLOCK}.{key} {what}",
-            place=deepspeed.place(_BLOCK, key),
+            f"{ZERO}.{key} {what}",
+            place=deepspeed.place(ZERO, key),
             notes=("this run trains all weights, so there are no frozen ones",)
             if frozen and not has_lora
             else ("the result would depend on the number of GPUs",)

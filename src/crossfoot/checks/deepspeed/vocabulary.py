@@ -66,15 +66,12 @@ class Vocabulary:
 
     version: of that DeepSpeed. blocks: by dotted path, "" the file itself. refused: by dotted path, former
     keys at which DeepSpeed stops. no_longer_read: former keys it passes over, with what is written today.
-    optimizers, schedulers: by the word of `type`, parameters with their defaults.
     """
 
     version: str
     blocks: Mapping[str, Block]
     refused: Mapping[str, tuple[str, ...]]
     no_longer_read: Mapping[str, str]
-    optimizers: Mapping[str, Mapping[str, Any]]
-    schedulers: Mapping[str, Mapping[str, Any]]
 
     def homes(self, name: str) -> list[KeyPath]:
         """Paths of the keys called `name`, in every block, the shallowest first."""
@@ -116,8 +113,6 @@ def vocabulary() -> Vocabulary:
         MappingProxyType(blocks),
         MappingProxyType({path: tuple(names) for path, names in written["refused"].items()}),
         MappingProxyType(written["no_longer_read"]),
-        MappingProxyType(written["optimizers"]),
-        MappingProxyType(written["schedulers"]),
     )
 
 

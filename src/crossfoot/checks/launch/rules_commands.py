@@ -4,24 +4,14 @@ their author.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
-from crossfoot.written.launch.statement import Argument, Command, with_named
+from crossfoot.written.launch.statement import Command, Defect, with_named
 
 _MOST_LISTED = 6
-_DASHES = {
-    "\u2010": "a hyphen",
-    "\u2011": "a hyphen",
-    "\u2012": "a figure dash",
-    "\u2013": "an en dash",
-    "\u2014": "an em dash",
-    "\u2212": "a minus sign",
-    "\ufe63": "a small hyphen",
-    "\uff0d": "a full-width hyphen",
-}
 
 
 @rule("CF418", "warning")
@@ -55,21 +45,46 @@ def broken_command(facts: Facts) -> Iterator[Finding]:
 
     A line that goes on ends in a backslash, with nothing behind it: a blank there hands the launcher an
     argument that is one blank, and the next line is a command of its own. So is what follows a comment
-    between two continued lines. An editor makes en dashes of two hyphens, and an input method full-width
-    ones; a launcher takes a word that begins with them for the script.
+    between two continued lines. Windows line ends put a carriage return behind every last word. An editor
+    makes en dashes of two hyphens, an input method full-width signs, a web page curly quotes and blanks that
+    are none: bash hands them on as they are, and a launcher takes such a word for the script. The rest of the
+    file is checked as it was meant. The same characters in an #SBATCH line, in a hostfile or in accelerate's
+    file are named here too.
     """
     for file in with_named(facts.launch):
+        yield from _look_alikes([defect for defect in file.defects if defect.kind == "look_alike"])
+        for defect in file.defects:
+            if defect.kind == "dos" and file.kind != "sbatch":
+                yield Finding(
+                    "CF419",
+                    f"{defect.place.file} has Windows line ends: bash takes each \\r for a part of its line",
+                    place=defect.place,
+                    helps=("save it with Unix line ends (dos2unix)",),
+                )
         for command in file.commands:
             yield from _broken(command)
+
+
+def _look_alikes(found: Sequence[Defect]) -> Iterator[Finding]:
+    """Words whose characters only look plain: one finding for a file."""
+    if not found:
+        return
+    first, more = found[0], found[1:]
+    title = f"{first.words} has {first.name}, and is not {first.near}"
+    yield Finding(
+        "CF419",
+        title,
+        place=first.place,
+        others=tuple((each.place, f"{each.name} here") for each in more[:_MOST_LISTED]),
+        notes=(f"{counted(len(more), 'word')} more in this file",) if more else (),
+        helps=tuple(dict.fromkeys(f"write {each.near}" for each in found[:_MOST_LISTED])),
+    )
 
 
 def _broken(command: Command) -> Iterator[Finding]:
     launcher, script = command.launcher, command.script
     if launcher.kind == "python":
         return
-    for word in (*((script,) if script else ()), *command.arguments):
-        if word.text[:1] in _DASHES:
-            yield _dash(word)
     if script is not None and script.known is not None and not script.text.strip():
         yield Finding(
             "CF419",
@@ -86,13 +101,3 @@ def _broken(command: Command) -> Iterator[Finding]:
             notes=("a comment, or a line without a backslash, ends a command",),
             helps=("end every line but the last with a backslash, and put comments above the command",),
         )
-
-
-def _dash(word: Argument) -> Finding:
-    right = word.text.lstrip("".join(_DASHES) + "-")
-    return Finding(
-        "CF419",
-        f"{word.text} begins with {_DASHES[word.text[0]]}, and is no option",
-        place=word.place,
-        helps=(f"write --{right}",),
-    )

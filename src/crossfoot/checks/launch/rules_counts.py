@@ -18,9 +18,11 @@ from crossfoot.checks.launch.planned import (
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted_path
+from crossfoot.written.launch.gpu_counts import is_about_gpus, may_ask_for_gpus
 from crossfoot.written.launch.sizes import Planned
-from crossfoot.written.launch.statement import About, Option, Statement, statements, with_named
-from crossfoot.written.launch.stating import Tasks, machines_and_processes, tasks_of
+from crossfoot.written.launch.statement import About, Command, Option, Statement, statements, with_named
+from crossfoot.written.launch.stating import Tasks, certain_commands, machines_and_processes, tasks_of, trains
 
 
 @rule("CF452", "error", "warning", name="launch-num-nodes")
@@ -32,18 +34,21 @@ def num_nodes(facts: Facts) -> Iterator[Finding]:
     is taken, and the others must agree with it. DeepSpeed's batch is micro batch x accumulation x ranks: on
     another number of nodes the same files would train another batch, so crossfoot refuses the plan at
     start-up, after the wait in the queue. Nodes that are allocated beyond those that the launcher uses are a
-    warning: the run is as planned, and they stand idle. Inside a job SLURM_JOB_NUM_NODES is a witness too,
-    for a warning only: what will be started there is not known yet. (lies B2, U2)
+    warning: the run is as planned, and they stand idle. So is a batch script that leaves the number out:
+    sbatch then gives one node, unless it is told otherwise. Inside a job SLURM_JOB_NUM_NODES is a witness
+    too, for a warning only: what will be started there is not known yet. (lies B2, U2)
     """
     planned = planned_nodes(facts)
     if planned is None:
         return
     used = _files_that_use(facts, "num_nodes", planned.value)
     for said in _grouped(each for each in _stated(facts, "num_nodes") if each.value != planned.value):
+        said = sorted(said, key=lambda each: each.is_implied)
         first, value = said[0], said[0].number
         helps = [_rewritten(first, planned.value)]
         is_idle = first.witness == "allocation" and value > planned.value and first.place.file in used
-        severity: Severity = "warning" if is_idle else "error"
+        is_open = first.is_implied and first.witness == "allocation"  # sbatch may be given the option
+        severity: Severity = "warning" if is_idle or is_open else "error"
         if first.witness == "hostfile":
             helps = [f"list {counted(planned.value, 'host')} in the hostfile"]
             if value > planned.value:
@@ -90,6 +95,41 @@ def gpus_per_node(facts: Facts) -> Iterator[Finding]:
             notes.append(f"--nproc-per-node counts one node; {value} is the total over all {nodes}")
         severity: Severity = "warning" if idle else "error"
         yield _finding(facts, "CF453", said, planned, title, helps, notes, severity)
+    yield from _no_gpus(facts)
+
+
+def _runs_on_cpus(command: Command) -> bool:
+    accelerator = command.export("DS_ACCELERATOR")
+    return accelerator is not None and accelerator.value in (None, "cpu")
+
+
+def _no_gpus(facts: Facts) -> Iterator[Finding]:
+    """Batch scripts that ask SLURM for no GPU at all."""
+    gpus = planned_gpus(facts)
+    for file in with_named(facts.launch):
+        batch, started = file.batch, [each for each in certain_commands(file) if trains(each)]
+        if batch is None or gpus is None or not started or any(_runs_on_cpus(each) for each in started):
+            continue
+        layers = [batch, *(layer for each in started for layer in each.layers if layer.kind == "srun")]
+        if not any(may_ask_for_gpus(layer) for layer in layers):
+            option = next(
+                (option for layer in layers for option in layer.options if is_about_gpus(option)), None
+            )
+            yield Finding(
+                "CF453",
+                f"{option.words if option else 'the batch script'} asks for no GPUs, but the plan has "
+                f"{counted_on_nodes(gpus.value)}",
+                severity="warning",
+                place=option.place if option else batch.place,
+                others=((gpus.place, counted_on_nodes(gpus.value)),) if gpus.place else (),
+                notes=("a rank that sees no GPU computes on the CPU, or does not start",),
+                helps=(
+                    f"add #SBATCH --gpus-per-node={gpus.value}"
+                    if isinstance(gpus.value, int)
+                    else "add #SBATCH --gpus-per-task=1",
+                    "or, for a run on CPUs, export DS_ACCELERATOR=cpu in the script",
+                ),
+            )
 
 
 def _files_that_use(facts: Facts, about: About, planned: GpusPerNode) -> set[str]:
@@ -137,7 +177,8 @@ def _each_its_own(facts: Facts, said: Statement, planned: Sequence[int]) -> str:
     if said.witness in ("allocation", "job"):
         return f"write --gpus-per-task=1, with --ntasks={sum(planned)}"
     if said.name.startswith("--nproc"):
-        return f"give each node its own: crossfoot launch {facts.run.path} --to torchrun --print shows how"
+        config = quoted_path(facts.run.path)
+        return f"give each node its own: crossfoot launch {config} --to torchrun --print shows how"
     return f"leave out {said.name}, and write the slots of each host into the hostfile"
 
 
@@ -290,7 +331,7 @@ def _finding(
     if not planned.in_config:
         end = f"{planned.owner} says"
         helps = [*helps, "or set cluster in the config, which owns the number"]
-    if severity == "warning" and first.witness == "allocation":
+    if severity == "warning" and first.witness == "allocation" and not first.is_implied:
         end = "the run uses"
     return Finding(
         code,
@@ -308,7 +349,7 @@ def _says(statement: Statement) -> str:
         return "the hostfile has"
     if statement.witness == "job":
         return "this job has"
-    if statement.is_implied or statement.witness == "launcher":
+    if statement.witness == "launcher":
         return f"{statement.words} starts"
     return f"{statement.words} asks for"
 

@@ -1,4 +1,4 @@
-"""CF455, CF468 to CF470, CF472, CF473, CF476, CF477 and CF498: launch files that their own readers
+"""CF455, CF468 to CF470, CF472, CF473, CF476 and CF498: launch files that their own readers
 take otherwise than they were meant.
 """
 
@@ -8,11 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from crossfoot.arithmetic.batch import GpusPerNode, counted_on_nodes, in_a_sum
 from crossfoot.checks.launch.planned import commands, planned_gpus
+from crossfoot.checks.launch.signals import unheard_signal
+from crossfoot.checks.launch.told_once import told_once
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place, Severity
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.launch.hostfile import Resources, resources
 from crossfoot.written.launch.options import LAUNCHERS, SBATCH, Grammar
+from crossfoot.written.launch.read import DEEPSPEEDS_HOSTFILE, is_out_of_sight
 from crossfoot.written.launch.sizes import Planned
 from crossfoot.written.launch.statement import (
     Command,
@@ -26,23 +30,31 @@ from crossfoot.written.launch.statement import (
     with_named,
 )
 from crossfoot.written.launch.stating import named_by, training_commands
+from crossfoot.written.near_paths import near_help
 
 _GRAMMARS: dict[LayerKind, Grammar] = {**LAUNCHERS, "sbatch": SBATCH}
 _EQUAL_SLOTS_ONLY = ("slurm", "mpich", "impi", "mvapich")
 """deepspeed 0.19.8, launcher/multinode_runner.py."""
 
 
-@rule("CF455")
+@rule("CF455", "error", "warning", "note")
+@told_once
 def named_file_missing(facts: Facts) -> Iterator[Finding]:
-    """CF455: a launch command names a hostfile or an accelerate file that does not exist.
+    """CF455: a launch file names a file that is not there.
 
     deepspeed only warns about a missing hostfile, "will proceed with training with local resources only": a
-    run that was meant for many nodes then runs on one. accelerate stops. A file that the script itself writes
-    first is not looked for. (lie U2)
+    run that was meant for many nodes then runs on one. accelerate stops. A script that is started and is not
+    there is a warning. An absolute path that is not on this machine is a note: it may well be on the cluster,
+    and what is in it was not read. A file that the script itself writes first is not looked for. (lie U2)
     """
     for file in with_named(facts.launch):
+        starts = bool(training_commands(file))
         for named in file.named:
-            if not named.is_missing:
+            if not named.is_missing or (named.what == "script" and not starts):  # CF477 says it
+                continue
+            if is_out_of_sight(named.path):
+                if named.path != DEEPSPEEDS_HOSTFILE:
+                    yield out_of_sight(f"the {named.what} {named.path}", named.place)
                 continue
             notes: tuple[str, ...] = ()
             if named.what == "hostfile":
@@ -50,15 +62,23 @@ def named_file_missing(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "CF455",
                 f"the {named.what} {named.path} does not exist",
+                severity="warning" if named.what == "script" else "error",
                 place=named.place,
                 notes=notes,
-                helps=("give the path of one that exists, relative to the folder in which the command runs",),
+                helps=near_help(named.path)
+                or ("give the path of one that exists, relative to the folder in which the command runs",),
             )
+
+
+def out_of_sight(what: str, place: Place) -> Finding:
+    """CF455 about a path that may be there on the cluster."""
+    title = f"{what} is not on this machine, and was not read"
+    return Finding("CF455", title, severity="note", place=place)
 
 
 @rule("CF468", name="slots-not-alike")
 def nodes_not_alike(facts: Facts) -> Iterator[Finding]:
-    """CF468: hosts have different numbers of slots, and the plan has not; or it has, and the launcher cannot.
+    """CF468: the slots of the hosts are not the GPUs of the nodes, or this launcher needs nodes alike.
 
     Nodes need not be alike: `cluster.gpus_per_node: [2, 1]` is a plan for 2 GPUs on the first node and 1 on
     the second, and the hosts of a hostfile have these slots in this order. (With 1 + 2 slots the deepspeed
@@ -111,8 +131,9 @@ def _other_slots(said: Statement, hosts: Sequence[int], planned: Planned[GpusPer
 def _same_everywhere(facts: Facts, planned: tuple[int, ...]) -> Iterator[Finding]:
     """Launchers that know one number for all nodes."""
     needs = f"the plan has {in_a_sum(planned)} GPUs on its nodes"
+    config = quoted_path(facts.run.path)
     instead = (
-        f"start it with a launcher that can: crossfoot launch {facts.run.path} --to deepspeed, or torchrun"
+        f"start it with a launcher that can, deepspeed or torchrun: crossfoot launch {config} --to torchrun"
     )
     machines = {said.value for said in statements(facts.launch, "num_nodes")} or {len(planned)}
     for said in statements(facts.launch, "world_size"):
@@ -147,6 +168,7 @@ def _hosts(command: Command, file: LaunchFile) -> Sequence[Host]:
 
 
 @rule("CF469")
+@told_once
 def hostfile_line(facts: Facts) -> Iterator[Finding]:
     """CF469: a hostfile that DeepSpeed refuses.
 
@@ -161,7 +183,7 @@ def hostfile_line(facts: Facts) -> Iterator[Finding]:
                     "CF469",
                     "DeepSpeed stops at this line of the hostfile: it is not NAME slots=N",
                     place=defect.place,
-                    helps=(f"write {defect.near}",) if defect.near else (),
+                    helps=(f"write {defect.near or 'NAME slots=N, or remove the line'}",),
                 )
             elif defect.kind == "host_twice":
                 yield Finding(
@@ -266,18 +288,26 @@ def _problem(layer: Layer, taken: Resources) -> Finding:
     )
 
 
-@rule("CF472", "error", "warning")
-def directive_too_late(facts: Facts) -> Iterator[Finding]:
-    """CF472: an #SBATCH line stands behind the first command, where sbatch no longer looks.
+@rule("CF472", "error", "warning", name="directive-without-effect")
+@told_once
+def directive_without_effect(facts: Facts) -> Iterator[Finding]:
+    """CF472: an #SBATCH line does nothing, or not what its author meant.
 
     sbatch reads directives up to the first line that is neither blank nor a comment and says nothing about
-    later ones: the job runs with SLURM's defaults. An error when the line states nodes, tasks or GPUs, a
-    warning otherwise.
+    later ones: the job runs with SLURM's defaults. A directive begins with `#SBATCH`, in capitals and in the
+    first column: `# SBATCH`, `#sbatch` and a full-width `#` make a comment or a command of it (so does
+    `##SBATCH`, by which people switch a line off: nothing is said about that). An error when the line states
+    nodes, tasks or GPUs, a warning otherwise.
+
+    `--signal` is the warning before the time limit, upon which crossfoot saves a checkpoint and stops. It
+    goes to the job steps, which srun starts, and not to the batch shell; with `B:` to the shell alone, which
+    hands nothing on unless it has a trap, and runs that only once the command in front of it is done. KILL
+    and STOP cannot be heard.
     """
     for file in with_named(facts.launch):
         for defect in file.defects:
+            severity: Severity = "error" if defect.near else "warning"
             if defect.kind == "late":
-                severity: Severity = "error" if defect.near else "warning"
                 yield Finding(
                     "CF472",
                     f"sbatch ignores {defect.words or 'this directive'}: a command stands above it",
@@ -285,9 +315,19 @@ def directive_too_late(facts: Facts) -> Iterator[Finding]:
                     place=defect.place,
                     helps=("move the line up to the other #SBATCH lines, before the first command",),
                 )
+            elif defect.kind == "no_directive":
+                yield Finding(
+                    "CF472",
+                    f"sbatch ignores this line: {defect.name}",
+                    severity=severity,
+                    place=defect.place,
+                    helps=(f"begin it with #SBATCH in the first column: {defect.words}",),
+                )
+        yield from unheard_signal(file)
 
 
 @rule("CF473")
+@told_once
 def unknown_option(facts: Facts) -> Iterator[Finding]:
     """CF473: a launcher's option that does not exist, and is very near to one that states a fact of the run.
 
@@ -332,6 +372,7 @@ def _keys(defects: Sequence[Defect]) -> Iterator[Finding]:
 
 
 @rule("CF476")
+@told_once
 def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
     """CF476: sbatch would not take the batch script.
 
@@ -352,35 +393,10 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
     }
     for file in with_named(facts.launch):
         for defect in file.defects:
-            if defect.kind in helps:
+            if defect.kind in helps and (defect.kind != "dos" or file.kind == "sbatch"):
                 yield Finding(
                     "CF476",
                     titles[defect.kind].format(defect.words),
                     place=defect.place,
                     helps=helps[defect.kind],
                 )
-
-
-@rule("CF477", "warning")
-def starts_nothing(facts: Facts) -> Iterator[Finding]:
-    """CF477: a launch file has no command that starts training, so there is little to hold against the run.
-
-    Commands are found behind srun, bash -c, containers and the like, in variables and arrays of the same
-    file, and in scripts that it starts. When the file was given by mistake, leave it out; when it starts a
-    script that is not here, give that one.
-    """
-    for file in with_named(facts.launch):
-        submits = any(named.what == "script" and named.file for named in file.named)
-        if file.kind in ("shell", "sbatch") and not training_commands(file) and not submits:
-            missing = [named for named in file.named if named.what == "script"]
-            yield Finding(
-                "CF477",
-                f"{file.path} has no command that starts training",
-                severity="warning",
-                place=Place(file.path),
-                notes=(
-                    "looked for: train.py or crossfoot train, behind deepspeed, torchrun, accelerate or srun",
-                    *(f"it starts {named.path}, which is not there" for named in missing[:1]),
-                ),
-                helps=("give the script that has it",),
-            )

@@ -1,30 +1,28 @@
-"""CF462 to CF464, CF471, CF475 and CF478: launchers that would not make one world of all ranks."""
+"""CF462 to CF464 and CF471: launchers that would not make one world of all ranks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-from crossfoot.checks.launch.planned import commands, nodes_or_one, planned_ranks, planned_topology
+from crossfoot.checks.launch.planned import commands, nodes_or_one
+from crossfoot.checks.launch.rank_variables import ON_EVERY_NODE, fixed_for_all
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.phrases import counted
-from crossfoot.written.launch.accelerate_file import whole
-from crossfoot.written.launch.statement import Command, LaunchFile, Layer, Option
+from crossfoot.written.launch.batch_script import array_size
+from crossfoot.written.launch.statement import UNKNOWN, Command, LaunchFile, Layer, Option
 from crossfoot.written.launch.stating import (
-    allocation_nodes,
     command_statements,
-    gpus_of,
-    is_dry_run,
     machines_and_processes,
     named_by,
+    starts_launcher,
     tasks_of,
+    trains,
     visible_gpus,
 )
 
 _RANKS_DIRECTLY = "start the ranks with srun itself: srun --ntasks-per-node=N python train.py CONFIG"
-_HERE = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
-_LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 
 
 @rule("CF462", name="launch-launchers-apart")
@@ -36,7 +34,12 @@ def launchers_apart(facts: Facts) -> Iterator[Finding]:
     is started once for each node (`--ntasks-per-node=1`) and told of the other nodes (torchrun `--nnodes` and
     `--rdzv-endpoint`, deepspeed `--no_ssh --node_rank $SLURM_NODEID --hostfile`), or once in all. The same
     holds for a launcher inside another one. At start-up this is CF415. (lie B17)
+
+    `#SBATCH --array=0-3` is four jobs. When their command names neither a config nor a run.name or run.dir
+    that depends on `$SLURM_ARRAY_TASK_ID`, they are one run four times; `--array=0-3%1` with `--continue
+    auto` is a chain of jobs that go on with one run.
     """
+    yield from _array(facts)
     for file, command in commands(facts):
         inner = command.layer("deepspeed", "torchrun", "accelerate")
         if inner is None:
@@ -78,7 +81,7 @@ def _nested(command: Command) -> Iterator[Finding]:
     script = command.script
     name = os.path.basename(script.text) if script else ""
     second = (
-        kinds[1].place if len(kinds) > 1 else script.place if script and name in _LAUNCHER_NAMES else None
+        kinds[1].place if len(kinds) > 1 else script.place if script and starts_launcher(command) else None
     )
     if second is not None:
         named = kinds[1].kind if len(kinds) > 1 else name
@@ -89,6 +92,36 @@ def _nested(command: Command) -> Iterator[Finding]:
             others=((kinds[0].place, "started here"),) if kinds[0].place.line != second.line else (),
             helps=("keep one of the two launchers",),
         )
+
+
+def _array(facts: Facts) -> Iterator[Finding]:
+    """Jobs of an array that would all start one run."""
+    for file, command in commands(facts):
+        option = file.batch.get("--array") if file.batch else None
+        count, at_once = array_size(option.value or "") if option else (1, 1)
+        if option is None or count < 2 or not trains(command) or _differs_by_task(command):
+            continue
+        continues = any(word.text.startswith("--continue") for word in command.arguments)
+        if at_once == 1 and continues:
+            continue  # a chain of jobs, one after the other
+        helps = ["give each its own run: run.name=NAME-$SLURM_ARRAY_TASK_ID"]
+        if at_once == 1:
+            helps = ["let each go on with the run: add --continue auto", f"or {helps[0]}"]
+        yield Finding(
+            "CF462",
+            f"{option.words} starts {counted(count, 'job')}, and all of them start the same run",
+            place=option.at,
+            others=((command.launcher.place, "started by each job"),),
+            notes=("one of them trains, and the others find its run folder and are refused",),
+            helps=tuple(helps),
+        )
+
+
+def _differs_by_task(command: Command) -> bool:
+    """Whether the run, or its folder, depends on what only the job knows."""
+    words = [word.text for word in command.arguments if UNKNOWN in word.text]
+    folder = ("run.name=", "run.dir=")
+    return any(word.startswith(folder) or "=" not in word.partition(UNKNOWN)[0] for word in words)
 
 
 def _how_to_join(command: Command, file: LaunchFile, inner: Layer) -> str | None:
@@ -124,10 +157,18 @@ def no_meeting_point(facts: Facts) -> Iterator[Finding]:
     node; without `--node-rank` (and without c10d) every node is node 0. An exported MASTER_ADDR is not read
     by torchrun. accelerate stops without `main_process_ip`. deepspeed --no_ssh stops without `--node_rank`.
     The nodes wait for each other until a timeout. (lies B17, U2)
+
+    A number of the node that the batch shell fills in is the same on all nodes: `$SLURM_NODEID` is 0 there,
+    and its own on each node only inside `srun bash -c '...'`. RANK, LOCAL_RANK and WORLD_SIZE that a script
+    sets before srun are the same for every task, and a task that is told two numbers refuses to start.
     """
+    yield from fixed_for_all(facts)
     for file, command in commands(facts):
         inner = command.launcher
-        if inner.kind == "torchrun" and _spans_nodes(facts, inner.get("--nnodes")):
+        rank = _same_on_all_nodes(command, file)
+        if rank is not None:
+            yield _every_node(rank, command)
+        elif inner.kind == "torchrun" and _spans_nodes(facts, inner.get("--nnodes")):
             yield from _torchrun_meets(command, inner)
         elif inner.kind == "accelerate":
             yield from _accelerate_meets(command, inner, file)
@@ -140,6 +181,26 @@ def no_meeting_point(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _same_on_all_nodes(command: Command, file: LaunchFile) -> Option | None:
+    """A number of the node that is given to a launcher which srun starts on several."""
+    rank = command.launcher.get("--node_rank", "--machine_rank")
+    tasks = tasks_of(command, file.batch)
+    if rank is None or rank.number is None or tasks is None or (tasks.nodes or 1) < 2:
+        return None
+    is_read = command.launcher.kind != "torchrun" or _is_static(command.launcher)
+    return rank if is_read and tasks.total != 1 else None
+
+
+def _every_node(rank: Option, command: Command) -> Finding:
+    return Finding(
+        "CF463",
+        f"{command.launcher.kind} gets {rank.words} on every node: each would be node {rank.number}",
+        place=rank.at,
+        notes=("the batch shell fills in its own number, before srun starts",) if rank.is_default else (),
+        helps=("let each node fill in its own: srun bash -c '... $SLURM_NODEID ...', in single quotes",),
+    )
+
+
 def _spans_nodes(facts: Facts, nodes: Option | None) -> bool:
     if nodes is None:
         return False
@@ -150,7 +211,7 @@ def _torchrun_meets(command: Command, inner: Layer) -> Iterator[Finding]:
     point = inner.get("--rdzv_endpoint", "--master_addr")
     at_home = (
         point is not None
-        and (point.value or "").rpartition(":")[0 if ":" in (point.value or "") else 2] in _HERE
+        and (point.value or "").rpartition(":")[0 if ":" in (point.value or "") else 2] in ON_EVERY_NODE
     )
     exported = command.export("PET_RDZV_ENDPOINT") or command.export("PET_MASTER_ADDR")
     nodes = inner.get("--nnodes")
@@ -256,6 +317,10 @@ def no_hostfile(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _includes(option: Option, slots: str) -> bool:
+    return option.name == "--include" and option.value == f"localhost:{slots}"
+
+
 @rule("CF471", "error", "warning")
 def visible_devices(facts: Facts) -> Iterator[Finding]:
     """CF471: CUDA_VISIBLE_DEVICES does not fit the ranks that are started.
@@ -274,9 +339,8 @@ def visible_devices(facts: Facts) -> Iterator[Finding]:
         option = inner.get("--num_gpus", "--include", "--exclude", "--num_nodes", "--hostfile")
         if inner.kind == "deepspeed":
             in_order = ",".join(map(str, range(count)))
-            if option is not None and not (
-                (export.value or "").strip() == in_order and option.number == count
-            ):
+            same = (export.value or "").strip() == in_order
+            if option is not None and not (same and (option.number == count or _includes(option, in_order))):
                 yield Finding(
                     "CF471",
                     f"deepspeed ignores {words} beside {option.name}",
@@ -306,80 +370,4 @@ def visible_devices(facts: Facts) -> Iterator[Finding]:
                 place=export.place,
                 others=((ranks.place if ranks else inner.place, counted(started, "rank")),),
                 helps=(f"list {started} GPUs, or start {counted(count, 'rank')}",),
-            )
-
-
-@rule("CF475", "error", "warning")
-def alone_in_a_job(facts: Facts) -> Iterator[Finding]:
-    """CF475: a batch job of several tasks, nodes or GPUs starts one process.
-
-    The shell of a batch script is one process on the first node. Without srun or a launcher, python there is
-    the whole run: it folds the plan into itself and uses one GPU while the others wait, or, when SLURM counts
-    several tasks or nodes, is refused at start-up (CF414, CF442). (lies B17, U2)
-    """
-    planned = planned_ranks(facts) or 1
-    for file, command in commands(facts):
-        if file.batch is None or not is_dry_run(command, command_statements(command, file)):
-            continue
-        topology = planned_topology(facts)
-        tasks_of_all = f"--ntasks={planned}"
-        if topology is None or topology.is_even:
-            tasks_of_all = f"--ntasks-per-node={divmod(planned, nodes_or_one(facts))[0]}"
-        nodes, tasks = file.batch.get("--nodes"), file.batch.get("--ntasks", "--ntasks-per-node")
-        claim = next((each for each in (nodes, tasks) if each and each.number and each.number > 1), None)
-        name = command.launcher.kind
-        if claim is not None:
-            yield Finding(
-                "CF475",
-                f"{name} is started once, in a job of several {'nodes' if claim is nodes else 'tasks'}",
-                place=command.launcher.place,
-                others=((claim.place, "asked for here"),),
-                notes=("crossfoot refuses to start there: the other tasks might be the same run again",),
-                helps=(
-                    f"start the ranks: srun {tasks_of_all} python train.py CONFIG",
-                    "or, for a dry run in one process, ask for one task on one node",
-                ),
-            )
-            continue
-        asked = next(iter(gpus_of(file.batch, allocation_nodes(file.batch))), None)
-        if name == "python" and asked is not None and asked[1] > 1 and planned > 1:
-            yield Finding(
-                "CF475",
-                f"python is started once, and uses one of {asked[1]} GPUs",
-                severity="warning",
-                place=command.launcher.place,
-                others=((asked[0].place, f"{asked[1]} GPUs are asked for"),),
-                notes=(f"one process folds the plan of {counted(planned, 'rank')} into itself",),
-                helps=(f"start the ranks: deepspeed --num_gpus {asked[1]} train.py CONFIG",),
-            )
-
-
-@rule("CF478")
-def first_node_only(facts: Facts) -> Iterator[Finding]:
-    """CF478: a launcher that every node needs is started by the batch script on the first node only.
-
-    torchrun and accelerate start the ranks of the machine that they run on. A batch script runs on the first
-    node; the others have nothing to do, and the first one waits for them until a timeout. srun starts the
-    launcher on all nodes. (lies B17, U2)
-    """
-    for file, command in commands(facts):
-        inner = command.launcher
-        if file.batch is None or inner.kind not in ("torchrun", "accelerate") or command.layer("srun"):
-            continue
-        nodes = allocation_nodes(file.batch)
-        option = inner.get("--nnodes", "--num_machines")
-        spans = option.number if option and option.number else None
-        if option is not None and spans is None:
-            spans = nodes
-        if inner.kind == "accelerate" and option is None:
-            spans = whole(machines_and_processes(command, file)[0])
-        if nodes and nodes > 1 and spans and spans > 1:
-            asked = file.batch.get("--nodes")
-            yield Finding(
-                "CF478",
-                f"{inner.kind} is started on the first node only, "
-                f"and waits there for {counted(spans - 1, 'other node')}",
-                place=inner.place,
-                others=((asked.place, "nodes of the job"),) if asked else (),
-                helps=(f"start it on every node: srun --ntasks-per-node=1 {inner.kind} ...",),
             )

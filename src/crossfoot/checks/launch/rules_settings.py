@@ -1,6 +1,4 @@
-"""CF456 to CF461, CF465 to CF467 and CF479: what a launch file says about the run itself, and which run it
-starts.
-"""
+"""CF456 to CF460, CF465 to CF467 and CF479: what a launch file says about the run itself."""
 
 from __future__ import annotations
 
@@ -11,11 +9,10 @@ from crossfoot.checks.launch.planned import commands, planned_ranks
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import whole_number
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.written.known_keys import ELSEWHERE, is_known
+from crossfoot.written.known_keys import option_as_override
 from crossfoot.written.launch.accelerate_file import is_on
-from crossfoot.written.launch.read import config_words, path_of
+from crossfoot.written.launch.read import config_words, is_out_of_sight
 from crossfoot.written.launch.statement import (
-    UNKNOWN,
     About,
     Argument,
     Command,
@@ -25,7 +22,6 @@ from crossfoot.written.launch.statement import (
     with_named,
 )
 from crossfoot.written.launch.stating import (
-    certain_commands,
     command_statements,
     machines_and_processes,
     trains,
@@ -41,11 +37,6 @@ OWN_OPTIONS = frozenset(
     )
 )
 """What `crossfoot train` and `crossfoot prove` take; a test holds it against them."""
-_FOREIGN = {
-    "max_steps": "train.max_steps",
-    "dataset_dir": "data.train",
-    "max_grad_norm": "optimizer.max_grad_norm",
-}
 
 
 @rule("CF456", name="launch-batch-numbers")
@@ -107,7 +98,7 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
     The DeepSpeed file that the config names decides. accelerate's `zero_stage` belongs to an engine that
     crossfoot does not use. (lie J3)
     """
-    deepspeed = facts.deepspeed
+    deepspeed = facts.understood
     if deepspeed is None:
         return
     stage = whole_number(deepspeed.get("zero_optimization", "stage")) or 0
@@ -133,7 +124,9 @@ def deepspeed_file(facts: Facts) -> Iterator[Finding]:
     for said in statements(facts.launch, "deepspeed_file"):
         if named is not None and same_file(str(said.value), named):
             continue
-        place = facts.run.place("deepspeed")
+        place, said_path = facts.run.place("deepspeed"), str(said.value)
+        if named is not None and is_out_of_sight(said_path) and said_path.endswith(f"/{named}"):
+            continue  # the folder of the cluster
         is_named = "the config names none" if named is None else f"the config names {named}"
         yield Finding(
             "CF460",
@@ -153,55 +146,6 @@ def _differs(facts: Facts, code: str, said: Statement, key: str, title: str, rig
         others=((facts.run.place(key), "decides"),) if written else (),
         helps=(f"write {right}, or remove it: the run config decides",),
     )
-
-
-@rule("CF461")
-def another_run(facts: Facts) -> Iterator[Finding]:
-    """CF461: the launch command starts another run than the one that is checked.
-
-    It names another config, or lacks `path=value` words that `check` was given. What was found right would
-    then not be what trains. The command's own words need not be repeated: `check` reads them from the file.
-    """
-    for file in with_named(facts.launch):
-        if any(_names(command, facts.run.path) for command in certain_commands(file)[1:]):
-            continue  # one of several runs that the script starts in turn
-        if file.config is not None and not same_file(file.config[0], facts.run.path):
-            yield Finding(
-                "CF461",
-                f"the command starts {file.config[0]}, but {facts.run.path} is checked",
-                place=file.config[1],
-                helps=(f"check that one: crossfoot check {file.config[0]} {file.path}",),
-            )
-        elif file.config is not None:
-            yield from _other_overrides(facts, file)
-
-
-def _names(command: Command, config: str) -> bool:
-    return any(same_file(path_of(command, word.text), config) for word in config_words(command)[:1])
-
-
-def _other_overrides(facts: Facts, file: LaunchFile) -> Iterator[Finding]:
-    """Words that were given to `check`; those of the command are part of what is checked."""
-    if file.config is None or _may_hold_more(file):
-        return
-    there = {word for word, _ in file.overrides}
-    for word in facts.run.overrides:
-        if word in there:
-            continue
-        key = word.partition("=")[0]
-        other = next(((mine, place) for mine, place in file.overrides if mine.partition("=")[0] == key), None)
-        said = f"the command says {other[0]}" if other else "the command starts without it"
-        yield Finding(
-            "CF461",
-            f"checked with {word}, but {said}",
-            place=other[1] if other else file.config[1],
-            helps=(f"write {word} behind {file.config[0]} in the command", "or write it into the config"),
-        )
-
-
-def _may_hold_more(file: LaunchFile) -> bool:
-    """Whether the command hands on words that only the run can tell, such as "$@"."""
-    return any(UNKNOWN in word.text for command in certain_commands(file) for word in command.arguments)
 
 
 @rule("CF465", name="launch-foreign-engine")
@@ -248,7 +192,7 @@ def _engine(place: Place, words: str, engine: str) -> Finding:
 
 @rule("CF466", "error", "warning")
 def one_process_only(facts: Facts) -> Iterator[Finding]:
-    """CF466: accelerate is asked for several processes and starts one; or is kept off the GPUs unseen.
+    """CF466: accelerate is asked for several processes and starts one, or is told to leave the GPUs idle.
 
     `--cpu`, and a file with `distributed_type: 'NO'` (or MULTI_CPU without mpirun), start exactly one process
     on each machine whatever num_processes says, and that one knows of no ranks: every machine would train the
@@ -368,15 +312,4 @@ def _foreign(command: Command) -> Iterator[tuple[Argument, str]]:
         if name.startswith("--") and name not in OWN_OPTIONS:
             following = words[position + 1].known if position + 1 < len(words) else None
             given = value if equals else ("" if (following or "-").startswith("-") else following or "")
-            yield word, _as_override(name[2:].replace("-", "_"), given, word)
-
-
-def _as_override(name: str, value: str, word: Argument) -> str:
-    key = ELSEWHERE.get(name) or _FOREIGN.get(name)
-    if key is None and name in ("deepspeed", "deepspeed_config"):
-        key = "deepspeed"
-    if key is None:
-        return f"remove {word.text.partition('=')[0]}, or set what it means in the config"
-    return (
-        f"write {key}={value or 'VALUE'}" if is_known(tuple(key.split("."))) else f"set {key} in the config"
-    )
+            yield word, option_as_override(name, given)

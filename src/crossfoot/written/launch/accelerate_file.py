@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
+from crossfoot.written.launch.look_alikes import plain_lines
 from crossfoot.written.launch.statement import About, Defect, LaunchFile, Setting, Statement
 from crossfoot.written.source import Source
 from crossfoot.written.yaml_tree import Tree, read_tree
@@ -31,14 +32,15 @@ _PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 
 def looks_like_accelerate(source: Source) -> bool:
     """Whether a line begins with a key that only accelerate has."""
-    return _TELLING.search(source.text) is not None
+    return _TELLING.search(plain_lines(source)[0].text) is not None
 
 
 def read_accelerate_file(source: Source) -> LaunchFile:
     """Its settings, nested ones with dotted paths, and keys that accelerate refuses. Raises BrokenYaml."""
+    source, odd = plain_lines(source)
     tree = read_tree(source)
     settings = tuple(_settings(tree))
-    file = LaunchFile(source.path, "accelerate", settings=settings, defects=tuple(_defects(tree)))
+    file = LaunchFile(source.path, "accelerate", settings=settings, defects=(*odd, *_defects(tree)))
     return LaunchFile(
         source.path, "accelerate", tuple(setting_statements(file)), settings=settings, defects=file.defects
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from crossfoot.arithmetic.batch import alike, in_a_sum
 from crossfoot.phrases import counted
 from crossfoot.written.launch.host_names import is_login
+from crossfoot.written.launch.look_alikes import plain_lines
 from crossfoot.written.launch.statement import Defect, Host, LaunchFile, Layer, Option, Statement
 from crossfoot.written.source import Source
 
@@ -25,7 +26,7 @@ _NAME = re.compile(r"^[A-Za-z][\w.-]*\d[\w.-]*(:\d+)?$|^\d+\.\d+\.\d+\.\d+$", re
 
 def looks_like_hostfile(source: Source) -> bool:
     """Every line is a host with or without slots, and at least one is nothing else."""
-    lines = [line for _, line in _entries(source)]
+    lines = [line for _, line in _entries(plain_lines(source)[0])]
     if not lines or not all(_LOOKS_LIKE.match(line) for line in lines):
         return any(_ENTRY.match(line) for line in lines) and not source.text.startswith("#!")
     return any(_SLOTS.match(line) for line in lines) or all(_NAME.match(line) for line in lines)
@@ -44,7 +45,8 @@ def _entries(source: Source) -> list[tuple[int, str]]:
 def read_hostfile(source: Source) -> LaunchFile:
     """The hosts, and the lines that DeepSpeed would refuse."""
     hosts: dict[str, Host] = {}
-    defects = []
+    source, odd = plain_lines(source)
+    defects: list[Defect] = []
     for start, line in _entries(source):
         match = _ENTRY.match(line)
         if match is None:
@@ -70,7 +72,7 @@ def read_hostfile(source: Source) -> LaunchFile:
         "hostfile",
         () if defects else hostfile_statements(every),
         hosts=every,
-        defects=tuple(defects),
+        defects=(*odd, *defects),
     )
 
 

@@ -300,4 +300,5 @@ def _made(
         return Option(name, None, at, at, written, word.is_default)
     known = None if UNKNOWN in value.text else value.text
     shown = "..." if known is None else known.strip()
-    return Option(name, known, place_of(source, value), at, f"{written}{joint}{shown}", value.is_default)
+    words = f"{written}{joint}{shown}"
+    return Option(name, known, place_of(source, value), at, words, value.is_default, value.text)

@@ -10,26 +10,28 @@ SLURM's variables.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from tree_sitter import Node
 
+from crossfoot.written.launch.shell_arithmetic import assigned_in
 from crossfoot.written.launch.shell_flow import ControlFlow
-from crossfoot.written.launch.shell_scope import Budget, Made, RawCommand, Scope, take_positional
+from crossfoot.written.launch.shell_scope import Budget, Made, RawCommand, Scope, name_in, take_positional
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
-from crossfoot.written.launch.shell_words import LONGEST_VALUE, MOST_WORDS, Value, Variables, Words, joined
+from crossfoot.written.launch.shell_words import (
+    MOST_WORDS,
+    Value,
+    Variables,
+    Words,
+    appended,
+    joined,
+    lines_with,
+)
 from crossfoot.written.launch.statement import UNKNOWN
 
-__all__ = ["Made", "OffsetText", "RawCommand", "Value", "run_script"]
-
 DEEPEST = 60
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_ARITHMETIC_TARGET = re.compile(
-    r"([A-Za-z_]\w*)\s*(?:[-+*/%&|^]|<<|>>)?=(?!=)|([A-Za-z_]\w*)(?:\+\+|--)", re.ASCII
-)
 _WRITING = (">", ">>", ">|", "&>", "&>>")
 
 
@@ -39,12 +41,13 @@ def run_script(
     made: Made,
     exports: Mapping[str, Value] | None = None,
     folder: str | None = "",
+    given: Mapping[str, Value] | None = None,
 ) -> Iterator[RawCommand]:
-    """The commands of a script, in order. exports: variables that it finds; folder: where it begins. made is
-    filled with the files that it writes.
+    """The commands of a script, in order. exports: variables that it finds; given: those that are its own;
+    folder: where it begins. made is filled with the files that it writes.
     """
     values: dict[str, Value] = {name: OffsetText(".", (0,)) for name in ("SLURM_SUBMIT_DIR", "PWD")}
-    scope = Scope(Variables({**values, **(exports or {})}, set(exports or ())), folder)
+    scope = Scope(Variables({**values, **(given or {}), **(exports or {})}, set(exports or ())), folder)
     shell = _Shell(ShellText(text, offsets), scope, Budget(made))
     yield from shell.run(shell.text.root)
     yield from shell.never_called()
@@ -126,15 +129,20 @@ class _Shell(ControlFlow):
         document, targets, more = self._redirects(node)
         body = node.child_by_field_name("body")
         if body is not None:
-            is_copied = self.text.text_of(body).strip() == "cat"
+            is_copied = self.text.text_of(body).strip() == "cat" and document is not None
+            slots: list[OffsetText] = []
+            for found in self.run(body, document):
+                slots.extend(word for word in found.words if "slots=" in word.text)
+                yield found
             for target in targets:
-                self.budget.made[target] = document if is_copied and document is not None else None
-            yield from self.run(body, document)
+                self.budget.writes(target, document if is_copied else lines_with(slots))
         for each in more:
             name = each.child_by_field_name("name")
             if document is not None and name is not None and self.text.text_of(name) == "tee":
                 words = [word.text for word in self.words.words(each.children_by_field_name("argument"))]
-                self.budget.made.update({word: document for word in words if not word.startswith("-")})
+                for word in words:
+                    if not word.startswith("-"):
+                        self.budget.writes(word, document)
             else:
                 yield from self._in(self.scope.fork()).run(each, document)
 
@@ -178,16 +186,16 @@ class _Shell(ControlFlow):
         values = self.scope.variables.values
         if name_node is None or name_node.type != "variable_name":
             self._assign_unknown(node)
-            return _name_in(name)
+            return name_in(name)
         value = self._value(value_node)
         if any(child.type == "+=" for child in node.children):
-            value = _appended(values.get(name), value)
+            value = appended(values.get(name), value)
         values[name] = value
         return name
 
     def _assign_unknown(self, node: Node) -> None:
         name = node.child_by_field_name("name")
-        self.scope.variables.values[_name_in(self.text.text_of(name)) if name else ""] = None
+        self.scope.variables.values[name_in(self.text.text_of(name)) if name else ""] = None
 
     def _value(self, node: Node | None) -> Value:
         if node is None:
@@ -222,8 +230,7 @@ class _Shell(ControlFlow):
 
     def _forget_arithmetic(self, node: Node) -> None:
         """What `((...))` assigns is unknown."""
-        for match in _ARITHMETIC_TARGET.finditer(self.text.text_of(node)):
-            self.scope.variables.values[match[1] or match[2]] = None
+        self.scope.variables.values.update(dict.fromkeys(assigned_in(self.text.text_of(node))))
 
     def _test(self, node: Node) -> Iterator[RawCommand]:
         if node.children and node.children[0].type == "((":
@@ -263,8 +270,10 @@ class _Shell(ControlFlow):
             parts.pop()
         expanded = tuple(self.words.words(parts))
         yield from self._substituted()
-        if not expanded:
-            return
+        if expanded:
+            yield from self._dispatch(expanded, own)
+
+    def _dispatch(self, expanded: tuple[OffsetText, ...], own: Variables) -> Iterator[RawCommand]:
         name = expanded[0].text
         if name in self.scope.functions:
             yield from self._call(name, expanded[1:])
@@ -272,6 +281,8 @@ class _Shell(ControlFlow):
             yield from self._eval(expanded[1:])
         elif name in _BUILTINS:
             _BUILTINS[name](self, expanded)
+            if name == "printf":
+                yield self._raw(expanded, own)
         else:
             yield self._raw(expanded, own)
             if name == "exec" and len(expanded) > 1:
@@ -298,7 +309,9 @@ class _Shell(ControlFlow):
     def _raw(self, words: tuple[OffsetText, ...], variables: Variables) -> RawCommand:
         exports = {name: variables.values.get(name) for name in variables.exported}
         scope = self.scope
-        return RawCommand(words, exports, scope.doubt, scope.alternative, scope.folder)
+        return RawCommand(
+            words, exports, scope.doubt, scope.alternative, scope.folder, is_background=scope.is_background
+        )
 
     def _eval(self, words: Sequence[OffsetText]) -> Iterator[RawCommand]:
         """The words joined, run as a script here."""
@@ -314,12 +327,12 @@ class _Shell(ControlFlow):
         if words[0].text == "printf" and "-v" not in [word.text for word in words[1:2]]:
             return
         for word in words[1:]:
-            self.scope.variables.values[_name_in(word.text)] = None
+            self.scope.variables.values[name_in(word.text)] = None
 
     def _declare(self, words: Sequence[OffsetText]) -> None:
         """`export A=8`, where the grammar saw a command."""
         for word in words[1:]:
-            name = _name_in(word.text)
+            name = name_in(word.text)
             if word.text[len(name) : len(name) + 1] == "=":
                 self.scope.variables.values[name] = word.after(len(name) + 1)
             if words[0].text == "export":
@@ -378,17 +391,3 @@ _VISITS: Mapping[str, Callable[[_Shell, Node], Iterator[RawCommand]]] = {
     "ERROR": _Shell._not_understood,
 }
 _STATEMENTS = tuple(_VISITS)
-
-
-def _name_in(text: str) -> str:
-    match = _NAME.match(text)
-    return match[0] if match else ""
-
-
-def _appended(old: Value, new: Value) -> Value:
-    if isinstance(old, tuple) and isinstance(new, tuple):
-        return (*old, *new) if len(old) + len(new) < MOST_WORDS else None
-    if isinstance(old, OffsetText) and isinstance(new, OffsetText):
-        whole = joined((old, new))
-        return whole if len(whole.text) <= LONGEST_VALUE else None
-    return None

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tree_sitter import Node
@@ -13,6 +13,9 @@ from tree_sitter import Node
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
 
 _WHOLE = re.compile(r"[-+]?(0|[1-9]\d{0,11})", re.ASCII)
+_ARITHMETIC_TARGET = re.compile(
+    r"([A-Za-z_]\w*)\s*(?:[-+*/%&|^]|<<|>>)?=(?!=)|([A-Za-z_]\w*)(?:\+\+|--)", re.ASCII
+)
 _DEEPEST = 30
 _LARGEST = 10**12
 
@@ -124,3 +127,9 @@ def is_true(node: Node, text: ShellText, value: Callable[[Node], OffsetText]) ->
 
 
 _OPERATORS = frozenset((*_COMPARED, "-z", "-n", "=", "==", "!="))
+
+
+def assigned_in(expression: str) -> Iterator[str]:
+    """The variables that an arithmetic command changes: `((A = B * 2))`, `((A++))`."""
+    for match in _ARITHMETIC_TARGET.finditer(expression):
+        yield match[1] or match[2]

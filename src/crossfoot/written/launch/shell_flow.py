@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Self
 
@@ -53,7 +54,7 @@ class ControlFlow(ABC):
             behind = children[position + 1].type if position + 1 < len(children) else ""
             if behind == "&":
                 self._carry_out(child)
-                yield from self._in(self.scope.fork()).run(child)
+                yield from self._in(replace(self.scope.fork(), is_background=True)).run(child)
             else:
                 yield from self.run(child)
 

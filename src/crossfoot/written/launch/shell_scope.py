@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tree_sitter import Node
 
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
-from crossfoot.written.launch.shell_words import Value, Variables
-from crossfoot.written.launch.statement import Alternative
+from crossfoot.written.launch.shell_words import Value, Variables, joined
+from crossfoot.written.launch.statement import UNKNOWN, Alternative
 
 MOST_COMMANDS = 5_000
 """That are looked at, loops and calls unrolled."""
 
 Made = dict[str, OffsetText | None]
-"""Files that a script writes itself: path -> the text, None where it is not known."""
+"""Files that a script writes itself: path -> the text, None where it is not known. Where a command writes
+lines of a hostfile, its words with `slots=`.
+"""
 _UNSET = ("unset",)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def made_name(path: str) -> str:
+    """The key of a path among the files that a script writes."""
+    return os.path.normpath(path)
 
 
 @dataclass(frozen=True)
 class RawCommand:
     """Words after expansion. doubt: why it may not run, "" when it does. alternative: where that is only
     since one of several ways runs. folder: None when it cannot be known. document: what a here-document
-    hands it.
+    hands it. is_background: `&` stands behind it.
     """
 
     words: tuple[OffsetText, ...]
@@ -32,6 +42,7 @@ class RawCommand:
     alternative: Alternative | None = None
     folder: str | None = ""
     document: OffsetText | None = None
+    is_background: bool = False
 
 
 @dataclass
@@ -46,6 +57,13 @@ class Budget:
     called: set[str] = field(default_factory=set)
     carried_out: set[int] = field(default_factory=set)
 
+    def writes(self, path: str, text: OffsetText | None) -> None:
+        """A command writes that file, or to its end."""
+        path = made_name(path)
+        known = self.made.get(path)
+        both = known is not None and text is not None and not (known.is_known or text.is_known)
+        self.made[path] = joined((known, text), UNKNOWN) if known and text and both else text
+
 
 @dataclass
 class Scope:
@@ -57,6 +75,7 @@ class Scope:
     doubt: str = ""
     alternative: Alternative | None = None
     ended: str = ""
+    is_background: bool = False
 
     def fork(self, doubt: str = "", alternative: Alternative | None = None) -> Scope:
         """A copy, in which commands run or not."""
@@ -104,3 +123,9 @@ def take_positional(variables: Variables, words: Sequence[OffsetText] | None) ->
         values["@"] = tuple(words)
         values.update({str(number): word for number, word in enumerate(words, 1)})
     return were
+
+
+def name_in(text: str) -> str:
+    """The name that a text begins with, as of a variable; empty without one."""
+    match = _NAME.match(text)
+    return match[0] if match else ""

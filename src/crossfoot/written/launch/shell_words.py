@@ -12,12 +12,16 @@ from tree_sitter import Node
 
 from crossfoot.written.launch.shell_arithmetic import number_of
 from crossfoot.written.launch.shell_tree import OffsetText, ShellText
-from crossfoot.written.launch.statement import UNKNOWN
+from crossfoot.written.launch.statement import JOBS_OWN, UNKNOWN
 
 LONGEST_VALUE = 20_000
 MOST_WORDS = 1_000
 """In an array, or from one `{1..9999}`."""
 _SET_BY_LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "PET_")
+_OF_THE_JOB = re.compile(
+    r"^SLURM_|[$({ ]SLURM_|nvidia-smi|cuda.device_count|NVIDIA_VISIBLE_DEVICES|\[.*(?i:node|rank)"
+)
+"""The last: one number for each node, `${gpus[node]}`."""
 _RANGE = re.compile(r"\{(-?\d{1,6})\.\.(-?\d{1,6})\}", re.ASCII)
 _GAP = re.compile(r"(?P<continued>\\\r?\n)|(?P<escaped>\\.)|(?P<between>[^\\]+|\\)", re.DOTALL)
 _TRAILING = re.compile(r"(?:\\\n)*(?P<between>(?:[ \t]|\\\n)*)(?P<escaped>\\[ \t])")
@@ -180,16 +184,16 @@ class Words:
             yield self._arithmetic(node)
         elif node.type in ("command_substitution", "process_substitution"):
             self._ran(node)
-            yield _unknown()
+            yield _unknown(self.text.text_of(node))
         else:
             yield from self._variable(node)
 
     def _arithmetic(self, node: Node) -> Piece:
         inner = [child for child in node.children if child.is_named]
         found = number_of(inner[0], self.text, self.variables.values) if len(inner) == 1 else None
-        if found is None:
-            return Piece((OffsetText(UNKNOWN, ()),))
         start, end = self.text.span(node)
+        if found is None:
+            return _unknown(self.text.text[start:end], is_open=False)
         where = self.text.offset(start)
         return Piece(
             (OffsetText(str(found.value), (where,) * len(str(found.value)), found.is_default, where, end),)
@@ -234,14 +238,14 @@ class Words:
         is_empty = value == () or (isinstance(value, OffsetText) and not value.text)
         if operator in (":+", "+"):
             if not is_set or value is None:
-                yield _unknown()
+                yield _unknown(name)
             elif not (is_empty and operator == ":+"):
                 for word in words:
                     yield from self._pieces(word)
             return
         if operator in _UNSET and name and (not is_set or (is_empty and operator.startswith(":"))):
             if not is_set and name.startswith(_SET_BY_LAUNCHERS):
-                yield Piece((OffsetText(UNKNOWN, ()),))
+                yield _unknown(name, is_open=False)
                 return
             pieces = [_as_default(piece) for word in words for piece in self._pieces(word)]
             if operator.endswith("=") and len(pieces) == 1 and len(pieces[0].texts) == 1:
@@ -249,7 +253,7 @@ class Words:
             yield from pieces
             return
         if value is None:
-            yield _unknown()
+            yield _unknown(f"{name}[{index}]")
         elif isinstance(value, OffsetText):
             yield Piece((self.variables.spend(value),), splits=True)
         elif index == "*":
@@ -325,7 +329,7 @@ class _Word:
 
     def done(self) -> OffsetText:
         text = "".join(self.text)
-        is_open = self.is_open and text == UNKNOWN
+        is_open = self.is_open and text.rstrip(JOBS_OWN) == UNKNOWN
         whole = OffsetText(text, tuple(self.offsets), self.is_default, self.start, self.end, is_open)
         self.begun = False
         self._clear()
@@ -336,8 +340,10 @@ def _as_default(piece: Piece) -> Piece:
     return Piece(tuple(replace(text, is_default=True) for text in piece.texts), piece.splits)
 
 
-def _unknown() -> Piece:
-    return Piece((OffsetText(UNKNOWN, (), is_open=True),))
+def _unknown(source: str = "", is_open: bool = True) -> Piece:
+    """source: what it is made of."""
+    mark = JOBS_OWN if _OF_THE_JOB.search(source) and "$(" not in source[3:] else ""
+    return Piece((OffsetText(UNKNOWN + mark, (), is_open=is_open),))
 
 
 def joined(texts: Iterable[OffsetText], between: str = "") -> OffsetText:
@@ -354,6 +360,21 @@ def joined(texts: Iterable[OffsetText], between: str = "") -> OffsetText:
         offsets.extend(each.offsets or last * len(each.text))
         is_default |= each.is_default
     return OffsetText("".join(parts), tuple(offsets), is_default)
+
+
+def lines_with(words: Sequence[OffsetText]) -> OffsetText | None:
+    """Of a file these words, and what nobody knows."""
+    return joined((OffsetText(UNKNOWN, ()), *words), UNKNOWN) if words else None
+
+
+def appended(old: Value, new: Value) -> Value:
+    """`A+=new`."""
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return (*old, *new) if len(old) + len(new) < MOST_WORDS else None
+    if isinstance(old, OffsetText) and isinstance(new, OffsetText):
+        whole = joined((old, new))
+        return whole if len(whole.text) <= LONGEST_VALUE else None
+    return None
 
 
 def _without_escapes(piece: OffsetText, escaped: str | None = None) -> OffsetText:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from crossfoot.findings.finding import Place
+from crossfoot.written.source import same_file
 
 About = Literal[
     "num_nodes",
@@ -28,6 +30,8 @@ Witness = Literal["allocation", "launcher", "hostfile", "settings", "job"]
 LayerKind = Literal["sbatch", "srun", "deepspeed", "torchrun", "accelerate", "python"]
 UNKNOWN = "\x00"
 """Stands in a word for text that cannot be known before the run, such as `$(hostname)`."""
+JOBS_OWN = "\x01"
+"""Stands behind UNKNOWN where the job itself says it: SLURM's variables, the GPUs that the machine has."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Argument:
 @dataclass(frozen=True)
 class Option:
     """An option of a launcher. name: its full name in the launcher's table. value: None when it takes none,
-    or cannot be known. place: of the value, or of the option when it has none. at: of the option.
+    or cannot be known; text: the same with UNKNOWN for what cannot be. place: of the value, or of the option
+    when it has none. at: of the option.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Option:
     at: Place
     words: str
     is_default: bool = False
+    text: str = ""
 
     @property
     def number(self) -> int | None:
@@ -159,7 +165,8 @@ class Command:
 
     doubt: why it may not run, or not here; "" when it does. alternative: where that is only since one of
     several ways runs. folder: where it runs, relative to where crossfoot runs; None when that cannot be
-    known.
+    known. inherited: exports that srun found. is_background: the shell goes on meanwhile; takes_over: it
+    takes the shell's place (exec).
     """
 
     layers: tuple[Layer, ...]
@@ -169,6 +176,9 @@ class Command:
     doubt: str = ""
     alternative: Alternative | None = None
     folder: str | None = ""
+    inherited: tuple[Export, ...] = ()
+    is_background: bool = False
+    takes_over: bool = False
 
     def layer(self, *kinds: LayerKind) -> Layer | None:
         """The innermost layer of one of these kinds."""
@@ -211,7 +221,7 @@ class Setting:
 @dataclass(frozen=True)
 class Defect:
     """Something in a launch file that its reader would not take as its author meant it. kind: of which sort,
-    see the rules; words: for the reader; near: what was probably meant.
+    see the rules; words: for the reader; near: what was probably meant; name: what the mistake is called.
     """
 
     kind: str
@@ -219,6 +229,7 @@ class Defect:
     words: str = ""
     near: str = ""
     first: Place | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -233,18 +244,36 @@ class Named:
 
 
 @dataclass(frozen=True)
+class StartedConfig:
+    """The run config that a command names. path: relative to where crossfoot runs. is_elsewhere: that cannot
+    be looked at from here: an absolute path that is not on this machine, or the folder is not known.
+    """
+
+    path: str
+    place: Place
+    is_elsewhere: bool = False
+
+    def is_same(self, config: str) -> bool:
+        """Whether it is this run config, as far as it can be seen from here."""
+        if self.is_elsewhere and os.path.basename(self.path) == os.path.basename(config):
+            return True
+        return same_file(self.path, config)
+
+
+@dataclass(frozen=True)
 class LaunchFile:
     """A launch file, read. config: the run config that its command names; overrides: `path=value` words on
     that command, each with its place.
 
     batch: its #SBATCH directives. commands: those that start training, in order. hosts, settings: of a
-    hostfile, of an accelerate file. named: files that its commands name.
+    hostfile, of an accelerate file. named: files that its commands name. traps: signals for which its shell
+    has a trap, without SIG.
     """
 
     path: str
     kind: Literal["hostfile", "sbatch", "shell", "accelerate", "environment"]
     statements: tuple[Statement, ...] = ()
-    config: tuple[str, Place] | None = None
+    config: StartedConfig | None = None
     overrides: tuple[tuple[str, Place], ...] = ()
     batch: Layer | None = None
     commands: tuple[Command, ...] = ()
@@ -252,6 +281,7 @@ class LaunchFile:
     settings: tuple[Setting, ...] = ()
     named: tuple[Named, ...] = ()
     defects: tuple[Defect, ...] = ()
+    traps: frozenset[str] = frozenset()
 
     def setting(self, path: str) -> Setting | None:
         """The setting with that dotted path."""
@@ -260,20 +290,27 @@ class LaunchFile:
 
 def with_named(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
     """The files, and those that they name, each path once."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     waiting = list(files)
     while waiting:
         file = waiting.pop(0)
-        if file.path in seen:
+        if (file.path, file.kind) in seen:  # a script may write a hostfile
             continue
-        seen.add(file.path)
+        seen.add((file.path, file.kind))
         yield file
         waiting.extend(named.file for named in file.named if named.file is not None)
 
 
+def _speaking(files: Iterable[LaunchFile]) -> Iterator[LaunchFile]:
+    """The files, and the batch scripts that they submit."""
+    for file in files:
+        yield file
+        yield from _speaking(named.file for named in file.named if named.file and named.what == "script")
+
+
 def statements(files: Iterable[LaunchFile], *about: About) -> tuple[Statement, ...]:
     """What the files say about these facts. A file that another one names speaks only through that one."""
-    files = tuple(files)
+    files = tuple(_speaking(files))
     through = {named.path for file in files for named in file.named if named.what != "script"}
     return tuple(
         statement

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from crossfoot.arithmetic.batch import alike
@@ -26,6 +26,7 @@ from crossfoot.written.launch.statement import (
 
 STARTING_VERBS = ("train", "prove")
 """Verbs of crossfoot that a launcher starts on every rank."""
+_LAUNCHER_NAMES = ("torchrun", "deepspeed", "accelerate", "srun", "mpirun")
 PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -50,6 +51,23 @@ def trains(command: Command) -> bool:
     return name == "train.py"
 
 
+def others_commands(file: LaunchFile) -> tuple[Command, ...]:
+    """The commands that start ranks of another program."""
+    return tuple(command for command in file.commands if _is_anothers(command))
+
+
+def _is_anothers(command: Command) -> bool:
+    name = os.path.basename(command.script.text) if command.script else ""
+    starts = command.layer("deepspeed", "torchrun", "accelerate") or not name.endswith(".py")
+    is_ours = trains(command) or starts_launcher(command) or name in ("crossfoot", "crossfoot.cli")
+    return bool(name and starts) and not is_ours
+
+
+def starts_launcher(command: Command) -> bool:
+    """Whether a launcher is what a launcher starts."""
+    return command.script is not None and os.path.basename(command.script.text) in _LAUNCHER_NAMES
+
+
 def training_commands(file: LaunchFile) -> tuple[Command, ...]:
     """The commands that start training: those of crossfoot; in a file without any, all with a launcher."""
     own = tuple(command for command in file.commands if trains(command))
@@ -68,56 +86,11 @@ def certain_commands(file: LaunchFile) -> tuple[Command, ...]:
     return tuple(command for command in training_commands(file) if not command.doubt)
 
 
-def held_commands(file: LaunchFile) -> tuple[Command, ...]:
-    """The training commands that are held against the plan: those that run, and those of which one runs and
-    all state the same.
-    """
-    commands = training_commands(file)
-    choices: dict[int, dict[int, list[Command]]] = {}
-    for command in commands:
-        if command.alternative is not None:
-            ways = choices.setdefault(command.alternative.choice, {})
-            ways.setdefault(command.alternative.way, []).append(command)
-    agreed = {choice for choice, ways in choices.items() if _agree(ways, file)}
-    return tuple(
-        command
-        for command in commands
-        if not command.doubt or (command.alternative is not None and command.alternative.choice in agreed)
-    )
-
-
 def writes_node_rank(command: Command) -> bool:
     """Whether a command says itself which node it is on: its script is one of several."""
     option = command.launcher.get("--node_rank", "--machine_rank")
-    return option is not None and option.number is not None and command.layer("srun") is None
-
-
-def _agree(ways: Mapping[int, Sequence[Command]], file: LaunchFile) -> bool:
-    """Whether every way of a choice has a command, and all of them state the same."""
-    told = [
-        {(statement.about, statement.value) for statement in command_statements(command, file)}
-        for commands in ways.values()
-        for command in commands
-    ]
-    first = next(iter(ways.values()))[0].alternative
-    return first is not None and len(ways) == first.ways and all(each == told[0] for each in told)
-
-
-def not_held(file: LaunchFile) -> Iterator[tuple[Layer, str]]:
-    """The training commands that state nothing here, with the reason."""
-    held = held_commands(file)
-    for command in training_commands(file):
-        if command not in held:
-            yield command.layers[-1], command.doubt
-        elif (
-            not command.launcher.is_complete
-            and not command.launcher.unknown
-            and not any(said.about in _SIZES for said in command_statements(command, file))
-        ):
-            yield command.launcher, "with words that only the run knows"
-
-
-_SIZES = ("num_nodes", "gpus_per_node", "gpus_by_node", "world_size")
+    is_written = option is not None and option.number is not None and not option.is_default
+    return is_written and command.layer("srun") is None
 
 
 def allocation_nodes(batch: Layer | None) -> int | None:
@@ -175,12 +148,19 @@ def tasks_of(command: Command, batch: Layer | None) -> Tasks | None:
     return Tasks(nodes, None if is_open else 1, None if is_open else nodes or 1)
 
 
+_ASKING_FOR_NODES = ("--nodes", "--ntasks", "--gpus", "--nodelist", "--nodefile", "--mincpus")
+"""sbatch asks for one node where none of them is given."""
+
+
 def batch_statements(batch: Layer) -> Iterator[Statement]:
     """What the allocation is: nodes, and GPUs on each."""
     nodes = allocation_nodes(batch)
     option = batch.get("--nodes")
     if option and nodes:
         yield option.states("num_nodes", nodes, "allocation")
+    elif batch.lacks(*_ASKING_FOR_NODES) and not batch.unknown:
+        words = "sbatch without --nodes"
+        yield Statement("num_nodes", 1, batch.place, words, "allocation", is_implied=True)
     for each, count in gpus_of(batch, nodes):
         yield each.states("gpus_per_node", count, "allocation")
     total = batch.get("--gpus")
@@ -232,6 +212,8 @@ def _deepspeed(command: Command, layer: Layer, file: LaunchFile) -> Iterator[Sta
     named = named_by(command, "hostfile", file)
     hosts = named.file.hosts if named and named.file else ()
     if option is not None and not hosts:
+        if named and named.file and gpus is None:
+            yield from named.file.statements
         if nodes and nodes.number:
             yield nodes.states("num_nodes", nodes.number)
         if gpus and gpus.number:

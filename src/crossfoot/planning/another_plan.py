@@ -1,0 +1,41 @@
+"""A change of a run's batch and cluster that its config allows: what somebody may look at next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crossfoot.arithmetic.batch import GpusPerNode
+from crossfoot.findings.finding import Refused
+from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.prepare import plan_written
+
+
+def another_plan(plan: RunPlan) -> tuple[str, ...]:
+    """Overrides that plan the same run with another batch or on another cluster. Each is tried, as `crossfoot
+    plan` would; none when no one holds.
+    """
+    run = plan.run
+    for changes in _changes(plan):
+        try:
+            plan_written(run.path, [*run.overrides, *changes])
+        except Refused:
+            continue
+        return changes
+    return ()
+
+
+def _changes(plan: RunPlan) -> Iterator[tuple[str, ...]]:
+    """The same rounds with twice of all come first; where a file fixes the batch, it is spread otherwise."""
+    batch = plan.batch
+    twice = f"cluster.gpus_per_node={_in_yaml(batch.topology.gpus_per_node, 2)}"
+    larger = f"batch.global_batch_size={2 * batch.global_batch_size}"
+    micro, solved = f"batch.micro_batch_size={batch.micro_batch_size}", "batch.grad_accum_steps=null"
+    same = f"batch.global_batch_size={batch.global_batch_size}"
+    yield larger, twice
+    yield same, micro, solved, twice
+    yield larger, micro, solved
+    yield same, micro, solved, "cluster.gpus_per_node=1"
+
+
+def _in_yaml(gpus: GpusPerNode, times: int) -> str:
+    return str(gpus * times) if isinstance(gpus, int) else f"[{','.join(str(one * times) for one in gpus)}]"
