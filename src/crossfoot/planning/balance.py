@@ -19,7 +19,7 @@ class Balance:
     """Of `steps` steps, all ranks.
 
     fullest: tokens of the fullest rank over the mean of the ranks, forward by forward, as all wait for the
-    fullest. worst: the same of the worst step, whose number from 1 is worst_step. computed: tokens computed
+    fullest. worst: the same of the worst step, whose index from 0 is worst_step. computed: tokens computed
     for one real token, padding in.
     """
 
@@ -50,7 +50,7 @@ def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balan
         fullest, average = tokens.max(axis=0).sum(), tokens.mean(axis=0).sum()
         longest, mean, real = longest + fullest, mean + average, real + float(lengths[ids].sum())
         if fullest / average > worst:
-            worst, worst_step = fullest / average, step + 1
+            worst, worst_step = fullest / average, step
     return Balance(
         steps=len(steps),
         fullest=longest / mean,

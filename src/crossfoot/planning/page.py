@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import counted_on_nodes, in_a_sum
 from crossfoot.index.store import DataIndex
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
 
@@ -117,9 +117,8 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
     )
     yield _row(" ", "tokens computed per real token", f"{found.computed:.2f}", origin)
     if plan.batch.topology.dp_degree > 1:
-        origin = (
-            f"the fullest rank's tokens over the mean; worst: {found.worst:.3f} in step {found.worst_step:,}"
-        )
+        worst = f"{found.worst:.3f} in {step_name(found.worst_step)}"
+        origin = f"the fullest rank's tokens over the mean; worst: {worst}"
         yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
 
 
