@@ -117,7 +117,7 @@ QUICK = {
     "data file missing, check": Quick("data.train=[no/such.jsonl]", 2, ("CF501", "command line"), "check"),
     "data file missing, index": Quick("data.train=[no/such.jsonl]", 2, ("CF501", "command line"), "index"),
     "validation missing": Quick("data.validation=[no/such.jsonl]", 2, ("CF501", "no/such.jsonl")),
-    "data set empty": Quick("", 1, ("CF505", "data.jsonl", "no record"), "plan", _empty_data),
+    "data set empty": Quick("", 1, ("CF505", "data.jsonl", "is empty"), "plan", _empty_data),
     "JSON list broken": Quick("", 2, ("CF503", "data.json:2"), "plan", _json_list),
     "data file of a foreign kind": Quick("data.train=[README.md]", 1, ("CF502", "README.md")),
     "unknown key": Quick("batch.micro_batch_siz=3", 1, ("CF004", "micro_batch_size", "command line")),

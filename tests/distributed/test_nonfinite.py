@@ -126,7 +126,7 @@ def it_stops_with_the_weights_before(runs: Runs, kind: str) -> None:
     checkpoints = sorted(path.name for path in (runs.folder / name / "checkpoints").iterdir())
     assert checkpoints[-1] == f"step-{STEP:06d}", "the last checkpoint is of before"
     said = runs.said(name)
-    title = f"step {STEP} of epoch 0 cannot be learned from: the loss of forward 0 of rank"
+    title = f"step {STEP + 1} (epoch 1) cannot be learned from: the loss of forward 0 of rank"
     assert f"error[CF741]: {title}" in said
     assert "data.jsonl:" in said
 

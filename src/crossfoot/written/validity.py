@@ -194,6 +194,8 @@ def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Findi
     if isinstance(value, dict) and spot is not None and spot.key is not None:
         place = spot.key
     text, helps = replacement(detail), repairs(detail)
+    if detail["type"] == "literal_error" and not helps:  # what is nearest may train otherwise
+        helps = (f"{dotted(keys)} can be {wanted(detail)}",)
     fix: tuple[Edit, ...] = ()
     if text is not None and place.file == COMMAND_LINE:
         helps = (f"write {shlex.quote(f'{dotted(keys)}={text}')}",)

@@ -379,24 +379,18 @@ def sbatch_refuses(facts: Facts) -> Iterator[Finding]:
     It wants `#!` in the first line, line ends without a carriage return, only options in directives, and
     numbers where numbers belong. Variables are not expanded in a directive: `#SBATCH --nodes=$N` is refused.
     """
-    helps = {
-        "no_shebang": ("begin the file with #!/bin/bash",),
-        "dos": ("save it with Unix line ends (dos2unix)",),
-        "invalid": ("write it as an option, or behind # as a comment",),
-        "value": ("write a number: variables are not expanded in a directive",),
-    }
-    titles = {
-        "no_shebang": "sbatch refuses the script: the first line does not begin with #!",
-        "dos": "sbatch refuses the script: it has Windows line ends",
-        "invalid": "sbatch refuses {}: it is no option",
-        "value": "sbatch refuses {}: it is no number",
+    said = {
+        "no_shebang": (
+            "the script: the first line does not begin with #!",
+            "begin the file with #!/bin/bash",
+        ),
+        "dos": ("the script: it has Windows line ends", "save it with Unix line ends (dos2unix)"),
+        "invalid": ("{}: it is no option", "write it as an option, or behind # as a comment"),
+        "value": ("{}: it is no number", "write a number: variables are not expanded in a directive"),
     }
     for file in with_named(facts.launch):
         for defect in file.defects:
-            if defect.kind in helps and (defect.kind != "dos" or file.kind == "sbatch"):
-                yield Finding(
-                    "CF476",
-                    titles[defect.kind].format(defect.words),
-                    place=defect.place,
-                    helps=helps[defect.kind],
-                )
+            if defect.kind in said and (defect.kind != "dos" or file.kind == "sbatch"):
+                what, help_ = said[defect.kind]
+                title = f"sbatch refuses {what.format(defect.words)}"
+                yield Finding("CF476", title, place=defect.place, helps=(help_,))
