@@ -24,6 +24,7 @@ from transformers import (
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models.adapt import load_adapter, prepare_training, trained_summary
+from crossfoot.models.attention import SEGMENT_ATTENTION
 from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.load import LoadedModel, load_model
 from crossfoot.models.save import save_adapter
@@ -55,7 +56,7 @@ def test_a_model_does_not_choose_its_kernel(tmp_path: Path) -> None:
     config = json.loads((path / "config.json").read_text())
     for key in ("_attn_implementation", "attn_implementation"):
         (path / "config.json").write_text(json.dumps({**config, key: "kernels-community/flash-attn"}))
-        assert load(config_of(path)).model.config._attn_implementation == "sdpa"
+        assert load(config_of(path)).model.config._attn_implementation == SEGMENT_ATTENTION
         assert load(config_of(path, attention="eager")).model.config._attn_implementation == "eager"
 
 
@@ -224,7 +225,9 @@ def test_attention_that_is_not_installed_is_a_finding(bases: dict[bool, Path]) -
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_what_was_asked_for(bases: dict[bool, Path], attention: str) -> None:
-    assert load(config_of(bases[False], attention=attention)).model.config._attn_implementation == attention
+    config = config_of(bases[False], attention=attention)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"layout": "padded"})})
+    assert load(config).model.config._attn_implementation == attention
 
 
 # ---- the vocabulary

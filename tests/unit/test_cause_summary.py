@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from crossfoot.ledger.cause_findings import CAUSE_PAGES
+from crossfoot.ledger.cause_pages import CAUSE_PAGES
 from crossfoot.ledger.entry import CAUSE_KINDS, MOST_CAUSES_OF_A_KIND, NO_STEP, Cause, StepEntry
 from crossfoot.receipts.cause_summary import CauseSummary, distinct_helps, summarise
 from ledger_cases import Data

@@ -80,7 +80,7 @@ def test_no_row_is_there_for_nothing() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
     quoted = Counter(word for text in texts.values() for word in re.findall(r'"(CF\d{3})"', text))
     used = Counter(name for text in texts.values() for name in _names_used(ast.parse(text)))
-    tables = ("entry.py", "cause_findings.py")
+    tables = ("entry.py", "cause_pages.py")
     kinds_found = "\n".join(text for path, text in texts.items() if path.name not in tables)
     kinds = {code: kind for kind, (code, _) in CAUSE_KINDS.items()}
     for row in all_codes():

@@ -1,5 +1,5 @@
 """What the causes of a receipt come to, one kind after the other: how much, where, what it makes of the
-trained weights, and what to do. The words of each kind stand in ledger/cause_findings.py.
+trained weights, and what to do. The words of each kind stand in ledger/cause_pages.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from crossfoot.ledger.cause_findings import CAUSE_PAGES
+from crossfoot.ledger.cause_pages import CAUSE_PAGES
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, NO_STEP, Cause, StepEntry
 from crossfoot.phrases import counted, listed, step_names
 

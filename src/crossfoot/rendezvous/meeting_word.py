@@ -100,6 +100,17 @@ def find_word(run_dir: str, id: str) -> bytes | None:
     return None
 
 
+def forget_words(run_dir: str, before: str) -> None:
+    """Remove the files that starts of this run which were killed have left: those older than the file
+    `before`. A newer one is of a start that is under way.
+    """
+    with contextlib.suppress(OSError):
+        limit = os.stat(before).st_mtime
+        for path in Path(run_dir).glob(_name("*")):
+            if path.stat().st_mtime < limit:
+                path.unlink(missing_ok=True)
+
+
 def _name(id: str) -> str:
     return f".crossfoot-meeting-{id}"
 

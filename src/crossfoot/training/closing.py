@@ -25,9 +25,17 @@ from crossfoot.planning.another_plan import another_plan
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
 from crossfoot.receipts.receipt_page import render_receipt
+from crossfoot.rendezvous.meeting_word import forget_words
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.rendezvous.rendezvous import RefusedTogether
-from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, attempt_path, later_attempt
+from crossfoot.runs.attempts import (
+    ATTEMPT_FILE,
+    ENDING_FILE,
+    LEDGER_FILE,
+    RECEIPT_FILE,
+    attempt_path,
+    later_attempt,
+)
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.reader import read_run
@@ -93,6 +101,8 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         exit_code = 1 if saved is None else exit_code
         findings += problem
     if ranks.is_first:
+        run_dir = work.plan.run.run_dir
+        forget_words(run_dir, attempt_path(run_dir, work.resume_point.attempt, ATTEMPT_FILE))
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code, int)[0])
