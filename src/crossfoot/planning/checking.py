@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,7 +21,7 @@ from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.config import Unsure
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.launch.read import is_out_of_sight
-from crossfoot.written.launch.statement import LaunchFile
+from crossfoot.written.launch.statement import LaunchFile, with_named
 from crossfoot.written.overriding import told_apart
 
 NO_ENVIRONMENT: Mapping[str, str] = {}
@@ -69,7 +70,7 @@ def _examine(
     if not checked.has_error:
         in_vain = [*accepted_for_nothing(checked.facts, checked.findings)]
         checked = checked.and_found(in_vain) if in_vain else checked
-    own = _without_other_runs(checked.findings)
+    own = _without_other_runs(checked)
     found = tuple(_as_seen_from_here(each, launch_files) for each in own)
     if any(finding.accepted is None for finding in found):
         return Examined(found)
@@ -77,10 +78,14 @@ def _examine(
     return Examined(found, f"{files}: {what} found ({', '.join(_compared(checked))})")
 
 
-def _without_other_runs(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Of a launch file that starts another config only that is said: its numbers are of the other run."""
-    others = {each.place.file for each in findings if each.place and _names_another(each)}
-    for each in findings:
+def _without_other_runs(checked: CheckedRun) -> Iterator[Finding]:
+    """Of a launch file that starts another config only that is said: its numbers are of the other run. One
+    that is not there may be a slip.
+    """
+    configs = {file.path: file.config for file in with_named(checked.facts.launch)}
+    there = {path for path, config in configs.items() if config and os.path.exists(config.path)}
+    others = {each.place.file for each in checked.findings if each.place and _names_another(each)} & there
+    for each in checked.findings:
         if (
             _names_another(each)
             or not each.code.startswith("CF4")
