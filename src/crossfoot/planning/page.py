@@ -52,10 +52,8 @@ def _batch(plan: RunPlan) -> Iterator[str]:
         yield _row("x", "ranks", topology.world_size, f"{where}   {plan.sourced.gpus_origin}")
     if batch.is_uneven:
         yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
-        low, more = divmod(batch.global_batch_size, batch.slots_per_step)
-        slots = f"{counted(batch.slots_per_step - more, 'slot')} of {low}"
-        slots = f"{counted(more, 'slot')} of {low + 1}, {slots}" if more else slots
-        origin = f"{_batch_origin(plan, 'global_batch_size')}; {slots}"
+        free = counted(batch.capacity_samples - batch.global_batch_size, "place")
+        origin = f"{_batch_origin(plan, 'global_batch_size')}; {free} of {batch.capacity_samples:,} left free"
         yield _row("!", "samples per optimizer step", batch.global_batch_size, origin)
     else:
         origin = plan.run.origin("batch", "global_batch_size")
