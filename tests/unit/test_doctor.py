@@ -502,6 +502,16 @@ BROKEN = {
 }
 
 
+def test_answers_of_several_nodes_come_among_each_other() -> None:
+    pieces = asking._Pieces()
+    lines = ["n1/7 1/3 {", "n2/7 1/2 [1, ", "n1/7 3/3 }", "n2/7 2/2  2]", 'n1/7 2/3 "a": "b c"']
+    assert [pieces.joined(line) for line in lines] == [None, None, None, "[1,  2]", '{"a": "b c"}']
+    with pytest.raises(ValueError, match="values to unpack"):
+        pieces.joined("half")
+    with pytest.raises(ValueError, match="invalid literal"):
+        pieces.joined("n1/7 of something")
+
+
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_torch_breaks_nothing_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "torch").mkdir()
@@ -517,7 +527,9 @@ def test_a_broken_torch_breaks_nothing_else(tmp_path: Path, text: str) -> None:
         check=True,
         timeout=45,
     )
-    told = json.loads(done.stdout.removeprefix(gather.MARK))
+    pieces = asking._Pieces()
+    texts = [pieces.joined(line.removeprefix(gather.MARK)) for line in done.stdout.splitlines()]
+    told = json.loads(texts[-1] or "")
     assert BROKEN[text] in told["torch"]["problem"]
     assert told["python"]["path"] == sys.executable
 

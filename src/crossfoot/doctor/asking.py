@@ -137,12 +137,31 @@ def _forwarded(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+class _Pieces:
+    """The lines of `gather.py`, of several nodes among each other, put together."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, str]] = {}
+
+    def joined(self, line: str) -> str | None:
+        """The whole answer, once its last piece is there. Raises ValueError for a line of another form."""
+        who, place, piece = line.split(" ", 2)
+        total = int(place.partition("/")[2])
+        mine = self._of.setdefault(who, {})
+        mine[place] = piece
+        if len(mine) < total:
+            return None
+        del self._of[who]
+        return "".join(mine[f"{number}/{total}"] for number in range(1, total + 1))
+
+
 def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
     """Run a command that reads `gather.py` from its input. Every answer, and what it said last when it
     failed.
     """
     source = files("crossfoot.doctor").joinpath("gather.py").read_text(encoding="utf-8")
     answers: list[Node] = []
+    pieces = _Pieces()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         sent = time.time()
         try:
@@ -163,8 +182,11 @@ def _listen(command: Sequence[str]) -> tuple[list[Node], str]:
             for line in iter(partial(process.stdout.readline, MOST_BYTES), ""):  # type: ignore[union-attr]
                 if line.startswith(gather.MARK):
                     try:
-                        facts = read_facts(line[len(gather.MARK) :])
-                    except Malformed as error:
+                        text = pieces.joined(line[len(gather.MARK) :].rstrip("\n"))
+                        if text is None:
+                            continue
+                        facts = read_facts(text)
+                    except (Malformed, ValueError, KeyError) as error:
                         return answers, f"its answer cannot be read: {error}"
                     answers.append(Node(facts["host"], facts, "", None, _ahead(facts, sent, time.time())))
         errors.seek(0)

@@ -24,6 +24,7 @@ from typing import Any
 
 FORMAT = 1
 MARK = "crossfoot-facts "
+PIECE_CHARACTERS = 400
 LIBRARIES = ("torch", "deepspeed", "transformers", "peft", "accelerate", "safetensors", "numpy")
 VARIABLES = (
     *("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "MASTER_ADDR", "MASTER_PORT"),
@@ -255,5 +256,17 @@ def _path(path: str, use: str) -> dict[str, Any]:
     return {**facts, "is_usable": is_there and os.access(there, wanted)}
 
 
+def _tell(facts: dict[str, Any]) -> None:
+    """Print the facts in short lines: srun passes on the lines of several nodes whole, and of a long one only
+    pieces, between those of the others. MARK, who speaks, which piece of how many, the piece.
+    """
+    text = json.dumps(facts)
+    pieces = [text[start : start + PIECE_CHARACTERS] for start in range(0, len(text), PIECE_CHARACTERS)]
+    who = f"{socket.gethostname()}/{os.getpid()}"
+    for number, piece in enumerate(pieces, start=1):
+        print(f"{MARK}{who} {number}/{len(pieces)} {piece}")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    print(MARK + json.dumps(gather(json.loads(sys.argv[1]))), flush=True)
+    _tell(gather(json.loads(sys.argv[1])))
