@@ -12,7 +12,7 @@ import heapq
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,6 +52,10 @@ class Layout(ABC):
     def slots_per_step(self) -> int:
         """Pairs of (rank, forward) in one optimizer step, over all ranks; at most."""
         return self.dp_degree * self.grad_accum_steps
+
+    def folded(self) -> Layout:
+        """The same slots, all on one process."""
+        return replace(self, dp_degree=1, grad_accum_steps=self.slots_per_step)
 
     def slots(self, ids: Ids, lengths_of_ids: Lengths) -> list[list[Ids]]:
         """The slots of one step: `slots[rank][forward]` is an int64 array of ids, perhaps empty; each rank

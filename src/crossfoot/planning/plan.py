@@ -142,12 +142,9 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
     raise Refused([impossible_finding(error, run) for error in wrong.values()])
 
 
-def run_layout(config: Config, batch: BatchPlan, *, folded: bool = False) -> Layout:
-    """Where samples sit: on the plan's ranks, or all on one process. Reads the model's config.json for what a
-    token costs in it.
-    """
-    running = batch.fold() if folded else batch
-    places = (running.topology.dp_degree, running.grad_accum_steps, running.micro_batch_size)
+def run_layout(config: Config, batch: BatchPlan) -> Layout:
+    """Where samples sit on the plan's ranks. Reads the model's config.json for what a token costs in it."""
+    places = (batch.topology.dp_degree, batch.grad_accum_steps, batch.micro_batch_size)
     if config.data.layout == "padded":
         return PaddedLayout(*places)
     facts = read_model_facts(config.model.path)
@@ -183,7 +180,11 @@ class RunPlan:
 
     def layout(self, *, folded: bool = False) -> Layout:
         """Where samples sit: on the plan's ranks, or all on one process."""
-        return run_layout(self.run.config, self.batch, folded=folded)
+        return self._layout.folded() if folded else self._layout
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return run_layout(self.run.config, self.batch)
 
     @cached_property
     def batches_sha256(self) -> str | None:

@@ -171,8 +171,9 @@ def _work(
     facts = read_model_facts(model.path)
     from crossfoot.probing.proof import RATE
 
+    layout = run_layout(run.config, batch)
     made_up = proof_batch(
-        run_layout(run.config, batch, folded=engine_kind == "accelerate"),
+        layout.folded() if engine_kind == "accelerate" else layout,
         vocabulary=facts.vocab_size if facts else 256,
         longest=min(run.config.data.max_seq_len, (facts and facts.max_position_embeddings) or LONGEST_TOKENS),
         seed=run.config.run.seed,
