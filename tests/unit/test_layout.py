@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout, deal
+from crossfoot.arithmetic.dealing import deal, even_out
+from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.written.model_limits import work_per_token
 
@@ -46,13 +47,17 @@ def test_a_long_sample_costs_more_than_its_tokens() -> None:
 
 def test_places_are_exchanged_until_slots_are_even() -> None:
     """Dealt alone, 8 7 6 5 4 would end as 8 + 5 + 4 and 7 + 6."""
-    slots = deal([8, 7, 6, 5, 4], 2, 3)
+    work, taken = [8, 7, 6, 5, 4], [1, 1, 1, 1, 1]
+    slots = deal(work, taken, 2, 3)
+    assert slots == [[0, 3, 4], [1, 2]]
+    even_out(slots, work, taken, 3)
     assert sorted(sum([8, 7, 6, 5, 4][place] for place in slot) for slot in slots) == [15, 15]
 
 
 def test_a_step_uses_as_few_forwards_as_hold_it() -> None:
     layout = packed(2, 4, 3)
-    assert [layout.forwards(size) for size in (1, 6, 7, 12, 24)] == [1, 1, 2, 2, 4]
+    steps = [np.ones((1, size), dtype=np.int32) for size in (1, 6, 7, 12, 24)]
+    assert [layout.forwards(step).tolist() for step in steps] == [[1], [1], [2], [2], [4]]
     slots = layout.slots(np.arange(7), np.ones(7, dtype=np.int32))
     assert [len(rank) for rank in slots] == [2, 2]
     with pytest.raises(ValueError, match="25 samples do not fit in 8 slots of 3"):
@@ -74,7 +79,8 @@ def test_one_process_for_all_ranks_holds_the_same_slots() -> None:
         runs = [slot.tolist() for slot in wide.runs(ids, lengths[ids])]
         (only_rank,) = narrow.slots(ids, lengths[ids])
         assert [slot.tolist() for slot in only_rank] == runs
-        assert narrow.forwards(size) == 4 * wide.forwards(size)
+        step = lengths[ids][np.newaxis]
+        assert narrow.forwards(step) == 4 * wide.forwards(step)
 
 
 def realistic(count: int) -> np.ndarray:

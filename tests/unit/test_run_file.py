@@ -108,6 +108,7 @@ def test_overrides_are_yaml_and_the_last_one_holds(load) -> None:
     )
     assert run.config.batch.model_dump() == {
         "micro_batch_size": None,
+        "micro_batch_tokens": None,
         "grad_accum_steps": 8,
         "global_batch_size": 200,
     }

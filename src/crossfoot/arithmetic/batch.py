@@ -10,13 +10,14 @@ hold one sample fewer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 from crossfoot.phrases import counted
 
 MICRO = "batch.micro_batch_size"
+TOKENS = "batch.micro_batch_tokens"
 ACCUM = "batch.grad_accum_steps"
 GLOBAL = "batch.global_batch_size"
 CAPACITY = "capacity_samples"
@@ -121,6 +122,9 @@ class BatchPlan:
     rank. global_batch_size: samples per optimizer step over all ranks, exact. solved: which of the three was
     left out and computed ("micro_batch_size", "grad_accum_steps" or "global_batch_size"), None when all three
     were given.
+
+    micro_batch_tokens: where a slot is limited by tokens, so many. Then grad_accum_steps is the most that a
+    step may use, and micro_batch_size, which makes the capacity, limits no slot.
     """
 
     micro_batch_size: int
@@ -128,6 +132,7 @@ class BatchPlan:
     global_batch_size: int
     topology: Topology
     solved: str | None = None
+    micro_batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.micro_batch_size, self.grad_accum_steps, self.global_batch_size) < 1:
@@ -157,9 +162,7 @@ class BatchPlan:
 
     def fold(self) -> BatchPlan:
         """The same steps and slots for one process: ranks become forwards (grad_accum_steps x dp_degree)."""
-        return BatchPlan(
-            self.micro_batch_size, self.slots_per_step, self.global_batch_size, Topology(1, 1), self.solved
-        )
+        return replace(self, grad_accum_steps=self.slots_per_step, topology=Topology(1, 1))
 
 
 def solve_batch(
@@ -168,6 +171,8 @@ def solve_batch(
     micro_batch_size: int | None = None,
     grad_accum_steps: int | None = None,
     global_batch_size: int | None = None,
+    micro_batch_tokens: int | None = None,
+    max_seq_len: int = 1,
     fixed: Mapping[str, int] = NOTHING_FIXED,
 ) -> BatchPlan:
     """The plan for any two of the three numbers; the third is the smallest integer that holds the batch.
@@ -177,7 +182,14 @@ def solve_batch(
     BatchImpossible, whose changes keep what is fixed elsewhere, and ValueError for what a config cannot say:
     fewer than two numbers, or not positive.
     The equation is DeepSpeed's (its docs, "Batch Size Related Parameters").
+
+    micro_batch_tokens: in place of micro_batch_size, the tokens of a slot; max_seq_len: of a sample, at most.
+    A slot surely holds micro_batch_tokens / max_seq_len samples, rounded down: that stands for
+    micro_batch_size, unless the two other numbers say how many it is to hold on average.
     """
+    if micro_batch_tokens is not None:
+        surely, _rest = divmod(micro_batch_tokens, max_seq_len)
+        micro_batch_size = max(1, surely) if None in (grad_accum_steps, global_batch_size) else None
     given = {
         key: value
         for key, value in ((MICRO, micro_batch_size), (ACCUM, grad_accum_steps), (GLOBAL, global_batch_size))
@@ -189,7 +201,7 @@ def solve_batch(
     if len(given) == 3 and not _accepts(topology, whole):
         raise _contradiction(topology, whole, fixed)
     solved = next((key.removeprefix("batch.") for key in (MICRO, ACCUM, GLOBAL) if key not in given), None)
-    return BatchPlan(whole[MICRO], whole[ACCUM], whole[GLOBAL], topology, solved)
+    return BatchPlan(whole[MICRO], whole[ACCUM], whole[GLOBAL], topology, solved, micro_batch_tokens)
 
 
 def _complete(topology: Topology, given: Mapping[str, int]) -> dict[str, int]:

@@ -2,31 +2,31 @@
 
 Two ways. Padded: one row a sample, so a slot takes as long as its longest sample. Packed: the samples of a
 slot stand one behind the other in one row, so a slot takes as long as their sum, and the slots of a step are
-made equally long. What is trained is the same.
+made equally long. What is trained is the same. A packed slot holds so many samples at most, or, with
+micro_batch_tokens, so many tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 from abc import ABC, abstractmethod
-from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.batch import ACCUM, TOKENS, BatchPlan, ceil_div
+from crossfoot.arithmetic.dealing import deal, enough_room, even_out, snake
+from crossfoot.arithmetic.impossible import Impossible, alternatives
 from crossfoot.arithmetic.schedule import Ids, Schedule, batches_sha256, with_size
+from crossfoot.phrases import counted, step_name
 
 Lengths = NDArray[np.integer]
 
 LLAMA_2_7B_WORK_PER_TOKEN = 50_408
 """For a model whose shape is not known: 6,607 million weights in 32 layers of width 4,096."""
-BALANCED = (51, 50)
-"""A deal is good enough when no slot holds more than 51/50 of the mean work."""
 ROW_TOKENS = 16
 """Tokens of a packed row are a multiple of it: kernels meet few shapes."""
 
@@ -38,6 +38,17 @@ def slot_shape(lengths: Sequence[int], *, packed: bool) -> tuple[int, int]:
     if packed:
         return 1, max(1, ceil_div(sum(lengths), ROW_TOKENS)) * ROW_TOKENS
     return max(1, len(lengths)), max([2, *lengths])
+
+
+class StepTooFull(Impossible):
+    """A step that the forwards of a run do not hold."""
+
+
+def room(lengths: Ids, micro_batch_size: int, micro_batch_tokens: int | None) -> tuple[Ids, int]:
+    """(what each sample takes of a slot, what a slot has): places for samples, or tokens."""
+    if micro_batch_tokens is None:
+        return np.ones_like(lengths), micro_batch_size
+    return lengths, micro_batch_tokens
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,6 @@ class Layout(ABC):
 
         ids: the step's samples in schedule order; lengths_of_ids: tokens of each of them.
         """
-        if ids.size > self.slots_per_step * self.micro_batch_size:
-            raise ValueError(
-                f"{ids.size} samples do not fit in {self.slots_per_step} slots of {self.micro_batch_size}"
-            )
         runs = self.runs(ids, lengths_of_ids)
         return [runs[rank :: self.dp_degree] for rank in range(self.dp_degree)]
 
@@ -75,8 +82,10 @@ class Layout(ABC):
         """The same in one list: run f x dp_degree + r is forward f of rank r."""
 
     @abstractmethod
-    def forwards(self, size: int) -> int:
-        """Forwards of each rank in a step of `size` samples."""
+    def forwards(self, lengths: Lengths) -> Ids:
+        """Forwards of each rank in steps of samples of these lengths, [n_steps, size]: int64[n_steps]. May be
+        above grad_accum_steps.
+        """
 
     @abstractmethod
     def sha256(self, schedule: Schedule, lengths: Lengths) -> str:
@@ -101,13 +110,15 @@ class PaddedLayout(Layout):
 
     def runs(self, ids: Ids, lengths_of_ids: Lengths) -> list[Ids]:
         """See Layout."""
+        if ids.size > self.slots_per_step * self.micro_batch_size:
+            raise _too_full(ids.size, self.slots_per_step, f"{self.micro_batch_size}")
         placed = _longest_first(ids[np.newaxis, :], lengths_of_ids[np.newaxis, :])[0]
         bounds = np.concatenate(([0], np.cumsum(self.run_sizes(ids.size)))).tolist()
         return [placed[lo:hi] for lo, hi in pairwise(bounds)]
 
-    def forwards(self, size: int) -> int:
+    def forwards(self, lengths: Lengths) -> Ids:
         """See Layout: always all of them."""
-        return self.grad_accum_steps
+        return np.full(len(lengths), self.grad_accum_steps, dtype=np.int64)
 
     def sha256(self, schedule: Schedule, lengths: Lengths) -> str:
         """Every step's ids in run order, and where a step of each size is cut."""
@@ -126,33 +137,45 @@ class PaddedLayout(Layout):
 class PackedLayout(Layout):
     """One row a slot: slots of equal work, work_per_token x length + length^2 for each sample.
 
-    A step uses the fewest forwards that hold its samples. They are dealt, most work first (ties by id), into
-    the slot with the least work that has room; then samples change places between the fullest slot and the
-    emptiest until the fullest is within BALANCED of the mean. The slots in descending order are the forwards:
-    the first `dealt_ranks` are forward 0, from rank 0 on, the next ones forward 1, from the last rank on, and
-    so forth, so that a rank's slots add up evenly too.
+    Samples are dealt, most work first (ties by id), into the slot with the least work that has room; a step
+    uses the fewest forwards in which all find room so. Then samples change places between the fullest slot
+    and the emptiest until the fullest is within BALANCED of the mean. The slots in descending order are the
+    forwards: the first `dealt_ranks` are forward 0, from rank 0 on, the next ones forward 1, from the last
+    rank on, and so forth, so that a rank's slots add up evenly too.
 
     work_per_token: what a token costs where attention costs length^2 (`written.model_limits`). dealt_ranks:
     ranks that the slots are dealt to: dp_degree, and on one process that computes the slots of
-    several ranks, these.
+    several ranks, these. micro_batch_tokens: tokens of a slot, at most; then its samples are not limited.
     """
 
     work_per_token: int
     dealt_ranks: int
+    micro_batch_tokens: int | None = None
 
     def runs(self, ids: Ids, lengths_of_ids: Lengths) -> list[Ids]:
         """See Layout."""
         order = np.lexsort((ids, -lengths_of_ids.astype(np.int64)))
         placed = ids[order]
         lengths = lengths_of_ids[order].astype(np.int64)
-        work = (self.work_per_token * lengths + lengths * lengths).tolist()
-        slots = deal(work, self.dealt_ranks * self._dealt_forwards(ids.size), self.micro_batch_size)
+        work = self._work(lengths)
+        slots = self._placed(lengths, work)
+        if len(slots) > self.slots_per_step:
+            tokens = self.micro_batch_tokens
+            limit = f"{self.micro_batch_size}" if tokens is None else f"{tokens} tokens"
+            raise _too_full(ids.size, self.slots_per_step, limit)
+        taken, most = self._room(lengths)
+        even_out(slots, work, taken.tolist(), most)
         return [placed[slot] for slot in snake(slots, work, self.dealt_ranks)]
 
-    def forwards(self, size: int) -> int:
+    def forwards(self, lengths: Lengths) -> Ids:
         """See Layout: as few as hold the samples."""
-        slots = self.dealt_ranks * self._dealt_forwards(size)
-        return ceil_div(slots, self.dp_degree)
+        taken, most = self._room(lengths.astype(np.int64))
+        slots = self.dealt_ranks * self._least_forwards(taken.sum(axis=1))
+        if self.micro_batch_tokens is not None:
+            taken = _descending(taken)
+            for row in np.flatnonzero(enough_room(taken, slots[:, np.newaxis]) > most):
+                slots[row] = len(self._placed(taken[row], self._work(taken[row])))
+        return -np.divmod(-slots, self.dp_degree)[0]
 
     def sha256(self, schedule: Schedule, lengths: Lengths) -> str:
         """The rule, and all that the slots follow from: the step sets and the lengths."""
@@ -160,100 +183,70 @@ class PackedLayout(Layout):
             f"crossfoot layout packed 1 {self.dp_degree} {self.grad_accum_steps} {self.micro_batch_size} "
             f"{self.work_per_token} {self.dealt_ranks} {batches_sha256(schedule)}\n"
         )
+        if self.micro_batch_tokens is not None:
+            head = f"tokens {self.micro_batch_tokens} {head}"
         digest = hashlib.sha256(head.encode())
         digest.update(lengths.astype("<i4").tobytes())
         return digest.hexdigest()
 
-    def _dealt_forwards(self, size: int) -> int:
-        return max(1, ceil_div(size, self.dealt_ranks * self.micro_batch_size))
+    def _room(self, lengths: Ids) -> tuple[Ids, int]:
+        return room(lengths, self.micro_batch_size, self.micro_batch_tokens)
+
+    def _work(self, lengths: Ids) -> list[int]:
+        work: list[int] = (self.work_per_token * lengths + lengths * lengths).tolist()
+        return work
+
+    def _least_forwards(self, taken: Ids) -> Ids:
+        """Forwards that have room for what the steps take together, however it is dealt."""
+        _, most = self._room(taken)
+        return np.maximum(1, -np.divmod(-taken, self.dealt_ranks * most)[0])
+
+    def _placed(self, descending: Ids, work: Sequence[int]) -> list[list[int]]:
+        """Places 0 .. n-1 of one step, dealt into the slots of as few forwards as hold them."""
+        taken, most = self._room(descending)
+        forwards = int(self._least_forwards(taken.sum()))
+        while (slots := deal(work, taken.tolist(), self.dealt_ranks * forwards, most)) is None:
+            forwards += 1
+        return slots
 
 
-def deal(work: Sequence[int], slots: int, most: int) -> list[list[int]]:
-    """Places 0 .. len(work)-1 dealt into `slots` lists of at most `most`. work: descending, all positive."""
-    dealt: list[list[int]] = [[] for _ in range(slots)]
-    heap = [(0, slot) for slot in range(slots)]
-    for place, more in enumerate(work):
-        least, slot = heap[0]
-        dealt[slot].append(place)
-        if len(dealt[slot]) < most:
-            heapq.heapreplace(heap, (least + more, slot))
-        else:
-            heapq.heappop(heap)
-    _even_out(dealt, work, most)
-    return dealt
-
-
-def _even_out(dealt: list[list[int]], work: Sequence[int], most: int) -> None:
-    """Let places change between the fullest slot and an emptier one, until all are within BALANCED or nothing
-    helps; at most two exchanges a slot.
+def refuse_full_steps(schedule: Schedule, batch: BatchPlan, layout: Layout, lengths: Lengths) -> None:
+    """Raise StepTooFull when a step of the run needs more forwards than the batch has at most. lengths:
+    tokens of every sample of the data, [num_samples].
     """
-    totals = [sum(work[place] for place in slot) for slot in dealt]
-    bound, _rest = divmod(sum(totals) * BALANCED[0], len(dealt) * BALANCED[1])
-    for _ in range(2 * len(dealt)):
-        fullest = totals.index(max(totals))
-        if totals[fullest] <= bound or not _exchange(dealt, totals, work, most, fullest):
-            return
+    tokens, most, ranks = batch.micro_batch_tokens, batch.grad_accum_steps, batch.topology.dp_degree
+    if tokens is None:
+        return
+    forwards = np.concatenate([layout.forwards(lengths[ids]) for _, ids in schedule.blocks()])
+    full = np.flatnonzero(forwards > most)
+    if not full.size:
+        return
+    slots = ranks * most
+    enough = max(int(enough_room(_descending(lengths[ids]), slots).max()) for _, ids in schedule.blocks())
+    first, largest = int(full[0]), int(forwards.max())
+    own = lengths[schedule.samples(first)]
+    others = f"{counted(int(full.size), 'step')} of {schedule.total_steps:,} need more, at most {largest}"
+    raise StepTooFull(
+        f"{step_name(first)} needs {forwards[first]} forwards of {tokens:,} tokens, and grad_accum_steps "
+        f"allows {most}",
+        (ACCUM, TOKENS),
+        notes=(
+            f"its {counted(own.size, 'sample')} have {int(own.sum(dtype=np.int64)):,} tokens; "
+            f"{most} x {ranks} x {tokens:,} = {slots * tokens:,}",
+            *((others,) if full.size > 1 else ()),
+        ),
+        helps=alternatives((f"set {ACCUM} to {largest}", f"set {TOKENS} to {enough}")),
+    )
 
 
-def _exchange(
-    dealt: list[list[int]], totals: list[int], work: Sequence[int], most: int, fullest: int
-) -> bool:
-    """One exchange between the fullest slot and the emptiest that it helps; False where it helps none.
-
-    Of all pairs the one whose difference is nearest to half the gap, so that both slots come out below the
-    fullest; of equal ones the place given first, then the place returned first. A slot with room may also
-    take a place and return none: that is the last choice.
-    """
-    for other in _emptiest_first(totals):
-        gap = totals[fullest] - totals[other]
-        returns = [work[place] for place in dealt[other]]
-        if len(returns) < most:
-            returns.append(0)
-        best, pair = gap, (0, 0)  # twice the distance from the middle: at `gap` nothing is won
-        for mine, given in enumerate(dealt[fullest]):
-            wanted = 2 * work[given] - gap
-            for theirs, back in enumerate(returns):
-                miss = abs(wanted - 2 * back)
-                if miss < best:
-                    best, pair = miss, (mine, theirs)
-        if best < gap:
-            _swap(dealt, totals, work, (fullest, other), pair)
-            return True
-    return False
+def _too_full(samples: int, slots: int, limit: str) -> ValueError:
+    return ValueError(f"{samples} samples do not fit in {slots} slots of {limit}")
 
 
-def _emptiest_first(totals: list[int]) -> Iterator[int]:
-    """Slots in ascending order of their work; sorted only if the first one is not enough."""
-    first = totals.index(min(totals))
-    yield first
-    yield from (slot for slot in sorted(range(len(totals)), key=totals.__getitem__) if slot != first)
-
-
-def _swap(
-    dealt: list[list[int]],
-    totals: list[int],
-    work: Sequence[int],
-    slots: tuple[int, int],
-    pair: tuple[int, int],
-) -> None:
-    """Exchange two places of two slots; a second one behind the end: the first just moves there."""
-    (fullest, other), (mine, theirs) = slots, pair
-    given = dealt[fullest].pop(mine)
-    moved = work[given]
-    if theirs < len(dealt[other]):
-        back = dealt[other].pop(theirs)
-        insort(dealt[fullest], back)
-        moved -= work[back]
-    insort(dealt[other], given)
-    totals[fullest] -= moved
-    totals[other] += moved
-
-
-def snake(slots: Sequence[list[int]], work: Sequence[int], ranks: int) -> list[list[int]]:
-    """The slots in the order of forwards and ranks: descending, every other forward from the last rank on."""
-    order = sorted(slots, key=lambda slot: -sum(work[place] for place in slot))
-    forwards = [order[first : first + ranks] for first in range(0, len(order), ranks)]
-    return [slot for number, row in enumerate(forwards) for slot in (reversed(row) if number % 2 else row)]
+def _descending(lengths: Lengths) -> Ids:
+    """Each row of lengths[n_steps, size], longest first."""
+    ordered: Ids = -np.sort(-lengths.astype(np.int64), axis=1)
+    return ordered
 
 
 def _longest_first(ids: Ids, lengths: Lengths) -> Ids:

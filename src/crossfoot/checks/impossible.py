@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crossfoot.arithmetic.batch import BatchImpossible
 from crossfoot.arithmetic.impossible import Impossible
+from crossfoot.arithmetic.layout import StepTooFull
 from crossfoot.arithmetic.rate import RateImpossible
 from crossfoot.arithmetic.schedule import ScheduleImpossible
 from crossfoot.findings.finding import Finding
@@ -19,6 +20,8 @@ def impossible_finding(error: Impossible, run: RunFile) -> Finding:
         return rate_impossible(error, run)
     if isinstance(error, ScheduleImpossible):
         return schedule_impossible(error, run)
+    if isinstance(error, StepTooFull):
+        return step_too_full(error, run)
     raise TypeError(f"no code for {type(error).__name__}") from error
 
 
@@ -32,6 +35,18 @@ def batch_impossible(error: BatchImpossible, run: RunFile) -> Finding:
     Each help alone repairs the run.
     """
     return _with_places("CF104", error, run)
+
+
+@rule_docs("CF107")
+def step_too_full(error: StepTooFull, run: RunFile) -> Finding:
+    """CF107: a step does not fit in the forwards that it may use.
+
+    With `batch.micro_batch_tokens` a forward holds so many tokens, and `batch.grad_accum_steps` is the most
+    forwards that a step may use; it uses as few as hold it. A step of long samples may need more. The data
+    index has the length of every sample, so this is known before anything starts. Without
+    `grad_accum_steps` the maximum is solved, such that every step fits, whatever its samples are.
+    """
+    return _with_places("CF107", error, run)
 
 
 @rule_docs("CF202")

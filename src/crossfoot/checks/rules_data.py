@@ -319,7 +319,7 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
 def _batch_place(facts: Facts) -> Place:
     """The batch number that a reader would change."""
     written = facts.run.config.batch.model_dump()
-    for key in ("global_batch_size", "grad_accum_steps", "micro_batch_size"):
+    for key in ("global_batch_size", "grad_accum_steps", "micro_batch_size", "micro_batch_tokens"):
         if (written[key] or 0) > 1:
             return facts.run.place("batch", key)
     return facts.run.place("batch")

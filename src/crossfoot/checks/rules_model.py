@@ -208,7 +208,7 @@ def not_packable(facts: Facts) -> Iterator[Finding]:
     the same steps with `data.layout: padded`.
     """
     model = facts.model
-    if model is None or facts.run.config.data.layout != "packed" or model.model_type not in NOT_PACKABLE:
+    if model is None or not facts.run.config.data.is_packed or model.model_type not in NOT_PACKABLE:
         return
     finding = model_findings.not_packable(f"{model.model_type} has an attention of its own")
     yield replace(finding, place=facts.run.place("data.layout"))

@@ -16,7 +16,7 @@ from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
 from crossfoot.data.numbering import kind_of
-from crossfoot.data.records import Task, count_file
+from crossfoot.data.records import KINDS, Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.templates import template_sha256
 from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
 
 
-DATA_ENDINGS = (".json", ".jsonl", ".parquet")
-
-
 def place_of(run: RunFile, file: str) -> Place:
     """Where the config names this data file; the file itself when it does not."""
     for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation)):
@@ -51,15 +48,15 @@ def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = No
     for file in files:
         if (finding := file_finding(file, task)) is not None:
             placed = replace(finding, place=Place(file) if run is None else place_of(run, file))
-            findings.append(_with_near(placed, file))
+            findings.append(_with_near(placed, file, task))
     if findings:
         raise Refused(findings)
 
 
-def _with_near(finding: Finding, file: str) -> Finding:
+def _with_near(finding: Finding, file: str, task: Task) -> Finding:
     """With what was probably meant: the files of a folder, several in one entry, or one of a like name."""
     if os.path.isdir(file):
-        files = [os.path.join(file, name) for name in sorted(os.listdir(file)) if name.endswith(DATA_ENDINGS)]
+        files = [os.path.join(file, name) for name in sorted(os.listdir(file)) if name.endswith(KINDS[task])]
         more = ", ..." if len(files) > 3 else ""
         helps = (f"name its files: {', '.join(files[:3])}{more}",) if files else finding.helps
         return replace(finding, helps=helps)

@@ -148,7 +148,7 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
-    packs = config.data.layout == "packed" and config.model.attention in ("auto", "sdpa")
+    packs = config.data.is_packed and config.model.attention in ("auto", "sdpa")
     if packs:
         arguments["attn_implementation"] = SEGMENT_ATTENTION
     elif config.model.attention != "auto":
@@ -163,7 +163,7 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
         raise Refused(_not_loaded(config, path, error)) from error
     _require_complete(path, model, info)
     _require_used(path, model, info["unexpected_keys"], report)
-    if config.data.layout == "packed":
+    if config.data.is_packed:
         require_packable(model)
     return model
 

@@ -29,7 +29,10 @@ def _changes(plan: RunPlan) -> Iterator[tuple[str, ...]]:
     batch = plan.batch
     twice = f"cluster.gpus_per_node={_in_yaml(batch.topology.gpus_per_node, 2)}"
     larger = f"batch.global_batch_size={2 * batch.global_batch_size}"
-    micro, solved = f"batch.micro_batch_size={batch.micro_batch_size}", "batch.grad_accum_steps=null"
+    micro = f"batch.micro_batch_size={batch.micro_batch_size}"
+    if batch.micro_batch_tokens is not None:
+        micro = f"batch.micro_batch_tokens={batch.micro_batch_tokens}"
+    solved = "batch.grad_accum_steps=null"
     same = f"batch.global_batch_size={batch.global_batch_size}"
     yield larger, twice
     yield same, micro, solved, twice

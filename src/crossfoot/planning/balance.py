@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossfoot.arithmetic.layout import Layout, PackedLayout, slot_shape
-from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout, slot_shape
+from crossfoot.arithmetic.schedule import Ids, Schedule
 
 MOST_STEPS = 64
 """Looked at, evenly spaced: a plan is there at once, however long the run."""
@@ -20,7 +20,8 @@ class Balance:
 
     fullest: tokens of the fullest rank over the mean of the ranks, forward by forward, as all wait for the
     fullest. worst: the same of the worst step, whose index from 0 is worst_step. computed: tokens computed
-    for one real token, padding in.
+    for one real token, padding in; padded: the same in the padded layout. forwards: of each rank in a step,
+    the fewest and the most.
     """
 
     steps: int
@@ -28,27 +29,24 @@ class Balance:
     worst: float
     worst_step: int
     computed: float
-    forwards: int
+    padded: float
+    forwards: tuple[int, int]
 
 
 def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balance:
     """Deal out some steps of the run and count. lengths: tokens of every sample, [num_samples]."""
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, MOST_STEPS).astype(np.int64)).tolist()
-    is_packed = isinstance(layout, PackedLayout)
-    longest = mean = real = worst = 0.0
+    in_rows = PaddedLayout(layout.dp_degree, layout.grad_accum_steps, layout.micro_batch_size)
+    longest = mean = real = padded = worst = 0.0
     worst_step = 0
+    forwards = set()
     for step in steps:
         ids = schedule.samples(step)
-        slots = layout.slots(ids, lengths[ids])
-        tokens = np.array(
-            [
-                [math.prod(slot_shape(lengths[slot].tolist(), packed=is_packed)) for slot in forwards]
-                for forwards in slots
-            ],
-            dtype=np.float64,
-        )
+        tokens = _computed(layout, ids, lengths[ids])
         fullest, average = tokens.max(axis=0).sum(), tokens.mean(axis=0).sum()
         longest, mean, real = longest + fullest, mean + average, real + float(lengths[ids].sum())
+        padded += float(_computed(in_rows, ids, lengths[ids]).sum())
+        forwards.add(tokens.shape[1])
         if fullest / average > worst:
             worst, worst_step = fullest / average, step
     return Balance(
@@ -57,5 +55,19 @@ def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balan
         worst=worst,
         worst_step=worst_step,
         computed=mean * layout.dp_degree / real,
-        forwards=layout.forwards(schedule.global_batch_size),
+        padded=padded / real,
+        forwards=(min(forwards), max(forwards)),
+    )
+
+
+def _computed(layout: Layout, ids: Ids, lengths: np.ndarray) -> np.ndarray:
+    """Tokens that each rank computes in each forward of a step, float64[ranks, forwards]."""
+    is_packed = isinstance(layout, PackedLayout)
+    at = dict(zip(ids.tolist(), lengths.tolist(), strict=True))
+    return np.array(
+        [
+            [math.prod(slot_shape([at[i] for i in slot.tolist()], packed=is_packed)) for slot in forwards]
+            for forwards in layout.slots(ids, lengths)
+        ],
+        dtype=np.float64,
     )

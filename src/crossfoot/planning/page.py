@@ -38,11 +38,13 @@ def _title(plan: RunPlan, lock_sha256: str | None) -> str:
 
 
 def _batch(plan: RunPlan) -> Iterator[str]:
-    batch = plan.batch
-    yield _row(
-        " ", "samples per GPU per forward", batch.micro_batch_size, _batch_origin(plan, "micro_batch_size")
-    )
-    yield _row("x", "forwards per step", batch.grad_accum_steps, _batch_origin(plan, "grad_accum_steps"))
+    batch, tokens = plan.batch, plan.batch.micro_batch_tokens
+    if tokens is not None:
+        origin = plan.run.origin("batch", "micro_batch_tokens")
+        yield _row(" ", "tokens per GPU per forward", tokens, f"batch.micro_batch_tokens   {origin}")
+    yield _row(" ", *_micro(plan))
+    forwards = "forwards per step" if tokens is None else "forwards per step, at most"
+    yield _row("x", forwards, batch.grad_accum_steps, _batch_origin(plan, "grad_accum_steps"))
     topology = batch.topology
     if topology.is_even:
         yield _row("x", "GPUs per node", in_a_sum(topology.gpus_per_node), plan.sourced.gpus_origin)
@@ -60,6 +62,16 @@ def _batch(plan: RunPlan) -> Iterator[str]:
         both = [] if origin == "default" else [f"batch.global_batch_size   {origin}"]
         both += [_deepspeed_origin(plan)] if plan.deepspeed else []
         yield _row("=", "samples per optimizer step", batch.global_batch_size, ", ".join(both))
+
+
+def _micro(plan: RunPlan) -> tuple[str, int, str]:
+    """Samples of a forward: label, number, origin."""
+    number, origin = plan.batch.micro_batch_size, _batch_origin(plan, "micro_batch_size")
+    if plan.batch.micro_batch_tokens is None:
+        return "samples per GPU per forward", number, origin
+    if plan.batch.solved == "micro_batch_size":
+        return "samples in them, on average", number, origin
+    return "samples in them, at least", number, f"data.max_seq_len {plan.run.config.data.max_seq_len:,}"
 
 
 def _batch_origin(plan: RunPlan, key: str) -> str:
@@ -110,9 +122,11 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
     """What is computed for a real token, and what the fullest rank has more than the mean."""
     found = balance_of(plan.schedule, plan.layout(), index.lengths)
     looked_at = "all steps" if found.steps == plan.schedule.total_steps else f"{found.steps} steps looked at"
-    origin = (
-        f"data.layout {plan.run.config.data.layout}, {counted(found.forwards, 'forward')} a step; {looked_at}"
-    )
+    fewest, most = found.forwards
+    number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    yield _row(" ", "forwards per step, really", number, looked_at)
+    layout = plan.run.config.data.layout
+    origin = f"data.layout {layout}" + (f"; padded: {found.padded:.2f}" if layout == "packed" else "")
     yield _row(" ", "tokens computed per real token", f"{found.computed:.2f}", origin)
     if plan.batch.topology.dp_degree > 1:
         worst = f"{found.worst:.3f} in {step_name(found.worst_step)}"

@@ -23,6 +23,8 @@ from crossfoot.arithmetic.layout import (
     Layout,
     PackedLayout,
     PaddedLayout,
+    StepTooFull,
+    refuse_full_steps,
 )
 from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
 from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
@@ -82,15 +84,9 @@ def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile |
     """The batch of this config on this topology; Refused with the config's places when there is none, and
     with changes that agree with the DeepSpeed file.
     """
-    written = run.config.batch
+    fixed = {} if deepspeed is None else deepspeed.batch_numbers
     try:
-        return solve_batch(
-            topology,
-            micro_batch_size=written.micro_batch_size,
-            grad_accum_steps=written.grad_accum_steps,
-            global_batch_size=written.global_batch_size,
-            fixed={} if deepspeed is None else deepspeed.batch_numbers,
-        )
+        return solve_batch(topology, **run.config.batch_numbers, fixed=fixed)
     except BatchImpossible as error:
         raise Refused(impossible_finding(error, run)) from error
 
@@ -145,11 +141,19 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
 def run_layout(config: Config, batch: BatchPlan) -> Layout:
     """Where samples sit on the plan's ranks. Reads the model's config.json for what a token costs in it."""
     places = (batch.topology.dp_degree, batch.grad_accum_steps, batch.micro_batch_size)
-    if config.data.layout == "padded":
+    if not config.data.is_packed:
         return PaddedLayout(*places)
     facts = read_model_facts(config.model.path)
     work_per_token = (facts and facts.work_per_token) or LLAMA_2_7B_WORK_PER_TOKEN
-    return PackedLayout(*places, work_per_token, batch.topology.dp_degree)
+    return PackedLayout(*places, work_per_token, batch.topology.dp_degree, batch.micro_batch_tokens)
+
+
+def refuse_crowded(run: RunFile, batch: BatchPlan, schedule: Schedule, index: DataIndex) -> None:
+    """Refused, with the config's places, when a step does not fit in the forwards that it may use."""
+    try:
+        refuse_full_steps(schedule, batch, run_layout(run.config, batch), index.lengths)
+    except StepTooFull as error:
+        raise Refused(impossible_finding(error, run)) from error
 
 
 def _as_json(gpus: GpusPerNode) -> int | list[int]:
@@ -206,9 +210,10 @@ class RunPlan:
         sums = {"samples": 0, "real_tokens": 0, "trained_tokens": 0, "forwards": 0}
         layout = self.layout()
         for _, ids in self.schedule.blocks():
-            sums["forwards"] += len(ids) * layout.forwards(ids.shape[1]) * layout.dp_degree
+            lengths = self.index.lengths[ids]
+            sums["forwards"] += int(layout.forwards(lengths).sum()) * layout.dp_degree
             sums["samples"] += int(ids.size)
-            sums["real_tokens"] += int(self.index.lengths[ids].sum(dtype=np.int64))
+            sums["real_tokens"] += int(lengths.sum(dtype=np.int64))
             sums["trained_tokens"] += int(self.index.trained_tokens[ids].sum(dtype=np.int64))
         return {
             "total_steps": self.schedule.total_steps,
@@ -221,6 +226,7 @@ class RunPlan:
         batch, schedule, rate, layout = self.batch, self.schedule, self.rate, self.layout()
         return {
             "micro_batch_size": batch.micro_batch_size,
+            "micro_batch_tokens": batch.micro_batch_tokens,
             "grad_accum_steps": batch.grad_accum_steps,
             "gpus_per_node": _as_json(batch.topology.gpus_per_node),
             "num_nodes": batch.topology.num_nodes,

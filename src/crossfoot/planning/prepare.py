@@ -18,6 +18,7 @@ from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
     SourcedTopology,
+    refuse_crowded,
     run_rate,
     run_schedule,
     solve_run_batch,
@@ -151,6 +152,8 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     if batch is not None and samples is not None:
         schedule = _unless_unsure(lambda: run_schedule(run, batch, samples), reading)
         facts = replace(facts, schedule=schedule)
+        if schedule is not None and index is not None:
+            _unless_unsure(lambda: refuse_crowded(run, batch, schedule, index), reading)
         if schedule is not None:
             rate = _unless_unsure(lambda: run_rate(run, batch, schedule.total_steps), reading)
             facts = replace(facts, rate=rate)

@@ -242,7 +242,7 @@ def _measure(
     subject = Subject(
         model=trained,
         take_step=lambda planned: run_step(
-            engine, batch.index, planned, ranks.rank, None, config.data.layout == "packed"
+            engine, batch.index, planned, ranks.rank, None, config.data.is_packed
         ),
         make_reference=lambda: Reference(
             config, work.model_path, work.index.header.tokenizer.vocabulary, engine.device

@@ -67,23 +67,17 @@ def planned_of_steps(steps: Iterable[PromisedStep]) -> Sums:
     return _rows(**{name: sums[name] for name in names})
 
 
-def planned_forwards(entries: Iterable[StepEntry], promises: Mapping[int, Expects], last: Expects) -> int:
+def planned_forwards(entries: Iterable[StepEntry], each: Mapping[int, int | None], last: Expects) -> int:
     """Forwards of the whole run when its attempts deal them out differently.
 
-    promises: what each attempt's lock promises, by attempt; last: the one in force. A step that has a line is
-    planned as its attempt planned it, a missing one as the last attempt does. A lock knows the forwards of
-    all its steps together: where they do not divide evenly, the step's line is believed.
+    each: of every step, as each attempt's lock promises them, by attempt; None where the lock knows only those
+    of all steps together: then a step that has a line is believed to be planned as the line says. last: of
+    the lock in force. Missing steps are a forecast: a run without them does not foot anyway.
     """
     once = {entry.step: entry for entry in entries if 0 <= entry.step < last.total_steps}
-    forwards = 0
-    for entry in once.values():
-        each, rest = _forwards_a_step(promises.get(entry.attempt, last))
-        forwards += entry.planned_forwards if rest else each
     missing = last.total_steps - len(once)
-    each, rest = _forwards_a_step(last)
-    if missing and rest:  # a forecast: a run with missing steps does not foot anyway
-        return forwards + round(last.forwards * missing / last.total_steps)
-    return forwards + missing * each
+    forwards = round(last.forwards * missing / last.total_steps) if missing else 0
+    return forwards + sum(each.get(one.attempt) or one.planned_forwards for one in once.values())
 
 
 def real_of(entries: Sequence[StepEntry]) -> Sums:
@@ -104,11 +98,6 @@ def real_of(entries: Sequence[StepEntry]) -> Sums:
         sums["steps at another rate"] += entry.wrong_rate_ranks > 0 or is_other_rate
         sums["steps with a wrong token weight"] += entry.wrong_weight_forwards > 0
     return dict(sums)
-
-
-def _forwards_a_step(expects: Expects) -> tuple[int, int]:
-    """(forwards of each step, what is left over) in one attempt's plan."""
-    return divmod(expects.forwards, expects.total_steps) if expects.total_steps else (0, expects.forwards)
 
 
 def _rows(

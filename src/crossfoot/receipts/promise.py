@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.receipts.promised_slots import promised_slots, slots_of_size
+from crossfoot.receipts.promised_slots import promised_slots, slots_of_steps
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -64,7 +64,8 @@ class PromisedStep:
 @dataclass(frozen=True)
 class Terms:
     """The numbers of a lock from which all follows. dp_degree, grad_accum_steps: as they really ran.
-    dealt_ranks: ranks of the plan. work_per_token: None in the padded layout.
+    dealt_ranks: ranks of the plan. work_per_token: None in the padded layout. micro_batch_tokens: None where
+    a slot is limited by samples.
     """
 
     num_samples: int
@@ -79,6 +80,7 @@ class Terms:
     epochs: int | None
     max_steps: int | None
     lr: Mapping[str, Any]
+    micro_batch_tokens: int | None = None
 
     @property
     def slots_per_step(self) -> int:
@@ -108,11 +110,13 @@ def terms_of(lock: Mapping[str, Any]) -> Terms:
             epochs=config["train"]["epochs"],
             max_steps=config["train"]["max_steps"],
             lr=config["lr"],
+            micro_batch_tokens=plan.get("micro_batch_tokens"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"it does not say what it plans: {error}") from error
     counts = [terms.num_samples, terms.global_batch_size, terms.micro_batch_size]
     counts += [terms.grad_accum_steps, terms.dp_degree, terms.work_per_token or 1]
+    counts.append(terms.micro_batch_tokens or 1)
     if any(type(count) is not int or count < 1 for count in counts) or type(terms.seed) is not int:
         raise ValueError("a number of its plan is not a positive integer")
     if (terms.epochs is None) == (terms.max_steps is None):
@@ -197,13 +201,14 @@ def layout_sha256(terms: Terms, contents: Contents) -> str:
     if terms.work_per_token is not None:
         numbers = [terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size]
         numbers += [terms.work_per_token, terms.dealt_ranks]
-        head = f"crossfoot layout packed 1 {' '.join(map(str, numbers))} {batches_sha256(terms)}\n"
+        limit = "" if terms.micro_batch_tokens is None else f"tokens {terms.micro_batch_tokens} "
+        head = f"{limit}crossfoot layout packed 1 {' '.join(map(str, numbers))} {batches_sha256(terms)}\n"
         return hashlib.sha256(head.encode() + contents.lengths.astype("<i4").tobytes()).hexdigest()
     head = f"crossfoot layout padded 1 {terms.dp_degree} {terms.grad_accum_steps} {total_steps(terms)}\n"
     digest, sizes = hashlib.sha256(head.encode()), {}
     for _, ids in blocks(terms):
         lengths = contents.lengths[ids]
-        slots = promised_slots(terms, ids, lengths)
+        slots = promised_slots(terms, ids, lengths, terms.slots_per_step)
         places = np.lexsort((-lengths.astype(np.int64), slots), axis=1)
         placed = np.take_along_axis(ids, places, axis=1)
         digest.update(np.insert(placed, 0, ids.shape[1], axis=1).astype("<i8").tobytes())
@@ -220,8 +225,9 @@ def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
     for _, ids in blocks(terms):
         seen[ids] = True
         samples += ids.size
-        forwards += len(ids) * slots_of_size(terms, ids.shape[1])
-        real_tokens += int(contents.lengths[ids].sum(dtype=np.int64))
+        lengths = contents.lengths[ids]
+        forwards += int(slots_of_steps(terms, lengths).sum())
+        real_tokens += int(lengths.sum(dtype=np.int64))
         trained_tokens += int(contents.trained_tokens[ids].sum(dtype=np.int64))
     return {
         "samples": samples,
@@ -248,7 +254,8 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
         real = lengths.sum(axis=1, dtype=np.int64).tolist()
         trained = contents.trained_tokens[ids].sum(axis=1, dtype=np.int64).tolist()
         sets = _hashes(np.sort(digests, axis=1))
-        slots = _hashes(_slot_rows(terms, digests, promised_slots(terms, ids, lengths)))
+        counts = slots_of_steps(terms, lengths)
+        slots = _slot_hashes(terms, ids, lengths, digests, counts)
         for row in range(len(ids)):
             if first <= step + row < end:
                 yield PromisedStep(
@@ -257,7 +264,7 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
                     first_seen_samples=fresh[row],
                     real_tokens=real[row],
                     trained_tokens=trained[row],
-                    forwards=slots_of_size(terms, ids.shape[1]),
+                    forwards=int(counts[row]),
                     samples_sha256=sets[row],
                     slots_sha256=slots[row],
                 )
@@ -275,11 +282,29 @@ def _marking(seen: npt.NDArray[np.bool_], rows: Iterable[Int64Array]) -> Iterato
         seen[row] = True
 
 
-def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], slots: Int64Array) -> npt.NDArray[np.uint64]:
+def _slot_hashes(
+    terms: Terms,
+    ids: Int64Array,
+    lengths: npt.NDArray[np.int32],
+    digests: npt.NDArray[np.uint64],
+    counts: Int64Array,
+) -> list[str]:
+    """The hash over each step's slots, in the order of the steps. counts: slots of each step."""
+    hashes = [""] * len(ids)
+    for count in np.unique(counts).tolist():
+        rows = np.flatnonzero(counts == count)
+        slots = promised_slots(terms, ids[rows], lengths[rows], count)
+        for row, found in zip(rows, _hashes(_slot_rows(terms, digests[rows], slots, count)), strict=True):
+            hashes[row] = found
+    return hashes
+
+
+def _slot_rows(
+    terms: Terms, digests: npt.NDArray[np.uint64], slots: Int64Array, count: int
+) -> npt.NDArray[np.uint64]:
     """Each step as words: for slot after slot its forward, its rank, how many samples it holds, and their
-    digests in ascending order. Slot s is of rank s modulo dp_degree.
+    digests in ascending order. Slot s of `count` is of rank s modulo dp_degree.
     """
-    count = slots_of_size(terms, digests.shape[1])
     places = np.lexsort((digests, slots), axis=1)
     placed = np.take_along_axis(digests, places, axis=1)
     held = np.stack([np.count_nonzero(slots == slot, axis=1) for slot in range(count)], axis=1)

@@ -5,12 +5,14 @@ Nothing of `arithmetic.layout` is called: the same two rules, over many steps at
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int32]
 
 _FULL = np.iinfo(np.int64).max
 
@@ -22,7 +24,11 @@ class Dealing(Protocol):
 
     @property
     def micro_batch_size(self) -> int:
-        """Samples of a slot, at most."""
+        """Samples of a slot, at most; no limit beside micro_batch_tokens."""
+
+    @property
+    def micro_batch_tokens(self) -> int | None:
+        """Tokens of a slot, at most."""
 
     @property
     def slots_per_step(self) -> int:
@@ -37,22 +43,55 @@ class Dealing(Protocol):
         """See above."""
 
 
-def slots_of_size(dealing: Dealing, size: int) -> int:
-    """Slots of a step of `size` samples: all of them when padded, as few as hold it when packed."""
+def slots_of_steps(dealing: Dealing, lengths: Lengths) -> Int64Array:
+    """Slots of each step with samples of these lengths, [n_steps, size]: all of them when padded; when packed
+    those of as few forwards as hold it.
+    """
     if dealing.work_per_token is None:
-        return dealing.slots_per_step
-    whole, rest = divmod(size, dealing.dealt_ranks * dealing.micro_batch_size)
-    return dealing.dealt_ranks * max(1, whole + (rest > 0))
+        return np.full(len(lengths), dealing.slots_per_step, dtype=np.int64)
+    descending = -np.sort(-lengths.astype(np.int64), axis=1)
+    taken, most = _limits(dealing, descending)
+    whole, rest = np.divmod(taken.sum(axis=1), dealing.dealt_ranks * most)
+    forwards = np.maximum(1, whole + (rest > 0))
+    if dealing.micro_batch_tokens is not None:
+        work = _work(dealing, descending)
+        left = np.arange(len(lengths))
+        while left.size:
+            failed = [
+                rows[~_place(work[rows], taken[rows], count * dealing.dealt_ranks, most).fits]
+                for count, rows in _alike(forwards, left)
+            ]
+            left = np.concatenate(failed)
+            forwards[left] += 1
+    slots: Int64Array = forwards * dealing.dealt_ranks
+    return slots
 
 
-def promised_slots(dealing: Dealing, ids: Int64Array, lengths: npt.NDArray[np.int32]) -> Int64Array:
-    """The slot of every sample: ids and lengths are [n_steps, size], so is the answer."""
+def promised_slots(dealing: Dealing, ids: Int64Array, lengths: Lengths, slots: int) -> Int64Array:
+    """The slot of every sample, of `slots`: ids and lengths are [n_steps, size], so is the answer."""
     if dealing.work_per_token is None:
         return _padded(dealing, lengths)
-    return _packed(dealing, ids, lengths.astype(np.int64), dealing.work_per_token)
+    return _packed(dealing, ids, lengths.astype(np.int64), slots)
 
 
-def _padded(dealing: Dealing, lengths: npt.NDArray[np.int32]) -> Int64Array:
+def _alike(numbers: Int64Array, rows: Int64Array) -> Iterator[tuple[int, Int64Array]]:
+    """Each number that these rows have, and the rows that have it."""
+    for number in np.unique(numbers[rows]).tolist():
+        yield number, rows[numbers[rows] == number]
+
+
+def _limits(dealing: Dealing, lengths: Int64Array) -> tuple[Int64Array, int]:
+    """What each sample takes of a slot, and the most that a slot has: in tokens, or in samples."""
+    if dealing.micro_batch_tokens is None:
+        return np.ones_like(lengths), dealing.micro_batch_size
+    return lengths, dealing.micro_batch_tokens
+
+
+def _work(dealing: Dealing, lengths: Int64Array) -> Int64Array:
+    return (dealing.work_per_token or 0) * lengths + lengths**2
+
+
+def _padded(dealing: Dealing, lengths: Lengths) -> Int64Array:
     """Longest first, equal ones in the order in which they stand; even shares, the first slots one larger."""
     size, slots = lengths.shape[1], dealing.slots_per_step
     share, more = divmod(size, slots)
@@ -63,25 +102,45 @@ def _padded(dealing: Dealing, lengths: npt.NDArray[np.int32]) -> Int64Array:
     return answer
 
 
-def _packed(dealing: Dealing, ids: Int64Array, lengths: Int64Array, per_token: int) -> Int64Array:
+def _packed(dealing: Dealing, ids: Int64Array, lengths: Int64Array, slots: int) -> Int64Array:
     """Into the slot with the least work that has room; then evened out; then numbered."""
-    slots = slots_of_size(dealing, ids.shape[1])
     places = np.lexsort((ids, -lengths), axis=1)
-    work = np.take_along_axis(per_token * lengths + lengths**2, places, axis=1)
-    steps = np.arange(len(ids))
-    totals = np.zeros((len(ids), slots), dtype=np.int64)
-    held = np.zeros_like(totals)
-    chosen = np.empty_like(places)
-    for place in range(ids.shape[1]):
-        slot = np.where(held < dealing.micro_batch_size, totals, _FULL).argmin(axis=1)
-        chosen[:, place] = slot
-        totals[steps, slot] += work[:, place]
-        held[steps, slot] += 1
+    ordered = np.take_along_axis(lengths, places, axis=1)
+    work = _work(dealing, ordered)
+    taken, most = _limits(dealing, ordered)
+    placed = _place(work, taken, slots, most)
+    chosen, totals = placed.slots, placed.totals
     for row in np.flatnonzero(totals.max(axis=1) > _bound(totals)):
-        _even_out(chosen[row], work[row], slots, dealing.micro_batch_size)
+        _even_out(chosen[row], work[row], taken[row], slots, most)
     answer = np.empty_like(chosen)
     np.put_along_axis(answer, places, _numbered(chosen, work, slots, dealing.dealt_ranks), axis=1)
     return answer
+
+
+class _Placed(NamedTuple):
+    """slots: of every sample, [n_steps, size]. totals: the work of every slot, [n_steps, slots]. fits:
+    whether each sample of a step found room; where one did not, the two others mean nothing.
+    """
+
+    slots: Int64Array
+    totals: Int64Array
+    fits: npt.NDArray[np.bool_]
+
+
+def _place(work: Int64Array, taken: Int64Array, slots: int, most: int) -> _Placed:
+    steps = np.arange(len(work))
+    totals = np.zeros((len(work), slots), dtype=np.int64)
+    held = np.zeros_like(totals)
+    chosen = np.empty_like(work)
+    fits = np.ones(len(work), dtype=np.bool_)
+    for place in range(work.shape[1]):
+        has_room = held + taken[:, place, np.newaxis] <= most
+        slot = np.where(has_room, totals, _FULL).argmin(axis=1)
+        chosen[:, place] = slot
+        fits &= has_room[steps, slot]
+        totals[steps, slot] += work[:, place]
+        held[steps, slot] += taken[:, place]
+    return _Placed(chosen, totals, fits)
 
 
 def _bound(totals: Int64Array) -> Int64Array:
@@ -90,7 +149,7 @@ def _bound(totals: Int64Array) -> Int64Array:
     return bound
 
 
-def _even_out(chosen: Int64Array, work: Int64Array, slots: int, most: int) -> None:
+def _even_out(chosen: Int64Array, work: Int64Array, taken: Int64Array, slots: int, most: int) -> None:
     """Exchange samples of one step, in place, until the fullest slot is within the bound."""
     for _ in range(2 * slots):
         totals = np.zeros(slots, dtype=np.int64)
@@ -102,9 +161,10 @@ def _even_out(chosen: Int64Array, work: Int64Array, slots: int, most: int) -> No
         for other in np.argsort(totals, kind="stable"):
             gap = totals[fullest] - totals[other]
             theirs = np.flatnonzero(chosen == other)
-            back = work[theirs] if theirs.size == most else np.append(work[theirs], 0)
+            back, frees = np.append(work[theirs], 0), np.append(taken[theirs], 0)
             miss = abs(2 * (work[mine][:, np.newaxis] - back[np.newaxis, :]) - gap)
-            if miss.size and miss.min() < gap:
+            miss[taken[mine][:, np.newaxis] - frees[np.newaxis, :] > most - frees.sum()] = _FULL
+            if miss.min() < gap:
                 given, returned = np.unravel_index(int(miss.argmin()), miss.shape)
                 chosen[mine[given]] = other
                 if returned < theirs.size:

@@ -173,9 +173,18 @@ def _promised(
         return {**done, "optimizer steps": asked_steps, "updates applied": asked_steps}
     promised = planned_of_lock(expects)
     if len(records) > 1:
-        promises = {record.attempt.attempt: expects_of(record.lock) for record in records}
-        promised["forwards"] = planned_forwards(count, promises, expects)
+        each = {record.attempt.attempt: _forwards_each_step(record.lock) for record in records}
+        promised["forwards"] = planned_forwards(count, each, expects)
     return promised
+
+
+def _forwards_each_step(lock: Mapping[str, Any]) -> int | None:
+    """Over all ranks; None in the packed layout, where a step has as many as it needs."""
+    if ((lock.get("config") or {}).get("data") or {}).get("layout") == "packed":
+        return None
+    expects = expects_of(lock)
+    each, rest = divmod(expects.forwards, max(1, expects.total_steps))
+    return None if rest else each
 
 
 def receipt_of(run_dir: str) -> Receipt:

@@ -76,6 +76,7 @@ FREE: frozenset[str] = frozenset(
             "data.index_dir",
             "data.ignored_fields",
             "batch.micro_batch_size",
+            "batch.micro_batch_tokens",
             "batch.grad_accum_steps",
         ),
         *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults", "checks"),

@@ -153,13 +153,15 @@ class _Plan:
     batches_sha256: str | None = None
     layout_sha256: str | None = None
     work_per_token: int | None = None
+    micro_batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _refuse_beyond(1, MOST_SAMPLES, samples_per_epoch=self.samples_per_epoch)
         _refuse_beyond(0, MOST_STEPS, total_steps=self.total_steps)
         for name in ("micro_batch_size", "grad_accum_steps", "global_batch_size", "dp_degree"):
             _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
-        _refuse_beyond(1, MOST_SAMPLES, work_per_token=self.work_per_token or 1)
+        for name in ("work_per_token", "micro_batch_tokens"):
+            _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
         _refuse_beyond(1, MOST_SLOTS, slots=self.dp_degree * self.grad_accum_steps)
 
 

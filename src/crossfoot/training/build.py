@@ -69,8 +69,10 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         report(line)
     dropout = config.lora.dropout if config.lora else 0.0
     if dropout:
-        slots = plan.batch.slots_per_step
-        report(f"lora.dropout {dropout:g}: its draws are the same wherever a step has {slots:,} slots")
+        where = f"a step has {plan.batch.slots_per_step:,} slots"
+        if plan.batch.micro_batch_tokens is not None:
+            where = "the same samples share a forward"
+        report(f"lora.dropout {dropout:g}: its draws are the same wherever {where}")
     optimizer = build_optimizer(model, config.optimizer)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
     run_dir, resume_point = plan.run.run_dir, work.resume_point
@@ -83,7 +85,6 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     book, reconciler = open_ledger(work, layout, report) if ranks.is_first else (None, None)
     policies = Policies(config.faults.nonfinite, config.faults.overflow)
     step_recorder = StepRecorder(
-        layout=layout,
         ranks=ranks,
         meter=meter,
         stop=stop,
@@ -100,7 +101,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         step_recorder=step_recorder,
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
-        packed=config.data.layout == "packed",
+        packed=config.data.is_packed,
         step_hooks=StepHooks(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
         rank_monitor=rank_monitor,
         policies=policies,

@@ -98,9 +98,8 @@ class StepHooks:
         """The validation loss of the weights as they are; there must be validation data."""
         assert self._work.validation is not None
         plan = self._work.plan
-        packed = plan.run.config.data.layout == "packed"
-        micro_batch_size = plan.batch.micro_batch_size
-        loss = validation_loss(self._engine, self._work.validation, self._ranks, micro_batch_size, packed)
+        packed = plan.run.config.data.is_packed
+        loss = validation_loss(self._engine, self._work.validation, self._ranks, plan.batch, packed)
         self._loss = (steps_done, loss)
         return loss
 

@@ -56,7 +56,6 @@ class StepRecorder:
     def __init__(
         self,
         *,
-        layout: Layout,
         ranks: Ranks,
         meter: Meter,
         stop: StopRequest,
@@ -67,7 +66,6 @@ class StepRecorder:
     ) -> None:
         self._ranks, self._meter, self._stop, self._book = ranks, meter, stop, book
         self._listeners = listeners
-        self._width = packed_width(layout.grad_accum_steps, layout.micro_batch_size)
         self._waiting: tuple[ClosedStep, PlannedStep] | None = None
         self._reconciler = reconciler
         self._policies = policies
@@ -128,7 +126,7 @@ class StepRecorder:
         mine = self._meter.witness(closed, stop=int(self._stop.reason))
         # One collective a step: int64 rows of one width, floats by their bit pattern, so nothing is pickled,
         # rounded or agreed on first. On the CPU over gloo: nothing waits for a GPU.
-        rows = self._ranks.gather_row(pack(mine, self._width))
+        rows = self._ranks.gather_row(pack(mine, _width(planned)))
         witnesses = [unpack(row) for row in rows]
         entry = self._write(planned, witnesses)
         is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
@@ -161,3 +159,9 @@ class StepRecorder:
     def _not_writable(self, refused: Refused) -> None:
         self.finding = self.finding or refused.findings[0]
         self._stop.ask(Stop.NOT_WRITABLE)
+
+
+def _width(planned: PlannedStep) -> int:
+    """Of a rank's row: the plan is the same on all ranks, so the rows are equally wide."""
+    most = max(len(slot) for forwards in planned.slots for slot in forwards)
+    return packed_width(len(planned.slots[0]), most)

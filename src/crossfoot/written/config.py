@@ -119,14 +119,23 @@ class DataSection(Section):
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the samples of a forward stand in one row."""
+        return self.layout == "packed"
+
 
 class BatchSection(Section):
-    """Any two; the third is solved. Three are checked."""
+    """Any two; the third is solved. Three are checked. The first two are one number in two units."""
 
     micro_batch_size: Count | None = None
     """Samples per GPU per forward."""
+    micro_batch_tokens: Count | None = None
+    """In place of it, packed: tokens per GPU per forward, at least max_seq_len. A step then uses as few
+    forwards as hold it.
+    """
     grad_accum_steps: Count | None = None
-    """Forwards per optimizer step."""
+    """Forwards per optimizer step; with micro_batch_tokens, at most."""
     global_batch_size: Count | None = None
     """Samples per optimizer step, over all GPUs."""
 
@@ -285,3 +294,12 @@ class Config(Section):
     faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
     checks: ChecksSection = ChecksSection()
+
+    @property
+    def batch_numbers(self) -> dict[str, Any]:
+        """What is given of the batch, by the names that `arithmetic.batch.solve_batch` has for it."""
+        numbers = {key: getattr(self.batch, key) for key in type(self.batch).model_fields}
+        given = {key: number for key, number in numbers.items() if number is not None}
+        if self.batch.micro_batch_tokens is not None:
+            given["max_seq_len"] = self.data.max_seq_len
+        return given

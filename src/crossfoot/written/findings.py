@@ -1,5 +1,5 @@
 """The mistakes that can stand in a run config: one function, one code, one page of the manual each (CF001 to
-CF009, CF105, CF106, CF201).
+CF009, CF105, CF106, CF110, CF201).
 """
 
 from __future__ import annotations
@@ -266,7 +266,8 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
     `micro_batch_size x grad_accum_steps x GPUs = global_batch_size`: any two of the three decide the batch on
     a given number of GPUs, and the third follows. With one alone crossfoot would have to choose the second,
     and the run would have a batch that nobody wrote down. Most configs give `global_batch_size`, the samples
-    of an optimizer step over all GPUs, and `micro_batch_size`, as many as one GPU's memory holds at once.
+    of an optimizer step over all GPUs, and `micro_batch_size`, as many as one GPU's memory holds at once, or
+    in its place `micro_batch_tokens`, the tokens that it holds.
     """
     note = "micro_batch_size x grad_accum_steps x GPUs = global_batch_size: the third follows from two"
     if not given:
@@ -288,6 +289,26 @@ def too_few_batch_numbers(given: tuple[tuple[Place, str, object], ...], section:
         place=place,
         notes=(note,),
         helps=(f"also set batch.{other}: {meaning}",),
+    )
+
+
+@rule_docs("CF110")
+def slot_limited_twice(samples: tuple[Place, str, object], tokens: tuple[Place, str, object]) -> Finding:
+    """CF110: `batch.micro_batch_size` and `batch.micro_batch_tokens` are both given.
+
+    They say the same thing in two units: what one forward of one GPU holds, in samples or in tokens. With
+    both, one of them would have no meaning.
+    """
+    return Finding(
+        "CF110",
+        f"a forward is limited twice: micro_batch_size {shown(samples[2])}, micro_batch_tokens "
+        f"{shown(tokens[2])}",
+        place=tokens[0],
+        others=((samples[0], "and here"),),
+        helps=(
+            "remove batch.micro_batch_size: a forward holds so many tokens",
+            "or remove batch.micro_batch_tokens: a forward holds so many samples",
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from crossfoot.written.findings import (
     length_not_given_once,
     missing_key,
     nodes_differ,
+    slot_limited_twice,
     too_few_batch_numbers,
     warmup_given_twice,
     wrong_value,
@@ -229,7 +230,8 @@ def _paths(tree: Tree, source: Source, judged: Validity) -> None:
 def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     """The rules that hold between keys: the run's length, the batch's numbers, the warm-up, the nodes."""
     length_keys = ("epochs", "max_steps")
-    batch_keys = ("micro_batch_size", "grad_accum_steps", "global_batch_size")
+    limit_keys = ("micro_batch_size", "micro_batch_tokens")
+    batch_keys = (*limit_keys, "grad_accum_steps", "global_batch_size")
     warmup_keys = ("warmup_steps", "warmup_fraction", "warmup_samples")
 
     def judge_section(section: str, keys: tuple[str, ...], finding: Finding) -> None:
@@ -241,7 +243,10 @@ def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
         place = place_of(("train",), tree.spots, source.path)
         judge_section("train", length_keys, length_not_given_once(length, place))
     batch = _given(tree, "batch", batch_keys)
-    if batch is not None and len(batch) < 2:
+    limits = [one for one in batch or () if one[1] in limit_keys]
+    if len(limits) == 2:
+        judge_section("batch", batch_keys, slot_limited_twice(*limits))
+    elif batch is not None and len(batch) < 2:
         place = place_of(("batch",), tree.spots, source.path)
         judge_section("batch", batch_keys, too_few_batch_numbers(batch, place))
     warmup = _given(tree, "lr", warmup_keys)

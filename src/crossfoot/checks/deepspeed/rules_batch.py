@@ -129,8 +129,7 @@ def _ways_to_get(facts: Facts, deepspeed: DeepSpeedFile, batch: BatchPlan, wante
     """The smallest change of the config with which a step holds exactly `wanted`, tried out before it is
     offered.
     """
-    written = {key: getattr(facts.run.config.batch, key) for key in _OURS}
-    given = {key: value for key, value in written.items() if value is not None}
+    given = facts.run.config.batch_numbers
     micro, ranks = batch.micro_batch_size, batch.topology.dp_degree
     forwards, rest = divmod(wanted, micro * ranks)
     exact: dict[str, int] = {"global_batch_size": wanted}
@@ -153,8 +152,8 @@ def _ways_to_get(facts: Facts, deepspeed: DeepSpeedFile, batch: BatchPlan, wante
 
 def _ways_to_set(facts: Facts, deepspeed: DeepSpeedFile, ours: str, wanted: int) -> tuple[str, ...]:
     """Setting our key to the file's number, where the batch then still solves; says what batch that is."""
-    given = {key: getattr(facts.run.config.batch, key) for key in _OURS}
-    if facts.batch is None or given[ours] is None or wanted < 1:
+    given = facts.run.config.batch_numbers
+    if facts.batch is None or ours not in given or wanted < 1:
         return ()
     try:
         solved = solve_batch(facts.batch.topology, **{**given, ours: wanted})

@@ -60,13 +60,8 @@ def samples_with(facts: Facts, num_nodes: int | None = None, gpus_per_node: int 
     each = gpus_per_node or (gpus.value if gpus else 1)
     if isinstance(each, tuple):
         return None
-    written = facts.run.config.batch
+    topology = Topology(each, num_nodes or nodes_or_one(facts))
     try:
-        return solve_batch(
-            Topology(each, num_nodes or nodes_or_one(facts)),
-            micro_batch_size=written.micro_batch_size,
-            grad_accum_steps=written.grad_accum_steps,
-            global_batch_size=written.global_batch_size,
-        ).global_batch_size
+        return solve_batch(topology, **facts.run.config.batch_numbers).global_batch_size
     except BatchImpossible:
         return None
