@@ -31,6 +31,10 @@ LR: dict[str, Any] = {
 }
 
 
+LONGEST = 8
+"""Tokens of a sample, at most."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Samples of random content, length and masks; some are equal."""
@@ -44,7 +48,7 @@ def data_of(num_samples: int, seed: int) -> Data:
     draw = np.random.default_rng(seed)
     return Data(
         draw.integers(0, 3 * num_samples, num_samples).astype(np.uint64) << np.uint64(40),
-        draw.integers(2, 9, num_samples).astype(np.int32),
+        draw.integers(2, LONGEST, num_samples, endpoint=True).astype(np.int32),
         draw.integers(1, 5, num_samples).astype(np.int32),
     )
 
@@ -56,19 +60,22 @@ def any_terms(draw: st.DrawFn) -> Terms:
     assume(last_step != "drop" or samples >= batch)
     ranks, forwards = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     by_epochs = draw(st.booleans())
+    work_per_token = draw(st.sampled_from([None, 1, 50]))
+    tokens = draw(st.none() | st.integers(LONGEST, 5 * LONGEST)) if work_per_token else None
     return Terms(
         num_samples=samples,
         global_batch_size=batch,
         micro_batch_size=-(-batch // (ranks * forwards)),
-        grad_accum_steps=forwards,
+        grad_accum_steps=forwards if tokens is None else batch,
         dp_degree=ranks,
         dealt_ranks=ranks,
-        work_per_token=draw(st.sampled_from([None, 1, 50])),
+        work_per_token=work_per_token,
         seed=draw(st.integers(0, 5)),
         last_step=last_step,
         epochs=draw(st.integers(1, 3)) if by_epochs else None,
         max_steps=None if by_epochs else draw(st.integers(1, 15)),
         lr=LR,
+        micro_batch_tokens=tokens,
     )
 
 
@@ -87,7 +94,7 @@ def layout_of(terms: Terms) -> Layout:
     places = (terms.dp_degree, terms.grad_accum_steps, terms.micro_batch_size)
     if terms.work_per_token is None:
         return PaddedLayout(*places)
-    return PackedLayout(*places, terms.work_per_token, terms.dealt_ranks)
+    return PackedLayout(*places, terms.work_per_token, terms.dealt_ranks, terms.micro_batch_tokens)
 
 
 @given(any_terms())
@@ -108,7 +115,13 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
         assert step.real_tokens == int(data.lengths[ids].sum())
         assert step.trained_tokens == int(data.trained_tokens[ids].sum())
         assert step.samples_sha256 == samples_sha256(data.digests[ids])
-        assert step.slots_sha256 == slots_sha256(obedient(layout.slots(ids, data.lengths[ids]), data))
+        slots = layout.slots(ids, data.lengths[ids])
+        assert step.forwards == sum(map(len, slots))
+        assert step.slots_sha256 == slots_sha256(obedient(slots, data))
+    sums = promise.promised_sums(terms, data)
+    forwards = [layout.forwards(data.lengths[ids]) for _, ids in schedule.blocks()]
+    assert sums["forwards"] == sum(step.forwards for step in steps)
+    assert sums["forwards"] == int(np.concatenate(forwards).sum()) * layout.dp_degree
 
 
 def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from crossfoot.arithmetic import schedule as schedule_module
 from crossfoot.arithmetic.batch import Topology, solve_batch
-from crossfoot.arithmetic.layout import PaddedLayout
+from crossfoot.arithmetic.dealing import deal, enough_room
+from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout
 from crossfoot.arithmetic.schedule import Schedule, batches_sha256, epoch_order
 
 
@@ -205,3 +207,56 @@ def test_a_longer_run_begins_with_the_shorter_one(schedule: Schedule, more: int)
         schedule.total_steps - 1
     ):  # the last carried step of the shorter run is filled in the longer
         assert longer.samples(k).tolist() == schedule.samples(k).tolist()
+
+
+@st.composite
+def steps_by_tokens(draw: st.DrawFn) -> tuple[PackedLayout, np.ndarray]:
+    """A layout with a limit in tokens, and the lengths of the samples of a step."""
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=50))
+    ranks, tokens = draw(st.integers(1, 5)), draw(st.integers(max(lengths), 150))
+    per_token = draw(st.sampled_from([1, 50, 50_408]))
+    return PackedLayout(ranks, len(lengths), 1, per_token, ranks, tokens), np.array(lengths, dtype=np.int32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps_by_tokens(), st.randoms(use_true_random=False))
+def test_a_step_by_tokens_is_whole_in_as_few_forwards_as_hold_it(
+    step: tuple[PackedLayout, np.ndarray], random: Random
+) -> None:
+    layout, lengths = step
+    ids = np.arange(lengths.size, dtype=np.int64)
+    slots = layout.slots(ids, lengths)
+    assert len(slots) == layout.dp_degree
+    (forwards,) = {len(rank) for rank in slots}
+    assert layout.forwards(lengths[np.newaxis]).tolist() == [forwards]
+    assert sorted(i for rank in slots for slot in rank for i in slot.tolist()) == ids.tolist()
+    held = [int(lengths[slot].sum()) for rank in slots for slot in rank]
+    assert max(held) <= layout.micro_batch_tokens
+    # as few: what has fewer slots has no room for all, or some found none in them
+    fewer = layout.dp_degree * (forwards - 1)
+    if fewer * layout.micro_batch_tokens >= lengths.sum():
+        work = sorted((layout.work_per_token * n + n * n for n in lengths.tolist()), reverse=True)
+        assert deal(work, sorted(lengths.tolist(), reverse=True), fewer, layout.micro_batch_tokens) is None
+        assert enough_room(np.sort(lengths)[np.newaxis, ::-1], fewer)[0] > layout.micro_batch_tokens
+    shuffled = ids.copy()
+    random.shuffle(shuffled)
+    again = layout.slots(shuffled, lengths[shuffled])
+    assert [[slot.tolist() for slot in rank] for rank in again] == [
+        [slot.tolist() for slot in rank] for rank in slots
+    ]
+    (alone,) = layout.folded().slots(ids, lengths)
+    at_once = [slot.tolist() for number in range(forwards) for slot in (rank[number] for rank in slots)]
+    assert [slot.tolist() for slot in alone] == at_once
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps_by_tokens(), st.integers(1, 12))
+def test_enough_room_is_enough(step: tuple[PackedLayout, np.ndarray], slots: int) -> None:
+    layout, lengths = step
+    descending = np.sort(lengths.astype(np.int64))[::-1]
+    enough = int(enough_room(descending[np.newaxis], slots)[0])
+    work = (layout.work_per_token * descending + descending**2).tolist()
+    for most in (enough, enough + 1, 2 * enough):
+        dealt = deal(work, descending.tolist(), slots, most)
+        assert dealt is not None
+        assert sorted(place for slot in dealt for place in slot) == list(range(lengths.size))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.arithmetic.dealing import deal, even_out
-from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout
+from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout, StepTooFull, refuse_full_steps
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.written.model_limits import work_per_token
 
@@ -64,6 +65,56 @@ def test_a_step_uses_as_few_forwards_as_hold_it() -> None:
         layout.slots(np.arange(25), np.ones(25, dtype=np.int32))
 
 
+def by_tokens(ranks: int, accum: int, tokens: int, per_token: int = 1_000_000) -> PackedLayout:
+    return PackedLayout(ranks, accum, 1, per_token, ranks, tokens)
+
+
+def test_a_slot_takes_so_many_tokens_and_any_number_of_samples() -> None:
+    # 6 | 5; then 3 -> 5+3, 2 -> 6+2, and 1 each
+    assert dealt(by_tokens(2, 1, 9), [0, 1, 2, 3, 4, 5], [6, 5, 3, 2, 1, 1]) == [[[0, 3, 5]], [[1, 2, 4]]]
+    with pytest.raises(ValueError, match="6 samples do not fit in 2 slots of 8 tokens"):
+        dealt(by_tokens(2, 1, 8), [0, 1, 2, 3, 4, 5], [6, 5, 3, 2, 1, 1])
+
+
+def test_a_full_slot_is_passed_over_and_not_forgotten() -> None:
+    """A slot with less work may have no room for this sample, and room for a later one."""
+    # 6 tokens in one sample are more work than 7 in three: the third 2 finds no room beside those, 1 does
+    layout = by_tokens(2, 1, 8, per_token=1)
+    assert dealt(layout, [0, 1, 2, 3, 4, 5], [6, 3, 2, 2, 2, 1]) == [[[0, 4]], [[1, 2, 3, 5]]]
+
+
+def test_a_step_uses_as_few_forwards_as_have_room_for_its_tokens() -> None:
+    layout = by_tokens(2, 4, 10)
+    steps = np.array([[5, 5, 5, 5], [6, 5, 5, 4], [6, 6, 6, 2], [10, 10, 10, 10]], dtype=np.int32)
+    assert layout.forwards(steps).tolist() == [1, 1, 2, 2]  # 6 + 6 is above 10, though 20 are 2 x 10
+    folded = layout.folded()
+    assert folded.forwards(steps).tolist() == [2, 2, 4, 4]
+    for step in steps:
+        slots = layout.slots(np.arange(4), step)
+        assert [len(rank) for rank in slots] == [layout.forwards(step[np.newaxis])[0]] * 2
+
+
+def crowded(accum: int, tokens: int, lengths: list[int]) -> str:
+    """What is said of steps of 4 samples on 2 ranks; nothing where all fit."""
+    batch = BatchPlan(8, accum, 4, Topology(2, 1), micro_batch_tokens=tokens)
+    schedule = Schedule(len(lengths), 4, 42, "short", epochs=1)
+    try:
+        refuse_full_steps(schedule, batch, by_tokens(2, accum, tokens), np.array(lengths, dtype=np.int32))
+    except StepTooFull as error:
+        return "\n".join([error.title, *error.notes, *error.helps])
+    return ""
+
+
+def test_a_step_that_needs_more_forwards_than_it_may_use_is_named() -> None:
+    lengths = [9, 9, 9, 9, 1, 1, 1, 1]
+    assert not crowded(2, 10, lengths)
+    said = crowded(1, 10, lengths)
+    assert "needs 2 forwards of 10 tokens, and grad_accum_steps allows 1" in said
+    assert "set batch.grad_accum_steps to 2" in said
+    tokens = int(said.rpartition("set batch.micro_batch_tokens to ")[2])
+    assert not crowded(1, tokens, lengths)
+
+
 def test_the_forwards_of_a_rank_add_up_evenly_too() -> None:
     """Slots in descending order go to the ranks there and back."""
     assert dealt(packed(2, 2, 1), [0, 1, 2, 3], [9, 7, 4, 1]) == [[[0], [3]], [[1], [2]]]
@@ -110,8 +161,9 @@ def test_the_digest_knows_the_rule_and_what_it_is_applied_to() -> None:
     lengths = np.array([(7 * i) % 13 + 1 for i in range(37)], dtype=np.int32)
     layouts = [packed(3, 2, 3), packed(2, 3, 3), packed(3, 2, 4), packed(3, 2, 3, 50)]
     layouts += [PackedLayout(1, 6, 3, 1_000_000, 3)]
+    layouts += [PackedLayout(3, 2, 3, 1_000_000, 3, tokens) for tokens in (50, 60)]
     digests = {layout.sha256(schedule, lengths) for layout in layouts}
-    assert len(digests) == 5
+    assert len(digests) == 7
     assert layouts[0].sha256(schedule, lengths[::-1].copy()) not in digests
     assert layouts[0].sha256(Schedule(37, 16, 43, "short", epochs=2), lengths) not in digests
 
