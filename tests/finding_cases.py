@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossfoot.findings.finding import Finding
+from crossfoot.index.build import ensure_index
 from crossfoot.planning.checking import find_all
+from crossfoot.written.run_file import read_run
 from support.model_folders import write_weights
 
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -78,5 +80,11 @@ def write_files(folder: Path, files: dict[str, str]) -> list[str]:
 
 
 def check_case(words: Sequence[str]) -> tuple[Finding, ...]:
-    """`crossfoot check config.yaml WORDS`, outside of any job."""
+    """`crossfoot check config.yaml WORDS`, outside of any job. A config that says where its index lies has
+    one.
+    """
+    with suppress(ValueError):
+        if "\n  index_dir:" in Path("config.yaml").read_text(encoding="utf-8"):
+            run, _ = read_run("config.yaml", words)
+            ensure_index(run, run.config.data.train, is_builder=True)
     return find_all("config.yaml", words)

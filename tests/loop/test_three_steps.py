@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from crossfoot.checkpoints.store import list_checkpoints
 from crossfoot.ledger.entry import LEDGER_FORMAT
 from support import plain_torch
-from support.loop_room import Room
+from support.loop_room import LONGEST, Room
 from support.plain_torch import Sample, Step, Tensors
 from support.watched_run import HOUR_SECONDS, Watched
 
@@ -45,6 +45,11 @@ def padded(room: Room) -> dict[str, Any]:
     """The same, one row a sample; the last step leaves 4 slots empty."""
     values = folded_ranks(room)
     return {**values, "data": {**values["data"], "layout": "padded"}}
+
+
+def by_tokens(room: Room) -> dict[str, Any]:
+    """The same with room for 330 tokens: samples of 100 to 165 on 4 ranks, 4 or 8 slots, at most 24."""
+    return {**folded_ranks(room), "batch": {"micro_batch_tokens": 2 * LONGEST, "global_batch_size": 11}}
 
 
 def one_rank(room: Room) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def blocks_of_text(room: Room) -> dict[str, Any]:
     )
 
 
-CASES = [folded_ranks, padded, one_rank, blocks_of_text]
+CASES = [folded_ranks, padded, by_tokens, one_rank, blocks_of_text]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,7 +122,7 @@ def test_weights_and_ledger_are_those_of_plain_torch(
     assert (ending["reason"], ending["step"], ending["planned_steps"]) == ("finished", 3, 3)
     losses = [checkpoint.manifest.validation_loss for checkpoint in list_checkpoints(seen.run_dir)]
     assert losses == pytest.approx(judged, rel=1e-6)
-    assert seen.judging == 3 * -(-len(asked) // config["batch"]["micro_batch_size"])
+    assert seen.judging == 3 * -(-len(asked) // config["batch"].get("micro_batch_size", 1))
     assert ending["validation_loss"] == (losses[-1] if losses else None)
     assert same(saved_by(seen), seen.after[-1])
 

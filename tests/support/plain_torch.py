@@ -19,7 +19,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crossfoot.receipts.promised_slots import promised_slots, slots_of_size
+from crossfoot.receipts.promised_slots import promised_slots, slots_of_steps
 
 BEGIN, END, PIECES = 1, 2, 260
 PROMPT = (
@@ -141,20 +141,20 @@ def slots_of(config: dict[str, Any], ids: Sequence[int], samples: Sequence[Sampl
     batch = config["batch"]
     cluster = config.get("cluster", {})
     ranks = cluster.get("num_nodes", 1) * cluster.get("gpus_per_node", 1)
-    forwards = -(-batch["global_batch_size"] // (ranks * batch["micro_batch_size"]))
     if config["data"].get("layout") != "padded":
         lengths = {number: len(samples[number].ids) for number in ids}
         dealing = SimpleNamespace(
-            micro_batch_size=batch["micro_batch_size"],
-            slots_per_step=ranks * forwards,
+            micro_batch_size=batch.get("micro_batch_size"),
+            micro_batch_tokens=batch.get("micro_batch_tokens"),
             dealt_ranks=ranks,
             work_per_token=WORK_PER_TOKEN,
         )
-        row = np.array([ids], dtype=np.int64)
-        slot = promised_slots(dealing, row, np.array([[lengths[number] for number in ids]]))[0].tolist()
+        row, its_lengths = np.array([ids], dtype=np.int64), np.array([[lengths[number] for number in ids]])
+        count = int(slots_of_steps(dealing, its_lengths)[0])
+        slot = promised_slots(dealing, row, its_lengths, count)[0].tolist()
         longest_first = sorted(zip(ids, slot, strict=True), key=lambda place: (-lengths[place[0]], place[0]))
-        count = slots_of_size(dealing, len(ids))
         return [[number for number, where in longest_first if where == this] for this in range(count)]
+    forwards = -(-batch["global_batch_size"] // (ranks * batch["micro_batch_size"]))
     falling = sorted(ids, key=lambda number: -len(samples[number].ids))
     each, more = divmod(len(ids), ranks * forwards)
     sizes = [each + (slot < more) for slot in range(ranks * forwards)]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.layout import Layout
+from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.dealing import enough_room
+from crossfoot.arithmetic.layout import Layout, PackedLayout
 from crossfoot.data.samples import TokenizerFacts
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexHeader, Source, segment_digests
 from crossfoot.ledger.reconcile import PlannedStep
@@ -23,9 +25,9 @@ LONGEST_TOKENS = 48
 class ProofBatch:
     """The samples of a proof, and its two steps; the same on every rank.
 
-    before: a step at rate 0, of fewer samples than slots. It changes nothing, unless its gradients are still
-    there in the step after it. step: the one that is compared, with an empty slot and uneven ones where the
-    layout has room for them.
+    before: a step at rate 0, of half as many samples, which are fewer forwards where the layout has no empty
+    ones. It changes nothing, unless its gradients are still there in the step after it. step: the one that is
+    compared, with an empty slot and uneven ones where the layout has room for them.
     """
 
     index: DataIndex
@@ -49,9 +51,14 @@ def proof_batch(
     """
     slots = layout.slots_per_step
     size = slots * layout.micro_batch_size - (layout.micro_batch_size > 1)
-    index = made_up_index(2 * size, vocabulary=vocabulary, longest=longest, seed=seed, shortest=shortest)
+    count = size + ceil_div(size, 2)
+    index = made_up_index(count, vocabulary=vocabulary, longest=longest, seed=seed, shortest=shortest)
+    if isinstance(layout, PackedLayout) and layout.micro_batch_tokens is not None:
+        # made-up samples are short: with so many tokens they fill the slots
+        lengths = np.sort(index.lengths[:size].astype(np.int64))[np.newaxis, ::-1]
+        layout = replace(layout, micro_batch_tokens=int(enough_room(lengths, slots)[0]))
     step = _planned(index, layout, np.arange(size, dtype=np.int64), step=1, rate=rate)
-    before = _planned(index, layout, np.arange(size, 2 * size, dtype=np.int64), step=0, rate=0.0)
+    before = _planned(index, layout, np.arange(size, count, dtype=np.int64), step=0, rate=0.0)
     if slots > 1:
         # A half, rounded down: runs go forward by forward over the ranks, as in Layout.slots.
         middle, _rest = divmod(slots - 1, 2)

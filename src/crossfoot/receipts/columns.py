@@ -70,9 +70,9 @@ def planned_of_steps(steps: Iterable[PromisedStep]) -> Sums:
 def planned_forwards(entries: Iterable[StepEntry], each: Mapping[int, int | None], last: Expects) -> int:
     """Forwards of the whole run when its attempts deal them out differently.
 
-    each: of every step, as each attempt's lock promises them, by attempt; None where the lock knows only those
-    of all steps together: then a step that has a line is believed to be planned as the line says. last: of
-    the lock in force. Missing steps are a forecast: a run without them does not foot anyway.
+    each: of every step, as each attempt's lock promises them, by attempt; None where the lock knows only
+    those of all steps together: then a step that has a line is believed to be planned as the line says. last:
+    of the lock in force. Missing steps are a forecast: a run without them does not foot anyway.
     """
     once = {entry.step: entry for entry in entries if 0 <= entry.step < last.total_steps}
     missing = last.total_steps - len(once)

@@ -100,6 +100,12 @@ def _other_draws(lock: Mapping[str, Any], dry_lock: Mapping[str, Any]) -> str | 
     layouts = [one["config"]["data"].get("layout", "padded") for one in (lock, dry_lock)]
     if layouts[0] != layouts[1]:
         return f"dropout draws other numbers in the {layouts[0]} layout than in the {layouts[1]} one"
+    by_tokens = [
+        (one["plan"].get("micro_batch_tokens"), one["plan"]["dp_degree"]) for one in (lock, dry_lock)
+    ]
+    if any(tokens for tokens, _ in by_tokens):
+        is_same = by_tokens[0] == by_tokens[1]
+        return None if is_same else "dropout draws other numbers where other samples share a forward"
     here, there = (one["plan"]["dp_degree"] * one["plan"]["grad_accum_steps"] for one in (lock, dry_lock))
     if here == there:
         return None
