@@ -96,7 +96,7 @@ def test_a_step_uses_as_few_forwards_as_have_room_for_its_tokens() -> None:
 
 def crowded(accum: int, tokens: int, lengths: list[int]) -> str:
     """What is said of steps of 4 samples on 2 ranks; nothing where all fit."""
-    batch = BatchPlan(8, accum, 4, Topology(2, 1), micro_batch_tokens=tokens)
+    batch = BatchPlan(8, accum, 4, Topology(2, 1), "micro_batch_size", tokens)
     schedule = Schedule(len(lengths), 4, 42, "short", epochs=1)
     try:
         refuse_full_steps(schedule, batch, by_tokens(2, accum, tokens), np.array(lengths, dtype=np.int32))

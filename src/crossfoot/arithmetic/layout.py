@@ -215,7 +215,7 @@ def refuse_full_steps(schedule: Schedule, batch: BatchPlan, layout: Layout, leng
     tokens of every sample of the data, [num_samples].
     """
     tokens, most, ranks = batch.micro_batch_tokens, batch.grad_accum_steps, batch.topology.dp_degree
-    if tokens is None:
+    if tokens is None or batch.solved != "micro_batch_size":  # the most was solved so that all fit
         return
     forwards = np.concatenate([layout.forwards(lengths[ids]) for _, ids in schedule.blocks()])
     full = np.flatnonzero(forwards > most)
@@ -225,7 +225,9 @@ def refuse_full_steps(schedule: Schedule, batch: BatchPlan, layout: Layout, leng
     enough = max(int(enough_room(_descending(lengths[ids]), slots).max()) for _, ids in schedule.blocks())
     first, largest = int(full[0]), int(forwards.max())
     own = lengths[schedule.samples(first)]
-    others = f"{counted(int(full.size), 'step')} of {schedule.total_steps:,} need more, at most {largest}"
+    others = (
+        f"{full.size:,} of {schedule.total_steps:,} steps need more than {most}; the fullest needs {largest}"
+    )
     raise StepTooFull(
         f"{step_name(first)} needs {forwards[first]} forwards of {tokens:,} tokens, and grad_accum_steps "
         f"allows {most}",

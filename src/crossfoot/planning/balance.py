@@ -10,8 +10,8 @@ import numpy as np
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout, slot_shape
 from crossfoot.arithmetic.schedule import Ids, Schedule
 
-MOST_STEPS = 64
-"""Looked at, evenly spaced: a plan is there at once, however long the run."""
+FEWEST_STEPS, MOST_STEPS, MOST_SAMPLES = 8, 64, 1 << 17
+"""Looked at, evenly spaced: a plan is there at once, however long the run and however large its steps."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Balance:
 
 def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balance:
     """Deal out some steps of the run and count. lengths: tokens of every sample, [num_samples]."""
-    steps = np.unique(np.linspace(0, schedule.total_steps - 1, MOST_STEPS).astype(np.int64)).tolist()
+    few, _rest = divmod(MOST_SAMPLES, schedule.global_batch_size)
+    places = np.linspace(0, schedule.total_steps - 1, min(MOST_STEPS, max(FEWEST_STEPS, few)))
+    steps = np.unique(places.astype(np.int64)).tolist()
     in_rows = PaddedLayout(layout.dp_degree, layout.grad_accum_steps, layout.micro_batch_size)
     longest = mean = real = padded = worst = 0.0
     worst_step = 0

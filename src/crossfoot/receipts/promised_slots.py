@@ -51,19 +51,20 @@ def slots_of_steps(dealing: Dealing, lengths: Lengths) -> Int64Array:
         return np.full(len(lengths), dealing.slots_per_step, dtype=np.int64)
     descending = -np.sort(-lengths.astype(np.int64), axis=1)
     taken, most = _limits(dealing, descending)
-    whole, rest = np.divmod(taken.sum(axis=1), dealing.dealt_ranks * most)
-    forwards = np.maximum(1, whole + (rest > 0))
+    total, ranks = taken.sum(axis=1), dealing.dealt_ranks
+    whole, rest = np.divmod(total, ranks * most)
+    slots: Int64Array = ranks * np.maximum(1, whole + (rest > 0))
     if dealing.micro_batch_tokens is not None:
         work = _work(dealing, descending)
-        left = np.arange(len(lengths))
+        # No sample is left over while some slot holds so little that the longest has room there.
+        left = np.flatnonzero(total > slots * (most + 1 - taken[:, 0]))
         while left.size:
             failed = [
-                rows[~_place(work[rows], taken[rows], count * dealing.dealt_ranks, most).fits]
-                for count, rows in _alike(forwards, left)
+                rows[~_place(work[rows], taken[rows], count, most).fits]
+                for count, rows in _alike(slots, left)
             ]
             left = np.concatenate(failed)
-            forwards[left] += 1
-    slots: Int64Array = forwards * dealing.dealt_ranks
+            slots[left] += ranks
     return slots
 
 
