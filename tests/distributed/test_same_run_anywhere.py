@@ -65,6 +65,28 @@ COVERING = (
 """Every pair of two settings at least once; of every optimizer and batch one rank, the reference, first."""
 
 
+LAYOUTS = {
+    **{f"tokens-{stage}": {"batch.micro_batch_tokens": 512, "stage": stage} for stage in (0, 1, 2, 3)},
+    "padded": {"batch.micro_batch_size": 20, "data.layout": "padded", "stage": 2},
+}
+"""The 2 ranks of `Cell("adamw", 100, 2, ...)` once more, with other slots."""
+
+
+def _layout_jobs(folder: Path, config: Path) -> list[dict[str, Any]]:
+    jobs = []
+    for name, words in LAYOUTS.items():
+        cell = Cell("adamw", 100, 2, int(words["stage"]), 1)
+        job = _job(folder, config, cell)
+        changed = {key: word for key, word in words.items() if key != "stage"} | {
+            "run.dir": folder / name,
+            "run.name": name,
+            "batch.grad_accum_steps": "null",
+        }
+        job["overrides"] += [f"{key}={word}" for key, word in changed.items()]
+        jobs.append({**job, "name": name})
+    return jobs
+
+
 def _job(folder: Path, config: Path, cell: Cell) -> dict[str, Any]:
     words = {
         "run.dir": folder / cell.name,
@@ -104,6 +126,7 @@ def runs(
     for ranks in RANKS:
         jobs = folder / f"jobs{ranks}.json"
         mine = [_job(folder, config, cell) for cell in cells if cell.ranks == ranks]
+        mine += _layout_jobs(folder, config) if ranks == 2 else []
         jobs.write_text(json.dumps(mine), encoding="utf-8")
         done = warm_ranks(ranks, ROOT / "tests" / "support" / "many_runs.py", jobs)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
@@ -134,6 +157,26 @@ def test_same_samples_rates_losses_and_norms(
                 assert line[number] == pytest.approx(expected[number], rel=RELATIVE), where
         assert receipt(folder / cell.name)["foots"] is True, cell.name
     print(f"{optimizer}, batch {batch}: largest relative difference {worst:.1e}")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_slots_are_the_same_run(runs: tuple[Path, tuple[Cell, ...]], name: str) -> None:
+    folder, cells = runs
+    alone = next(cell for cell in cells if (cell.optimizer, cell.batch) == ("adamw", 100))
+    lines = ledger(folder / name)
+    for expected, line in zip(ledger(folder / alone.name), lines, strict=True):
+        assert line["samples_sha256"] == expected["samples_sha256"]
+        for number in ("loss", "grad_norm"):
+            assert line[number] == pytest.approx(expected[number], rel=RELATIVE), line["step"]
+    assert receipt(folder / name)["foots"] is True
+    promised = json.loads((folder / name / "plan.lock.json").read_text())["plan"]
+    other = json.loads((folder / alone.name / "plan.lock.json").read_text())["plan"]
+    assert promised["batches_sha256"] == other["batches_sha256"]
+    assert promised["layout_sha256"] != other["layout_sha256"]
+    if name != "padded":
+        forwards = [line["real_forwards"] for line in lines]
+        assert forwards == [line["planned_forwards"] for line in lines]
+        assert len(set(forwards)) >= 2 and max(forwards) < 2 * promised["grad_accum_steps"]
 
 
 def test_clipping_was_active_with_sgd(runs: tuple[Path, tuple[Cell, ...]]) -> None:
