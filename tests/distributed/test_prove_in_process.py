@@ -28,6 +28,7 @@ def _layouts() -> list[Case]:
             folded=draw.random() < 0.5,
             lora=draw.random() < 0.7,
             seed=draw.randrange(1000),
+            by_tokens=draw.random() < 0.3,
         )
         for _ in range(CASES)
     ]

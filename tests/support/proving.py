@@ -76,7 +76,9 @@ class SerialEngine(Engine):
 
 @dataclass(frozen=True)
 class Case:
-    """A layout to prove: the plan's dp_degree, accumulation and micro batch; folded into one rank or not."""
+    """A layout to prove: the plan's dp_degree, accumulation and micro batch; folded into one rank or not.
+    by_tokens: a slot is limited by tokens.
+    """
 
     dp_degree: int
     grad_accum_steps: int
@@ -85,6 +87,7 @@ class Case:
     packed: bool = True
     lora: bool = True
     seed: int = 7
+    by_tokens: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -92,7 +95,8 @@ class Case:
         places = (self.dp_degree, self.grad_accum_steps, self.micro_batch_size)
         if self.folded:
             places = (1, self.grad_accum_steps * self.dp_degree, self.micro_batch_size)
-        return PackedLayout(*places, 914, self.dp_degree) if self.packed else PaddedLayout(*places)
+        tokens = 48 * self.micro_batch_size if self.by_tokens else None
+        return PackedLayout(*places, 914, self.dp_degree, tokens) if self.packed else PaddedLayout(*places)
 
 
 def proof_config(

@@ -9,6 +9,7 @@ from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.arithmetic.dealing import deal, even_out
 from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout, StepTooFull, refuse_full_steps
 from crossfoot.arithmetic.schedule import Schedule
+from crossfoot.receipts.promised_slots import slots_of_steps
 from crossfoot.written.model_limits import work_per_token
 
 
@@ -92,6 +93,15 @@ def test_a_step_uses_as_few_forwards_as_have_room_for_its_tokens() -> None:
     for step in steps:
         slots = layout.slots(np.arange(4), step)
         assert [len(rank) for rank in slots] == [layout.forwards(step[np.newaxis])[0]] * 2
+
+
+def test_a_sample_that_no_slot_holds_is_no_endless_search() -> None:
+    """The checks refuse such a config (CF109); a lock that was made up meets no check."""
+    with pytest.raises(ValueError, match="11 tokens does not fit in a slot of 10"):
+        dealt(by_tokens(2, 4, 10), [0, 1], [11, 2])
+    dealing = by_tokens(2, 4, 10)
+    with pytest.raises(ValueError, match="a sample has 11 tokens, and a slot 10"):
+        slots_of_steps(dealing, np.array([[11, 2]], dtype=np.int32))
 
 
 def crowded(accum: int, tokens: int, lengths: list[int]) -> str:

@@ -204,6 +204,8 @@ class PackedLayout(Layout):
     def _placed(self, descending: Ids, work: Sequence[int]) -> list[list[int]]:
         """Places 0 .. n-1 of one step, dealt into the slots of as few forwards as hold them."""
         taken, most = self._room(descending)
+        if taken[0] > most:
+            raise ValueError(f"a sample of {taken[0]} tokens does not fit in a slot of {most}")
         forwards = int(self._least_forwards(taken.sum()))
         while (slots := deal(work, taken.tolist(), self.dealt_ranks * forwards, most)) is None:
             forwards += 1

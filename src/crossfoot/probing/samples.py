@@ -56,7 +56,8 @@ def proof_batch(
     if isinstance(layout, PackedLayout) and layout.micro_batch_tokens is not None:
         # made-up samples are short: with so many tokens they fill the slots
         lengths = np.sort(index.lengths[:size].astype(np.int64))[np.newaxis, ::-1]
-        layout = replace(layout, micro_batch_tokens=int(enough_room(lengths, slots)[0]))
+        enough = max(int(enough_room(lengths, slots)[0]), int(index.lengths.max()))
+        layout = replace(layout, micro_batch_tokens=enough)
     step = _planned(index, layout, np.arange(size, dtype=np.int64), step=1, rate=rate)
     before = _planned(index, layout, np.arange(size, count, dtype=np.int64), step=0, rate=0.0)
     if slots > 1:

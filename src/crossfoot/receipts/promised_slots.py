@@ -45,7 +45,7 @@ class Dealing(Protocol):
 
 def slots_of_steps(dealing: Dealing, lengths: Lengths) -> Int64Array:
     """Slots of each step with samples of these lengths, [n_steps, size]: all of them when padded; when packed
-    those of as few forwards as hold it.
+    those of as few forwards as hold it. A sample that no slot holds: ValueError.
     """
     if dealing.work_per_token is None:
         return np.full(len(lengths), dealing.slots_per_step, dtype=np.int64)
@@ -55,6 +55,8 @@ def slots_of_steps(dealing: Dealing, lengths: Lengths) -> Int64Array:
     whole, rest = np.divmod(total, ranks * most)
     slots: Int64Array = ranks * np.maximum(1, whole + (rest > 0))
     if dealing.micro_batch_tokens is not None:
+        if taken.max() > most:
+            raise ValueError(f"a sample has {taken.max()} tokens, and a slot {most}")
         work = _work(dealing, descending)
         # No sample is left over while some slot holds so little that the longest has room there.
         left = np.flatnonzero(total > slots * (most + 1 - taken[:, 0]))
