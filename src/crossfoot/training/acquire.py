@@ -144,10 +144,10 @@ def _folding(work: RankJob) -> str:
     planned = work.plan.batch
     if not work.folded or planned.topology.world_size == 1:
         return ""
-    at_most = "" if planned.micro_batch_tokens is None else ", at most"
+    at_most = "" if planned.micro_batch_tokens is None else "at most "
     return (
         f"FOLDED: this one process stands in for {planned.topology.world_size} ranks: "
-        f"{planned.slots_per_step} forwards per step instead of {planned.grad_accum_steps}{at_most}; "
+        f"{at_most}{planned.slots_per_step} forwards per step instead of {planned.grad_accum_steps}; "
         "same samples, same rates, same losses"
     )
 
