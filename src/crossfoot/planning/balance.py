@@ -20,8 +20,8 @@ class Balance:
 
     fullest: tokens of the fullest rank over the mean of the ranks, forward by forward, as all wait for the
     fullest. worst: the same of the worst step, whose index from 0 is worst_step. computed: tokens computed
-    for one real token, padding in; padded: the same in the padded layout. forwards: of each rank in a step,
-    the fewest and the most.
+    for one real token, padding in. padded_fullest, padded_computed: the same in the padded layout. forwards:
+    of each rank in a step, the fewest and the most.
     """
 
     steps: int
@@ -29,7 +29,8 @@ class Balance:
     worst: float
     worst_step: int
     computed: float
-    padded: float
+    padded_fullest: float
+    padded_computed: float
     forwards: tuple[int, int]
 
 
@@ -39,15 +40,16 @@ def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balan
     places = np.linspace(0, schedule.total_steps - 1, min(MOST_STEPS, max(FEWEST_STEPS, few)))
     steps = np.unique(places.astype(np.int64)).tolist()
     in_rows = PaddedLayout(layout.dp_degree, layout.grad_accum_steps, layout.micro_batch_size)
-    longest = mean = real = padded = worst = 0.0
+    longest = mean = real = worst = padded_longest = padded_mean = 0.0
     worst_step = 0
     forwards = set()
     for step in steps:
         ids = schedule.samples(step)
         tokens = _computed(layout, ids, lengths[ids])
-        fullest, average = tokens.max(axis=0).sum(), tokens.mean(axis=0).sum()
+        fullest, average = _of_ranks(tokens)
         longest, mean, real = longest + fullest, mean + average, real + float(lengths[ids].sum())
-        padded += float(_computed(in_rows, ids, lengths[ids]).sum())
+        padded = _of_ranks(_computed(in_rows, ids, lengths[ids]))
+        padded_longest, padded_mean = padded_longest + padded[0], padded_mean + padded[1]
         forwards.add(tokens.shape[1])
         if fullest / average > worst:
             worst, worst_step = fullest / average, step
@@ -57,9 +59,15 @@ def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balan
         worst=worst,
         worst_step=worst_step,
         computed=mean * layout.dp_degree / real,
-        padded=padded / real,
+        padded_fullest=padded_longest / padded_mean,
+        padded_computed=padded_mean * layout.dp_degree / real,
         forwards=(min(forwards), max(forwards)),
     )
+
+
+def _of_ranks(tokens: np.ndarray) -> tuple[float, float]:
+    """Of the fullest rank and of the mean one, forward by forward, in sum."""
+    return float(tokens.max(axis=0).sum()), float(tokens.mean(axis=0).sum())
 
 
 def _computed(layout: Layout, ids: Ids, lengths: np.ndarray) -> np.ndarray:

@@ -125,12 +125,14 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
     fewest, most = found.forwards
     number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     yield _row(" ", "forwards per step, really", number, looked_at)
-    layout = plan.run.config.data.layout
-    origin = f"data.layout {layout}" + (f"; padded: {found.padded:.2f}" if layout == "packed" else "")
+    data = plan.run.config.data
+    padded = f"; padded: {found.padded_computed:.2f}" if data.is_packed else ""
+    origin = f"data.layout {data.layout}{padded}"
     yield _row(" ", "tokens computed per real token", f"{found.computed:.2f}", origin)
     if plan.batch.topology.dp_degree > 1:
         worst = f"{found.worst:.3f} in {step_name(found.worst_step)}"
-        origin = f"the fullest rank's tokens over the mean; worst: {worst}"
+        padded = f"; padded: {found.padded_fullest:.3f}" if data.is_packed else ""
+        origin = f"the fullest rank's tokens over the mean; worst: {worst}{padded}"
         yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
 
 
