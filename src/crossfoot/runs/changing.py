@@ -69,7 +69,7 @@ ALLOWABLE: Mapping[str, str] = {
 
 FREE: frozenset[str] = frozenset(
     (
-        *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
+        *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing", "model.matmul"),
         *(
             "data.validation",
             "data.layout",

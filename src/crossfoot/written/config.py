@@ -76,6 +76,11 @@ class ModelSection(Section):
     """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third slower."""
+    matmul: Literal["auto", "highest", "medium"] = "auto"
+    """How float32 matrices are multiplied on CPUs. highest: as torch does. medium: by oneDNN, up to twice as
+    fast on AMD hosts. auto: medium where the start measures that it is as exact and faster. All ranks do it
+    alike, and so does an attempt that goes on.
+    """
 
 
 class TokenizerSection(Section):
