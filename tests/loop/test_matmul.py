@@ -1,6 +1,4 @@
-"""How float32 matrices are multiplied is measured, decided for all ranks alike, noted, and kept by the attempts
-that go on.
-"""
+"""How float32 matrices are multiplied is measured, decided for all ranks alike, noted, and kept."""
 
 from __future__ import annotations
 
