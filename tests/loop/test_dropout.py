@@ -1,4 +1,4 @@
-"""LoRA dropout on a CPU: four draws of one word, as likely as asked for, repeated by seed and checkpointing."""
+"""LoRA dropout on a CPU: four draws of a word, as likely as asked for, repeated by seed and checkpointing."""
 
 from __future__ import annotations
 
