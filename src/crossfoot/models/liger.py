@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from transformers import PreTrainedModel
 
 from crossfoot.findings.finding import Refused
 from crossfoot.written.weight_findings import kernels_missing
 
-_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
-"""Left alone: the loss is summed over trained tokens and made in the output layer (models/head_loss.py)."""
+_LEFT_OUT = ("cross_entropy", "fused_linear_cross_entropy", "rope")
+"""The loss is summed over trained tokens in the output layer (models/head_loss.py), and the rotation would be
+replaced for every model of the process: `crossfoot prove` has a reference in it.
+"""
 
 
 def require_liger() -> None:
@@ -19,7 +23,9 @@ def require_liger() -> None:
 
 
 def take_liger(model: PreTrainedModel) -> None:
-    """Put Liger's kernels into a loaded model. Refused: none for its family, or the package is not there."""
+    """Put Liger's norms and MLP into a loaded model, and into no other. Refused: none for its family, or the
+    package is not there.
+    """
     try:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
@@ -29,4 +35,7 @@ def take_liger(model: PreTrainedModel) -> None:
     family = model.config.model_type
     if family not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise Refused(kernels_missing("liger", f"Liger has no kernels for the family {family}"))
-    _apply_liger_kernel_to_instance(model=model, **dict.fromkeys(_LOSSES, False))
+    names = vars(sys.modules[type(model).__module__])
+    before = dict(names)
+    _apply_liger_kernel_to_instance(model=model, **dict.fromkeys(_LEFT_OUT, False))
+    names.update(before)  # the classes that models made later are of

@@ -119,7 +119,7 @@ def load_model(
         report("gradient checkpointing: activations are computed again in the backward")
     if config.model.kernels == "liger":
         take_liger(model)
-        report("norms, rotation and MLP are computed by Liger's kernels")
+        report("norms and MLP are computed by Liger's kernels")
     model.train()
     loaded = LoadedModel(
         model=model,

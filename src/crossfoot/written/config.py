@@ -75,7 +75,7 @@ class ModelSection(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
     kernels: Literal["auto", "torch", "liger"] = "auto"
-    """Norms, rotation and MLP. liger: those of the package liger-kernel, on CUDA. auto: torch's."""
+    """Norms and MLP. liger: those of the package liger-kernel, on CUDA. auto: torch's."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third slower."""
     matmul: Literal["auto", "highest", "medium"] = "auto"

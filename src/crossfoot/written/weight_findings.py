@@ -72,8 +72,8 @@ def attention_missing(name: str, why: str) -> Finding:
 def kernels_missing(name: str, why: str, helps: tuple[str, ...] = ()) -> Finding:
     """CF597: the kernels of `model.kernels` are missing, or not for this model or machine.
 
-    liger takes the norms, the rotation and the gated MLP from the package liger-kernel, whose kernels are
-    Triton's and run on CUDA alone. They change how fast a step is, never what it is: a run can go on without.
+    liger takes the norms and the gated MLP from the package liger-kernel, whose kernels are Triton's and run
+    on CUDA alone. They change how fast a step is, never what it is: a run can go on without.
     Whether the package is there is only looked up where one can train.
     """
     return Finding(
