@@ -61,7 +61,7 @@ class Attempt:
     which attempt wrote it, and the sha256 of that one's lock; None without one. elastic_id: the id that
     torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
     overrides; none when `crossfoot launch` did, which has them in its own files. matmul: how its ranks
-    multiply float32 matrices, noted before the first step; None where that was not decided.
+    multiply float32 matrices, noted before the first step; None on GPUs and in 16 bits.
     """
 
     attempt: int
