@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ class TwoRanks:
     def __init__(self, wish: Stop = Stop.NO, **other: Any) -> None:
         self._wish, self._other = wish, other
 
-    def gather_row(self, row: Any) -> list[Any]:
-        return [row, pack(replace(unpack(row), rank=1, **self._other), len(row))]
+    def begin_gather_row(self, row: Any) -> Callable[[], Any]:
+        return lambda: np.array([row, pack(replace(unpack(row), rank=1, **self._other), len(row))])
 
     def gather(self, mine: int, kind: type) -> list[int]:
         return [mine, int(self._wish)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crossfoot.arithmetic import schedule as told
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
-from crossfoot.ledger.reconcile import samples_sha256, slots_sha256
+from crossfoot.ledger.measured import samples_sha256, slots_of, slots_sha256
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 from crossfoot.receipts import promise
 from crossfoot.receipts.promise import Terms
@@ -108,7 +108,9 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
         assert step.real_tokens == int(data.lengths[ids].sum())
         assert step.trained_tokens == int(data.trained_tokens[ids].sum())
         assert step.samples_sha256 == samples_sha256(data.digests[ids])
-        assert step.slots_sha256 == slots_sha256(obedient(layout.slots(ids, data.lengths[ids]), data))
+        assert step.slots_sha256 == slots_sha256(
+            slots_of(obedient(layout.slots(ids, data.lengths[ids]), data))
+        )
 
 
 def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:

@@ -140,7 +140,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> N
         ("attempt", 0),
         ("attempt", None),
         ("skipped", "tired"),
-        ("per_rank", [{"rank": 0}]),
+        ("per_rank", {"ranks": 1, "sha256": "0", "columns": {"rank": [0]}}),
         ("per_rank", [3]),
         ("step", "1"),
         ("step", True),
