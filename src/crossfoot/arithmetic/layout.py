@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.arithmetic.schedule import Ids, Schedule, batches_sha256, with_size
+from crossfoot.arithmetic.epoch_order import Ids
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256, with_size
 
 Lengths = NDArray[np.integer]
 

@@ -75,6 +75,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
+    "counts not promised": ("CF787", "a rank counted other samples or tokens than the lock promises"),
     "not placed by itself": (
         "CF777",
         "a sample of a packed row had positions that do not begin at 0, or was not kept apart",
@@ -143,7 +144,7 @@ class NotFinite:
         return f"the {self.what} of {where} is {self.value!r}{which}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepEntry:
     """One optimizer step over all ranks, as one attempt made it. planned_: from the plan. The others were
     measured.

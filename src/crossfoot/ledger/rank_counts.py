@@ -45,7 +45,7 @@ class RankCounts:
         return counts_sha256([np.array(column, dtype=np.int64) for column in columns])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PerRank:
     """What a ledger line says of its ranks. ranks: how many sent a record. sha256: of their columns as they
     were measured (`counts_sha256`). columns: None where the step was as planned and has many ranks.

@@ -57,6 +57,7 @@ class PromisedStep:
     real_tokens: int
     trained_tokens: int
     forwards: int
+    ranks: int
     samples_sha256: str
     slots_sha256: str
     ranks_sha256: str
@@ -262,6 +263,7 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
                     real_tokens=real_sums[row],
                     trained_tokens=trained_sums[row],
                     forwards=slots_of_size(terms, ids.shape[1]),
+                    ranks=terms.dp_degree,
                     samples_sha256=sets[row],
                     slots_sha256=slots[row],
                     ranks_sha256=ranks[row],
