@@ -27,6 +27,7 @@ RATE_TOLERANCE = 1e-9
 RATE_FLOOR = 1e-12
 """Of the peak: the last rates of a cosine are differences of numbers that are a million times larger."""
 _BLOCK_SAMPLES = 1 << 20
+_BAND_SAMPLES = 1 << 23
 
 
 class Contents(Protocol):
@@ -162,19 +163,17 @@ def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
     steps, batch, step, epoch = total_steps(terms), terms.global_batch_size, 0, 0
     rest = np.empty(0, dtype=np.int64)
     while step < steps:
-        generator = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
-        order = np.argsort(generator.random_raw(terms.num_samples), kind="stable")
-        stream = np.concatenate((rest, order)) if terms.last_step == "carry" else order
+        for part in _order(terms, epoch):
+            stream = np.concatenate((rest, part))
+            whole, _ = divmod(stream.size, batch)
+            full, rest = stream[: whole * batch].reshape(-1, batch), stream[whole * batch :]
+            full = full[: steps - step]
+            at_once = max(1, round(_BLOCK_SAMPLES / batch))
+            for start in range(0, len(full), at_once):
+                rows = full[start : start + at_once]
+                yield step, rows
+                step += len(rows)
         epoch += 1
-        whole, _ = divmod(stream.size, batch)
-        cut = whole * batch
-        full, rest = stream[:cut].reshape(-1, batch), stream[cut:]
-        full = full[: steps - step]
-        at_once = max(1, round(_BLOCK_SAMPLES / batch))
-        for start in range(0, len(full), at_once):
-            rows = full[start : start + at_once]
-            yield step, rows
-            step += len(rows)
         is_over = epoch == terms.epochs
         takes_rest = terms.last_step == "short" or (terms.last_step == "carry" and is_over)
         if takes_rest and rest.size and step < steps:
@@ -182,6 +181,23 @@ def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
             step += 1
         if terms.last_step != "carry":
             rest = rest[:0]
+
+
+def _order(terms: Terms, epoch: int) -> Iterator[Int64Array]:
+    """The samples in the order of an epoch, in parts: all whose words are in the first band of values, then
+    in the next one. The words are drawn anew for every band, so that few are held at once.
+    """
+    samples, (bands, _) = terms.num_samples, divmod(terms.num_samples + _BAND_SAMPLES - 1, _BAND_SAMPLES)
+    for band in range(bands):
+        (low, _), (high, _) = divmod(band << 64, bands), divmod((band + 1) << 64, bands)
+        generator = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
+        words, ids = [], []
+        for start in range(0, samples, _BLOCK_SAMPLES):
+            drawn = generator.random_raw(min(_BLOCK_SAMPLES, samples - start))
+            inside = np.flatnonzero((drawn >= np.uint64(low)) & (drawn <= np.uint64(high - 1)))
+            words.append(drawn[inside])
+            ids.append(inside + start)
+        yield np.concatenate(ids)[np.argsort(np.concatenate(words), kind="stable")]
 
 
 def batches_sha256(terms: Terms) -> str:
