@@ -70,12 +70,22 @@ def test_the_weight_and_the_draws_of_a_rank(tmp_path: Path, targets: int, weight
     ticks: list[None] = []
     engine = Listening()
     with torch.random.fork_rng(devices=[]):
-        run_step(engine, index, planned, 2, dropout_seed=7, packed=False, tick=lambda: ticks.append(None))
+        run_step(
+            engine,
+            index,
+            planned,
+            2,
+            dropout_seed=7,
+            packed=False,
+            tick=lambda: ticks.append(None),
+            computing=lambda: engine.told.append("computing"),
+        )
     assert engine.told == [
         0.125,
         (2, drawn_after(slot_seed(7, 9, [4, 3]))),
         (1.5, weight, False),
         (0, drawn_after(slot_seed(7, 9, []))),
+        "computing",
         (1.5, weight, True),
     ]
     assert len(ticks) == 2

@@ -5,6 +5,7 @@ otherwise, and a receipt that holds the short line against the lock.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.matching import PlannedStep
 from crossfoot.ledger.reconcile import Reconciler
-from crossfoot.ledger.witness import StepWitness
+from crossfoot.ledger.witness import Lost, StepWitness
 from crossfoot.receipts.promise import terms_of
 from crossfoot.receipts.promise_audit import Promise
 from crossfoot.receipts.receipt import make_receipt
@@ -76,7 +77,7 @@ def test_a_step_as_planned_is_a_short_line_and_foots(lines: list[StepEntry]) -> 
     assert receipt(lines).foots
 
 
-def test_who_was_slow_is_in_the_short_line(reconciler: Reconciler) -> None:
+def test_who_was_slow_is_in_the_short_line() -> None:
     told = DATA.obey(plan(0))
     told[700] = replace(told[700], seconds=3.5)
     told[9] = replace(told[9], seconds=0.125)
@@ -115,6 +116,41 @@ def test_a_fault_of_one_rank_is_named_with_the_rank(fault: Told, kinds: set[str]
     assert {(cause.kind, cause.rank) for cause in line.causes} == {(kind, 701) for kind in kinds}
     columns = line.per_rank.columns
     assert columns is not None and len(columns.rank) == len(told) and columns.sha256 == line.per_rank.sha256
+
+
+def of_forward(**change: Any) -> Callable[[StepWitness], StepWitness]:
+    return lambda one: replace(one, forwards=(replace(one.forwards[0], **change),))
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        (lambda one: replace(one, lost=Lost(1, 2, 9, 9, 9)), {"witness cut"}),
+        (lambda one: replace(one, step=5), {"wrong witness"}),
+        (lambda one: replace(one, lr=one.lr * 1.1), {"rate differs", "ranks disagree"}),
+        (lambda one: replace(one, applied=False), {"update not applied"}),
+        (lambda one: replace(one, loss_sum=math.nan), {"not finite"}),
+        (lambda one: replace(one, grad_norm=math.inf), {"not finite"}),
+        (of_forward(loss_sum=math.inf), {"not finite"}),
+        (of_forward(token_weight=1.0), {"token weight differs"}),
+        (of_forward(misplaced=1), {"not placed by itself"}),
+        (of_forward(forward=1), {"extra forward", "missing forward", "other slot"}),
+    ],
+)
+def test_whatever_one_rank_says_of_itself_is_seen(
+    change: Callable[[StepWitness], StepWitness], kinds: set[str]
+) -> None:
+    told = [change(one) if one.rank == 701 else one for one in DATA.obey(plan(1))]
+    line = DATA.reconciler(RANKS).book(plan(1), rows_of(told, WIDTH))
+    assert {cause.kind for cause in line.causes} == kinds
+    assert {cause.rank for cause in line.causes} <= {701, None} and line.per_rank.columns is not None
+
+
+def test_a_sample_of_an_earlier_step_is_seen() -> None:
+    own = DATA.reconciler(RANKS)
+    for _ in range(2):
+        line = own.book(plan(0), rows_of(DATA.obey(plan(0)), WIDTH))
+    assert {cause.kind for cause in line.causes} == {"already trained"} and line.cause_count == RANKS
 
 
 @pytest.mark.parametrize(
