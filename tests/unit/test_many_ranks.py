@@ -30,7 +30,7 @@ from ledger_cases import Data, rows_of, sealed, with_columns, with_segments
 
 RANKS, STEPS, WIDTH = 1024, 2, 80
 SIZE = RANKS * STEPS
-DATA = Data(range(SIZE), [8 + i % 90 for i in range(SIZE)], [5 + i % 70 for i in range(SIZE)])
+DATA = Data(range(SIZE), [8 + i % 9 for i in range(SIZE)], [5 + i % 4 for i in range(SIZE)])
 SCHEDULE = Schedule(SIZE, RANKS, 0, "short", epochs=1)
 Told = Callable[[list[StepWitness]], list[StepWitness]]
 
@@ -95,6 +95,13 @@ def own_sample(rank: int) -> int:
     return int(plan(1).slots[rank][0][0])
 
 
+def alike(told: list[StepWitness]) -> list[StepWitness]:
+    """On one rank a sample of the step before, as long as its own and with as many targets."""
+    own = own_sample(701)
+    others = SCHEDULE.samples(0).tolist()
+    return another(told, 701, next(i for i in others if i % 36 == own % 36))
+
+
 def miscounted(told: list[StepWitness]) -> list[StepWitness]:
     wrong = replace(told[701].forwards[0].segments[0], trained_tokens=1)
     return [with_segments(w, 0, lambda _: (wrong,)) if w.rank == 701 else w for w in told]
@@ -106,9 +113,16 @@ def miscounted(told: list[StepWitness]) -> list[StepWitness]:
         (lambda told: another(told, 701, int(plan(0).slots[3][0][0])), {"missing sample", "not planned"}),
         (lambda told: [one for one in told if one.rank != 701], {"missing witness", "missing sample"}),
         (lambda told: another(told, 701, *[own_sample(701)] * 2), {"trained twice"}),
+        (alike, {"missing sample", "not planned"}),
         (miscounted, {"count differs"}),
     ],
-    ids=["a wrong sample", "a rank that is missing", "a sample twice", "tokens counted otherwise"],
+    ids=[
+        "a wrong sample",
+        "a rank that is missing",
+        "a sample twice",
+        "a sample that looks alike",
+        "tokens counted otherwise",
+    ],
 )
 def test_a_fault_of_one_rank_is_named_with_the_rank(fault: Told, kinds: set[str]) -> None:
     told = fault(DATA.obey(plan(1)))
