@@ -160,6 +160,19 @@ def test_whatever_one_rank_says_of_itself_is_seen(
     assert {cause.rank for cause in line.causes} <= {701, None} and line.per_rank.columns is not None
 
 
+def test_a_rate_that_all_ranks_share_is_seen() -> None:
+    told = [replace(one, lr=one.lr * 1.1) for one in DATA.obey(plan(1))]
+    line = DATA.reconciler(RANKS).book(plan(1), rows_of(told, WIDTH))
+    assert [(cause.kind, cause.rank) for cause in line.causes] == [("rate differs", None)]
+
+
+def test_a_rank_that_says_it_is_another_is_seen() -> None:
+    told = [replace(one, rank=700) if one.rank == 701 else one for one in DATA.obey(plan(1))]
+    line = DATA.reconciler(RANKS).book(plan(1), rows_of(told, WIDTH))
+    named = {(cause.kind, cause.rank) for cause in line.causes}
+    assert {("missing witness", 701), ("wrong witness", 700)} <= named
+
+
 def test_a_sample_of_an_earlier_step_is_seen() -> None:
     own = DATA.reconciler(RANKS)
     for _ in range(2):
