@@ -91,6 +91,11 @@ class SpelledRecords:
         return SpelledNames(self.records, tuple(words))
 
 
+    def __add__(self, later: SpelledRecords) -> SpelledRecords:
+        first = (*self.first, *later.first)[:NAMED_EXAMPLES]
+        return SpelledRecords(self.records + later.records, first)
+
+
 NOTHING_SPELLED = SpelledRecords()
 
 
