@@ -139,7 +139,9 @@ def _quotas() -> Iterator[int]:
             for group in (folder, *folder.parents):
                 place = _CGROUPS / controllers / group.relative_to("/")
                 with suppress(OSError, ValueError):  # "max" is no number
-                    quota, period = " ".join((place / name).read_text(encoding="ascii") for name in names).split()
+                    quota, period = " ".join(
+                        (place / name).read_text(encoding="ascii") for name in names
+                    ).split()
                     if int(quota) > 0:
                         yield max(1, round(int(quota) / int(period)))
 

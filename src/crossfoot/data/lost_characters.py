@@ -59,6 +59,12 @@ class LostCharacters:
                 self.lost += lost
                 self._name(run)
 
+    def taken(self) -> tuple[int, int, list[str]]:
+        """What was counted (characters, lost, examples); it counts from 0 again."""
+        counts = (self.characters, self.lost, self.examples)
+        self.characters, self.lost, self.examples = 0, 0, []
+        return counts
+
     def add(self, characters: int, lost: int, examples: Iterable[str]) -> None:
         """Take in what was judged of later records."""
         self.characters += characters

@@ -183,7 +183,7 @@ def sft_samples(
 
 def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
     """Its data spells out a special token, for which the vocabulary has no other tokens than that one."""
-    if encoder.special_text == "tokens":
+    if encoder.special_text == "tokens" or all(map(encoder.special.fixed.isdisjoint, encoded)):
         return None
     for (part, own), ids in zip(texts.spelled_in, encoded, strict=True):
         if token := encoder.special.surviving(part, own, ids):

@@ -167,13 +167,14 @@ class _Reading:
         self.lost.add(*part.lost)
         self.special_text += part.special_text
         self.template_text += part.template_text
+        left_out = [one for one in part.unusable if self.problems.note(part.file_id, one)]
         if self.problems.is_enough:
-            self.cut_short = True  # refused anyway: of what is left only what cannot be read is of interest
-        bad = part.unusable if self.cut_short else part.bad
-        left_out = [one for one in bad if self.problems.note(part.file_id, one)]
+            self.cut_short = True  # refused anyway: how the rest is tokenised is of no interest
+        else:
+            left_out += [one for one in part.untrainable if self.problems.note(part.file_id, one)]
         if part.is_last and not self.records[part.file_id] and not self.problems.refuses:
             self.problems.note(part.file_id, Problem("CF505", 0, f"{file}: no record", fatal=True))
-        return left_out
+        return sorted(left_out, key=lambda one: one.number)
 
 
 def _write(

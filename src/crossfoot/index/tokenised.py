@@ -31,7 +31,7 @@ class Shape:
 @dataclass
 class Part:
     """What a chunk came to. records: those read. unusable: seen before a token was made; untrainable: once it
-    was tokenised; both in order. columns: of sft, documents: of pretrain. unread, special_text, template_text,
+    was tokenised. columns: of sft, documents: of pretrain. unread, special_text, template_text,
     lost (characters judged, lost, words): as in the header of the index.
     """
 
@@ -47,18 +47,14 @@ class Part:
     template_text: SpelledRecords = NOTHING_SPELLED
     lost: tuple[int, int, list[str]] = (0, 0, [])
 
-    @property
-    def bad(self) -> list[Problem]:
-        """All that cannot be used, in the order of the file."""
-        return sorted([*self.unusable, *self.untrainable], key=lambda one: one.number)
 
-
-@dataclass(frozen=True)
 class Tokeniser:
     """Makes parts of chunks."""
 
-    encoder: Encoder
-    shape: Shape
+    def __init__(self, encoder: Encoder, shape: Shape) -> None:
+        self._encoder = encoder
+        self._shape = shape
+        self._lost = LostCharacters(encoder.encode)  # it remembers words, no counts
 
     def __call__(self, chunk: Chunk) -> Part:
         """The samples (or documents) of a chunk, what is wrong with it, and its counts."""
@@ -77,13 +73,12 @@ class Tokeniser:
         return part
 
     def _made(self, batch: Sequence[Texts]) -> Iterator[Sample | Document | tuple[int, Problem]]:
-        if self.shape.task == "pretrain":
-            return documents(batch, self.encoder)
-        return sft_samples(batch, self.encoder, self.shape.max_seq_len)
+        if self._shape.task == "pretrain":
+            return documents(batch, self._encoder)
+        return sft_samples(batch, self._encoder, self._shape.max_seq_len)
 
     def _texts(self, chunk: Chunk, part: Part) -> list[Texts]:
         """The texts of the good records; the others, and what is counted of texts, go into the part."""
-        lost = LostCharacters(self.encoder.encode)
         batch: list[Texts] = []
         for place, raw in enumerate(chunk.records, start=chunk.before + 1):
             if (record := record_of(raw)) is None:
@@ -92,26 +87,27 @@ class Tokeniser:
             texts = (
                 record
                 if isinstance(record, Problem)
-                else texts_of(record, chunk.file_id, self.shape.task, self.shape.template)
+                else texts_of(record, chunk.file_id, self._shape.task, self._shape.template)
             )
             if isinstance(texts, Problem):
                 part.unusable.append(texts)
                 continue
             batch.append(texts)
             count_unread(part.unread, texts.unread)
-            lost.see(place, texts.written)
-        part.lost = (lost.characters, lost.lost, lost.examples)
+            self._lost.see(place, texts.written)
+        part.lost = self._lost.taken()
         return batch
 
     def _count_spelled(self, batch: Iterable[Texts], part: Part) -> None:
         """Count the records that spell out a special token, or the template's marks; bad ones are none."""
         bad = {one.number for one in part.untrainable}
-        ids = self.encoder.special.ids
-        marks = TEMPLATES[self.shape.template].marks if self.shape.task == "sft" else ()
+        ids = self._encoder.special.ids
+        marks = TEMPLATES[self._shape.template].marks if self._shape.task == "sft" else ()
         special, template = SpelledTally(ids), SpelledTally(mark for mark in marks if mark not in ids)
         for texts in batch:
             if texts.number not in bad:
+                parts = texts.spelled_in
                 for tally in (special, template):
-                    if found := tally.in_record(texts.spelled_in):
+                    if found := tally.in_record(parts):
                         tally.book(SpelledRecord(texts.file_id, texts.number, found))
         part.special_text, part.template_text = special.counted, template.counted

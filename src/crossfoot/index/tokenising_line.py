@@ -12,7 +12,8 @@ LINE_SECONDS = 5.0
 
 
 class TokenisingLine:
-    """`ensure_index`'s progress: fed with (records done, what counts all of them), silent for the first seconds.
+    """`ensure_index`'s progress: fed with (records done, what counts all of them), silent for the first
+    seconds.
 
     The number of records in all is an estimate for large files, and said as such.
     """
