@@ -35,8 +35,8 @@ class Batch:
     segment_ends: tuple[int, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device. From pinned memory: a copy from any other may wait for the GPU to be done
-        with all that it was given before.
+        """The same batch on a device. From pinned memory: a copy from any other may wait for the GPU to
+        be done with all that it was given before.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {
