@@ -27,7 +27,7 @@ from crossfoot.index.tokenised import Part, Shape, Tokeniser
 
 WORKER_BYTES = 8_000_000
 """Of data files for each worker: it takes about as long to start one as to tokenise a third of this."""
-MOST_WORKERS = 32
+MOST_WORKERS = 16
 """One process reads and writes for all of them: more of them would wait for it, and each takes memory."""
 PATIENCE_SECONDS = 10.0
 """For a process to end whose pipes have."""
