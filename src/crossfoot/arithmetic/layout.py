@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from crossfoot.arithmetic.batch import ACCUM, TOKENS, BatchPlan, ceil_div
 from crossfoot.arithmetic.dealing import deal, enough_room, even_out, snake
+from crossfoot.arithmetic.epoch_order import Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
-from crossfoot.arithmetic.schedule import Ids, Schedule, batches_sha256, with_size
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256, with_size
 from crossfoot.phrases import counted, step_name
 
 Lengths = NDArray[np.integer]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crossfoot.arithmetic.epoch_order import Ids
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout, slot_shape
-from crossfoot.arithmetic.schedule import Ids, Schedule
+from crossfoot.arithmetic.schedule import Schedule
 
 FEWEST_STEPS, MOST_STEPS, MOST_SAMPLES = 8, 64, 1 << 17
 """Looked at, evenly spaced: a plan is there at once, however long the run and however large its steps."""

@@ -100,7 +100,8 @@ def _padded(dealing: Dealing, lengths: Lengths) -> Int64Array:
     share, more = divmod(size, slots)
     of_place = np.repeat(np.arange(slots), [share + (slot < more) for slot in range(slots)])
     answer = np.empty(lengths.shape, dtype=np.int64)
-    places = np.argsort(-lengths.astype(np.int64), axis=1, kind="stable")
+    shorter = (lengths.max(initial=0) - lengths).astype(np.min_scalar_type(lengths.max(initial=0)))
+    places = np.argsort(shorter, axis=1, kind="stable")
     np.put_along_axis(answer, places, np.broadcast_to(of_place, places.shape), axis=1)
     return answer
 
@@ -136,7 +137,10 @@ def _place(work: Int64Array, taken: Int64Array, slots: int, most: int) -> _Place
     held = np.zeros_like(totals)
     chosen = np.empty_like(work)
     fits = np.ones(len(work), dtype=np.bool_)
-    for place in range(work.shape[1]):
+    first = min(slots, work.shape[1])  # the longest find an empty slot each
+    chosen[:, :first], totals[:, :first] = np.arange(first), work[:, :first]
+    held[:, :first] = taken[:, :first]
+    for place in range(first, work.shape[1]):
         has_room = held + taken[:, place, np.newaxis] <= most
         slot = np.where(has_room, totals, _FULL).argmin(axis=1)
         chosen[:, place] = slot
@@ -161,20 +165,25 @@ def _even_out(chosen: Int64Array, work: Int64Array, taken: Int64Array, slots: in
         if totals[fullest] <= _bound(totals[np.newaxis, :])[0]:
             return
         mine = np.flatnonzero(chosen == fullest)
-        for other in np.argsort(totals, kind="stable"):
-            gap = totals[fullest] - totals[other]
-            theirs = np.flatnonzero(chosen == other)
-            back, frees = np.append(work[theirs], 0), np.append(taken[theirs], 0)
-            miss = abs(2 * (work[mine][:, np.newaxis] - back[np.newaxis, :]) - gap)
-            miss[taken[mine][:, np.newaxis] - frees[np.newaxis, :] > most - frees.sum()] = _FULL
-            if miss.min() < gap:
-                given, returned = np.unravel_index(int(miss.argmin()), miss.shape)
-                chosen[mine[given]] = other
-                if returned < theirs.size:
-                    chosen[theirs[returned]] = fullest
-                break
-        else:
+        gaps = totals[fullest] - totals
+        free = most - np.bincount(chosen, taken, slots).astype(np.int64)
+        given, takes = work[mine][:, np.newaxis], taken[mine][:, np.newaxis]
+        # which slot a pair helps: by a sample that comes back, or by room for one more
+        is_closer = abs(2 * (given - work) - gaps[chosen]) < gaps[chosen]
+        is_closer &= takes - taken <= free[chosen]
+        helped = np.bincount(chosen, is_closer.any(axis=0), slots) > 0
+        helped |= ((takes <= free) & (abs(2 * given - gaps) < gaps)).any(axis=0)
+        if not helped.any():
             return
+        other = int(np.where(helped, totals, _FULL).argmin())
+        theirs = np.flatnonzero(chosen == other)
+        back, frees = np.append(work[theirs], 0), np.append(taken[theirs], 0)
+        miss = abs(2 * (given - back) - gaps[other])
+        miss[takes - frees > free[other]] = _FULL
+        place, returned = np.unravel_index(int(miss.argmin()), miss.shape)
+        chosen[mine[place]] = other
+        if returned < theirs.size:
+            chosen[theirs[returned]] = fullest
 
 
 def _numbered(chosen: Int64Array, work: Int64Array, slots: int, ranks: int) -> Int64Array:
