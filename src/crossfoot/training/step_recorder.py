@@ -191,5 +191,5 @@ class StepRecorder:
 
 def _width(planned: PlannedStep) -> int:
     """Of a rank's row: the plan is the same on all ranks, so the rows are equally wide."""
-    most = max(len(slot) for forwards in planned.slots for slot in forwards)
-    return packed_width(len(planned.slots[0]), most)
+    most = max((len(slot) for forwards in planned.slots for slot in forwards), default=0)
+    return packed_width(max(map(len, planned.slots), default=0), most)
