@@ -94,6 +94,6 @@ def worker_lost(place: Place, reason: str, workers: int) -> Finding:
         label=reason,
         helps=(
             "give the job more memory",
-            "or fewer cores to the command, for example by `taskset -c 0,1`",
+            "or tokenise on fewer cores beforehand: taskset -c 0 crossfoot index CONFIG",
         ),
     )

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+from crossfoot.data.encoders import ONE_THREAD
 from crossfoot.data.special_text import SpecialText
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.index.chunks import Chunk
@@ -32,7 +33,7 @@ MOST_WORKERS = 16
 PATIENCE_SECONDS = 10.0
 """For a process to end whose pipes have."""
 _START = "import sys; sys.path[:] = sys.argv[1:]; from crossfoot.index.workers import work; work()"
-_ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_ONE_THREAD = dict([ONE_THREAD, ("RAYON_NUM_THREADS", "1"), ("OMP_NUM_THREADS", "1")])
 
 
 class WorkerLost(Exception):
