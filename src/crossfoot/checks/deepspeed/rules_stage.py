@@ -10,7 +10,7 @@ from crossfoot.checks.deepspeed.stage_costs import costs_of, parameters_of
 from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
-from crossfoot.phrases import counted, size
+from crossfoot.phrases import size
 
 MUCH_BYTES = 64 << 20
 """A twentieth of a second on a link of 10 Gbit/s."""
@@ -43,10 +43,11 @@ def stage_moves_more(facts: Facts) -> Iterator[Finding]:
     if here is None or better is None:
         return
     more = better.held_bytes - here.held_bytes
-    at_each = f", at each of {counted(batch.grad_accum_steps, 'forward')}" if stage > 1 else ""
+    times = batch.grad_accum_steps
+    often = f", its gradients {times:,} times" if stage > 1 and times > 1 else ""
     yield Finding(
         "CF332",
-        f"ZeRO-{stage} moves {size(here.moved_bytes)} a step and GPU{at_each}; "
+        f"ZeRO-{stage} moves {size(here.moved_bytes)} a step on each GPU{often}; "
         f"ZeRO-{better.stage} moves {size(better.moved_bytes)}",
         severity="note",
         place=deepspeed.place(ZERO, "stage"),
