@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import math
 import os
 from abc import ABC, abstractmethod
@@ -182,7 +184,11 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         _import_muon_uncompiled()
-        self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        # Stage 1 in bfloat16 prints what memory it takes, in the middle of what was asked for as JSON.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._engine, _, _, scheduler = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config
+            )
         if type(self._engine) is not deepspeed.DeepSpeedEngine:
             raise Refused(engine_absent(_name_of(self._engine), "deepspeed.DeepSpeedEngine"))
         self._callable = self._engine
