@@ -15,7 +15,7 @@ from crossfoot.phrases import size
 MUCH_BYTES = 64 << 20
 """A twentieth of a second on a link of 10 Gbit/s."""
 MANY_TIMES = 1.5
-FITS = 0.2
+FITS = 0.25
 """Of what the stage in the file holds: so much more is taken to fit as well."""
 
 
@@ -27,7 +27,7 @@ def stage_moves_more(facts: Facts) -> Iterator[Finding]:
     and 3, because it keeps only a share of them. With LoRA they are small, and what stage 2 saves is little
     beside the frozen weights: stage 1 moves 2 x the trained bytes a step, stage 2 (grad_accum_steps + 1) x.
     Losses are the same. Said when the other stage moves at most two thirds, and 64 MiB less, and holds at
-    most a fifth more on each GPU. `crossfoot plan` has the numbers of all stages. What DeepSpeed calls
+    most a quarter more on each GPU. `crossfoot plan` has the numbers of all stages. What DeepSpeed calls
     `coalesce_grad_reduction` is not used: on stage 2 it is stage 1 in other words, and it adds the gradients
     of bfloat16 up in bfloat16.
     """
