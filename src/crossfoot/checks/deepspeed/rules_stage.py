@@ -52,8 +52,8 @@ def stage_moves_more(facts: Facts) -> Iterator[Finding]:
         severity="note",
         place=deepspeed.place(ZERO, "stage"),
         notes=(
-            f"ZeRO-{better.stage} would hold {size(abs(more))} {'more' if more > 0 else 'less'} on each GPU, which is at "
-            f"{size(here.held_bytes)}; losses are the same",
+            f"ZeRO-{better.stage} would hold {size(abs(more))} {'more' if more > 0 else 'less'} "
+            f"on each GPU, which is at {size(here.held_bytes)}; losses are the same",
         ),
         helps=(f"set zero_optimization.stage to {better.stage}",),
     )
