@@ -77,7 +77,7 @@ def main(rounds: int) -> None:
                 rows.append({"ranks": ranks, "zero_stage": stage, **_summary(steps)})
     page = {
         "command": f"python benchmarks/ranks.py {rounds}",
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load_average": round(os.getloadavg()[2], 1)},
         "versions": {name: version(name) for name in ("torch", "deepspeed", "transformers", "peft")},
         "model": SHAPE,
         "forwards": ACCUMULATION,
@@ -93,6 +93,11 @@ def main(rounds: int) -> None:
         numbers = [f"{row['moved_bytes'] / 1e6:.1f}", f"{row['cpu_seconds']:.2f}", wall]
         numbers += [f"{row['wall_by_phase'][phase]:.3f}" for phase in PHASES]
         print(f"| {row['ranks']}, ZeRO-{row['zero_stage']} | " + " | ".join(numbers) + " |")
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:

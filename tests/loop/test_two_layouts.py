@@ -43,7 +43,6 @@ def test_twenty_steps_packed_and_padded(
         for number in ("loss", "grad_norm"):
             assert one[number] == pytest.approx(other[number], rel=1e-5)
     assert packed[-1]["loss"] < packed[0]["loss"]
-    assert sum(line["token_slots"] for line in packed) < sum(line["token_slots"] for line in padded)
     plans = [
         json.loads((run / "plan.lock.json").read_text(encoding="utf-8"))["plan"] for run in runs.values()
     ]
