@@ -150,14 +150,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     from crossfoot.planning.lock import make_lock
     from crossfoot.planning.page import render_plan
     from crossfoot.planning.prepare import plan_written
+    from crossfoot.planning.stage_table import stage_table, stages_as_json
     from crossfoot.written.overriding import told_apart
 
     overrides, files = told_apart(arguments.overrides)
     plan, findings = plan_written(arguments.config, overrides, files, os.environ)
     if arguments.json:
-        say(json_text(plan.numbers()))
+        say(json_text({**plan.numbers(), **stages_as_json(plan)}))
         return 0
     say(render_plan(plan, None if plan.index is None else make_lock(plan)["sha256"]))
+    for line in stage_table(plan):
+        say(line)
     if findings:
         show(findings)
     return 0

@@ -14,18 +14,32 @@ from support.launching import ROOT, SCRIPTS, deepspeed, free_port, small_config,
 pytestmark = pytest.mark.distributed
 
 BATCH = {"micro_batch_size": 2, "grad_accum_steps": 3, "global_batch_size": 12}
+PADDED, RECOMPUTED = "data.layout=padded", "model.gradient_checkpointing=true"
+ZERO = [f"deepspeed=ds_configs/zero{stage}.json" for stage in range(4)]
 HONEST = {
-    "zero0": ["deepspeed=ds_configs/zero0.json"],
-    "zero2": ["deepspeed=ds_configs/zero2.json"],
-    "zero3": ["deepspeed=ds_configs/zero3.json", "lora=null"],
-    "bfloat16 zero2": ["deepspeed=ds_configs/zero2.json", "model.dtype=bfloat16"],
+    "zero0": [ZERO[0], RECOMPUTED],
+    "zero0 padded": [ZERO[0], PADDED],
+    "zero1": [ZERO[1]],
+    "zero1 padded": [ZERO[1], PADDED, RECOMPUTED],
+    "zero2": [ZERO[2], RECOMPUTED],
+    "zero2 padded": [ZERO[2], PADDED],
+    "zero3": [ZERO[3], "lora=null"],
+    "zero3 padded": [ZERO[3], PADDED, RECOMPUTED],
+    "bfloat16 zero1": [ZERO[1], "model.dtype=bfloat16"],
+    "bfloat16 zero2": [ZERO[2], "model.dtype=bfloat16"],
 }
+"""Every engine with both layouts and with and without checkpointing, and those two with each other."""
 FAULTS = {
     "sum instead of mean": ("zero2", "dp_degree (a sum over ranks instead of a mean)"),
     "accumulation twice": ("zero2", "1/grad_accum_steps (divided by accumulation twice"),
     "missing dp factor": ("zero3", "1/dp_degree (the missing dp factor"),
     "mean of means": ("bfloat16 zero2", "mean of means over forwards"),
     "dropped tail": ("zero0", "the tail is dropped: the last slot"),
+    "attention crosses": (
+        "zero1",
+        "attention crosses samples: in a packed row each sample sees those before",
+    ),
+    "positions run on": ("zero2", "attention crosses samples: in a packed row each sample sees those before"),
     "zero group": ("zero2", None),
 }
 
@@ -58,7 +72,7 @@ def test_two_deepspeed_ranks_are_proven(pages: Path, name: str) -> None:
     assert page["proven"] is True, page
     assert page["exit_codes"] == [0, 0]
     assert (page["engine"], page["dp_degree"], page["folded"]) == ("deepspeed", 2, False)
-    assert page["zero_stage"] == int(HONEST[name][0][-6])
+    assert page["zero_stage"] == int(HONEST[name][0].removesuffix(".json")[-1])
     assert page["empty_slots"] == 1
     assert page["samples"] < page["capacity_samples"] == 12
     assert {size for _, size in page["slot_sizes"]} == {0, 1, 2}

@@ -54,7 +54,7 @@ def train(config: str, folder: Path) -> tuple[str, Path]:
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A LoRA of SmolLM2-135M on reviews, 2 ranks under ZeRO-2."""
+    """A LoRA of SmolLM2-135M on reviews, 2 ranks under ZeRO-0."""
     if not (SMOLLM2 / "config.json").exists() or not REVIEWS.exists():
         pytest.skip("no real/ here: run `make real-data`")
     return train("smollm2-reviews.yaml", tmp_path_factory.mktemp("reviews"))

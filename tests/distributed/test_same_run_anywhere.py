@@ -15,6 +15,7 @@ import pytest
 from support.launching import (
     ROOT,
     ledger,
+    plain,
     receipt,
     short_tokenizer,
     small_config,
@@ -31,71 +32,73 @@ OPTIMIZERS = {
     # SGD shows a wrong gradient scale, which Adam hides; the norm is always beyond the clip
     "sgd": {"lr.reference": "1.0", "optimizer.name": "sgd", "optimizer.max_grad_norm": "0.05"},
 }
-RANKS, STAGES, ACCUMULATIONS, BATCHES = (1, 2, 3), (0, 2, 3), (1, 4), (100, 7)
+ENGINES = ("accelerate", "zero0", "zero1", "zero2", "zero3")
+RANKS, ACCUMULATIONS, BATCHES, LAYOUTS = (1, 2, 3), (1, 4), (100, 7), ("packed", "tokens", "padded")
 
 
 class Cell(NamedTuple):
-    """One run of the matrix."""
+    """One run of the matrix. accelerate folds two ranks into one process; layout `tokens` is the packed one with
+    batch.micro_batch_tokens, which works out its accumulation by itself.
+    """
 
     optimizer: str
     batch: int
     ranks: int
-    stage: int
+    engine: str
     accumulation: int
+    layout: str
+    checkpointing: bool
 
     @property
     def name(self) -> str:
         return "-".join(f"{key}{value}" for key, value in self._asdict().items())
 
 
-WHOLE = tuple(itertools.starmap(Cell, itertools.product(OPTIMIZERS, BATCHES, RANKS, STAGES, ACCUMULATIONS)))
+WHOLE = tuple(
+    cell
+    for words in itertools.product(OPTIMIZERS, BATCHES, RANKS, ENGINES, ACCUMULATIONS, LAYOUTS, (False, True))
+    if (cell := Cell(*words)).engine != "accelerate" or cell.ranks == 1
+    if cell.layout != "tokens" or cell.accumulation == max(ACCUMULATIONS)
+)
 COVERING = (
-    Cell("adamw", 7, 1, 0, 1),
-    Cell("adamw", 7, 2, 3, 4),
-    Cell("adamw", 100, 1, 3, 1),
-    Cell("adamw", 100, 2, 0, 4),
-    Cell("adamw", 100, 3, 2, 4),
-    Cell("sgd", 7, 1, 0, 4),
-    Cell("sgd", 7, 2, 2, 1),
-    Cell("sgd", 7, 3, 3, 1),
-    Cell("sgd", 7, 3, 0, 1),
-    Cell("sgd", 100, 1, 2, 4),
-    Cell("sgd", 100, 2, 3, 1),
+    Cell("adamw", 7, 1, "zero2", 4, "padded", True),
+    Cell("adamw", 7, 1, "zero3", 1, "packed", False),
+    Cell("adamw", 7, 2, "zero3", 4, "packed", False),
+    Cell("adamw", 7, 3, "zero0", 4, "packed", False),
+    Cell("adamw", 100, 1, "accelerate", 1, "packed", False),
+    Cell("adamw", 100, 2, "zero1", 4, "packed", True),
+    Cell("sgd", 7, 1, "zero1", 1, "padded", False),
+    Cell("sgd", 7, 1, "accelerate", 4, "padded", True),
+    Cell("sgd", 7, 2, "zero0", 1, "padded", True),
+    Cell("sgd", 7, 3, "zero1", 4, "packed", True),
+    Cell("sgd", 100, 1, "zero0", 4, "packed", True),
+    Cell("sgd", 100, 2, "zero2", 1, "padded", False),
+    Cell("sgd", 100, 3, "zero3", 1, "padded", True),
+    Cell("sgd", 100, 3, "zero2", 1, "packed", False),
+    Cell("adamw", 7, 1, "accelerate", 4, "tokens", False),
+    Cell("adamw", 100, 2, "zero3", 4, "tokens", True),
+    Cell("adamw", 100, 3, "zero0", 4, "tokens", False),
+    Cell("sgd", 7, 2, "zero1", 4, "tokens", False),
+    Cell("sgd", 7, 3, "zero2", 4, "tokens", True),
 )
 """Every pair of two settings at least once; of every optimizer and batch one rank, the reference, first."""
 
 
-LAYOUTS = {
-    **{f"tokens-{stage}": {"batch.micro_batch_tokens": 512, "stage": stage} for stage in (0, 1, 2, 3)},
-    "padded": {"batch.micro_batch_size": 20, "data.layout": "padded", "stage": 2},
-}
-"""The 2 ranks of `Cell("adamw", 100, 2, ...)` once more, with other slots."""
-
-
-def _layout_jobs(folder: Path, config: Path) -> list[dict[str, Any]]:
-    jobs = []
-    for name, words in LAYOUTS.items():
-        cell = Cell("adamw", 100, 2, int(words["stage"]), 1)
-        job = _job(folder, config, cell)
-        changed = {key: word for key, word in words.items() if key != "stage"} | {
-            "run.dir": folder / name,
-            "run.name": name,
-            "batch.grad_accum_steps": "null",
-        }
-        job["overrides"] += [f"{key}={word}" for key, word in changed.items()]
-        jobs.append({**job, "name": name})
-    return jobs
-
-
 def _job(folder: Path, config: Path, cell: Cell) -> dict[str, Any]:
-    words = {
+    words: dict[str, object] = {
         "run.dir": folder / cell.name,
         "run.name": cell.name,
-        "deepspeed": ROOT / "ds_configs" / f"zero{cell.stage}.json",
+        "deepspeed": ROOT / "ds_configs" / f"{cell.engine}.json",
         "batch.grad_accum_steps": cell.accumulation,
         "batch.global_batch_size": cell.batch,
+        "data.layout": "padded" if cell.layout == "padded" else "packed",
+        "model.gradient_checkpointing": str(cell.checkpointing).lower(),
         **OPTIMIZERS[cell.optimizer],
     }
+    if cell.layout == "tokens":
+        words |= {"batch.micro_batch_tokens": 512, "batch.grad_accum_steps": "null"}
+    if cell.engine == "accelerate":
+        words |= {"deepspeed": "null", "cluster.num_nodes": 1, "cluster.gpus_per_node": 2}
     overrides = [f"{key}={value}" for key, value in words.items()]
     return {"name": cell.name, "config": str(config), "overrides": overrides}
 
@@ -116,19 +119,19 @@ def test_the_covering_cells_have_every_pair_of_settings() -> None:
 def runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, tuple[Cell, ...]]:
-    """(folder, cells) of all runs of the matrix, in three sets of ranks."""
+    """(folder, cells) of all runs of the matrix: one process of accelerate, and three sets of ranks."""
     cells: tuple[Cell, ...] = request.param
     folder = tmp_path_factory.mktemp("matrix")
     write_samples(folder / "data.jsonl", 230)
     tokenizer = {"path": str(short_tokenizer(folder))}
     batch = {"micro_batch_size": None}
     config = small_config(folder, tokenizer=tokenizer, batch=batch, train={"max_steps": STEPS})
-    for ranks in RANKS:
+    script = ROOT / "tests" / "support" / "many_runs.py"
+    for ranks in (0, *RANKS):
         jobs = folder / f"jobs{ranks}.json"
-        mine = [_job(folder, config, cell) for cell in cells if cell.ranks == ranks]
-        mine += _layout_jobs(folder, config) if ranks == 2 else []
-        jobs.write_text(json.dumps(mine), encoding="utf-8")
-        done = warm_ranks(ranks, ROOT / "tests" / "support" / "many_runs.py", jobs)
+        mine = [cell for cell in cells if ranks == (cell.engine != "accelerate" and cell.ranks)]
+        jobs.write_text(json.dumps([_job(folder, config, cell) for cell in mine]), encoding="utf-8")
+        done = warm_ranks(ranks, script, jobs) if ranks else plain(script, jobs)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return folder, cells
 
@@ -156,27 +159,23 @@ def test_same_samples_rates_losses_and_norms(
                 worst = max(worst, abs(line[number] / expected[number] - 1))
                 assert line[number] == pytest.approx(expected[number], rel=RELATIVE), where
         assert receipt(folder / cell.name)["foots"] is True, cell.name
+        batches = (_plan(folder / one.name)["batches_sha256"] for one in (cell, alone))
+        assert len(set(batches)) == 1, cell.name
     print(f"{optimizer}, batch {batch}: largest relative difference {worst:.1e}")
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_other_slots_are_the_same_run(runs: tuple[Path, tuple[Cell, ...]], name: str) -> None:
+def _plan(run_dir: Path) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads((run_dir / "plan.lock.json").read_text(encoding="utf-8"))["plan"]
+    return plan
+
+
+def test_by_tokens_a_step_uses_as_few_forwards_as_hold_it(runs: tuple[Path, tuple[Cell, ...]]) -> None:
     folder, cells = runs
-    alone = next(cell for cell in cells if (cell.optimizer, cell.batch) == ("adamw", 100))
-    lines = ledger(folder / name)
-    for expected, line in zip(ledger(folder / alone.name), lines, strict=True):
-        assert line["samples_sha256"] == expected["samples_sha256"]
-        for number in ("loss", "grad_norm"):
-            assert line[number] == pytest.approx(expected[number], rel=RELATIVE), line["step"]
-    assert receipt(folder / name)["foots"] is True
-    promised = json.loads((folder / name / "plan.lock.json").read_text())["plan"]
-    other = json.loads((folder / alone.name / "plan.lock.json").read_text())["plan"]
-    assert promised["batches_sha256"] == other["batches_sha256"]
-    assert promised["layout_sha256"] != other["layout_sha256"]
-    if name != "padded":
+    for cell in (cell for cell in cells if cell.layout == "tokens" and cell.batch == 100):
+        lines, plan = ledger(folder / cell.name), _plan(folder / cell.name)
         forwards = [line["real_forwards"] for line in lines]
         assert forwards == [line["planned_forwards"] for line in lines]
-        assert len(set(forwards)) >= 2 and max(forwards) < 2 * promised["grad_accum_steps"]
+        assert len(set(forwards)) >= 2 and max(forwards) < plan["world_size"] * plan["grad_accum_steps"]
 
 
 def test_clipping_was_active_with_sgd(runs: tuple[Path, tuple[Cell, ...]]) -> None:
@@ -190,6 +189,6 @@ def test_clipping_was_active_with_sgd(runs: tuple[Path, tuple[Cell, ...]]) -> No
 @pytest.mark.lie("B3", "U6", answer="impossible")
 def test_the_uneven_batch_is_spread_and_not_rounded(runs: tuple[Path, tuple[Cell, ...]]) -> None:
     folder, _ = runs
-    lines = ledger(folder / Cell("adamw", 100, 3, 2, 4).name)
+    lines = ledger(folder / Cell("sgd", 100, 3, "zero3", 1, "padded", True).name)
     assert {line["real_samples"] for line in lines} <= {100, 30}
     assert sorted(lines[0]["per_rank"]["columns"]["samples"]) == [33, 33, 34]

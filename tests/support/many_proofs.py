@@ -15,12 +15,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
 from crossfoot.data.samples import IGNORED_LABEL
 from crossfoot.environment.world import read_world
+from crossfoot.models.attention import SEGMENT_ATTENTION
 from crossfoot.probing import proof, session
 from crossfoot.rendezvous import ranks as ranks_module
 from crossfoot.training import loop
@@ -100,6 +105,31 @@ def zero_group(rank: int) -> contextlib.AbstractContextManager[object]:
     return mock.patch.object(proof, "fill_lora_b", lambda model, seed: 0)
 
 
+@contextlib.contextmanager
+def attention_crosses(rank: int) -> Iterator[None]:
+    """In a packed row attention looks over the end of a sample."""
+    real = ALL_ATTENTION_FUNCTIONS[SEGMENT_ATTENTION]
+
+    def attention(*args, segment_ends=None, **options):
+        return real(*args, segment_ends=segment_ends and segment_ends[-1:], **options)
+
+    with mock.patch.dict(ALL_ATTENTION_FUNCTIONS._local_mapping, {SEGMENT_ATTENTION: attention}):
+        yield
+
+
+@contextlib.contextmanager
+def positions_run_on(rank: int) -> Iterator[None]:
+    """The same, and the tokens of a row are numbered through."""
+    real = loop.collate
+
+    def collate(index, ids, **how):
+        batch = real(index, ids, **how)
+        return replace(batch, position_ids=torch.arange(batch.input_ids.shape[1])[None])
+
+    with attention_crosses(rank), mock.patch.object(loop, "collate", collate):
+        yield
+
+
 FAULTS: dict[str, Callable[[int], contextlib.AbstractContextManager[object]]] = {
     "sum instead of mean": sum_instead_of_mean,
     "accumulation twice": accumulation_twice,
@@ -107,6 +137,8 @@ FAULTS: dict[str, Callable[[int], contextlib.AbstractContextManager[object]]] = 
     "mean of means": mean_of_means,
     "dropped tail": dropped_tail,
     "zero group": zero_group,
+    "attention crosses": attention_crosses,
+    "positions run on": positions_run_on,
 }
 
 

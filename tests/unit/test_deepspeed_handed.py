@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology, solve_batch
-from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed, zero_stage
+from crossfoot.arithmetic.zero_stages import Parameters
+from crossfoot.planning.deepspeed_config import (
+    LARGEST_BUCKET,
+    handed_settings,
+    owned_numbers,
+    owned_optimizer,
+    resolve_deepspeed,
+    zero_stage,
+)
 from crossfoot.written.config import Config
 
 
@@ -23,6 +31,11 @@ def config_of(dtype: str = "float32", **optimizer: Any) -> Config:
             "train": {"epochs": 1},
         }
     )
+
+
+def without_buckets(given: dict[str, Any]) -> dict[str, Any]:
+    """The section zero_optimization, without the sizes that crossfoot writes."""
+    return {name: value for name, value in given["zero_optimization"].items() if "bucket" not in name}
 
 
 def uneven(gpus_per_node: int | tuple[int, ...] = 2) -> BatchPlan:
@@ -68,7 +81,8 @@ def test_what_a_file_says_of_other_things_stays_and_auto_goes() -> None:
     zero = {"stage": 2, "reduce_bucket_size": "auto", "overlap_comm": False}
     file = {"zero_optimization": zero, "steps_per_print": 7, "data_types": {"grad_accum_dtype": "bf16"}}
     given = resolve_deepspeed(file, config_of("bfloat16"), uneven())
-    assert given["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+    buckets = {"reduce_bucket_size": LARGEST_BUCKET, "allgather_bucket_size": LARGEST_BUCKET}
+    assert given["zero_optimization"] == {"stage": 2, "overlap_comm": False, **buckets}
     assert (given["steps_per_print"], given["data_types"]) == (7, {"grad_accum_dtype": "bf16"})
     assert given["zero_allow_untested_optimizer"] is True and given["zero_force_ds_cpu_optimizer"] is False
     assert zero["reduce_bucket_size"] == "auto", "the file's own values are left alone"
@@ -136,19 +150,53 @@ def test_what_is_off_or_not_deepspeed_s_business_is_left_out(file: dict[str, Any
 )
 def test_zero_is_handed_over_in_the_words_of_today(inside: dict[str, Any], handed: dict[str, Any]) -> None:
     given = resolve_deepspeed({"zero_optimization": inside}, config_of(), uneven())
-    assert given["zero_optimization"] == handed
+    assert without_buckets(given) == handed
+
+
+@pytest.mark.parametrize(("stage", "sized"), [(0, 0), (1, 2), (2, 2), (3, 1)])
+def test_buckets_are_as_large_as_what_is_trained(stage: int, sized: int) -> None:
+    names = ("reduce_bucket_size", "allgather_bucket_size")
+    for trained, size in ((1_000, 1_000), (10**9, LARGEST_BUCKET)):
+        file = {"zero_optimization": {"stage": stage}}
+        given = resolve_deepspeed(file, config_of(), uneven(), Parameters(trained, 2 * trained, 2 * trained))
+        assert given["zero_optimization"] == {"stage": stage, **dict.fromkeys(names[:sized], size)}
+    file = {"zero_optimization": {"stage": 2, "reduce_bucket_size": 7}}
+    given = resolve_deepspeed(file, config_of(), uneven(), Parameters(5, 5, 5))
+    assert given["zero_optimization"]["reduce_bucket_size"] == 7, "what the file says holds"
+    assert handed_settings(given, "float32")["zero_optimization.reduce_bucket_size"] == 7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "handed", "sums"),
+    [
+        ("bfloat16", None, "fp32", "float32"),
+        ("bfloat16", "BF16", "BF16", "bfloat16"),
+        ("float32", None, None, "float32"),
+        ("float16", None, None, "float16"),
+    ],
+)
+def test_gradients_of_bfloat16_are_averaged_in_float32(
+    dtype: str, asked: str | None, handed: str | None, sums: str
+) -> None:
+    file = {} if asked is None else {"communication_data_type": asked}
+    given = resolve_deepspeed(file, config_of(dtype), uneven())
+    assert given.get("communication_data_type") == handed
+    expected = handed_settings(given, dtype)
+    assert expected["communication_data_type"] == sums
+    assert expected.get("data_types.grad_accum_dtype") == ("float32" if dtype == "bfloat16" else None)
 
 
 def test_the_oldest_forms() -> None:
     old = {"zero_optimization": True, "allgather_size": 5}
     given = resolve_deepspeed(old, config_of(), uneven())
-    assert given["zero_optimization"] == {"stage": 1, "allgather_bucket_size": 5}
+    assert given["zero_optimization"]["allgather_bucket_size"] == 5
+    assert without_buckets(given) == {"stage": 1}
     assert resolve_deepspeed({"zero_optimization": False}, config_of(), uneven())["zero_optimization"] == {
         "stage": 0
     }
     name = "stage3_gather_fp16_weights_on_model_save"
     given = resolve_deepspeed({"zero_optimization": {"stage": 3, name: True}}, config_of(), uneven())
-    assert given["zero_optimization"] == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    assert without_buckets(given) == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
     both = {"stage": 2, "cpu_offload": True, "offload_optimizer": {"device": "none", "pin_memory": True}}
     given = resolve_deepspeed({"zero_optimization": both}, config_of(), uneven())
     assert given["zero_optimization"]["cpu_offload"] is True, "they contradict each other: CF319"

@@ -362,9 +362,9 @@ def test_published_files(look: Look, name: str, expected: list[str]) -> None:
 
 
 def test_auto(look: Look) -> None:
-    (finding,) = look({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}})
-    assert (finding.code, finding.severity, finding.label) == ("CF318", "note", "500,000,000")
-    assert "1.0 GB in bfloat16" in finding.notes[0]
+    assert look({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}) == ()
+    (finding,) = look({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": "auto"}})
+    assert (finding.code, finding.severity, finding.label) == ("CF318", "note", "50,000,000")
     (finding,) = look({"zero_optimization": {"stage": 1}, "steps_per_print": "auto"})
     assert finding.title == 'steps_per_print is "auto", and nobody fills it in: DeepSpeed\'s default holds'
     assert look({"zero_optimization": {"stage": 2, "stage3_prefetch_bucket_size": "auto"}}) == ()

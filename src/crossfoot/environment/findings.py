@@ -250,7 +250,7 @@ def ranks_without_deepspeed_file(world_size: int, started_by: str) -> Finding:
         "CF441",
         f"{started_by} started {world_size} processes, but the config names no DeepSpeed file",
         helps=(
-            "name one in the config: deepspeed: ds_configs/zero2.json",
+            "name one in the config: deepspeed: ds_configs/zero1.json",
             "or start one process, which folds the plan: accelerate launch --num_processes 1 train.py CONFIG",
         ),
     )

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crossfoot.models.save import open_to_others
-from crossfoot.written.model_facts import TINY_MAX_POSITIONS, TINY_VOCABULARY
+from crossfoot.written.model_facts import TINY_SIZES, TINY_VOCABULARY
 
 LAST_FILE = "config.json"
 """Renamed into place after all other files: where it is, the model is whole."""
@@ -34,14 +34,7 @@ def write_tiny_model(
         return target
     target.mkdir(parents=True, exist_ok=True)
     config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=TINY_MAX_POSITIONS,
-        tie_word_embeddings=False,
+        **{**TINY_SIZES, "vocab_size": vocabulary},
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=None,

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.arithmetic.zero_stages import Parameters
 from crossfoot.checks.deepspeed import vocabulary
-from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
+from crossfoot.checks.deepspeed.handed_over import ZERO, handed_over, todays_form
+from crossfoot.checks.deepspeed.stage_costs import DTYPES, communication_dtype
 from crossfoot.written.config import Config
+
+LARGEST_BUCKET = 50_000_000
+"""Elements. DeepSpeed's own default, ten times as many, is a buffer of 2 GB on every GPU in float32."""
 
 
 def zero_stage(values: Mapping[str, Any]) -> int:
@@ -50,13 +55,15 @@ def owned_optimizer(config: Config) -> dict[str, Any]:
     }
 
 
-def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPlan) -> dict[str, Any]:
+def resolve_deepspeed(
+    values: Mapping[str, Any], config: Config, batch: BatchPlan, parameters: Parameters | None = None
+) -> dict[str, Any]:
     """The config for `deepspeed.initialize`: one owner per number, nothing left on "auto".
 
-    An "auto" that crossfoot does not own (a bucket size, say) is dropped, so that DeepSpeed's own default
-    holds. Of a precision that is switched off nothing but that is handed over: DeepSpeed 0.19 stops at
-    `min_loss_scale: 1e-10` of an unused fp16 block, which the file of Chinese-LLaMA-Alpaca-2 has. What else
-    is left out: `handed_over`.
+    parameters: None where they are not known; the buckets need be no larger than what is trained. Any other
+    "auto" that crossfoot does not own is dropped, so that DeepSpeed's own default holds. Of a precision that
+    is switched off nothing but that is handed over: DeepSpeed 0.19 stops at `min_loss_scale: 1e-10` of an
+    unused fp16 block, which the file of Chinese-LLaMA-Alpaca-2 has. What else is left out: `handed_over`.
     """
     resolved = handed_over(values, config)
     owned = owned_numbers(config, batch)
@@ -67,9 +74,30 @@ def resolve_deepspeed(values: Mapping[str, Any], config: Config, batch: BatchPla
         is_on = owned[f"{block}.enabled"]
         resolved[block] = {**(resolved.get(block, {}) if is_on else {}), "enabled": is_on}
     if owned["bf16.enabled"]:
-        # Otherwise bf16 gradients are added up in bf16 and the result depends on the accumulation.
+        # Otherwise gradients are added up and averaged in bfloat16, and the result depends on accumulation
+        # and ranks.
         resolved.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+        resolved.setdefault("communication_data_type", "fp32")
+    _size_buckets(resolved.get(ZERO, {}), parameters)
     resolved["zero_allow_untested_optimizer"] = True
     resolved["zero_force_ds_cpu_optimizer"] = False  # with offload_optimizer ours steps on the CPU
     resolved.setdefault("steps_per_print", 2**31 - 1)
     return resolved
+
+
+def _size_buckets(zero: dict[str, Any], parameters: Parameters | None) -> None:
+    """Bucket sizes that the file leaves open, in elements."""
+    size = LARGEST_BUCKET if parameters is None else min(LARGEST_BUCKET, parameters.trained)
+    stage = zero.get("stage") or 0
+    for name in ("reduce_bucket_size", "allgather_bucket_size")[: {0: 0, 3: 1}.get(stage, 2)]:
+        zero.setdefault(name, size)
+
+
+def handed_settings(resolved: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """What of a resolved config DeepSpeed could take otherwise than it is written, by the names of
+    `DeepSpeedEngine.read_back`.
+    """
+    zero = resolved.get(ZERO, {})
+    buckets = {f"{ZERO}.{name}": zero[name] for name in zero if name.endswith("_bucket_size")}
+    sums = {"data_types.grad_accum_dtype": DTYPES["fp32"]} if dtype == "bfloat16" else {}
+    return {**buckets, **sums, "communication_data_type": communication_dtype(resolved, dtype)}

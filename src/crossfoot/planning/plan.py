@@ -28,6 +28,9 @@ from crossfoot.arithmetic.layout import (
 )
 from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
 from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
+from crossfoot.arithmetic.zero_stages import Parameters, StageCost
+from crossfoot.checks.deepspeed.handed_over import handed_over
+from crossfoot.checks.deepspeed.stage_costs import costs_of, parameters_of
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
@@ -189,6 +192,20 @@ class RunPlan:
     @cached_property
     def _layout(self) -> Layout:
         return run_layout(self.run.config, self.batch)
+
+    @cached_property
+    def parameters(self) -> Parameters | None:
+        """How many are trained; None for a model of which too little is known."""
+        rows = self.index.header.tokenizer.vocabulary if self.index else 0
+        return parameters_of(self.run.config, read_model_facts(self.run.config.model.path), rows)
+
+    @cached_property
+    def stage_costs(self) -> tuple[StageCost, ...]:
+        """What each ZeRO stage would cost; none of one rank, or where the parameters are not known."""
+        if self.deepspeed is None:
+            return ()
+        handed = handed_over(self.deepspeed.values, self.run.config)
+        return costs_of(self.run.config, self.parameters, self.batch, handed)
 
     @cached_property
     def batches_sha256(self) -> str | None:

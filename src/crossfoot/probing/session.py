@@ -232,7 +232,7 @@ def _measure(
         (Path(plan.run.run_dir) / ATTEMPT_NAME).mkdir(parents=True)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
-        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
+        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch, plan.parameters)
 
     try:
         loaded = load_base(work, ranks, deepspeed_config, ranks.tell)

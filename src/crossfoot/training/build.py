@@ -20,7 +20,12 @@ from crossfoot.models.adapt import prepare_training, trained_summary
 from crossfoot.models.findings import placed
 from crossfoot.models.load import LoadedModel, load_model
 from crossfoot.models.tiny_model import write_tiny_model
-from crossfoot.planning.deepspeed_config import owned_numbers, owned_optimizer, resolve_deepspeed
+from crossfoot.planning.deepspeed_config import (
+    handed_settings,
+    owned_numbers,
+    owned_optimizer,
+    resolve_deepspeed,
+)
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.attempts import attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
@@ -58,7 +63,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     mirror = _mirror(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
-        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch)
+        deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch, plan.parameters)
     try:
         loaded = load_base(work, ranks, deepspeed_config, report)
         trained_dtype = None if deepspeed_config else "float32"
@@ -165,7 +170,9 @@ def start_engine(
             handed = attempt_path(work.plan.run.run_dir, work.resume_point.attempt, DEEPSPEED_NAME)
             durable.replace(handed, json.dumps(deepspeed_config, indent=2) + "\n")
         engine = DeepSpeedEngine(module, optimizer, deepspeed_config)
-        expected = owned_numbers(config, work.plan.batch)
+        expected = owned_numbers(config, work.plan.batch) | handed_settings(
+            deepspeed_config, config.model.dtype
+        )
         expected["zero_optimization.stage"] = work.plan.zero_stage
         expected |= {"rank": ranks.rank, "world_size": ranks.world_size}
         expected["optimizer sharding"] = f"ZeRO {work.plan.zero_stage}"

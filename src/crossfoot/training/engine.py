@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import math
 import os
 from abc import ABC, abstractmethod
@@ -117,6 +119,23 @@ def _sharding(optimizer: object) -> str:
     return "ZeRO 1" if isinstance(optimizer, BF16_Optimizer) else "ZeRO 0"
 
 
+def _communication(engine: Any) -> dict[str, Any]:
+    """In which precision gradients are added up and sent, and in how large pieces (elements)."""
+    optimizer, zero = engine.optimizer, "zero_optimization"
+    sums = getattr(optimizer, "grad_acc_dtype", getattr(optimizer, "gradient_accumulation_dtype", None))
+    sent = getattr(optimizer, "communication_data_type", engine.communication_data_type)
+    return {
+        "data_types.grad_accum_dtype": _dtype_name(sums),
+        "communication_data_type": _dtype_name(sent),
+        f"{zero}.reduce_bucket_size": engine.zero_reduce_bucket_size(),
+        f"{zero}.allgather_bucket_size": engine.zero_allgather_bucket_size(),
+    }
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
@@ -165,7 +184,11 @@ class DeepSpeedEngine(Engine):
         import deepspeed
 
         _import_muon_uncompiled()
-        self._engine, _, _, scheduler = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        # Stage 1 in bfloat16 prints what memory it takes, in the middle of what was asked for as JSON.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._engine, _, _, scheduler = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config
+            )
         if type(self._engine) is not deepspeed.DeepSpeedEngine:
             raise Refused(engine_absent(_name_of(self._engine), "deepspeed.DeepSpeedEngine"))
         self._callable = self._engine
@@ -226,6 +249,7 @@ class DeepSpeedEngine(Engine):
             "rank": engine.global_rank,
             "world_size": engine.world_size,
             "optimizer sharding": _sharding(engine.optimizer),
+            **_communication(engine),
             **optimizer_facts(engine.basic_optimizer),
         }
 

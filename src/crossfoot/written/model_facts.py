@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from crossfoot.findings.finding import Finding
@@ -24,7 +26,20 @@ CONFIG_JSON = "config.json"
 LARGEST_CONFIG_BYTES = 16 << 20
 TINY_VOCABULARY = 260
 TINY_MAX_POSITIONS = 2048
-TINY_WORK_PER_TOKEN = 914
+TINY_SIZES: Mapping[str, Any] = MappingProxyType(
+    {
+        "model_type": "llama",
+        "vocab_size": TINY_VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 176,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": TINY_MAX_POSITIONS,
+        "tie_word_embeddings": False,
+    }
+)
+"""The config.json of builtin:tiny, as far as it decides shapes."""
 INPUT_TABLE_NAMES = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 OUTPUT_TABLE_NAMES = ("lm_head", "embed_out", "output_layer")
 UNTIED_FAMILIES = frozenset(
@@ -53,7 +68,8 @@ class ModelFacts:
     max_position_embeddings: tokens of the longest sequence it was made for; None when config.json does not
     say. stretched_positions: what rope scaling makes of that, when it is more. has_own_code: config.json
     names classes that lie beside it (auto_map). sees_both_sides: it is an encoder, or has one.
-    work_per_token: see `arithmetic.layout.work_per_token`; None when config.json has not all sizes.
+    work_per_token: see `arithmetic.layout.work_per_token`; None when config.json has not all sizes. sizes:
+    what config.json says of its text part.
     """
 
     vocab_size: int
@@ -64,6 +80,7 @@ class ModelFacts:
     has_own_code: bool = False
     sees_both_sides: bool = False
     work_per_token: int | None = None
+    sizes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def positions(self) -> int | None:
@@ -79,9 +96,7 @@ def read_model_facts(path: str) -> ModelFacts | None:
     loading the model says then what is wrong.
     """
     if path == BUILTIN_TINY:
-        return ModelFacts(
-            TINY_VOCABULARY, False, TINY_MAX_POSITIONS, "llama", work_per_token=TINY_WORK_PER_TOKEN
-        )
+        return _facts_of(TINY_SIZES)
     folder = model_folder(path)
     if folder is None:
         return None
@@ -197,7 +212,7 @@ def _facts_of(values: Any) -> ModelFacts | None:
     """The facts in the values of a config.json, of the text part when the model has several; None if it has
     no table.
     """
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         return None
     text = values.get("text_config")
     text = text if isinstance(text, dict) else values
@@ -216,6 +231,7 @@ def _facts_of(values: Any) -> ModelFacts | None:
         has_own_code="auto_map" in values,
         sees_both_sides=sees_both_sides(values),
         work_per_token=work_per_token(text),
+        sizes=text,
     )
 
 
@@ -223,7 +239,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12
 
 
-def _stretched(text: dict[str, Any], positions: Any) -> int | None:
+def _stretched(text: Mapping[str, Any], positions: Any) -> int | None:
     """Positions with rope scaling, when that is more than max_position_embeddings says.
 
     transformers 5 calls the section rope_parameters, before it was rope_scaling. Its factor multiplies

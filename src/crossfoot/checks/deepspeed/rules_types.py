@@ -8,7 +8,7 @@ from typing import Any
 from crossfoot.checks.deepspeed.handed_over import MONITORS, ZERO, why_left_out
 from crossfoot.checks.deepspeed.refused_parts import is_refused_whole
 from crossfoot.checks.deepspeed.values import BATCH, Wrong, is_owned, wrong_value
-from crossfoot.checks.deepspeed.vocabulary import Entry, entries, zero_stage
+from crossfoot.checks.deepspeed.vocabulary import Entry, entries
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Edit, Finding, Severity
 from crossfoot.written.deepspeed_file import DeepSpeedFile
@@ -85,16 +85,19 @@ def _is_told_elsewhere(understood: DeepSpeedFile, entry: Entry) -> bool:
 
 # ---- "auto"
 
+_BUCKETS = ((ZERO, "reduce_bucket_size"), (ZERO, "allgather_bucket_size"))
+
 
 @rule("CF318", "note")
 def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
     """CF318: "auto" where nobody fills it in.
 
-    "auto" is a word of transformers. crossfoot fills the three batch numbers, `gradient_clipping` and the
-    `enabled` of `bf16` and `fp16`; every other "auto" is left out, and DeepSpeed's own default holds.
-    transformers would also write `reduce_bucket_size` (hidden_size squared), `stage3_prefetch_bucket_size`
-    (0.9 of that) and `stage3_param_persistence_threshold` (10 x hidden_size). They change no result, only
-    memory and speed, so this is a note. A stage on "auto" is CF308. (lies J3, B14/15)
+    "auto" is a word of transformers. crossfoot fills the three batch numbers, `gradient_clipping`, the
+    `enabled` of `bf16` and `fp16`, and the sizes of the two buckets (`reduce_bucket_size` and
+    `allgather_bucket_size`: as many elements as are trained, 50 million at most); every other "auto" is left
+    out, and DeepSpeed's own default holds. transformers would also write `stage3_prefetch_bucket_size` (0.9 x
+    hidden_size squared) and `stage3_param_persistence_threshold` (10 x hidden_size). They change no result,
+    only memory and speed, so this is a note. A stage on "auto" is CF308. (lies J3, B14/15)
     """
     deepspeed, understood = facts.deepspeed, facts.understood
     if deepspeed is None or understood is None:
@@ -107,7 +110,7 @@ def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
         and entry.key.kind not in ("any", "object")
         and entry.key.default != "auto"
         and not is_owned(entry)
-        and entry.path != (ZERO, "stage")
+        and entry.path not in ((ZERO, "stage"), *_BUCKETS)
         and not _is_told_elsewhere(understood, entry)
         and not why_left_out(understood.values, facts.run.config, entry.path)
     ]
@@ -123,7 +126,6 @@ def nobody_fills_auto(facts: Facts) -> Iterator[Finding]:
         place=deepspeed.place(*first.path),
         label=_what_holds(first),
         others=tuple((deepspeed.place(*entry.path), _what_holds(entry)) for entry in rest),
-        notes=_bucket_note(facts, left),
         helps=('write a number in the place of "auto", if the default is not what you want',),
     )
 
@@ -134,20 +136,3 @@ def _what_holds(entry: Entry) -> str:
     default: Any = entry.key.default
     is_count = isinstance(default, int) and not isinstance(default, bool)
     return f"{default:,}" if is_count else shown(default)
-
-
-def _bucket_note(facts: Facts, left: list[Entry]) -> tuple[str, ...]:
-    entry = next((entry for entry in left if entry.path[-1] == "reduce_bucket_size"), None)
-    if (
-        entry is None
-        or entry.key is None
-        or facts.understood is None
-        or not zero_stage(facts.understood.values)
-    ):
-        return ()
-    dtype = facts.run.config.model.dtype
-    gigabytes = entry.key.default * (4 if dtype == "float32" else 2) / 1e9
-    return (
-        f"reduce_bucket_size is a buffer on every GPU: {gigabytes:.1f} GB in {dtype}; "
-        "transformers would write hidden_size x hidden_size",
-    )

@@ -265,7 +265,7 @@ def ranks_without_deepspeed_file(facts: Facts) -> Iterator[Finding]:
                     place=said.place,
                     others=((said.used_at, "used here"),) if said.used_at else (),
                     helps=(
-                        "name one in the config: deepspeed: ds_configs/zero2.json",
+                        "name one in the config: deepspeed: ds_configs/zero1.json",
                         "or start one process, which folds the plan: accelerate launch --num_processes 1 ...",
                     ),
                 )

@@ -1,0 +1,86 @@
+"""How much of the ranks' time is real work when they wait for each other: arithmetic on lengths, no training.
+
+    python benchmarks/straggling.py [CONFIG [path=value ...]]      the lengths are those of CONFIG's index
+
+A forward takes as long as the tokens that it computes. On ZeRO-2 and 3 ranks meet at every forward, on ZeRO-0
+and 1 once a step. Writes benchmarks/data/straggling.json and prints it as a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from crossfoot.arithmetic.layout import LLAMA_2_7B_WORK_PER_TOKEN, Layout, PackedLayout, PaddedLayout
+from crossfoot.planning.prepare import plan_written
+
+RANKS, ACCUMULATIONS, MICRO, STEPS, SEED = (8, 16, 64), (1, 4), 4, 100, 0
+Computed = Callable[[np.ndarray], int]
+
+
+def padded(lengths: np.ndarray) -> int:
+    """Tokens of a slot in which every sample is as long as the longest."""
+    return int(lengths.max(initial=0)) * lengths.size
+
+
+def packed(lengths: np.ndarray) -> int:
+    """Tokens of a slot whose samples stand in one row, which ends at a multiple of 16."""
+    return -(-int(lengths.sum()) // 16) * 16
+
+
+def share(layout: Layout, computed: Computed, steps: np.ndarray) -> dict[str, float]:
+    """Real tokens over those that could be computed in the time taken. steps: lengths[steps, samples]."""
+    real = by_forward = by_step = 0
+    for lengths in steps:
+        slots = layout.slots(np.arange(lengths.size), lengths)
+        tokens = np.array([[computed(lengths[slot]) for slot in forwards] for forwards in slots])
+        real += int(lengths.sum())
+        by_forward += int(tokens.max(axis=0).sum()) * layout.dp_degree
+        by_step += int(tokens.sum(axis=1).max()) * layout.dp_degree
+    return {"meeting at every forward": real / by_forward, "meeting once a step": real / by_step}
+
+
+def main(config: str, words: list[str]) -> None:
+    """Every number of ranks and forwards, for three ways to hold the same samples."""
+    plan, _ = plan_written(config, words)
+    if plan.index is None:
+        sys.exit(f"no index yet: crossfoot index {config}")
+    known = np.asarray(plan.index.lengths)
+    draw = np.random.Generator(np.random.Philox(SEED))
+    rows = []
+    for ranks, accumulation in itertools.product(RANKS, ACCUMULATIONS):
+        steps = draw.choice(known, (STEPS, ranks * accumulation * MICRO))
+        by_length = PaddedLayout(ranks, accumulation, MICRO)
+        balanced = PackedLayout(ranks, accumulation, MICRO, LLAMA_2_7B_WORK_PER_TOKEN, ranks)
+        ways = {"padded": (by_length, padded), "same slots packed": (by_length, packed)}
+        ways["packed, balanced"] = (balanced, packed)
+        shares = {name: share(*way, steps) for name, way in ways.items()}
+        rows.append({"ranks": ranks, "forwards": accumulation, "micro_batch_size": MICRO, "share": shares})
+    page = {
+        "command": f"python benchmarks/straggling.py {config}",
+        "samples": known.size,
+        "length": {name: int(np.quantile(known, at)) for name, at in (("median", 0.5), ("p90", 0.9))},
+        "steps": STEPS,
+        "rows": rows,
+    }
+    target = Path(__file__).parent / "data" / "straggling.json"
+    target.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+    _show(rows)
+
+
+def _show(rows: list[dict]) -> None:
+    ways = list(rows[0]["share"])
+    print("| ranks x forwards x micro | " + " | ".join(ways) + " |\n" + "|---" * (len(ways) + 1) + "|")
+    for row in rows:
+        cells = (" / ".join(f"{value:.2f}" for value in row["share"][way].values()) for way in ways)
+        print(f"| {row['ranks']} x {row['forwards']} x {MICRO} | " + " | ".join(cells) + " |")
+    print("real work / all time: ranks meet at every forward / once a step")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "configs/demo.yaml", sys.argv[2:])

@@ -1,0 +1,47 @@
+"""How many parameters a run trains, from config.json and the section `lora`; without torch.
+
+For the families of which every tensor is known (written/model_tensors.py). A test builds them with peft and
+compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from crossfoot.arithmetic.zero_stages import Parameters
+from crossfoot.written.config import LoraSection
+from crossfoot.written.model_facts import INPUT_TABLE_NAMES, OUTPUT_TABLE_NAMES
+from crossfoot.written.model_tensors import Shape, promised_tensors
+
+
+def count_parameters(values: Mapping[str, Any], lora: LoraSection | None, rows: int) -> Parameters | None:
+    """values: of config.json. rows: that the tokenizer needs; the table grows to them. None for a family
+    whose tensors are not all known.
+    """
+    promised = promised_tensors({**values, "vocab_size": max(rows, values.get("vocab_size", 0))})
+    if promised is None:
+        return None
+    base = sum(map(math.prod, promised.values()))
+    if lora is None:
+        return Parameters(trained=base, used=base, held=base)
+    saved = {name for name in promised if _is_named(name, lora.modules_to_save, promised)}
+    copies = sum(math.prod(promised[name]) for name in saved)
+    adapters = sum(
+        lora.r * sum(shape)
+        for name, shape in promised.items()
+        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, lora.target_modules, promised)
+    )
+    return Parameters(trained=adapters + copies, used=base + adapters, held=base + adapters + copies)
+
+
+def _is_named(tensor: str, written: list[str], promised: Mapping[str, Shape]) -> bool:
+    """Whether one of these names is that of the tensor's module, by peft's rule: the whole name, or its end
+    after a dot. A head that is not promised is tied to the table.
+    """
+    module = tensor.rpartition(".")[0]
+    names = [module]
+    if module.rpartition(".")[2] in INPUT_TABLE_NAMES:
+        names += [head for head in OUTPUT_TABLE_NAMES if f"{head}.weight" not in promised]
+    return any(name == one or name.endswith(f".{one}") for name in names for one in written)
