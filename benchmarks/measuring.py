@@ -1,4 +1,4 @@
-"""What every benchmark says beside its numbers: the machine, the versions, the command; medians and tables."""
+"""What every benchmark says beside its numbers: the machine, the versions, the command; spreads, tables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "numpy",
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on, and nothing that names the machine. memory: GiB. load: of one minute, at the
-    call: on a busy machine compare CPU seconds, not wall time.
+    """What the numbers depend on, and nothing that names the machine. memory: GiB. load: of one minute, now:
+    on a busy machine compare CPU seconds, not wall time.
     """
     told = _cpuinfo()
     flags = told.get("flags", "").split()
@@ -102,7 +102,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = [column > 0 and any(cell(line, column) for line in lines[1:]) for column in range(len(head))]
-    rule = [("-" * (width + 1) + ":" if end else "-" * (width + 2)) for width, end in zip(widths, right, strict=True)]
+    rule = [
+        ("-" * (width + 1) + ":" if end else "-" * (width + 2))
+        for width, end in zip(widths, right, strict=True)
+    ]
     shown = [
         "| " + " | ".join(
             text.rjust(width) if end else text.ljust(width)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workload import LONGEST, SAMPLES_PER_STEP, SHAPES, write_work
+from workload import LONGEST, SAMPLES_PER_STEP, SHAPES, write_holes, write_work
 
 SAMPLES = 256
 SEED = 42
@@ -20,12 +20,17 @@ class Work:
     folder: Path
 
     @classmethod
-    def at(cls, folder: Path, shape: str) -> Work:
-        """The work of a shape below `folder`."""
+    def at(cls, folder: Path, shape: str, *, samples: int = SAMPLES, random: bool = False) -> Work:
+        """The work of a shape below `folder`. random: the weights are made on the device, and the file is
+        a header before a hole.
+        """
         work = cls(folder / shape)
         if not (work.model / "model.safetensors").exists():
-            write_work(work.folder, SHAPES[shape], SAMPLES)
-            work._write_weights()
+            write_work(work.folder, SHAPES[shape], samples)
+            if random:
+                write_holes(work.model / "model.safetensors", SHAPES[shape])
+            else:
+                work._write_weights()
         return work
 
     @property
@@ -82,7 +87,13 @@ class Work:
         from crossfoot.cli import main
         from crossfoot.index.store import open_index
 
-        job = {"model": str(self.model), "dtype": "float32", "task": task, "rows": 1, "forwards": SAMPLES_PER_STEP}
+        job = {
+            "model": str(self.model),
+            "dtype": "float32",
+            "task": task,
+            "rows": 1,
+            "forwards": SAMPLES_PER_STEP,
+        }
         job |= {"packed": 1, "checkpointing": False, "gradients": None, "dropout": 0.0, "steps": 1}
         config = self.write_config(self.folder, job)
         if main(["index", str(config)]):

@@ -1,4 +1,4 @@
-"""The work that every stack is given: a Llama's shape, samples of heavy-tailed lengths, and the files of both.
+"""The work that every stack is given: a Llama's shape, samples of heavy-tailed lengths, the files of both.
 
 A tokenizer of whole words makes one token of each word, so a text has as many tokens as it is written with.
 """
@@ -6,6 +6,7 @@ A tokenizer of whole words makes one token of each word, so a text has as many t
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +45,20 @@ class Shape:
         widths = 4 * 2 * self.hidden_size + 3 * (self.hidden_size + self.intermediate_size)
         return self.num_hidden_layers * rank * widths
 
+    def flops_per_token(self, lengths: np.ndarray, trained_share: float, rank: int = 64) -> float:
+        """Needed for one real token on average, forward and backward: LoRA on all seven matrices, both tables
+        trained, nothing computed twice, no padding. lengths: of the samples; trained_share: of their tokens.
+
+        A frozen matrix costs 2 FLOPs a number forward and 2 backward (its input's gradient); a trained one 2
+        and 4. Causal attention costs 2 L^2 x width a layer forward (scores and values, half of each square),
+        and twice that backward. The head is needed for trained tokens alone. Norms and activations are not
+        counted.
+        """
+        squares = float(np.mean(lengths.astype(np.float64) ** 2) / np.mean(lengths))
+        attention = 3 * 2 * squares * self.hidden_size * self.num_hidden_layers
+        head = 6 * self.vocab_size * self.hidden_size * trained_share
+        return 4 * self.linear_weights + 6 * self.adapter_weights(rank) + attention + head
+
 
 SHAPES = {
     "tiny": Shape(64, 176, 2, 4),
@@ -62,7 +77,7 @@ def sample_lengths(count: int, seed: int = 7) -> np.ndarray:
 
 
 def write_work(folder: Path, shape: Shape, count: int) -> None:
-    """sft.jsonl, pretrain.jsonl and the model's folder with a tokenizer; without torch, and without weights."""
+    """sft.jsonl, pretrain.jsonl and the model's folder with a tokenizer. No torch, no weights."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.Generator(np.random.Philox(11))
     with (folder / "sft.jsonl").open("w", encoding="utf-8") as file:
@@ -89,6 +104,33 @@ def write_work(folder: Path, shape: Shape, count: int) -> None:
         "torch_dtype": "float32",
     }
     (folder / "model" / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def write_holes(file: Path, shape: Shape) -> None:
+    """A safetensors file of a Llama whose values take no space on a disk: enough for who reads headers."""
+    wide, inner = shape.hidden_size, shape.intermediate_size
+    tensors: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (shape.vocab_size, wide),
+        "lm_head.weight": (shape.vocab_size, wide),
+    }
+    tensors["model.norm.weight"] = (wide,)
+    for layer in range(shape.num_hidden_layers):
+        parts: dict[str, tuple[int, ...]] = {f"self_attn.{name}_proj": (wide, wide) for name in "qkvo"}
+        parts |= {
+            "mlp.gate_proj": (inner, wide),
+            "mlp.up_proj": (inner, wide),
+            "mlp.down_proj": (wide, inner),
+        }
+        parts |= {"input_layernorm": (wide,), "post_attention_layernorm": (wide,)}
+        tensors |= {f"model.layers.{layer}.{name}.weight": size for name, size in parts.items()}
+    header, end = {}, 0
+    for name, size in tensors.items():
+        begin, end = end, end + 2 * math.prod(size)
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + end)
 
 
 def _write_tokenizer(folder: Path) -> None:

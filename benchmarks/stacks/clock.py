@@ -1,4 +1,4 @@
-"""What every stack is measured with, in its own process and environment: torch and the standard library alone.
+"""What every stack is measured with, in its own process and environment: torch, numpy, the standard library.
 
 Tokens are counted as they enter the embedding, time is taken as the optimizer has stepped, the gradient as it
 is about to. No stack is asked for its own numbers.
@@ -24,7 +24,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 PADDING = 0
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TABLES = ["embed_tokens", "lm_head"]
-PACKAGES = "torch transformers peft accelerate trl llamafactory ms-swift unsloth crossfoot".split()
+COLUMNS = ("wall_seconds", "cpu_seconds", "real_tokens", "token_slots", "forwards")
+PACKAGES = [
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "trl",
+    "llamafactory",
+    "ms-swift",
+    "unsloth",
+]
 
 
 class Job:
@@ -33,7 +43,8 @@ class Job:
     model: folder. samples: JSON lines of input_ids and labels, in the order of the run. dtype, gemm: of the
     matrices, and "medium" for torch's faster float32. rows, forwards: rows of a forward, forwards of a step.
     steps: optimizer steps. packed: tokens of a packed row; 0: one sample a row. gradients: a file for the
-    gradients of the two tables, which are then all that is wanted. out: the result.
+    gradients of the two tables, which are then all that is wanted. device: cpu or cuda. random: weights are
+    made on the device, and the model's folder has none. out: the result.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -50,6 +61,8 @@ class Job:
         self.dropout: float = values["dropout"]
         self.gradients: str | None = values["gradients"]
         self.out: str = values["out"]
+        self.device: str = values["device"]
+        self.random: bool = values["random"]
         self.config: str | None = values.get("config")
         self._samples: str = values["samples"]
 
@@ -73,7 +86,7 @@ class Job:
             "lr_scheduler_type": "cosine",
             "max_grad_norm": 0.0 if self.gradients else 1.0,
             "bf16": self.dtype == "bfloat16",
-            "use_cpu": True,
+            "use_cpu": self.device == "cpu",
             "save_strategy": "no",
             "report_to": "none",
             "logging_steps": 1,
@@ -93,7 +106,8 @@ class Clock:
     def __init__(self, job: Job, *, ends_process: bool) -> None:
         self.job = job
         self._ends_process = ends_process
-        self._tokens = self._slots = self._forwards = 0
+        self._tokens = torch.zeros((), dtype=torch.int64)
+        self._slots = self._forwards = 0
         self._embedding: nn.Parameter | None = None
         self._marks: list[list[float]] = []
         self._plain = nn.Embedding.forward
@@ -105,7 +119,9 @@ class Clock:
     def _counted(self, plain: Any) -> Any:
         def forward(module: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
             self._embedding = module.weight
-            self._tokens += int(torch.count_nonzero(ids))
+            self._tokens = self._tokens.to(ids.device) + torch.count_nonzero(
+                ids
+            )  # read with the step, not here
             self._slots += ids.numel()
             self._forwards += 1
             return plain(module, ids)
@@ -113,15 +129,18 @@ class Clock:
         return forward
 
     def _mark(self) -> None:
+        tokens = int(self._tokens)
+        if self.job.device != "cpu":
+            torch.cuda.synchronize()
         now = time.perf_counter(), time.process_time()
-        self._marks.append([*now, self._tokens, self._slots, self._forwards])
+        self._marks.append([*now, tokens, self._slots, self._forwards])
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self.job.gradients and len(self._marks) == 1:
             trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             tables = {p.shape for p in trained if p is self._embedding}
             found = {
-                "embed_tokens" if p is self._embedding else "lm_head": p.grad.float().numpy()
+                "embed_tokens" if p is self._embedding else "lm_head": p.grad.float().cpu().numpy()
                 for p in trained
                 if p.shape in tables
             }
@@ -143,13 +162,14 @@ class Clock:
                 trained[name] = trained.get(name, 0) + parameter.numel()
         result = {
             "steps": [
-                dict(zip(("wall_seconds", "cpu_seconds", "real_tokens", "token_slots", "forwards"), step, strict=True))
+                dict(zip(COLUMNS, step, strict=True))
                 for step in (
                     [after - before for before, after in zip(*pair, strict=True)]
                     for pair in zip(self._marks, self._marks[1:], strict=False)
                 )
             ],
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_device_bytes": torch.cuda.max_memory_allocated() if self.job.device != "cpu" else 0,
             "trained_numbers": trained,
             "gemm": torch.get_float32_matmul_precision(),
             "threads": torch.get_num_threads(),
@@ -170,14 +190,34 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def begin(*, ends_process: bool = True) -> Job:
-    """The job that the command line names, with a clock running and one thread."""
+    """The job that the command line names, with a clock running; on a CPU with one thread."""
     with open(sys.argv[1], encoding="utf-8") as file:
         job = Job(json.load(file))
-    torch.set_num_threads(1)
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    if job.random:
+        _random_weights(job.device)
     if job.gemm != "highest":
         torch.set_float32_matmul_precision(job.gemm)
     Clock(job, ends_process=ends_process)
     return job
+
+
+def _random_weights(device: str) -> None:
+    """Models are made on the device instead of read: a 7B would be 13 GB through a disk."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def made(path: str, *, config: Any = None, output_loading_info: bool = False, **given: Any) -> Any:
+        kept = {name: given[name] for name in ("dtype", "attn_implementation") if name in given}
+        torch.manual_seed(42)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config or AutoConfig.from_pretrained(path), **kept)
+        info: dict[str, set[str]] = {
+            name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        }
+        return (model, info) if output_loading_info else model
+
+    AutoModelForCausalLM.from_pretrained = made
 
 
 def in_order(trainer: type) -> None:

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own training, with and without its neat packing; samples come from the job instead of text."""
+"""LLaMA-Factory's own training, with and without its neat packing; samples come from the job, not text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def dataset(template, model_args, data_args, training_args, stage, tokenizer, pr
     numbers = [[{"role": "user", "content": str(number)}] for number in range(len(samples))]
     nothing = {name: [None] * len(samples) for name in ("_system", "_tools", "_images", "_videos", "_audios")}
     records = {"_prompt": numbers, "_response": numbers, **nothing}
-    return {"train_dataset": Dataset.from_dict(Packed(template, tokenizer, processor, data_args).preprocess_dataset(records))}
+    return {
+        "train_dataset": Dataset.from_dict(
+            Packed(template, tokenizer, processor, data_args).preprocess_dataset(records)
+        )
+    }
 
 
 workflow.get_dataset = dataset
