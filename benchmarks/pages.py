@@ -1,0 +1,343 @@
+"""docs/benchmarks.md and README's table, from benchmarks/data:   python benchmarks/pages.py
+
+Nothing is measured here. A file of data without a section of its own is shown as it is, table by table.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from measuring import DATA, HERE, load, table
+
+ROOT = HERE.parent
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+BEGIN = "<!-- from benchmarks/data, by make bench-tables -->"
+END = "<!-- end of benchmarks/data -->"
+BUSY = 1.5
+"""Load above the number of cores that makes a machine a busy one."""
+TASKS = {"sft": "instructions", "pretrain": "pre-training"}
+GOALS = (
+    ("sft", "highest", 2.5, "LLaMA-Factory's best as it comes"),
+    ("sft", "medium", 1.7, "LLaMA-Factory's best with the same GEMM line"),
+    ("pretrain", "highest", 1.4, "LLaMA-Factory's best as it comes"),
+)
+"""In float32 and bfloat16; what was set out for, whether it was reached or not."""
+
+HEAD = """Made by `make bench-tables` from `benchmarks/data/`; each file there says machine, versions and
+command. Each section is one command. Compare rows of one table, never of two: they share machine and
+load."""
+TERMS = """A *real token* is one that is no padding, and all rates are of real tokens. *CPU second*: all
+threads of the process together; with one thread, what a quiet machine would take as wall time."""
+HOW = """Every stack is handed the same token ids in the same order, starts from the same weights and
+trains LoRA r=64 on seven projections with embed_tokens and lm_head in full, dropout 0.05, 55,296 tokens
+of vocabulary, AdamW, one thread. Instructions are 24 to 512 tokens long (median 117, mean 158, 90 %
+below 352), 8 a step; stacks that pack rows of 512 take 3 rows a step, which hold 8 to 10. Stacks that do
+not pack take 1 row a forward and 8 forwards a step, so they compute no padding either: on a CPU that is
+their best. Pre-training has full blocks of 512. Shape S: width 512, 8 layers; M: 768, 16 layers. `+
+medium` is `torch.set_float32_matmul_precision("medium")`, set for every stack alike; without it a row is
+as its stack comes. The first step of a run is not counted; least-most is over all that are. The tokens
+are counted as they enter the embedding, by the same few lines in every stack (`benchmarks/stacks/`)."""
+FLOOR = """The floor is the FLOPs that a real token needs, forward and backward, at the speed of the
+fastest plain matrix product of that precision on one thread. Nobody reaches it. What stands between:
+matrices of a step are small and not square; softmax over the vocabulary, norms, the optimizer, dropout
+and the gradient of the embedding are passes over memory, which it does not count; whatever a stack
+computes twice or for padding."""
+NO_GPU = """**Nothing here has run on a GPU yet.** `python benchmarks/gpu.py` is one command of less than
+eight minutes: attention and loss against exact ones, the gradient oracle and the demo in float32 and
+bfloat16, packed and padded, and a Llama-2-7B's shape against the recipe of Chinese-LLaMA-Alpaca-2. Its
+code is tried on a CPU by the tests. The bar that is set for it: 14,400 real tokens a second and 40 % of
+the peak, on an H100 or H200."""
+
+Row = dict[str, Any]
+
+
+def caption(case: str) -> str:
+    """A case in words."""
+    task, shape, dtype = case.split()
+    return f"{TASKS[task]}, shape {shape}, {dtype}"
+
+
+def machine_line(found: Row) -> str:
+    """What a table was measured with, in one line."""
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
+    return (
+        f"`{found['command']}` on {machine['cores']} cores of {machine['processor']} ({extensions}), "
+        f"{machine['memory_gib']} GiB; python {machine['python']}, {versions}."
+    )
+
+
+def named(row: Row) -> str:
+    """A row's name, with what its GEMM line adds."""
+    return row["row"] + (" + medium" if row["gemm"] == "medium" else "")
+
+
+def rate(row: Row | None) -> str:
+    """Tokens per CPU second: the median; - where there is none."""
+    return "-" if row is None or "failed" in row else f"{row['tokens_per_cpu_second']['median']:.0f}"
+
+
+def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by case, both in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(row)
+    return found
+
+
+def readme_table(peers: Row) -> str:
+    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line."""
+    cases = by_case(peers["rows"])
+    columns = [(case, gemm) for case in cases for gemm in dict.fromkeys(row["gemm"] for row in cases[case])]
+    found = {(row["row"], row["case"], row["gemm"]): row for row in peers["rows"]}
+    names = dict.fromkeys(row["row"] for row in peers["rows"])
+    head = [
+        "real tokens per CPU second",
+        *(caption(case) + (" + medium" if gemm == "medium" else "") for case, gemm in columns),
+    ]
+    lines = [[name, *(rate(found.get((name, *column))) for column in columns)] for name in names]
+    return table(head, lines)
+
+
+def readme_part() -> str:
+    """What stands between README's two marks."""
+    peers = load("peers")
+    if peers is None:
+        return "Nothing has been measured yet."
+    return "\n".join([readme_table(peers), "", *wrapped(f"{provisional(peers)}{goals_line(peers)}")])
+
+
+def wrapped(text: str, width: int = 118) -> list[str]:
+    """Lines of at most `width` characters."""
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def provisional(peers: Row) -> str:
+    """Says so where the machine was busy."""
+    loads = [row["load"]["median"] for row in peers["rows"] if "load" in row]
+    if loads and max(loads) > peers["machine"]["cores"] + BUSY:
+        return (
+            f"Provisional: the machine was busy (load {min(loads):.0f} to {max(loads):.0f} on "
+            f"{peers['machine']['cores']} cores), and even CPU seconds are longer than on a quiet one. "
+        )
+    return ""
+
+
+def best(rows: list[Row], name: str, gemm: str) -> Row | None:
+    """The fastest row whose name begins like this."""
+    fitting = [
+        row for row in rows if row["row"].startswith(name) and row["gemm"] == gemm and "failed" not in row
+    ]
+    return max(fitting, key=lambda row: row["tokens_per_cpu_second"]["median"], default=None)
+
+
+def reached(peers: Row) -> list[tuple[str, str, float, float]]:
+    """(case, against what, the ratio, the goal) for each goal that was measured."""
+    found = []
+    for case, rows in by_case(peers["rows"]).items():
+        task, _, dtype = case.split()
+        ours = best(rows, "crossfoot", "highest")
+        for goal_task, gemm, goal, against in GOALS:
+            if goal_task != task or (dtype == "bfloat16" and gemm == "medium"):
+                continue
+            other = best(rows, "LLaMA-Factory", gemm)
+            mine = ours
+            if gemm == "medium":
+                mine = best(rows, "crossfoot", "medium") or ours
+            if mine is not None and other is not None:
+                ratio = mine["tokens_per_cpu_second"]["median"] / other["tokens_per_cpu_second"]["median"]
+                found.append((case, against, ratio, goal))
+    return found
+
+
+def goals_line(peers: Row) -> str:
+    """How many goals were reached."""
+    all_ = reached(peers)
+    met = sum(ratio >= goal for *_, ratio, goal in all_)
+    where = "[docs/benchmarks.md](docs/benchmarks.md)"
+    return f"Of {len(all_)} goals set out for, {met} are met; {where} has what was measured, and how."
+
+
+def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
+    """All that benchmarks/peers.py found, and how far it is from the floor."""
+    shares = {(row["case"], row["row"], row["gemm"]): row["share"] for row in (floor or {"rows": ()})["rows"]}
+    yield provisional(peers)
+    yield machine_line(peers)
+    yield HOW
+    yield "First the gradients of one step were compared: the same weights and samples, without dropout."
+    yield table(
+        ["first step, float32", "real tokens", "embed_tokens, relative difference", "lm_head"],
+        [
+            [name, "-", "-", row] if isinstance(row, str)
+            else [name, row["real_tokens"], f"{row['embed_tokens']:.1e}", f"{row['lm_head']:.1e}"]
+            for name, row in peers["gradients"].items()
+        ],
+    )  # fmt: skip
+    head = [
+        "tokens per CPU s",
+        "least-most",
+        "per second",
+        "peak GiB",
+        "real tokens",
+        "of the floor",
+        "steps",
+    ]
+    for case, rows in by_case(peers["rows"]).items():
+        yield f"### {caption(case).capitalize()}"
+        lines = []
+        for row in rows:
+            if "failed" in row:
+                lines.append([named(row), "-", "-", "-", "-", "-", "-", f"did not run: {row['failed']}"])
+                continue
+            spread, wall = row["tokens_per_cpu_second"], row["tokens_per_second"]["median"]
+            share = shares.get((row["case"], row["row"], row["gemm"]))
+            lines.append([
+                named(row), f"{spread['median']:.0f}", f"{spread['least']:.0f}-{spread['most']:.0f}",
+                f"{wall:.0f}",
+                f"{row['peak_rss_bytes'] / 2**30:.1f}", f"{row['real_share']:.0%}",
+                "-" if share is None else f"{share:.0%}", row["counted_steps"],
+            ])  # fmt: skip
+        yield table(["", *head], lines)
+    yield "### Goals"
+    yield table(
+        ["", "against", "goal", "reached", ""],
+        [
+            [caption(case), against, f"{goal:.1f}x", f"{ratio:.2f}x", "met" if ratio >= goal else "not met"]
+            for case, against, ratio, goal in reached(peers)
+        ],
+    )
+
+
+def floor_section(floor: Row) -> Iterable[str]:
+    """The floor, and what stands between."""
+    yield machine_line(floor)
+    yield FLOOR
+    yield table(
+        ["product", "precision", "GFLOP/s"],
+        [
+            (peak["dtype"], peak["precision"], f"{peak['flops_per_second'] / 1e9:.0f}")
+            for peak in floor["peaks"]
+        ],
+    )
+    cases = {row["case"]: row for row in floor["rows"]}
+    yield table(
+        ["", "MFLOP a real token", "tokens/s at the floor"],
+        [
+            [caption(case), f"{row['flops_per_token'] / 1e6:.0f}", f"{row['floor_tokens_per_second']:.0f}"]
+            for case, row in cases.items()
+        ],
+    )
+
+
+def gpu_section(gpu: Row | None) -> Iterable[str]:
+    """What was seen on a GPU; plainly nothing where there is no data."""
+    if gpu is None:
+        yield NO_GPU
+        return
+    yield machine_line(gpu)
+    yield f"{gpu['device']}, CUDA {gpu['cuda']}."
+    for name in ("speed", "proofs", "demo", "kernels"):
+        if name in gpu:
+            yield f"### {name.capitalize()}"
+            yield from plain_tables(gpu[name])
+
+
+def plain_tables(found: Any, title: str = "") -> Iterable[str]:
+    """Data without a section of its own: lists of records as tables, numbers beside each other as one."""
+    if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
+        columns = list(
+            dict.fromkeys(
+                key for row in found for key, value in row.items() if not isinstance(value, dict | list)
+            )
+        )
+        if title:
+            yield f"**{title}**"
+        yield table(
+            [words(key) for key in columns], [[short(row.get(key, "-")) for key in columns] for row in found]
+        )
+    elif isinstance(found, dict):
+        flat = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
+        if flat:
+            if title:
+                yield f"**{title}**"
+            yield table(["", "value"], [[words(key), short(value)] for key, value in flat.items()])
+        for key, value in found.items():
+            yield from plain_tables(value, words(key))
+
+
+def words(key: str) -> str:
+    """A key as a column's head."""
+    return key.replace("_", " ")
+
+
+def short(value: object) -> str:
+    """A value with at most four digits that matter."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def others() -> Iterable[str]:
+    """Every other file of data, under the first line of the script that made it."""
+    for path in sorted(DATA.glob("*.json")):
+        name = path.stem
+        if name in ("peers", "floor", "gpu"):
+            continue
+        found = load(name) or {}
+        script = HERE / f"{name}.py"
+        said = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.exists() else None
+        yield f"## {name.replace('_', ' ').capitalize()}"
+        yield (said or "").split("\n\n")[0]
+        if {"machine", "command"} <= found.keys() and isinstance(found["machine"], dict):
+            yield machine_line(found)
+        yield from plain_tables(
+            {k: v for k, v in found.items() if k not in ("machine", "versions", "command")}
+        )
+
+
+def page() -> str:
+    """docs/benchmarks.md."""
+    peers, floor = load("peers"), load("floor")
+    parts = [
+        "# Benchmarks",
+        HEAD,
+        TERMS,
+        "## Peers",
+        *(peers_section(peers, floor) if peers else ["Not measured yet: `python benchmarks/peers.py`."]),
+        "## Against the floor",
+        *(floor_section(floor) if floor else ["Not measured yet: `python benchmarks/floor.py`."]),
+        *others(),
+        "## GPU",
+        *gpu_section(load("gpu")),
+    ]
+    return "\n\n".join(reflowed(part) for part in parts if part) + "\n"
+
+
+def reflowed(part: str) -> str:
+    """Prose in lines of one width; tables and headings as they are."""
+    return part if part.startswith(("|", "#")) else "\n".join(wrapped(part))
+
+
+def readme(text: str) -> str:
+    """README with its table made anew. ValueError where a mark is missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README.md has no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{readme_part()}\n{END}{after}"
+
+
+def main() -> int:
+    """Write both."""
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}, and the table of {README.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
