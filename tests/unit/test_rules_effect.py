@@ -27,7 +27,7 @@ train: {epochs: 1}
 """
 ALWAYS = {
     "run": {"name", "dir", "seed"},
-    "model": {"path", "dtype", "attention", "gradient_checkpointing"},
+    "model": {"path", "dtype", "attention", "kernels", "gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
     | {"special_text", "ignored_fields"},
@@ -78,6 +78,7 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
     ("key", "words", "repair"),
     [
         ("lr.reference_batch", ("lr.reference_batch=4",), "lr.rule=sqrt"),
+        ("model.matmul", ("model.matmul=highest", "model.dtype=bfloat16"), "model.dtype=float32"),
         ("lr.min_ratio", ("lr.min_ratio=0.1", "lr.schedule=constant"), "lr.schedule=linear"),
         ("lr.schedule", ("lr.min_ratio=1", "lr.schedule=linear"), "lr.min_ratio=0.5"),
         ("optimizer.betas", ("optimizer.betas=[0.9, 0.95]", "optimizer.name=sgd"), "optimizer.name=adamw"),

@@ -153,7 +153,9 @@ def test_the_page_and_the_documents(tmp_path: Path, capsys: pytest.CaptureFixtur
     page = capsys.readouterr().out.splitlines()
     assert page[0].startswith("small   2 nodes with 2 + 1 GPUs, ZeRO-2")
     (row,) = [line for line in page if line.startswith("  x ranks")]
-    assert row.split("   ")[-2:] == ["2 + 1 GPUs on 2 nodes", f"{config}:39"]
+    written = Path(config).read_text(encoding="utf-8").splitlines()
+    line = next(i for i, text in enumerate(written, 1) if "gpus_per_node" in text)
+    assert row.split("   ")[-2:] == ["2 + 1 GPUs on 2 nodes", f"{config}:{line}"]
     assert not any("GPUs per node" in line for line in page)
     assert main(["plan", config, "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)

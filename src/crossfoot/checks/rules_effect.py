@@ -97,6 +97,13 @@ def _no_loss_scale(facts: Facts) -> str | None:
     return None if dtype == "float16" else f"model.dtype is {dtype}, and only float16 has a loss scale"
 
 
+def _no_float32(facts: Facts) -> str | None:
+    model = facts.run.config.model
+    if model.matmul == "auto" or model.dtype == "float32":
+        return None
+    return f"model.dtype is {model.dtype}, and this is how float32 matrices are multiplied"
+
+
 def _no_tracker(facts: Facts) -> str | None:
     return "tracking.wandb is off" if facts.run.config.tracking.wandb == "off" else None
 
@@ -129,6 +136,7 @@ def _a_tracker(_: Facts) -> str | None:
 
 WISHES: tuple[Wish, ...] = (
     Wish("lr.reference_batch", _no_rule, _right_rule, is_note=True),
+    Wish("model.matmul", _no_float32, "set model.dtype to float32"),
     Wish("lr.min_ratio", _no_floor, _falling),
     Wish("lr.schedule", _no_slope, "lower lr.min_ratio"),
     Wish("optimizer.betas", _by_sgd, "set optimizer.name to adamw"),
