@@ -75,7 +75,7 @@ def test_the_lengths_are_those_that_are_said() -> None:
 
 
 def test_a_llama_2_7b_needs_28_gflop_a_token() -> None:
-    """Worked out by hand: 6.48 G frozen x 4 + 0.16 G of LoRA x 6 + the head's 0.23 G x 6 for trained tokens."""
+    """By hand: 6.48 G frozen x 4 + 0.16 G of LoRA x 6 + the head's 0.23 G x 6 for trained tokens."""
     flops = workload.SHAPES["7B"].flops_per_token(workload.sample_lengths(10_000), 0.7)
     assert flops == pytest.approx(28.0e9, rel=0.01)
 
