@@ -36,10 +36,11 @@ trains LoRA r=64 on seven projections with embed_tokens and lm_head in full, dro
 of vocabulary, AdamW, one thread. Instructions are 24 to 512 tokens long (median 117, mean 158, 90 %
 below 352), 8 a step; stacks that pack rows of 512 take 3 rows a step, which hold 8 to 10. Stacks that do
 not pack take 1 row a forward and 8 forwards a step, so they compute no padding either: on a CPU that is
-their best. Pre-training has full blocks of 512. Shape S: width 512, 8 layers; M: 768, 16 layers. `+
-medium` is `torch.set_float32_matmul_precision("medium")`, set for every stack alike; without it a row is
-as its stack comes. The first step of a run is not counted; least-most is over all that are. The tokens
-are counted as they enter the embedding, by the same few lines in every stack (`benchmarks/stacks/`)."""
+their best. Pre-training has full blocks of 512. Shape S: width 512, 8 layers; M: 768, 16 layers. Rows
+with *medium* set `torch.set_float32_matmul_precision("medium")`, which no peer does by itself; crossfoot
+decides on it for itself, and has one row. The first step of a run is not counted; least-most is over all
+that are. The tokens are counted as they enter the embedding, by the same few lines in every stack
+(`benchmarks/stacks/`)."""
 FLOOR = """The floor is the FLOPs that a real token needs, forward and backward, at the speed of the
 fastest plain matrix product of that precision on one thread. Nobody reaches it. What stands between:
 matrices of a step are small and not square; softmax over the vocabulary, norms, the optimizer, dropout
@@ -72,8 +73,10 @@ def machine_line(found: Row) -> str:
 
 
 def named(row: Row) -> str:
-    """A row's name, with what its GEMM line adds."""
-    return row["row"] + (" + medium" if row["gemm"] == "medium" else "")
+    """A row's name, with its GEMM line: set for it, or by the stack itself."""
+    if row["gemm"] == "medium":
+        return f"{row['row']}, medium"
+    return row["row"] + (", medium by itself" if row.get("set_gemm") == "medium" else "")
 
 
 def rate(row: Row | None) -> str:
@@ -90,17 +93,20 @@ def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def readme_table(peers: Row) -> str:
-    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line."""
+    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line, where
+    crossfoot's number is the same: it decides on that line for itself.
+    """
     cases = by_case(peers["rows"])
     columns = [(case, gemm) for case in cases for gemm in dict.fromkeys(row["gemm"] for row in cases[case])]
     found = {(row["row"], row["case"], row["gemm"]): row for row in peers["rows"]}
-    names = dict.fromkeys(row["row"] for row in peers["rows"])
-    head = [
-        "real tokens per CPU second",
-        *(caption(case) + (" + medium" if gemm == "medium" else "") for case, gemm in columns),
-    ]
-    lines = [[name, *(rate(found.get((name, *column))) for column in columns)] for name in names]
-    return table(head, lines)
+    lines = []
+    for name in dict.fromkeys(row["row"] for row in peers["rows"]):
+        own = [found.get((name, case, gemm)) for case, gemm in columns]
+        if name.startswith("crossfoot"):
+            own = [found.get((name, case, "highest")) for case, _ in columns]
+        lines.append([name, *map(rate, own)])
+    names = [caption(case) + (", medium" if gemm == "medium" else "") for case, gemm in columns]
+    return table(["real tokens per CPU second", *names], lines)
 
 
 def readme_part() -> str:
@@ -142,14 +148,11 @@ def reached(peers: Row) -> list[tuple[str, str, float, float]]:
     found = []
     for case, rows in by_case(peers["rows"]).items():
         task, _, dtype = case.split()
-        ours = best(rows, "crossfoot", "highest")
+        mine = best(rows, "crossfoot", "highest")
         for goal_task, gemm, goal, against in GOALS:
             if goal_task != task or (dtype == "bfloat16" and gemm == "medium"):
                 continue
             other = best(rows, "LLaMA-Factory", gemm)
-            mine = ours
-            if gemm == "medium":
-                mine = best(rows, "crossfoot", "medium") or ours
             if mine is not None and other is not None:
                 ratio = mine["tokens_per_cpu_second"]["median"] / other["tokens_per_cpu_second"]["median"]
                 found.append((case, against, ratio, goal))
