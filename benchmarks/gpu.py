@@ -10,10 +10,6 @@
 
 A part that fails says so, and the next one runs. benchmarks/data/gpu.json is written after every part, from a
 GPU alone.
-
-    --device cpu       try the same code without a GPU, on the tiny shape; writes nothing
-    --only PART ...    some of the parts
-    --minutes N        no part is begun after this time (default 7)
 """
 
 from __future__ import annotations
@@ -264,9 +260,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=7.0)
+    tried = "cpu: try the same code without a GPU, on the tiny shape; nothing is written"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=tried)
+    parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS), help="some of the parts")
+    late = "no part is begun after so many minutes (7)"
+    parser.add_argument("--minutes", type=float, default=7.0, metavar="N", help=late)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here; --device cpu tries the code without one")
