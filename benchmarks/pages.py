@@ -76,7 +76,7 @@ def named(row: Row) -> str:
     """A row's name, with its GEMM line: set for it, or by the stack itself."""
     if row["gemm"] == "medium":
         return f"{row['row']}, medium"
-    return row["row"] + (", medium by itself" if row.get("set_gemm") == "medium" else "")
+    return f"{row['row']}, medium by itself" if row.get("set_gemm") == "medium" else str(row["row"])
 
 
 def rate(row: Row | None) -> str:

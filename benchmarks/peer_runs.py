@@ -82,8 +82,8 @@ class Runner:
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             load = machine()["load"]
-            found = self._start(run, kind, out.with_suffix(".new"))
-            out.write_text(json.dumps({**found, "load": load}, indent=1), encoding="utf-8")
+            new = self._start(run, kind, out.with_suffix(".new"))
+            out.write_text(json.dumps({**new, "load": load}, indent=1), encoding="utf-8")
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return found
 

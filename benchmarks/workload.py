@@ -82,7 +82,8 @@ def sample_lengths(count: int, seed: int = 7) -> np.ndarray:
     lengths = np.exp(
         np.log(MEDIAN_TOKENS) + spread * np.array([NormalDist().inv_cdf(share) for share in shares])
     )
-    return np.clip(np.rint(lengths), TEMPLATE_TOKENS + 6, LONGEST).astype(np.int64)
+    whole: np.ndarray = np.clip(np.rint(lengths), TEMPLATE_TOKENS + 6, LONGEST).astype(np.int64)
+    return whole
 
 
 def write_work(folder: Path, shape: Shape, order: np.ndarray) -> None:
@@ -103,8 +104,8 @@ def write_work(folder: Path, shape: Shape, order: np.ndarray) -> None:
             file.write(json.dumps(record) + "\n")
     with (folder / "pretrain.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(count):
-            words = draw.integers(300, VOCABULARY, size=LONGEST - 2)
-            file.write(json.dumps({"text": " ".join(f"w{word}" for word in words)}) + "\n")
+            text = " ".join(f"w{word}" for word in draw.integers(300, VOCABULARY, size=LONGEST - 2))
+            file.write(json.dumps({"text": text}) + "\n")
     _write_tokenizer(folder / "model")
     config = {
         **asdict(shape),
@@ -161,6 +162,11 @@ def _write_tokenizer(folder: Path) -> None:
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    named: dict[str, object] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }
     named |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(named, indent=1))
