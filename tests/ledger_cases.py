@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from crossfoot.ledger.book import LedgerBook, read_readable
 from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger.rank_counts import RankCounts, per_rank_of
 from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
-from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
+from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness, WitnessRows, pack
 from crossfoot.receipts.promise import batches_sha256, terms_of
 from crossfoot.runs.attempts import (
     Attempt,
@@ -108,6 +109,26 @@ def with_segments(
 def without_forward(witness: StepWitness, forward: int) -> StepWitness:
     """The same account, but the backward of one forward never ran."""
     return replace(witness, forwards=tuple(f for f in witness.forwards if f.forward != forward))
+
+
+def with_columns(line: StepEntry, change: Callable[[list[int], str], list[int]]) -> StepEntry:
+    """The line with other columns of its ranks, and their own digest. change: column, name -> column."""
+    columns = line.per_rank.columns
+    assert columns is not None
+    names = [one.name for one in fields(RankCounts)]
+    changed = {name: change(list(getattr(columns, name)), name) for name in names}
+    return replace(line, per_rank=per_rank_of(changed))
+
+
+def of_first_rank(line: StepEntry, **more: int) -> StepEntry:
+    """The line with so much more in the columns of its first rank."""
+    return with_columns(line, lambda column, name: [column[0] + more.get(name, 0), *column[1:]])
+
+
+def rows_of(witnesses: Sequence[StepWitness], width: int = 2000) -> WitnessRows:
+    """As they come from the all-gather."""
+    rows = [pack(witness, width) for witness in witnesses]
+    return WitnessRows(np.array(rows, dtype=np.int64).reshape(-1, width))
 
 
 def an_attempt(attempt: int, first_step: int, **other: Any) -> Attempt:
@@ -237,7 +258,7 @@ class Job:
         made = []
         for step in range(first_step, end + (torn_bytes > 0)):
             planned = self.plan(step, dp_degree, forwards)
-            entry = reconciler.step(planned, change(step, self.data.obey(planned)))
+            entry = reconciler.book(planned, rows_of(change(step, self.data.obey(planned))))
             if step == end:
                 with self.ledger.open("ab") as file:
                     file.write(entry.to_line().encode()[:torn_bytes])

@@ -25,6 +25,7 @@ _STATES: Mapping[str, State] = {
     psutil.STATUS_TRACING_STOP: "stopped",
 }
 _DEEPEST = 64
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def state_of(process: int | psutil.Process) -> State:
@@ -112,6 +113,37 @@ def this_machine() -> str:
         return f"{boot} {os.readlink(_proc('self/ns/pid'))}"
     except (OSError, ValueError):
         return ""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at least one: by its affinity, by the quota of its control groups, and
+    by what SLURM gave to each task.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    limits = [affinity, *_quotas(), *([int(task)] if task.isdecimal() else [])]
+    return max(1, min(limits))
+
+
+def _quotas() -> Iterator[int]:
+    """Whole cores that each control group of this process may use, where it has such a limit; of version 2
+    (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
+    """
+    with suppress(OSError):
+        for line in _proc("self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+            folder = Path(path)
+            for group in (folder, *folder.parents):
+                place = _CGROUPS / controllers / group.relative_to("/")
+                with suppress(OSError, ValueError):  # "max" is no number
+                    quota, period = " ".join(
+                        (place / name).read_text(encoding="ascii") for name in names
+                    ).split()
+                    if int(quota) > 0:
+                        yield max(1, round(int(quota) / int(period)))
 
 
 def has_handler(pid: int, number: signal.Signals) -> bool:

@@ -374,14 +374,14 @@ def test_a_tracker_that_does_not_start_is_refused(runs: Path) -> None:
 def test_a_micro_batch_beyond_the_data(runs: Path) -> None:
     lines = ledger(runs / "micro-beyond-data")
     assert [line["real_samples"] for line in lines] == [SAMPLES, SAMPLES]
-    assert [row["samples"] for row in lines[0]["per_rank"]] == [9, 9]
+    assert lines[0]["per_rank"]["columns"]["samples"] == [9, 9]
     assert [line["epoch"] for line in lines] == [0, 1]
 
 
 def test_a_step_with_an_empty_slot(runs: Path) -> None:
     lines = ledger(runs / "empty-slots")
-    assert [row["samples"] for row in lines[0]["per_rank"]] == [3, 2]
-    assert [row["forwards"] for row in lines[0]["per_rank"]] == [3, 3]
+    assert lines[0]["per_rank"]["columns"]["samples"] == [3, 2]
+    assert lines[0]["per_rank"]["columns"]["forwards"] == [3, 3]
     assert [line["real_samples"] for line in lines] == [5, 5, 5, 3]
 
 

@@ -107,7 +107,7 @@ def is_left_out_alike(runs: Runs, kind: str, fault: str) -> None:
     assert runs.weights(name) == runs.weights(reference)
     (found,) = struck["not_finite"]
     if fault in LOSSES:
-        rank = min(RANK, len(struck["per_rank"]) - 1)
+        rank = min(RANK, struck["per_rank"]["ranks"] - 1)
         assert (found["what"], found["rank"], found["forward"]) == ("loss", rank, 0)
         assert len(found["samples"]) == len(found["origins"]) == 2
         assert found["origins"][0].endswith(f"data.jsonl:{found['samples'][0] + 1}")

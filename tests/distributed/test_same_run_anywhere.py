@@ -149,4 +149,4 @@ def test_the_uneven_batch_is_spread_and_not_rounded(runs: tuple[Path, tuple[Cell
     folder, _ = runs
     lines = ledger(folder / Cell("adamw", 100, 3, 2, 4).name)
     assert {line["real_samples"] for line in lines} <= {100, 30}
-    assert sorted(row["samples"] for row in lines[0]["per_rank"]) == [33, 33, 34]
+    assert sorted(lines[0]["per_rank"]["columns"]["samples"]) == [33, 33, 34]

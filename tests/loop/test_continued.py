@@ -48,8 +48,8 @@ def values(room: Room) -> dict[str, Any]:
 
 def timeless(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of the ledger without what differs between attempts."""
-    differs = ("seconds", "pause_seconds", "attempt")
-    return [{name: line[name] for name in line if name not in differs} for line in lines]
+    differs = ("seconds", "attempt", "slowest_rank")
+    return [{name: line[name] for name in line if not name.endswith(differs)} for line in lines]
 
 
 def equal(mine: Sequence[Tensors], theirs: Sequence[Tensors]) -> None:

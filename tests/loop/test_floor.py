@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
+
 from workload import SHAPES
 
 RANK, TOKENS, TRAINED = 8, 48, 32

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from crossfoot.arithmetic.layout import PaddedLayout
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
 from crossfoot.index.build import ensure_index
+from crossfoot.ledger.findings import disk_full
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.skipping import Policies
 from crossfoot.ledger.witness import StepWitness, pack, unpack
@@ -67,12 +70,22 @@ def test_the_weight_and_the_draws_of_a_rank(tmp_path: Path, targets: int, weight
     ticks: list[None] = []
     engine = Listening()
     with torch.random.fork_rng(devices=[]):
-        run_step(engine, index, planned, 2, dropout_seed=7, packed=False, tick=lambda: ticks.append(None))
+        run_step(
+            engine,
+            index,
+            planned,
+            2,
+            dropout_seed=7,
+            packed=False,
+            tick=lambda: ticks.append(None),
+            computing=lambda: engine.told.append("computing"),
+        )
     assert engine.told == [
         0.125,
         (2, drawn_after(slot_seed(7, 9, [4, 3]))),
         (1.5, weight, False),
         (0, drawn_after(slot_seed(7, 9, []))),
+        "computing",
         (1.5, weight, True),
     ]
     assert len(ticks) == 2
@@ -94,8 +107,8 @@ class TwoRanks:
     def __init__(self, wish: Stop = Stop.NO, **other: Any) -> None:
         self._wish, self._other = wish, other
 
-    def gather_row(self, row: Any) -> list[Any]:
-        return [row, pack(replace(unpack(row), rank=1, **self._other), len(row))]
+    def begin_gather_row(self, row: Any) -> Callable[[], Any]:
+        return lambda: np.array([row, pack(replace(unpack(row), rank=1, **self._other), len(row))])
 
     def gather(self, mine: int, kind: type) -> list[int]:
         return [mine, int(self._wish)]
@@ -133,6 +146,88 @@ def test_a_wish_of_the_other_rank_is_known_when_the_books_are_drained() -> None:
     parts: Any = {"ranks": TwoRanks(Stop.TERMINATED), "meter": OneForward(), "book": None, "reconciler": None}
     recorder = StepRecorder(layout=PaddedLayout(2, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
     assert recorder.drain() is Stop.TERMINATED
+
+
+@dataclass(frozen=True)
+class Line:
+    step: int
+    pause_seconds: float = 0.0
+    cause_count: int = 0
+
+
+class Booking:
+    """Parts of a recorder of rank 0 whose ledger takes a line when it may. said: what happened, in order."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.said: list[str] = []
+        self.may_write = Event()
+        self._fault = fault
+
+    def begin_gather_row(self, row: Any) -> Callable[[], Any]:
+        self.said.append(f"begin {row[2]}")
+        return lambda: (self.said.append(f"read {row[2]}"), row[None, :])[1]
+
+    def gather(self, mine: int, kind: type) -> list[int]:
+        return [mine]
+
+    def book(self, planned: PlannedStep, rows: Any) -> Line:
+        self.may_write.wait()
+        return Line(planned.step)
+
+    def append(self, line: Line) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self.said.append(f"line {line.step}, paused {line.pause_seconds}")
+
+    def fsync(self) -> None:
+        self.said.append("durable")
+
+    close = fsync
+
+    def recorder(self) -> StepRecorder:
+        parts: Any = {"ranks": self, "meter": OneForward(), "book": self, "reconciler": self}
+        return StepRecorder(layout=PaddedLayout(1, 1, 1), stop=StopRequest(), policies=Policies(), **parts)
+
+
+def step_of(number: int) -> tuple[ClosedStep, PlannedStep]:
+    return ClosedStep(0.0, step=number), PlannedStep(number, 0, 0.1, trained_tokens=1, slots=[[]])
+
+
+def test_a_line_is_gathered_while_the_next_step_computes_and_written_beside_the_loop() -> None:
+    parts = Booking()
+    recorder = parts.recorder()
+    recorder.begin()  # of the first step: nothing waits
+    recorder.settle(*step_of(0))
+    recorder.begin()
+    recorder.begin()  # tried again at another loss scale
+    assert parts.said == ["begin 0"]
+    recorder.paused(2.0)
+    assert recorder.settle(*step_of(1)) is Stop.NO
+    assert parts.said == ["begin 0", "read 0"], "the loop does not wait for the ledger"
+    parts.may_write.set()
+    assert recorder.drain() is Stop.NO
+    assert parts.said[-2:] == ["line 1, paused 0.0", "durable"]
+    assert [one for one in parts.said if "line" in one] == ["line 0, paused 2.0", "line 1, paused 0.0"]
+
+
+def test_what_fails_beside_the_loop_is_known_with_the_next_step() -> None:
+    parts = Booking(Refused(disk_full("ledger.jsonl", "take a line", ())))
+    parts.may_write.set()
+    recorder = parts.recorder()
+    recorder.settle(*step_of(0))
+    recorder.settle(*step_of(1))
+    assert recorder.drain() is Stop.NOT_WRITABLE
+    assert recorder.finding is not None and recorder.finding.code == "CF701"
+
+    broken = Booking(ZeroDivisionError("of the ledger"))
+    broken.may_write.set()
+    recorder = broken.recorder()
+    recorder.settle(*step_of(0))
+    recorder.settle(*step_of(1))
+    with pytest.raises(ZeroDivisionError, match="of the ledger"):
+        recorder.settle(*step_of(2))
+    recorder.rescue()
+    assert broken.said[-1] == "durable"
 
 
 def test_ranks_that_hold_another_plan_or_place_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

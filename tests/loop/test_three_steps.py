@@ -27,6 +27,7 @@ LORA = {
     "target_modules": ["q_proj", "v_proj"],
     "modules_to_save": ["embed_tokens", "lm_head"],
 }
+TIMES = ("seconds", "pause_seconds", "median_seconds", "fastest_seconds", "slowest_rank")
 FOUR_RANKS = {"num_nodes": 2, "gpus_per_node": 2}
 
 
@@ -108,7 +109,8 @@ def test_weights_and_ledger_are_those_of_plain_torch(
     trained: list[tuple[int, int]] = []
     is_packed = case is not padded
     for number, (step, slots) in enumerate(zip(steps, dealt, strict=True)):
-        took, paused = lines[number].pop("seconds"), lines[number].pop("pause_seconds")
+        took, paused, *others = (lines[number].pop(name) for name in TIMES)
+        assert others == [round(took, 6), round(took, 6), 0]
         assert 0.0 < took < HOUR_SECONDS and (paused > 0.0) == (bool(asked) and number > 0)
         assert lines[number] == line_of(number, step, slots, samples, trained, is_packed)
         trained += step.samples
@@ -195,16 +197,18 @@ def line_of(
         "cause_count": 0,
         "not_finite": [],
         "causes": [],
-        "per_rank": [
-            {
-                "rank": 0,
-                "samples": len(ids),
-                "real_tokens": real,
-                "trained_tokens": targets,
-                "token_slots": computed,
-                "forwards": len(slots),
-            }
-        ],
+        "per_rank": {
+            "ranks": 1,
+            "sha256": sha256_of([0, len(ids), real, targets, len(slots)]),
+            "columns": {
+                "rank": [0],
+                "samples": [len(ids)],
+                "real_tokens": [real],
+                "trained_tokens": [targets],
+                "token_slots": [computed],
+                "forwards": [len(slots)],
+            },
+        },
     }
 
 

@@ -23,7 +23,7 @@ from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import counted, read_attempts, vouched_steps
 from crossfoot.runs.ending import Ending
-from ledger_cases import Data, Job
+from ledger_cases import Data, Job, of_first_rank, with_columns
 
 FEW = settings(max_examples=40, deadline=None)
 POLICIES = Policies("skip", "skip")
@@ -162,12 +162,7 @@ def more(name: str) -> Callable[[StepEntry], StepEntry]:
 
 
 def first_rank(**change: int) -> Callable[[StepEntry], StepEntry]:
-    def alter(line: StepEntry) -> StepEntry:
-        rank, *others = line.per_rank
-        grown = {name: getattr(rank, name) + value for name, value in change.items()}
-        return replace(line, per_rank=(replace(rank, **grown), *others))
-
-    return alter
+    return lambda line: of_first_rank(line, **change)
 
 
 COUNTED = (
@@ -186,7 +181,7 @@ TOLD: dict[str, Callable[[StepEntry], Any]] = {
     "a rank's samples": first_rank(samples=1),
     "a rank's tokens": first_rank(real_tokens=-1),
     "a rank's forwards": first_rank(forwards=1),
-    "a rank gone": lambda line: replace(line, per_rank=line.per_rank[1:]),
+    "a rank gone": lambda line: with_columns(line, lambda column, _: column[1:]),
     "forwards all over": lambda line: first_rank(forwards=1)(
         more("planned_forwards")(more("real_forwards")(line))
     ),

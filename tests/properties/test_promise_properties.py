@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from crossfoot.arithmetic import schedule as told
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
-from crossfoot.ledger.reconcile import samples_sha256, slots_sha256
+from crossfoot.ledger.measured import measured_of, samples_sha256, slots_of, slots_sha256
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 from crossfoot.receipts import promise
 from crossfoot.receipts.promise import Terms
@@ -90,8 +91,18 @@ def layout_of(terms: Terms) -> Layout:
     return PackedLayout(*places, terms.work_per_token, terms.dealt_ranks)
 
 
-@given(any_terms())
-def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
+@given(any_terms(), st.sampled_from([(1 << 23, 1 << 20), (5, 7)]))
+def test_every_step_is_what_the_loop_is_told(terms: Terms, at_once: tuple[int, int]) -> None:
+    """at_once: samples that the receipt holds, which change nothing."""
+    band, block = at_once
+    with (
+        mock.patch.object(promise, "_BAND_SAMPLES", band),
+        mock.patch.object(promise, "_BLOCK_SAMPLES", block),
+    ):
+        hold_every_step(terms)
+
+
+def hold_every_step(terms: Terms) -> None:
     schedule, data = schedule_of(terms), data_of(terms.num_samples, terms.seed)
     layout = layout_of(terms)
     assert promise.total_steps(terms) == schedule.total_steps
@@ -108,19 +119,26 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms) -> None:
         assert step.real_tokens == int(data.lengths[ids].sum())
         assert step.trained_tokens == int(data.trained_tokens[ids].sum())
         assert step.samples_sha256 == samples_sha256(data.digests[ids])
-        assert step.slots_sha256 == slots_sha256(obedient(layout.slots(ids, data.lengths[ids]), data))
+        told_so = obedient(layout.slots(ids, data.lengths[ids]), data)
+        assert step.slots_sha256 == slots_sha256(slots_of(told_so))
+        per_rank = measured_of(told_so, 1e-4).per_rank
+        assert (step.ranks, step.ranks_sha256) == (per_rank.ranks, per_rank.sha256)
 
 
 def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:
     """What ranks say that do as they are told."""
     ranks = []
     for rank, forwards in enumerate(slots):
-        seen = tuple(
-            ForwardWitness(
-                number, 2, 1.0, tuple(SegmentWitness(0, int(data.digests[i]), 2, 1) for i in reversed(ids))
+        segments = [
+            tuple(
+                SegmentWitness(
+                    0, *(int(column[i]) for column in (data.digests, data.lengths, data.trained_tokens))
+                )
+                for i in reversed(ids)
             )
-            for number, ids in enumerate(forwards)
-        )
+            for ids in forwards
+        ]
+        seen = tuple(ForwardWitness(number, 2, 1.0, own) for number, own in enumerate(segments))
         ranks.append(StepWitness(rank, 0, seen, 1e-4, True, 1.0, 1.0, 0.1, False, 0))
     return ranks
 

@@ -5,18 +5,20 @@ does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crossfoot.ledger.entry import StepEntry
+from crossfoot.ledger import rank_counts
+from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.ledger.witness import SegmentWitness, StepWitness, pack, packed_width, unpack
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import Ending
-from ledger_cases import Data, with_segments
+from ledger_cases import Data, rows_of, with_segments
 
 FEW = settings(max_examples=80, deadline=None)
 
@@ -30,8 +32,13 @@ class Run:
     dp_degree: int
 
     def ledger(self, told: list[list[StepWitness]]) -> list[StepEntry]:
-        reconciler = self.data.reconciler(self.dp_degree)
-        return [reconciler.step(plan, words) for plan, words in zip(self.plans, told, strict=True)]
+        """By whole columns where nothing differs, and sample by sample: both must say the same."""
+        by_column, by_sample = (self.data.reconciler(self.dp_degree) for _ in range(2))
+        lines = []
+        for plan, words in zip(self.plans, told, strict=True):
+            lines.append(by_column.book(plan, rows_of(words)))
+            assert repr(lines[-1]) == repr(by_sample.step(plan, words))
+        return lines
 
     def obey(self) -> list[list[StepWitness]]:
         return [self.data.obey(plan) for plan in self.plans]
@@ -119,6 +126,20 @@ def test_an_undisturbed_run_foots(run: Run) -> None:
     assert [entry.causes for entry in entries] == [()] * len(entries)
     receipt = run.receipt(entries)
     assert receipt.foots, receipt
+
+
+@FEW
+@given(runs())
+def test_the_short_form_of_many_ranks_says_what_the_columns_say(run: Run) -> None:
+    whole = run.ledger(run.obey())
+    with mock.patch.object(rank_counts, "MOST_RANKS_LISTED", 0):
+        short = run.ledger(run.obey())
+    for one, other in zip(whole, short, strict=True):
+        columns = one.per_rank.columns
+        assert columns is not None and other.per_rank.columns is None
+        assert other.per_rank.sha256 == one.per_rank.sha256 == columns.sha256
+        assert replace(other, per_rank=one.per_rank) == one == entry_of(one.to_line())
+        assert entry_of(other.to_line()) == other
 
 
 @FEW

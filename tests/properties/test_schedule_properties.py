@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from crossfoot.arithmetic import epoch_order as order_module
 from crossfoot.arithmetic import schedule as schedule_module
 from crossfoot.arithmetic.batch import Topology, solve_batch
+from crossfoot.arithmetic.epoch_order import EpochOrder, epoch_order
 from crossfoot.arithmetic.layout import PaddedLayout
-from crossfoot.arithmetic.schedule import Schedule, batches_sha256, epoch_order
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256
 
 
 @st.composite
@@ -53,6 +56,26 @@ def test_an_epoch_order_is_a_permutation_sorted_by_philox_words(
     assert epoch_order(num_samples, seed, epoch).tolist() == sorted(
         range(num_samples), key=lambda i: (words[i], i)
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.lists(st.tuples(*[st.integers(0, 300)] * 2)),
+)
+def test_windows_of_an_order_are_parts_of_the_whole(
+    num_samples: int, window: int, chunk: int, parts: list[tuple[int, int]]
+) -> None:
+    with (
+        mock.patch.object(order_module, "WINDOW_SAMPLES", window),
+        mock.patch.object(order_module, "_CHUNK_WORDS", chunk),
+    ):
+        order, whole = EpochOrder(num_samples, 5, 2), epoch_order(num_samples, 5, 2)
+        for lo, hi in [(0, num_samples), *parts]:
+            lo, hi = min(lo, num_samples), min(hi, num_samples)
+            assert np.array_equal(order.at(lo, hi), whole[lo:hi])
 
 
 @pytest.mark.lie("B1", "B3", "B9", answer="impossible")

@@ -50,7 +50,7 @@ def small_config(folder: Path, **sections: Mapping[str, Any] | str | None) -> Pa
         write_samples(data, 40)
     config: dict[str, Any] = {
         "run": {"name": "small", "dir": str(folder / "run"), "seed": 7},
-        "model": {"path": "builtin:tiny", "dtype": "float32"},
+        "model": {"path": "builtin:tiny", "dtype": "float32", "matmul": "highest"},
         "data": {"train": [str(data)], "max_seq_len": 256, "index_dir": str(folder / "index")},
         "batch": {"micro_batch_size": 2, "global_batch_size": 7},
         "lr": {"reference": 1e-3, "warmup_steps": 2},

@@ -53,7 +53,11 @@ def furnish(folder: Path) -> Room:
     return Room(
         {
             "run": {"name": "loop", "seed": 7},
-            "model": {"path": str(plain_torch.tiny_llama(folder / "llama")), "dtype": "float32"},
+            "model": {
+                "path": str(plain_torch.tiny_llama(folder / "llama")),
+                "dtype": "float32",
+                "matmul": "highest",
+            },
             "tokenizer": {"path": "builtin:tiny"},
             "data": {"train": [str(questions)], "max_seq_len": LONGEST, "index_dir": str(folder / "index")},
             "deepspeed": str(ROOT / "ds_configs" / "zero2.json"),

@@ -256,7 +256,7 @@ def test_lines_while_tokenising(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     line = TokenisingLine()
     for at, done in ((100.0, 1000), (101.0, 2000), (102.0, 3000), (103.0, 4000), (107.0, 8000)):
         now[0] = at
-        line(done, 100_000)
+        line(done, lambda: 100_000)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
@@ -264,6 +264,6 @@ def test_lines_while_tokenising(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "tokenising   8,000 records of about 100,000   1,000 records/s   1:32 left",
     ]
     now[0] = 120.0
-    line(9000, None)
-    line(9001, None)
+    line(9000, lambda: None)
+    line(9001, lambda: None)
     assert capsys.readouterr().err == "tokenising   9,000 records\n"

@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes, words: str) -> N
         ("attempt", 0),
         ("attempt", None),
         ("skipped", "tired"),
-        ("per_rank", [{"rank": 0}]),
+        ("per_rank", {"ranks": 1, "sha256": "0", "columns": {"rank": [0]}}),
         ("per_rank", [3]),
         ("step", "1"),
         ("step", True),
@@ -154,6 +154,24 @@ def test_a_value_of_another_type_is_damage(name: str, value: object) -> None:
     document = {**entries()[0].to_json(), name: value}
     with pytest.raises(ValueError, match=name):
         entry_of(json.dumps(document))
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_line_of_an_older_format_is_read(version: int) -> None:
+    entry = entries()[0]
+    columns = entry.per_rank.columns
+    assert columns is not None
+    document = {**entry.to_json(), "format": version}
+    names = [one.name for one in fields(columns)]
+    rows = zip(*(getattr(columns, name) for name in names), strict=True)
+    document["per_rank"] = [dict(zip(names, row, strict=True)) for row in rows]
+    newer = ["median_seconds", "fastest_seconds", "slowest_rank", *["slots_sha256"][version - 3 :]]
+    for name in newer:
+        del document[name]
+    assert entry_of(json.dumps(document)) == replace(entry, **dict.fromkeys(newer))
+    for damaged in ([{"rank": 0}], [3], [{**row, "samples": "x"} for row in document["per_rank"]]):
+        with pytest.raises(ValueError, match="per_rank"):
+            entry_of(json.dumps({**document, "per_rank": damaged}))
 
 
 def test_a_missing_ledger_and_an_unwritable_folder(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import copy_tokenizer, load_encoder
 from crossfoot.findings.finding import Refused
-from crossfoot.index import build, waiting
+from crossfoot.index import build, chunks, waiting
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index, read_header, segment_digests
@@ -103,12 +103,12 @@ def test_many_batches_are_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = [{"instruction": f"问题 {i}", "output": "答" * (1 + i % 7)} for i in range(50)]
     path = jsonl(tmp_path / "a.jsonl", *rows)
     whole = built(tmp_path, path)
-    monkeypatch.setattr(build, "BATCH_RECORDS", 7)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
     (tmp_path / "other").mkdir()
     steps: list[tuple[int, int | None]] = []
     run = written_run(tmp_path / "other", [path])
     pieces = ensure_index(
-        run, [path], is_builder=True, progress=lambda done, total: steps.append((done, total))
+        run, [path], is_builder=True, progress=lambda done, count: steps.append((done, count()))
     )
     assert steps[0] == (7, 50) and steps[-1] == (50, 50)
     assert pieces.address == whole.address
@@ -132,9 +132,9 @@ def test_digests() -> None:
         segment_digests(ids, [1, 0])
 
 
-@pytest.mark.parametrize("batch_records", [1, 3, 1000])
-def test_pretrain_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_records: int) -> None:
-    monkeypatch.setattr(build, "BATCH_RECORDS", batch_records)
+@pytest.mark.parametrize("chunk_records", [1, 3, 1000])
+def test_pretrain_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_records: int) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", chunk_records)
     plain = tmp_path / "a.txt"
     plain.write_text("ab\n\ncdefghijklmno\n", encoding="utf-8")
     lines = jsonl(tmp_path / "b.jsonl", {"text": "p"}, {"text": "q\nr"})

@@ -20,7 +20,7 @@ from crossfoot.data import samples
 from crossfoot.data.templates import TEMPLATES, Template
 from crossfoot.data.tiny_tokenizer import tiny_folder, write_tiny_tokenizer
 from crossfoot.findings.finding import Refused
-from crossfoot.index import build, locate, reference_check, verified, writer
+from crossfoot.index import build, columns, locate, reference_check, tokenised, verified, writer
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.reference_records import found_records, value_of
 from crossfoot.index.reference_tokens import Expected, prompt_of
@@ -272,7 +272,7 @@ class Mutation:
         def mutant(*words: Any) -> Iterator[Any]:
             yield from (change(one) if isinstance(one, samples.Sample) else one for one in made(*words))
 
-        self.patch(build, "sft_samples", mutant)
+        self.patch(tokenised, "sft_samples", mutant)
 
     def mask_shifted_by_one(self) -> None:
         self.altered_samples(lambda one: replace(one, trained=np.roll(one.trained, -1)))
@@ -299,8 +299,8 @@ class Mutation:
         self.altered_samples(lambda one: replace(one, number=one.number + 1))
 
     def first_token_counted(self) -> None:
-        digests = writer.segment_digests
-        self.patch(writer, "segment_digests", lambda ids, trained: digests(ids[:-1], trained[:-1]))
+        digests = columns.segment_digests
+        self.patch(columns, "segment_digests", lambda ids, trained: digests(ids[:-1], trained[:-1]))
 
     def lost_tokens_forgotten(self) -> None:
         self.altered_samples(lambda one: replace(one, lost_tokens=0))

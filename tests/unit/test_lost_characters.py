@@ -94,8 +94,8 @@ def test_a_vocabulary_of_nothing_loses_all() -> None:
 
 def test_records_are_looked_at_evenly() -> None:
     seen = LostCharacters(lambda texts: [[1, ord(one[-1])] for one in texts])
-    for _ in range(JUDGED_ALWAYS + 10 * JUDGED_OF):
-        seen.see(["a"])
+    for place in range(1, 1 + JUDGED_ALWAYS + 10 * JUDGED_OF):
+        seen.see(place, ["a"])
     assert abs(seen.characters - JUDGED_ALWAYS - 10) <= 1
 
 

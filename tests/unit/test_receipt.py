@@ -24,7 +24,7 @@ from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.receipts.verdict import Allowed, Receipt, Skips
 from crossfoot.runs.attempts import Change
 from crossfoot.runs.ending import Ending, read_ending, write_ending
-from ledger_cases import Data, Job, sealed, without_forward
+from ledger_cases import Data, Job, of_first_rank, sealed, without_forward
 
 DATA = Data(list(range(12)), [1000 + i for i in range(12)], [500] * 12)
 LOCK = sealed(
@@ -161,7 +161,7 @@ def test_lines_missing_double_or_out_of_order() -> None:
 
 def test_a_line_must_add_up_across_its_ranks_and_explain_its_differences() -> None:
     zero, one, two = ledger()
-    across = replace(one, per_rank=(replace(one.per_rank[0], trained_tokens=1), one.per_rank[1]))
+    across = of_first_rank(one, trained_tokens=1)
     assert kinds(make_receipt(LOCK, [zero, across, two], FINISHED)) == ["does not add up"]
     shifted = [
         replace(zero, samples_sha256="0" * 16),
@@ -438,13 +438,8 @@ def test_a_line_that_agrees_with_itself_but_not_with_its_lock(tmp_path: Path) ->
     run.run(4)
     run.run(6, first_step=4, ending=DONE)
     *others, last = read_book(str(run.ledger))
-    more = replace(last.per_rank[0], forwards=last.per_rank[0].forwards + 1)
-    forged = replace(
-        last,
-        planned_forwards=last.planned_forwards + 1,
-        real_forwards=last.real_forwards + 1,
-        per_rank=(more, *last.per_rank[1:]),
-    )
+    more = {"planned_forwards": last.planned_forwards + 1, "real_forwards": last.real_forwards + 1}
+    forged = replace(of_first_rank(last, forwards=1), **more)
     run.ledger.write_text("".join(entry.to_line() for entry in [*others, forged]))
     assert differences(receipt_of(str(tmp_path))) == {"forwards": 1}
 

@@ -49,7 +49,9 @@ def test_an_undisturbed_step_has_no_cause_and_adds_up() -> None:
     assert entry.token_slots == 22 + 12 + 13 + 14
     assert entry.loss == 2.0 and entry.grad_norm == 1.5 and entry.seconds == 0.25
     assert entry.samples_sha256 == entry.planned_samples_sha256 and len(entry.samples_sha256) == 16
-    assert [(c.rank, c.samples, c.forwards) for c in entry.per_rank] == [(0, 3, 2), (1, 2, 2)]
+    columns = entry.per_rank.columns
+    assert columns is not None
+    assert (columns.rank, columns.samples, columns.forwards) == ((0, 1), (3, 2), (2, 2))
 
 
 def test_a_step_takes_as_long_as_its_slowest_rank_and_as_many_tries() -> None:

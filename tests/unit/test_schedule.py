@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from crossfoot.arithmetic import epoch_order as order_module
 from crossfoot.arithmetic import schedule as schedule_module
+from crossfoot.arithmetic.epoch_order import Ids, epoch_order
 from crossfoot.arithmetic.layout import PaddedLayout
 from crossfoot.arithmetic.schedule import (
     Schedule,
     ScheduleImpossible,
     batches_sha256,
-    epoch_order,
 )
 
 LENGTHS_37 = np.array([(7 * i) % 13 + 1 for i in range(37)], dtype=np.int32)
@@ -139,11 +140,11 @@ def test_step_k_is_a_function_of_k() -> None:
 def test_at_most_two_epoch_orders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def counted(num_samples: int, seed: int, epoch: int) -> schedule_module.Ids:
+    def counted(num_samples: int, seed: int, epoch: int) -> Ids:
         made.append(epoch)
         return epoch_order(num_samples, seed, epoch)
 
-    monkeypatch.setattr(schedule_module, "epoch_order", counted)
+    monkeypatch.setattr(order_module, "epoch_order", counted)
     schedule = Schedule(10, 4, 0, "carry", epochs=6)
     for k in range(schedule.total_steps):
         schedule.samples(k)
@@ -155,9 +156,8 @@ def test_what_a_caller_does_to_its_samples_stays_with_it() -> None:
     schedule = Schedule(10, 4, 0, "short", epochs=1)
     before = schedule.samples(0).tolist()
     schedule.samples(0)[:] = -1
+    next(schedule.blocks())[1][:] = -1
     assert schedule.samples(0).tolist() == before
-    with pytest.raises(ValueError, match="read-only"):
-        next(schedule.blocks())[1][:] = -1
 
 
 def test_steps_outside_the_run_do_not_exist() -> None:

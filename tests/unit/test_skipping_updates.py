@@ -176,6 +176,7 @@ class Play:
         self.ranks = SimpleNamespace(rank=0, gather=self._gather)
         self.engine = self.index = self.dropout_seed = self.packed = None
         self.rank_monitor = SimpleNamespace(tick=lambda *step: None)
+        self.step_recorder = SimpleNamespace(begin=lambda: None)
         self.policies = policies or Policies()
 
     def _forget(self) -> None:
@@ -274,7 +275,9 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play.meter.restart_clock = lambda: None
     play.meter.end_step = lambda step, became: became
     agreed = iter((Stop.NO, Stop.NOT_FINITE))  # after the first step, and at the end
-    play.step_recorder = SimpleNamespace(settle=lambda closed, planned: Stop.NO, drain=lambda: next(agreed))
+    play.step_recorder = SimpleNamespace(
+        settle=lambda closed, planned: Stop.NO, drain=lambda: next(agreed), begin=lambda: None
+    )
     play.step_hooks = SimpleNamespace(after=lambda done, stop: paused.append(done) or stop)
     with mock.patch.object(loop, "run_step", lambda *words: play.tries.pop(0)):
         done, stop = train_steps(play, 0, 5)  # type: ignore[arg-type]

@@ -141,6 +141,7 @@ CASES: dict[str, tuple[Break, tuple[str, ...], str]] = {
         (FLASH, "model.dtype=bfloat16"),
         "CF545",
     ),
+    "Liger's kernels without Triton": (nothing, ("model.kernels=liger",), "CF597"),
     "flash attention in 32 bits": (nothing, (FLASH,), "CF545"),
     "records that are all bad": (lambda: records({"conversations": []}, {"x": 1}), (), "CF505"),
     "a tokenizer that is cut": (

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.arithmetic.schedule import Ids, Schedule, batches_sha256, with_size
+from crossfoot.arithmetic.epoch_order import Ids
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256, with_size
 
 Lengths = NDArray[np.integer]
 
@@ -189,22 +190,41 @@ def _even_out(dealt: list[list[int]], work: Sequence[int], most: int) -> None:
     """
     totals = [sum(work[place] for place in slot) for slot in dealt]
     bound, _rest = divmod(sum(totals) * BALANCED[0], len(dealt) * BALANCED[1])
+    # what a slot has held before stays in the heaps, and is passed over
+    fullest = [(-total, slot) for slot, total in enumerate(totals)]
+    emptiest = [(total, slot) for slot, total in enumerate(totals)]
+    heapq.heapify(fullest)
+    heapq.heapify(emptiest)
     for _ in range(2 * len(dealt)):
-        fullest = totals.index(max(totals))
-        if totals[fullest] <= bound or not _exchange(dealt, totals, work, most, fullest):
+        while -fullest[0][0] != totals[fullest[0][1]]:
+            heapq.heappop(fullest)
+        slot = fullest[0][1]
+        if totals[slot] <= bound:
             return
+        other = _exchange(dealt, totals, work, most, slot, emptiest)
+        if other is None:
+            return
+        for changed in (slot, other):
+            heapq.heappush(fullest, (-totals[changed], changed))
+            heapq.heappush(emptiest, (totals[changed], changed))
 
 
 def _exchange(
-    dealt: list[list[int]], totals: list[int], work: Sequence[int], most: int, fullest: int
-) -> bool:
-    """One exchange between the fullest slot and the emptiest that it helps; False where it helps none.
+    dealt: list[list[int]],
+    totals: list[int],
+    work: Sequence[int],
+    most: int,
+    fullest: int,
+    emptiest: list[tuple[int, int]],
+) -> int | None:
+    """One exchange between the fullest slot and the emptiest that it helps, which is returned; None where it
+    helps none. emptiest: a heap of (total, slot).
 
     Of all pairs the one whose difference is nearest to half the gap, so that both slots come out below the
     fullest; of equal ones the place given first, then the place returned first. A slot with room may also
     take a place and return none: that is the last choice.
     """
-    for other in _emptiest_first(totals):
+    for other in _emptiest_first(emptiest, totals):
         gap = totals[fullest] - totals[other]
         returns = [work[place] for place in dealt[other]]
         if len(returns) < most:
@@ -218,15 +238,20 @@ def _exchange(
                     best, pair = miss, (mine, theirs)
         if best < gap:
             _swap(dealt, totals, work, (fullest, other), pair)
-            return True
-    return False
+            return other
+    return None
 
 
-def _emptiest_first(totals: list[int]) -> Iterator[int]:
-    """Slots in ascending order of their work; sorted only if the first one is not enough."""
-    first = totals.index(min(totals))
-    yield first
-    yield from (slot for slot in sorted(range(len(totals)), key=totals.__getitem__) if slot != first)
+def _emptiest_first(emptiest: list[tuple[int, int]], totals: list[int]) -> Iterator[int]:
+    """Slots in ascending order of their work; the heap is copied only if the first one is not enough."""
+    while emptiest[0][0] != totals[emptiest[0][1]]:
+        heapq.heappop(emptiest)
+    yield emptiest[0][1]
+    waiting = emptiest.copy()
+    while waiting:
+        total, slot = heapq.heappop(waiting)
+        if total == totals[slot]:
+            yield slot
 
 
 def _swap(

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.epoch_order import EpochOrder, Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
-Ids = NDArray[np.int64]
 LastStep = Literal["short", "drop", "carry"]
 Piece = tuple[int, int, int]
 
@@ -30,17 +29,6 @@ BLOCK_SAMPLES = 1 << 20
 
 class ScheduleImpossible(Impossible):
     """No schedule follows from these samples, this batch, last-step policy and length of the run."""
-
-
-def epoch_order(num_samples: int, seed: int, epoch: int) -> Ids:
-    """The order in which one epoch visits the samples: a permutation of 0 .. num_samples-1.
-
-    The stable argsort (ties by id) of raw 64-bit words of Philox-4x64-10 keyed (seed, epoch). numpy promises
-    the words of a bit generator for good (NEP 19), not the result of `permutation`. 0 <= seed, epoch < 2**64.
-    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
-    """
-    words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_samples)
-    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,7 @@ class Schedule:
     last_step: LastStep
     epochs: int | None = None
     max_steps: int | None = None
-    _orders: dict[int, Ids] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _orders: dict[int, EpochOrder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _refuse_impossible(self)
@@ -106,11 +94,12 @@ class Schedule:
         ends = [self._samples_per_epoch] * full_epochs
         if more_steps:
             ends.append(more_steps * self.global_batch_size)
-        never = self._order(0)[ends[0] :]
+        never = self._order(0).at(ends[0], self.num_samples)
         for epoch, end in enumerate(ends[1:], start=1):
             if never.size == 0:
                 break
-            never = np.intersect1d(never, self._order(epoch)[end:], assume_unique=True)
+            tail = self._order(epoch).at(end, self.num_samples)
+            never = np.intersect1d(never, tail, assume_unique=True)
         return self.num_samples - int(never.size)
 
     @property
@@ -144,8 +133,8 @@ class Schedule:
         return tuple(pieces)
 
     def samples(self, k: int) -> Ids:
-        """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps the orders of at most two epochs."""
-        return np.concatenate([self._order(epoch)[lo:hi] for epoch, lo, hi in self.pieces(k)])
+        """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps a window of at most two epochs."""
+        return np.concatenate([self._order(epoch).at(lo, hi) for epoch, lo, hi in self.pieces(k)])
 
     def epochs_of(self, k: int) -> Ids:
         """The epoch of each sample of step k, int64[step_size(k)]. Seen in two epochs is not seen twice."""
@@ -158,7 +147,7 @@ class Schedule:
     def blocks(self) -> Iterator[tuple[int, Ids]]:
         """The whole run as (first step, ids int64[n_steps, size]), steps of one size; row j is step first+j.
 
-        About BLOCK_SAMPLES ids at a time. The arrays may be read-only views; copy before changing them.
+        About BLOCK_SAMPLES ids at a time.
         """
         k, total_steps = 0, self.total_steps
         while k < total_steps:
@@ -172,7 +161,7 @@ class Schedule:
             n_steps, _rest = divmod(self.num_samples - lo, size)
             bound, _rest = divmod(BLOCK_SAMPLES, size)
             n_steps = min(n_steps, total_steps - k, max(1, bound))
-            yield k, self._order(epoch)[lo : lo + n_steps * size].reshape(n_steps, size)
+            yield k, self._order(epoch).at(lo, lo + n_steps * size).reshape(n_steps, size)
             k += n_steps
 
     @property
@@ -186,15 +175,13 @@ class Schedule:
         """Samples that a finished epoch trains (short and drop)."""
         return min(self.steps_per_epoch * self.global_batch_size, self.num_samples)
 
-    def _order(self, epoch: int) -> Ids:
-        """The order of an epoch, read-only; two epochs are kept because a carried step looks at two."""
+    def _order(self, epoch: int) -> EpochOrder:
+        """The order of an epoch; two epochs are kept because a carried step looks at two."""
         order = self._orders.get(epoch)
         if order is None:
             while len(self._orders) > 1:
                 self._orders.pop(next(iter(self._orders)))
-            order = epoch_order(self.num_samples, self.seed, epoch)
-            order.flags.writeable = False
-            self._orders[epoch] = order
+            order = self._orders[epoch] = EpochOrder(self.num_samples, self.seed, epoch)
         return order
 
 

@@ -194,7 +194,8 @@ def by_sentencepiece(source: Source, file: str, settings: Settings) -> Encoder:
     splitter = _Splitter(ids, settings, special.ids if source.special_text == "text" else ())
 
     def encode(texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
-        found: list[list[int]] = processor.encode(list(texts))
+        # By itself it starts a thread for each core, and ends them, in every call.
+        found: list[list[int]] = processor.encode(list(texts), num_threads=1)
         if not settings.splits_specials:
             for place, (text, spans) in enumerate(zip(texts, own, strict=True)):
                 if parts := splitter.split(text, spans):
@@ -241,6 +242,8 @@ class _Splitter:
         """The parts, none empty, and whether each is a token; [] where there is nothing to cut. A token
         may take the blanks beside it, or want to be a word of its own.
         """
+        if not self._all.are_in(text):
+            return []
         cuts = [match.span() for match in self._all.within(text, own)]
         cuts = sorted(
             cuts + [match.span() for match in self._anywhere.within(text, _between(own, len(text)))]

@@ -6,6 +6,7 @@ import codecs
 import os
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import NamedTuple
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.record import (
@@ -21,17 +22,26 @@ from crossfoot.data.record import (
 BLOCK_BYTES = 1 << 20
 
 
-def records_of_lines(path: str, kind: str) -> Iterator[Record | Problem]:
-    """One JSON value a line, or one document; blank lines are skipped."""
+class Line(NamedTuple):
+    """A line that is not blank, as it stands in its file; raw is None where it is too large to be read."""
+
+    number: int
+    raw: bytes | None
+    kind: str
+
+    def record(self) -> Record | Problem | None:
+        """What it holds: one JSON value, or one document; None where it is blank after all."""
+        if self.raw is None:
+            return too_large(self.number)
+        return line_record(self.raw, self.number, self.kind)
+
+
+def lines_of(path: str, kind: str) -> Iterator[Line]:
+    """The lines of a file that are not blank, not parsed yet."""
     with open(path, "rb") as stream:
-        for line, raw in enumerate(_raw_lines(stream, kind), start=1):
-            if raw is None:
-                yield too_large(line)
-                continue
-            record = line_record(raw, line, kind)
-            if record is None:
-                continue
-            yield record
+        for number, raw in enumerate(_raw_lines(stream, kind), start=1):
+            if raw is None or not raw.isspace():
+                yield Line(number, raw, kind)
 
 
 def count_lines(path: str, kind: str) -> int:

@@ -186,8 +186,8 @@ class Looking:
         data_set = DataSet(key, len(seen.texts), seen.is_whole, seen.unread)
         if encoder is not None:
             lost = LostCharacters(encoder.encode)
-            for texts in seen.texts:
-                lost.see(texts.written)
+            for place, texts in enumerate(seen.texts, start=1):
+                lost.see(place, texts.written)
             data_set = replace(
                 data_set, characters=lost.characters, lost_characters=lost.lost, lost_words=lost.examples
             )

@@ -17,7 +17,7 @@ STRANGE = ("\U00012016", "\U00013080", "\U00010a1c")
 JUDGED_CHARACTERS = 2000
 """Of one text, its beginning."""
 JUDGED_ALWAYS, JUDGED_OF = 200, 128
-"""Records that are judged: the first ones, and then one of so many."""
+"""Records that are judged: the first ones of a data set, and then one of so many, by their place in it."""
 MOST_EXAMPLES = 5
 MOST_KNOWN = 100_000
 """Words of which it is kept in memory."""
@@ -36,7 +36,6 @@ class LostCharacters:
     characters: int = 0
     lost: int = 0
     examples: list[str] = field(default_factory=list)
-    _records: int = 0
     _nothing: frozenset[int] = frozenset()
     _known: dict[str, int] = field(default_factory=dict)
 
@@ -44,10 +43,9 @@ class LostCharacters:
         strange = [set(ids) for ids in self.encode(STRANGE)]
         self._nothing = frozenset(set.intersection(*strange))
 
-    def see(self, texts: Iterable[str]) -> None:
-        """Judge the texts of the next record, if it is one of those that are judged."""
-        self._records += 1
-        if self._records <= JUDGED_ALWAYS or self._records % JUDGED_OF == 0:
+    def see(self, place: int, texts: Iterable[str]) -> None:
+        """Judge the texts of a record, if it is one of those that are judged. place: from 1."""
+        if place <= JUDGED_ALWAYS or place % JUDGED_OF == 0:
             for text in texts:
                 self.judge(text[:JUDGED_CHARACTERS])
 
@@ -59,8 +57,24 @@ class LostCharacters:
             self.characters += len(run)
             if lost := self._known[run]:
                 self.lost += lost
-                if len(self.examples) < MOST_EXAMPLES and run not in self.examples:
-                    self.examples.append(run)
+                self._name(run)
+
+    def taken(self) -> tuple[int, int, list[str]]:
+        """What was counted (characters, lost, examples); it counts from 0 again."""
+        counts = (self.characters, self.lost, self.examples)
+        self.characters, self.lost, self.examples = 0, 0, []
+        return counts
+
+    def add(self, characters: int, lost: int, examples: Iterable[str]) -> None:
+        """Take in what was judged of later records."""
+        self.characters += characters
+        self.lost += lost
+        for run in examples:
+            self._name(run)
+
+    def _name(self, run: str) -> None:
+        if len(self.examples) < MOST_EXAMPLES and run not in self.examples:
+            self.examples.append(run)
 
     def _learned(self, runs: list[str]) -> list[str]:
         """The same; of each it is known then how many characters are lost."""

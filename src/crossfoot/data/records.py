@@ -12,7 +12,7 @@ from typing import Literal
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.json_list import count_list, records_of_list
-from crossfoot.data.line_files import count_lines, records_of_lines
+from crossfoot.data.line_files import Line, count_lines, lines_of
 from crossfoot.data.numbering import is_json_list, kind_of
 from crossfoot.data.parquet import count_rows, parquet_records
 from crossfoot.data.record import Record
@@ -25,12 +25,22 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
-    """The records of one file, in order; what cannot be read comes as a Problem in its place."""
+def raw_records(path: str, task: Task) -> Iterator[Line | Record | Problem]:
+    """What one file holds, in order. Lines are not parsed yet: that may be done elsewhere (`record_of`)."""
     kind = kind_of(path)
     if kind == ".parquet":
         return parquet_records(path, FIELDS[task])
-    return records_of_list(path) if is_json_list(path) else records_of_lines(path, kind)
+    return records_of_list(path) if is_json_list(path) else lines_of(path, kind)
+
+
+def record_of(raw: Line | Record | Problem) -> Record | Problem | None:
+    """The record; None for a line that turns out blank."""
+    return raw.record() if isinstance(raw, Line) else raw
+
+
+def read_records(path: str, task: Task) -> Iterator[Record | Problem]:
+    """The records of one file, in order; what cannot be read comes as a Problem in its place."""
+    return (record for record in map(record_of, raw_records(path, task)) if record is not None)
 
 
 def count_file(path: str, task: Task) -> int | Problem:

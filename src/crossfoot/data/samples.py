@@ -183,7 +183,7 @@ def sft_samples(
 
 def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
     """Its data spells out a special token, for which the vocabulary has no other tokens than that one."""
-    if encoder.special_text == "tokens":
+    if encoder.special_text == "tokens" or all(map(encoder.special.fixed.isdisjoint, encoded)):
         return None
     for (part, own), ids in zip(texts.spelled_in, encoded, strict=True):
         if token := encoder.special.surviving(part, own, ids):
@@ -210,43 +210,53 @@ def _not_trainable(
     return texts.problem("CF511", reason)
 
 
+@dataclass(frozen=True)
+class Document:
+    """A whole document of pretrain, with the tokens around it: ids [L]. number: of its record."""
+
+    ids: npt.NDArray[np.int32]
+    file_id: int
+    number: int
+
+
+def documents(batch: Sequence[Texts], encoder: Encoder) -> Iterator[Document | tuple[int, Problem]]:
+    """A document (or a file id and its Problem) for each record: begin token if the tokenizer has one, text,
+    end token.
+    """
+    facts = encoder.facts
+    for texts, body in zip(batch, encoder.encode([texts.parts[0] for texts in batch]), strict=True):
+        whole = [*facts.bos_ids, *body, facts.eos_id]
+        problem = _not_as_text(texts, (body,), encoder) or _not_trainable(body, whole, facts, texts)
+        if problem is not None:
+            yield texts.file_id, problem
+        else:
+            yield Document(np.array(whole, dtype=np.int32), texts.file_id, texts.number)
+
+
 class BlockCutter:
-    """Joins documents in order, each with its begin token (if the tokenizer has one) and end token, and cuts
-    blocks.
+    """Joins documents in order and cuts blocks.
 
     Holds less than one block between calls. A last block of one token is left out: it has no target.
     """
 
-    def __init__(self, encoder: Encoder, max_seq_len: int) -> None:
-        self._encoder = encoder
+    def __init__(self, max_seq_len: int) -> None:
         self._block_tokens = max_seq_len
         self._rest = np.empty(0, dtype=np.int32)
         self._rest_origin = (0, 0)
         self.left_out_tokens = 0
 
-    def blocks(self, batch: Sequence[Texts]) -> Iterator[Sample | tuple[int, Problem]]:
-        """The blocks that become full with these documents, and a Problem for each that cannot be used."""
-        facts = self._encoder.facts
-        parts, starts, origins = [self._rest], [0], [self._rest_origin]
-        tokens = len(self._rest)
-        for texts, body in zip(batch, self._encoder.encode([texts.parts[0] for texts in batch]), strict=True):
-            whole = [*facts.bos_ids, *body, facts.eos_id]
-            problem = _not_as_text(texts, (body,), self._encoder)
-            problem = problem or _not_trainable(body, whole, facts, texts)
-            if problem is not None:
-                yield texts.file_id, problem
-                continue
-            starts.append(tokens)
-            origins.append((texts.file_id, texts.number))
-            parts.append(np.array(whole, dtype=np.int32))
-            tokens += len(whole)
+    def blocks(self, more: Sequence[Document]) -> Iterator[Sample]:
+        """The blocks that become full with these documents."""
+        parts = [self._rest, *(one.ids for one in more)]
+        origins = [self._rest_origin, *((one.file_id, one.number) for one in more)]
+        ends = np.cumsum([len(ids) for ids in parts])
         joined = np.concatenate(parts)
-        full, rest = divmod(tokens, self._block_tokens)
+        full, rest = divmod(len(joined), self._block_tokens)
         cuts = np.arange(full + 1, dtype=np.int64) * self._block_tokens
-        owners = np.searchsorted(np.array(starts), cuts, side="right") - 1
+        owners = np.minimum(np.searchsorted(ends, cuts, side="right"), len(more))
         for cut, owner in zip(cuts[:full], owners[:full], strict=True):
             yield self._block(joined[cut : cut + self._block_tokens], origins[owner])
-        self._rest = joined[tokens - rest :].copy()
+        self._rest = joined[len(joined) - rest :].copy()
         self._rest_origin = origins[owners[full]]
 
     def last_block(self) -> Iterator[Sample]:

@@ -28,12 +28,19 @@ class Spellings:
 
     def in_data(self, text: str, own: Spans = ()) -> tuple[str, ...]:
         """Those that stand in the data, wholly or in part; none twice."""
-        found = (
-            match[0]
-            for match in self._pattern.finditer(text)
-            if not any(begin <= match.start() and match.end() <= end for begin, end in own)
-        )
-        return tuple(dict.fromkeys(found))
+        found: dict[str, None] = {}
+        for match in self._pattern.finditer(text):
+            start, stop = match.span()
+            for begin, end in own:
+                if begin <= start and stop <= end:
+                    break
+            else:
+                found[match[0]] = None
+        return tuple(found)
+
+    def are_in(self, text: str) -> bool:
+        """Whether any of them stands anywhere in the text."""
+        return self._pattern.search(text) is not None
 
     def within(self, text: str, spans: Spans) -> Iterator[re.Match[str]]:
         """Those that lie wholly in one of the spans."""
@@ -89,6 +96,10 @@ class SpelledRecords:
         """With their places, by (number of the file, number of the record)."""
         words = (f"{place_of(one.file_id, one.number)} has {', '.join(one.texts)}" for one in self.first)
         return SpelledNames(self.records, tuple(words))
+
+    def __add__(self, later: SpelledRecords) -> SpelledRecords:
+        first = (*self.first, *later.first)[:NAMED_EXAMPLES]
+        return SpelledRecords(self.records + later.records, first)
 
 
 NOTHING_SPELLED = SpelledRecords()

@@ -66,9 +66,14 @@ def _is_filled(value: Any, depth: int = 0) -> bool:
 
 def count_unread(counts: Counter[str], names: Iterable[str]) -> None:
     """Count a record's unread fields; of new names no more than MOST_NAMES."""
-    for name in names:
+    add_unread(counts, dict.fromkeys(names, 1))
+
+
+def add_unread(counts: Counter[str], more: Mapping[str, int]) -> None:
+    """Add what was counted of later records, in the order in which they have the names."""
+    for name, records in more.items():
         if name in counts or len(counts) < MOST_NAMES:
-            counts[name] += 1
+            counts[name] += records
 
 
 def changes_meaning(name: str, task: Task) -> bool:

@@ -95,7 +95,10 @@ class Refused(Exception):
 
     def __init__(self, findings: Iterable[Finding] | Finding) -> None:
         self.findings: tuple[Finding, ...] = (findings,) if isinstance(findings, Finding) else tuple(findings)
-        super().__init__("; ".join(f"{f.code}: {f.title}" for f in self.findings))
+        super().__init__(self.findings)  # so that it can be pickled
+
+    def __str__(self) -> str:
+        return "; ".join(f"{f.code}: {f.title}" for f in self.findings)
 
     @property
     def exit_code(self) -> int:

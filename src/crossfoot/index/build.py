@@ -8,23 +8,25 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from crossfoot.data.findings import Problem, no_samples
 from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.numbering import numbering_of
 from crossfoot.data.problems import Problems
-from crossfoot.data.records import Task, read_records
-from crossfoot.data.samples import BlockCutter, Encoder, Sample, Texts, sft_samples, texts_of
-from crossfoot.data.special_text import SpelledRecord, SpelledTally
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.records import Task
+from crossfoot.data.samples import BlockCutter, Encoder, Sample
+from crossfoot.data.special_text import NOTHING_SPELLED, SpelledRecords
 from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
-from crossfoot.data.unread_fields import count_unread
+from crossfoot.data.unread_fields import add_unread
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.index.findings import builder_silent, data_changed, index_unwritable
+from crossfoot.index.chunks import Chunk, chunks_of
+from crossfoot.index.columns import columns_of
+from crossfoot.index.findings import builder_silent, data_changed, index_unwritable, worker_lost
 from crossfoot.index.locate import (
     address_of,
     count_records,
@@ -34,17 +36,20 @@ from crossfoot.index.locate import (
 )
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
+from crossfoot.index.tokenised import Part, Shape, Tokeniser
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
+from crossfoot.index.workers import Recipe, WorkerLost, Workers, workers_for
 from crossfoot.index.writer import IndexWriter
 from crossfoot.phrases import said_by
+from crossfoot.processes import usable_cores
 
 if TYPE_CHECKING:
     from crossfoot.written.run_file import RunFile
 
-Progress = Callable[[int, int | None], None]
-"""Called with (records done, records in all or None) after each batch."""
-BATCH_RECORDS = 1000
-BATCH_CHARACTERS = 1_000_000
+Progress = Callable[[int, Callable[[], int | None]], None]
+"""Called after each chunk with the records done, and what counts all of them or says None: it takes a moment.
+"""
+PartsOf = Callable[[Iterable[Chunk]], Iterator[Part]]
 
 
 def ensure_index(
@@ -148,9 +153,28 @@ class _Reading:
     """How far the reading is, and what is counted on the way; the only thing here that changes."""
 
     records: list[int]
+    problems: Problems
     lost: LostCharacters
     unread: Counter[str] = field(default_factory=Counter)
+    special_text: SpelledRecords = NOTHING_SPELLED
+    template_text: SpelledRecords = NOTHING_SPELLED
     cut_short: bool = False
+
+    def take(self, part: Part, file: str) -> list[Problem]:
+        """Take in the next part of all; the records of it that are left out."""
+        self.records[part.file_id] += part.records
+        add_unread(self.unread, part.unread)
+        self.lost.add(*part.lost)
+        self.special_text += part.special_text
+        self.template_text += part.template_text
+        left_out = [one for one in part.unusable if self.problems.note(part.file_id, one)]
+        if self.problems.is_enough:
+            self.cut_short = True  # refused anyway: how the rest is tokenised is of no interest
+        else:
+            left_out += [one for one in part.untrainable if self.problems.note(part.file_id, one)]
+        if part.is_last and not self.records[part.file_id] and not self.problems.refuses:
+            self.problems.note(part.file_id, Problem("CF505", 0, f"{file}: no record", fatal=True))
+        return sorted(left_out, key=lambda one: one.number)
 
 
 def _write(
@@ -161,25 +185,24 @@ def _write(
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
     encoder = load_encoder(path, run.index_dir, place=run.tokenizer_place, special_text=data.special_text)
-    cutter = BlockCutter(encoder, data.max_seq_len)
-    template = data.template if data.task == "sft" else None
-    spelled = _Spelled.of(encoder, template)
+    shape = Shape(data.task, data.template, data.max_seq_len)
+    cutter = BlockCutter(data.max_seq_len)
     problems = Problems(files, stops=data.bad_samples == "stop")
-    reading = _Reading([0] * len(files), LostCharacters(encoder.encode))
-    expected = _expected(files, data.task) if progress else None
-    with IndexWriter(folder) as writer:
-        for batch in _batches(run, files, problems, writer, reading):
-            if problems.is_enough:
-                reading.cut_short = (
-                    True  # refused anyway: what is left is read for broken lines, not tokenised
-                )
-            else:
-                made = _samples(batch, encoder, cutter, run)
-                writer.append(list(_sift(spelled.noted(batch, made), problems, writer)))
+    reading = _Reading([0] * len(files), problems, LostCharacters(encoder.encode))
+    expected = cache(partial(_expected, files, data.task))
+    workers = workers_for(sum(state.bytes for state in states), usable_cores())
+    recipe = Recipe(path, run.index_dir, data.special_text, shape)
+    with IndexWriter(folder) as writer, _tokenising(recipe, encoder, workers) as parts_of:
+        for part in parts_of(chunks_of(files, data.task)):
+            for problem in reading.take(part, files[part.file_id]):
+                writer.reject(part.file_id, problem)
+            if part.columns is not None:
+                writer.append(part.columns)
+            _append(writer, cutter.blocks(part.documents))
             if progress:
                 progress(sum(reading.records), expected)
         if data.task == "pretrain":
-            writer.append(list(cutter.last_block()))
+            _append(writer, cutter.last_block())
         problems.refuse(records=sum(reading.records), cut_short=reading.cut_short)
         _refuse_changed(run, states)
         counts = writer.counts
@@ -193,7 +216,7 @@ def _write(
             format_version=FORMAT_VERSION,
             address=address,
             task=data.task,
-            template=template,
+            template=data.template if data.task == "sft" else None,
             max_seq_len=data.max_seq_len,
             bad_samples=data.bad_samples,
             special_text=data.special_text,
@@ -201,8 +224,8 @@ def _write(
             tokenizer=encoder.facts,
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
-            special_text_records=spelled.special.counted,
-            template_records=spelled.marks.counted,
+            special_text_records=reading.special_text,
+            template_records=reading.template_text,
             unread_fields=dict(reading.unread),
             judged_characters=reading.lost.characters,
             lost_characters=reading.lost.lost,
@@ -211,6 +234,26 @@ def _write(
             **counts,
         )
         writer.finish(header, encoder.reading)
+
+
+@contextlib.contextmanager
+def _tokenising(recipe: Recipe, encoder: Encoder, workers: int) -> Iterator[PartsOf]:
+    """What makes parts of chunks, in order: so many workers, or this process itself. Raises Refused (CF562)
+    when a worker is lost.
+    """
+    if not workers:
+        yield partial(map, Tokeniser(encoder, recipe.shape))
+        return
+    try:
+        with Workers(recipe, workers) as started:
+            yield started.parts
+    except WorkerLost as error:
+        raise Refused(worker_lost(Place(recipe.index_dir), str(error), workers)) from error
+
+
+def _append(writer: IndexWriter, blocks: Iterator[Sample]) -> None:
+    if samples := list(blocks):
+        writer.append(columns_of(samples))
 
 
 def _expected(files: Sequence[str], task: Task) -> int | None:
@@ -228,87 +271,6 @@ def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) 
     if sum(reading.records):
         return f"{names}: all {counts['rejected_records']} records were left out (data.bad_samples: skip)"
     return f"{names}: no record"
-
-
-def _batches(
-    run: RunFile, files: Sequence[str], problems: Problems, writer: IndexWriter, reading: _Reading
-) -> Iterator[list[Texts]]:
-    """The texts of all good records, file by file, in batches of bounded size; bad ones go to problems or
-    rejects.
-    """
-    task, template = run.config.data.task, run.config.data.template
-    batch: list[Texts] = []
-    characters = 0
-    for file_id, file in enumerate(files):
-        for record in read_records(file, task):
-            reading.records[file_id] += not (isinstance(record, Problem) and record.fatal)
-            texts = record if isinstance(record, Problem) else texts_of(record, file_id, task, template)
-            if isinstance(texts, Problem):
-                if problems.note(file_id, texts):
-                    writer.reject(file_id, texts)
-                continue
-            if batch and characters + texts.characters > BATCH_CHARACTERS:
-                yield batch
-                batch, characters = [], 0
-            batch.append(texts)
-            characters += texts.characters
-            count_unread(reading.unread, texts.unread)
-            reading.lost.see(texts.written)
-            if len(batch) >= BATCH_RECORDS:
-                yield batch
-                batch, characters = [], 0
-        if not reading.records[file_id] and not problems.refuses:
-            problems.note(file_id, Problem("CF505", 0, f"{file}: no record", fatal=True))
-    if batch:
-        yield batch
-
-
-def _samples(
-    batch: Sequence[Texts], encoder: Encoder, cutter: BlockCutter, run: RunFile
-) -> Iterator[Sample | tuple[int, Problem]]:
-    if run.config.data.task == "pretrain":
-        return cutter.blocks(batch)
-    return sft_samples(batch, encoder, run.config.data.max_seq_len)
-
-
-@dataclass(frozen=True)
-class _Spelled:
-    """Counts the records of the index that spell out a special token, or the template's marks."""
-
-    special: SpelledTally
-    marks: SpelledTally
-
-    @classmethod
-    def of(cls, encoder: Encoder, template: str | None) -> _Spelled:
-        special = encoder.special.ids
-        marks = TEMPLATES[template].marks if template is not None else ()
-        return cls(SpelledTally(special), SpelledTally(mark for mark in marks if mark not in special))
-
-    def noted(
-        self, batch: Sequence[Texts], made: Iterator[Sample | tuple[int, Problem]]
-    ) -> Iterator[Sample | tuple[int, Problem]]:
-        """What was made of the batch, as it comes; records that turn out bad are not counted."""
-        bad = set()
-        for one in made:
-            if not isinstance(one, Sample):
-                bad.add((one[0], one[1].number))
-            yield one
-        for texts in batch:
-            if (texts.file_id, texts.number) not in bad:
-                for tally in (self.special, self.marks):
-                    if found := tally.in_record(texts.spelled_in):
-                        tally.book(SpelledRecord(texts.file_id, texts.number, found))
-
-
-def _sift(
-    made: Iterator[Sample | tuple[int, Problem]], problems: Problems, writer: IndexWriter
-) -> Iterator[Sample]:
-    """The samples; records that turned out bad once they were tokenised go to problems or rejects."""
-    for sample in made:
-        if isinstance(sample, Sample):
-            yield sample
-        elif problems.note(*sample):
-            writer.reject(*sample)
 
 
 def _refuse_changed(run: RunFile, states: Sequence[SourceState]) -> None:

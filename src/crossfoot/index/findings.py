@@ -76,3 +76,24 @@ def index_differs(place: Place, reason: str) -> Finding:
             "if it stays, report it, with this record and the tokenizer",
         ),
     )
+
+
+@rule_docs("CF562")
+def worker_lost(place: Place, reason: str, workers: int) -> Finding:
+    """CF562: one of the processes that tokenise the data ended before its work was done.
+
+    Large data is tokenised by a process for each core that may be used, each of about 0.1 GB and more where a
+    record is large. Killed (SIGKILL) is what the system, or the scheduler, does to a process of a job whose
+    memory has run out. Nothing of the index is kept, and nothing was trained. The number of cores follows the
+    affinity of the command, its control group, and SLURM_CPUS_PER_TASK.
+    """
+    return Finding(
+        "CF562",
+        f"one of the {workers} processes that tokenise the data was lost",
+        place=place,
+        label=reason,
+        helps=(
+            "give the job more memory",
+            "or fewer cores to the command, for example by `taskset -c 0,1`",
+        ),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from crossfoot.output import tell
 
@@ -11,7 +12,7 @@ LINE_SECONDS = 5.0
 
 
 class TokenisingLine:
-    """`ensure_index`'s progress: fed with (records done, records in all or None), silent for the first
+    """`ensure_index`'s progress: fed with (records done, what counts all of them), silent for the first
     seconds.
 
     The number of records in all is an estimate for large files, and said as such.
@@ -22,7 +23,7 @@ class TokenisingLine:
         self._began_at_records = 0
         self._next = 0.0
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done: int, count: Callable[[], int | None]) -> None:
         """Say how far the reading is, if it is time to."""
         now = time.monotonic()
         if self._began is None:
@@ -32,6 +33,7 @@ class TokenisingLine:
             return
         self._next = now + LINE_SECONDS
         speed = (done - self._began_at_records) / (now - self._began)
+        total = count()
         line = f"tokenising   {done:,} records"
         if total is not None and total >= done and speed > 0:
             minutes, seconds = divmod(round((total - done) / speed), 60)

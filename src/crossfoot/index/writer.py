@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from crossfoot import durable
 from crossfoot.data.findings import Problem
-from crossfoot.data.samples import Sample
+from crossfoot.index.columns import Columns
 from crossfoot.index.store import (
     HEADER,
     REJECTS,
@@ -23,7 +22,6 @@ from crossfoot.index.store import (
     IndexHeader,
     array_path,
     header_text,
-    segment_digests,
 )
 
 
@@ -60,31 +58,18 @@ class IndexWriter:
         self._write(self._rejects, (json.dumps(row, ensure_ascii=False) + "\n").encode())
         self.counts["rejected_records"] += 1
 
-    def append(self, samples: Sequence[Sample]) -> None:
+    def append(self, columns: Columns) -> None:
         """Write these samples after the earlier ones."""
-        if not samples:
-            return
-        digests = [segment_digests(sample.ids, sample.trained) for sample in samples]
-        columns: dict[str, Any] = {
-            "tokens": np.concatenate([sample.ids for sample in samples]),
-            "trained": np.concatenate([sample.trained for sample in samples]),
-            "lengths": [len(sample.ids) for sample in samples],
-            "trained_tokens": [int(sample.trained[1:].sum()) for sample in samples],
-            "token_digests": np.array([token_digest for token_digest, _ in digests], dtype=np.uint64),
-            "digests": np.array([digest for _, digest in digests], dtype=np.uint64),
-            "lost_tokens": [sample.lost_tokens for sample in samples],
-            "file_ids": [sample.file_id for sample in samples],
-            "numbers": [sample.number for sample in samples],
-        }
-        for name, dtype in (TOKEN_ARRAYS | SAMPLE_ARRAYS).items():
-            self._write(self._streams[name], np.asarray(columns[name], dtype=dtype).tobytes())
+        for name, stream in self._streams.items():
+            self._write(stream, columns[name].tobytes())
+        lost, trained = columns["lost_tokens"], columns["trained_tokens"]
         counts = self.counts
-        counts["num_samples"] += len(samples)
+        counts["num_samples"] += len(lost)
         counts["real_tokens"] += len(columns["tokens"])
-        counts["trained_tokens"] += sum(columns["trained_tokens"])
-        counts["truncated_samples"] += sum(lost > 0 for lost in columns["lost_tokens"])
-        counts["lost_tokens"] += sum(columns["lost_tokens"])
-        counts["empty_samples"] += sum(trained == 0 for trained in columns["trained_tokens"])
+        counts["trained_tokens"] += int(trained.sum(dtype=np.int64))
+        counts["truncated_samples"] += int(np.count_nonzero(lost))
+        counts["lost_tokens"] += int(lost.sum(dtype=np.int64))
+        counts["empty_samples"] += int(np.count_nonzero(trained == 0))
 
     def _write(self, stream: IO[bytes], content: bytes) -> None:
         """Write, and count into the file's checksum what was meant to be written."""

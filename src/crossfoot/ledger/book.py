@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from crossfoot import durable
-from crossfoot.documents import Malformed, read_file
+from crossfoot.documents import Malformed, open_file
 from crossfoot.durable import sync, sync_open
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.ledger.entry import StepEntry, entry_of
@@ -223,23 +223,29 @@ def read_readable(path: str) -> BookLines:
     Raises Refused, unreadable: CF703 there is no ledger.
     """
     try:
-        *lines, rest = read_file(path, most_bytes=None).split(b"\n")
+        with open(open_file(path), "rb") as file:
+            return _lines_of(path, file)
     except OSError as error:
         is_absent = isinstance(error, FileNotFoundError)
         raise Refused(ledger_missing(path, is_absent, said_by(error))) from error
+
+
+def _lines_of(path: str, file: Iterable[bytes]) -> BookLines:
     entries: list[StepEntry] = []
     findings: list[Finding] = []
-    whole_bytes = 0
-    for number, line in enumerate(lines, start=1):
+    torn, whole_bytes = None, 0
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            torn = last_line_torn(path, number, len(line))
+            break
         try:
-            entry = entry_of(line)
+            entry = entry_of(line[:-1])
         except Malformed as error:
             findings.append(line_damaged(path, number, str(error)))
             continue
         if not findings:
             entries.append(entry)
-            whole_bytes += len(line) + 1
-    torn = last_line_torn(path, len(lines) + 1, len(rest)) if rest else None
+            whole_bytes += len(line)
     return BookLines(entries, torn, tuple(findings), whole_bytes)
 
 

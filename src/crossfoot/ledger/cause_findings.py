@@ -1,4 +1,4 @@
-"""The manual pages of the causes that a ledger line names (CF710 to CF739, CF777, CF780)."""
+"""The manual pages of the causes that a ledger line names (CF710 to CF739, CF777, CF780, CF787)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What each cause that a ledger line names means (CF710 to CF739, CF777, CF780): where it usually comes from,
-what it counts, what it makes of the trained weights, and what to do. The manual pages
+"""What each cause that a ledger line names means (CF710 to CF739, CF777, CF780, CF787): where it usually
+comes from, what it counts, what it makes of the trained weights, and what to do. The manual pages
 (ledger/cause_findings.py) and the receipt's words (receipts/cause_summary.py) are both made from this table.
 """
 
@@ -362,6 +362,17 @@ same sum; its padding, its balance and its dropout draws are not what was planne
         _SAME_SUM,
         "",
         _LOOP,
+    ),
+    "counts not promised": CausePage(
+        """\
+The samples were the promised ones, in their slots, and the counts of a rank are not theirs: its samples, its
+tokens, its targets or its forwards. A run writes what every rank counted, or, of many ranks that did what was
+planned, one digest over it; the receipt works the same out from the lock and the data index. An edited line
+of the ledger is the usual cause, a meter or an index that counts otherwise the other one.""",
+        "step",
+        "not known from this line alone: what was trained is what its samples' digests say",
+        "",
+        (*_FILE, _REPORT),
     ),
     "nothing trained": CausePage(
         """\

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from crossfoot.documents import Malformed, parse, value_of
+from crossfoot.documents import Malformed, parse, plain, value_of
+from crossfoot.ledger.rank_counts import PerRank, per_rank_of_rows
 
-LEDGER_FORMAT = 4
-_FORMATS = (3, LEDGER_FORMAT)
+LEDGER_FORMAT = 5
+_FORMATS = (3, 4, LEDGER_FORMAT)
 NO_STEP = -1
 MOST_CAUSES_OF_A_KIND = 8
 
@@ -74,6 +75,7 @@ CAUSE_KINDS: Mapping[str, tuple[str, str]] = {
     "rate not promised": ("CF737", "the loop was told another learning rate than the lock promises"),
     "samples not promised": ("CF738", "the loop was told other samples than the lock promises"),
     "layout not promised": ("CF739", "samples sat in other slots than the lock promises"),
+    "counts not promised": ("CF787", "a rank counted other samples or tokens than the lock promises"),
     "not placed by itself": (
         "CF777",
         "a sample of a packed row had positions that do not begin at 0, or was not kept apart",
@@ -117,18 +119,6 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class RankCounts:
-    """What one rank did in one step."""
-
-    rank: int
-    samples: int
-    real_tokens: int
-    trained_tokens: int
-    token_slots: int
-    forwards: int
-
-
-@dataclass(frozen=True)
 class NotFinite:
     """What was NaN or infinite in a step.
 
@@ -154,7 +144,7 @@ class NotFinite:
         return f"the {self.what} of {where} is {self.value!r}{which}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepEntry:
     """One optimizer step over all ranks, as one attempt made it. planned_: from the plan. The others were
     measured.
@@ -167,14 +157,16 @@ class StepEntry:
     rank. applied: on every rank. skipped: why the update was left out on purpose, a key of SKIPS: the samples
     were seen and not learned from; None when no policy left it out. retries: tries at the step that were
     thrown away for a lower loss scale; nothing else of them is counted. not_finite: the first
-    MOST_CAUSES_OF_A_KIND, whatever the policy is. seconds: of the slowest rank. pause_seconds:
-    before it, all ranks stood still so long for checkpoints; what the last one of an attempt cost stands in
-    its manifest only.
+    MOST_CAUSES_OF_A_KIND, whatever the policy is. seconds: of the slowest rank, which is slowest_rank;
+    median_seconds, fastest_seconds: of the others; None in a line of format 3 or 4. pause_seconds: before it,
+    all ranks stood still so long for checkpoints; what the last one of an attempt cost stands in its manifest
+    only.
     samples_sha256: first 16 hex digits of the sha256 over the sorted little-endian 64-bit digests.
     slots_sha256: the same over forward, rank, samples and their sorted digests of every slot, forward by
     forward, as they were met; None in a line of format 3.
     wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
-    MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them.
+    MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them. per_rank: columns, and of many ranks that
+    did what was planned their digest alone.
     """
 
     step: int
@@ -201,6 +193,9 @@ class StepEntry:
     skipped: str | None
     retries: int
     seconds: float
+    median_seconds: float | None
+    fastest_seconds: float | None
+    slowest_rank: int | None
     pause_seconds: float
     planned_samples_sha256: str
     samples_sha256: str
@@ -210,7 +205,7 @@ class StepEntry:
     cause_count: int
     not_finite: tuple[NotFinite, ...]
     causes: tuple[Cause, ...]
-    per_rank: tuple[RankCounts, ...]
+    per_rank: PerRank
 
     def __post_init__(self) -> None:
         if self.attempt < 1:
@@ -227,7 +222,7 @@ class StepEntry:
             {name: strict(value) for name, value in asdict(one).items()} for one in self.not_finite
         ]
         document["causes"] = [cause.to_json() for cause in self.causes]
-        document["per_rank"] = [asdict(counts) for counts in self.per_rank]
+        document["per_rank"] = plain(self.per_rank)
         return document
 
     def to_line(self) -> str:
@@ -243,9 +238,21 @@ def entry_of(line: str | bytes) -> StepEntry:
         raise Malformed("the line is not a JSON object")
     if document.get("format") not in _FORMATS:
         raise Malformed(f"the line's format is {document.get('format')!r}, this reads {LEDGER_FORMAT}")
-    if document["format"] == 3:
-        document.setdefault("slots_sha256", None)
+    if document["format"] != LEDGER_FORMAT:
+        _bring_up_to_date(document)
     return value_of(StepEntry, document)
+
+
+def _bring_up_to_date(document: dict[str, Any]) -> None:
+    """What a line of format 3 or 4 says, in the words of format 5. Raises Malformed."""
+    newer = {"slots_sha256": None, "median_seconds": None, "fastest_seconds": None, "slowest_rank": None}
+    for name, value in newer.items():
+        document.setdefault(name, value)
+    if isinstance(rows := document.get("per_rank"), list):
+        try:
+            document["per_rank"] = per_rank_of_rows(rows)
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise Malformed("per_rank is no list of what each rank did") from error
 
 
 def strict(value: Any) -> Any:

@@ -120,16 +120,37 @@ class Content:
     by_token_digest: DigestLookup
 
 
-def planned_samples(planned: PlannedStep) -> list[PlannedSample]:
-    """The plan's samples in slot order. Raises ValueError when `samples` is not what the slots hold."""
+@dataclass(frozen=True, eq=False)
+class FlatSlots:
+    """The slots of a planned step, rank after rank and forward after forward, int64. ids, epochs: of the
+    samples. sizes: samples of each slot. forwards: of each rank.
+    """
+
+    ids: Int64Array
+    epochs: Int64Array
+    sizes: Int64Array
+    forwards: Int64Array
+
+
+def flat_slots(planned: PlannedStep) -> FlatSlots:
+    """The slots in a row. Raises ValueError when `samples` is not what they hold."""
+    slots = [ids for forwards in planned.slots for ids in forwards]
+    ids = np.concatenate([np.empty(0, dtype=np.int64), *slots])
+    sizes = np.array([len(slot) for slot in slots], dtype=np.int64)
+    forwards = np.array([len(own) for own in planned.slots], dtype=np.int64)
+    return FlatSlots(ids, _epochs(planned, ids), sizes, forwards)
+
+
+def planned_samples(planned: PlannedStep, flat: FlatSlots) -> list[PlannedSample]:
+    """The plan's samples in slot order. flat: its slots."""
     places = [
-        (rank, forward, int(sample))
+        (rank, forward)
         for rank, slots in enumerate(planned.slots)
         for forward, ids in enumerate(slots)
-        for sample in ids
+        for _ in ids
     ]
-    epochs = _epochs(planned, np.array([sample for *_, sample in places], dtype=np.int64))
-    return [PlannedSample(*place, epoch) for place, epoch in zip(places, epochs, strict=True)]
+    ids, epochs = flat.ids.tolist(), flat.epochs.tolist()
+    return [PlannedSample(*place, *what) for place, *what in zip(places, ids, epochs, strict=True)]
 
 
 def match_step(planned: Sequence[PlannedSample], real: Sequence[RealSegment], content: Content) -> StepMatch:
@@ -232,13 +253,13 @@ def _match_unplaced(
     match.unknown.extend(unknown)
 
 
-def _epochs(planned: PlannedStep, ids: Int64Array) -> list[int]:
+def _epochs(planned: PlannedStep, ids: Int64Array) -> Int64Array:
     """The epoch of each id in slot order; an id under two epochs gets each of them once."""
     epochs = planned.sample_epochs
     if epochs is None:
-        return [planned.epoch] * len(ids)
+        return np.full(len(ids), planned.epoch, dtype=np.int64)
     if isinstance(epochs, Mapping):
-        return [int(epochs[int(sample)]) for sample in ids]
+        return np.array([epochs[sample] for sample in ids.tolist()], dtype=np.int64)
     if planned.samples is None or len(planned.samples) != len(epochs):
         raise ValueError(
             f"step index {planned.step}: sample_epochs needs the ids it belongs to, as `samples`"
@@ -248,4 +269,4 @@ def _epochs(planned: PlannedStep, ids: Int64Array) -> list[int]:
         raise ValueError(f"step index {planned.step}: the slots do not hold the step's samples")
     in_slots = np.empty(len(ids), dtype=np.int64)
     in_slots[by_slot] = np.asarray(epochs)[by_id]
-    return [int(epoch) for epoch in in_slots]
+    return in_slots

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, RankCounts, StepEntry
+from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, StepEntry
 from crossfoot.ledger.matching import (
     Content,
     DigestLookup,
+    FlatSlots,
     Int64Array,
-    PlannedSample,
     PlannedStep,
     RealSegment,
     StepMatch,
     Uint64Array,
+    flat_slots,
     match_step,
     planned_samples,
 )
+from crossfoot.ledger.measured import Measured, measured_as_planned, measured_of, samples_sha256, slots_sha256
 from crossfoot.ledger.naming import (
     Scene,
     find_not_finite,
@@ -38,7 +40,7 @@ from crossfoot.ledger.naming import (
 )
 from crossfoot.ledger.seen_samples import SeenSamples
 from crossfoot.ledger.skipping import Policies, stated_skip
-from crossfoot.ledger.witness import StepWitness
+from crossfoot.ledger.witness import StepWitness, WitnessRows
 
 __all__ = ["PlannedStep", "Policies", "Reconciler", "remember"]
 
@@ -92,23 +94,25 @@ class Reconciler:
         self._real.mark(ids, epochs)
         self._planned_in_run[ids] = True
 
+    def book(self, planned: PlannedStep, rows: WitnessRows) -> StepEntry:
+        """The step's ledger line, from one packed row for each rank, in the order of the ranks. A step as
+        planned is told by its columns; only of another one every sample is looked at, by `step`.
+
+        Raises ValueError when the plan contradicts itself or the index.
+        """
+        flat = self._checked(planned)
+        measured = measured_as_planned(planned, flat, rows, self._content, self._real)
+        if measured is None:
+            return self.step(planned, rows.witnesses())
+        return self._entry(planned, flat, measured, (flat.ids, flat.epochs), _Faults())
+
     def step(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> StepEntry:
         """The step's ledger line. witnesses: one for each rank, in any order.
 
         Raises ValueError when the plan contradicts itself or the index.
         """
-        if len(planned.slots) != self._dp_degree:
-            raise ValueError(
-                f"step index {planned.step} is planned for {len(planned.slots)} ranks, not {self._dp_degree}"
-            )
-        samples = planned_samples(planned)
-        ids, _ = _arrays(samples)
-        trained_tokens = int(self._content.trained_tokens[ids].sum(dtype=np.int64))
-        if trained_tokens != planned.trained_tokens:
-            raise ValueError(
-                f"step index {planned.step} is planned with {planned.trained_tokens} trained tokens, "
-                f"but its samples have {trained_tokens}"
-            )
+        flat = self._checked(planned)
+        samples = planned_samples(planned, flat)
         witnesses = sorted(witnesses, key=lambda witness: witness.rank)
         real = [
             RealSegment(witness.rank, forward.forward, segment)
@@ -125,66 +129,90 @@ class Reconciler:
         not_finite = find_not_finite(scene, match)
         causes += name_places(scene) + name_content(scene, match) + rate_causes
         causes += name_updates(scene, skipped, not_finite) + weight_causes
-        if len(ids) and not trained_tokens:
+        if len(flat.ids) and not planned.trained_tokens:
             causes.append(scene.cause("nothing trained", "no token of the step's samples is a target"))
-        return self._entry(scene, match, ids, causes, wrong_rates, len(weight_causes), skipped, not_finite)
+        told = [*wrong_rates, *witnesses]
+        measured = measured_of(witnesses, lr=told[0].lr if told else math.nan)
+        faults = _Faults(causes, len(wrong_rates), len(weight_causes), skipped, not_finite)
+        return self._entry(planned, flat, measured, _trained(scene, match), faults)
+
+    def _checked(self, planned: PlannedStep) -> FlatSlots:
+        """The plan's slots in a row. Raises ValueError when it contradicts itself or the index."""
+        if len(planned.slots) != self._dp_degree:
+            raise ValueError(
+                f"step index {planned.step} is planned for {len(planned.slots)} ranks, not {self._dp_degree}"
+            )
+        flat = flat_slots(planned)
+        trained_tokens = int(self._content.trained_tokens[flat.ids].sum(dtype=np.int64))
+        if trained_tokens != planned.trained_tokens:
+            raise ValueError(
+                f"step index {planned.step} is planned with {planned.trained_tokens} trained tokens, "
+                f"but its samples have {trained_tokens}"
+            )
+        return flat
 
     def _entry(
         self,
-        scene: Scene,
-        match: StepMatch,
-        ids: Int64Array,
-        causes: list[Cause],
-        wrong_rates: Sequence[StepWitness],
-        wrong_weight_forwards: int,
-        skipped: str | None,
-        not_finite: tuple[NotFinite, ...],
+        planned: PlannedStep,
+        flat: FlatSlots,
+        measured: Measured,
+        trained: tuple[Int64Array, Int64Array],
+        faults: _Faults,
     ) -> StepEntry:
-        planned, witnesses = scene.planned, scene.witnesses
-        per_rank = tuple(_counts(witness) for witness in witnesses)
-        trained_ids, trained_epochs = _trained(scene, match)
-        repeated, first_seen = self._real.record(trained_ids, trained_epochs)
+        """trained: ids and epochs of the data's samples that were really trained."""
+        ids, counts = flat.ids, measured.per_rank.columns
+        assert counts is not None
+        repeated, first_seen = self._real.record(*trained)
         planned_first_seen = int(np.count_nonzero(~self._planned_in_run[np.unique(ids)]))
         self._planned_in_run[ids] = True
-        seen = [s.digest for w in witnesses for f in w.forwards for s in f.segments]
-        told = [*wrong_rates, *witnesses]
-        loss_sum = _sum(witness.loss_sum for witness in witnesses)
+        is_as_planned = not faults.causes and faults.skipped is None
         return StepEntry(
             step=planned.step,
             attempt=self._attempt,
             epoch=planned.epoch,
-            lr=told[0].lr if told else math.nan,
+            lr=measured.lr,
             planned_lr=planned.lr,
             planned_samples=len(ids),
-            real_samples=sum(counts.samples for counts in per_rank),
-            distinct_samples=len(np.unique(trained_ids)),
+            real_samples=sum(counts.samples),
+            distinct_samples=len(np.unique(trained[0])),
             repeated_samples=repeated,
             planned_first_seen_samples=planned_first_seen,
             first_seen_samples=first_seen,
             planned_real_tokens=int(self._content.lengths[ids].sum(dtype=np.int64)),
-            real_tokens=sum(counts.real_tokens for counts in per_rank),
+            real_tokens=sum(counts.real_tokens),
             planned_trained_tokens=planned.trained_tokens,
-            trained_tokens=sum(counts.trained_tokens for counts in per_rank),
-            token_slots=sum(counts.token_slots for counts in per_rank),
+            trained_tokens=sum(counts.trained_tokens),
+            token_slots=sum(counts.token_slots),
             planned_forwards=planned.forwards,
-            real_forwards=sum(counts.forwards for counts in per_rank),
-            loss=loss_sum / planned.trained_tokens if planned.trained_tokens else math.nan,
-            grad_norm=witnesses[0].grad_norm if witnesses else math.nan,
-            applied=bool(witnesses) and all(witness.applied for witness in witnesses),
-            skipped=skipped,
-            retries=max((witness.retries for witness in witnesses), default=0),
-            seconds=max((witness.seconds for witness in witnesses), default=0.0),
+            real_forwards=sum(counts.forwards),
+            loss=measured.loss_sum / planned.trained_tokens if planned.trained_tokens else math.nan,
+            grad_norm=measured.grad_norm,
+            applied=measured.applied,
+            skipped=faults.skipped,
+            retries=measured.retries,
+            **measured.times,
             pause_seconds=0.0,
             planned_samples_sha256=samples_sha256(self._content.digests[ids]),
-            samples_sha256=samples_sha256(np.array(seen, dtype=np.uint64)),
-            slots_sha256=slots_sha256(witnesses),
-            wrong_rate_ranks=len(wrong_rates),
-            wrong_weight_forwards=wrong_weight_forwards,
-            cause_count=len(causes),
-            not_finite=not_finite,
-            causes=_first_of_each_kind(causes),
-            per_rank=per_rank,
+            samples_sha256=samples_sha256(measured.slots.digests),
+            slots_sha256=slots_sha256(measured.slots),
+            wrong_rate_ranks=faults.wrong_rate_ranks,
+            wrong_weight_forwards=faults.wrong_weight_forwards,
+            cause_count=len(faults.causes),
+            not_finite=faults.not_finite,
+            causes=_first_of_each_kind(faults.causes),
+            per_rank=measured.per_rank.short() if is_as_planned else measured.per_rank,
         )
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """What was not as planned in a step."""
+
+    causes: Sequence[Cause] = ()
+    wrong_rate_ranks: int = 0
+    wrong_weight_forwards: int = 0
+    skipped: str | None = None
+    not_finite: tuple[NotFinite, ...] = ()
 
 
 def remember(
@@ -212,26 +240,6 @@ def remember(
     return steps
 
 
-def samples_sha256(digests: Uint64Array) -> str:
-    """First 16 hex digits of the sha256 over the sorted digests, little-endian: a step's set of samples by
-    content.
-    """
-    return hashlib.sha256(np.sort(digests).astype("<u8").tobytes()).hexdigest()[:16]
-
-
-def slots_sha256(witnesses: Sequence[StepWitness]) -> str:
-    """First 16 hex digits of the sha256 over every slot as it was met, forward by forward: forward, rank,
-    number of samples, their sorted digests, as little-endian 64-bit words.
-    """
-    slots = sorted(
-        (forward.forward, witness.rank, sorted(segment.digest for segment in forward.segments))
-        for witness in witnesses
-        for forward in witness.forwards
-    )
-    words = [word for forward, rank, digests in slots for word in (forward, rank, len(digests), *digests)]
-    return hashlib.sha256(np.array(words, dtype="<u8").tobytes()).hexdigest()[:16]
-
-
 def _trained(scene: Scene, match: StepMatch) -> tuple[Int64Array, Int64Array]:
     """Ids and epochs of the data's samples that were really trained in this step; altered content is none
     of them.
@@ -241,33 +249,6 @@ def _trained(scene: Scene, match: StepMatch) -> tuple[Int64Array, Int64Array]:
     pairs += [(unplanned_id(scene, ids.tolist()), scene.planned.epoch) for ids, _ in match.unplanned]
     both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
-
-
-def _arrays(samples: Sequence[PlannedSample]) -> tuple[Int64Array, Int64Array]:
-    """Ids and epochs, in slot order."""
-    ids = np.array([sample.sample for sample in samples], dtype=np.int64)
-    return ids, np.array([sample.epoch for sample in samples], dtype=np.int64)
-
-
-def _counts(witness: StepWitness) -> RankCounts:
-    """One rank's sums, with what its account had no room to list."""
-    lost = witness.lost
-    return RankCounts(
-        rank=witness.rank,
-        samples=sum(len(forward.segments) for forward in witness.forwards) + lost.segments,
-        real_tokens=sum(forward.real_tokens for forward in witness.forwards) + lost.real_tokens,
-        trained_tokens=sum(forward.trained_tokens for forward in witness.forwards) + lost.trained_tokens,
-        token_slots=sum(forward.token_slots for forward in witness.forwards) + lost.token_slots,
-        forwards=len(witness.forwards) + lost.forwards,
-    )
-
-
-def _sum(losses: Iterable[float]) -> float:
-    """The exactly rounded sum, so that it does not depend on the order of the ranks; inf or NaN where one
-    is.
-    """
-    values = list(losses)
-    return math.fsum(values) if all(math.isfinite(value) for value in values) else sum(values)
 
 
 def _first_of_each_kind(causes: Sequence[Cause]) -> tuple[Cause, ...]:

@@ -26,6 +26,13 @@ class SeenSamples:
         """True when the sample has been trained in this epoch's order."""
         return bool(epoch in self._in_epoch and self._in_epoch[epoch][sample])
 
+    def were_any_trained(self, samples: Int64Array, epochs: Int64Array) -> bool:
+        """True when one of the samples has been trained in its epoch's order."""
+        return any(
+            epoch in self._in_epoch and bool(self._in_epoch[epoch][samples[epochs == epoch]].any())
+            for epoch in np.unique(epochs).tolist()
+        )
+
     def record(self, samples: Int64Array, epochs: Int64Array) -> tuple[int, int]:
         """Book samples as trained, each in its epoch. Returns how many were repeats within their epoch,
         and how many different samples were trained for the first time in the run.

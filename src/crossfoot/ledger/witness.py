@@ -14,10 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
 
-WITNESS_FORMAT = 0x43465703  # "CFW", version 3
+WITNESS_FORMAT = 0x43465704  # "CFW", version 4
 _HEADER, _FORWARD, _SEGMENT = 16, 6, 4  # int64 words
 _MASK = (1 << 64) - 1
+_APPLIED = 1
+COLUMNS = {"rank": 1, "step": 2, "flags": 3, "stop": 4, "lr": 5, "loss_sum": 6, "grad_norm": 7, "seconds": 8}
+COLUMNS |= {"forwards": 9, "retries": 15}
+"""Where numbers of a rank's head stand in its row."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +122,19 @@ def packed_width(grad_accum_steps: int, micro_batch_size: int) -> int:
 
 
 def pack(witness: StepWitness, width: int) -> Int64Array:
-    """The witness as int64[width], zero-filled. What finds no room is counted in `lost` and left out.
+    """The witness as int64[width], zero-filled: its head, its forwards, then their segments one behind the
+    other. What finds no room is counted in `lost` and left out.
 
     Raises ValueError when `width` does not even hold the head.
     """
     if width < _HEADER:
         raise ValueError(f"a witness needs at least {_HEADER} words, not {width}")
-    body: list[int] = []
+    forwards: list[int] = []
+    segments: list[int] = []
     lost = [witness.lost.forwards, witness.lost.segments, witness.lost.real_tokens]
     lost += [witness.lost.trained_tokens, witness.lost.token_slots]
-    stored = 0
     for forward in witness.forwards:
-        room = width - _HEADER - len(body) - _FORWARD
+        room = width - _HEADER - len(forwards) - len(segments) - _FORWARD
         if room < 0:
             _lose(lost, forward.segments)
             lost[0] += 1
@@ -136,20 +142,20 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
             continue
         fits, _ = divmod(room, _SEGMENT)
         kept, cut = forward.segments[:fits], forward.segments[fits:]
-        body += [forward.forward, forward.token_slots, _bits(forward.token_weight)]
-        body += [_bits(forward.loss_sum), forward.misplaced, len(kept)]
+        forwards += [forward.forward, forward.token_slots, _bits(forward.token_weight)]
+        forwards += [_bits(forward.loss_sum), forward.misplaced, len(kept)]
         for segment in kept:
-            body += [_signed(segment.token_digest), _signed(segment.digest)]
-            body += [segment.real_tokens, segment.trained_tokens]
+            segments += [_signed(segment.token_digest), _signed(segment.digest)]
+            segments += [segment.real_tokens, segment.trained_tokens]
         _lose(lost, cut)
-        stored += 1
+    stored, _ = divmod(len(forwards), _FORWARD)
     flags = int(witness.applied) | int(witness.nonfinite) << 1 | int(witness.overflow) << 2
     head = [WITNESS_FORMAT, witness.rank, witness.step, flags, witness.stop, _bits(witness.lr)]
     head += [_bits(witness.loss_sum), _bits(witness.grad_norm), _bits(witness.seconds), stored, *lost]
     head.append(witness.retries)
+    words = [*head, *forwards, *segments]
     row = np.zeros(width, dtype=np.int64)
-    row[: len(head)] = head
-    row[_HEADER : _HEADER + len(body)] = body
+    row[: len(words)] = words
     return row
 
 
@@ -158,20 +164,20 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
     words: list[int] = np.asarray(array, dtype=np.int64).tolist()
     if len(words) < _HEADER or words[0] != WITNESS_FORMAT:
         raise ValueError("these words are not a packed witness")
-    at = _HEADER
+    at = _HEADER + words[9] * _FORWARD  # of the segments
+    if not _HEADER <= at <= len(words):
+        raise ValueError("a packed witness ends before its last forward")
     forwards = []
-    for _ in range(words[9]):
-        if at + _FORWARD > len(words):
-            raise ValueError("a packed witness ends before its last forward")
-        number, token_slots, weight, loss_sum, misplaced, count = words[at : at + _FORWARD]
-        at += _FORWARD
-        if count < 0 or at + count * _SEGMENT > len(words):
+    for start in range(_HEADER, at, _FORWARD):
+        number, token_slots, weight, loss_sum, misplaced, count = words[start : start + _FORWARD]
+        end = at + count * _SEGMENT
+        if not at <= end <= len(words):
             raise ValueError("a packed witness ends before its last segment")
         segments = []
-        for start in range(at, at + count * _SEGMENT, _SEGMENT):
-            token_digest, digest, real_tokens, trained_tokens = words[start : start + _SEGMENT]
+        for place in range(at, end, _SEGMENT):
+            token_digest, digest, real_tokens, trained_tokens = words[place : place + _SEGMENT]
             segments.append(SegmentWitness(token_digest & _MASK, digest & _MASK, real_tokens, trained_tokens))
-        at += count * _SEGMENT
+        at = end
         forwards.append(
             ForwardWitness(number, token_slots, _float(weight), tuple(segments), _float(loss_sum), misplaced)
         )
@@ -190,6 +196,75 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
         overflow=bool(words[3] & 4),
         retries=words[15],
     )
+
+
+@dataclass(frozen=True, eq=False)
+class WitnessRows:
+    """The packed rows of all ranks, int64[ranks, width], looked at by column: no object is made.
+
+    Raises ValueError when a row was not made by `pack`.
+    """
+
+    rows: Int64Array
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape[1] < _HEADER or (self.rows[:, 0] != WITNESS_FORMAT).any():
+            raise ValueError("these rows are not packed witnesses")
+
+    def witnesses(self) -> list[StepWitness]:
+        """Each row as an object."""
+        return [unpack(row) for row in self.rows]
+
+    def column(self, name: str) -> Int64Array:
+        """A whole number of each rank's head, int64[ranks]: a key of COLUMNS."""
+        return self.rows[:, COLUMNS[name]]
+
+    def floats(self, name: str) -> Float64Array:
+        """A float of each rank's head, float64[ranks]."""
+        return np.ascontiguousarray(self.rows[:, COLUMNS[name]]).view(np.float64)
+
+    @property
+    def stop(self) -> int:
+        """What the most urgent rank asks for."""
+        return int(self.rows[:, COLUMNS["stop"]].max())
+
+    @property
+    def has_bad_step(self) -> bool:
+        """Whether a rank met a loss or a norm that is no number, or an overflow."""
+        return bool((self.rows[:, COLUMNS["flags"]] & ~_APPLIED).any())
+
+    @property
+    def are_all_applied(self) -> bool:
+        """Whether every rank updated the weights, and none has anything to say against it."""
+        return bool((self.rows[:, COLUMNS["flags"]] == _APPLIED).all())
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether anything found no room in a row."""
+        return bool(self.rows[:, 10:15].any())
+
+    def forwards(self) -> Int64Array | None:
+        """int64[ranks, forwards, 6]: number, token slots, bits of the token weight and of the loss's sum,
+        misplaced samples, segments. None where ranks differ in how many they have."""
+        if not len(self.rows):
+            return None
+        stored = int(self.rows[0, COLUMNS["forwards"]])
+        end = _HEADER + stored * _FORWARD
+        if (self.rows[:, COLUMNS["forwards"]] != stored).any() or not _HEADER <= end <= self.rows.shape[1]:
+            return None
+        return self.rows[:, _HEADER:end].reshape(len(self.rows), stored, _FORWARD)
+
+    def segments(self, counts: Int64Array) -> Int64Array | None:
+        """int64[segments of all ranks, 4]: token digest, digest, real tokens, trained tokens. counts: of each
+        rank, all of whose rows have equally many forwards. None where a row is too short.
+        """
+        begin = _HEADER + int(self.rows[0, COLUMNS["forwards"]]) * _FORWARD
+        most = int(counts.max(initial=0))
+        if counts.min(initial=0) < 0 or begin + most * _SEGMENT > self.rows.shape[1]:
+            return None
+        listed = self.rows[:, begin : begin + most * _SEGMENT].reshape(len(self.rows), most, _SEGMENT)
+        held: Int64Array = listed[np.arange(most) < counts[:, np.newaxis]]
+        return held
 
 
 def _lose(lost: list[int], segments: tuple[SegmentWitness, ...]) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.dropout import draw_less
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
 from crossfoot.phrases import counted
@@ -59,6 +60,7 @@ def prepare_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = get_peft_model(base, _peft_config(config.lora, shared), autocast_adapter_dtype=False)
+    draw_less(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

@@ -15,6 +15,7 @@ PLACES = {
     "CF543": "model.path",
     "CF544": "model.path",
     "CF545": "model.attention",
+    "CF597": "model.kernels",
     "CF546": "lora.target_modules",
     "CF547": "lora.modules_to_save",
     "CF548": "lora.modules_to_save",

@@ -43,15 +43,21 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # tor
         to_hidden = torch.empty_like(hidden) if asks[0] else None
         to_weight = torch.zeros_like(weight) if asks[1] else None
         total = hidden.new_zeros((), dtype=torch.float32)
+        # Made once, and written over by every chunk: fresh memory of this size costs as much as the softmax.
+        places = min(CHUNK_TOKENS, len(targets))
+        raw = weight.new_empty((places, len(weight)))
+        full = torch.empty_like(raw, dtype=torch.float32)
         for start in range(0, len(targets), CHUNK_TOKENS):
             rows, wanted = hidden[start : start + CHUNK_TOKENS], targets[start : start + CHUNK_TOKENS]
-            logits = (rows @ weight.T).float()
-            total += functional.cross_entropy(logits, wanted, reduction="sum")
+            logits, gradient = raw[: len(wanted)], full[: len(wanted)]
+            torch.mm(rows, weight.T, out=logits)
+            torch.log_softmax(logits, dim=-1, dtype=torch.float32, out=gradient)
+            total += functional.nll_loss(gradient, wanted, reduction="sum")
             if not any(asks):
                 continue
-            logits = torch.softmax(logits, dim=-1)
-            logits[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
-            logits = logits.to(weight.dtype)
+            gradient.exp_()
+            gradient[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+            logits.copy_(gradient)
             if to_hidden is not None:
                 torch.mm(logits, weight, out=to_hidden[start : start + CHUNK_TOKENS])
             if to_weight is not None:

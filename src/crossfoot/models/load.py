@@ -24,6 +24,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.attention import SEGMENT_ATTENTION, require_packable
 from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
+from crossfoot.models.liger import require_liger, take_liger
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.phrases import first_line
 from crossfoot.written.config import Config
@@ -91,6 +92,8 @@ def load_model(
     a no-op elsewhere). Raises Refused: no such folder or hub id, no model in it, not a causal language model,
     weights missing from the file, an attention implementation that is not there.
     """
+    if config.model.kernels == "liger":
+        require_liger()
     unset_hf_deepspeed_config()  # the switch that an earlier model in this process may have left on
     if zero_stage == 3:
         refuse_unfitting(path, read_model_config(path))
@@ -114,6 +117,9 @@ def load_model(
     if config.model.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         report("gradient checkpointing: activations are computed again in the backward")
+    if config.model.kernels == "liger":
+        take_liger(model)
+        report("norms and MLP are computed by Liger's kernels")
     model.train()
     loaded = LoadedModel(
         model=model,

@@ -16,7 +16,8 @@ _NUMBER = 12
 
 def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
     """The page that `plan` prints and every run begins with."""
-    rows = [_title(plan, lock_sha256), *_batch(plan), "", *_steps(plan), *_rate(plan), *_data(plan)]
+    steps = (*_steps(plan), *_rate(plan), *_matmul(plan), *_data(plan))
+    rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
     return "\n".join(rows)
 
 
@@ -104,6 +105,16 @@ def _rate(plan: RunPlan) -> Iterator[str]:
         rate.schedule if rate.schedule == "constant" else f"{rate.schedule} to {rate.peak * rate.min_ratio:g}"
     )
     yield _row(" ", "warm-up steps", rate.warmup_steps, f"then {shape}")
+
+
+def _matmul(plan: RunPlan) -> Iterator[str]:
+    """How float32 matrices are multiplied, where that is float32's to decide."""
+    model = plan.run.config.model
+    if model.dtype == "float32":
+        origin = f"model.matmul   {plan.run.origin('model', 'matmul')}"
+        if model.matmul == "auto":
+            origin += "; on CPUs oneDNN, if the start finds it as exact and faster"
+        yield _row(" ", "float32 matrix products", model.matmul, origin)
 
 
 def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:

@@ -23,7 +23,7 @@ from crossfoot.written.config import Unsure
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
-from crossfoot.written.weight_findings import attention_missing
+from crossfoot.written.weight_findings import attention_missing, kernels_missing
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ def attention_is_there(start: Start) -> Iterator[Finding]:
         yield replace(attention_missing(model.attention, why), place=start.run.place("model.attention"))
 
 
+def kernels_are_there(start: Start) -> Iterator[Finding]:
+    """The package that model.kernels names is installed, and torch can run it, where what trains is there."""
+    if start.run.config.model.kernels != "liger" or missing_of("train"):
+        return
+    place = start.run.place("model.kernels")
+    if find_spec("triton") is None:
+        why = "its kernels are Triton's, which this torch comes without: it is built for CPUs"
+        yield replace(kernels_missing("liger", why), place=place)
+    elif find_spec("liger_kernel") is None:
+        why, install = "the package liger-kernel is not installed", "install it: pip install liger-kernel"
+        yield replace(kernels_missing("liger", why, (install,)), place=place)
+
+
 def tracker_is_there(start: Start) -> Iterator[Finding]:
     """wandb is installed when it is asked for, where what trains is installed."""
     mode = start.run.config.tracking.wandb
@@ -97,6 +110,7 @@ START_CONDITIONS: tuple[Condition, ...] = (
     model_loads,
     tokenizer_loads,
     attention_is_there,
+    kernels_are_there,
     tracker_is_there,
     run_folder_is_ours,
     index_folder_is_ours,

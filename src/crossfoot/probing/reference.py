@@ -23,7 +23,8 @@ class Reference:
 
     def __init__(self, config: Config, path: str, vocabulary: int, device: torch.device) -> None:
         model_section = config.model.model_copy(
-            update={"dtype": "float32", "attention": "eager", "gradient_checkpointing": False}
+            update={"dtype": "float32", "attention": "eager", "kernels": "torch"}
+            | {"gradient_checkpointing": False}
         )
         config = config.model_copy(update={"model": model_section})
         loaded = load_model(

@@ -16,6 +16,7 @@ from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.output import json_text, say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.planning.plan import RunPlan, run_layout, run_rate, run_schedule
@@ -92,7 +93,10 @@ def _prove(
     from crossfoot.models.quiet import hush_libraries
 
     hush_libraries()
+    import torch
+
     from crossfoot.rendezvous.ranks import agree, join
+    from crossfoot.training.cpu_compute import HIGHEST, settle_compute
 
     ranks = join(world, engine_kind, os.environ)
     deepspeed = checked.facts.deepspeed and checked.facts.deepspeed.values
@@ -101,7 +105,9 @@ def _prove(
     with _scratch(ranks, world) as folder:
         model = _model(ranks, world, checked, folder, full)
         work, batch = _work(checked, world, engine_kind, model, str(folder))
-        verdict, setup = _measure(work, batch, ranks, model)
+        way = settle_compute(checked.run.config.model, world, ranks) or HIGHEST
+        torch.set_float32_matmul_precision(HIGHEST)  # the reference's; the step has what training has
+        verdict, setup = _measure(work, batch, ranks, model, way)
         exit_code = int(ranks.gather(0 if verdict is None else verdict.exit_code, int)[0])
     page = None
     if verdict is not None:
@@ -208,14 +214,15 @@ def _proof_config(config: Config, model_path: str, folder: str) -> Config:
 
 
 def _measure(
-    work: RankJob, batch: ProofBatch, ranks: Any, model: _Model
+    work: RankJob, batch: ProofBatch, ranks: Any, model: _Model, way: str
 ) -> tuple[Verdict | None, ProofSetup]:
-    """Build as training builds, and prove."""
+    """Build as training builds, and prove. way: how the step multiplies float32 matrices."""
     from crossfoot.models.adapt import prepare_training
     from crossfoot.models.findings import placed
     from crossfoot.probing.proof import Subject, fill_lora_b, prove_gradient
     from crossfoot.probing.reference import Reference, without_dropout
     from crossfoot.training.build import load_base, start_engine
+    from crossfoot.training.cpu_compute import matmul
     from crossfoot.training.loop import run_step
     from crossfoot.training.loss import SummedLoss
     from crossfoot.training.optimizer import build_optimizer
@@ -239,11 +246,14 @@ def _measure(
     engine = start_engine(
         work, SummedLoss(trained), build_optimizer(trained, config.optimizer), deepspeed_config, ranks
     )
+
+    def take_step(planned: PlannedStep) -> object:
+        with matmul(way):
+            return run_step(engine, batch.index, planned, ranks.rank, None, config.data.layout == "packed")
+
     subject = Subject(
         model=trained,
-        take_step=lambda planned: run_step(
-            engine, batch.index, planned, ranks.rank, None, config.data.layout == "packed"
-        ),
+        take_step=take_step,
         make_reference=lambda: Reference(
             config, work.model_path, work.index.header.tokenizer.vocabulary, engine.device
         ),

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
-from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause, RankCounts, StepEntry
+from crossfoot.ledger.entry import NO_STEP, SKIPS, Cause, StepEntry
+from crossfoot.ledger.rank_counts import RankCounts
 from crossfoot.ledger.skipping import Policies
 from crossfoot.phrases import counted, step_name, step_span
 from crossfoot.runs.ending import Ending
@@ -86,20 +87,30 @@ def _missing(entries: Sequence[StepEntry], ending: Ending | None) -> Iterator[Ca
 
 def _cross_foot(entry: StepEntry) -> Iterator[Cause]:
     """The ranks' columns must add up to the line's totals, and a part cannot be larger than the whole."""
-    for field in fields(RankCounts):
-        if field.name == "rank":
-            continue
-        name = _CROSS.get(field.name, field.name)
-        total, ranks = getattr(entry, name), sum(getattr(counts, field.name) for counts in entry.per_rank)
-        if total != ranks:
-            message = f"{name} is {total}, but its ranks add up to {ranks}"
-            yield Cause(entry.step, None, None, "does not add up", message, None, None, total, ranks)
+    if entry.per_rank.columns is not None:
+        yield from _columns_faults(entry, entry.per_rank.columns)
     if not entry.first_seen_samples <= entry.distinct_samples <= entry.real_samples:
         message = (
             f"of {entry.real_samples} samples {entry.distinct_samples} are said to be different ones, "
             f"and {entry.first_seen_samples} to be seen for the first time"
         )
         yield Cause(entry.step, None, None, "does not add up", message)
+
+
+def _columns_faults(entry: StepEntry, columns: RankCounts) -> Iterator[Cause]:
+    """The columns of all ranks against the line's totals and against their own digest."""
+    for field in fields(RankCounts):
+        if field.name == "rank":
+            continue
+        name = _CROSS.get(field.name, field.name)
+        total, ranks = getattr(entry, name), sum(getattr(columns, field.name))
+        if total != ranks:
+            message = f"{name} is {total}, but its ranks add up to {ranks}"
+            yield Cause(entry.step, None, None, "does not add up", message, None, None, total, ranks)
+    said, found = entry.per_rank.sha256, columns.sha256
+    if said != found or entry.per_rank.ranks != len(columns.rank):
+        message = f"the digest of what its ranks did is {said[:8]}, but their columns make {found[:8]}"
+        yield Cause(entry.step, None, None, "does not add up", message, None, None, said, found)
 
 
 def _skip_faults(entry: StepEntry, policies: Policies | None) -> Iterator[Cause]:

@@ -27,6 +27,7 @@ RATE_TOLERANCE = 1e-9
 RATE_FLOOR = 1e-12
 """Of the peak: the last rates of a cosine are differences of numbers that are a million times larger."""
 _BLOCK_SAMPLES = 1 << 20
+_BAND_SAMPLES = 1 << 23
 
 
 class Contents(Protocol):
@@ -48,7 +49,7 @@ class Contents(Protocol):
 @dataclass(frozen=True)
 class PromisedStep:
     """One step over all ranks. first_seen_samples: trained by no step before. The sha256 are the first 16 hex
-    digits, as a ledger line has them.
+    digits, as a ledger line has them; ranks_sha256: of samples, tokens and forwards of each rank.
     """
 
     step: int
@@ -57,8 +58,10 @@ class PromisedStep:
     real_tokens: int
     trained_tokens: int
     forwards: int
+    ranks: int
     samples_sha256: str
     slots_sha256: str
+    ranks_sha256: str
 
 
 @dataclass(frozen=True)
@@ -160,19 +163,17 @@ def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
     steps, batch, step, epoch = total_steps(terms), terms.global_batch_size, 0, 0
     rest = np.empty(0, dtype=np.int64)
     while step < steps:
-        generator = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
-        order = np.argsort(generator.random_raw(terms.num_samples), kind="stable")
-        stream = np.concatenate((rest, order)) if terms.last_step == "carry" else order
+        for part in _order(terms, epoch):
+            stream = np.concatenate((rest, part))
+            whole, _ = divmod(stream.size, batch)
+            full, rest = stream[: whole * batch].reshape(-1, batch), stream[whole * batch :]
+            full = full[: steps - step]
+            at_once = max(1, round(_BLOCK_SAMPLES / batch))
+            for start in range(0, len(full), at_once):
+                rows = full[start : start + at_once]
+                yield step, rows
+                step += len(rows)
         epoch += 1
-        whole, _ = divmod(stream.size, batch)
-        cut = whole * batch
-        full, rest = stream[:cut].reshape(-1, batch), stream[cut:]
-        full = full[: steps - step]
-        at_once = max(1, round(_BLOCK_SAMPLES / batch))
-        for start in range(0, len(full), at_once):
-            rows = full[start : start + at_once]
-            yield step, rows
-            step += len(rows)
         is_over = epoch == terms.epochs
         takes_rest = terms.last_step == "short" or (terms.last_step == "carry" and is_over)
         if takes_rest and rest.size and step < steps:
@@ -180,6 +181,23 @@ def blocks(terms: Terms) -> Iterator[tuple[int, Int64Array]]:
             step += 1
         if terms.last_step != "carry":
             rest = rest[:0]
+
+
+def _order(terms: Terms, epoch: int) -> Iterator[Int64Array]:
+    """The samples in the order of an epoch, in parts: all whose words are in the first band of values, then
+    in the next one. The words are drawn anew for every band, so that few are held at once.
+    """
+    samples, (bands, _) = terms.num_samples, divmod(terms.num_samples + _BAND_SAMPLES - 1, _BAND_SAMPLES)
+    for band in range(bands):
+        (low, _), (high, _) = divmod(band << 64, bands), divmod((band + 1) << 64, bands)
+        generator = np.random.Philox(key=np.array([terms.seed, epoch], dtype=np.uint64))
+        words, ids = [], []
+        for start in range(0, samples, _BLOCK_SAMPLES):
+            drawn = generator.random_raw(min(_BLOCK_SAMPLES, samples - start))
+            inside = np.flatnonzero((drawn >= np.uint64(low)) & (drawn <= np.uint64(high - 1)))
+            words.append(drawn[inside])
+            ids.append(inside + start)
+        yield np.concatenate(ids)[np.argsort(np.concatenate(words), kind="stable")]
 
 
 def batches_sha256(terms: Terms) -> str:
@@ -238,28 +256,33 @@ def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> It
     for step, ids in blocks(terms):
         if step >= end:
             return
-        # only where epochs meet may a step hold a sample twice
-        rows = map(np.unique, ids) if terms.last_step == "carry" else ids
-        fresh = [int(np.count_nonzero(~seen[row])) for row in _marking(seen, rows)]
+        # only where epochs meet, in the first row of a block, may a step hold a sample twice
+        fresh = [int(np.count_nonzero(~seen[row])) for row in _marking(seen, (np.unique(ids[0]), *ids[1:]))]
         if step + len(ids) <= first:
             continue
-        lengths = contents.lengths[ids]
+        lengths, trained = contents.lengths[ids], contents.trained_tokens[ids]
+        dealt = promised_slots(terms, ids, lengths)
         digests = contents.digests[ids]
-        real = lengths.sum(axis=1, dtype=np.int64).tolist()
-        trained = contents.trained_tokens[ids].sum(axis=1, dtype=np.int64).tolist()
-        sets = _hashes(np.sort(digests, axis=1))
-        slots = _hashes(_slot_rows(terms, digests, promised_slots(terms, ids, lengths)))
+        by_digest = np.argsort(digests, axis=1)
+        digests = np.take_along_axis(digests, by_digest, axis=1)
+        sets = _hashes(digests)
+        slots = _hashes(_slot_rows(terms, digests, np.take_along_axis(dealt, by_digest, axis=1)))
+        ranks = _hashes(_rank_rows(terms, dealt, lengths, trained))
+        real_sums = lengths.sum(axis=1, dtype=np.int64).tolist()
+        trained_sums = trained.sum(axis=1, dtype=np.int64).tolist()
         for row in range(len(ids)):
             if first <= step + row < end:
                 yield PromisedStep(
                     step=step + row,
                     samples=ids.shape[1],
                     first_seen_samples=fresh[row],
-                    real_tokens=real[row],
-                    trained_tokens=trained[row],
+                    real_tokens=real_sums[row],
+                    trained_tokens=trained_sums[row],
                     forwards=slots_of_size(terms, ids.shape[1]),
+                    ranks=terms.dp_degree,
                     samples_sha256=sets[row],
                     slots_sha256=slots[row],
+                    ranks_sha256=ranks[row],
                 )
 
 
@@ -277,12 +300,12 @@ def _marking(seen: npt.NDArray[np.bool_], rows: Iterable[Int64Array]) -> Iterato
 
 def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], slots: Int64Array) -> npt.NDArray[np.uint64]:
     """Each step as words: for slot after slot its forward, its rank, how many samples it holds, and their
-    digests in ascending order. Slot s is of rank s modulo dp_degree.
+    digests in ascending order. Slot s is of rank s modulo dp_degree. digests: ascending in each step.
     """
     count = slots_of_size(terms, digests.shape[1])
-    places = np.lexsort((digests, slots), axis=1)
+    places = np.argsort(slots.astype(np.min_scalar_type(count)), axis=1, kind="stable")
     placed = np.take_along_axis(digests, places, axis=1)
-    held = np.stack([np.count_nonzero(slots == slot, axis=1) for slot in range(count)], axis=1)
+    held = _sums(slots, count, np.ones_like(slots))
     heads = np.cumsum(held + 3, axis=1) - held - 3
     rows = np.empty((len(digests), digests.shape[1] + 3 * count), dtype=np.uint64)
     steps = np.arange(len(digests))[:, np.newaxis]
@@ -293,7 +316,29 @@ def _slot_rows(terms: Terms, digests: npt.NDArray[np.uint64], slots: Int64Array)
     return rows
 
 
-def _hashes(rows: npt.NDArray[np.uint64]) -> list[str]:
+def _rank_rows(
+    terms: Terms, slots: Int64Array, lengths: npt.NDArray[np.int32], trained: npt.NDArray[np.int32]
+) -> Int64Array:
+    """Each step as words: the ranks, then the samples of each, its tokens, its trained tokens, its
+    forwards.
+    """
+    ranks = terms.dp_degree
+    each, _ = divmod(slots_of_size(terms, slots.shape[1]), ranks)
+    of_rank = slots % ranks
+    columns = [np.broadcast_to(np.arange(ranks), (len(slots), ranks))]
+    columns += [_sums(of_rank, ranks, what) for what in (np.ones_like(slots), lengths, trained)]
+    return np.concatenate([*columns, np.full((len(slots), ranks), each)], axis=1)
+
+
+def _sums(places: Int64Array, count: int, what: npt.NDArray[np.integer]) -> Int64Array:
+    """int64[n_steps, count]: the sum of `what` in each of `count` places, step by step."""
+    keys = places + count * np.arange(len(places))[:, np.newaxis]
+    # float64 holds these sums exactly: they are far below 2^53
+    sums = np.bincount(keys.ravel(), what.ravel(), len(places) * count)
+    return sums.astype(np.int64).reshape(-1, count)
+
+
+def _hashes(rows: npt.NDArray[np.uint64] | Int64Array) -> list[str]:
     """The first 16 hex digits of the sha256 over each row's little-endian 64-bit words."""
-    words = np.ascontiguousarray(rows, dtype="<u8")
+    words = np.ascontiguousarray(rows).view(np.uint64).astype("<u8", copy=False)
     return [hashlib.sha256(row).hexdigest()[:16] for row in words]

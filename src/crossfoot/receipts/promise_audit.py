@@ -29,6 +29,7 @@ from crossfoot.receipts.promise import (
 )
 
 RATE, SAMPLES, LAYOUT = "rate not promised", "samples not promised", "layout not promised"
+COUNTS = "counts not promised"
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,42 @@ def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
         )
         values = (promised.samples_sha256, told)
         held.add((Cause(line.step, None, None, SAMPLES, message, None, None, *values),))
-    if is_real_other or line.slots_sha256 in (None, promised.slots_sha256):
+    if is_real_other:
+        return
+    if line.slots_sha256 in (None, promised.slots_sha256):
+        held.add(_count_faults(line, promised))
         return
     held.other_layouts += 1
     if not line.cause_count:
         message = "the samples sat on other ranks, or in other forwards, than the lock promises"
         values = (promised.slots_sha256, line.slots_sha256)
         held.add((Cause(line.step, None, None, LAYOUT, message, None, None, *values),))
+
+
+def _count_faults(line: StepEntry, promised: PromisedStep) -> Iterator[Cause]:
+    """What each rank counted against the promise, and the totals of a line that leaves the ranks out."""
+    found, wanted = line.per_rank.sha256, promised.ranks_sha256
+    if found != wanted:
+        if not line.cause_count:
+            message = f"the lock promises counts with digest {wanted[:8]}, the ranks had {found[:8]}"
+            yield Cause(line.step, None, None, COUNTS, message, None, None, wanted, found)
+        return
+    if line.per_rank.columns is not None:
+        return  # these were added up
+    real = {"real_samples": line.real_samples, "real_tokens": line.real_tokens}
+    real |= {"trained_tokens": line.trained_tokens, "real_forwards": line.real_forwards}
+    real["ranks"] = line.per_rank.ranks
+    sums = (
+        promised.samples,
+        promised.real_tokens,
+        promised.trained_tokens,
+        promised.forwards,
+        promised.ranks,
+    )
+    for (name, total), ranks in zip(real.items(), sums, strict=True):
+        if total != ranks:
+            message = f"{name} is {total}, but its ranks, by their digest, add up to {ranks}"
+            yield Cause(line.step, None, None, "does not add up", message, None, None, total, ranks)
 
 
 def lock_faults(

@@ -58,7 +58,8 @@ def _padded(dealing: Dealing, lengths: npt.NDArray[np.int32]) -> Int64Array:
     share, more = divmod(size, slots)
     of_place = np.repeat(np.arange(slots), [share + (slot < more) for slot in range(slots)])
     answer = np.empty(lengths.shape, dtype=np.int64)
-    places = np.argsort(-lengths.astype(np.int64), axis=1, kind="stable")
+    shorter = (lengths.max(initial=0) - lengths).astype(np.min_scalar_type(lengths.max(initial=0)))
+    places = np.argsort(shorter, axis=1, kind="stable")
     np.put_along_axis(answer, places, np.broadcast_to(of_place, places.shape), axis=1)
     return answer
 
@@ -72,7 +73,9 @@ def _packed(dealing: Dealing, ids: Int64Array, lengths: Int64Array, per_token: i
     totals = np.zeros((len(ids), slots), dtype=np.int64)
     held = np.zeros_like(totals)
     chosen = np.empty_like(places)
-    for place in range(ids.shape[1]):
+    first = min(slots, ids.shape[1])  # the longest find an empty slot each
+    chosen[:, :first], totals[:, :first], held[:, :first] = np.arange(first), work[:, :first], 1
+    for place in range(first, ids.shape[1]):
         slot = np.where(held < dealing.micro_batch_size, totals, _FULL).argmin(axis=1)
         chosen[:, place] = slot
         totals[steps, slot] += work[:, place]
@@ -99,19 +102,22 @@ def _even_out(chosen: Int64Array, work: Int64Array, slots: int, most: int) -> No
         if totals[fullest] <= _bound(totals[np.newaxis, :])[0]:
             return
         mine = np.flatnonzero(chosen == fullest)
-        for other in np.argsort(totals, kind="stable"):
-            gap = totals[fullest] - totals[other]
-            theirs = np.flatnonzero(chosen == other)
-            back = work[theirs] if theirs.size == most else np.append(work[theirs], 0)
-            miss = abs(2 * (work[mine][:, np.newaxis] - back[np.newaxis, :]) - gap)
-            if miss.size and miss.min() < gap:
-                given, returned = np.unravel_index(int(miss.argmin()), miss.shape)
-                chosen[mine[given]] = other
-                if returned < theirs.size:
-                    chosen[theirs[returned]] = fullest
-                break
-        else:
+        gaps = totals[fullest] - totals
+        given, held = work[mine][:, np.newaxis], np.bincount(chosen, minlength=slots)
+        # which slot a pair helps: by a sample that comes back, or by room for one more
+        is_closer = (abs(2 * (given - work) - gaps[chosen]) < gaps[chosen]).any(axis=0)
+        helped = np.bincount(chosen, is_closer, slots) > 0
+        helped |= (held < most) & (abs(2 * given - gaps) < gaps).any(axis=0)
+        if not helped.any():
             return
+        other = int(np.where(helped, totals, _FULL).argmin())
+        theirs = np.flatnonzero(chosen == other)
+        back = work[theirs] if theirs.size == most else np.append(work[theirs], 0)
+        miss = abs(2 * (given - back) - gaps[other])
+        place, returned = np.unravel_index(int(miss.argmin()), miss.shape)
+        chosen[mine[place]] = other
+        if returned < theirs.size:
+            chosen[theirs[returned]] = fullest
 
 
 def _numbered(chosen: Int64Array, work: Int64Array, slots: int, ranks: int) -> Int64Array:

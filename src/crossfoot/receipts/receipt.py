@@ -61,9 +61,7 @@ def make_receipt(
     """
     first = expects_of(lock)
     expects = expects_of(records[-1].lock) if records else first
-    asked_steps = expects.total_steps
-    if ending is not None and ending.reason == "stop_after":
-        asked_steps = min(ending.planned_steps, expects.total_steps)
+    asked_steps = _asked_steps(expects, ending)
     attempts = [record.attempt for record in records]
     live_lines = LiveLines(attempts)
     lines = [line for line in enumerate(entries, start=1) if live_lines.counts(line[1])]
@@ -71,17 +69,12 @@ def make_receipt(
     skips = _skips(count)
     held = None if run_promise is None else hold(count, run_promise.promise, asked_steps)
     done, promised, real = _columns(count, skips, asked_steps, expects, records, held)
-    causes, cause_count = audit(
-        lines,
-        asked_steps,
-        ending,
-        {attempt.attempt: attempt.first_step for attempt in attempts},
-        _policies(lock, records),
-    )
+    first_steps = {attempt.attempt: attempt.first_step for attempt in attempts}
+    causes, cause_count = audit(lines, asked_steps, ending, first_steps, _policies(lock, records))
     if run_promise is not None and held is not None:
         held.add(run_promise.causes)
         causes, cause_count = [*held.causes, *causes], cause_count + held.counts.total()
-    unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
+    units = {"sample": promised["samples"], "forward": promised["forwards"], "step": asked_steps}
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
     return Receipt(
@@ -97,30 +90,41 @@ def make_receipt(
         rows=tuple(Row(name, promised[name], real[name]) for name in real),
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
-        summary=summarise(
-            causes,
-            count,
-            held.unlisted if held is not None else {},
-            {"sample": promised["samples"], "forward": promised["forwards"], "step": asked_steps},
-        ),
+        summary=summarise(causes, count, {} if held is None else held.unlisted, units),
         notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
         validation_loss=None if ending is None else ending.validation_loss,
         saved_path=None if ending is None else ending.saved_path,
         attempts=max(1, len(records)),
-        attempted_steps=len(entries),
-        lost_steps=len(entries) - len(count),
-        is_regained=all(entry.step in seen for entry in entries),
-        applied_steps=sum(entry.applied for entry in count),
-        skipped_steps=sum(skip.steps for skip in skips),
         skips=skips,
-        retried=sum(entry.retries for entry in count),
-        pause_seconds=sum(entry.pause_seconds for entry in entries),
-        seconds=sum(entry.seconds for entry in entries),
-        not_finite=tuple(unlearned[:MOST_CAUSES_WRITTEN]),
+        **_tries(entries, count),
         allowed=_allowed(attempts, lines),
         accepted=_accepted(attempts, lines),
         history=_history(records, entries, count),
     )
+
+
+def _asked_steps(expects: Expects, ending: Ending | None) -> int:
+    """Steps that the run was to do: the plan's, or N of one that was stopped after N on purpose."""
+    if ending is not None and ending.reason == "stop_after":
+        return min(ending.planned_steps, expects.total_steps)
+    return expects.total_steps
+
+
+def _tries(entries: Sequence[StepEntry], count: Sequence[StepEntry]) -> dict[str, Any]:
+    """What all lines, and those that count, come to besides the rows; by the names of a receipt."""
+    seen = {entry.step for entry in count}
+    unlearned = [Unlearned(entry.step, one) for entry in count if entry.skipped for one in entry.not_finite]
+    return {
+        "attempted_steps": len(entries),
+        "lost_steps": len(entries) - len(count),
+        "is_regained": all(entry.step in seen for entry in entries),
+        "applied_steps": sum(entry.applied for entry in count),
+        "skipped_steps": sum(entry.skipped is not None for entry in count),
+        "retried": sum(entry.retries for entry in count),
+        "pause_seconds": sum(entry.pause_seconds for entry in entries),
+        "seconds": sum(entry.seconds for entry in entries),
+        "not_finite": tuple(unlearned[:MOST_CAUSES_WRITTEN]),
+    }
 
 
 def _policies(lock: Mapping[str, Any], records: Sequence[AttemptRecord]) -> dict[int, Policies]:

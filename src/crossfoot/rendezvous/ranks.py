@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -65,13 +65,24 @@ class Ranks:
         return [value_of(kind, parse(row[:size].tobytes())) for row, size in zip(rows, sizes, strict=True)]
 
     def gather_row(self, row: np.ndarray) -> np.ndarray:
-        """Numbers [width] of every rank -> [world_size, width]. For every step."""
+        """Numbers [width] of every rank -> [world_size, width]."""
+        return self.begin_gather_row(row)()
+
+    def begin_gather_row(self, row: np.ndarray) -> Callable[[], np.ndarray]:
+        """The same, without waiting for the others: what is returned waits for them, and has the rows. Begun
+        and waited for in the same order on all ranks.
+        """
         if self._group is None:
-            return row[None, :]
+            return lambda: row[None, :]
         mine = torch.from_numpy(row)
-        rows = [torch.empty_like(mine) for _ in range(self.world_size)]
-        dist.all_gather(rows, mine, group=self._group)
-        gathered: np.ndarray = torch.stack(rows).numpy()
+        rows = torch.empty((self.world_size, *mine.shape), dtype=mine.dtype)
+        work = dist.all_gather(list(rows.unbind()), mine, group=self._group, async_op=True)
+
+        def gathered() -> np.ndarray:
+            work.wait()
+            everyone: np.ndarray = rows.numpy()
+            return everyone
+
         return gathered
 
     def total(self, *numbers: float) -> list[float]:

@@ -11,7 +11,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from crossfoot.arithmetic.batch import GpusPerNode
@@ -60,7 +60,8 @@ class Attempt:
     absolute, where the data index was. checkpoint_attempt, checkpoint_plan: of the checkpoint's manifest,
     which attempt wrote it, and the sha256 of that one's lock; None without one. elastic_id: the id that
     torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
-    overrides; none when `crossfoot launch` did, which has them in its own files.
+    overrides; none when `crossfoot launch` did, which has them in its own files. matmul: how its ranks
+    multiply float32 matrices, noted before the first step; None on GPUs and in 16 bits.
     """
 
     attempt: int
@@ -82,6 +83,7 @@ class Attempt:
     checkpoint_plan: str | None = None
     elastic_id: str | None = None
     command: tuple[str, ...] = ()
+    matmul: str | None = None
 
     def __post_init__(self) -> None:
         if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):
@@ -155,6 +157,12 @@ def write_attempt(run_dir: str, attempt: Attempt) -> None:
     """
     path = attempt_path(run_dir, attempt.attempt, ATTEMPT_FILE)
     write_document(path, {"format": ATTEMPT_FORMAT, **asdict(attempt)})
+
+
+def note_matmul(run_dir: str, attempt: int, matmul: str) -> None:
+    """Add to an attempt's record what its ranks decided after it had started. Raises Refused."""
+    known = _read_attempt(attempt_path(run_dir, attempt, ATTEMPT_FILE), attempt)
+    write_attempt(run_dir, replace(known, matmul=matmul))
 
 
 def read_attempts(run_dir: str, trained: Collection[int] = ()) -> tuple[Attempt, ...]:

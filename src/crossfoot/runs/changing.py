@@ -70,6 +70,7 @@ ALLOWABLE: Mapping[str, str] = {
 FREE: frozenset[str] = frozenset(
     (
         *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
+        *("model.matmul", "model.kernels"),
         *(
             "data.validation",
             "data.layout",

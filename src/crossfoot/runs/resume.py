@@ -18,7 +18,7 @@ from crossfoot.ledger.book import BookLines, read_readable
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
-from crossfoot.ledger.reconcile import samples_sha256
+from crossfoot.ledger.measured import samples_sha256
 from crossfoot.phrases import counted as with_noun
 from crossfoot.phrases import step_name
 from crossfoot.runs.attempts import (

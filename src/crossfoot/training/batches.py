@@ -35,10 +35,12 @@ class Batch:
     segment_ends: tuple[int, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The same batch on a device. From pinned memory: a copy from any other may wait for the GPU to
+        be done with all that it was given before.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {
-            name: value.to(device, non_blocking=True)
+            name: (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
             for name, value in values.items()
             if isinstance(value, torch.Tensor)
         }

@@ -90,6 +90,7 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
             training.dropout_seed,
             training.packed,
             training.rank_monitor.tick,
+            training.step_recorder.begin,
         )
         if update.left_out != "overflow":
             break
@@ -110,11 +111,13 @@ def run_step(
     dropout_seed: int | None,
     packed: bool,
     tick: Callable[[], None] = lambda: None,
+    computing: Callable[[], None] = lambda: None,
 ) -> Update:
     """One try at an optimizer step, of one rank: forward and backward of each of its slots, then the update.
 
-    packed: the samples of a slot stand in one row. tick: called after each backward. The loop and `crossfoot
-    prove` both step through here.
+    packed: the samples of a slot stand in one row. tick: called after each backward. computing: called
+    before the last one, which gives time to what goes on beside it. The loop and `crossfoot prove` both step
+    through here.
     """
     # The engine averages over dp_degree ranks; times dp_degree that is a sum, and over the trained tokens of
     # the whole step (planned, so known before its first forward) every token counts the same, in whichever
@@ -126,7 +129,10 @@ def run_step(
         if dropout_seed is not None:
             torch.manual_seed(slot_seed(dropout_seed, planned.step, sample_ids))
         loss = engine.forward(collate(index, sample_ids, packed=packed))
-        engine.backward(loss, weight, last=forward == len(slots) - 1)
+        is_last = forward == len(slots) - 1
+        if is_last:
+            computing()
+        engine.backward(loss, weight, last=is_last)
         tick()
     return engine.step()
 

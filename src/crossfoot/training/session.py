@@ -16,6 +16,7 @@ from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.phrases import first_line
 from crossfoot.rendezvous.rendezvous import RefusedTogether
+from crossfoot.runs.attempts import note_matmul
 from crossfoot.runs.run_folder import release_folder
 from crossfoot.training.acquire import acquire, start_attempt
 from crossfoot.training.rank_job import RankJob, TrainOptions, make_rank_job
@@ -85,6 +86,7 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
     from crossfoot.rendezvous.ranks import agree, is_lost_rank, join
     from crossfoot.training.build import Built, build
     from crossfoot.training.closing import close
+    from crossfoot.training.cpu_compute import settle_compute
     from crossfoot.training.loop import train_steps
 
     world = work.world
@@ -93,6 +95,9 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
     try:
         ranks = join(world, work.engine_kind, os.environ, work.plan.run.config.faults.timeout_seconds)
         agree(ranks, world, work.lock["sha256"])
+        way = settle_compute(work.plan.run.config.model, world, ranks, _matmul_before(work))
+        if way is not None and ranks.is_first:
+            note_matmul(work.plan.run.run_dir, work.resume_point.attempt, way)
         built = build(work, ranks, stop, rank_monitor)
         stop.begin()
         rank_monitor.phase("training")
@@ -110,6 +115,12 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
             rank_monitor.failed(f"{type(error).__name__}: {_first_line(error)}")
         raise
     return exit_code
+
+
+def _matmul_before(work: RankJob) -> str | None:
+    """How the last of the earlier attempts that decided it multiplied matrices. Known to rank 0."""
+    attempts = work.resumed.previous_attempts.attempts if work.resumed is not None else ()
+    return next((one.matmul for one in reversed(attempts) if one.matmul is not None), None)
 
 
 def _first_line(error: Exception) -> str:

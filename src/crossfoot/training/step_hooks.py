@@ -77,6 +77,7 @@ class StepHooks:
         validates = self._work.validation is not None and _is_due(config.validation.every_steps, steps_done)
         saves = asked is Stop.SAVE or _is_due(config.checkpoint.every_steps, steps_done)
         if validates:
+            self._step_recorder.wait()  # the lines of the steps before are shown before the loss
             self._rank_monitor.phase("validating", steps_done)
             loss = self.validate(steps_done)
             self._report(f"{step_name(steps_done - 1)}   validation loss {loss:.4f}")

@@ -1,11 +1,15 @@
-"""Between the meter and the ledger: every step's witnesses are gathered, one step late, and written down by
-rank 0.
+"""Between the meter and the ledger: every step's witnesses are gathered while the next step computes, and
+written down by a thread of rank 0.
+
+What is written down may be one line behind what all ranks agreed on: who drains (a checkpoint, a stop, the
+end) waits for it, and for the disk. An error in the thread is raised by whoever comes to the recorder next.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +21,7 @@ from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.reconcile import PlannedStep, Reconciler
 from crossfoot.ledger.skipping import Policies, stated_skip
-from crossfoot.ledger.witness import StepWitness, pack, packed_width, unpack
+from crossfoot.ledger.witness import WitnessRows, pack, packed_width
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import ClosedStep, Meter
 from crossfoot.planning.plan import RunPlan
@@ -69,6 +73,9 @@ class StepRecorder:
         self._listeners = listeners
         self._width = packed_width(layout.grad_accum_steps, layout.micro_batch_size)
         self._waiting: tuple[ClosedStep, PlannedStep] | None = None
+        self._gathering: Callable[[], np.ndarray] | None = None
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._booking: Future[StepEntry | None] | None = None
         self._reconciler = reconciler
         self._policies = policies
         self._pause_seconds = 0.0
@@ -79,19 +86,34 @@ class StepRecorder:
         """On rank 0: the first step of the attempt, when it was not as planned."""
         self._has_booked = self._is_drained = False
 
+    def begin(self) -> None:
+        """Begin to gather what waits to be booked, if anything does: the others' rows arrive while this rank
+        computes. What a rank asks for after this travels with the next step.
+        """
+        if self._waiting is not None and self._gathering is None:
+            mine = self._meter.witness(self._waiting[0], stop=int(self._stop.reason))
+            # One collective a step: int64 rows of one width, floats by their bit pattern, so nothing is
+            # pickled, rounded or agreed on first. On the CPU over gloo: nothing waits for a GPU.
+            self._gathering = self._ranks.begin_gather_row(pack(mine, self._width))
+
+    def wait(self) -> StepEntry | None:
+        """Wait until the last line is written and shown. Returns it; None where nothing is written."""
+        return None if self._booking is None else self._booking.result()
+
     def settle(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
         """Hand in a step; book the one before it. What the most urgent rank asks for is every rank's
         answer.
         """
-        waiting, self._waiting = self._waiting, (closed, planned)
-        if waiting is None:  # nothing to book that a wish could travel with
+        stop = self._book_waiting()
+        self._waiting = (closed, planned)
+        if stop is None:  # nothing to book that a wish could travel with
             return self._agreed() if self._is_drained else Stop.NO
-        return self._book_step(*waiting)
+        return stop
 
     def drain(self) -> Stop:
         """Book the step that waits, and make the ledger durable. Returns what all ranks agree on now."""
-        waiting, self._waiting = self._waiting, None
-        stop = Stop.NO if waiting is None else self._book_step(*waiting)
+        stop = self._book_waiting() or Stop.NO
+        self.wait()
         if self._book is not None and self.finding is None:
             try:
                 self._book.fsync()
@@ -112,6 +134,7 @@ class StepRecorder:
 
     def close(self) -> None:
         """Nothing will be booked any more."""
+        self._thread.shutdown()
         if self._book is not None:
             try:
                 self._book.close()
@@ -120,30 +143,35 @@ class StepRecorder:
 
     def rescue(self) -> None:
         """Make what is booked durable, as far as it goes: something else has failed already."""
+        self._thread.shutdown()
         if self._book is not None:
             with contextlib.suppress(Refused):
                 self._book.close()
 
-    def _book_step(self, closed: ClosedStep, planned: PlannedStep) -> Stop:
-        mine = self._meter.witness(closed, stop=int(self._stop.reason))
-        # One collective a step: int64 rows of one width, floats by their bit pattern, so nothing is pickled,
-        # rounded or agreed on first. On the CPU over gloo: nothing waits for a GPU.
-        rows = self._ranks.gather_row(pack(mine, self._width))
-        witnesses = [unpack(row) for row in rows]
-        entry = self._write(planned, witnesses)
-        is_bad = any(witness.nonfinite or witness.overflow for witness in witnesses)
-        is_bad |= not planned.trained_tokens  # its loss is 0 / 0
-        if is_bad and stated_skip(witnesses, self._policies) is None:
-            if entry is not None and self.unlearnable is None:
+    def _book_waiting(self) -> Stop | None:
+        """Book the step that waits; what its ranks ask for. None where none does."""
+        if self._waiting is None:
+            return None
+        self.begin()
+        assert self._gathering is not None
+        rows = WitnessRows(self._gathering())
+        (closed, planned), self._waiting, self._gathering = self._waiting, None, None
+        self.wait()  # one line after the other, and never more than one behind
+        if self._book is not None:
+            self._booking = self._thread.submit(self._write, planned, rows, self._pause_seconds)
+            self._pause_seconds = 0.0
+        is_bad = rows.has_bad_step or not planned.trained_tokens  # whose loss is 0 / 0
+        if is_bad and stated_skip(rows.witnesses(), self._policies) is None:
+            if (entry := self.wait()) is not None and self.unlearnable is None:
                 self.unlearnable = (entry, closed.update.loss_scale)
             return Stop.NOT_FINITE
-        return Stop(max(witness.stop for witness in witnesses))
+        return Stop(rows.stop)
 
-    def _write(self, planned: PlannedStep, witnesses: Sequence[StepWitness]) -> StepEntry | None:
+    def _write(self, planned: PlannedStep, rows: WitnessRows, pause_seconds: float) -> StepEntry | None:
         """The step's line once it is written; None where nothing is written."""
         if self._book is None or self._reconciler is None or self.finding is not None:
             return None
-        entry = replace(self._reconciler.step(planned, witnesses), pause_seconds=self._pause_seconds)
+        entry = replace(self._reconciler.book(planned, rows), pause_seconds=pause_seconds)
         try:
             self._book.append(entry)
         except Refused as refused:
@@ -153,7 +181,6 @@ class StepRecorder:
             self.astray = entry
             self._stop.ask(Stop.NOT_AS_PLANNED)
         self._has_booked = True
-        self._pause_seconds = 0.0
         for listener in self._listeners:
             listener(entry)
         return entry

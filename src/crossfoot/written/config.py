@@ -74,8 +74,15 @@ class ModelSection(Section):
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
+    kernels: Literal["auto", "torch", "liger"] = "auto"
+    """Norms and MLP. liger: those of the package liger-kernel, on CUDA. auto: torch's."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third slower."""
+    matmul: Literal["auto", "highest", "medium"] = "auto"
+    """How float32 matrices are multiplied on CPUs. highest: as torch does. medium: by oneDNN, up to twice as
+    fast on AMD hosts. auto: medium where the start measures that it is as exact and faster. All ranks do it
+    alike, and so does an attempt that goes on.
+    """
 
 
 class TokenizerSection(Section):
@@ -188,7 +195,9 @@ class LoraSection(Section):
     alpha: Positive = 128.0
     """Scale is alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """Dropout before A. Draws differ between topologies, so 0 is the default."""
+    """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
+    65,536 shares.
+    """
     target_modules: Annotated[list[Text], Field(min_length=1)] = [
         "q_proj",
         "k_proj",

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from crossfoot.written.model_facts import cached_file
+
 CONFIG, GENERATION = "config.json", "generation_config.json"
 """Generation ends by the second where that is there, else by the first."""
 
@@ -35,7 +37,7 @@ def read_model_ends(path: str) -> ModelEnds:
 def _values(path: str, name: str) -> dict[str, Any]:
     file: str | None = os.path.join(path, name)
     if not os.path.isdir(path):
-        file = _cached(path, name)
+        file = cached_file(path, name)
     try:
         with open(file or "", encoding="utf-8") as stream:
             values = json.load(stream)
@@ -45,18 +47,6 @@ def _values(path: str, name: str) -> dict[str, Any]:
         return {}
     text = values.get("text_config")
     return {**values, **text} if isinstance(text, dict) else values
-
-
-def _cached(path: str, name: str) -> str | None:
-    """A file of a hub id in the local cache. Never asks the network."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(path, name)
-    except HFValidationError:
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _ids(value: Any) -> tuple[int, ...]:

@@ -98,8 +98,8 @@ def model_folder(path: str) -> Path | None:
     """
     if os.path.isdir(path):
         return Path(path)
-    cached = _cached_config(path)
-    return None if cached is None else cached.parent
+    cached = cached_file(path, CONFIG_JSON)
+    return None if cached is None else Path(cached).parent
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
@@ -245,13 +245,17 @@ def _tied_by_default(model_type: str) -> bool:
     return model_type not in UNTIED_FAMILIES
 
 
-def _cached_config(path: str) -> Path | None:
-    """The config.json of a hub id in the local cache, or None. Never asks the network."""
+def cached_file(path: str, name: str) -> str | None:
+    """A file of a hub id in the local cache, or None. Never asks the network; what is no hub id does not
+    import the hub's library, which takes a tenth of a second.
+    """
+    if path == BUILTIN_TINY:
+        return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(path, CONFIG_JSON)
+        found = try_to_load_from_cache(path, name)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return found if isinstance(found, str) else None

@@ -68,6 +68,22 @@ def attention_missing(name: str, why: str) -> Finding:
     )
 
 
+@rule_docs("CF597", name="kernels-missing")
+def kernels_missing(name: str, why: str, helps: tuple[str, ...] = ()) -> Finding:
+    """CF597: the kernels of `model.kernels` are missing, or not for this model or machine.
+
+    liger takes the norms and the gated MLP from the package liger-kernel, whose kernels are Triton's and run
+    on CUDA alone. They change how fast a step is, never what it is: a run can go on without.
+    Whether the package is there is only looked up where one can train.
+    """
+    return Finding(
+        "CF597",
+        f"model.kernels {name} is not available here",
+        notes=(why,),
+        helps=(*helps, "set model.kernels to torch, or leave it at auto"),
+    )
+
+
 @rule_docs("CF566", name="quantised-base")
 def quantised(path: str, what: str) -> Finding:
     """CF566: the base model is quantised, and crossfoot trains on whole weights only.
