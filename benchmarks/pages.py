@@ -65,6 +65,9 @@ def machine_line(found: Row) -> str:
     """What a table was measured with, in one line."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    if isinstance(machine, str) or "cores" not in machine:
+        told = machine if isinstance(machine, str) else ", ".join(map(str, machine.values()))
+        return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}; {versions}."
     extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
     return (
         f"`{found['command']}` on {machine['cores']} cores of {machine['processor']} ({extensions}), "
@@ -252,26 +255,24 @@ def gpu_section(gpu: Row | None) -> Iterable[str]:
 
 
 def plain_tables(found: Any, title: str = "") -> Iterable[str]:
-    """Data without a section of its own: lists of records as tables, numbers beside each other as one."""
+    """Data without a section of its own: records that have the same keys are rows of a table."""
+    if isinstance(found, dict) and len(found) > 1:
+        parts = list(found.values())
+        if all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
+            found = [{title: name} | part for name, part in found.items()]
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
-        columns = list(
-            dict.fromkeys(
-                key for row in found for key, value in row.items() if not isinstance(value, dict | list)
-            )
-        )
-        if title:
-            yield f"**{title}**"
+        names = [name for row in found for name, value in row.items() if not isinstance(value, dict | list)]
+        columns = list(dict.fromkeys(names))
         yield table(
-            [words(key) for key in columns], [[short(row.get(key, "-")) for key in columns] for row in found]
+            [words(name) for name in columns],
+            [[short(row.get(name, "-")) for name in columns] for row in found],
         )
     elif isinstance(found, dict):
-        flat = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
+        flat = {name: value for name, value in found.items() if not isinstance(value, dict | list)}
         if flat:
-            if title:
-                yield f"**{title}**"
-            yield table(["", "value"], [[words(key), short(value)] for key, value in flat.items()])
-        for key, value in found.items():
-            yield from plain_tables(value, words(key))
+            yield table(["", title], [[words(name), short(value)] for name, value in flat.items()])
+        for name, value in found.items():
+            yield from plain_tables(value, words(name))
 
 
 def words(key: str) -> str:
@@ -295,7 +296,7 @@ def others() -> Iterable[str]:
         said = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.exists() else None
         yield f"## {name.replace('_', ' ').capitalize()}"
         yield (said or "").split("\n\n")[0]
-        if {"machine", "command"} <= found.keys() and isinstance(found["machine"], dict):
+        if "machine" in found:
             yield machine_line(found)
         yield from plain_tables(
             {k: v for k, v in found.items() if k not in ("machine", "versions", "command")}
