@@ -65,8 +65,10 @@ def machine_line(found: Row) -> str:
     """What a table was measured with, in one line."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
-    if isinstance(machine, str) or "cores" not in machine:
-        told = machine if isinstance(machine, str) else ", ".join(map(str, machine.values()))
+    if isinstance(machine, str) or "memory_gib" not in machine:
+        told = machine
+        if not isinstance(machine, str):
+            told = ", ".join(f"{words(name)} {value}" for name, value in machine.items() if name != "command")
         return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}; {versions}."
     extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
     return (
@@ -261,14 +263,14 @@ def plain_tables(found: Any, title: str = "") -> Iterable[str]:
         if all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
             found = [{title: name} | part for name, part in found.items()]
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
-        names = [name for row in found for name, value in row.items() if not isinstance(value, dict | list)]
+        names = [name for row in found for name, value in row.items() if is_short(value)]
         columns = list(dict.fromkeys(names))
         yield table(
             [words(name) for name in columns],
             [[short(row.get(name, "-")) for name in columns] for row in found],
         )
     elif isinstance(found, dict):
-        flat = {name: value for name, value in found.items() if not isinstance(value, dict | list)}
+        flat = {name: value for name, value in found.items() if is_short(value)}
         if flat:
             yield table(["", title], [[words(name), short(value)] for name, value in flat.items()])
         for name, value in found.items():
@@ -280,8 +282,17 @@ def words(key: str) -> str:
     return key.replace("_", " ")
 
 
+def is_short(value: object) -> bool:
+    """Whether a value fits in a cell."""
+    if isinstance(value, list):
+        return all(isinstance(part, int | float) for part in value)
+    return not isinstance(value, dict)
+
+
 def short(value: object) -> str:
-    """A value with at most four digits that matter."""
+    """A value with at most four digits that matter; numbers of a list behind each other."""
+    if isinstance(value, list):
+        return " ".join(map(short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
