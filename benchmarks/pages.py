@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from measuring import DATA, HERE, load, table
+from peers import CASES, ROWS
 
 ROOT = HERE.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
@@ -69,7 +70,8 @@ def machine_line(found: Row) -> str:
         told = machine
         if not isinstance(machine, str):
             told = ", ".join(f"{words(name)} {value}" for name, value in machine.items() if name != "command")
-        return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}; {versions}."
+        told = "; ".join(part for part in (told, versions) if part)
+        return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}."
     extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
     return (
         f"`{found['command']}` on {machine['cores']} cores of {machine['processor']} ({extensions}), "
@@ -140,6 +142,19 @@ def provisional(peers: Row) -> str:
     return ""
 
 
+def missing(peers: Row) -> str:
+    """Says which cases, and which rows of those that are there, nobody has run yet."""
+    cases = by_case(peers["rows"])
+    absent = [caption(case.name) for case in CASES if case.name not in cases]
+    for name, rows in cases.items():
+        task = name.split()[0]
+        there = {row["row"] for row in rows}
+        lacking = [row.name for row in ROWS if task in row.tasks and row.name not in there]
+        quoted = ", ".join(f'"{row}"' for row in lacking)
+        absent += [f"{caption(name)}: {quoted}"] if lacking else []
+    return f"**Not measured yet:** {'; '.join(absent)}." if absent else ""
+
+
 def best(rows: list[Row], name: str, gemm: str) -> Row | None:
     """The fastest row whose name begins like this."""
     fitting = [
@@ -178,6 +193,7 @@ def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
     yield provisional(peers)
     yield machine_line(peers)
     yield HOW
+    yield missing(peers)
     yield "First the gradients of one step were compared: the same weights and samples, without dropout."
     yield table(
         ["first step, float32", "real tokens", "embed_tokens, relative difference", "lm_head"],
@@ -197,7 +213,7 @@ def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
         "steps",
     ]
     for case, rows in by_case(peers["rows"]).items():
-        yield f"### {caption(case).capitalize()}"
+        yield f"### {caption(case)}"
         lines = []
         for row in rows:
             if "failed" in row:
