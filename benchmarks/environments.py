@@ -6,7 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from measuring import HERE
 
 ENVIRONMENTS = {
     "crossfoot": "",
@@ -66,9 +69,23 @@ class Environments:
         }
         done = subprocess.run([tool, *words], env=environment, capture_output=True, text=True)
         if done.returncode:
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            self._failed[name] = f"not installed: {lines[-1] if lines else 'uv failed'}"
+            self._failed[name] = f"not installed: {last_line(done.stderr)}"
             raise RuntimeError(self._failed[name])
+
+
+def started(
+    words: Sequence[str | Path], around: Mapping[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """A command from the root of the project, and all that it says. TimeoutExpired after so many seconds."""
+    return subprocess.run(words, cwd=HERE.parent, env=around, capture_output=True, text=True, timeout=seconds)
+
+
+def last_line(text: str) -> str:
+    """What a program said last, or the first error that crossfoot found."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next(
+        (line for line in lines if line.startswith("error[")), lines[-1] if lines else "nothing was said"
+    )
 
 
 def surroundings(folder: Path, device: str) -> dict[str, str]:

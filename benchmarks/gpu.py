@@ -10,10 +10,6 @@
 
 A part that fails says so, and the next one runs. benchmarks/data/gpu.json is written after every part, from a
 GPU alone.
-
-    --device cpu       try the same code without a GPU, on the tiny shape; writes nothing
-    --only PART ...    some of the parts
-    --minutes N        no part is begun after this time (default 7)
 """
 
 from __future__ import annotations
@@ -21,22 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from environments import surroundings
-from measuring import HERE, save, table
+import environments
+from measuring import save, table
 from peer_runs import Case, Row, Run, Runner
 from workload import PROMPT_SHARE, SHAPES, sample_lengths
 
-ROOT = HERE.parent
 NOMINAL_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Of dense bfloat16 matrix products, by the maker's data sheet."""
 LAYOUTS = ("packed", "padded")
@@ -57,8 +52,8 @@ SPEED = (
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """|found - wanted| / |wanted|, in float64."""
-    wanted = wanted.double().cpu()
-    return float((found.double().cpu() - wanted).norm() / wanted.norm())
+    wanted = wanted.detach().double().cpu()
+    return float((found.detach().double().cpu() - wanted).norm() / wanted.norm())
 
 
 def kernels(device: str, folder: Path) -> dict[str, Any]:
@@ -141,7 +136,7 @@ def proofs(device: str, folder: Path) -> dict[str, Any]:
 
 def demo(device: str, folder: Path) -> dict[str, Any]:
     """Losses of the demo's first steps on the device, and how far they are from the CPU's in float32."""
-    reference = _losses("cpu", folder, "float32", "packed")
+    reference = _losses("cpu", folder / "reference", "float32", "packed")
     found: dict[str, Any] = {"steps": DEMO_STEPS, "cpu float32": reference["losses"]}
     for dtype in DTYPES:
         for layout in LAYOUTS:
@@ -162,19 +157,14 @@ def _losses(device: str, folder: Path, dtype: str, layout: str) -> dict[str, Any
 
 
 def _crossfoot(device: str, folder: Path, verb: str, *words: str) -> str:
-    """What a verb says on stdout for the demo's config, in one process. RuntimeError where it fails."""
-    one = ["deepspeed=null", "cluster.gpus_per_node=1", f"data.index_dir={folder / 'index'}"]
+    """What a verb says on stdout for the demo's config, its ranks folded. RuntimeError where it fails."""
+    one = ["deepspeed=null", f"data.index_dir={folder / 'index'}"]
     command = [sys.executable, "-m", "crossfoot", verb, "configs/demo.yaml", *one, *words]
-    around = surroundings(folder, device)
-    done = subprocess.run(command, cwd=ROOT, env=around, capture_output=True, text=True, timeout=SECONDS)
+    done = environments.started(command, environments.surroundings(folder, device), SECONDS)
     if done.returncode:
-        raise RuntimeError(f"{verb} {' '.join(words[1:])}: {_last(done.stdout + done.stderr)}")
+        said = environments.last_line(done.stdout + done.stderr)
+        raise RuntimeError(f"{verb} {' '.join(words[1:])}: {said}")
     return done.stdout
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing was said"
 
 
 def speed(device: str, folder: Path) -> dict[str, Any]:
@@ -188,6 +178,8 @@ def speed(device: str, folder: Path) -> dict[str, Any]:
     peaks |= [("nominal", peak) for model, peak in NOMINAL_FLOPS.items() if model in name]
     rows = []
     for row in SPEED:
+        if device == "cpu":
+            row = replace(row, rows=min(row.rows, 2), forwards=2)
         result = runner.result(Run(Case("sft", shape, "bfloat16", steps), row, "highest"), "0")
         if "failed" in result:
             rows.append({"row": row.name, "failed": result["failed"]})
@@ -242,7 +234,7 @@ def measured(
         try:
             found = part(device, folder)
         except Exception as error:  # the other parts are worth having
-            found = {"failed": f"{type(error).__name__}: {_last(str(error))}"}
+            found = {"failed": f"{type(error).__name__}: {environments.last_line(str(error))}"}
         yield name, {**found, "seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -268,9 +260,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=7.0)
+    tried = "cpu: try the same code without a GPU, on the tiny shape; nothing is written"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=tried)
+    parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS), help="some of the parts")
+    late = "no part is begun after so many minutes (7)"
+    parser.add_argument("--minutes", type=float, default=7.0, metavar="N", help=late)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here; --device cpu tries the code without one")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from measuring import DATA, HERE, load, table
+from peers import CASES, ROWS
 
 ROOT = HERE.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
@@ -36,10 +37,11 @@ trains LoRA r=64 on seven projections with embed_tokens and lm_head in full, dro
 of vocabulary, AdamW, one thread. Instructions are 24 to 512 tokens long (median 117, mean 158, 90 %
 below 352), 8 a step; stacks that pack rows of 512 take 3 rows a step, which hold 8 to 10. Stacks that do
 not pack take 1 row a forward and 8 forwards a step, so they compute no padding either: on a CPU that is
-their best. Pre-training has full blocks of 512. Shape S: width 512, 8 layers; M: 768, 16 layers. `+
-medium` is `torch.set_float32_matmul_precision("medium")`, set for every stack alike; without it a row is
-as its stack comes. The first step of a run is not counted; least-most is over all that are. The tokens
-are counted as they enter the embedding, by the same few lines in every stack (`benchmarks/stacks/`)."""
+their best. Pre-training has full blocks of 512. Shape S: width 512, 8 layers; M: 768, 16 layers. Rows
+with *medium* set `torch.set_float32_matmul_precision("medium")`, which no peer does by itself; crossfoot
+decides on it for itself, and has one row. The first step of a run is not counted; least-most is over all
+that are. The tokens are counted as they enter the embedding, by the same few lines in every stack
+(`benchmarks/stacks/`)."""
 FLOOR = """The floor is the FLOPs that a real token needs, forward and backward, at the speed of the
 fastest plain matrix product of that precision on one thread. Nobody reaches it. What stands between:
 matrices of a step are small and not square; softmax over the vocabulary, norms, the optimizer, dropout
@@ -64,6 +66,12 @@ def machine_line(found: Row) -> str:
     """What a table was measured with, in one line."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    if isinstance(machine, str) or "memory_gib" not in machine:
+        told = machine
+        if not isinstance(machine, str):
+            told = ", ".join(f"{words(name)} {value}" for name, value in machine.items() if name != "command")
+        told = "; ".join(part for part in (told, versions) if part)
+        return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}."
     extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
     return (
         f"`{found['command']}` on {machine['cores']} cores of {machine['processor']} ({extensions}), "
@@ -72,8 +80,10 @@ def machine_line(found: Row) -> str:
 
 
 def named(row: Row) -> str:
-    """A row's name, with what its GEMM line adds."""
-    return row["row"] + (" + medium" if row["gemm"] == "medium" else "")
+    """A row's name, with its GEMM line: set for it, or by the stack itself."""
+    if row["gemm"] == "medium":
+        return f"{row['row']}, medium"
+    return f"{row['row']}, medium by itself" if row.get("set_gemm") == "medium" else str(row["row"])
 
 
 def rate(row: Row | None) -> str:
@@ -90,17 +100,20 @@ def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def readme_table(peers: Row) -> str:
-    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line."""
+    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line, where
+    crossfoot's number is the same: it decides on that line for itself.
+    """
     cases = by_case(peers["rows"])
     columns = [(case, gemm) for case in cases for gemm in dict.fromkeys(row["gemm"] for row in cases[case])]
     found = {(row["row"], row["case"], row["gemm"]): row for row in peers["rows"]}
-    names = dict.fromkeys(row["row"] for row in peers["rows"])
-    head = [
-        "real tokens per CPU second",
-        *(caption(case) + (" + medium" if gemm == "medium" else "") for case, gemm in columns),
-    ]
-    lines = [[name, *(rate(found.get((name, *column))) for column in columns)] for name in names]
-    return table(head, lines)
+    lines = []
+    for name in dict.fromkeys(row["row"] for row in peers["rows"]):
+        own = [found.get((name, case, gemm)) for case, gemm in columns]
+        if name.startswith("crossfoot"):
+            own = [found.get((name, case, "highest")) for case, _ in columns]
+        lines.append([name, *map(rate, own)])
+    names = [caption(case) + (", medium" if gemm == "medium" else "") for case, gemm in columns]
+    return table(["real tokens per CPU second", *names], lines)
 
 
 def readme_part() -> str:
@@ -129,6 +142,19 @@ def provisional(peers: Row) -> str:
     return ""
 
 
+def missing(peers: Row) -> str:
+    """Says which cases, and which rows of those that are there, nobody has run yet."""
+    cases = by_case(peers["rows"])
+    absent = [caption(case.name) for case in CASES if case.name not in cases]
+    for name, rows in cases.items():
+        task = name.split()[0]
+        there = {row["row"] for row in rows}
+        lacking = [row.name for row in ROWS if task in row.tasks and row.name not in there]
+        quoted = ", ".join(f'"{row}"' for row in lacking)
+        absent += [f"{caption(name)}: {quoted}"] if lacking else []
+    return f"**Not measured yet:** {'; '.join(absent)}." if absent else ""
+
+
 def best(rows: list[Row], name: str, gemm: str) -> Row | None:
     """The fastest row whose name begins like this."""
     fitting = [
@@ -142,14 +168,11 @@ def reached(peers: Row) -> list[tuple[str, str, float, float]]:
     found = []
     for case, rows in by_case(peers["rows"]).items():
         task, _, dtype = case.split()
-        ours = best(rows, "crossfoot", "highest")
+        mine = best(rows, "crossfoot", "highest")
         for goal_task, gemm, goal, against in GOALS:
             if goal_task != task or (dtype == "bfloat16" and gemm == "medium"):
                 continue
             other = best(rows, "LLaMA-Factory", gemm)
-            mine = ours
-            if gemm == "medium":
-                mine = best(rows, "crossfoot", "medium") or ours
             if mine is not None and other is not None:
                 ratio = mine["tokens_per_cpu_second"]["median"] / other["tokens_per_cpu_second"]["median"]
                 found.append((case, against, ratio, goal))
@@ -170,6 +193,7 @@ def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
     yield provisional(peers)
     yield machine_line(peers)
     yield HOW
+    yield missing(peers)
     yield "First the gradients of one step were compared: the same weights and samples, without dropout."
     yield table(
         ["first step, float32", "real tokens", "embed_tokens, relative difference", "lm_head"],
@@ -189,7 +213,7 @@ def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
         "steps",
     ]
     for case, rows in by_case(peers["rows"]).items():
-        yield f"### {caption(case).capitalize()}"
+        yield f"### {caption(case)}"
         lines = []
         for row in rows:
             if "failed" in row:
@@ -249,26 +273,24 @@ def gpu_section(gpu: Row | None) -> Iterable[str]:
 
 
 def plain_tables(found: Any, title: str = "") -> Iterable[str]:
-    """Data without a section of its own: lists of records as tables, numbers beside each other as one."""
+    """Data without a section of its own: records that have the same keys are rows of a table."""
+    if isinstance(found, dict) and len(found) > 1:
+        parts = list(found.values())
+        if all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
+            found = [{title: name} | part for name, part in found.items()]
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
-        columns = list(
-            dict.fromkeys(
-                key for row in found for key, value in row.items() if not isinstance(value, dict | list)
-            )
-        )
-        if title:
-            yield f"**{title}**"
+        names = [name for row in found for name, value in row.items() if is_short(value)]
+        columns = list(dict.fromkeys(names))
         yield table(
-            [words(key) for key in columns], [[short(row.get(key, "-")) for key in columns] for row in found]
+            [words(name) for name in columns],
+            [[short(row.get(name, "-")) for name in columns] for row in found],
         )
     elif isinstance(found, dict):
-        flat = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
+        flat = {name: value for name, value in found.items() if is_short(value)}
         if flat:
-            if title:
-                yield f"**{title}**"
-            yield table(["", "value"], [[words(key), short(value)] for key, value in flat.items()])
-        for key, value in found.items():
-            yield from plain_tables(value, words(key))
+            yield table(["", title], [[words(name), short(value)] for name, value in flat.items()])
+        for name, value in found.items():
+            yield from plain_tables(value, words(name))
 
 
 def words(key: str) -> str:
@@ -276,8 +298,17 @@ def words(key: str) -> str:
     return key.replace("_", " ")
 
 
+def is_short(value: object) -> bool:
+    """Whether a value fits in a cell."""
+    if isinstance(value, list):
+        return all(isinstance(part, int | float) for part in value)
+    return not isinstance(value, dict)
+
+
 def short(value: object) -> str:
-    """A value with at most four digits that matter."""
+    """A value with at most four digits that matter; numbers of a list behind each other."""
+    if isinstance(value, list):
+        return " ".join(map(short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -292,7 +323,7 @@ def others() -> Iterable[str]:
         said = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.exists() else None
         yield f"## {name.replace('_', ' ').capitalize()}"
         yield (said or "").split("\n\n")[0]
-        if {"machine", "command"} <= found.keys() and isinstance(found["machine"], dict):
+        if "machine" in found:
             yield machine_line(found)
         yield from plain_tables(
             {k: v for k, v in found.items() if k not in ("machine", "versions", "command")}

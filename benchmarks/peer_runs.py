@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from environments import Environments, surroundings
+import environments
 from measuring import HERE, machine
 from peer_work import SAMPLES, Work
 
@@ -70,7 +70,7 @@ class Runner:
     ) -> None:
         self.folder, self.device = folder, device
         self._random, self._samples = random, samples
-        self.environments = Environments(folder)
+        self.environments = environments.Environments(folder)
 
     def kept(self, run: Run, kind: str) -> Path:
         """Where the result of a run is. kind: a round's number, or gradients."""
@@ -82,8 +82,8 @@ class Runner:
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             load = machine()["load"]
-            found = self._start(run, kind, out.with_suffix(".new"))
-            out.write_text(json.dumps({**found, "load": load}, indent=1), encoding="utf-8")
+            new = self._start(run, kind, out.with_suffix(".new"))
+            out.write_text(json.dumps({**new, "load": load}, indent=1), encoding="utf-8")
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return found
 
@@ -100,21 +100,15 @@ class Runner:
             return {"failed": str(error)}
         job = self.job(run, kind, new)
         words = [python, HERE / "stacks" / f"{run.row.script}.py", job]
-        log = new.with_suffix(".log")
-        with log.open("w", encoding="utf-8") as file:
-            try:
-                done = subprocess.run(
-                    words,
-                    env=surroundings(self.folder, self.device),
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    timeout=LIMIT_SECONDS,
-                )
-            except subprocess.TimeoutExpired:
-                return {"failed": f"took more than {LIMIT_SECONDS} s"}
+        try:
+            done = environments.started(
+                words, environments.surroundings(self.folder, self.device), LIMIT_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return {"failed": f"took more than {LIMIT_SECONDS} s"}
+        new.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
         if done.returncode or not new.exists():
-            lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-            return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}
+            return {"failed": environments.last_line(done.stdout + done.stderr)}
         found: dict[str, Any] = json.loads(new.read_text(encoding="utf-8"))
         new.unlink()
         return found

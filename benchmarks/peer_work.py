@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from crossfoot.arithmetic.schedule import Schedule
 from workload import LONGEST, SAMPLES_PER_STEP, SHAPES, write_holes, write_work
 
 SAMPLES = 256
 SEED = 42
+
+
+def order_of(count: int) -> np.ndarray:
+    """Ids in the order of crossfoot's first epoch, int64; it is the same for every batch."""
+    schedule = Schedule(count, SAMPLES_PER_STEP, SEED, "short", epochs=1)
+    return np.concatenate([schedule.samples(step) for step in range(schedule.total_steps)])
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Work:
         """
         work = cls(folder / shape)
         if not (work.model / "model.safetensors").exists():
-            write_work(work.folder, SHAPES[shape], samples)
+            write_work(work.folder, SHAPES[shape], order_of(samples))
             if random:
                 write_holes(work.model / "model.safetensors", SHAPES[shape])
             else:
@@ -81,9 +90,6 @@ class Work:
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.model)).save_pretrained(self.model)
 
     def _order(self, task: str, file: Path, count: int | None) -> None:
-        import numpy as np
-
-        from crossfoot.arithmetic.schedule import Schedule
         from crossfoot.cli import main
         from crossfoot.index.store import open_index
 
@@ -100,10 +106,8 @@ class Work:
             raise SystemExit("the samples cannot be indexed")
         (folder,) = (self.folder / f"index-{task}").iterdir()
         index = open_index(str(folder))
-        schedule = Schedule(index.num_samples, SAMPLES_PER_STEP, SEED, "drop", epochs=1)
-        order = np.concatenate([schedule.samples(step) for step in range(schedule.total_steps)])
         with file.open("w", encoding="utf-8") as out:
-            for number in order[:count].tolist():
+            for number in order_of(index.num_samples)[:count].tolist():
                 ids, trained = index.sample(number)
                 labels = np.where(trained, ids, -100)
                 row = {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids), "labels": labels.tolist()}

@@ -3,13 +3,8 @@
 Peers are installed from PyPI, each into an environment of its own under .benchmarks/. All are handed the same
 token ids in the same order, and start from the same weights; each run is a process of its own with one
 thread, and the runs of all stacks take turns. First the gradients of one step are compared. A finished run is
-kept: the same command goes on where it was stopped.
-
-    --quick            shape S, sft, one round: about a quarter of an hour
-    --only WORD ...    rows or cases whose name holds a word
-    --rounds N         runs of every row (default 3)
-    --again            forget the runs that are kept
-    --table            only show what is kept
+kept: the same command goes on where it was stopped. All of it takes some five hours on a quiet machine, with
+--rounds 1 a third of that.
 """
 
 from __future__ import annotations
@@ -60,14 +55,17 @@ CASES = tuple(
 
 
 def runs(only: list[str], quick: bool) -> Iterator[Run]:
-    """All that are asked for; in float32 both GEMM lines of every row."""
+    """All that are asked for; in float32 a peer as it comes and with torch's faster GEMM line, on which
+    crossfoot decides for itself.
+    """
     for case in CASES:
         if quick:
             if (case.task, case.shape) != ("sft", "S"):
                 continue
             case = replace(case, steps=2)
         for row in ROWS:
-            for gemm in ("highest", "medium") if case.dtype == "float32" else ("highest",):
+            two = case.dtype == "float32" and row.environment != "crossfoot"
+            for gemm in ("highest", "medium") if two else ("highest",):
                 run = Run(case, row, gemm)
                 if (
                     case.task in row.tasks
@@ -75,6 +73,12 @@ def runs(only: list[str], quick: bool) -> Iterator[Run]:
                     and (not only or any(word in run.name for word in only))
                 ):
                     yield run
+
+
+def in_turns(asked: list[Run], rounds: int) -> list[tuple[Run, int]]:
+    """(run, round): case by case, and in a case A B C A B C, so that all rows share the machine's moods."""
+    cases = dict.fromkeys(run.case for run in asked)
+    return [(run, round_) for case in cases for round_ in range(rounds) for run in asked if run.case == case]
 
 
 def compared(runner: Runner) -> dict[str, Any]:
@@ -147,39 +151,43 @@ def shown(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(pages)
 
 
-def main() -> int:
-    """Compare, run in turns, show, write benchmarks/data/peers.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--folder", type=Path, default=Path(".benchmarks"))
-    given = parser.parse_args()
-    runner = Runner(given.folder.resolve())
-    if given.again:
-        shutil.rmtree(runner.folder / "results", ignore_errors=True)
-    if not given.table:
-        runner.forget_failures()
-    asked = list(runs(given.only, given.quick))
-    gradients = {} if given.table else compared(runner)
-    for round_ in () if given.table else range(1 if given.quick else given.rounds):
-        for number, run in enumerate(asked):
-            print(
-                f"round {round_ + 1}, {number + 1} of {len(asked)}: {run.name}", file=sys.stderr, flush=True
-            )
-            runner.result(run, str(round_))
+def kept(runner: Runner) -> list[dict[str, Any]]:
+    """A row of the data for every run that is kept, in the order of cases and rows."""
     rows = []
     for run in runs([], False):
         paths = sorted(runner.kept(run, "0").parent.glob(f"{run.row.name} {run.gemm} [0-9]*.json"))
         if paths:
             rows.append(summary(run, [json.loads(path.read_text(encoding="utf-8")) for path in paths]))
-    print(shown(rows))
-    if not given.table:
-        print(f"\n{save('peers', {'gradients': gradients, 'rows': rows})}")
+    return rows
+
+
+def main() -> int:
+    """Compare, run in turns, show, write benchmarks/data/peers.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    say = parser.add_argument
+    say("--quick", action="store_true", help="instructions, shape S, one round: 15 minutes")
+    say("--only", nargs="+", default=[], metavar="WORD", help="runs whose name has one of these in it")
+    say("--rounds", type=int, default=3, metavar="N", help="runs of every row (3)")
+    say("--again", action="store_true", help="forget the runs that are kept")
+    say("--table", action="store_true", help="only show what is kept")
+    say("--folder", type=Path, default=Path(".benchmarks"), help="where all of it is kept")
+    given = parser.parse_args()
+    runner = Runner(given.folder.resolve())
+    if given.table:
+        print(shown(kept(runner)))
+        return 0
+    if given.again:
+        shutil.rmtree(runner.folder / "results", ignore_errors=True)
+    runner.forget_failures()
+    gradients = compared(runner)
+    asked = in_turns(list(runs(given.only, given.quick)), 1 if given.quick else given.rounds)
+    for number, (run, round_) in enumerate(asked, start=1):
+        print(f"{number} of {len(asked)}: {run.name}, round {round_ + 1}", file=sys.stderr, flush=True)
+        runner.result(run, str(round_))
+    rows = kept(runner)
+    print(f"{shown(rows)}\n\n{save('peers', {'gradients': gradients, 'rows': rows})}")
     return 0
 
 

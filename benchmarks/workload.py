@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -69,27 +70,42 @@ SHAPES = {
 
 
 def sample_lengths(count: int, seed: int = 7) -> np.ndarray:
-    """int64 [count]: log-normal between the template's and LONGEST, median 117, mean 158, 90 % below 352."""
+    """int64 [count]: log-normal between the template's and LONGEST, median 117, mean 158, 90 % below 352.
+
+    Of every eight in a row one is from each eighth of the distribution, in random order: steps hold about as
+    many tokens, and a few of them say as much as many.
+    """
     draw = np.random.Generator(np.random.Philox(seed))
-    spread = np.log(P90_TOKENS / MEDIAN_TOKENS) / 1.2816
-    lengths = np.exp(draw.normal(np.log(MEDIAN_TOKENS), spread, size=count))
-    return np.clip(np.rint(lengths), TEMPLATE_TOKENS + 6, LONGEST).astype(np.int64)
+    eighths = np.stack([draw.permutation(SAMPLES_PER_STEP) for _ in range(-(-count // SAMPLES_PER_STEP))])
+    shares = (eighths.ravel()[:count] + draw.random(count)) / SAMPLES_PER_STEP
+    spread = np.log(P90_TOKENS / MEDIAN_TOKENS) / NormalDist().inv_cdf(0.9)
+    lengths = np.exp(
+        np.log(MEDIAN_TOKENS) + spread * np.array([NormalDist().inv_cdf(share) for share in shares])
+    )
+    whole: np.ndarray = np.clip(np.rint(lengths), TEMPLATE_TOKENS + 6, LONGEST).astype(np.int64)
+    return whole
 
 
-def write_work(folder: Path, shape: Shape, count: int) -> None:
-    """sft.jsonl, pretrain.jsonl and the model's folder with a tokenizer. No torch, no weights."""
+def write_work(folder: Path, shape: Shape, order: np.ndarray) -> None:
+    """sft.jsonl, pretrain.jsonl and the model's folder with a tokenizer. No torch, no weights.
+
+    order: of training, so that a step of it holds samples whose lengths follow each other.
+    """
+    count = len(order)
+    lengths = np.empty(count, dtype=np.int64)
+    lengths[order] = sample_lengths(count)
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.Generator(np.random.Philox(11))
     with (folder / "sft.jsonl").open("w", encoding="utf-8") as file:
-        for length in sample_lengths(count).tolist():
+        for length in lengths.tolist():
             words = [f"w{word}" for word in draw.integers(300, VOCABULARY, size=length - TEMPLATE_TOKENS)]
             asked = max(1, round(PROMPT_SHARE * length) - TEMPLATE_TOKENS + 1)
             record = {"instruction": " ".join(words[:asked]), "input": "", "output": " ".join(words[asked:])}
             file.write(json.dumps(record) + "\n")
     with (folder / "pretrain.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(count):
-            words = draw.integers(300, VOCABULARY, size=LONGEST - 2)
-            file.write(json.dumps({"text": " ".join(f"w{word}" for word in words)}) + "\n")
+            text = " ".join(f"w{word}" for word in draw.integers(300, VOCABULARY, size=LONGEST - 2))
+            file.write(json.dumps({"text": text}) + "\n")
     _write_tokenizer(folder / "model")
     config = {
         **asdict(shape),
@@ -146,6 +162,11 @@ def _write_tokenizer(folder: Path) -> None:
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    named: dict[str, object] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }
     named |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(named, indent=1))

@@ -8,7 +8,6 @@ from clock import begin, in_order
 
 job = begin()
 
-from datasets import Dataset  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -32,6 +31,6 @@ Trainer(
         gradient_checkpointing_kwargs={"use_reentrant": False},
         remove_unused_columns=False,
     ),
-    train_dataset=Dataset.from_list(job.samples()),
+    train_dataset=job.samples(),
     data_collator=DataCollatorForSeq2Seq(tokenizer, padding="longest"),
 ).train()

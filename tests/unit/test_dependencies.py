@@ -93,7 +93,8 @@ def test_what_is_declared_is_imported() -> None:
 
 
 def test_what_tests_and_tools_import_is_declared() -> None:
-    beside = {canonicalize_name(path.stem) for path in (ROOT / "tests").rglob("*.py")} | {"support"}
+    modules = (*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"))
+    beside = {canonicalize_name(path.stem) for path in modules} | {"support"}
     declared = EVERYWHERE.union(beside, {"tomli"}, *EXTRAS.values())  # pytest brings tomli where it is needed
     assert not [
         f"{path.relative_to(ROOT)} imports {package}"
