@@ -37,8 +37,8 @@ RANKS, ACCUMULATIONS, BATCHES, LAYOUTS = (1, 2, 3), (1, 4), (100, 7), ("packed",
 
 
 class Cell(NamedTuple):
-    """One run of the matrix. accelerate folds two ranks into one process; layout `tokens` is the packed one by
-    batch.micro_batch_tokens, which works out its accumulation by itself.
+    """One run of the matrix. accelerate folds two ranks into one process; layout `tokens` is the packed one
+    by batch.micro_batch_tokens, which works out its accumulation by itself.
     """
 
     optimizer: str
