@@ -122,14 +122,14 @@ QUICK = {
     "data file of a foreign kind": Quick("data.train=[README.md]", 1, ("CF502", "README.md")),
     "unknown key": Quick("batch.micro_batch_siz=3", 1, ("CF004", "micro_batch_size", "command line")),
     "unknown key in the file": Quick(
-        "", 1, ("CF004", "config.yaml:19:5", "micro_batch_size"), "train",
+        "", 1, ("CF004", "config.yaml:20:5", "micro_batch_size"), "train",
         lambda _, config: config.replace('"micro_batch_size"', '"micro_batchsize"'),
     ),
     "batch 0": Quick("batch.global_batch_size=0", 1, ("CF007", "at least 1, and is 0", "command line")),
     "batch negative": Quick("batch.micro_batch_size=-2", 1, ("CF007", "at least 1, and is -2")),
     "batch is text": Quick("batch.micro_batch_size=many", 1, ("CF007", 'a whole number, and is "many"')),
     "batch 0 in the file": Quick(
-        "", 1, ("CF007", "config.yaml:20:26", "at least 1"), "check",
+        "", 1, ("CF007", "config.yaml:21:26", "at least 1"), "check",
         lambda _, config: config.replace('"global_batch_size": 7', '"global_batch_size": 0'),
     ),
     "batches contradict": Quick("batch.grad_accum_steps=1", 1, ("CF1", "config.yaml")),
@@ -155,7 +155,7 @@ QUICK = {
         "", 2, ("CF302", "zero.json:1:24"), "train", _deepspeed_file('{"train_batch_size": 8,')
     ),
     "DeepSpeed batch wrong": Quick(
-        "", 1, ("CF101", "zero.json:1:22", "says 256", "config.yaml:19:25"), "train",
+        "", 1, ("CF101", "zero.json:1:22", "says 256", "config.yaml:20:25"), "train",
         _deepspeed_file('{"train_batch_size": 256}'),
     ),
     "all at once": Quick(
@@ -240,7 +240,7 @@ def test_a_broken_line_stops_all_ranks(tmp_path: Path) -> None:
 def test_new_rows_that_would_stay_random(tmp_path: Path) -> None:
     config = small_config(tmp_path, lora={"modules_to_save": ["embed_tokens"]})
     done = plain(TRAIN, config, f"tokenizer.path={short_tokenizer(tmp_path)}")
-    _refused(done, 1, "error[CF540]", "config.yaml:26", "lm_head is not trained", "32 new rows")
+    _refused(done, 1, "error[CF540]", "config.yaml:27", "lm_head is not trained", "32 new rows")
     _nothing_began(done, tmp_path / "run")
 
 

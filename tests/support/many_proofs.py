@@ -30,6 +30,7 @@ from crossfoot.probing import proof, session
 from crossfoot.rendezvous import ranks as ranks_module
 from crossfoot.training import loop
 from crossfoot.training.engine import DeepSpeedEngine
+from support.proving import dropped_tail
 
 
 def sum_instead_of_mean(rank: int) -> contextlib.AbstractContextManager[object]:
@@ -79,24 +80,6 @@ def mean_of_means(rank: int) -> Iterator[None]:
         mock.patch.object(DeepSpeedEngine, "forward", counting),
         mock.patch.object(DeepSpeedEngine, "backward", weighing),
     ):
-        yield
-
-
-@contextlib.contextmanager
-def dropped_tail(rank: int) -> Iterator[None]:
-    """The last forward of the last rank comes out empty."""
-    real_step, real_collate = loop.run_step, loop.collate
-
-    def run_step(engine, index, planned, mine, *rest):
-        tail = planned.slots[-1][-1].tolist()
-
-        def collate(index, ids, **how):
-            return real_collate(index, [] if rank == 1 and list(ids) == tail else ids, **how)
-
-        with mock.patch.object(loop, "collate", collate):
-            return real_step(engine, index, planned, mine, *rest)
-
-    with mock.patch.object(loop, "run_step", run_step):
         yield
 
 

@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,15 +208,21 @@ def not_cleared(engine: Engine, case: Case) -> contextlib.AbstractContextManager
 
 
 @contextlib.contextmanager
-def dropped_tail(engine: Engine, case: Case) -> Iterator[None]:
-    """The last slot of every step comes out empty."""
-    real, calls = loop.collate, itertools.count(1)
+def dropped_tail(*_: object) -> Iterator[None]:
+    """The last slot of every step, which is the last rank's, comes out empty."""
+    real_step, real_collate = loop.run_step, loop.collate
 
-    def collate(index, ids, **how):
-        is_last = next(calls) % case.layout.slots_per_step == 0
-        return real(index, [] if is_last else ids, **how)
+    def run_step(engine, index, planned, rank, *rest):
+        last, tail = len(planned.slots) - 1, planned.slots[-1][-1].tolist()
 
-    with mock.patch.object(loop, "collate", collate):
+        def collate(index, ids, **how):
+            is_tail = rank == last and list(ids) == tail
+            return real_collate(index, [] if is_tail else ids, **how)
+
+        with mock.patch.object(loop, "collate", collate):
+            return real_step(engine, index, planned, rank, *rest)
+
+    with mock.patch.object(loop, "run_step", run_step):
         yield
 
 

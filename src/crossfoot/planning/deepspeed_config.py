@@ -16,6 +16,8 @@ from crossfoot.checks.deepspeed.handed_over import ZERO, handed_over, todays_for
 from crossfoot.checks.deepspeed.stage_costs import DTYPES, communication_dtype
 from crossfoot.written.config import Config
 
+BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
+"""What DeepSpeed's engine can be asked for afterwards."""
 LARGEST_BUCKET = 50_000_000
 """Elements. DeepSpeed's own default, ten times as many, is a buffer of 2 GB on every GPU in float32."""
 
@@ -89,7 +91,7 @@ def _size_buckets(zero: dict[str, Any], parameters: Parameters | None) -> None:
     """Bucket sizes that the file leaves open, in elements."""
     size = LARGEST_BUCKET if parameters is None else min(LARGEST_BUCKET, parameters.trained)
     stage = zero.get("stage") or 0
-    for name in ("reduce_bucket_size", "allgather_bucket_size")[: {0: 0, 3: 1}.get(stage, 2)]:
+    for name in BUCKETS[: {0: 0, 3: 1}.get(stage, 2)]:
         zero.setdefault(name, size)
 
 
@@ -98,6 +100,6 @@ def handed_settings(resolved: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     `DeepSpeedEngine.read_back`.
     """
     zero = resolved.get(ZERO, {})
-    buckets = {f"{ZERO}.{name}": zero[name] for name in zero if name.endswith("_bucket_size")}
+    buckets = {f"{ZERO}.{name}": zero[name] for name in BUCKETS if name in zero}
     sums = {"data_types.grad_accum_dtype": DTYPES["fp32"]} if dtype == "bfloat16" else {}
     return {**buckets, **sums, "communication_data_type": communication_dtype(resolved, dtype)}
