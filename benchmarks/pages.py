@@ -279,6 +279,7 @@ def plain_tables(found: Any, title: str = "") -> Iterable[str]:
         if all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
             found = [{title: name} | part for name, part in found.items()]
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
+        found = [flattened(row) for row in found]
         names = [name for row in found for name, value in row.items() if is_short(value)]
         columns = list(dict.fromkeys(names))
         yield table(
@@ -291,6 +292,15 @@ def plain_tables(found: Any, title: str = "") -> Iterable[str]:
             yield table(["", title], [[words(name), short(value)] for name, value in flat.items()])
         for name, value in found.items():
             yield from plain_tables(value, words(name))
+
+
+def flattened(row: Row) -> Row:
+    """A record whose cells are no records: "share padded" for what stands as {share: {padded: ...}}."""
+    flat: Row = {}
+    for name, value in row.items():
+        inner = flattened(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{name} {part}".strip(): cell for part, cell in inner.items()}
+    return flat
 
 
 def words(key: str) -> str:
