@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,8 @@ from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.arithmetic.dealing import deal, even_out
 from crossfoot.arithmetic.layout import PackedLayout, PaddedLayout, StepTooFull, refuse_full_steps
 from crossfoot.arithmetic.schedule import Schedule
-from crossfoot.receipts.promised_slots import slots_of_steps
+from crossfoot.receipts import promised_slots as promised_slots_module
+from crossfoot.receipts.promised_slots import promised_slots, slots_of_steps
 from crossfoot.written.model_limits import work_per_token
 
 
@@ -128,6 +132,52 @@ def test_a_step_that_needs_more_forwards_than_it_may_use_is_named() -> None:
 def test_the_forwards_of_a_rank_add_up_evenly_too() -> None:
     """Slots in descending order go to the ranks there and back."""
     assert dealt(packed(2, 2, 1), [0, 1, 2, 3], [9, 7, 4, 1]) == [[[0], [3]], [[1], [2]]]
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """The lock's numbers as the receipt reads them, of one forward a rank."""
+
+    dealt_ranks: int
+    micro_batch_size: int
+    micro_batch_tokens: int | None
+    work_per_token: int | None = 3000
+
+    @property
+    def slots_per_step(self) -> int:
+        return self.dealt_ranks
+
+
+class NoExchanges:
+    """Leaves the slots as they were dealt."""
+
+    def __init__(self, chosen: np.ndarray, *_: object) -> None:
+        self.chosen = chosen
+
+    def done(self) -> np.ndarray:
+        return self.chosen
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro", "tokens", "size"), [(30, 4, None, 105), (80, 5, None, 400), (80, 1, 650, 320)]
+)
+def test_the_receipt_exchanges_what_the_plan_does(
+    ranks: int, micro: int, tokens: int | None, size: int
+) -> None:
+    """Long tails, so that many exchanges are tried; more slots than are looked at for one."""
+    draw = np.random.default_rng(ranks)
+    shape = 12, size
+    lengths = np.clip(draw.lognormal(4.7, 0.7, shape), 24, 512).astype(np.int32)
+    lengths[::2] -= lengths[::2] % 8  # many pairs are as good as one another
+    ids = np.argsort(draw.random(shape), axis=1)
+    dealing = Dealing(ranks, micro, tokens)
+    layout = PackedLayout(ranks, 1, micro, 3000, ranks, micro_batch_tokens=tokens)
+    promised = promised_slots(dealing, ids, lengths, ranks)
+    with mock.patch.object(promised_slots_module, "_Exchanges", NoExchanges):
+        assert (promised != promised_slots(dealing, ids, lengths, ranks)).any(), "there were none"
+    for row, (own, long) in enumerate(zip(ids, lengths, strict=True)):
+        for rank, (forward,) in enumerate(layout.slots(own, long)):
+            assert sorted(own[promised[row] == rank]) == sorted(forward)
 
 
 def test_one_process_for_all_ranks_holds_the_same_slots() -> None:

@@ -271,7 +271,7 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play = Play(*[update if step == 1 else APPLIED for step in range(5)], policies=policies)
     paused = []
     play.engine = SimpleNamespace()
-    play.planner = SimpleNamespace(step=lambda step: step)
+    play.planner = SimpleNamespace(step=lambda step: SimpleNamespace(slots=[[]]))
     play.meter.restart_clock = lambda: None
     play.meter.end_step = lambda step, became: became
     agreed = iter((Stop.NO, Stop.NOT_FINITE))  # after the first step, and at the end

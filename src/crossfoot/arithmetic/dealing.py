@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from crossfoot.arithmetic.epoch_order import Ids
 
 BALANCED = (51, 50)
 """A deal is good enough when no slot holds more than 51/50 of the mean work."""
+EMPTIEST = 64
+"""Slots that the fullest one is tried with, the emptiest first: at 1,024 slots of 4 samples all of them would
+take a second, for a fullest slot of 1.09 of the mean in place of 1.12.
+"""
 
 
 def enough_room(taken: Ids, slots: Ids | int) -> Ids:
@@ -53,8 +58,8 @@ def deal(work: Sequence[int], taken: Sequence[int], slots: int, most: int) -> li
 
 
 def even_out(dealt: list[list[int]], work: Sequence[int], taken: Sequence[int], most: int) -> None:
-    """Let places change between the fullest slot and an emptier one, until all are within BALANCED or nothing
-    helps; at most two exchanges a slot. work, taken, most: as in `deal`.
+    """Let places change between the fullest slot and one of the EMPTIEST, until all are within BALANCED or
+    nothing helps; at most two exchanges a slot. work, taken, most: as in `deal`.
     """
     totals = [sum(work[place] for place in slot) for slot in dealt]
     bound, _rest = divmod(sum(totals) * BALANCED[0], len(dealt) * BALANCED[1])
@@ -93,7 +98,7 @@ def _exchange(
     fullest; of equal ones the place given first, then the place returned first. A slot with room may also
     take a place and return none: that is the last choice.
     """
-    for other in _emptiest_first(emptiest, totals):
+    for other in islice(_emptiest_first(emptiest, totals), EMPTIEST):
         gap = totals[fullest] - totals[other]
         returns = [(work[place], taken[place]) for place in dealt[other]] + [(0, 0)]
         free = most - sum(takes for _, takes in returns)

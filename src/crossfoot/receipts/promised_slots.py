@@ -15,6 +15,8 @@ Int64Array = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int32]
 
 _FULL = np.iinfo(np.int64).max
+_EMPTIEST = 64
+"""Slots that the fullest one is tried with, the emptiest first."""
 
 
 class Dealing(Protocol):
@@ -114,8 +116,9 @@ def _packed(dealing: Dealing, ids: Int64Array, lengths: Int64Array, slots: int) 
     taken, most = _limits(dealing, ordered)
     placed = _place(work, taken, slots, most)
     chosen, totals = placed.slots, placed.totals
-    for row in np.flatnonzero(totals.max(axis=1) > _bound(totals)):
-        _even_out(chosen[row], work[row], taken[row], slots, most)
+    rows = np.flatnonzero(totals.max(axis=1) > _bound(totals))
+    if rows.size:
+        chosen[rows] = _Exchanges(chosen[rows], totals[rows], work[rows], taken[rows], most).done()
     answer = np.empty_like(chosen)
     np.put_along_axis(answer, places, _numbered(chosen, work, slots, dealing.dealt_ranks), axis=1)
     return answer
@@ -156,34 +159,89 @@ def _bound(totals: Int64Array) -> Int64Array:
     return bound
 
 
-def _even_out(chosen: Int64Array, work: Int64Array, taken: Int64Array, slots: int, most: int) -> None:
-    """Exchange samples of one step, in place, until the fullest slot is within the bound."""
-    for _ in range(2 * slots):
-        totals = np.zeros(slots, dtype=np.int64)
-        np.add.at(totals, chosen, work)
-        fullest = int(totals.argmax())
-        if totals[fullest] <= _bound(totals[np.newaxis, :])[0]:
-            return
-        mine = np.flatnonzero(chosen == fullest)
-        gaps = totals[fullest] - totals
-        free = most - np.bincount(chosen, taken, slots).astype(np.int64)
-        given, takes = work[mine][:, np.newaxis], taken[mine][:, np.newaxis]
-        # which slot a pair helps: by a sample that comes back, or by room for one more
-        is_closer = abs(2 * (given - work) - gaps[chosen]) < gaps[chosen]
-        is_closer &= takes - taken <= free[chosen]
-        helped = np.bincount(chosen, is_closer.any(axis=0), slots) > 0
-        helped |= ((takes <= free) & (abs(2 * given - gaps) < gaps)).any(axis=0)
-        if not helped.any():
-            return
-        other = int(np.where(helped, totals, _FULL).argmin())
-        theirs = np.flatnonzero(chosen == other)
-        back, frees = np.append(work[theirs], 0), np.append(taken[theirs], 0)
-        miss = abs(2 * (given - back) - gaps[other])
-        miss[takes - frees > free[other]] = _FULL
-        place, returned = np.unravel_index(int(miss.argmin()), miss.shape)
-        chosen[mine[place]] = other
-        if returned < theirs.size:
-            chosen[theirs[returned]] = fullest
+class _Exchanges:
+    """Samples change between the fullest slot of a step and one of the emptiest until it is within the bound,
+    in all steps at once: one exchange of each in a round.
+
+    A place is that of a sample in its step; the place behind the last one is nobody's: work 0, tokens 0.
+    _held: the places of each slot, ascending and then nobody's, [n_steps, slots, width].
+    """
+
+    def __init__(
+        self, chosen: Int64Array, totals: Int64Array, work: Int64Array, taken: Int64Array, most: int
+    ) -> None:
+        self._totals, self._nobody = totals.copy(), work.shape[1]
+        self._bound = _bound(totals)
+        self._work, self._taken = (np.pad(one, ((0, 0), (0, 1))) for one in (work, taken))
+        order = np.argsort(chosen, axis=1, kind="stable")
+        slot = np.take_along_axis(chosen, order, axis=1)
+        rows = np.arange(len(chosen))[:, np.newaxis]
+        counts = np.zeros_like(totals)
+        np.add.at(counts, (rows, chosen), 1)
+        begins = np.cumsum(counts, axis=1) - counts
+        nth = np.arange(self._nobody) - np.take_along_axis(begins, slot, axis=1)
+        self._held = np.full((*totals.shape, int(counts.max()) + 1), self._nobody, dtype=np.int64)
+        self._held[rows, slot, nth] = order
+        self._free = most - np.zeros_like(totals)
+        np.subtract.at(self._free, (rows, chosen), taken)
+
+    def done(self) -> Int64Array:
+        """The slot of every place, [n_steps, size]."""
+        rows = np.arange(len(self._totals))
+        for _ in range(2 * self._totals.shape[1]):
+            fullest = self._totals[rows].argmax(axis=1)
+            above = self._totals[rows, fullest] > self._bound[rows]
+            rows = self._exchange(rows[above], fullest[above])
+            if not rows.size:
+                break
+        answer = np.empty_like(self._work)
+        every = np.arange(len(answer))[:, np.newaxis, np.newaxis]
+        answer[every, self._held] = np.arange(self._totals.shape[1])[:, np.newaxis]
+        return answer[:, : self._nobody]
+
+    def _exchange(self, rows: Int64Array, fullest: Int64Array) -> Int64Array:
+        """One exchange in each of these steps, with the emptiest slot that it helps. Returns the steps in
+        which there was one.
+        """
+        helped, nth = np.zeros(len(rows), dtype=np.bool_), 0
+        waiting, order = np.arange(len(rows)), self._totals[rows].argmin(axis=1)[:, np.newaxis]
+        while waiting.size and nth < min(_EMPTIEST, self._totals.shape[1]):
+            if nth == 1:  # the very emptiest is no help to these: the next ones, one after the other
+                order = np.argsort(self._totals[rows[waiting]], axis=1, kind="stable")
+            tried = self._try(rows[waiting], fullest[waiting], order[:, nth])
+            helped[waiting[tried]] = True
+            waiting, order = waiting[~tried], order[~tried]
+            nth += 1
+        return rows[helped]
+
+    def _try(self, rows: Int64Array, fullest: Int64Array, other: Int64Array) -> npt.NDArray[np.bool_]:
+        """Exchange between these two slots of each step where that brings both below the fullest: the pair
+        nearest to half the gap, of equal ones the place given first, then the place returned first. Says
+        where it did.
+        """
+        mine, theirs = self._held[rows, fullest], self._held[rows, other]
+        steps = rows[:, np.newaxis]
+        gap = self._totals[rows, fullest] - self._totals[rows, other]
+        moved = self._work[steps, mine][:, :, np.newaxis] - self._work[steps, theirs][:, np.newaxis, :]
+        takes = self._taken[steps, mine][:, :, np.newaxis] - self._taken[steps, theirs][:, np.newaxis, :]
+        miss = abs(2 * moved - gap[:, np.newaxis, np.newaxis])
+        is_possible = takes <= self._free[rows, other][:, np.newaxis, np.newaxis]
+        miss[~(is_possible & (mine < self._nobody)[:, :, np.newaxis])] = _FULL
+        pair = miss.reshape(len(rows), -1).argmin(axis=1)
+        given, back = np.divmod(pair, miss.shape[2])
+        at = np.arange(len(rows))
+        helps: npt.NDArray[np.bool_] = miss[at, given, back] < gap
+        at, rows, fullest, other, given, back = (
+            one[helps] for one in (at, rows, fullest, other, given, back)
+        )
+        mine[at, given], theirs[at, back] = theirs[at, back], mine[at, given]
+        for slot, places, sign in ((fullest, mine, -1), (other, theirs, 1)):
+            self._held[rows, slot] = np.sort(places[at], axis=1)
+            self._totals[rows, slot] += sign * moved[at, given, back]
+            self._free[rows, slot] -= sign * takes[at, given, back]
+        if (self._held[rows, other, -1] < self._nobody).any():  # always a place for nobody
+            self._held = np.pad(self._held, ((0, 0), (0, 0), (0, 1)), constant_values=self._nobody)
+        return helps
 
 
 def _numbered(chosen: Int64Array, work: Int64Array, slots: int, ranks: int) -> Int64Array:
