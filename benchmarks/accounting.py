@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -46,9 +45,9 @@ from crossfoot.receipts.promise_audit import Promise
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.run_promise import RunPromise
 from crossfoot.runs.ending import Ending
+from measuring import save
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "data" / "accounting.json"
 SAMPLES, WORK, RATE = 1_000_000, 50_408, 1e-4
 
 
@@ -260,11 +259,6 @@ def in_a_process(*words: str) -> Any:
 
 def tables(steps: int) -> Iterator[tuple[str, Any]]:
     """Everything, one table after the other."""
-    processor = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    machine = {"processor": processor.partition(": ")[2], "python": platform.python_version()}
-    yield "machine", machine | {"numpy": np.__version__, "command": " ".join(["python", *sys.argv])}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield "step", {str(ranks): step_costs(ranks, folder) for ranks in (8, 64, 1024)}
@@ -303,7 +297,7 @@ def main() -> None:
         for name, table in tables(asked.steps):
             found[name] = table
             tell(json.dumps({name: table}, indent=2))
-            RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            save("accounting", found)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
-DATA = Path(__file__).parent / "data" / "indexing.json"
-PACKAGES = ("crossfoot", "tokenizers", "sentencepiece", "numpy")
+from measuring import save
+
 SAMPLE_SECONDS = 0.1
 WORDS = (
     *("我们", "这个", "问题", "回答", "学习", "工作", "生活", "时间", "城市", "国家", "世界", "社会", "经济"),
@@ -134,27 +131,10 @@ def main() -> None:
             write_records(data, arguments.records)
         rows = measure(write_config(folder, data.resolve(), arguments.tokenizer), data, arguments.rounds)
         size = data.stat().st_size
-    words = ["python", "benchmarks/indexing.py", *sys.argv[1:]]
-    report = {
-        "command": shlex.join([word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in words]),
-        "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
-        "load_average": round(os.getloadavg()[1], 1),
-        "versions": {"python": platform.python_version(), **{one: version(one) for one in PACKAGES}},
-        "data_bytes": size,
-        "rows": rows,
-    }
-    DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save("indexing", {"data_bytes": size, "rows": rows})
     print(" ".join(f"{key:>22}" for key in rows[0]))
     for row in rows:
         print(" ".join(f"{value:>22,}" for value in row.values()))
-
-
-def cpu_name() -> str:
-    """Of the machine, as Linux calls it."""
-    with open("/proc/cpuinfo", encoding="utf-8") as stream:
-        names = [line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ shipped).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -40,9 +36,9 @@ from crossfoot.training.engine import AccelerateEngine
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.written.config import Config
+from measuring import load, save
 
 SAMPLES, LONGEST, VOCABULARY, DROPOUT = 8, 512, 55_296, 0.05
-DATA = Path(__file__).parent / "data" / "levers.json"
 
 
 class Samples:
@@ -178,14 +174,9 @@ def main() -> None:
         low, high = row["spread"]
         speed, ratio = row["real_tokens_per_cpu_second"], row["times_as_long"]
         say(f"{label:42}{speed:>8.0f}{ratio:>11.2f}        {low:.2f} {high:.2f}")
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    machine |= {name: version(name) for name in ("crossfoot", "torch", "transformers", "peft")}
-    document = {"command": "python benchmarks/levers.py", "machine": machine, "matmul": vars(found)}
-    if DATA.exists():  # the other precision's stay
-        kept = json.loads(DATA.read_text(encoding="utf-8"))["rows"]
-        rows = [row for row in kept if row["dtype"] not in words.dtypes] + rows
-    DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps({**document, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    kept = load("levers") or {"rows": ()}  # the other precision's stay
+    rows = [row for row in kept["rows"] if row["dtype"] not in words.dtypes] + rows
+    save("levers", {"matmul": vars(found), "rows": rows})
 
 
 if __name__ == "__main__":

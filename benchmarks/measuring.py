@@ -18,7 +18,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "numpy", "crossfoot")
+PACKAGES = (
+    *("torch", "transformers", "peft", "accelerate", "deepspeed"),
+    *("tokenizers", "sentencepiece", "numpy", "crossfoot"),
+)
 
 
 def machine() -> dict[str, Any]:

@@ -10,14 +10,13 @@ CPU seconds stand beside wall time, because other work on the machine makes the 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from measuring import save
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
@@ -75,17 +74,7 @@ def main(rounds: int) -> None:
             stages = [stage for count, stage in CASES if count == ranks]
             for stage, steps in measure(folder, ranks, stages, rounds).items():
                 rows.append({"ranks": ranks, "zero_stage": stage, **_summary(steps)})
-    page = {
-        "command": f"python benchmarks/ranks.py {rounds}",
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load_average": round(os.getloadavg()[2], 1)},
-        "versions": {name: version(name) for name in ("torch", "deepspeed", "transformers", "peft")},
-        "model": SHAPE,
-        "forwards": ACCUMULATION,
-        "micro_batch_size": MICRO,
-        "rows": rows,
-    }
-    target = Path(__file__).parent / "data" / "ranks.json"
-    target.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+    save("ranks", {"model": SHAPE, "forwards": ACCUMULATION, "micro_batch_size": MICRO, "rows": rows})
     print("| ranks, stage | MB moved | CPU s | wall s (spread) | " + " | ".join(PHASES) + " |")
     print("|---" * (4 + len(PHASES)) + "|")
     for row in rows:
@@ -93,11 +82,6 @@ def main(rounds: int) -> None:
         numbers = [f"{row['moved_bytes'] / 1e6:.1f}", f"{row['cpu_seconds']:.2f}", wall]
         numbers += [f"{row['wall_by_phase'][phase]:.3f}" for phase in PHASES]
         print(f"| {row['ranks']}, ZeRO-{row['zero_stage']} | " + " | ".join(numbers) + " |")
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,36 +9,32 @@ and 1 once a step. Writes benchmarks/data/straggling.json and prints it as a tab
 from __future__ import annotations
 
 import itertools
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from crossfoot.arithmetic.layout import LLAMA_2_7B_WORK_PER_TOKEN, Layout, PackedLayout, PaddedLayout
+from crossfoot.arithmetic.layout import (
+    LLAMA_2_7B_WORK_PER_TOKEN,
+    Layout,
+    PackedLayout,
+    PaddedLayout,
+    slot_shape,
+)
 from crossfoot.planning.prepare import plan_written
+from measuring import save
 
 RANKS, ACCUMULATIONS, MICRO, STEPS, SEED = (8, 16, 64), (1, 4), 4, 100, 0
-Computed = Callable[[np.ndarray], int]
 
 
-def padded(lengths: np.ndarray) -> int:
-    """Tokens of a slot in which every sample is as long as the longest."""
-    return int(lengths.max(initial=0)) * lengths.size
-
-
-def packed(lengths: np.ndarray) -> int:
-    """Tokens of a slot whose samples stand in one row, which ends at a multiple of 16."""
-    return -(-int(lengths.sum()) // 16) * 16
-
-
-def share(layout: Layout, computed: Computed, steps: np.ndarray) -> dict[str, float]:
-    """Real tokens over those that could be computed in the time taken. steps: lengths[steps, samples]."""
+def share(layout: Layout, packed: bool, steps: np.ndarray) -> dict[str, float]:
+    """Real tokens over those that could be computed in the time taken. packed: whether the samples of a slot
+    stand in one row. steps: lengths[steps, samples].
+    """
     real = by_forward = by_step = 0
     for lengths in steps:
         slots = layout.slots(np.arange(lengths.size), lengths)
-        tokens = np.array([[computed(lengths[slot]) for slot in forwards] for forwards in slots])
+        shapes = [[slot_shape(lengths[slot].tolist(), packed=packed) for slot in row] for row in slots]
+        tokens = np.prod(shapes, axis=2)
         real += int(lengths.sum())
         by_forward += int(tokens.max(axis=0).sum()) * layout.dp_degree
         by_step += int(tokens.sum(axis=1).max()) * layout.dp_degree
@@ -57,19 +53,17 @@ def main(config: str, words: list[str]) -> None:
         steps = draw.choice(known, (STEPS, ranks * accumulation * MICRO))
         by_length = PaddedLayout(ranks, accumulation, MICRO)
         balanced = PackedLayout(ranks, accumulation, MICRO, LLAMA_2_7B_WORK_PER_TOKEN, ranks)
-        ways = {"padded": (by_length, padded), "same slots packed": (by_length, packed)}
-        ways["packed, balanced"] = (balanced, packed)
+        ways = {"padded": (by_length, False), "same slots packed": (by_length, True)}
+        ways["packed, balanced"] = (balanced, True)
         shares = {name: share(*way, steps) for name, way in ways.items()}
         rows.append({"ranks": ranks, "forwards": accumulation, "micro_batch_size": MICRO, "share": shares})
-    page = {
-        "command": f"python benchmarks/straggling.py {config}",
+    found = {
         "samples": known.size,
         "length": {name: int(np.quantile(known, at)) for name, at in (("median", 0.5), ("p90", 0.9))},
         "steps": STEPS,
         "rows": rows,
     }
-    target = Path(__file__).parent / "data" / "straggling.json"
-    target.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+    save("straggling", found)
     _show(rows)
 
 
