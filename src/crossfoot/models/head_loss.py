@@ -41,7 +41,7 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # tor
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         asks = ctx.needs_input_grad
         to_hidden = torch.empty_like(hidden) if asks[0] else None
-        to_weight = torch.zeros_like(weight) if asks[1] else None
+        to_weight = (torch.empty_like if len(targets) else torch.zeros_like)(weight) if asks[1] else None
         total = hidden.new_zeros((), dtype=torch.float32)
         # Made once, and written over by every chunk: fresh memory of this size costs as much as the softmax.
         places = min(CHUNK_TOKENS, len(targets))
@@ -61,7 +61,7 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # tor
             if to_hidden is not None:
                 torch.mm(logits, weight, out=to_hidden[start : start + CHUNK_TOKENS])
             if to_weight is not None:
-                to_weight.addmm_(logits.T, rows)
+                to_weight.addmm_(logits.T, rows, beta=float(start > 0))  # the first chunk writes over nothing
         ctx.save_for_backward(to_hidden, to_weight)
         return total
 

@@ -1,4 +1,4 @@
-"""How ranks compute on CPUs: their threads, and by which library they multiply float32 matrices.
+"""How ranks compute on CPUs: their threads, their memory, and by which library they multiply float32 matrices.
 
 torch gives float32 matrices to MKL, and to oneDNN where `torch.set_float32_matmul_precision("medium")` allows
 less than float32. On AMD hosts that is faster by up to two, and as exact; where the CPU has tiles for
@@ -21,6 +21,7 @@ from crossfoot.environment.threads import threads_of
 from crossfoot.environment.world import World
 from crossfoot.rendezvous.devices import CPU, look_at_device
 from crossfoot.rendezvous.ranks import Ranks
+from crossfoot.training.cpu_memory import keep_memory
 from crossfoot.written.config import ModelSection
 
 HIGHEST: Literal["highest"] = "highest"
@@ -82,7 +83,7 @@ def matmul(way: str) -> Iterator[None]:
 
 
 def settle_compute(model: ModelSection, world: World, ranks: Ranks, before: str | None = None) -> str | None:
-    """Set this rank's threads, and how it multiplies float32 matrices; rank 0 says both. All ranks call it
+    """Set this rank's threads and memory, and how it multiplies float32 matrices; rank 0 says both. All ranks call it
     together, and do alike.
 
     before: how the earlier attempts at the run did, on rank 0. Returns how it is done; None where it does not
@@ -90,6 +91,7 @@ def settle_compute(model: ModelSection, world: World, ranks: Ranks, before: str 
     """
     if look_at_device(world.local_rank, os.environ).kind != CPU:
         return None
+    keep_memory(os.environ)
     threads, why = threads_of(world, os.environ)
     torch.set_num_threads(threads)
     beside = f"{world.local_world_size} ranks on this machine, each " if world.local_world_size > 1 else ""
