@@ -1,4 +1,4 @@
-"""How ranks compute on CPUs: their threads, their memory, and by which library they multiply float32 matrices.
+"""How ranks compute on CPUs: threads, memory, and by which library they multiply float32 matrices.
 
 torch gives float32 matrices to MKL, and to oneDNN where `torch.set_float32_matmul_precision("medium")` allows
 less than float32. On AMD hosts that is faster by up to two, and as exact; where the CPU has tiles for
@@ -83,8 +83,8 @@ def matmul(way: str) -> Iterator[None]:
 
 
 def settle_compute(model: ModelSection, world: World, ranks: Ranks, before: str | None = None) -> str | None:
-    """Set this rank's threads and memory, and how it multiplies float32 matrices; rank 0 says both. All ranks call it
-    together, and do alike.
+    """Set this rank's threads and memory, and how it multiplies float32 matrices; rank 0 says so. All ranks
+    call it together, and do alike.
 
     before: how the earlier attempts at the run did, on rank 0. Returns how it is done; None where it does not
     matter: on other devices, which are never told to round, and in 16 bits.
