@@ -90,6 +90,13 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ),
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=[v.jsonl]"),
         ("validation.every_steps", (*VALIDATED, "validation.every_steps=10"), "validation.every_steps=9"),
+        ("validation.patience", ("validation.patience=2",), "validation.patience=null"),
+        ("validation.patience", (*VALIDATED, "validation.patience=4"), "validation.patience=3"),
+        (
+            "validation.min_improvement",
+            (*VALIDATED, "validation.min_improvement=0.1"),
+            "validation.patience=2",
+        ),
         ("checkpoint.best", ("checkpoint.best=true",), "checkpoint.best=false"),
         (
             "checkpoint.best",

@@ -235,6 +235,10 @@ class ValidationSection(Section):
 
     every_steps: Count | None = None
     """Also every so many optimizer steps."""
+    patience: Count | None = None
+    """The run ends after so many validations in a row without a lower loss; null: never for that."""
+    min_improvement: NotNegative = 0.0
+    """How much lower, nats a token, counts as lower."""
 
 
 class CheckpointSection(Section):
