@@ -39,7 +39,7 @@ ALWAYS = {
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
-    "tracking": {"wandb"},
+    "tracking": {"wandb", "tensorboard"},
     "checks": {"accept"},
 }
 """Keys that something follows from whatever the others say (a rate's rule and its warm-up have rules of their

@@ -202,8 +202,8 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     if receipt is not None:
         say(f"\n{render_receipt(receipt)}")
-        if built.mirror is not None:
-            built.mirror.close(receipt.to_json())
+        for mirror in built.mirrors:
+            mirror.close(receipt.foots)
     findings = [*findings, *refused]
     agreement = None if run is None else compare_with_dry_run(run)
     if isinstance(agreement, Finding):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
+from crossfoot.mirrors.mirror import Mirror, log_validation
 from crossfoot.phrases import said_by, step_name
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.validations import (
@@ -55,6 +56,7 @@ class StepHooks:
         stop: StopRequest,
         rank_monitor: RankMonitor,
         report: Callable[[str], None],
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
         self._meter, self._step_recorder, self._stop, self._rank_monitor = (
@@ -63,7 +65,7 @@ class StepHooks:
             stop,
             rank_monitor,
         )
-        self._report = report
+        self._report, self._mirrors = report, mirrors
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
         self._save_seconds = self._known_save_seconds()
@@ -125,6 +127,8 @@ class StepHooks:
                 append_validation(self._run_dir, found)
             except OSError as error:
                 self._report(f"the validation is not noted: {said_by(error)}")
+        for mirror in self._mirrors:
+            log_validation(mirror, found)
         self._validations[steps_done] = found
         return found
 

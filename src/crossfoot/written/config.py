@@ -276,6 +276,8 @@ class TrackingSection(Section):
     """Weights & Biases; the ledger's fields, nothing else."""
     project: Text = "crossfoot"
     """Its project."""
+    tensorboard: bool = False
+    """TensorBoard's files, for each attempt in the run folder's tensorboard/."""
 
 
 class ChecksSection(Section):
