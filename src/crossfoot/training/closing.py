@@ -77,7 +77,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         built.progress.close()
     loss = None
     if work.validation is not None and exit_code == 0 and is_kept:
-        if ranks.is_first:
+        if ranks.is_first and stop is not Stop.NO_BETTER:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
         loss = training.step_hooks.validate(steps_done).loss
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]

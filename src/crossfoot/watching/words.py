@@ -15,7 +15,7 @@ from crossfoot.watching.state import AttemptView, RunState
 HOW = {
     "finished": "finished",
     "stop_after": "stopped on purpose",
-    "patience": "ended for want of a lower validation loss",
+    "patience": "ended early",
     "signal": "stopped by a signal",
     "orphaned": "lost its launcher",
     "interrupt": "interrupted",
