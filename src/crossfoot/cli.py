@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
+_IMPORT = "make a run config of another trainer's script or config, and say what that would have trained"
 _Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         refused = error
         return exit_code_of(lambda: _refuse(refused, words), answers=False)
-    answers = arguments.verb in (_plan, _explain) or (arguments.verb is _launch and arguments.shows)
+    answers = arguments.verb in (_plan, _explain, _import) or (arguments.verb is _launch and arguments.shows)
     answers |= bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) == "json"
     return exit_code_of(lambda: arguments.verb(arguments), answers=answers)
 
@@ -131,6 +132,14 @@ def _other_verbs(verbs: _Verbs) -> None:
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
+    imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
+    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
+    imports.add_argument("overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL")
+    imports.add_argument("--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout")
+    imports.add_argument("--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open")
+    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
+    imports.add_argument("--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted")
+    imports.set_defaults(verb=_import)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
     doctor.add_argument(
         "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"
@@ -285,6 +294,13 @@ def _watch(arguments: argparse.Namespace) -> int:
     from crossfoot.watching.watch import watch
 
     return watch(arguments.run_dir, once=arguments.once, plain=arguments.plain)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from crossfoot.importing.verb import import_recipe, world_of
+
+    world = world_of(arguments.nodes, arguments.gpus)
+    return import_recipe(arguments.file, arguments.out, arguments.overrides, world, arguments.samples)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
