@@ -1,5 +1,5 @@
-"""Recipes of other trainers in the manner of public ones, written for the tests. They train builtin:tiny on data/,
-so that what is imported can be planned as it stands.
+"""Recipes of other trainers in the manner of public ones, written for the tests. They train builtin:tiny on
+data/, so that what is imported can be planned as it stands.
 """
 
 SFT = """\

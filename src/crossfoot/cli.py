@@ -134,11 +134,19 @@ def _other_verbs(verbs: _Verbs) -> None:
     watch.set_defaults(verb=_watch)
     imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
     imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
-    imports.add_argument("overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL")
-    imports.add_argument("--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout")
-    imports.add_argument("--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open")
+    imports.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
+    )
+    imports.add_argument(
+        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
+    )
+    imports.add_argument(
+        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
+    )
     imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
-    imports.add_argument("--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted")
+    imports.add_argument(
+        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
+    )
     imports.set_defaults(verb=_import)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
     doctor.add_argument(

@@ -1,4 +1,4 @@
-"""A carried recipe as the text of a run config: every value with its origin, in the order of the reference."""
+"""A carried recipe as the text of a run config: every value with its origin, in the order of the keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from crossfoot.importing.carrying import Carried, Entry
+from crossfoot.importing.carried import Carried, Entry
 from crossfoot.importing.recipe import Recipe, World
 from crossfoot.phrases import counted
 from crossfoot.written.known_keys import is_known, sections

@@ -10,9 +10,12 @@ from typing import Any
 
 from crossfoot.importing.recipe import Given, Recipe, as_text
 
-_TRAIN = """datasets dataset train_file train_files train_data_file data_path train_data dataset_name
-data_files dataset_dir""".split()
-_VALIDATION = "test_datasets validation_file eval_dataset val_dataset eval_file".split()
+_TRAIN = (
+    *("datasets", "dataset", "train_file", "train_files", "train_data_file", "data_path", "train_data"),
+    *("dataset_name", "data_files", "dataset_dir"),
+)
+"""The first of these that is given counts."""
+_VALIDATION = ("test_datasets", "validation_file", "eval_dataset", "val_dataset", "eval_file")
 DATA_KEYS = frozenset((*_TRAIN, *_VALIDATION, "dataset_config_name"))
 """Keys that are read here."""
 _INFO = "dataset_info.json"

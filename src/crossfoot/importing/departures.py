@@ -1,4 +1,4 @@
-"""Where the other trainer departs from what its file says: each by name, with a number where it can be counted."""
+"""Where the other trainer departs from what its file says: each by name, with a number where one is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from crossfoot.importing.carrying import Entry
+from crossfoot.importing.carried import Entry
 from crossfoot.importing.recipe import Given, Recipe
 from crossfoot.importing.trained import Batch, Epoch, axolotl_steps
 from crossfoot.phrases import counted
@@ -27,7 +27,9 @@ class Case:
 
     def asked(self, *keys: str) -> Given | None:
         """The first of these that is given and asks for something."""
-        return next((each for key in keys if (each := self.recipe.get(key)) and not each.asks_for_nothing), None)
+        return next(
+            (each for key in keys if (each := self.recipe.get(key)) and not each.asks_for_nothing), None
+        )
 
     @property
     def is_packing(self) -> bool:
@@ -127,7 +129,7 @@ def _the_steps(case: Case) -> Iterator[Departure]:
             yield Departure(
                 "floored steps",
                 f"transformers up to 4.46 rounds down, to {counted(old.steps, 'step')}: the last "
-                f"{counted(old.without_step, 'sample')} of an epoch make none. 4.57 rounds up, as counted here",
+                f"{counted(old.without_step, 'sample')} of an epoch make none. 4.57 rounds up, as here",
             )
     if stack.name == "axolotl" and epoch is not None and case.epochs and not case.is_packing:
         ends = axolotl_steps(epoch.samples, case.epochs, batch.per_step)
@@ -173,15 +175,17 @@ def _the_rate(case: Case) -> Iterator[Departure]:
             )
     limit = case.recipe.get("max_steps")
     if limit is not None and (limit.number or 0) > 0 and case.recipe.get("num_train_epochs", "num_epochs"):
-        yield Departure("epochs without effect", f"max_steps {limit.text} counts; the epochs are not looked at")
+        yield Departure(
+            "epochs without effect", f"max_steps {limit.text} counts; the epochs are not looked at"
+        )
 
 
 def _the_data(case: Case) -> Iterator[Departure]:
     recipe, name = case.recipe, case.recipe.stack.name
     if case.is_packing:
         text = (
-            f"a step is {case.batch.per_step:,} rows of {case.max_seq_len} tokens, each of as many samples as "
-            "fit: how many samples it has is not known before. Here it is samples, packed or not"
+            f"a step is {case.batch.per_step:,} rows of {case.max_seq_len} tokens, each of as many samples "
+            "as fit: how many samples it has is not known before. Here it is samples, packed or not"
         )
         if name == "llamafactory" and case.asked("neat_packing") is None:
             text += ". Samples of a row see each other there (neat_packing is off)"
@@ -205,7 +209,9 @@ def _the_data(case: Case) -> Iterator[Departure]:
     yield from _the_split(case)
     seed = recipe.given.get("seed")
     if seed is not None and not seed.is_known:
-        yield Departure("another seed every time", "no two starts train the same order; here run.seed is fixed")
+        yield Departure(
+            "another seed every time", "no two starts train the same order; here run.seed is fixed"
+        )
 
 
 def _the_split(case: Case) -> Iterator[Departure]:

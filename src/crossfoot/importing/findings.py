@@ -11,8 +11,8 @@ from crossfoot.shell_words import quoted, quoted_path
 from crossfoot.written.source import BrokenText, UnreadableText
 
 _LOOKED_FOR = (
-    "a shell script that starts a trainer: run_pt.sh, run_sft.sh, or any with the Hugging Face Trainer's options",
-    "YAML or JSON with TrainingArguments, or of LLaMA-Factory (stage, cutoff_len), or of axolotl (base_model)",
+    "a shell script that starts a trainer: run_sft.sh, or any with options of the Hugging Face Trainer",
+    "YAML or JSON: TrainingArguments, LLaMA-Factory's (stage, cutoff_len), axolotl's (base_model)",
 )
 
 

@@ -1,4 +1,4 @@
-"""What is told about an import: the other trainer's batch, where it departs from it, what is not carried over."""
+"""What is told about an import: the batch there, where it is not what it says, what is not carried over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from crossfoot.importing.carrying import Carried, Left
+from crossfoot.importing.carried import Carried, Left
 from crossfoot.importing.departures import Case, departures
 from crossfoot.importing.recipe import Ranks, origin
 from crossfoot.phrases import counted
@@ -34,7 +34,12 @@ def render_import(case: Case, carried: Carried) -> str:
 def _formula(case: Case) -> Iterator[str]:
     batch, world, entries = case.batch, case.recipe.world, case.entries
     rows = (
-        ("  ", "samples per GPU per forward", batch.micro_batch_size, entries["batch.micro_batch_size"].origin),
+        (
+            "  ",
+            "samples per GPU per forward",
+            batch.micro_batch_size,
+            entries["batch.micro_batch_size"].origin,
+        ),
         ("x ", "forwards per step", batch.grad_accum_steps, entries["batch.grad_accum_steps"].origin),
         ("x ", "GPUs per node", world.gpus.count if world.gpus else 1, _said(world.gpus)),
         ("x ", "nodes", world.nodes.count if world.nodes else 1, _said(world.nodes)),
@@ -81,7 +86,9 @@ def _without_effect(left: Sequence[Left]) -> Iterator[str]:
     yield f"not carried over, and nothing is trained otherwise ({len(left)})"
     by_reason = sorted(left, key=lambda each: [other.why for other in left].index(each.why))
     for why, same in groupby(by_reason, key=lambda each: each.why):
-        pairs = [f"{each.given.key}: {each.given.text}" if each.given.text else each.given.key for each in same]
+        pairs = [
+            f"{each.given.key}: {each.given.text}" if each.given.text else each.given.key for each in same
+        ]
         yield from _wrapped(f"{', '.join(pairs)} - {why}", "  ", "      ")
     yield ""
 
@@ -89,12 +96,21 @@ def _without_effect(left: Sequence[Left]) -> Iterator[str]:
 def what_next(out: str | None, carried: Carried) -> str:
     """The command that comes next."""
     lost = sum(left.trains for left in carried.left)
-    said = f"{counted(lost, 'value')} not carried over, above" if lost else "everything that trains was carried over"
+    said = (
+        f"{counted(lost, 'value')} not carried over, above"
+        if lost
+        else "everything that trains was carried over"
+    )
     return f"{out} written: {said}" if out else said
 
 
 def _wrapped(text: str, first: str, rest: str) -> list[str]:
     width = min(110, max(60, shutil.get_terminal_size((100, 24)).columns))
     return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from crossfoot.findings.finding import Place, Refused
+from crossfoot.findings.finding import Refused
 from crossfoot.importing.findings import not_recognised, unreadable
 from crossfoot.importing.recipe import Given, Ranks, Recipe, World, origin, read_value
 from crossfoot.importing.stacks import PROGRAMS, stack_of
@@ -190,7 +190,11 @@ def _world(file: LaunchFile, command: Command, recipe: Recipe) -> World:
         return World(number, _ranks(gpus))
     if world is not None:
         share, rest = divmod(world.number, number.count if number else 1)
-        words = world.words if share == world.number else f"{world.words} on {number.count if number else 1} nodes"
+        words = (
+            world.words
+            if share == world.number
+            else f"{world.words} on {number.count if number else 1} nodes"
+        )
         return World(number, None if rest else Ranks(share, words, origin(world.place)))
     for name in ("NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES"):
         export = command.export(name)

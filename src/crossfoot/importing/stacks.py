@@ -38,6 +38,19 @@ class Stack:
     means: str = ""
 
 
+_HF_MARKS = """
+per_device_train_batch_size num_train_epochs gradient_accumulation_steps lr_scheduler_type warmup_ratio
+save_total_limit evaluation_strategy eval_strategy adam_beta1 adam_beta2 save_strategy overwrite_output_dir
+per_device_eval_batch_size
+"""
+_LLAMA_FACTORY_MARKS = """
+stage finetuning_type cutoff_len lora_target neat_packing quantization_bit mask_history train_on_prompt
+"""
+_AXOLOTL_MARKS = """
+base_model sequence_len sample_packing lora_target_linear val_set_size lora_model_dir dataset_prepared_path
+special_tokens
+"""
+
 _TRAINING_ARGUMENTS: Mapping[str, Default] = {
     "run.seed": Default("42", "seed"),
     "model.dtype": Default("float32", "bf16, fp16"),
@@ -58,11 +71,7 @@ _HF = Stack(
     "hf",
     "Hugging Face Trainer",
     "transformers 4.57.1",
-    frozenset(
-        """per_device_train_batch_size num_train_epochs gradient_accumulation_steps lr_scheduler_type
-        warmup_ratio save_total_limit evaluation_strategy eval_strategy adam_beta1 adam_beta2 save_strategy
-        per_device_eval_batch_size overwrite_output_dir""".split()
-    ),
+    frozenset(_HF_MARKS.split()),
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,
@@ -96,10 +105,7 @@ _LLAMA_FACTORY = Stack(
     "llamafactory",
     "LLaMA-Factory",
     "LLaMA-Factory 0.9.5",
-    frozenset(
-        """stage finetuning_type cutoff_len lora_target neat_packing quantization_bit mask_history
-        train_on_prompt""".split()
-    ),
+    frozenset(_LLAMA_FACTORY_MARKS.split()),
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,
@@ -114,10 +120,7 @@ _AXOLOTL = Stack(
     "axolotl",
     "axolotl",
     "axolotl 0.19.0",
-    frozenset(
-        """base_model sequence_len sample_packing lora_target_linear val_set_size lora_model_dir
-        dataset_prepared_path special_tokens""".split()
-    ),
+    frozenset(_AXOLOTL_MARKS.split()),
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,

@@ -1,7 +1,7 @@
 """What the other trainer would really have trained: its own formula, and its own counting of an epoch.
 
-Held in the tests against accelerate's sampler and the Trainer's own count of steps. Sources: transformers 4.35.0
-and 4.57.1 (trainer.py), accelerate 1.15 (data_loader.py), LLaMA-Factory 0.9.5, axolotl 0.19.0
+Held in the tests against accelerate's sampler and the Trainer's own count of steps. Sources: transformers
+4.35.0 and 4.57.1 (trainer.py), accelerate 1.15 (data_loader.py), LLaMA-Factory 0.9.5, axolotl 0.19.0
 (utils/trainer.py, core/builders/base.py).
 """
 
@@ -51,8 +51,8 @@ class Epoch:
 
     @property
     def repeated(self) -> int:
-        """Samples trained a second time, so that all GPUs have forwards of one size: accelerate's even_batches.
-        One GPU has none.
+        """Samples trained a second time, so that all GPUs have forwards of one size (accelerate's
+        even_batches). One GPU has none.
         """
         if self.is_dropping or self.batch.world == 1:
             return 0

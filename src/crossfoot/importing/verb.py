@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.formats import show
-from crossfoot.importing.carrying import Carried, Entry, carry
+from crossfoot.importing.carried import Carried, Entry
+from crossfoot.importing.carrying import carry
 from crossfoot.importing.config_text import all_entries, config_text
 from crossfoot.importing.departures import Case, is_dropping
 from crossfoot.importing.findings import (
@@ -126,8 +127,8 @@ def _refuse_too_little(recipe: Recipe, entries: Mapping[str, Entry]) -> None:
             findings.append(no_batch(place, given.key if given else path, entry.value))
     said = {path: entries[path].origin == COMMAND_LINE for path in _BATCH}
     for given in recipe.given.values():
-        path = _UNKNOWN.get(given.key)
-        if path is not None and not given.is_known and not said[path]:
+        key = _UNKNOWN.get(given.key, "")
+        if key and not given.is_known and not said[key]:
             findings.append(no_batch(given.place, given.key, ""))
     if findings:
         raise Refused(findings)

@@ -74,8 +74,12 @@ _ATTENTION = {"true": "flash_attention_2"}
 _MODULES = "a list of names; the default is all seven linear layers of a block"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
+_FOR_LORA = """
+finetuning_type train_type tuner_type sft_type adapter use_lora use_peft use_peft_lora peft peft_config
+"""
+
 _CHANGED: Mapping[str, Foreign] = {
-    "bf16": Foreign("model.dtype", values={"true": "bfloat16"}),
+    "bf16": Foreign("model.dtype", values=dict.fromkeys(("true", "auto", "full"), "bfloat16")),
     "fp16": Foreign("model.dtype", values={"true": "float16"}),
     "fp32": Foreign("model.dtype", values={"true": "float32"}),
     "use_flash_attn": Foreign("model.attention", values=_ATTENTION),
@@ -96,15 +100,6 @@ _CHANGED: Mapping[str, Foreign] = {
     "lora_target_linear": Foreign("lora.target_modules", _MODULES),
     "additional_target": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "lora_modules_to_save": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
-    "finetuning_type": Foreign("lora", _ON_PURPOSE),
-    "train_type": Foreign("lora", _ON_PURPOSE),
-    "tuner_type": Foreign("lora", _ON_PURPOSE),
-    "sft_type": Foreign("lora", _ON_PURPOSE),
-    "adapter": Foreign("lora", _ON_PURPOSE),
-    "use_lora": Foreign("lora", _ON_PURPOSE),
-    "use_peft": Foreign("lora", _ON_PURPOSE),
-    "peft": Foreign("lora", _ON_PURPOSE),
-    "peft_config": Foreign("lora", _ON_PURPOSE),
     "stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "training_stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "dataset": Foreign("data.train", _FILES),
@@ -128,8 +123,8 @@ _CHANGED: Mapping[str, Foreign] = {
     "disable_gradient_checkpointing": Foreign(
         "model.gradient_checkpointing", values={"true": "false", "false": "true"}
     ),
+    **dict.fromkeys(_FOR_LORA.split(), Foreign("lora", _ON_PURPOSE)),
     "full_finetuning": Foreign("lora", "without a section lora: all weights are trained"),
-    "use_peft_lora": Foreign("lora", _ON_PURPOSE),
     "val_size": Foreign("data.validation", "no part is split off: it is files, data.validation: [FILE.json]"),
     "split_dataset_ratio": Foreign("data.validation", "no part is split off: it is files, [FILE.json]"),
     **dict.fromkeys(
@@ -262,6 +257,11 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
 def foreign(word: str) -> Foreign | None:
     """What another trainer's word is here, however its case, with hyphens or underscores."""
     return _TABLE.get(word.lower().replace("-", "_"))
+
+
+def words_for(key: str) -> tuple[str, ...]:
+    """Other trainers' words for our key."""
+    return tuple(word for word, meant in _TABLE.items() if meant.key == key)
 
 
 def synonym(key: str, value: str) -> str | None:
