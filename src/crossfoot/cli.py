@@ -77,9 +77,30 @@ def _parser() -> tuple[Parser, _Verbs]:
     # `deepspeed --module crossfoot VERB` puts it before the verb
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _import_verb(verbs)
     _config_verbs(verbs)
     _other_verbs(verbs)
     return parser, verbs
+
+
+def _import_verb(verbs: _Verbs) -> None:
+    """The verb by which a run config comes to be."""
+    imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
+    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
+    imports.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
+    )
+    imports.add_argument(
+        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
+    )
+    imports.add_argument(
+        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
+    )
+    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
+    imports.add_argument(
+        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
+    )
+    imports.set_defaults(verb=_import)
 
 
 def _config_verbs(verbs: _Verbs) -> None:
@@ -132,22 +153,6 @@ def _other_verbs(verbs: _Verbs) -> None:
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
-    imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
-    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
-    imports.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
-    )
-    imports.add_argument(
-        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
-    )
-    imports.add_argument(
-        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
-    )
-    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
-    imports.add_argument(
-        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
-    )
-    imports.set_defaults(verb=_import)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
     doctor.add_argument(
         "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"

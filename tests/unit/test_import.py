@@ -23,6 +23,7 @@ from crossfoot.importing.verb import Imported, imported_recipe, world_of
 from crossfoot.planning.prepare import plan_written
 from crossfoot.written.known_keys import choices, is_known
 from crossfoot.written.run_file import load_run
+from support.launching import ROOT
 
 SAMPLES = 205
 ZERO2 = {
@@ -177,7 +178,9 @@ def test_floored_steps_are_counted() -> None:
     assert found["floored steps"] == (
         "an epoch has 25.62 steps and counts 25: its last 5 samples make no step in that epoch"
     )
-    assert found["warm-up on floored steps"] == "0.03 of 25 steps is 1 step"
+    assert "warm-up on floored steps" not in found
+    found = departing("run_sft.sh", samples=(4 * 8 * 25) + 1)
+    assert found["warm-up on floored steps"] == "0.03 of 100 steps is 3 steps, and 4 here"
     assert "floored steps" not in departing("run_sft.sh", samples=200)
     assert "77 samples of an epoch make none" in departing("accelerate.sh")["floored steps"]
 
@@ -334,3 +337,31 @@ def test_gpus_that_nobody_says_and_ranks_without_deepspeed_are_said(
 def test_where_a_run_config_belongs_the_verb_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", name]) != 0
     assert f"crossfoot import {name} --out my.yaml" in capsys.readouterr().out
+
+
+def test_the_page_shows_what_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sh run_sft.sh\n(.*?)```", page, re.DOTALL)
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (said,) = re.findall(
+        r"```console\n\$ crossfoot import run_sft.sh --out my.yaml\n(.*?)```", page, re.DOTALL
+    )
+    Path("run_sft.sh").write_text(script, encoding="utf-8")
+    Path("zero2.json").write_text(json.dumps(ZERO2), encoding="utf-8")
+    records = [{"instruction": str(n), "input": "", "output": str(n)} for n in range(1_205)]
+    Path("data/reviews.json").write_text(json.dumps(records), encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["import", "run_sft.sh", "--out", "my.yaml"]) == 0
+    assert capsys.readouterr().out == said
+    assert config in Path("my.yaml").read_text(encoding="utf-8")
+    assert main(["check", "my.yaml"]) == 0
+
+
+def test_the_page_names_every_departure_and_every_version() -> None:
+    page = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    source = (ROOT / "src/crossfoot/importing/departures.py").read_text(encoding="utf-8")
+    names = re.findall(r'Departure\(\s*"([^"]+)"', source)
+    assert len(names) > 15 and [name for name in names if name not in page] == []
+    assert all(stack.version in page and stack.title in page for stack in STACKS)

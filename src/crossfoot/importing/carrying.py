@@ -48,8 +48,8 @@ def _defaults(carrying: Carrying) -> None:
     for path, default in stack.defaults.items():
         is_beside = path == "train.epochs" and "train.max_steps" in entries
         if path not in entries and not is_beside and (is_lora or not path.startswith("lora.")):
-            said = default.key if default.key.startswith("peft") else f"{stack.version}: {default.key}"
-            entries[path] = Entry(default.value, f"default of {said}")
+            said = f"default of {default.by or stack.version}: {default.key}"
+            entries[path] = Entry(default.value, said)
     if stack.name == "llamafactory" and is_lora and "lora.alpha" not in entries:
         rank = read_value(entries["lora.r"].value)
         twice = str(2 * rank) if isinstance(rank, int) else "16"

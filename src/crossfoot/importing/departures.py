@@ -34,9 +34,8 @@ class Case:
     @property
     def is_packing(self) -> bool:
         """Whether a row there holds several samples."""
-        if self.recipe.stack.name == "llamafactory" and self.recipe.is_pretraining:
-            return self.recipe.get("packing") is None or self.asked("packing") is not None
-        return self.asked("packing", "sample_packing", "neat_packing") is not None
+        is_blocks = self.recipe.is_pretraining  # a block is a sample, here too
+        return not is_blocks and self.asked("packing", "sample_packing", "neat_packing") is not None
 
     @property
     def max_seq_len(self) -> str:
@@ -155,7 +154,7 @@ def _the_loss(case: Case) -> Iterator[Departure]:
 
 
 def _the_rate(case: Case) -> Iterator[Departure]:
-    stack, epoch = case.recipe.stack, case.epoch
+    stack, epoch, batch = case.recipe.stack, case.epoch, case.batch
     ratio = case.asked("warmup_ratio")
     schedule = case.recipe.get("lr_scheduler_type", "lr_scheduler")
     if schedule is not None and schedule.text == "constant" and case.asked("warmup_ratio", "warmup_steps"):
@@ -170,9 +169,10 @@ def _the_rate(case: Case) -> Iterator[Departure]:
             )
         elif stack.floors_steps and epoch.without_step:
             steps = math.ceil(ratio.number * total)
-            yield Departure(
-                "warm-up on floored steps", f"{ratio.text} of {total:,} steps is {counted(steps, 'step')}"
-            )
+            ours = math.ceil(ratio.number * case.epochs * math.ceil(epoch.forwards / batch.grad_accum_steps))
+            if ours != steps:
+                said = f"{ratio.text} of {total:,} steps is {counted(steps, 'step')}, and {ours:,} here"
+                yield Departure("warm-up on floored steps", said)
     limit = case.recipe.get("max_steps")
     if limit is not None and (limit.number or 0) > 0 and case.recipe.get("num_train_epochs", "num_epochs"):
         yield Departure(
@@ -194,13 +194,14 @@ def _the_data(case: Case) -> Iterator[Departure]:
         yield Departure("order by length", "the samples of a step are of like length, not drawn at random")
     long = recipe.get("excess_length_strategy")
     if (name == "axolotl" and (long is None or long.text == "drop")) or (
-        name == "llamafactory" and case.is_packing and not recipe.is_pretraining
+        name == "llamafactory" and case.is_packing
     ):
         yield Departure(
             "long samples left out",
             f"what is longer than {case.max_seq_len} tokens is not trained; here it is cut, and counted",
         )
-    if recipe.is_pretraining and (name == "alpaca2" or case.is_packing):
+    packing = recipe.get("packing")
+    if recipe.is_pretraining and (packing is None or packing.is_true):
         yield Departure(
             "rest of every 1,000 documents",
             f"text is cut into blocks 1,000 documents at a time, and what does not fill a block of "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +13,25 @@ from crossfoot.importing.findings import not_recognised, unreadable
 from crossfoot.importing.recipe import Given, Ranks, Recipe, World, origin, read_value
 from crossfoot.importing.stacks import PROGRAMS, stack_of
 from crossfoot.phrases import listed
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.launch.accelerate_file import looks_like_accelerate
 from crossfoot.written.launch.read import read_launch_file
-from crossfoot.written.launch.statement import Argument, Command, LaunchFile, Statement, told
+from crossfoot.written.launch.statement import About, Argument, Command, LaunchFile, Statement, told
 from crossfoot.written.launch.stating import command_statements
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.yaml_tree import BrokenYaml, Tree, read_tree
 
 _ENDINGS = (".yaml", ".yml", ".json")
 _OURS = frozenset(("run", "batch", "lr", "train"))
+_OF_LAUNCHERS: Mapping[About, str] = {
+    "dtype": "mixed_precision",
+    "deepspeed_file": "deepspeed_config_file",
+    "zero_stage": "zero_stage",
+    "grad_accum_steps": "accelerate.gradient_accumulation_steps",
+    "max_grad_norm": "accelerate.gradient_clipping",
+}
+"""What a launcher may say of the training itself, and what it is called here."""
+_PLACEHOLDER = re.compile(r"<[A-Za-z_][\w ./-]*>", re.ASCII)
 _DEEPSPEED = frozenset(("zero_optimization", "train_micro_batch_size_per_gpu"))
 
 
@@ -52,16 +63,18 @@ def _of_mapping(source: Source, tree: Tree) -> Recipe:
     stack = stack_of(frozenset(given))
     if len(_OURS & set(tree.value)) > 2:
         raise Refused(
-            not_recognised(source.path, "it is a run config of crossfoot", f"crossfoot check {source.path}")
+            not_recognised(
+                source.path, "it is a run config of crossfoot", f"crossfoot check {quoted_path(source.path)}"
+            )
         )
-    if stack is not None and not _DEEPSPEED & set(tree.value):
-        return Recipe(source.path, stack, given)
     if looks_like_accelerate(source):
         help_ = "give the script that starts with it; it is read too"
         raise Refused(not_recognised(source.path, "it is an accelerate file", help_))
     if _DEEPSPEED & set(tree.value):
         help_ = f"name it in the run config: deepspeed: {source.path}"
         raise Refused(not_recognised(source.path, "it is a DeepSpeed file", help_))
+    if stack is not None:
+        return Recipe(source.path, stack, given)
     keys = listed([str(key) for key in list(tree.value)[:4]])
     raise Refused(not_recognised(source.path, f"its keys are {keys}"))
 
@@ -101,6 +114,9 @@ def _of_script(path: str) -> Recipe:
             recipe = Recipe(path, stack, given, program=program)
             return replace(recipe, world=_world(file, command, recipe))
         started.append(program)
+    if unfilled := _PLACEHOLDER.search(read_source(path).text):
+        why = f"{unfilled[0]} stands in it, which bash reads as a file to read from"
+        raise Refused(not_recognised(path, why, f"put what is meant in place of {unfilled[0]}"))
     if started:
         why = f"it starts {listed(list(filter(None, started))) or 'a program'} without an option of a trainer"
         raise Refused(not_recognised(path, why))
@@ -111,8 +127,8 @@ def _of_launcher(file: LaunchFile, command: Command) -> dict[str, Given]:
     """What the launcher, or the accelerate file that it names, says of the training itself."""
     files = (replace(file, statements=tuple(command_statements(command, file))), *_named_files(file))
     found = {}
-    for about, key in (("dtype", "mixed_precision"), ("deepspeed_file", "deepspeed_config_file")):
-        said = told(files, about)  # type: ignore[arg-type]
+    for about, key in _OF_LAUNCHERS.items():
+        said = told(files, about)
         if said is not None and not said.is_implied:
             found[key] = Given(key, said.value, said.place)
     return found

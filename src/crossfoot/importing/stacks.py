@@ -16,10 +16,13 @@ Name = Literal["alpaca2", "hf", "llamafactory", "axolotl"]
 
 @dataclass(frozen=True)
 class Default:
-    """A value that a trainer takes by itself. value: in our YAML; key: what it is called there."""
+    """A value that a trainer takes by itself. value: in our YAML; key: what it is called there. by: who says
+    so, where that is not the stack's version.
+    """
 
     value: str
     key: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,15 @@ _HF = Stack(
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,
-            "lora.r": Default("8", "peft: r"),
-            "lora.alpha": Default("8", "peft: lora_alpha"),
-            "lora.dropout": Default("0.0", "peft: lora_dropout"),
+            "lora.r": Default("8", "r", "peft"),
+            "lora.alpha": Default("8", "lora_alpha", "peft"),
+            "lora.dropout": Default("0.0", "lora_dropout", "peft"),
         }
     ),
     means="Transformers before 4.46 counts each one's mean alike, however many tokens it trains; 4.57 counts "
     "every token, as crossfoot does",
 )
+_PROGRAM = "run_clm_sft_with_peft.py"
 _ALPACA2 = Stack(
     "alpaca2",
     "Chinese-LLaMA-Alpaca-2",
@@ -91,11 +95,11 @@ _ALPACA2 = Stack(
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,
-            "data.max_seq_len": Default("1024", "max_seq_length, block_size"),
-            "lora.r": Default("8", "lora_rank"),
-            "lora.alpha": Default("32", "lora_alpha"),
-            "lora.dropout": Default("0.1", "lora_dropout"),
-            "lora.target_modules": Default("[q_proj, v_proj]", "trainable"),
+            "data.max_seq_len": Default("1024", "max_seq_length, block_size", _PROGRAM),
+            "lora.r": Default("8", "lora_rank", _PROGRAM),
+            "lora.alpha": Default("32", "lora_alpha", _PROGRAM),
+            "lora.dropout": Default("0.1", "lora_dropout", _PROGRAM),
+            "lora.target_modules": Default("[q_proj, v_proj]", "trainable", _PROGRAM),
         }
     ),
     floors_steps=True,

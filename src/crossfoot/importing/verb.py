@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.formats import show
+from crossfoot.findings.render import render
 from crossfoot.importing.carried import Carried, Entry
 from crossfoot.importing.carrying import carry
 from crossfoot.importing.config_text import all_entries, config_text
@@ -60,6 +61,8 @@ def import_recipe(path: str, out: str | None, words: Sequence[str], world: World
     if out is None:
         say(imported.text, end="")
         tell(f"{page}\n\n{what_next(None, imported.carried)}; to a file: --out my.yaml")
+        if imported.findings:
+            tell(f"\n{render(imported.findings)}")
         return 0
     _write(out, imported.text)
     say(f"{page}\n\n{what_next(out, imported.carried)}\nnext: crossfoot check {quoted_path(out)}")

@@ -85,8 +85,10 @@ def _lora(carrying: Carrying, given: Given) -> None:
     elif kind in ("freeze", "oft"):
         carrying.leave(given, f"there is no {kind}: all weights are trained", "add a section lora:")
     else:
-        what = "a section lora:" if carrying.trains_lora else "no section lora: all weights are trained"
-        carrying.leave(given, f"it is {what}", trains=False)
+        what = (
+            "the section lora: says it" if carrying.trains_lora else "without lora: all weights are trained"
+        )
+        carrying.leave(given, what, trains=False)
 
 
 def _split(carrying: Carrying, given: Given) -> None:
@@ -237,6 +239,10 @@ WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
     **dict.fromkeys(("dataloader_drop_last", "drop_last"), _drop_last),
     "report_to": _report_to,
     "ddp_timeout": _ignore(_RANKS_WAIT),
+    **dict.fromkeys(
+        ("accelerate.gradient_accumulation_steps", "accelerate.gradient_clipping"),
+        _ignore("the trainer's own option is taken; accelerate's is a second opinion"),
+    ),
     "load_best_model_at_end": _ignore("the best checkpoint is kept; the run ends with its last"),
     "bias": lambda carrying, given: carrying.leave(
         given, "biases are not trained", trains=given.text != "none"

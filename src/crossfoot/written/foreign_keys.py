@@ -181,6 +181,7 @@ _NONE: Mapping[str, str] = {
     "TF32 is left to torch": "tf32",
     "the nearest mirror is tracking.wandb; the ledger has every number": """wandb_entity wandb_watch
         wandb_name wandb_run_id wandb_log_model""",
+    "it says only what is shown": "strict debug eval_table_size eval_max_new_tokens save_first_step",
     "torch.compile is not used": "torch_compile torch_compile_backend",
 }
 """Why there is none -> words for which there is none, and without which the same is trained."""
@@ -201,7 +202,11 @@ _NONE_TRAINED: Mapping[str, str] = {
         freeze_trainable_layers lorap_lr_ratio""",
     "a run begins with the base model: merge the adapter into it first": """peft_path adapter_name_or_path
         lora_model_dir""",
-    "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": "fsdp fsdp_config",
+    "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
+        fsdp_transformer_layer_cls_to_wrap""",
+    "trained weights keep a float32 master": "pure_bf16",
+    "data sets are read one behind the other": "mix_strategy interleave_probs",
+    "the model is taken as its config.json says": "rope_scaling shift_attn upcast_layernorm",
     "it stands in the DeepSpeed file, as zero_optimization.stage": "zero_stage",
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer
         add_eos_token tokens""",
