@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
+_IMPORT = "make a run config of another trainer's script or config, and say what that would have trained"
 _Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         refused = error
         return exit_code_of(lambda: _refuse(refused, words), answers=False)
-    answers = arguments.verb in (_plan, _explain) or (arguments.verb is _launch and arguments.shows)
+    answers = arguments.verb in (_plan, _explain, _import) or (arguments.verb is _launch and arguments.shows)
     answers |= bool(getattr(arguments, "json", False)) or getattr(arguments, "format", None) == "json"
     return exit_code_of(lambda: arguments.verb(arguments), answers=answers)
 
@@ -76,9 +77,30 @@ def _parser() -> tuple[Parser, _Verbs]:
     # `deepspeed --module crossfoot VERB` puts it before the verb
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _import_verb(verbs)
     _config_verbs(verbs)
     _other_verbs(verbs)
     return parser, verbs
+
+
+def _import_verb(verbs: _Verbs) -> None:
+    """The verb by which a run config comes to be."""
+    imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
+    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
+    imports.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
+    )
+    imports.add_argument(
+        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
+    )
+    imports.add_argument(
+        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
+    )
+    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
+    imports.add_argument(
+        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
+    )
+    imports.set_defaults(verb=_import)
 
 
 def _config_verbs(verbs: _Verbs) -> None:
@@ -301,6 +323,13 @@ def _watch(arguments: argparse.Namespace) -> int:
     from crossfoot.watching.watch import watch
 
     return watch(arguments.run_dir, once=arguments.once, plain=arguments.plain)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from crossfoot.importing.verb import import_recipe, world_of
+
+    world = world_of(arguments.nodes, arguments.gpus)
+    return import_recipe(arguments.file, arguments.out, arguments.overrides, world, arguments.samples)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

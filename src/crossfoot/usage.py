@@ -24,6 +24,7 @@ _OTHER_VERBS: Mapping[str, str] = {
     **dict.fromkeys(("start", "submit", "sbatch", "srun", "torchrun", "deepspeed"), "launch"),
     **dict.fromkeys(("tokenize", "tokenise", "preprocess", "prepare"), "index"),
     **dict.fromkeys(("status", "monitor", "tail", "follow"), "watch"),
+    **dict.fromkeys(("convert", "migrate", "translate", "port"), "import"),
     **dict.fromkeys(("help", "usage"), "--help"),
     "version": "--version",
     "dry-run": "plan",
@@ -115,6 +116,8 @@ def no_verb(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) 
     if later is not None and any(each.startswith("-") for each in words[:later]):
         moved = [words[later], *words[later + 1 :], *words[:later]]
         return bad_usage(title, [f"write the verb first: {shlex.join(['crossfoot', *moved])}"])
+    if word.endswith((".sh", ".sbatch")):
+        return bad_usage(title, [shlex.join(["crossfoot", "import", word, *rest])])
     if word.endswith((".yaml", ".yml")) or os.path.isfile(word):
         return bad_usage(title, [shlex.join(["crossfoot", "check", word, *rest])])
     near = difflib.get_close_matches(word.lower(), verbs, n=1)
@@ -215,6 +218,7 @@ def _article(name: str) -> str:
     return {
         "CONFIG": "a run config (YAML)",
         "RUN_DIR": "the folder of a run",
+        "FILE": "a script or a config of another trainer",
         "OUT": "a folder to write to, one that is not there yet",
     }.get(name, name)
 

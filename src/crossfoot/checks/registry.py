@@ -44,6 +44,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",
+    "crossfoot.importing.findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.mirrors.findings",

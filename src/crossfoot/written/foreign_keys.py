@@ -1,6 +1,6 @@
 """Other trainers' words for our keys and values: transformers' TrainingArguments, peft, TRL, LLaMA-Factory,
-axolotl, ms-swift, DeepSpeed, Chinese-LLaMA-Alpaca-2. The one table: for keys of a config, for overrides, and
-for options on a command line or in a launch script.
+axolotl, ms-swift, DeepSpeed, Chinese-LLaMA-Alpaca-2. The one table: for keys of a config, for overrides, for
+options on a command line or in a launch script, and for `crossfoot import`.
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ _SAME: Mapping[str, str] = {
 class Foreign:
     """Another trainer's word. key: ours, dotted; "" when there is none. how: how the value changes, or what
     else it may mean. why: why there is none. values: theirs, in lower case -> ours; empty
-    when all pass as they are.
+    when all pass as they are. trains: without it something else is trained.
     """
 
     key: str = ""
     how: str = ""
     why: str = ""
     values: Mapping[str, str] = field(default_factory=dict)
+    trains: bool = False
 
 
 _FILES = "files, as a list: data.train: [FILE.json]"
@@ -73,8 +74,12 @@ _ATTENTION = {"true": "flash_attention_2"}
 _MODULES = "a list of names; the default is all seven linear layers of a block"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
+_FOR_LORA = """
+finetuning_type train_type tuner_type sft_type adapter use_lora use_peft use_peft_lora peft peft_config
+"""
+
 _CHANGED: Mapping[str, Foreign] = {
-    "bf16": Foreign("model.dtype", values={"true": "bfloat16"}),
+    "bf16": Foreign("model.dtype", values=dict.fromkeys(("true", "auto", "full"), "bfloat16")),
     "fp16": Foreign("model.dtype", values={"true": "float16"}),
     "fp32": Foreign("model.dtype", values={"true": "float32"}),
     "use_flash_attn": Foreign("model.attention", values=_ATTENTION),
@@ -95,15 +100,6 @@ _CHANGED: Mapping[str, Foreign] = {
     "lora_target_linear": Foreign("lora.target_modules", _MODULES),
     "additional_target": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "lora_modules_to_save": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
-    "finetuning_type": Foreign("lora", _ON_PURPOSE),
-    "train_type": Foreign("lora", _ON_PURPOSE),
-    "tuner_type": Foreign("lora", _ON_PURPOSE),
-    "sft_type": Foreign("lora", _ON_PURPOSE),
-    "adapter": Foreign("lora", _ON_PURPOSE),
-    "use_lora": Foreign("lora", _ON_PURPOSE),
-    "use_peft": Foreign("lora", _ON_PURPOSE),
-    "peft": Foreign("lora", _ON_PURPOSE),
-    "peft_config": Foreign("lora", _ON_PURPOSE),
     "stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "training_stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "dataset": Foreign("data.train", _FILES),
@@ -120,6 +116,15 @@ _CHANGED: Mapping[str, Foreign] = {
     "val_set_size": Foreign(
         "data.validation", "no part is split off: it is files, data.validation: [FILE.json]"
     ),
+    "validation_split_percentage": Foreign(
+        "data.validation", "no part is split off: it is files, data.validation: [FILE.json]"
+    ),
+    "test_datasets": Foreign("data.validation", "files, as a list: data.validation: [FILE.json]"),
+    "disable_gradient_checkpointing": Foreign(
+        "model.gradient_checkpointing", values={"true": "false", "false": "true"}
+    ),
+    **dict.fromkeys(_FOR_LORA.split(), Foreign("lora", _ON_PURPOSE)),
+    "full_finetuning": Foreign("lora", "without a section lora: all weights are trained"),
     "val_size": Foreign("data.validation", "no part is split off: it is files, data.validation: [FILE.json]"),
     "split_dataset_ratio": Foreign("data.validation", "no part is split off: it is files, [FILE.json]"),
     **dict.fromkeys(
@@ -144,13 +149,10 @@ _CHANGED: Mapping[str, Foreign] = {
 """Words whose values are said otherwise here."""
 
 _NONE: Mapping[str, str] = {
-    "the base model is trained as it is: there is no quantisation (QLoRA) yet": """
-        load_in_4bit load_in_8bit quantization_bit quantization_method quant_bits quant_method
-        bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant double_quantization
-        quantization load_in_kbits""",
     "how samples are laid out is data.layout, for validation too": "eval_sample_packing pad_to_sequence_len",
     "every step is in the ledger and on the screen": """logging_steps logging_first_step logging_strategy
-        log_interval logging_dir disable_tqdm log_level plot_loss include_num_input_tokens_seen""",
+        log_interval logging_dir disable_tqdm log_level plot_loss include_num_input_tokens_seen
+        include_tokens_per_second skip_memory_metrics""",
     "checkpoints and validation are counted in steps: checkpoint.every_steps, validation.every_steps": """
         save_strategy evaluation_strategy eval_strategy saves_per_epoch evals_per_epoch""",
     "the verb says it: crossfoot train trains, and validates when data.validation is given": """
@@ -158,39 +160,67 @@ _NONE: Mapping[str, str] = {
     "a run goes on with --continue RUN_DIR on the command line": """resume_from_checkpoint
         auto_resume_from_checkpoints ignore_data_skip resume""",
     "a folder that holds a run is never overwritten": "overwrite_output_dir overwrite_cache",
+    "a checkpoint is safetensors, small, and holds what a run needs to go on": """save_safetensors
+        save_only_model save_on_each_node""",
     "code that comes with a model is never run": "trust_remote_code trust_remote",
+    "the classes follow from config.json and the tokenizer's files": """model_type tokenizer_type
+        is_llama_derived_model is_mistral_derived_model is_falcon_derived_model""",
     "validation is as large as training: one forward has batch.micro_batch_size samples": """
         per_device_eval_batch_size eval_batch_size eval_accumulation_steps per_gpu_eval_batch_size""",
     "data is tokenised once into an index, and read from there": """preprocessing_num_workers
         dataloader_num_workers dataset_num_proc dataloader_pin_memory num_workers streaming
         dataset_prepared_path cache_dir remove_unused_columns dataloader_prefetch_factor lazy_tokenize
-        tokenized_path buffer_size""",
+        tokenized_path buffer_size data_cache_dir dataset_processes""",
+    "weights are read as they are needed, in the precision of model.dtype": "low_cpu_mem_usage",
+    "kernels are model.kernels and model.attention": """use_unsloth use_liger_kernel enable_liger_kernel
+        xformers_attention lora_on_cpu""",
+    "it is what every LoRA here is": "task_type lora_fan_in_fan_out",
+    "ranks come from the launcher": """local_rank world_size ddp_backend ddp_find_unused_parameters
+        num_processes ray_num_workers""",
+    "nothing is uploaded": "push_to_hub hub_model_id hub_strategy hub_token push_to_hub_model_id",
+    "TF32 is left to torch": "tf32",
+    "the nearest mirror is tracking.wandb; the ledger has every number": """wandb_entity wandb_watch
+        wandb_name wandb_run_id wandb_log_model""",
+    "it says only what is shown": "strict debug eval_table_size eval_max_new_tokens save_first_step",
+    "torch.compile is not used": "torch_compile torch_compile_backend",
+}
+"""Why there is none -> words for which there is none, and without which the same is trained."""
+
+_NONE_TRAINED: Mapping[str, str] = {
+    "the base model is trained as it is: there is no quantisation (QLoRA) yet": """
+        load_in_4bit load_in_8bit quantization_bit quantization_method quant_bits quant_method
+        bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant double_quantization
+        quantization load_in_kbits double_quant quant_type""",
     "all samples are trained; make a smaller file, or set train.max_steps": """max_samples
         max_train_samples num_samples""",
     "the order of samples follows from run.seed, always shuffled": """group_by_length shuffle
-        length_column_name""",
+        length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
     "plain LoRA is what there is": """use_rslora use_dora loraplus_lr_ratio pissa_init lora_bias
-        lora_fan_in_fan_out use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
-        task_type freeze_trainable_layers lora_on_cpu lorap_lr_ratio use_unsloth use_liger_kernel
-        enable_liger_kernel""",
-    "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": "fsdp fsdp_config",
+        peft_use_rslora peft_use_dora use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
+        freeze_trainable_layers lorap_lr_ratio""",
+    "a run begins with the base model: merge the adapter into it first": """peft_path adapter_name_or_path
+        lora_model_dir""",
+    "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
+        fsdp_transformer_layer_cls_to_wrap""",
+    "trained weights keep a float32 master": "pure_bf16",
+    "data sets are read one behind the other": "mix_strategy interleave_probs",
+    "the model is taken as its config.json says": "rope_scaling shift_attn upcast_layernorm",
     "it stands in the DeepSpeed file, as zero_optimization.stage": "zero_stage",
-    "ranks come from the launcher": """local_rank world_size ddp_backend ddp_find_unused_parameters
-        num_processes""",
-    "nothing is uploaded": "push_to_hub hub_model_id hub_strategy hub_token push_to_hub_model_id",
-    "TF32 is left to torch": "tf32",
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer
         add_eos_token tokens""",
+    "a sample that is too long is cut, and its lost tokens are counted": "excess_length_strategy",
+    "a run trains all of its steps": "early_stopping_patience early_stopping_steps",
     "the loss is the mean over the trained tokens of a step": "label_smoothing_factor label_names",
-    "torch.compile is not used": "torch_compile torch_compile_backend",
+    "the schedule is lr.schedule, with lr.min_ratio as its floor": "lr_scheduler_kwargs",
 }
-"""Why there is none -> words for which there is none."""
+"""The same of words without which something else is trained."""
 
 _TABLE: Mapping[str, Foreign] = MappingProxyType(
     {word: Foreign(key) for key, words in _SAME.items() for word in words.split()}
     | {word: Foreign(why=why) for why, words in _NONE.items() for word in words.split()}
+    | {word: Foreign(why=why, trains=True) for why, words in _NONE_TRAINED.items() for word in words.split()}
     | dict(_CHANGED)
 )
 
@@ -232,6 +262,11 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
 def foreign(word: str) -> Foreign | None:
     """What another trainer's word is here, however its case, with hyphens or underscores."""
     return _TABLE.get(word.lower().replace("-", "_"))
+
+
+def words_for(key: str) -> tuple[str, ...]:
+    """Other trainers' words for our key."""
+    return tuple(word for word, meant in _TABLE.items() if meant.key == key)
 
 
 def synonym(key: str, value: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What is said about many keys at once: CF032 and CF033."""
+"""What is said about many keys at once, and about another trainer's file: CF032, CF033 and CF059."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import listed
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.known_keys import Suggestion
 
 _MOST_PLACES = 3
@@ -35,7 +36,8 @@ def foreign_keys(written_in: str, places: Sequence[Place], keys: Sequence[tuple[
     """CF033: several keys are those of another trainer.
 
     A config of the Hugging Face Trainer, LLaMA-Factory, axolotl or ms-swift is no run config. Most of their
-    words have a counterpart here; of the others it is said why there is none.
+    words have a counterpart here; of the others it is said why there is none. `crossfoot import FILE` makes a
+    run config of a whole one.
     """
     sections: dict[str, list[str]] = {}
     told, none = [], []
@@ -56,4 +58,19 @@ def foreign_keys(written_in: str, places: Sequence[Place], keys: Sequence[tuple[
         others=tuple((place, "another one") for place in places[1 : 1 + _MOST_PLACES]),
         notes=tuple(none),
         helps=(*helps, *told) or ("remove them",),
+    )
+
+
+@rule_docs("CF059", name="config-is-a-script")
+def a_script(path: str) -> Finding:
+    """CF059: a shell script is given where a run config belongs.
+
+    `run_sft.sh` says how another trainer is started. `crossfoot import` makes a run config of it.
+    """
+    return Finding(
+        "CF059",
+        f"{path} is a shell script, and a run config is YAML",
+        place=Place(path),
+        helps=(f"make a run config of it: crossfoot import {quoted_path(path)} --out my.yaml",),
+        unreadable=True,
     )

@@ -130,13 +130,12 @@ def suggest(
     """
     section, name = path[0], path[-1]
     if len(path) > 1 and section not in sections():
-        return _in_another_section(path, text) or _moved(name, text) or translated(name, text)
+        return _in_another_section(path, text) or counterpart(name, text)
     if isinstance(value, dict) and name in sections():
         return Suggestion(name, f"{name} is a section of its own: move it to the top level", "moved")
     if (key := name.replace(":", ".")) != name.replace(".", "") and is_known(tuple(key.split("."))):
         return Suggestion(key, f"write it in its section: {_below(key, text)}", "moved", value=text)
-    meant = _moved(name, text) or translated(name, text)
-    if meant is not None:
+    if (meant := counterpart(name, text)) is not None:
         return meant
     if len(path) == 1 and isinstance(value, dict):
         return _nearest("section", name, tuple(sections()), "", taken, text)
@@ -162,6 +161,11 @@ def option_as_override(option: str, text: str) -> str:
         why = f": {meant.note}" if meant.note else ""
         return f"remove {option}{why}" if meant.note else f"{option}: {meant.help}"
     return f"write {meant.path}=VALUE{meant.help.removeprefix(_called(meant.path))}"
+
+
+def counterpart(name: str, text: str | None) -> Suggestion | None:
+    """Where a key of this name stands here: one of ours, or another trainer's word for one."""
+    return _moved(name, text) or translated(name, text)
 
 
 def translated(name: str, text: str | None) -> Suggestion | None:

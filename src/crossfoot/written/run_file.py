@@ -23,6 +23,7 @@ from crossfoot.written.findings import (
     not_a_config,
     unreadable_config,
 )
+from crossfoot.written.key_findings import a_script
 from crossfoot.written.known_keys import kind_of
 from crossfoot.written.overriding import Override, apply
 from crossfoot.written.paths import with_homes
@@ -32,6 +33,8 @@ from crossfoot.written.slips import repaired, tab_slips
 from crossfoot.written.source import Source, UnreadableText, read_source
 from crossfoot.written.validity import judge, place_of
 from crossfoot.written.yaml_tree import BrokenYaml, Keys, Spot, Tree, read_tree
+
+_SCRIPTS = (".sh", ".bash", ".sbatch", ".slurm")
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def _read(path: str) -> tuple[Source, Tree]:
         source = read_source(path)
     except UnreadableText as error:
         raise Refused(unreadable_config(error)) from error
+    if source.text.startswith("#!") or path.endswith(_SCRIPTS):
+        raise Refused(a_script(path))
     refuse_slips(source, kind_of)
     try:
         tree = read_tree(source)

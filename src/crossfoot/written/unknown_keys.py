@@ -8,6 +8,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Edit, Finding
 from crossfoot.phrases import listed
+from crossfoot.shell_words import quoted_path
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import unknown_key
 from crossfoot.written.key_findings import foreign_keys, moved_keys
@@ -101,8 +102,14 @@ class UnknownKeys:
         spots = [self.tree.spots[path] for path, _ in group]
         places = [spot.key or spot.value for spot in spots]
         names = [(path[-1], suggestion) for path, suggestion in group]
-        make = moved_keys if group[0][1].meaning == "moved" else foreign_keys
-        return make(dotted(group[0][0][:-1]), places, names)
+        written_in = dotted(group[0][0][:-1])
+        if group[0][1].meaning == "moved":
+            return moved_keys(written_in, places, names)
+        found = foreign_keys(written_in, places, names)
+        if {"run", "batch", "lr"} & set(self.tree.value) or written_in:
+            return found
+        makes = f"crossfoot import {quoted_path(self.source.path)} --out my.yaml"
+        return replace(found, helps=(makes, *found.helps))
 
     def _renaming(self, path: Path, suggestion: Suggestion | None) -> tuple[Edit, ...]:
         """The key under its right name: when that belongs in the same place, is free, and is surely meant."""

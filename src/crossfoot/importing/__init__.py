@@ -1,0 +1,1 @@
+"""A recipe of another trainer: read, carried over into a run config, and held against what trains there."""

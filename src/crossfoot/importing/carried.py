@@ -1,0 +1,99 @@
+"""A recipe on its way into a run config: the lines that it becomes, and what is left with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from crossfoot.importing.recipe import Given, Recipe, origin
+from crossfoot.written.known_keys import counterpart
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the run config. value: in YAML. origin: who says it. given: what it comes from."""
+
+    value: str
+    origin: str
+    given: Given | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that is not carried over. trains: without it something else is trained. help: what to do."""
+
+    given: Given
+    why: str
+    help: str = ""
+    trains: bool = True
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of a recipe. entries: by our key, dotted."""
+
+    entries: Mapping[str, Entry]
+    left: tuple[Left, ...]
+
+
+NOT_YET: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("model.dtype", "float16"): ("bfloat16", "a checkpoint does not hold float16's loss scale yet"),
+    ("lr.schedule", "cosine_with_restarts"): ("cosine", "there are no restarts yet"),
+    ("lr.schedule", "warmup_stable_decay"): ("constant", "there is no decay at the end yet"),
+    ("lr.schedule", "polynomial"): ("linear", "there is no polynomial decay"),
+    ("lr.schedule", "inverse_sqrt"): ("cosine", "there is no inverse square root"),
+    ("optimizer.name", "adamw_bnb_8bit"): ("adamw", "the optimizer's state is float32"),
+    ("optimizer.name", "adamw_8bit"): ("adamw", "the optimizer's state is float32"),
+    ("optimizer.name", "paged_adamw_8bit"): ("adamw", "the optimizer's state is float32"),
+    ("optimizer.name", "paged_adamw_32bit"): ("adamw", "the optimizer's state is not paged"),
+    ("optimizer.name", "adafactor"): ("adamw", "there is no adafactor"),
+}
+"""Our key and a value of it that is not there yet -> the nearest that is, and why. A line goes when it is."""
+
+
+@dataclass
+class Carrying:
+    """A recipe on its way."""
+
+    recipe: Recipe
+    entries: dict[str, Entry] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
+
+    def put(self, path: str, value: str, given: Given) -> None:
+        """One line. A second word for the same key is named."""
+        nearest, why = NOT_YET.get((path, value.strip("\"'")), ("", ""))
+        value = nearest or value
+        before = self.entries.get(path)
+        if before is not None and before.given is not None and before.value == value:
+            self.leave(given, f"{before.given.key} says it too", trains=False)
+        elif nearest:
+            self.leave(given, why, f"{path} is {nearest} instead")
+        said = f"{origin(given.place)} {given.key}" + (f": {given.text}, not carried over" if nearest else "")
+        if before is None or before.given is None:
+            self.entries[path] = Entry(value, said, given)
+        elif before.value != value:
+            self.leave(given, f"{before.given.key} says {path} too, and counts")
+
+    def leave(self, given: Given, why: str, help_: str = "", trains: bool = True) -> None:
+        """Not carried over. What asks for nothing changes nothing."""
+        self.left.append(Left(given, why, help_, trains and not given.asks_for_nothing))
+
+    @property
+    def trains_lora(self) -> bool:
+        """Whether the recipe trains adapters."""
+        given = self.recipe.given
+        kind = self.recipe.get("finetuning_type", "adapter", "train_type", "tuner_type", "sft_type")
+        if kind is not None:
+            return kind.text.lower() in ("lora", "qlora")
+        if "full_finetuning" in given and given["full_finetuning"].is_true:
+            return False
+        if self.recipe.stack.name in ("llamafactory", "alpaca2"):
+            return True
+        asked = self.recipe.get("use_lora", "use_peft", "use_peft_lora", "peft")
+        return asked.is_true if asked else any(our_key(key).startswith("lora.") for key in given)
+
+
+def our_key(key: str) -> str:
+    """Ours for a word of another trainer, dotted; "" when there is none."""
+    meant = counterpart(key, None)
+    return meant.path if meant else ""

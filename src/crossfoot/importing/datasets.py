@@ -1,0 +1,122 @@
+"""The files that a recipe trains on: each trainer has its own way to name them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from crossfoot.importing.recipe import Given, Recipe, as_text
+
+_TRAIN = (
+    *("datasets", "dataset", "train_file", "train_files", "train_data_file", "data_path", "train_data"),
+    *("dataset_name", "data_files", "dataset_dir"),
+)
+"""The first of these that is given counts."""
+_VALIDATION = ("test_datasets", "validation_file", "eval_dataset", "val_dataset", "eval_file")
+DATA_KEYS = frozenset((*_TRAIN, *_VALIDATION, "dataset_config_name"))
+"""Keys that are read here."""
+_INFO = "dataset_info.json"
+LARGEST_BYTES = 1 << 20
+
+LeftOut = tuple[Given, str, str, bool]
+"""What is not carried over, why, what to do, and whether something else is trained without it."""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Files to train and to validate on, as a run config names them, and the keys that say so."""
+
+    train: tuple[str, ...] = ()
+    train_given: Given | None = None
+    validation: tuple[str, ...] = ()
+    validation_given: Given | None = None
+    left: tuple[LeftOut, ...] = ()
+
+
+def data_files(recipe: Recipe) -> DataFiles:
+    """The files of a recipe, and what of them is not carried over."""
+    train, validation = recipe.get(*_TRAIN), recipe.get(*_VALIDATION)
+    if validation is not None and validation.asks_for_nothing:
+        validation = None
+    left: list[LeftOut] = [
+        (given, f"{train.key} says the files", "", False)
+        for given in recipe.given.values()
+        if given.key in _TRAIN and given is not train and train is not None and given.is_known
+    ]
+    return DataFiles(
+        tuple(_files(recipe, train, left)),
+        train,
+        tuple(_files(recipe, validation, left)),
+        validation,
+        tuple(left),
+    )
+
+
+def _files(recipe: Recipe, given: Given | None, left: list[LeftOut]) -> Iterator[str]:
+    if given is None:
+        return
+    if recipe.stack.name == "axolotl":
+        yield from _of_axolotl(given, left)
+    elif recipe.stack.name == "llamafactory" and given.key != "dataset_dir":
+        yield from _of_llama_factory(recipe, given, left)
+    elif given.key == "dataset_dir":
+        yield from _inside(given.text, ".txt" if recipe.is_pretraining else ".json")
+    else:
+        yield from given.names
+
+
+def _inside(folder: str, ending: str) -> list[str]:
+    """The files of a folder; the folder where it is not here."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(ending))
+    except OSError:
+        names = []
+    return [os.path.join(folder, name) for name in names] or [folder]
+
+
+def _of_axolotl(given: Given, left: list[LeftOut]) -> Iterator[str]:
+    entries = given.value if isinstance(given.value, list) else [given.value]
+    for entry in entries:
+        if not isinstance(entry, dict):
+            yield as_text(entry)
+            continue
+        files = entry.get("data_files")
+        yield from map(as_text, files if isinstance(files, list) else [files or entry.get("path", "")])
+        for key, value in entry.items():
+            if key in ("path", "data_files", "ds_type", "split") or value is None:
+                continue
+            why = "records are read by their fields, and written with data.template"
+            help_ = "hold the fields of your records against data.template"
+            left.append((Given(f"{given.key}.{key}", value, given.place), why, help_, True))
+
+
+def _of_llama_factory(recipe: Recipe, given: Given, left: list[LeftOut]) -> Iterator[str]:
+    folder = recipe.get("dataset_dir")
+    where = folder.text if folder else "data"
+    info = _info(os.path.join(where, _INFO))
+    for name in given.names:
+        entry = info.get(name)
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            yield os.path.join(where, entry["file_name"])
+            continue
+        remote = next((entry[key] for key in ("hf_hub_url", "ms_hub_url") if entry and key in entry), None)
+        path = os.path.join(where, f"{name}.json")
+        why = f"{os.path.join(where, _INFO)} is not here, which says its file: {path} is a guess"
+        if info:
+            why = f"{_INFO} says {f'a data set of a hub, {remote}' if remote else 'nothing of it'}"
+        left.append((Given(given.key, name, given.place), why, f"fetch it, and name its file: {path}", True))
+        yield path
+
+
+def _info(path: str) -> dict[str, Any]:
+    try:
+        if os.path.getsize(path) > LARGEST_BYTES:
+            return {}
+        with open(path, encoding="utf-8") as file:
+            read = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}

@@ -1,0 +1,254 @@
+"""The ways of single keys: what needs more than a word of the one table (written/foreign_keys.py), such as
+lists, counts that are written otherwise, and keys that only count together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from crossfoot.importing.carried import NOT_YET, Carrying, Entry
+from crossfoot.importing.recipe import Given, as_text
+from crossfoot.phrases import listed
+from crossfoot.written.foreign_keys import foreign, words_for
+from crossfoot.written.known_keys import Suggestion, choices, counterpart, is_optional, ours
+from crossfoot.written.yaml_tree import in_yaml
+
+_CALLED: Mapping[tuple[str, str], str] = {
+    ("axolotl", "optimizer"): "optim",
+    ("axolotl", "lr_scheduler"): "lr_scheduler_type",
+}
+"""Words that mean something else in the table, where one trainer has its own for it."""
+
+_BESIDE = ("tracking.", "checkpoint.", "validation.", "run.", "faults.")
+"""Sections of which nothing that is trained hangs."""
+
+_RANKS_WAIT = "it is long there since ranks wait for the tokenising; here that is done before they start"
+_ALL_LINEAR = ("all", "all-linear", "all_linear")
+
+
+def by_the_table(carrying: Carrying, given: Given) -> None:
+    """A key that is a word of the table, or none."""
+    name = _CALLED.get((carrying.recipe.stack.name, given.key), given.key)
+    word, meant = foreign(name), counterpart(name, given.text)
+    if given.value is None:
+        carrying.leave(given, "it has no value", trains=False)
+    elif meant is None:
+        carrying.leave(given, "crossfoot does not know this key", f"look up what {given.key} does there")
+    elif not meant.path:
+        carrying.leave(given, meant.note, trains=word is not None and word.trains)
+    elif meant.path == "model.attention":
+        carrying.leave(given, "model.attention is auto: the kernel that is installed", trains=False)
+    elif (value := _ours(meant)) is not None:
+        carrying.put(meant.path, _in_yaml(meant.path, value), given)
+    elif (meant.path, given.text) in NOT_YET:
+        carrying.put(meant.path, given.text, given)
+    else:
+        default = f"{meant.path} is {listed(choices(meant.path), 'or')}, and is left at its default"
+        why = meant.note or (default if choices(meant.path) else meant.help)
+        carrying.leave(given, why, trains=not meant.path.startswith(_BESIDE))
+
+
+def _ours(meant: Suggestion) -> str | None:
+    """The value, where its key can have it, also later."""
+    value = meant.value
+    if value is None or (meant.path, value) in NOT_YET or not choices(meant.path):
+        return value
+    return ours(meant.path, value)
+
+
+def _in_yaml(path: str, value: str) -> str:
+    is_text = path.rpartition(".")[2] in ("path", "dir", "name", "project") or path == "deepspeed"
+    return in_yaml(value) if is_text else value
+
+
+def _put_list(path: str) -> Callable[[Carrying, Given], None]:
+    def put(carrying: Carrying, given: Given) -> None:
+        names = given.names
+        if given.asks_for_nothing or [name.lower() for name in names] in ([name] for name in _ALL_LINEAR):
+            carrying.leave(given, "the default is all linear layers of a block", trains=False)
+        elif given.value is True or given.text == "true":
+            carrying.leave(given, "all linear layers of a block are the default", trains=False)
+        else:
+            carrying.put(path, as_text(list(names)), given)
+
+    return put
+
+
+def _lora(carrying: Carrying, given: Given) -> None:
+    kind = given.text.lower()
+    if isinstance(given.value, dict):
+        carrying.leave(given, "it is a section of its own there", "write its values below lora:")
+    elif kind == "qlora":
+        carrying.leave(
+            given, "there is no quantisation yet: the base is trained as it is", "plan more memory"
+        )
+    elif kind in ("freeze", "oft"):
+        carrying.leave(given, f"there is no {kind}: all weights are trained", "add a section lora:")
+    else:
+        what = (
+            "the section lora: says it" if carrying.trains_lora else "without lora: all weights are trained"
+        )
+        carrying.leave(given, what, trains=False)
+
+
+def _split(carrying: Carrying, given: Given) -> None:
+    recipe = carrying.recipe
+    if given.number == 0 or (recipe.stack.name == "alpaca2" and not recipe.is_pretraining):
+        carrying.leave(given, "no part is split off there either", trains=False)
+    else:
+        help_ = "write those samples to a file of their own: data.validation: [FILE.json]"
+        carrying.leave(given, "no part of the data is split off: all of it is trained", help_)
+
+
+def _epochs(carrying: Carrying, given: Given) -> None:
+    number = given.number
+    limit = carrying.recipe.get("max_steps")
+    if limit is not None and (limit.number or 0) > 0:
+        carrying.leave(given, f"max_steps {limit.text} counts instead, there too", trains=False)
+    elif number is not None and number % 1:
+        carrying.leave(given, "a part of an epoch is counted in steps", "set train.max_steps")
+        whole = max(1, round(number))
+        carrying.entries["train.epochs"] = Entry(str(whole), f"{given.key}, rounded", given)
+    else:
+        carrying.put("train.epochs", given.text if number is None else str(int(number)), given)
+
+
+def _max_steps(carrying: Carrying, given: Given) -> None:
+    if given.number is not None and given.number <= 0:
+        carrying.leave(given, "it means no limit", trains=False)
+    else:
+        carrying.put("train.max_steps", given.text, given)
+
+
+def _interval(path: str, *strategies: str) -> Callable[[Carrying, Given], None]:
+    """A number of steps, where the strategy beside it counts in steps."""
+
+    def put(carrying: Carrying, given: Given) -> None:
+        strategy = carrying.recipe.get(*strategies)
+        if strategy is not None and strategy.text != "steps":
+            carrying.leave(given, f"{strategy.key} is {strategy.text}: it has no effect", trains=False)
+        elif given.number is not None and 0 < given.number < 1:
+            help_ = f"set {path} to so many steps"
+            carrying.leave(given, "a share of all steps is no interval here", help_, trains=False)
+        else:
+            carrying.put(path, given.text, given)
+
+    return put
+
+
+def _strategy(path: str) -> Callable[[Carrying, Given], None]:
+    def put(carrying: Carrying, given: Given) -> None:
+        if given.text in ("no", "false", "none") and is_optional(path):
+            carrying.put(path, "null", given)
+        elif given.text == "steps":
+            carrying.leave(given, f"{path} counts in steps", trains=False)
+        else:
+            carrying.leave(given, f"here it counts in steps: {path}", f"set {path}", trains=False)
+
+    return put
+
+
+def _warmup_steps(carrying: Carrying, given: Given) -> None:
+    number = given.number
+    if number is not None and 0 < number < 1:  # transformers 5
+        carrying.put("lr.warmup_fraction", given.text, given)
+    elif number == 0:
+        carrying.leave(given, "it means none", trains=False)
+    else:
+        carrying.put("lr.warmup_steps", given.text.removesuffix(".0"), given)
+
+
+def _steps_of_axolotl(carrying: Carrying, given: Given) -> None:
+    """axolotl's batch_size is that of one GPU and step."""
+    micro = carrying.recipe.get("micro_batch_size")
+    if carrying.recipe.stack.name != "axolotl":
+        carrying.put("batch.micro_batch_size", given.text, given)
+    elif given.number and micro is not None and micro.number:
+        carrying.put("batch.grad_accum_steps", str(int(given.number // micro.number)), given)
+    else:
+        carrying.leave(given, "without micro_batch_size it cannot be divided", "say batch.micro_batch_size=4")
+
+
+def _beta(carrying: Carrying, given: Given) -> None:
+    first, second = carrying.recipe.get("adam_beta1"), carrying.recipe.get("adam_beta2")
+    if "optimizer.betas" not in carrying.entries:
+        one = first.text if first else "0.9"
+        other = second.text if second else "0.999"
+        carrying.put("optimizer.betas", f"[{one}, {other}]", given)
+
+
+def _deepspeed(carrying: Carrying, given: Given) -> None:
+    if isinstance(given.value, dict):
+        carrying.leave(
+            given, "it is written out here, and a file is needed", "write it to ds.json, and name it"
+        )
+    elif given.text:
+        carrying.put("deepspeed", in_yaml(given.text), given)
+    else:
+        carrying.leave(given, "it has no value", trains=False)
+
+
+def _torch_dtype(carrying: Carrying, given: Given) -> None:
+    if given.text == "auto":
+        carrying.leave(given, "bf16 and fp16 say in which precision it trains", trains=False)
+    else:
+        by_the_table(carrying, given)
+
+
+def _report_to(carrying: Carrying, given: Given) -> None:
+    names = [name.lower() for name in given.names]
+    if "wandb" in names or "all" in names:
+        carrying.put("tracking.wandb", "online", given)
+    else:
+        carrying.leave(given, "the ledger has every number; the mirror is tracking.wandb", trains=False)
+
+
+def _drop_last(carrying: Carrying, given: Given) -> None:
+    why = (
+        "it drops unfinished forwards; here all samples are trained, and the last step of an epoch is shorter"
+    )
+    carrying.leave(given, why)
+
+
+def _ignore(why: str) -> Callable[[Carrying, Given], None]:
+    return lambda carrying, given: carrying.leave(given, why, trains=False)
+
+
+WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
+    **dict.fromkeys(
+        ("trainable", "lora_target", "lora_target_modules", "target_modules", "lora_target_linear"),
+        _put_list("lora.target_modules"),
+    ),
+    **dict.fromkeys(
+        ("modules_to_save", "additional_target", "lora_modules_to_save"), _put_list("lora.modules_to_save")
+    ),
+    **dict.fromkeys(words_for("lora"), _lora),
+    **dict.fromkeys(("val_size", "val_set_size", "validation_split_percentage"), _split),
+    **dict.fromkeys(("num_train_epochs", "num_epochs"), _epochs),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), _beta),
+    "max_steps": _max_steps,
+    "batch_size": _steps_of_axolotl,
+    "warmup_steps": _warmup_steps,
+    "eval_steps": _interval("validation.every_steps", "eval_strategy", "evaluation_strategy"),
+    "save_steps": _interval("checkpoint.every_steps", "save_strategy"),
+    "save_strategy": _strategy("checkpoint.every_steps"),
+    "eval_strategy": _strategy("validation.every_steps"),
+    "evaluation_strategy": _strategy("validation.every_steps"),
+    "deepspeed": _deepspeed,
+    "torch_dtype": _torch_dtype,
+    **dict.fromkeys(("dataloader_drop_last", "drop_last"), _drop_last),
+    "report_to": _report_to,
+    "ddp_timeout": _ignore(_RANKS_WAIT),
+    **dict.fromkeys(
+        ("accelerate.gradient_accumulation_steps", "accelerate.gradient_clipping"),
+        _ignore("the trainer's own option is taken; accelerate's is a second opinion"),
+    ),
+    "load_best_model_at_end": _ignore("the best checkpoint is kept; the run ends with its last"),
+    "bias": lambda carrying, given: carrying.leave(
+        given, "biases are not trained", trains=given.text != "none"
+    ),
+    "load_in_kbits": lambda carrying, given: carrying.leave(
+        given, "the base model is trained as it is", trains=given.text != "16"
+    ),
+}
+"""What is more than a word of the table. Data files have a module of their own (datasets.py)."""
