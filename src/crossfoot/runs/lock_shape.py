@@ -80,8 +80,12 @@ class _Lr:
     reference: float = 0.0
     reference_batch: int | None = None
     rule: Literal["none", "linear", "sqrt"] = "none"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_with_restarts", "linear", "constant", "wsd"] = "cosine"
     min_ratio: float = 0.0
+    cycles: int = 1
+    decay_fraction: float = 0.0
+    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear"
+    groups: Mapping[str, float] = field(default_factory=dict)
     warmup_steps: int | None = None
     warmup_fraction: float | None = None
     warmup_samples: int | None = None
@@ -93,6 +97,8 @@ class _Lr:
         _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_steps=self.warmup_steps)
         _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_samples=self.warmup_samples)
         _refuse_beyond(0, 1, warmup_fraction=self.warmup_fraction, min_ratio=self.min_ratio)
+        _refuse_beyond(0, 1, decay_fraction=self.decay_fraction)
+        _refuse_beyond(1, MOST_STEPS, cycles=self.cycles)
 
 
 @dataclass(frozen=True)

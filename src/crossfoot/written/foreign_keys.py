@@ -32,6 +32,7 @@ _SAME: Mapping[str, str] = {
     "cluster.gpus_per_node": "nproc_per_node n_gpu num_gpus n_gpus gpus num_gpus_per_node gpu_num",
     "lr.reference": "learning_rate lr base_lr peak_lr max_lr",
     "lr.schedule": "lr_scheduler_type lr_scheduler scheduler lr_schedule",
+    "lr.cycles": "num_cycles",
     "lr.warmup_fraction": "warmup_ratio warmup_proportion",
     "lr.warmup_steps": "num_warmup_steps warmup_num_steps lr_warmup_steps",
     "optimizer.name": "optim optimizer_type optimizer_name",
@@ -89,6 +90,10 @@ _CHANGED: Mapping[str, Foreign] = {
     "cosine_min_lr_ratio": Foreign("lr.min_ratio"),
     "min_lr_ratio": Foreign("lr.min_ratio"),
     "min_lr_rate": Foreign("lr.min_ratio"),
+    **dict.fromkeys(
+        ("loraplus_lr_ratio", "lorap_lr_ratio"), Foreign("lr.groups", "the ratio of lora_B: {lora_B: 16}")
+    ),
+    "embedding_lr_scale": Foreign("lr.groups", "the ratio of embed_tokens: {embed_tokens: 0.1}"),
     "lora_target": Foreign("lora.target_modules", _MODULES),
     "lora_target_modules": Foreign("lora.target_modules", _MODULES),
     "trainable": Foreign("lora.target_modules", _MODULES),
@@ -171,9 +176,9 @@ _NONE: Mapping[str, str] = {
         length_column_name""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA is what there is": """use_rslora use_dora loraplus_lr_ratio pissa_init lora_bias
+    "plain LoRA is what there is": """use_rslora use_dora pissa_init lora_bias
         lora_fan_in_fan_out use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
-        task_type freeze_trainable_layers lora_on_cpu lorap_lr_ratio use_unsloth use_liger_kernel
+        task_type freeze_trainable_layers lora_on_cpu use_unsloth use_liger_kernel
         enable_liger_kernel""",
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": "fsdp fsdp_config",
     "it stands in the DeepSpeed file, as zero_optimization.stage": "zero_stage",
@@ -211,7 +216,7 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
     "optimizer.name": dict.fromkeys(
         ("adamw_torch", "adamw_torch_fused", "adamw_hf", "torch.optim.adamw"), "adamw"
     ),
-    "lr.schedule": {"constant_with_warmup": "constant"},
+    "lr.schedule": {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"},
     "data.task": dict.fromkeys(("pt", "pre_train", "pretraining"), "pretrain")
     | dict.fromkeys(("supervised", "instruction"), "sft"),
     "tracking.wandb": {"disabled": "off", "false": "off", "true": "online", "none": "off"},
