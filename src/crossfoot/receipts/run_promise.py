@@ -130,9 +130,8 @@ def _beta_note(lock: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     optimizer, batch = lock["config"]["optimizer"], lock["plan"]["global_batch_size"]
     return (
-        f"AdamW's second beta was {beta:.6g} at {batch:,} samples a step: it keeps the half-life in samples of "
-        f"{optimizer['betas'][1]:g} at {optimizer['beta2_reference_batch']:,}; read back from the optimizer at "
-        "the start",
+        f"AdamW's second beta was {beta:.6g} at {batch:,} samples a step, as the optimizer itself says: the "
+        f"half-life in samples of {optimizer['betas'][1]:g} at {optimizer['beta2_reference_batch']:,}",
     )
 
 
