@@ -124,7 +124,7 @@ def test_every_group_is_measured_and_promised(room: Path) -> None:
     assert train(room, "own", OWN) == 0
     receipt = receipt_later(room, "own")
     rows = {row.name: row.real for row in receipt.rows}
-    assert rows["steps at another rate, lora_B"] == rows["steps at another rate, embed_tokens"] == 0
+    assert rows["steps at another rate of lora_B"] == rows["steps at another rate of embed_tokens"] == 0
     for line in map(json.loads, (room / "own" / "ledger.jsonl").read_text().splitlines()):
         rates = {"embed_tokens": 0.1 * line["lr"], "lora_B": 16 * line["lr"]}
         assert line["group_lrs"] == line["planned_group_lrs"] == pytest.approx(rates, rel=1e-12)
@@ -134,7 +134,7 @@ def test_a_group_told_another_rate_does_not_foot(room: Path) -> None:
     with told(group_lrs=lambda planned: {**planned.group_lrs, "lora_B": planned.lr}):
         assert train(room, "own-told", OWN) == 3
     receipt = receipt_later(room, "own-told")
-    rows = ("steps at another rate", "steps at another rate, lora_B")
+    rows = ("steps at another rate", "steps at another rate of lora_B")
     assert differing(receipt) == dict.fromkeys(rows, STEPS)
     assert {cause.code for cause in receipt.causes} == {"CF737"}
     assert "of lora_B, the optimizer was given" in receipt.causes[0].message
@@ -151,7 +151,7 @@ def test_a_group_that_steps_at_another_rate_is_named(room: Path) -> None:
     with mock.patch.object(AccelerateEngine, "step", step):
         assert train(room, "own-faster", OWN, "train.max_steps=1", "lr.warmup_steps=0") == 3
     receipt = receipt_later(room, "own-faster")
-    rows = ("steps at another rate", "steps at another rate, embed_tokens")
+    rows = ("steps at another rate", "steps at another rate of embed_tokens")
     assert differing(receipt) == dict.fromkeys(rows, 1)
     (cause,) = receipt.causes
     assert cause.code == "CF719" and " of embed_tokens, planned " in cause.message

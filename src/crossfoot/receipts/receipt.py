@@ -147,7 +147,7 @@ def _columns(
     real = real_of(count)
     if held is not None:
         real["steps at another rate"] = held.other_rates
-        real |= {f"steps at another rate, {group}": n for group, n in held.other_group_rates.items()}
+        real |= {f"steps at another rate of {group}": n for group, n in held.other_group_rates.items()}
     if held is not None and held.steps:
         seen = {entry.step for entry in count}
         asked = [step for step in held.steps.values() if step.step < asked_steps]
