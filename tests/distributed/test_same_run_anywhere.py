@@ -28,7 +28,13 @@ pytestmark = pytest.mark.distributed
 STEPS = 20
 RELATIVE = 1e-5
 OPTIMIZERS = {
-    "adamw": {"lr.reference": "2e-3", "optimizer.name": "adamw", "optimizer.max_grad_norm": "1.0"},
+    # with rates of their own for adapters' B and the output layer
+    "adamw": {
+        "lr.reference": "2e-3",
+        "lr.groups": "{lora_B: 2, lm_head: 0.5}",
+        "optimizer.name": "adamw",
+        "optimizer.max_grad_norm": "1.0",
+    },
     # SGD shows a wrong gradient scale, which Adam hides; the norm is always beyond the clip
     "sgd": {"lr.reference": "1.0", "optimizer.name": "sgd", "optimizer.max_grad_norm": "0.05"},
 }
@@ -155,6 +161,7 @@ def test_same_samples_rates_losses_and_norms(
             where = f"{cell.name}, step {line['step']}"
             assert line["samples_sha256"] == expected["samples_sha256"], where
             assert line["lr"] == expected["lr"], where
+            assert line.get("group_lrs") == expected.get("group_lrs"), where
             for number in ("loss", "grad_norm"):
                 worst = max(worst, abs(line[number] / expected[number] - 1))
                 assert line[number] == pytest.approx(expected[number], rel=RELATIVE), where

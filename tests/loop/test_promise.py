@@ -20,11 +20,13 @@ from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.environment.world import read_world
 from crossfoot.findings.finding import Refused
+from crossfoot.planning import plan
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.receipts.receipt_page import render_receipt
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.ending import lock_sha256
 from crossfoot.training import acquire
+from crossfoot.training.engine import AccelerateEngine
 from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
 from crossfoot.training.step_recorder import StepPlanner
@@ -113,6 +115,56 @@ def test_what_the_loop_was_told_otherwise_does_not_foot(
     lines = [json.loads(line) for line in (room / name / "ledger.jsonl").read_text().splitlines()]
     assert all(line["cause_count"] == 0 for line in lines)  # measured as told: nothing else could see it
     assert code in render_receipt(receipt)
+
+
+OWN = "lr.groups={lora_B: 16, embed_tokens: 0.1}"
+
+
+def test_every_group_is_measured_and_promised(room: Path) -> None:
+    assert train(room, "own", OWN) == 0
+    receipt = receipt_later(room, "own")
+    rows = {row.name: row.real for row in receipt.rows}
+    assert rows["steps at another rate of lora_B"] == rows["steps at another rate of embed_tokens"] == 0
+    for line in map(json.loads, (room / "own" / "ledger.jsonl").read_text().splitlines()):
+        rates = {"embed_tokens": 0.1 * line["lr"], "lora_B": 16 * line["lr"]}
+        assert line["group_lrs"] == line["planned_group_lrs"] == pytest.approx(rates, rel=1e-12)
+
+
+def test_a_group_told_another_rate_does_not_foot(room: Path) -> None:
+    with told(group_lrs=lambda planned: {**planned.group_lrs, "lora_B": planned.lr}):
+        assert train(room, "own-told", OWN) == 3
+    receipt = receipt_later(room, "own-told")
+    rows = ("steps at another rate", "steps at another rate of lora_B")
+    assert differing(receipt) == dict.fromkeys(rows, STEPS)
+    assert {cause.code for cause in receipt.causes} == {"CF737"}
+    assert "of lora_B, the optimizer was given" in receipt.causes[0].message
+
+
+def test_a_group_that_steps_at_another_rate_is_named(room: Path) -> None:
+    real = AccelerateEngine.step
+
+    def step(self: AccelerateEngine) -> Any:
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 1.01 if group["rate_group"] == "embed_tokens" else 1.0
+        return real(self)
+
+    with mock.patch.object(AccelerateEngine, "step", step):
+        assert train(room, "own-faster", OWN, "train.max_steps=1", "lr.warmup_steps=0") == 3
+    receipt = receipt_later(room, "own-faster")
+    rows = ("steps at another rate", "steps at another rate of embed_tokens")
+    assert differing(receipt) == dict.fromkeys(rows, 1)
+    (cause,) = receipt.causes
+    assert cause.code == "CF719" and " of embed_tokens, planned " in cause.message
+
+
+def test_groups_at_their_source_are_refused_before_a_step(room: Path) -> None:
+    plan_rate = plan.plan_rate
+    with (
+        mock.patch.object(plan, "plan_rate", lambda **given: plan_rate(**{**given, "groups": {"lora_B": 2}})),
+        pytest.raises(Refused, match="CF709") as refused,
+    ):
+        train(room, "own-source", "lr.groups={lora_B: 16}")
+    assert "promised {'lora_B': 16" in " ".join(refused.value.findings[0].notes)
 
 
 def test_ten_times_the_rate_at_its_source_is_refused_before_a_step(room: Path) -> None:

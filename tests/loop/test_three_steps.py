@@ -53,6 +53,19 @@ def by_tokens(room: Room) -> dict[str, Any]:
     return {**folded_ranks(room), "batch": {"micro_batch_tokens": 2 * LONGEST, "global_batch_size": 11}}
 
 
+def own_rates(room: Room) -> dict[str, Any]:
+    """The same by adamw, with rates of their own for two kinds of tensors, a rate that falls in the last step
+    alone, and a second beta that follows the batch.
+    """
+    optimizer = {"name": "adamw", "betas": [0.8, 0.9], "eps": 1e-3, "weight_decay": 0.2}
+    lr = {"reference": 0.01, "schedule": "wsd", "decay_fraction": 0.6, "decay_shape": "sqrt"}
+    return {
+        **folded_ranks(room),
+        "optimizer": {**optimizer, "beta2_reference_batch": 5},
+        "lr": {**lr, "groups": {"lora_B": 4, "embed_tokens": 0.25}},
+    }
+
+
 def one_rank(room: Room) -> dict[str, Any]:
     """Three forwards a step, clipped, decayed, all weights; the last 5 samples of the epoch are dropped. The
     weights are judged and saved after each step.
@@ -84,7 +97,7 @@ def blocks_of_text(room: Room) -> dict[str, Any]:
     )
 
 
-CASES = [folded_ranks, padded, by_tokens, one_rank, blocks_of_text]
+CASES = [folded_ranks, padded, by_tokens, own_rates, one_rank, blocks_of_text]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,6 +130,9 @@ def test_weights_and_ledger_are_those_of_plain_torch(
         took, paused, *others = (lines[number].pop(name) for name in TIMES)
         assert others == [round(took, 6), round(took, 6), 0]
         assert 0.0 < took < HOUR_SECONDS and (paused > 0.0) == (bool(asked) and number > 0)
+        if ratios := config["lr"].get("groups"):
+            rates = {kind: pytest.approx(step.rate * ratio, rel=1e-12) for kind, ratio in ratios.items()}
+            assert lines[number].pop("group_lrs") == lines[number].pop("planned_group_lrs") == rates
         assert lines[number] == line_of(number, step, slots, samples, trained, is_packed)
         trained += step.samples
     assert len(lines) == 3

@@ -43,9 +43,9 @@ def _clock() -> Iterator[_Clock]:
         for engine in (DeepSpeedEngine, AccelerateEngine):
             real = engine.set_rate
 
-            def set_rate(self, rate, real=real):
-                clock.step += 1
-                real(self, rate)
+            def set_rate(self, rate, only=None, real=real):
+                clock.step += only is None
+                real(self, rate, only)
 
             stack.enter_context(mock.patch.object(engine, "set_rate", set_rate))
         yield clock

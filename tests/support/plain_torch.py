@@ -130,8 +130,16 @@ def rate_of(config: dict[str, Any], step: int, total: int) -> float:
         return float(peak * (step + 1) / warmup)
     done = (step - warmup) / (total - warmup)
     left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    decay = math.ceil(lr.get("decay_fraction", 0.0) * total)
+    left["wsd"] = 1 - math.sqrt(max(0, step - (total - decay)) / max(1, decay))
     floor = lr.get("min_ratio", 0.0)
     return float(peak * (floor + (1 - floor) * left[lr.get("schedule", "cosine")]))
+
+
+def ratio_of(config: dict[str, Any], name: str) -> float:
+    """What the rate of a tensor is multiplied with, by its name."""
+    own = [ratio for kind, ratio in config["lr"].get("groups", {}).items() if kind in name.split(".")]
+    return own[0] if own else 1.0
 
 
 def slots_of(config: dict[str, Any], ids: Sequence[int], samples: Sequence[Sample]) -> list[list[int]]:
@@ -212,13 +220,18 @@ def train(model: Any, config: dict[str, Any], samples: Sequence[Sample]) -> Iter
     section = config["optimizer"]
     optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, lr=0.0)
     if section["name"] == "adamw":
-        decayed = [parameter for parameter in trained if parameter.dim() >= 2]
-        plain = [parameter for parameter in trained if parameter.dim() < 2]
         groups = [
-            {"params": decayed, "weight_decay": section["weight_decay"]},
-            {"params": plain, "weight_decay": 0.0},
+            {
+                "params": [parameter],
+                "weight_decay": section["weight_decay"] if parameter.dim() >= 2 else 0.0,
+                "ratio": ratio_of(config, name),
+            }
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         ]
-        betas = (section["betas"][0], section["betas"][1])
+        batch = config["batch"]["global_batch_size"]
+        power = batch / section.get("beta2_reference_batch", batch)
+        betas = (section["betas"][0], section["betas"][1] ** power)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=section["eps"], foreach=False)
     steps = steps_of(config, len(samples))
     for number, members in enumerate(steps):
@@ -235,7 +248,7 @@ def train(model: Any, config: dict[str, Any], samples: Sequence[Sample]) -> Iter
                 parameter.grad *= limit / norm
         rate = rate_of(config, number, len(steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("ratio", 1.0)
         optimizer.step()
         optimizer.zero_grad()
         yield Step(tuple(members), rate, loss / targets, norm, trained_of(model))

@@ -105,15 +105,16 @@ def test_the_stage_of_a_file(file: dict[str, Any], stage: int) -> None:
 
 
 def test_the_optimizer_is_the_config_s() -> None:
-    adamw = owned_optimizer(config_of(betas=[0.8, 0.9], eps=1e-6, weight_decay=0.1))
+    adamw = owned_optimizer(config_of(betas=[0.8, 0.9], eps=1e-6, weight_decay=0.1), (0.8, 0.95))
     assert adamw == {
         "optimizer.name": "adamw",
+        "rates": ["lr.reference"],
         "optimizer.weight_decay": 0.1,
-        "optimizer.betas": (0.8, 0.9),
+        "optimizer.betas": (0.8, 0.95),
         "optimizer.eps": 1e-6,
     }
-    sgd = owned_optimizer(config_of(name="sgd", weight_decay=0.1))
-    assert list(sgd.values()) == ["sgd", 0, None, None]
+    sgd = owned_optimizer(config_of(name="sgd", weight_decay=0.1), (0.8, 0.95))
+    assert list(sgd.values()) == ["sgd", ["lr.reference"], 0, None, None]
 
 
 OFF: dict[str, Any] = {"enabled": False}

@@ -54,7 +54,7 @@ def test_a_word_for_another_thing_is_never_the_nearest() -> None:
         for value in values:
             assert meant_value(key, "literal_error", value, choices(key)) is None
     for key, value in (
-        ("lr.schedule", "cosine_with_restarts"),
+        ("lr.schedule", "polynomial"),
         ("data.template", "alpaca"),
         ("data.layout", "lined"),
     ):

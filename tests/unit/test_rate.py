@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
+from crossfoot.arithmetic.rate import RateImpossible, RatePlan, half_life_beta, plan_rate
 
 
 def rate(**changes: Any) -> RatePlan:
@@ -89,6 +89,70 @@ def test_linear_and_constant_by_hand() -> None:
     np.testing.assert_allclose(linear.every(), [0.5, 1.0, 1.0, 0.8, 0.6, 0.4], rtol=1e-15)
     constant = rate(reference=1.0, warmup_steps=2, total_steps=6, min_ratio=0.2, schedule="constant")
     assert constant.every().tolist() == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "fall"),
+    [
+        ("linear", [1.0, 0.8, 0.6, 0.4]),
+        ("sqrt", [1.0, 0.2 + 0.8 * 0.5, 0.2 + 0.8 * (1 - math.sqrt(0.5)), 0.2 + 0.8 * (1 - math.sqrt(0.75))]),
+        ("cosine", [1.0, 0.6 + 0.4 * math.sqrt(0.5), 0.6, 0.6 - 0.4 * math.sqrt(0.5)]),
+    ],
+)
+def test_warmup_stable_decay_by_hand(shape: str, fall: list[float]) -> None:
+    wsd = rate(
+        reference=1.0,
+        warmup_steps=2,
+        total_steps=9,
+        min_ratio=0.2,
+        schedule="wsd",
+        decay_fraction=0.4,
+        decay_shape=shape,
+    )
+    assert (wsd.decay_steps, wsd.decay_begin) == (4, 5)
+    np.testing.assert_allclose(wsd.every(), [0.5, 1, 1, 1, 1, *fall], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "warmup", "decay"), [(0.07, 0, 7), (0.0, 0, 0), (1.0, 0, 100), (0.5, 60, 40), (1e-5, 0, 1)]
+)
+def test_the_decay_takes_its_share_of_all_steps_after_the_warmup(
+    fraction: float, warmup: int, decay: int
+) -> None:
+    plan = rate(schedule="wsd", decay_fraction=fraction, warmup_steps=warmup)
+    assert plan.decay_steps == decay
+    assert (plan.every()[warmup : plan.decay_begin] == plan.peak).all()
+
+
+def test_every_cosine_begins_at_the_peak() -> None:
+    plan = rate(reference=1.0, warmup_steps=1, total_steps=11, schedule="cosine_with_restarts", cycles=3)
+    half = [(1 + math.cos(math.pi * share)) / 2 for share in (0, 0.3, 0.6, 0.9, 0.2, 0.5, 0.8, 0.1, 0.4, 0.7)]
+    np.testing.assert_allclose(plan.every(), [1.0, *half], rtol=1e-12)
+    even = rate(total_steps=100, schedule="cosine_with_restarts", cycles=4).every()
+    assert even[[0, 25, 50, 75]].tolist() == [1e-4] * 4 and even[:25].tolist() == even[75:].tolist()
+    one = rate(total_steps=100, schedule="cosine_with_restarts", cycles=1).every()
+    assert one.tolist() == rate(total_steps=100).every().tolist()
+
+
+def test_more_cosines_than_steps_do_not_exist() -> None:
+    with pytest.raises(RateImpossible, match="cycles 41 are more than the 40 steps") as caught:
+        rate(schedule="cosine_with_restarts", cycles=41, warmup_steps=60)
+    assert caught.value.helps == ("set lr.cycles to 4, or make the run longer",)
+    assert rate(schedule="cosine", cycles=41, warmup_steps=60).cycles == 1
+
+
+def test_a_group_has_its_ratio_of_every_rate() -> None:
+    plan = rate(groups={"lora_B": 16.0}, warmup_steps=3)
+    assert [plan.groups_at(k)["lora_B"] for k in range(100)] == [16.0 * plan.at(k) for k in range(100)]
+    assert rate().groups_at(0) == {}
+
+
+def test_a_second_beta_keeps_its_half_life_in_samples() -> None:
+    assert half_life_beta(0.999, None, 64) == half_life_beta(0.999, 64, 64) == 0.999
+    beta = half_life_beta(0.999, 8, 64)
+    assert beta == pytest.approx(0.999**8, rel=1e-15)
+    assert 64 * math.log(0.5) / math.log(beta) == pytest.approx(8 * math.log(0.5) / math.log(0.999))
+    assert half_life_beta(0.0, 8, 64) == 0.0
 
 
 def test_a_run_that_is_all_warmup() -> None:

@@ -13,7 +13,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.ledger.entry import CAUSE_KINDS, MOST_CAUSES_OF_A_KIND, Cause, StepEntry, entry_of
 from crossfoot.ledger.matching import DigestLookup
 from crossfoot.ledger.reconcile import PlannedStep, Policies, remember
-from crossfoot.ledger.witness import Lost, SegmentWitness, StepWitness
+from crossfoot.ledger.witness import Lost, SegmentWitness, StepWitness, WitnessRows, pack
 from ledger_cases import Data, digest_of, six_samples, with_segments, without_forward
 
 SLOTS = [[[0, 1], [2]], [[3], [4]]]  # [rank][forward]; sample 5 (a twin of 2) is left for the next step
@@ -333,6 +333,29 @@ def test_a_rate_within_rounding_is_the_planned_one() -> None:
     assert run(lambda told: [replace(w, lr=w.lr * (1 + 1e-10)) for w in told]).causes == ()
     assert run(lambda told: [replace(w, lr=w.lr * (1 + 2e-9)) for w in told]).cause_count == 1
     assert run(lambda told: [replace(w, lr=math.nan) for w in told]).causes[0].kind == "rate differs"
+
+
+def test_each_group_is_held_against_its_own_rate() -> None:
+    data, own = six_samples(), {"lora_B": 3.2e-4, "lm_head": 2e-6}
+    planned = replace(data.plan(0, [[[0], [1]], [[2], [3]]]), group_lrs=own)
+    told = [replace(witness, group_lrs=own) for witness in data.obey(planned)]
+
+    def booked(*witnesses: StepWitness) -> StepEntry:
+        rows = np.stack([pack(witness, 100) for witness in witnesses])
+        return data.reconciler(2).book(planned, WitnessRows(rows))
+
+    entry = booked(*told)
+    assert entry.causes == () and entry.group_lrs == entry.planned_group_lrs == own
+    assert entry_of(entry.to_line()) == entry
+    other = replace(told[1], group_lrs={**own, "lora_B": 3.2e-4 * 1.01})
+    entry = booked(told[0], other)
+    assert [(c.kind, c.rank) for c in entry.causes] == [("rate differs", 1), ("ranks disagree", None)]
+    assert "of lora_B, planned 0.00032 (+1 %)" in entry.causes[0].message
+    assert (entry.wrong_rate_ranks, entry.group_lrs, entry.lr) == (1, other.group_lrs, planned.lr)
+    entry = booked(told[0], replace(told[1], group_lrs={"lora_B": own["lora_B"]}))
+    assert "rank 1 stepped at rate nan of lm_head, planned 2e-06" in entry.causes[0].message
+    unplanned = [replace(witness, group_lrs={**own, "other": 1.0}) for witness in told]
+    assert "all 2 ranks stepped at rate 1.0 of other" in booked(*unplanned).causes[0].message
 
 
 @pytest.mark.lie("B7", "B8", answer="CF720")

@@ -31,6 +31,7 @@ from crossfoot.runs.resume import (
 from crossfoot.runs.run_folder import make_folder, refuse_used_folder, release_folder
 from crossfoot.written.known_keys import sections
 from crossfoot.written.run_file import RunFile, load_run
+from crossfoot.written.shown import shown
 from ledger_cases import Data, Job, an_attempt
 from support.launching import small_config
 
@@ -124,7 +125,7 @@ def test_what_moves_the_weights_otherwise_must_be_allowed(
     (finding,) = refused(run, lock, now)
     assert finding.code == "CF743" and finding.title.startswith(f'{key} is "changed", and the run was')
     assert finding.label.startswith("attempt 1 had ") and f"--allow {key} " in finding.helps[1]
-    assert before is None or json.dumps(before) in finding.label
+    assert before is None or shown(before) in finding.label
     assert finding.place == run.place(*key.split("."))
     assert hold_against(run, (1, lock), now, [key]) == (Change(key, before, "changed"),)
     another = "model.dtype" if section == "lr" else "lr.rule"

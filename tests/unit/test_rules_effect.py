@@ -33,7 +33,7 @@ ALWAYS = {
     | {"special_text", "ignored_fields"},
     "batch": {"micro_batch_size", "micro_batch_tokens", "grad_accum_steps", "global_batch_size"},
     "cluster": {"num_nodes", "gpus_per_node"},
-    "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples"},
+    "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
     "optimizer": {"name", "max_grad_norm"},
     "lora": {"r", "alpha", "dropout", "target_modules", "modules_to_save"},
     "train": {"epochs", "max_steps"},
@@ -71,6 +71,7 @@ def test_every_key_of_the_schema_is_thought_of() -> None:
     assert keys == wishes | always, "a new key: does it always have an effect?"
 
 
+WSD = ("lr.schedule=wsd",)
 VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
 
 
@@ -80,6 +81,16 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ("lr.reference_batch", ("lr.reference_batch=4",), "lr.rule=sqrt"),
         ("model.matmul", ("model.matmul=highest", "model.dtype=bfloat16"), "model.dtype=float32"),
         ("lr.min_ratio", ("lr.min_ratio=0.1", "lr.schedule=constant"), "lr.schedule=linear"),
+        ("lr.min_ratio", ("lr.min_ratio=0.1", *WSD, "lr.decay_fraction=0"), "lr.decay_fraction=0.2"),
+        ("lr.cycles", ("lr.cycles=3",), "lr.schedule=cosine_with_restarts"),
+        ("lr.decay_fraction", ("lr.decay_fraction=0.2",), WSD[0]),
+        ("lr.decay_shape", ("lr.decay_shape=sqrt",), WSD[0]),
+        ("lr.decay_shape", ("lr.decay_shape=sqrt", *WSD, "lr.decay_fraction=0"), "lr.decay_fraction=0.2"),
+        (
+            "optimizer.beta2_reference_batch",
+            ("optimizer.beta2_reference_batch=8", "optimizer.name=sgd"),
+            "optimizer.name=adamw",
+        ),
         ("lr.schedule", ("lr.min_ratio=1", "lr.schedule=linear"), "lr.min_ratio=0.5"),
         ("optimizer.betas", ("optimizer.betas=[0.9, 0.95]", "optimizer.name=sgd"), "optimizer.name=adamw"),
         ("optimizer.eps", ("optimizer.eps=1e-6", "optimizer.name=sgd"), "optimizer.name=adamw"),

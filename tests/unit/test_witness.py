@@ -58,7 +58,7 @@ def test_an_empty_forward_is_kept() -> None:
 
 def test_what_finds_no_room_is_counted() -> None:
     whole = witness(forwards=3, segments=3)
-    for width in range(16, 80):
+    for width in range(21, 85):
         told = unpack(pack(whole, width))
         stored = [segment for forward in told.forwards for segment in forward.segments]
         assert len(stored) + told.lost.segments == 9
@@ -67,8 +67,8 @@ def test_what_finds_no_room_is_counted() -> None:
         assert sum(s.trained_tokens for s in stored) + told.lost.trained_tokens == sum(range(10, 19))
         assert sum(f.token_slots for f in told.forwards) + told.lost.token_slots == 303
         assert bool(told.lost) == (told != whole)
-    assert unpack(pack(whole, 16)).lost.forwards == 3
-    assert unpack(pack(whole, 70)) == whole
+    assert unpack(pack(whole, 21)).lost.forwards == 3
+    assert unpack(pack(whole, 75)) == whole
 
 
 def test_a_row_has_room_for_two_forwards_and_eight_samples_more_than_planned() -> None:

@@ -5,13 +5,17 @@
 - Warm-up, step k < warmup_steps: peak x (k + 1) / warmup_steps, so that the first step already moves.
 - After it, p = (k - warmup_steps) / (total_steps - warmup_steps), in [0, 1): cosine, linear or constant
   from the peak towards min_ratio x peak, which would be reached one step after the last.
+- cosine_with_restarts: so many cosines one behind the other, each from the peak.
+- wsd (warm-up, stable, decay; Hu et al. 2024): the peak, until a share of all steps is left; then p counts
+  from there, and what is left of the peak is 1 - p (linear), 1 - the root of p (sqrt) or a cosine.
+- A group of parameters has its own ratio of these rates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -22,12 +26,27 @@ from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
 Rule = Literal["none", "linear", "sqrt"]
-Shape = Literal["cosine", "linear", "constant"]
+Shape = Literal["cosine", "cosine_with_restarts", "linear", "constant", "wsd"]
+DecayShape = Literal["linear", "sqrt", "cosine"]
+
+BASE_RATE = "lr.reference"
+"""Whose rate parameters have that are in no group."""
+GROUPS = ("lora_A", "lora_B", "embed_tokens", "lm_head", "other")
+"""Kinds of trained parameters that may have a rate of their own. embed_tokens, lm_head: the input embedding
+and the output layer, whatever a model calls them; a tied one is embed_tokens.
+"""
+_LEFT: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2.0,
+    "linear": lambda progress: 1.0 - progress,
+    "sqrt": lambda progress: 1.0 - math.sqrt(progress),
+}
+"""What is left of the way from the peak to the floor, at a progress in [0, 1]."""
 
 REFERENCE_BATCH = "lr.reference_batch"
 WARMUP_STEPS = "lr.warmup_steps"
 WARMUP_FRACTION = "lr.warmup_fraction"
 WARMUP_SAMPLES = "lr.warmup_samples"
+CYCLES = "lr.cycles"
 
 
 class RateImpossible(Impossible):
@@ -40,7 +59,9 @@ class RatePlan:
 
     reference: the rate that was right at reference_batch samples per step. rule: how it follows the batch.
     peak: the rate after the warm-up. schedule: the shape after it. min_ratio: its floor as a share of the
-    peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps.
+    peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps. cycles: of
+    cosine_with_restarts. decay_steps: the last ones of wsd, in the shape decay_shape. groups: kind, of
+    GROUPS, -> its ratio of the rate.
     """
 
     reference: float
@@ -51,6 +72,10 @@ class RatePlan:
     min_ratio: float
     warmup_steps: int
     total_steps: int
+    cycles: int = 1
+    decay_steps: int = 0
+    decay_shape: DecayShape = "linear"
+    groups: Mapping[str, float] = field(default_factory=dict)
 
     def at(self, step: int) -> float:
         """The rate set in the optimizer for this step, counted from 0. Outside the run: IndexError."""
@@ -58,15 +83,34 @@ class RatePlan:
             raise IndexError(f"step index {step} is not one of the run's {self.total_steps} steps")
         if step < self.warmup_steps:
             return self.peak * ((step + 1) / self.warmup_steps)
-        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        if self.schedule == "cosine":
-            left = (1.0 + math.cos(math.pi * progress)) / 2.0
-        elif self.schedule == "linear":
-            left = 1.0 - progress
-        else:
+        if self.schedule == "constant" or (self.schedule == "wsd" and step < self.decay_begin):
             return self.peak
+        left = _LEFT[self._falls_by](self._progress(step))
         # As a share of the peak, so that the first step after the warm-up is the peak to the last bit.
         return self.peak * (self.min_ratio + (1.0 - self.min_ratio) * left)
+
+    def groups_at(self, step: int) -> dict[str, float]:
+        """The rate of each group for this step."""
+        base = self.at(step)
+        return {group: base * ratio for group, ratio in self.groups.items()}
+
+    @property
+    def decay_begin(self) -> int:
+        """The first step of wsd's decay, counted from 0; it is still at the peak."""
+        return self.total_steps - self.decay_steps
+
+    @property
+    def _falls_by(self) -> str:
+        """A key of _LEFT."""
+        falls: dict[str, str] = {"linear": "linear", "wsd": self.decay_shape}
+        return falls.get(self.schedule, "cosine")
+
+    def _progress(self, step: int) -> float:
+        """How far the fall that this step is in has come, in [0, 1)."""
+        if self.schedule == "wsd":
+            return (step - self.decay_begin) / self.decay_steps
+        steps = self.total_steps - self.warmup_steps
+        return (step - self.warmup_steps) * self.cycles % steps / steps
 
     def every(self) -> NDArray[np.float64]:
         """The rates of all steps, float64[total_steps]; bit for bit those of `at`."""
@@ -85,12 +129,18 @@ def plan_rate(
     warmup_steps: int | None = None,
     warmup_fraction: float | None = None,
     warmup_samples: int | None = None,
+    cycles: int = 1,
+    decay_fraction: float = 0.0,
+    decay_shape: DecayShape = "linear",
+    groups: Mapping[str, float] | None = None,
 ) -> RatePlan:
     """The rate of a run of total_steps steps of global_batch_size samples.
 
     At most one of the warm-up numbers; none of them: no warm-up. A fraction of the steps and a number of
-    samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). Raises RateImpossible,
-    and ValueError for what a config cannot say.
+    samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). cycles: of
+    cosine_with_restarts. decay_fraction: of all steps, rounded up, at most those after the warm-up: of wsd.
+    What another schedule has no use for is not looked at. groups: kind -> ratio. Raises RateImpossible, and
+    ValueError for what a config cannot say.
     """
     _refuse_unusable(reference, reference_batch, rule, global_batch_size, min_ratio, total_steps)
     given: dict[str, int | float] = {
@@ -102,6 +152,15 @@ def plan_rate(
         )
         if value is not None
     }
+    warmup = _warmup(given, global_batch_size, total_steps)
+    cycles = cycles if schedule == "cosine_with_restarts" else 1
+    if cycles > max(1, total_steps - warmup):
+        raise RateImpossible(
+            f"cycles {cycles} are more than the {total_steps - warmup} steps after the warm-up",
+            (CYCLES,),
+            helps=(f"set {CYCLES} to {max(1, (total_steps - warmup) // 10)}, or make the run longer",),
+        )
+    decay = min(math.ceil(_written(decay_fraction) * total_steps), total_steps - warmup)
     return RatePlan(
         reference=float(reference),
         reference_batch=reference_batch,
@@ -109,9 +168,20 @@ def plan_rate(
         peak=_peak(reference, reference_batch, rule, global_batch_size),
         schedule=schedule,
         min_ratio=float(min_ratio),
-        warmup_steps=_warmup(given, global_batch_size, total_steps),
+        warmup_steps=warmup,
         total_steps=total_steps,
+        cycles=cycles,
+        decay_steps=decay if schedule == "wsd" else 0,
+        decay_shape=decay_shape,
+        groups=dict(groups or {}),
     )
+
+
+def half_life_beta(beta: float, reference_batch: int | None, global_batch_size: int) -> float:
+    """AdamW's second beta for another batch: beta ** (global_batch_size / reference_batch), so that a
+    gradient has half its weight after as many samples as at the reference. Without a reference it is beta.
+    """
+    return beta if reference_batch is None else float(beta ** (global_batch_size / reference_batch))
 
 
 def _written(value: float) -> Fraction:

@@ -54,7 +54,7 @@ def rate_impossible(error: RateImpossible, run: RunFile) -> Finding:
     """CF202: no learning rate follows from the lr section.
 
     A rule (linear, sqrt) needs `lr.reference_batch`, the batch at which `lr.reference` was right; and a
-    warm-up cannot be longer than the run.
+    warm-up cannot be longer than the run. `lr.cycles` cannot be more than the steps after the warm-up.
     """
     return _with_places("CF202", error, run)
 

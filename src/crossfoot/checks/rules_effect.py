@@ -40,13 +40,30 @@ def _no_rule(facts: Facts) -> str | None:
     return "lr.rule is none, so the rate is lr.reference, whatever the batch"
 
 
+def _no_fall(facts: Facts) -> str | None:
+    """With the schedule wsd."""
+    lr = facts.run.config.lr
+    if lr.schedule == "wsd":
+        return None if lr.decay_fraction else "lr.decay_fraction is 0, and the rate never falls"
+    return f"lr.schedule is {lr.schedule}, and only wsd has a decay of its own"
+
+
+def _no_decay(facts: Facts) -> str | None:
+    return None if facts.run.config.lr.schedule == "wsd" else _no_fall(facts)
+
+
+def _no_cycles(facts: Facts) -> str | None:
+    schedule = facts.run.config.lr.schedule
+    is_used = schedule == "cosine_with_restarts"
+    return None if is_used else f"lr.schedule is {schedule}, and only cosine_with_restarts has cycles"
+
+
 def _no_floor(facts: Facts) -> str | None:
     lr = facts.run.config.lr
-    return (
-        "lr.schedule is constant, and the rate never falls"
-        if lr.schedule == "constant" and lr.min_ratio
-        else None
-    )
+    if lr.schedule == "wsd" and lr.min_ratio:
+        return _no_fall(facts)
+    is_flat = lr.schedule == "constant" and lr.min_ratio
+    return "lr.schedule is constant, and the rate never falls" if is_flat else None
 
 
 def _no_slope(facts: Facts) -> str | None:
@@ -147,7 +164,8 @@ def _right_rule(facts: Facts) -> str:
 
 
 def _falling(facts: Facts) -> str | None:
-    return "set lr.schedule to cosine or linear" if facts.run.config.lr.min_ratio < 1 else None
+    can_fall = facts.run.config.lr.min_ratio < 1
+    return "set lr.schedule to cosine, or to wsd with a decay" if can_fall else None
 
 
 def _a_tracker(_: Facts) -> str | None:
@@ -159,6 +177,10 @@ WISHES: tuple[Wish, ...] = (
     Wish("model.matmul", _no_float32, "set model.dtype to float32"),
     Wish("lr.min_ratio", _no_floor, _falling),
     Wish("lr.schedule", _no_slope, "lower lr.min_ratio"),
+    Wish("lr.cycles", _no_cycles, "set lr.schedule to cosine_with_restarts"),
+    Wish("lr.decay_fraction", _no_decay, "set lr.schedule to wsd"),
+    Wish("lr.decay_shape", _no_fall, "set lr.schedule to wsd, and lr.decay_fraction to 0.1"),
+    Wish("optimizer.beta2_reference_batch", _by_sgd, "set optimizer.name to adamw"),
     Wish("optimizer.betas", _by_sgd, "set optimizer.name to adamw"),
     Wish("optimizer.eps", _by_sgd, "set optimizer.name to adamw"),
     Wish("optimizer.weight_decay", _decay_by_sgd, "set optimizer.name to adamw"),

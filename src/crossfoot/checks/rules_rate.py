@@ -13,6 +13,8 @@ from crossfoot.written.findings import COMMAND_LINE
 
 SHOWN_FACTOR = 32
 """Goyal et al. 2017: from 256 samples to 8,192 without loss of accuracy; above, the error rises quickly."""
+FAR = 4
+"""Times the reference batch: from there on the two rules are more than a factor of 2 apart."""
 HIGHEST_ADAM_RATE = 1e-2
 THREE_DIGITS = 2e-3
 """A rate that somebody worked out and typed is rounded to about three digits."""
@@ -118,12 +120,22 @@ def rule_of_another_optimizer(facts: Facts) -> Iterator[Finding]:
         place=facts.run.place("lr.rule"),
         label=f"a peak of {scaling.peak(used)}; {right} makes it {scaling.peak(right)}",
         others=_also(facts, "optimizer.name", ""),
-        notes=(_SOURCE["linear"], _SOURCE["sqrt"]),
+        notes=(*_far_apart(scaling), _SOURCE["linear"], _SOURCE["sqrt"]),
         helps=(
             f"set lr.rule to {right}: the peak is then {scaling.peak(right)}",
             f"or set lr.rule to none, lr.reference to {scaling.peak(used)}, and remove lr.reference_batch, "
             "if that is the peak that is meant",
         ),
+    )
+
+
+def _far_apart(scaling: _Scaling) -> tuple[str, ...]:
+    """What is said from FAR times on, towards larger batches or smaller ones."""
+    times = max(scaling.ratio, 1 / scaling.ratio)
+    if times <= FAR:
+        return ()
+    return (
+        f"{times:.4g} times from lr.reference_batch the two are a factor of {math.sqrt(times):.3g} apart",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from crossfoot.documents import Malformed, parse, plain, value_of
@@ -150,7 +150,8 @@ class StepEntry:
     measured.
 
     attempt: its number, from 1. epoch: of the step's first sample, as planned. lr: of the lowest rank whose
-    rate is not the planned one, else of all. real_samples: segments differentiated, known or not.
+    rate is not the planned one, else of all. group_lrs: of parameters with a rate of their own; the line has
+    the key where there are any. real_samples: segments differentiated, known or not.
     distinct_samples: different samples of the data among them; repeated_samples: those already trained in the
     same epoch's order; first_seen_samples: those never trained before in the run. forwards: over all ranks.
     loss: sum over all ranks / planned trained tokens (NaN when there are none). grad_norm: of the lowest
@@ -206,6 +207,8 @@ class StepEntry:
     not_finite: tuple[NotFinite, ...]
     causes: tuple[Cause, ...]
     per_rank: PerRank
+    group_lrs: Mapping[str, float] = field(default_factory=dict)
+    planned_group_lrs: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.attempt < 1:
@@ -216,13 +219,18 @@ class StepEntry:
     def to_json(self) -> dict[str, Any]:
         """The entry as a strict JSON object, headed by its format's version."""
         document: dict[str, Any] = {"format": LEDGER_FORMAT}
-        for field in fields(self):
-            document[field.name] = strict(getattr(self, field.name))
+        for one in fields(self):
+            document[one.name] = strict(getattr(self, one.name))
         document["not_finite"] = [
-            {name: strict(value) for name, value in asdict(one).items()} for one in self.not_finite
+            {name: strict(value) for name, value in asdict(seen).items()} for seen in self.not_finite
         ]
         document["causes"] = [cause.to_json() for cause in self.causes]
         document["per_rank"] = plain(self.per_rank)
+        for name in ("group_lrs", "planned_group_lrs"):
+            if not getattr(self, name):
+                del document[name]
+            else:
+                document[name] = plain(getattr(self, name))
         return document
 
     def to_line(self) -> str:

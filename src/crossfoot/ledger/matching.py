@@ -27,7 +27,8 @@ Right = TypeVar("Right")
 class PlannedStep:
     """What one optimizer step was planned to be, over all ranks.
 
-    epoch: of its first sample. lr: the rate to step at. trained_tokens: of the whole step. slots:
+    epoch: of its first sample. lr: the rate to step at. group_lrs: of the parameters that have a rate of
+    their own. trained_tokens: of the whole step. slots:
     [rank][forward] -> int64 ids, empty slots included. sample_epochs: None when all samples are of `epoch`;
     else the epoch of each id in `samples` (the step's ids in any order, one id possibly under two epochs), or
     a mapping id -> epoch.
@@ -40,6 +41,7 @@ class PlannedStep:
     slots: Sequence[Sequence[Int64Array]]
     samples: Int64Array | None = None
     sample_epochs: Int64Array | Mapping[int, int] | None = None
+    group_lrs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def forwards(self) -> int:

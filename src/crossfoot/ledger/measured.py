@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -43,6 +43,7 @@ class Measured:
     per_rank: PerRank
     slots: SlotColumns
     lr: float
+    group_lrs: Mapping[str, float]
     loss_sums: Sequence[float]
     grad_norm: float
     applied: bool
@@ -72,8 +73,11 @@ class Measured:
         }
 
 
-def measured_of(witnesses: Sequence[StepWitness], lr: float) -> Measured:
-    """Of witnesses in ascending order of their ranks, whatever is in them."""
+def measured_of(witnesses: Sequence[StepWitness], told: StepWitness | None = None) -> Measured:
+    """Of witnesses in ascending order of their ranks, whatever is in them. told: whose rates are told; None:
+    the first one's.
+    """
+    told = told or next(iter(witnesses), None)
     columns: dict[str, list[int]] = {"rank": [witness.rank for witness in witnesses]}
     for name in ("real_tokens", "trained_tokens", "token_slots"):
         columns[name] = [
@@ -88,7 +92,8 @@ def measured_of(witnesses: Sequence[StepWitness], lr: float) -> Measured:
     return Measured(
         per_rank=per_rank_of(columns),
         slots=slots_of(witnesses),
-        lr=lr,
+        lr=math.nan if told is None else told.lr,
+        group_lrs={} if told is None else told.group_lrs,
         loss_sums=[witness.loss_sum for witness in witnesses],
         grad_norm=witnesses[0].grad_norm if witnesses else math.nan,
         applied=bool(witnesses) and all(witness.applied for witness in witnesses),
@@ -129,7 +134,7 @@ def _are_heads_planned(planned: PlannedStep, rows: WitnessRows, ranks: Int64Arra
     """Whether each rank of the plan sent one whole record of this step, updated at its rate, and met numbers
     only.
     """
-    rates = rows.column("lr")
+    rates, groups = rows.column("lr"), rows.group_rates()
     return (
         np.array_equal(rows.column("rank"), ranks)
         and bool((rows.column("step") == planned.step).all())
@@ -137,6 +142,9 @@ def _are_heads_planned(planned: PlannedStep, rows: WitnessRows, ranks: Int64Arra
         and not rows.has_lost
         and bool((rates == rates[0]).all())
         and rate_is_planned(float(rows.floats("lr")[0]), planned.lr)
+        and groups is not None
+        and groups.keys() == planned.group_lrs.keys()
+        and all(rate_is_planned(groups[group], rate) for group, rate in planned.group_lrs.items())
         and bool(np.isfinite(rows.floats("loss_sum")).all())
         and bool(np.isfinite(rows.floats("grad_norm")).all())
     )
@@ -169,6 +177,7 @@ def _measured_of_rows(rows: WitnessRows, forwards: Int64Array, segments: Int64Ar
             np.repeat(ranks, count), forwards[:, :, 0].ravel(), sizes.ravel(), _digests(segments)
         ),
         lr=float(rows.floats("lr")[0]),
+        group_lrs=rows.group_rates() or {},
         loss_sums=rows.floats("loss_sum").tolist(),
         grad_norm=float(rows.floats("grad_norm")[0]),
         applied=rows.are_all_applied,

@@ -7,7 +7,7 @@ agree in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, Cause, NotFinite, Value
@@ -183,23 +183,39 @@ def name_rates(scene: Scene) -> tuple[list[Cause], list[StepWitness]]:
 
     A rank that made no update has no rate: that is the update's fault, named there.
     """
-    planned = scene.planned.lr
-    wrong = [w for w in scene.witnesses if _has_rate(w) and not rate_is_planned(w.lr, planned)]
-    causes = []
-    for rank, accounts in _by_rank(scene, wrong, lambda witness: witness.lr):
-        real = accounts[0].lr
+    stepped = [witness for witness in scene.witnesses if _has_rate(witness)]
+    groups = {group for witness in stepped for group in witness.group_lrs} | set(scene.planned.group_lrs)
+    causes = [cause for group in ("", *sorted(groups)) for cause in _rate_causes(scene, group, stepped)]
+    wrong = [one for one in stepped if any(not _is_as_planned(scene, group, one) for group in ("", *groups))]
+    return causes, wrong
+
+
+def _rate(group: str, of: PlannedStep | StepWitness) -> float:
+    """Of a group of parameters ("": those without a rate of their own)."""
+    return of.group_lrs.get(group, math.nan) if group else of.lr
+
+
+def _is_as_planned(scene: Scene, group: str, witness: StepWitness) -> bool:
+    return rate_is_planned(_rate(group, witness), _rate(group, scene.planned))
+
+
+def _rate_causes(scene: Scene, group: str, stepped: Sequence[StepWitness]) -> Iterator[Cause]:
+    """What is wrong with one group's rates."""
+    of, planned = f" of {group}" if group else "", _rate(group, scene.planned)
+    wrong = [one for one in stepped if not _is_as_planned(scene, group, one)]
+    for rank, accounts in _by_rank(scene, wrong, lambda witness: _rate(group, witness)):
+        real = _rate(group, accounts[0])
         percent = f" ({(real / planned - 1) * 100:+.6g} %)" if planned and math.isfinite(real) else ""
         who = f"all {len(scene.witnesses)} ranks" if rank is None else f"rank {rank}"
-        message = f"{who} stepped at rate {real!r}, planned {planned!r}{percent}"
-        causes.append(scene.cause("rate differs", message, rank, values=(planned, real)))
-    rates = {witness.rank: witness.lr for witness in scene.witnesses if _has_rate(witness)}
+        message = f"{who} stepped at rate {real!r}{of}, planned {planned!r}{percent}"
+        yield scene.cause("rate differs", message, rank, values=(planned, real))
+    rates = {witness.rank: _rate(group, witness) for witness in stepped}
     if len({repr(rate) for rate in rates.values()}) > 1:
         listed = ", ".join(
             f"rank {rank} {rate!r}" for rank, rate in list(rates.items())[:MOST_IDS_IN_A_MESSAGE]
         )
         more = ", ..." if len(rates) > MOST_IDS_IN_A_MESSAGE else ""
-        causes.append(scene.cause("ranks disagree", f"ranks stepped at different rates: {listed}{more}"))
-    return causes, wrong
+        yield scene.cause("ranks disagree", f"ranks stepped at different rates{of}: {listed}{more}")
 
 
 def find_not_finite(scene: Scene, match: StepMatch) -> tuple[NotFinite, ...]:

@@ -131,8 +131,7 @@ class Reconciler:
         causes += name_updates(scene, skipped, not_finite) + weight_causes
         if len(flat.ids) and not planned.trained_tokens:
             causes.append(scene.cause("nothing trained", "no token of the step's samples is a target"))
-        told = [*wrong_rates, *witnesses]
-        measured = measured_of(witnesses, lr=told[0].lr if told else math.nan)
+        measured = measured_of(witnesses, told=next(iter(wrong_rates), None))
         faults = _Faults(causes, len(wrong_rates), len(weight_causes), skipped, not_finite)
         return self._entry(planned, flat, measured, _trained(scene, match), faults)
 
@@ -200,6 +199,8 @@ class Reconciler:
             cause_count=len(faults.causes),
             not_finite=faults.not_finite,
             causes=_first_of_each_kind(faults.causes),
+            group_lrs=measured.group_lrs,
+            planned_group_lrs=planned.group_lrs,
             per_rank=measured.per_rank.short() if is_as_planned else measured.per_rank,
         )
 

@@ -7,17 +7,23 @@ patterns, so a value that arrives is the value that was measured.
 
 from __future__ import annotations
 
+import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.arithmetic.rate import GROUPS
+
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
-WITNESS_FORMAT = 0x43465704  # "CFW", version 4
-_HEADER, _FORWARD, _SEGMENT = 16, 6, 4  # int64 words
+WITNESS_FORMAT = 0x43465705  # "CFW", version 5
+_FORWARD, _SEGMENT = 6, 4  # int64 words
+_GROUPS = 16
+_HEADER = _GROUPS + len(GROUPS)
 _MASK = (1 << 64) - 1
 _APPLIED = 1
 COLUMNS = {"rank": 1, "step": 2, "flags": 3, "stop": 4, "lr": 5, "loss_sum": 6, "grad_norm": 7, "seconds": 8}
@@ -86,7 +92,8 @@ class Lost:
 class StepWitness:
     """One rank's account of one optimizer step; only forwards whose backward ran are in it.
 
-    lr: as it stood in the optimizer when it stepped (NaN when it did not). applied: the weights were
+    lr: as it stood in the optimizer when it stepped (NaN when it did not). group_lrs: the same of parameters
+    that have a rate of their own, by the names of GROUPS. applied: the weights were
     updated. loss_sum: sum over this rank's trained tokens, undivided. grad_norm: before clipping, of the
     whole model. seconds: this rank's wall-clock. nonfinite: loss or norm is inf or NaN. stop: whether this
     rank asks to end the run, 0 for none. overflow: the loss scaler met a gradient too large for float16
@@ -107,6 +114,7 @@ class StepWitness:
     lost: Lost = Lost()
     overflow: bool = False
     retries: int = 0
+    group_lrs: Mapping[str, float] = field(default_factory=dict)
 
 
 def packed_width(grad_accum_steps: int, micro_batch_size: int) -> int:
@@ -153,6 +161,7 @@ def pack(witness: StepWitness, width: int) -> Int64Array:
     head = [WITNESS_FORMAT, witness.rank, witness.step, flags, witness.stop, _bits(witness.lr)]
     head += [_bits(witness.loss_sum), _bits(witness.grad_norm), _bits(witness.seconds), stored, *lost]
     head.append(witness.retries)
+    head += [_bits(witness.group_lrs.get(group, math.nan)) for group in GROUPS]
     words = [*head, *forwards, *segments]
     row = np.zeros(width, dtype=np.int64)
     row[: len(words)] = words
@@ -195,6 +204,7 @@ def unpack(array: npt.ArrayLike) -> StepWitness:
         lost=Lost(*words[10:15]),
         overflow=bool(words[3] & 4),
         retries=words[15],
+        group_lrs=_group_rates(words[_GROUPS:_HEADER]),
     )
 
 
@@ -222,6 +232,11 @@ class WitnessRows:
     def floats(self, name: str) -> Float64Array:
         """A float of each rank's head, float64[ranks]."""
         return np.ascontiguousarray(self.rows[:, COLUMNS[name]]).view(np.float64)
+
+    def group_rates(self) -> dict[str, float] | None:
+        """The rates of the groups, the same on all ranks; None where ranks differ."""
+        own = self.rows[:, _GROUPS:_HEADER]
+        return _group_rates(own[0].tolist()) if (own == own[0]).all() else None
 
     @property
     def stop(self) -> int:
@@ -272,6 +287,12 @@ def _lose(lost: list[int], segments: tuple[SegmentWitness, ...]) -> None:
     lost[1] += len(segments)
     lost[2] += sum(segment.real_tokens for segment in segments)
     lost[3] += sum(segment.trained_tokens for segment in segments)
+
+
+def _group_rates(words: list[int]) -> dict[str, float]:
+    """Of the groups that there are."""
+    rates = {group: _float(bits) for group, bits in zip(GROUPS, words, strict=True)}
+    return {group: rate for group, rate in rates.items() if not math.isnan(rate)}
 
 
 def _bits(value: float) -> int:

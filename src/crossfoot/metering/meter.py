@@ -23,6 +23,9 @@ from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.update import Update
 
+RATE_GROUP = "rate_group"
+"""The key of an optimizer's parameter group that says whose rate it has: "" is lr.reference's."""
+
 
 @dataclass
 class _Forward:
@@ -41,11 +44,13 @@ class _Forward:
 
 @dataclass
 class ClosedStep:
-    """Everything seen between two `end_step` calls on this rank. retries: tries that were thrown away."""
+    """Everything seen between two `end_step` calls on this rank. rates: of each group of parameters with a
+    rate of its own, and of all others (""). retries: tries that were thrown away.
+    """
 
     started: float
     forwards: list[_Forward] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    rates: dict[str, list[float]] = field(default_factory=dict)
     retries: int = 0
     step: int = -1
     update: Update = field(default_factory=lambda: Update(lambda: math.nan))
@@ -103,7 +108,9 @@ class Meter:
         output.register_hook(book)
 
     def _see_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._now.rates.extend(float(group["lr"]) for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            own = str(group.get(RATE_GROUP, ""))
+            self._now.rates.setdefault(own, []).append(float(group["lr"]))
 
     def losses_are_finite(self) -> bool:
         """Whether every loss of this rank's open step is a number. Waits for the GPU."""
@@ -145,7 +152,7 @@ class Meter:
             rank=self.rank,
             step=done.step,
             forwards=forwards,
-            lr=_odd_one(done.rates),
+            lr=_odd_one(done.rates.get("", [])),
             applied=bool(done.rates) and update.was_applied(),
             loss_sum=loss_sum,
             grad_norm=grad_norm,
@@ -154,11 +161,12 @@ class Meter:
             stop=stop,
             overflow=update.left_out == "overflow",
             retries=done.retries,
+            group_lrs={own: _odd_one(rates) for own, rates in done.rates.items() if own},
         )
 
 
 def _odd_one(rates: list[float]) -> float:
-    """The rate that the optimizer stepped at; where its groups differ, the rarest: no group hides it."""
+    """The rate that the optimizer stepped at; where it stepped at several, the rarest: none is hidden."""
     return min(set(rates), key=lambda rate: (rates.count(rate), rate), default=math.nan)
 
 

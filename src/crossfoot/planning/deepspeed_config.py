@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossfoot.arithmetic.batch import BatchPlan
+from crossfoot.arithmetic.rate import BASE_RATE
 from crossfoot.arithmetic.zero_stages import Parameters
 from crossfoot.checks.deepspeed import vocabulary
 from crossfoot.checks.deepspeed.handed_over import ZERO, handed_over, todays_form
@@ -43,16 +44,17 @@ def owned_numbers(config: Config, batch: BatchPlan) -> dict[str, Any]:
     }
 
 
-def owned_optimizer(config: Config) -> dict[str, Any]:
+def owned_optimizer(config: Config, betas: tuple[float, float]) -> dict[str, Any]:
     """What the optimizer must be, whatever the engine wraps around it (`optimizer_facts` reads the same
-    back).
+    back). betas: of this batch.
     """
     section = config.optimizer
     is_adamw = section.name == "adamw"
     return {
         "optimizer.name": section.name,
+        "rates": sorted({BASE_RATE, *config.lr.groups}),
         "optimizer.weight_decay": section.weight_decay if is_adamw else 0,
-        "optimizer.betas": section.betas if is_adamw else None,
+        "optimizer.betas": betas if is_adamw else None,
         "optimizer.eps": section.eps if is_adamw else None,
     }
 

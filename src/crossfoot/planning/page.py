@@ -113,10 +113,26 @@ def _rate(plan: RunPlan) -> Iterator[str]:
     if rate.rule != "none" and rate.reference_batch is not None:
         origin += f"; {rate.rule} from {rate.reference_batch:,} samples: x {rate.peak / rate.reference:.4g}"
     yield _row(" ", "peak learning rate", f"{rate.peak:.6g}", origin)
-    shape = (
-        rate.schedule if rate.schedule == "constant" else f"{rate.schedule} to {rate.peak * rate.min_ratio:g}"
-    )
+    floor = f"to {rate.peak * rate.min_ratio:g}"
+    words = {
+        "constant": "constant",
+        "cosine_with_restarts": f"{counted(rate.cycles, 'cosine')}, each {floor}",
+        "wsd": "the peak is held",
+    }
+    shape = words.get(rate.schedule, f"{rate.schedule} {floor}")
     yield _row(" ", "warm-up steps", rate.warmup_steps, f"then {shape}")
+    if rate.schedule == "wsd" and rate.decay_steps:
+        begin = f"begins with {step_name(rate.decay_begin)}: {rate.decay_shape} {floor}"
+        yield _row(" ", "decay steps", rate.decay_steps, begin)
+    for group, ratio in rate.groups.items():
+        origin = f"x {ratio:g}   lr.groups   {run.origin('lr', 'groups', group)}"
+        yield _row(" ", f"peak rate of {group}", f"{rate.peak * ratio:.6g}", origin)
+    optimizer = run.config.optimizer
+    if optimizer.name == "adamw" and optimizer.beta2_reference_batch is not None:
+        power = plan.batch.global_batch_size / optimizer.beta2_reference_batch
+        origin = f"{optimizer.betas[1]:g} ^ {power:.4g}: the same half-life in samples as at "
+        origin += f"{optimizer.beta2_reference_batch:,}   {run.origin('optimizer', 'beta2_reference_batch')}"
+        yield _row(" ", "AdamW's second beta", f"{plan.optimizer.betas[1]:.6g}", origin)
 
 
 def _matmul(plan: RunPlan) -> Iterator[str]:

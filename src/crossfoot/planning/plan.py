@@ -26,7 +26,7 @@ from crossfoot.arithmetic.layout import (
     StepTooFull,
     refuse_full_steps,
 )
-from crossfoot.arithmetic.rate import RateImpossible, RatePlan, plan_rate
+from crossfoot.arithmetic.rate import RateImpossible, RatePlan, half_life_beta, plan_rate
 from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
 from crossfoot.arithmetic.zero_stages import Parameters, StageCost
 from crossfoot.checks.deepspeed.handed_over import handed_over
@@ -36,7 +36,7 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
-from crossfoot.written.config import Config
+from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile
@@ -127,6 +127,10 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
         "warmup_steps": lr.warmup_steps,
         "warmup_fraction": lr.warmup_fraction,
         "warmup_samples": lr.warmup_samples,
+        "cycles": lr.cycles,
+        "decay_fraction": lr.decay_fraction,
+        "decay_shape": lr.decay_shape,
+        "groups": lr.groups,
     }
     try:
         return plan_rate(**given)
@@ -179,6 +183,16 @@ class RunPlan:
     def estimated(self) -> bool:
         """True when the number of samples is a count of records, not of tokenised samples."""
         return self.index is None
+
+    @cached_property
+    def optimizer(self) -> OptimizerSection:
+        """The config's, with the betas of this batch."""
+        section = self.run.config.optimizer
+        first, second = section.betas
+        batch = self.batch.global_batch_size
+        return section.model_copy(
+            update={"betas": (first, half_life_beta(second, section.beta2_reference_batch, batch))}
+        )
 
     @property
     def zero_stage(self) -> int | None:
@@ -263,7 +277,12 @@ class RunPlan:
                 "peak": rate.peak,
                 "schedule": rate.schedule,
                 "min_ratio": rate.min_ratio,
+                "cycles": rate.cycles,
+                "decay_steps": rate.decay_steps,
+                "decay_shape": rate.decay_shape,
+                "group_peaks": {name: rate.peak * ratio for name, ratio in rate.groups.items()},
             },
+            "beta2": self.optimizer.betas[1],
             "warmup_steps": rate.warmup_steps,
             "work_per_token": layout.work_per_token if isinstance(layout, PackedLayout) else None,
             "zero_stage": self.zero_stage,

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.receipts.promised_heights import heights
 from crossfoot.receipts.promised_slots import promised_slots, slots_of_steps
 
 Int64Array = npt.NDArray[np.int64]
@@ -152,11 +153,7 @@ def promised_rates(terms: Terms) -> tuple[Float64Array, float, int]:
     elif lr["warmup_samples"] is not None:
         warm = _rounded_up(int(lr["warmup_samples"]), batch)
     step = np.arange(steps, dtype=np.float64)
-    done = (step - warm) / max(1, steps - warm)
-    left = np.ones(steps)
-    if lr["schedule"] != "constant":
-        left = np.cos(done * (np.pi / 2)) ** 2 if lr["schedule"] == "cosine" else 1.0 - done
-        left = lr["min_ratio"] + (1.0 - lr["min_ratio"]) * left
+    left = lr["min_ratio"] + (1.0 - lr["min_ratio"]) * heights(lr, warm, steps)
     return peak * np.where(step < warm, (step + 1) / max(1, warm), left), peak, warm
 
 

@@ -27,6 +27,7 @@ from crossfoot.receipts.promise import (
     promised_sums,
     total_steps,
 )
+from crossfoot.receipts.promised_heights import beta2_of
 
 RATE, SAMPLES, LAYOUT = "rate not promised", "samples not promised", "layout not promised"
 COUNTS = "counts not promised"
@@ -50,12 +51,14 @@ class Promise:
 @dataclass
 class Held:
     """The outcome. steps: by step, all that were asked for and all that have a line; empty without contents.
-    other_: lines that are not as promised; other_layouts: with the samples that were, in other slots. causes:
+    other_: lines that are not as promised; other_group_rates: of each group of parameters with a rate of its
+    own; other_layouts: with the samples that were, in other slots. causes:
     the first of each kind; counts: all, by kind.
     """
 
     steps: dict[int, PromisedStep] = field(default_factory=dict)
     other_rates: int = 0
+    other_group_rates: dict[str, int] = field(default_factory=dict)
     other_samples: int = 0
     other_layouts: int = 0
     causes: list[Cause] = field(default_factory=list)
@@ -105,20 +108,40 @@ def is_promised(rate: float, promised: float, peak: float) -> bool:
 
 def _hold_rates(held: Held, lines: Sequence[StepEntry], terms: Terms) -> None:
     rates, peak, _ = promised_rates(terms)
+    ratios: Mapping[str, float] = terms.lr.get("groups") or {}
+    others = held.other_group_rates
+    others.update({group: others.get(group, 0) for group in ratios})
     for line in lines:
-        if line.step < len(rates):
-            _hold_rate(held, line, float(rates[line.step]), peak)
+        if line.step >= len(rates):
+            continue
+        promised = float(rates[line.step])
+        is_other = _hold_rate(held, line, "", promised, peak) or line.wrong_rate_ranks > 0
+        for group in sorted({*ratios, *line.group_lrs}):
+            ratio = ratios.get(group, math.nan)
+            is_other_here = _hold_rate(held, line, group, promised * ratio, peak * ratio)
+            others[group] = others.get(group, 0) + is_other_here
+            is_other |= is_other_here
+        held.other_rates += is_other
 
 
-def _hold_rate(held: Held, line: StepEntry, promised: float, peak: float) -> None:
-    is_real_other = line.applied and not is_promised(line.lr, promised, peak)
-    held.other_rates += is_real_other or line.wrong_rate_ranks > 0
-    is_told_other = not is_promised(line.planned_lr, promised, peak)
+def _hold_rate(held: Held, line: StepEntry, group: str, promised: float, peak: float) -> bool:
+    """Whether the optimizer stepped a group of parameters at another rate ("": those without a rate of their
+    own).
+    """
+    real, told = line.lr, line.planned_lr
+    if group:
+        real, told = (rates.get(group, math.nan) for rates in (line.group_lrs, line.planned_group_lrs))
+    is_real_other = line.applied and not is_promised(real, promised, peak)
+    is_told_other = not is_promised(told, promised, peak)
     if is_told_other or (is_real_other and not line.cause_count):
-        stepped = line.planned_lr if is_told_other else line.lr
+        stepped = told if is_told_other else real
+        of = f" of {group}" if group else ""
         times = f", {stepped / promised:.4g} times as much" if promised and math.isfinite(stepped) else ""
-        message = f"the lock promises the rate {promised:.9g}, the optimizer was given {stepped:.9g}{times}"
+        message = (
+            f"the lock promises the rate {promised:.9g}{of}, the optimizer was given {stepped:.9g}{times}"
+        )
         held.add((Cause(line.step, None, None, RATE, message, None, None, promised, stepped),))
+    return is_real_other
 
 
 def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
@@ -193,6 +216,14 @@ def _contradictions(
     own.append(("warmup_steps", plan["warmup_steps"], warmup))
     said_peak = plan["learning_rate"]["peak"]
     own.append(("peak", said_peak, said_peak if math.isclose(said_peak, peak, rel_tol=1e-12) else peak))
+    peaks = {group: ratio * peak for group, ratio in (terms.lr.get("groups") or {}).items()}
+    said_peaks = plan["learning_rate"].get("group_peaks") or {}
+    is_same = peaks.keys() == said_peaks.keys()
+    is_same = is_same and all(math.isclose(said_peaks[one], peaks[one], rel_tol=1e-12) for one in peaks)
+    if (beta := beta2_of(lock)) is not None:
+        said_beta = plan["beta2"]
+        own.append(("beta2", said_beta, said_beta if math.isclose(said_beta, beta, rel_tol=1e-12) else beta))
+    own.append(("group_peaks", said_peaks, said_peaks if is_same else peaks))
     own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
     if contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))

@@ -156,6 +156,7 @@ def _columns(
     real = real_of(count)
     if held is not None:
         real["steps at another rate"] = held.other_rates
+        real |= {f"steps at another rate of {group}": n for group, n in held.other_group_rates.items()}
     if held is not None and held.steps:
         seen = {entry.step for entry in count}
         asked = [step for step in held.steps.values() if step.step < asked_steps]
@@ -168,6 +169,7 @@ def _columns(
         done = planned_of(count, asked_steps)
         promised = _promised(count, done, asked_steps, expects, records)
     for column in (done, promised):
+        column |= {name: 0 for name in real if name not in column}
         column["updates applied"] -= sum(skip.steps for skip in skips)
     return done, promised, real
 

@@ -21,6 +21,7 @@ from crossfoot.ledger.findings import lock_unreadable, promise_broken
 from crossfoot.phrases import step_name
 from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
+from crossfoot.receipts.promised_heights import beta2_of
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.runs.reader import RunRecord
 from crossfoot.written.paths import at_home
@@ -59,15 +60,18 @@ def promise_of_run(run: RunRecord) -> RunPromise:
         message = f"{LOCK_FILE} is not the lock of the first attempt"
         causes.append(Cause(0, None, None, "lock contradicts itself", message, None, None, *values))
     causes += _checkpoint_faults(run)
-    notes = () if index is not None else (_no_index(lock),)
+    notes = (*_beta_note(lock), *(() if index is not None else (_no_index(lock),)))
     return RunPromise(Promise(terms, index), tuple(causes), notes)
 
 
 def refuse_broken_promise(
-    lock: Mapping[str, Any], contents: Contents, rates: npt.NDArray[np.float64]
+    lock: Mapping[str, Any],
+    contents: Contents,
+    rates: npt.NDArray[np.float64],
+    ratios: Mapping[str, float],
 ) -> None:
-    """Before a run is trained: what its lock says, and the rates it will be told, float64[total_steps], must
-    be what the lock's own numbers make. Raises Refused (CF709).
+    """Before a run is trained: what its lock says, and the rates it will be told, float64[total_steps], with
+    the ratios of its groups, must be what the lock's own numbers make. Raises Refused (CF709).
     """
     terms = terms_of(lock)
     faults = [cause.message for cause in lock_faults(lock, 1, terms, contents)]
@@ -80,6 +84,8 @@ def refuse_broken_promise(
                 f"{len(wrong):,} of {len(rates):,} rates differ: {step_name(step)} would be told "
                 f"{rates[step]:.9g}, and is promised {promised[step]:.9g}"
             )
+    if (said := dict(terms.lr.get("groups") or {})) != ratios:
+        faults.append(f"groups of parameters would step at {dict(ratios)}, and are promised {said}")
     if faults:
         raise Refused(promise_broken(tuple(faults)))
 
@@ -116,6 +122,17 @@ def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
 def _is_folded(attempt: Attempt) -> bool:
     """Whether one process stood in for all ranks of the plan."""
     return attempt.engine == "accelerate" and attempt.world_size == 1
+
+
+def _beta_note(lock: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where AdamW's second beta is not the one that is written."""
+    if (beta := beta2_of(lock)) is None:
+        return ()
+    optimizer, batch = lock["config"]["optimizer"], lock["plan"]["global_batch_size"]
+    return (
+        f"AdamW's second beta was {beta:.6g} at {batch:,} samples a step, as the optimizer itself says: the "
+        f"half-life in samples of {optimizer['betas'][1]:g} at {optimizer['beta2_reference_batch']:,}",
+    )
 
 
 def _no_index(lock: Mapping[str, Any]) -> str:

@@ -50,6 +50,7 @@ ALLOWABLE: Mapping[str, str] = {
         (
             *(f"lr.{key}" for key in ("reference", "reference_batch", "rule", "schedule", "min_ratio")),
             *(f"lr.{key}" for key in ("warmup_steps", "warmup_fraction", "warmup_samples")),
+            *(f"lr.{key}" for key in ("cycles", "decay_fraction", "decay_shape", "groups")),
         ),
         "the rate would jump at the step where the run continues",
     ),
@@ -58,7 +59,10 @@ ALLOWABLE: Mapping[str, str] = {
         "the rate's schedule ends with the run, so later rates change too",
     ),
     **dict.fromkeys(
-        (f"optimizer.{key}" for key in ("betas", "eps", "weight_decay", "max_grad_norm")),
+        (
+            f"optimizer.{key}"
+            for key in ("betas", "beta2_reference_batch", "eps", "weight_decay", "max_grad_norm")
+        ),
         "the optimizer would make other updates of the same gradients",
     ),
     "model.dtype": "forwards would be rounded otherwise; the trained weights stay float32 in the checkpoint",

@@ -58,6 +58,8 @@ class Ending:
     def __post_init__(self) -> None:
         if self.reason not in REASONS:
             raise ValueError(f"{self.reason!r} is no reason for an ending: {', '.join(REASONS)}")
+        if not 0 <= self.exit_code <= 255:
+            raise ValueError(f"exit_code is {self.exit_code}, not 0 to 255")
 
 
 def expects_of(lock: Mapping[str, Any], path: str = "plan.lock.json") -> Expects:

@@ -19,6 +19,9 @@ MOST_SLOTS = 10_000_000
 """The plan of a lock is worked out anew; more than this would fill the memory of whoever looks at it."""
 
 
+_LARGEST_RATIO = 1e30
+
+
 def _refuse_beyond(least: float, most: float, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not least <= number <= most:
@@ -80,8 +83,12 @@ class _Lr:
     reference: float = 0.0
     reference_batch: int | None = None
     rule: Literal["none", "linear", "sqrt"] = "none"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_with_restarts", "linear", "constant", "wsd"] = "cosine"
     min_ratio: float = 0.0
+    cycles: int = 1
+    decay_fraction: float = 0.0
+    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear"
+    groups: Mapping[str, float] = field(default_factory=dict)
     warmup_steps: int | None = None
     warmup_fraction: float | None = None
     warmup_samples: int | None = None
@@ -93,6 +100,20 @@ class _Lr:
         _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_steps=self.warmup_steps)
         _refuse_beyond(0, documents.LARGEST_INTEGER, warmup_samples=self.warmup_samples)
         _refuse_beyond(0, 1, warmup_fraction=self.warmup_fraction, min_ratio=self.min_ratio)
+        _refuse_beyond(0, 1, decay_fraction=self.decay_fraction)
+        _refuse_beyond(1, MOST_STEPS, cycles=self.cycles)
+        _refuse_beyond(0, _LARGEST_RATIO, **self.groups)
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    name: str = ""
+    betas: tuple[float, float] = (0.9, 0.999)
+    beta2_reference_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(0, 1, beta=self.betas[1])
+        _refuse_beyond(1, documents.LARGEST_INTEGER, reference_batch=self.beta2_reference_batch)
 
 
 @dataclass(frozen=True)
@@ -127,7 +148,7 @@ class _Config:
     lr: _Lr = _Lr()
     lora: _Lora | None = None
     train: _Train = _Train()
-    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: _Optimizer = _Optimizer()
     batch: Mapping[str, Any] = field(default_factory=dict)
     faults: _Faults = _Faults()
 
@@ -135,6 +156,7 @@ class _Config:
 @dataclass(frozen=True)
 class _Peak:
     peak: float = 0.0
+    group_peaks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,7 @@ class _Plan:
     total_steps: int = 1
     warmup_steps: int = 0
     learning_rate: _Peak = _Peak()
+    beta2: float | None = None
     batches_sha256: str | None = None
     layout_sha256: str | None = None
     work_per_token: int | None = None

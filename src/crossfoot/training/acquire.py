@@ -45,7 +45,7 @@ def acquire(work: RankJob) -> RankJob:
     taken: list[tuple[ResumePoint, Resumed | None]] = []
 
     def take() -> str:
-        refuse_broken_promise(work.lock, work.index, work.plan.rate.every())
+        refuse_broken_promise(work.lock, work.index, work.plan.rate.every(), work.plan.rate.groups)
         resumed = _resume_run(work)
         resume_point = resumed.resume_point if resumed is not None else NEW_RUN
         make_folder(run, resume_point.attempt)

@@ -82,7 +82,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         if plan.batch.micro_batch_tokens is not None:
             where = "the same samples share a forward"
         report(f"lora.dropout {dropout:g}: its draws are the same wherever {where}")
-    optimizer = build_optimizer(model, config.optimizer)
+    optimizer = build_optimizer(model, plan.optimizer, config.lr.groups)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
     run_dir, resume_point = plan.run.run_dir, work.resume_point
     if resume_point.checkpoint is not None:
@@ -186,7 +186,9 @@ def start_engine(
         expected["zero_optimization.stage"] = work.plan.zero_stage
         expected |= {"rank": ranks.rank, "world_size": ranks.world_size}
         expected["optimizer sharding"] = f"ZeRO {work.plan.zero_stage}"
-    _compare({**expected, **owned_optimizer(config)}, engine.read_back(), engine.kind)
+    _compare(
+        {**expected, **owned_optimizer(config, work.plan.optimizer.betas)}, engine.read_back(), engine.kind
+    )
     return engine
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from crossfoot.arithmetic.rate import BASE_RATE
 from crossfoot.findings.finding import Refused
 from crossfoot.metering.host_copy import HostCopy
+from crossfoot.metering.meter import RATE_GROUP
 from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training.batches import Batch
 from crossfoot.training.findings import engine_absent
@@ -60,10 +62,11 @@ class Engine(ABC):
         weights and optimizer state stay bitwise as they were, and no gradient is left over.
         """
 
-    def set_rate(self, rate: float) -> None:
-        """The learning rate of the next update, all parameter groups."""
+    def set_rate(self, rate: float, only: str | None = None) -> None:
+        """The learning rate of the next update, of all parameters. only: of those in this group."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            if only in (None, group.get(RATE_GROUP, "")):
+                group["lr"] = rate
 
     def evaluating(self, on: bool) -> None:
         """Switch dropout off or on."""
@@ -78,6 +81,7 @@ def optimizer_facts(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """What an optimizer will do, by the names of the config: read back from its parameter groups."""
     groups = optimizer.param_groups
     facts: dict[str, Any] = {"optimizer.name": type(optimizer).__name__.lower()}
+    facts["rates"] = sorted({group.get(RATE_GROUP) or BASE_RATE for group in groups})
     facts["optimizer.weight_decay"] = max(group["weight_decay"] for group in groups)
     for name in ("betas", "eps"):
         facts[f"optimizer.{name}"] = next((group[name] for group in groups if name in group), None)

@@ -147,6 +147,8 @@ def run_step(
     # forward it is.
     weight = engine.dp_degree / planned.trained_tokens if planned.trained_tokens else 0.0
     engine.set_rate(planned.lr)
+    for group, rate in planned.group_lrs.items():
+        engine.set_rate(rate, group)
     slots = planned.slots[rank]
     for forward, sample_ids in enumerate(slots):
         if dropout_seed is not None:

@@ -45,6 +45,7 @@ class StepPlanner:
             step=step,
             epoch=int(epochs[0]),
             lr=self._plan.rate.at(step),
+            group_lrs=self._plan.rate.groups_at(step),
             trained_tokens=int(self._index.trained_tokens[ids].sum(dtype=np.int64)),
             slots=self._layout.slots(ids, self._index.lengths[ids]),
             samples=ids,

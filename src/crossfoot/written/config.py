@@ -167,10 +167,20 @@ class LrSection(Section):
     """Samples per optimizer step that reference belongs to; needed by linear and sqrt."""
     rule: Literal["none", "linear", "sqrt"] = "none"
     """peak = reference x f(global_batch_size / reference_batch): f is 1, the ratio, or its square root."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    schedule: Literal["cosine", "cosine_with_restarts", "linear", "constant", "wsd"] = "cosine"
+    """Shape after the warm-up. wsd: the peak is held, and falls at the end (warm-up, stable, decay)."""
     min_ratio: Fraction = 0.0
     """Floor of the schedule, as a share of the peak."""
+    cycles: Count = 2
+    """Of cosine_with_restarts: so many cosines, each from the peak."""
+    decay_fraction: Fraction = 0.1
+    """Of wsd: the fall at the end, as a share of all steps, rounded up."""
+    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear"
+    """Of wsd: how it falls; after a share p of the fall, 1 - p, 1 - the root of p, or a cosine is left."""
+    groups: dict[Text, Positive] = {}
+    """Kinds of parameters with a rate of their own, each as a ratio of the rate: {lora_B: 16} is LoRA+,
+    {embed_tokens: 0.1} a slower embedding. Kinds: lora_A, lora_B, embed_tokens, lm_head, other.
+    """
     warmup_steps: Index | None = None
     """Warm-up in optimizer steps. At most one of the three warmup keys; none: no warm-up."""
     warmup_fraction: Fraction | None = None
@@ -188,6 +198,11 @@ class OptimizerSection(Section):
     """adamw (torch, fused) or sgd (no momentum; for proofs: it does not hide a wrong gradient scale)."""
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.999)
     """AdamW's betas."""
+    beta2_reference_batch: Count | None = None
+    """Samples per optimizer step that the second beta was right at. It is then raised to the power of
+    global_batch_size / this, which keeps its half-life in samples. None: it is as written, whatever the
+    batch.
+    """
     eps: Positive = 1e-8
     """AdamW's epsilon."""
     weight_decay: NotNegative = 0.0

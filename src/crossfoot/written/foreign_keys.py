@@ -32,6 +32,7 @@ _SAME: Mapping[str, str] = {
     "cluster.gpus_per_node": "nproc_per_node n_gpu num_gpus n_gpus gpus num_gpus_per_node gpu_num",
     "lr.reference": "learning_rate lr base_lr peak_lr max_lr",
     "lr.schedule": "lr_scheduler_type lr_scheduler scheduler lr_schedule",
+    "lr.cycles": "num_cycles",
     "lr.warmup_fraction": "warmup_ratio warmup_proportion",
     "lr.warmup_steps": "num_warmup_steps warmup_num_steps lr_warmup_steps",
     "optimizer.name": "optim optimizer_type optimizer_name",
@@ -46,6 +47,8 @@ _SAME: Mapping[str, str] = {
     "deepspeed": "deepspeed_config deepspeed_config_file ds_config",
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.max_steps": "max_train_steps num_steps total_steps num_train_steps num_training_steps train_iters",
+    "validation.patience": "early_stopping_patience early_stopping_steps",
+    "validation.min_improvement": "early_stopping_threshold",
     "validation.every_steps": "eval_steps eval_interval validation_steps eval_freq val_steps",
     "checkpoint.every_steps": "save_steps save_interval checkpoint_interval save_every",
     "checkpoint.keep": "save_total_limit",
@@ -94,6 +97,10 @@ _CHANGED: Mapping[str, Foreign] = {
     "cosine_min_lr_ratio": Foreign("lr.min_ratio"),
     "min_lr_ratio": Foreign("lr.min_ratio"),
     "min_lr_rate": Foreign("lr.min_ratio"),
+    **dict.fromkeys(
+        ("loraplus_lr_ratio", "lorap_lr_ratio"), Foreign("lr.groups", "the ratio of lora_B: {lora_B: 16}")
+    ),
+    "embedding_lr_scale": Foreign("lr.groups", "the ratio of embed_tokens: {embed_tokens: 0.1}"),
     "lora_target": Foreign("lora.target_modules", _MODULES),
     "lora_target_modules": Foreign("lora.target_modules", _MODULES),
     "trainable": Foreign("lora.target_modules", _MODULES),
@@ -197,9 +204,9 @@ _NONE_TRAINED: Mapping[str, str] = {
         length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA is what there is": """use_rslora use_dora loraplus_lr_ratio pissa_init lora_bias
+    "plain LoRA is what there is": """use_rslora use_dora pissa_init lora_bias
         peft_use_rslora peft_use_dora use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
-        freeze_trainable_layers lorap_lr_ratio""",
+        freeze_trainable_layers""",
     "a run begins with the base model: merge the adapter into it first": """peft_path adapter_name_or_path
         lora_model_dir""",
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
@@ -211,7 +218,6 @@ _NONE_TRAINED: Mapping[str, str] = {
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer
         add_eos_token tokens""",
     "a sample that is too long is cut, and its lost tokens are counted": "excess_length_strategy",
-    "a run trains all of its steps": "early_stopping_patience early_stopping_steps",
     "the loss is the mean over the trained tokens of a step": "label_smoothing_factor label_names",
     "the schedule is lr.schedule, with lr.min_ratio as its floor": "lr_scheduler_kwargs",
 }
@@ -241,7 +247,7 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
     "optimizer.name": dict.fromkeys(
         ("adamw_torch", "adamw_torch_fused", "adamw_hf", "torch.optim.adamw"), "adamw"
     ),
-    "lr.schedule": {"constant_with_warmup": "constant"},
+    "lr.schedule": {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"},
     "data.task": dict.fromkeys(("pt", "pre_train", "pretraining"), "pretrain")
     | dict.fromkeys(("supervised", "instruction"), "sft"),
     "tracking.wandb": {"disabled": "off", "false": "off", "true": "online", "none": "off"},

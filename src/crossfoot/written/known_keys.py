@@ -17,7 +17,8 @@ from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
-"""The key whose own keys are free: codes and names of findings."""
+GROUPS = ("lr", "groups")
+"""The keys whose own keys are free: codes and names of findings, and kinds of parameters."""
 
 SURELY_MEANT = 0.88
 """Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""
@@ -88,11 +89,11 @@ def is_optional(key: str) -> bool:
 
 
 def is_known(path: tuple[str, ...]) -> bool:
-    """Whether `path` names a section, or a key in it (or what checks.accept may hold)."""
+    """Whether `path` names a section, or a key in it (or what one of the free ones may hold)."""
     if len(path) == 1:
         return path[0] in sections()
     if len(path) == 3:
-        return path[:2] == ACCEPT
+        return path[:2] in (ACCEPT, GROUPS)
     return len(path) == 2 and path[1] in sections().get(path[0], ())
 
 
