@@ -22,6 +22,7 @@ STAGES = (0, 2, 3)
 KINDS: dict[str, dict[str, Any]] = {
     "untied": {"tied": False, "modules_to_save": ["embed_tokens", "lm_head"], "vocabulary": 70},
     "tied": {"tied": True, "modules_to_save": ["lm_head"], "vocabulary": 70},
+    "dora": {"tied": False, "modules_to_save": [], "dora": True, "target_modules": "all-linear"},
     "checkpointing": {"tied": False, "modules_to_save": [], "gradient_checkpointing": True},
     "bfloat16": {"tied": True, "modules_to_save": ["embed_tokens"], "vocabulary": 71, "dtype": "bfloat16"},
     "full": {"tied": True, "modules_to_save": None, "vocabulary": 70},
@@ -48,6 +49,7 @@ def case_of(kind: str, bases: dict[bool, str]) -> dict[str, Any]:
     case = dict(KINDS[kind])
     saved = case.pop("modules_to_save")
     lora = {"r": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "modules_to_save": saved}
+    lora |= {key: case.pop(key) for key in ("dora", "target_modules") if key in case}
     return {**case, "base": bases[case.pop("tied")], "lora": lora if saved is not None else None}
 
 

@@ -287,7 +287,7 @@ def _setup(work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: t
         device=str(engine.device),
         zero_stage=plan.zero_stage if engine.kind == "deepspeed" else None,
         dtype=config.model.dtype,
-        trains="full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
+        trains=config.trains,
         model=model.said,
         micro_batch_size=plan.batch.micro_batch_size,
         grad_accum_steps=plan.batch.grad_accum_steps,

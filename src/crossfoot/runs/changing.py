@@ -37,8 +37,13 @@ NEVER: Mapping[str, str] = {
         ("data.task", "data.template", "data.max_seq_len", "data.special_text", "tokenizer.path"),
         "the samples would be other tokens than those that were trained",
     ),
-    **dict.fromkeys(("lora", "lora.r", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE),
-    "lora.alpha": "what the adapter has learned would count alpha / r times as much all at once",
+    **dict.fromkeys(
+        ("lora", "lora.r", "lora.dora", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE
+    ),
+    **dict.fromkeys(
+        ("lora.alpha", "lora.scaling"),
+        "what the adapter has learned would count more, or less, all at once",
+    ),
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
 }
 """Keys that make another run of it, and why. Data, tokenizer, batch and length are compared by what they come

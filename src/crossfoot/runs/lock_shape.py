@@ -99,7 +99,7 @@ class _Lr:
 class _Lora:
     r: int = 1
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] | str = ()
     modules_to_save: tuple[str, ...] = ()
 
 

@@ -43,6 +43,7 @@ _SAME: Mapping[str, str] = {
     "lora.r": "lora_rank lora_r rank",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout lora_dropout_p",
+    "lora.dora": "use_dora peft_use_dora",
     "deepspeed": "deepspeed_config deepspeed_config_file ds_config",
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.max_steps": "max_train_steps num_steps total_steps num_train_steps num_training_steps train_iters",
@@ -70,7 +71,7 @@ class Foreign:
 
 _FILES = "files, as a list: data.train: [FILE.json]"
 _ATTENTION = {"true": "flash_attention_2"}
-_MODULES = "a list of names; the default is all seven linear layers of a block"
+_MODULES = "a list of names, or all-linear; the default is all seven linear layers of a block"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
 _CHANGED: Mapping[str, Foreign] = {
@@ -92,7 +93,9 @@ _CHANGED: Mapping[str, Foreign] = {
     "lora_target": Foreign("lora.target_modules", _MODULES),
     "lora_target_modules": Foreign("lora.target_modules", _MODULES),
     "trainable": Foreign("lora.target_modules", _MODULES),
-    "lora_target_linear": Foreign("lora.target_modules", _MODULES),
+    "lora_target_linear": Foreign("lora.target_modules", values={"true": "all-linear"}),
+    "use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
+    "peft_use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
     "additional_target": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "lora_modules_to_save": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "finetuning_type": Foreign("lora", _ON_PURPOSE),
@@ -171,7 +174,7 @@ _NONE: Mapping[str, str] = {
         length_column_name""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA is what there is": """use_rslora use_dora loraplus_lr_ratio pissa_init lora_bias
+    "plain LoRA, rsLoRA and DoRA are what there is": """loraplus_lr_ratio pissa_init lora_bias
         lora_fan_in_fan_out use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
         task_type freeze_trainable_layers lora_on_cpu lorap_lr_ratio use_unsloth use_liger_kernel
         enable_liger_kernel""",
