@@ -147,13 +147,10 @@ def untrained_rows(facts: Facts) -> Iterator[Finding]:
     start at the mean of the old ones; unless both tables are trained, all new tokens stay the same token to
     the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
     """
-    model, data, files = facts.model, facts.data, facts.tokenizer
-    needed = data.vocabulary if data is not None else None
-    if needed is None and files is not None:
-        needed = files.rows
-    if model is None or needed is None:
+    model, rows, needed = facts.model, facts.table_rows, facts.vocabulary
+    if model is None or rows is None or needed is None:
         return
-    finding = needs_trained_embeddings(facts.run.config, model.vocab_size, needed, model.tied)
+    finding = needs_trained_embeddings(facts.run.config, rows, needed, model.tied)
     if finding is not None:
         yield replace(finding, place=facts.run.place("lora"))
 

@@ -22,8 +22,10 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.dropout import draw_less
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
+from crossfoot.models.start_adapter import put_into
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
+from crossfoot.written.adapter_folder import read_adapter
 from crossfoot.written.config import ALL_LINEAR, Config, LoraSection
 
 _LINEAR = (nn.Linear, Conv1D)
@@ -35,7 +37,8 @@ def prepare_training(
     """Freeze and unfreeze, and add the adapters; returns the model to train. All ranks call it and get the
     same weights.
 
-    Fresh LoRA matrices are drawn on the CPU from `config.run.seed` alone, so every rank, ZeRO stage and world
+    Fresh LoRA matrices are drawn on the CPU from `config.run.seed` alone, and those of an adapter that is
+    continued are read from its folder, so every rank, ZeRO stage and world
     begins bitwise equal; the caller's random state is left as it was. Under ZeRO-3 what peft adds is
     partitioned here.
 
@@ -68,6 +71,10 @@ def prepare_training(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    adapter = read_adapter(config.model)
+    if adapter is not None and config.model.adapter_use == "continue":
+        put_into(model, adapter)
+        report(f"continued: the adapter {adapter.path}")
     if shared:
         if not is_tied(base):
             raise Refused(_cannot_tie(base, config.lora.modules_to_save))

@@ -123,8 +123,14 @@ def _rate(plan: RunPlan) -> Iterator[str]:
 
 
 def _lora(plan: RunPlan) -> Iterator[str]:
-    """What the config does not say as it stands: the scale of rsLoRA, and the modules of all-linear."""
+    """What it starts from, and what the config does not say as it stands: the scale of rsLoRA, and the
+    modules of all-linear.
+    """
     run, lora = plan.run, plan.run.config.lora
+    if plan.adapter is not None:
+        use = {"merge": "merged", "continue": "continued"}[run.config.model.adapter_use]
+        origin = f"{plan.adapter.path}   model.adapter   {run.origin('model', 'adapter')}"
+        yield _row(" ", "adapter that it starts from", use, origin)
     if lora is None:
         return
     if lora.scaling == "rslora":

@@ -80,6 +80,14 @@ class ModelSection(Section):
 
     path: Text
     """A local Hugging Face folder, a hub id, or builtin:tiny (a two-layer Llama made on the spot)."""
+    adapter: Text | None = None
+    """Start from this LoRA adapter: a folder that peft or crossfoot wrote, or the folder of the run that made
+    it. Null: from the model alone.
+    """
+    adapter_use: Literal["continue", "merge"] = "continue"
+    """continue: its matrices are trained on; the section lora says the same as its adapter_config.json.
+    merge: it becomes part of the base, and what is trained comes on top.
+    """
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
