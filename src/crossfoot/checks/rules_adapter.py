@@ -10,7 +10,7 @@ from typing import Any
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
-from crossfoot.written.adapter_folder import AdapterFolder
+from crossfoot.written.adapter_folder import PREFIX, AdapterFolder
 from crossfoot.written.config import Config, LoraSection
 from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import promised_tensors
@@ -94,12 +94,16 @@ def adapter_differs(facts: Facts) -> Iterator[Finding]:
         if ours != there:
             yield Finding(
                 "CF072",
-                f"lora.{key} is {shown(ours)}, and the adapter to be continued has {shown(there)}",
+                f"lora.{key} is {_said(ours)}, and the adapter to be continued has {_said(there)}",
                 place=adapter.place(theirs),
-                label=f"{theirs} of {adapter.path}",
-                others=((run.place("lora", key), f"lora.{key}"),),
-                helps=(f"set lora.{key} to {shown(there)}", _MERGE),
+                label="of the adapter",
+                others=((run.place("lora", key), "of this run"),),
+                helps=(f"set lora.{key} to {_said(there)}", _MERGE),
             )
+
+
+def _said(value: Any) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else shown(value)
 
 
 def _compared(facts: Facts, adapter: AdapterFolder, lora: LoraSection) -> Iterator[tuple[str, str, Any, Any]]:
@@ -135,7 +139,7 @@ def adapter_of_another_model(facts: Facts) -> Iterator[Finding]:
         return
     wrong = list(_misfits(adapter, promised))
     if wrong:
-        more = f" and {counted(len(wrong) - 1, 'more tensor')}" if len(wrong) > 1 else ""
+        more = f", and {counted(len(wrong) - 1, 'more tensor')}" if len(wrong) > 1 else ""
         base = adapter.values.get("base_model_name_or_path")
         yield Finding(
             "CF073",
@@ -149,7 +153,7 @@ def adapter_of_another_model(facts: Facts) -> Iterator[Finding]:
 
 def _misfits(adapter: AdapterFolder, promised: dict[str, tuple[int, ...]]) -> Iterator[str]:
     for name, tensor in (adapter.tensors or {}).items():
-        module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
+        module, _, part = name.removeprefix(PREFIX).partition(".lora_")
         if not part.startswith(("A", "B")):
             continue
         base = promised.get(f"{module}.weight")
@@ -157,7 +161,8 @@ def _misfits(adapter: AdapterFolder, promised: dict[str, tuple[int, ...]]) -> It
         if base is None:
             yield f"it has no {module}"
         elif tensor.shape[side : side + 1] != (base[side],):
-            yield f"{name} is {' x '.join(map(str, tensor.shape))}, beside {' x '.join(map(str, base))}"
+            shape, weight = (" x ".join(map(str, one)) for one in (tensor.shape, base))
+            yield f"lora_{part[0]} of {module} is {shape}, for a weight of {weight}"
 
 
 @rule("CF074", "warning")

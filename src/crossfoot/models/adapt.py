@@ -22,10 +22,10 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.dropout import draw_less
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
-from crossfoot.models.start_adapter import put_into
+from crossfoot.models.start_adapter import merge_adapter, put_into
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
-from crossfoot.written.adapter_folder import read_adapter
+from crossfoot.written.adapter_folder import merged_first, open_adapter, read_adapter
 from crossfoot.written.config import ALL_LINEAR, Config, LoraSection
 
 _LINEAR = (nn.Linear, Conv1D)
@@ -123,12 +123,15 @@ def load_adapter(
     """The trained model from a base (folder or hub id) and a folder of `save_adapter`, in evaluation mode,
     one process.
 
-    A base whose table has fewer rows than the saved embed_tokens is grown first: PeftModel.from_pretrained
-    alone stops on the size mismatch. The grown rows' values do not matter, the saved tables replace them.
+    Another adapter that it was trained on is merged into the base first. A base whose table has fewer rows
+    than the saved embed_tokens is grown: PeftModel.from_pretrained alone stops on the size mismatch. The
+    grown rows' values do not matter, the saved tables replace them.
     """
     from safetensors import safe_open
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype], trust_remote_code=False)
+    if before := merged_first(os.fspath(folder)):
+        model = merge_adapter(model, open_adapter(before), None)
     saved = {f"base_model.model.{name}.weight" for name in table_names(model)}
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         rows = [file.get_slice(key).get_shape()[0] for key in saved & set(file.keys())]

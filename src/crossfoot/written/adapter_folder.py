@@ -29,7 +29,7 @@ ADAPTER_NAME = "adapter"
 BASE_NAME = "base.json"
 """Beside an adapter of crossfoot's that stands on a base into which another adapter was merged: which."""
 SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
 
 
@@ -62,7 +62,7 @@ class AdapterFolder:
     def modules(self) -> tuple[str, ...]:
         """Names, in the base, of the modules with an adapter."""
         found = (_MATRIX.fullmatch(name) for name in self.tensors or ())
-        return tuple(match[1].removeprefix(_PREFIX) for match in found if match)
+        return tuple(match[1].removeprefix(PREFIX) for match in found if match)
 
     @property
     def rows(self) -> int:
@@ -113,9 +113,11 @@ def read_adapter(model: ModelSection) -> AdapterFolder | None:
     """The adapter that a run starts from; None when it starts from the base alone. Raises Refused, without
     places.
     """
-    if model.adapter is None:
-        return None
-    path = model.adapter
+    return None if model.adapter is None else open_adapter(model.adapter)
+
+
+def open_adapter(path: str) -> AdapterFolder:
+    """The adapter in a folder, or of the run whose folder it is. Raises Refused, without places."""
     folder = _folder(path)
     config = os.path.join(folder, ADAPTER_CONFIG)
     if is_pointer(config):
@@ -139,7 +141,7 @@ def read_adapter(model: ModelSection) -> AdapterFolder | None:
         raise Refused(adapter_unreadable(path, f"{weights} is damaged or cut off: {error}")) from error
     except OSError as error:
         raise Refused(adapter_unreadable(path, f"{weights}: {reason_of(error)}")) from error
-    return AdapterFolder(path, folder, tree, weights, tensors, _merged_first(folder))
+    return AdapterFolder(path, folder, tree, weights, tensors, merged_first(folder))
 
 
 def _folder(path: str) -> str:
@@ -155,7 +157,8 @@ def _folder(path: str) -> str:
     raise Refused(adapter_unreadable(path, why))
 
 
-def _merged_first(folder: str) -> str:
+def merged_first(folder: str) -> str:
+    """The adapter that is merged into the base of an adapter of crossfoot's; "" where none is."""
     try:
         return str(read_object(os.path.join(folder, BASE_NAME)).get("merged_adapter", ""))
     except (OSError, Malformed):
