@@ -19,8 +19,9 @@ from pathlib import Path
 from crossfoot.findings.finding import Finding
 from crossfoot.index.build import ensure_index
 from crossfoot.planning.checking import find_all
+from crossfoot.written.adapter_folder import ADAPTER_CONFIG, PICKLED
 from crossfoot.written.run_file import read_run
-from support.model_folders import write_weights
+from support.model_folders import write_adapter_weights, write_weights
 
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -63,7 +64,9 @@ def _write_data(folder: Path) -> None:
 
 
 def write_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Write the files of a case, data, and weights beside a config.json; returns the words behind."""
+    """Write the files of a case, data, and weights beside a config.json or an adapter_config.json; returns
+    the words behind.
+    """
     _write_data(folder / "data" / "demo")
     for name, text in files.items():
         path = folder / name.removesuffix(".raw")
@@ -76,6 +79,8 @@ def write_files(folder: Path, files: dict[str, str]) -> list[str]:
         if path.name == "config.json":
             with suppress(ValueError):
                 write_weights(path.parent)
+        if path.name == ADAPTER_CONFIG and not (path.parent / PICKLED).exists():
+            write_adapter_weights(path.parent)
     return shlex.split(files.get("arguments", ""))
 
 

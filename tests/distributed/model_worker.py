@@ -77,6 +77,8 @@ def config_of(case: dict[str, Any]) -> Config:
                 "path": case["base"],
                 "dtype": case.get("dtype", "float32"),
                 "gradient_checkpointing": case.get("gradient_checkpointing", False),
+                "adapter": case.get("adapter"),
+                "adapter_use": case.get("adapter_use", "continue"),
             },
             "data": {"train": ["x.jsonl"]},
             "batch": {},

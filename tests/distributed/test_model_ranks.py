@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from crossfoot.models.adapt import load_adapter, prepare_training
@@ -22,6 +23,10 @@ STAGES = (0, 2, 3)
 KINDS: dict[str, dict[str, Any]] = {
     "untied": {"tied": False, "modules_to_save": ["embed_tokens", "lm_head"], "vocabulary": 70},
     "tied": {"tied": True, "modules_to_save": ["lm_head"], "vocabulary": 70},
+    "dora": {"tied": False, "modules_to_save": [], "dora": True, "target_modules": "all-linear"},
+    "merged": {"tied": True, "modules_to_save": [], "adapter": {"use_dora": True}},
+    "continued": {"tied": False, "modules_to_save": ["embed_tokens", "lm_head"], "vocabulary": 70}
+    | {"adapter": {"modules_to_save": ["embed_tokens", "lm_head"]}},
     "checkpointing": {"tied": False, "modules_to_save": [], "gradient_checkpointing": True},
     "bfloat16": {"tied": True, "modules_to_save": ["embed_tokens"], "vocabulary": 71, "dtype": "bfloat16"},
     "full": {"tied": True, "modules_to_save": None, "vocabulary": 70},
@@ -44,11 +49,33 @@ def write_base(folder: Path, layers: int = 2, hidden: int = 32, **changes: Any) 
     return str(folder)
 
 
+def write_adapter(folder: Path, base: str, rows: int, **words: Any) -> str:
+    """An adapter that peft made, with random matrices."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    targets = ["q_proj", "v_proj"]
+    wanted = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets, **words)
+    model = get_peft_model(model, wanted)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape)
+    model.save_pretrained(str(folder))
+    return str(folder)
+
+
 def case_of(kind: str, bases: dict[bool, str]) -> dict[str, Any]:
     case = dict(KINDS[kind])
     saved = case.pop("modules_to_save")
     lora = {"r": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "modules_to_save": saved}
-    return {**case, "base": bases[case.pop("tied")], "lora": lora if saved is not None else None}
+    lora |= {key: case.pop(key) for key in ("dora", "target_modules") if key in case}
+    base = bases[case.pop("tied")]
+    if "adapter" in case:
+        folder = Path(base).with_name(f"adapter-{kind}")
+        case["adapter"] = write_adapter(folder, base, case.get("vocabulary", 61), **case["adapter"])
+        case["adapter_use"] = {"merged": "merge", "continued": "continue"}[kind]
+    return {**case, "base": base, "lora": lora if saved is not None else None}
 
 
 def on_two_ranks(cases: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
@@ -65,9 +92,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], A
     folder = tmp_path_factory.mktemp("ranks")
     bases = {tied: write_base(folder / str(tied), tie_word_embeddings=tied) for tied in (False, True)}
     wanted = [(kind, stage) for stage in STAGES for kind in KINDS]
+    kinds = {kind: case_of(kind, bases) for kind in KINDS}
     cases = [
-        {**case_of(kind, bases), "stage": stage, "save": str(folder / f"{kind}-{stage}")}
-        for kind, stage in wanted
+        {**kinds[kind], "stage": stage, "save": str(folder / f"{kind}-{stage}")} for kind, stage in wanted
     ]
     ranks = on_two_ranks(cases, folder)
     return {key: (cases[i], ranks[0][i], ranks[1][i]) for i, key in enumerate(wanted)}
@@ -78,7 +105,12 @@ def alone(case: dict[str, Any]) -> dict[str, str]:
     config = Config.model_validate(
         {
             "run": {"name": "t", "seed": 7},
-            "model": {"path": case["base"], "dtype": case.get("dtype", "float32")},
+            "model": {
+                "path": case["base"],
+                "dtype": case.get("dtype", "float32"),
+                "adapter": case.get("adapter"),
+                "adapter_use": case.get("adapter_use", "continue"),
+            },
             "data": {"train": ["x.jsonl"]},
             "batch": {},
             "lr": {"reference": 1e-2},
@@ -113,7 +145,7 @@ def test_all_ranks_and_stages_begin_bitwise_as_one_process(results: Any, kind: s
     assert second["start"] == expected
     rows = case.get("vocabulary", 61)
     assert (first["rows"], first["vocab_size"]) == ([rows, rows], rows)
-    assert first["new_rows_are_mean"] or case.get("dtype") == "bfloat16"
+    assert first["new_rows_are_mean"] or case.get("dtype") == "bfloat16" or "adapter" in case
     assert any(line.startswith("vocabulary grown 61") for line in first["said"]) is ("vocabulary" in case)
 
 

@@ -15,20 +15,23 @@ pytestmark = pytest.mark.distributed
 
 BATCH = {"micro_batch_size": 2, "grad_accum_steps": 3, "global_batch_size": 12}
 PADDED, RECOMPUTED = "data.layout=padded", "model.gradient_checkpointing=true"
+RSLORA, DORA = "lora.scaling=rslora", "lora.dora=true"
 ZERO = [f"deepspeed=ds_configs/zero{stage}.json" for stage in range(4)]
 HONEST = {
     "zero0": [ZERO[0], RECOMPUTED],
     "zero0 padded": [ZERO[0], PADDED],
     "zero1": [ZERO[1]],
-    "zero1 padded": [ZERO[1], PADDED, RECOMPUTED],
+    "zero1 padded": [ZERO[1], PADDED, RECOMPUTED, DORA],
     "zero2": [ZERO[2], RECOMPUTED],
-    "zero2 padded": [ZERO[2], PADDED],
+    "zero2 padded": [ZERO[2], PADDED, RSLORA],
     "zero3": [ZERO[3], "lora=null"],
-    "zero3 padded": [ZERO[3], PADDED, RECOMPUTED],
-    "bfloat16 zero1": [ZERO[1], "model.dtype=bfloat16"],
+    "zero3 padded": [ZERO[3], PADDED, RECOMPUTED, DORA],
+    "bfloat16 zero1": [ZERO[1], "model.dtype=bfloat16", DORA, RSLORA],
     "bfloat16 zero2": [ZERO[2], "model.dtype=bfloat16"],
 }
-"""Every engine with both layouts and with and without checkpointing, and those two with each other."""
+"""Every engine with both layouts and with and without checkpointing, and those two with each other; DoRA and
+rsLoRA among them.
+"""
 FAULTS = {
     "sum instead of mean": ("zero2", "dp_degree (a sum over ranks instead of a mean)"),
     "accumulation twice": ("zero2", "1/grad_accum_steps (divided by accumulation twice"),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from crossfoot.written.model_facts import TINY_SIZES
 from crossfoot.written.model_tensors import promised_tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,6 +39,21 @@ def write_weights(folder: Path) -> None:
         **{f"model.layers.{number}.x": (1,) for number in range(values.get("num_hidden_layers", 1))},
     }
     write_safetensors(folder / "model.safetensors", shapes)
+
+
+def write_adapter_weights(folder: Path) -> None:
+    """adapter_model.safetensors for the adapter_config.json in `folder`: an adapter of builtin:tiny."""
+    values = json.loads((folder / "adapter_config.json").read_text())
+    base = promised_tensors(TINY_SIZES) or {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in base.items():
+        module = name.removesuffix(".weight")
+        if module.rpartition(".")[2] in values.get("target_modules", ()):
+            shapes[f"base_model.model.{module}.lora_A.weight"] = (values["r"], shape[1])
+            shapes[f"base_model.model.{module}.lora_B.weight"] = (shape[0], values["r"])
+        if module.rpartition(".")[2] in (values.get("modules_to_save") or ()):
+            shapes[f"base_model.model.{name}"] = shape
+    write_safetensors(folder / "adapter_model.safetensors", shapes)
 
 
 def write_safetensors(file: Path, shapes: Shapes, dtype: str = "F16", each_bytes: int = 2) -> None:

@@ -186,6 +186,8 @@ def fresh_model(config: dict[str, Any]) -> Any:
         r=lora["r"],
         lora_alpha=lora["alpha"],
         lora_dropout=0.0,
+        use_rslora=lora.get("scaling") == "rslora",
+        use_dora=lora.get("dora", False),
         target_modules=lora["target_modules"],
         modules_to_save=lora["modules_to_save"],
     )

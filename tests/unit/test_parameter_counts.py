@@ -24,10 +24,11 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     [
         LoraSection(r=4, modules_to_save=TABLES),
         LoraSection(r=3, target_modules=["q_proj", "mlp.down_proj"]),
-        LoraSection(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"]),
+        LoraSection(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"], dora=True),
+        LoraSection(r=2, target_modules="all-linear", dora=True),
         None,
     ],
-    ids=("all", "some", "head", "full"),
+    ids=("all", "some", "head and dora", "all-linear", "full"),
 )
 @pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=[family for family, _ in FAMILIES])
 def test_the_counts_are_those_of_the_model(
@@ -46,7 +47,8 @@ def test_the_counts_are_those_of_the_model(
     if lora is not None:
         asked = {"target_modules": lora.target_modules, "modules_to_save": lora.modules_to_save or None}
         ties = bool(config.tie_word_embeddings and lora.modules_to_save)
-        model = get_peft_model(model, LoraConfig(r=lora.r, ensure_weight_tying=ties, **asked))
+        wanted = LoraConfig(r=lora.r, use_dora=lora.dora, ensure_weight_tying=ties, **asked)
+        model = get_peft_model(model, wanted)
     held = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert counts is not None

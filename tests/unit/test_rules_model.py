@@ -76,14 +76,21 @@ def test_names_that_match_nothing(found) -> None:
     assert finding.title.endswith(": q_proj, v_proj")
     assert finding.helps[0].startswith("set lora.target_modules to [c_attn, c_proj, c_fc]")
     assert found(LLAMA, targets="qproj")[0].helps == ("write q_proj",)
-    assert codes(found(LLAMA, targets="all-linear")) == ["CF546"]
+    assert codes(found(LLAMA, targets="all-linear, q_proj")) == ["CF546"], "the one word is for all"
     assert codes(found(LLAMA, targets="norm")) == ["CF546"], "a norm takes no adapter"
     (finding,) = found(LLAMA, targets="q_proj", saved="wte, lm_head")
     assert (finding.code, finding.title.endswith(": wte")) == ("CF547", True)
     assert codes(found(GPT2)) == [] != codes(found(GPT2, "lora={}")), "the default names are llama's"
 
 
+@pytest.mark.parametrize("model", [LLAMA, TIED, GPT2, ModelFacts(9, False, 9, "family_of_tomorrow")])
+def test_all_linear_modules_are_no_mistake(found, model: ModelFacts) -> None:
+    assert found(model, "lora.target_modules=all-linear", "data.max_seq_len=8") == ()
+    assert found(model, "lora.target_modules=[all-linear]", "data.max_seq_len=8") == ()
+
+
 def test_trained_in_full_and_by_an_adapter(found) -> None:
+    assert codes(found(GPT2, "lora.target_modules=all-linear", saved="c_attn")) == ["CF548"]
     assert codes(found(LLAMA, targets="q_proj, lm_head", saved="lm_head")) == ["CF548"]
     assert codes(found(LLAMA, targets="self_attn.q_proj", saved="q_proj")) == ["CF548"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed, reason_of
+from crossfoot.written.adapter_folder import ADAPTER_CONFIG
 from crossfoot.written.git_lfs import is_pointer, lfs_pointer
 from crossfoot.written.model_facts import (
     CONFIG_JSON,
@@ -36,7 +37,6 @@ from crossfoot.written.weight_findings import (
     weights_missing,
 )
 
-ADAPTER_CONFIG = "adapter_config.json"
 SAFE, TORCH = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"
 _OTHER_MAKES = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crossfoot.arithmetic.schedule import Schedule
     from crossfoot.data.look import DataLook
     from crossfoot.data.tokenizer_files import TokenizerFiles
+    from crossfoot.written.adapter_folder import AdapterFolder
     from crossfoot.written.deepspeed_file import DeepSpeedFile
     from crossfoot.written.launch.statement import LaunchFile
     from crossfoot.written.model_ends import ModelEnds
@@ -35,6 +36,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.written.slip_findings",
     "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",
+    "crossfoot.written.adapter_folder",
     "crossfoot.checkpoints.findings",
     "crossfoot.checks.impossible",
     "crossfoot.checks.rules",
@@ -80,6 +82,7 @@ class Facts:
     the arithmetic refused them (that is a finding of its own). launch: what the run will be started with.
     model: None when there is no config.json to read. data: a look at some of the samples, None without one.
     tokenizer: None while it is not on this machine, or when it cannot be read. ends: of the model's files.
+    adapter: that the run starts from.
     """
 
     run: RunFile
@@ -92,6 +95,21 @@ class Facts:
     data: DataLook | None = None
     tokenizer: TokenizerFiles | None = None
     ends: ModelEnds | None = None
+    adapter: AdapterFolder | None = None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows that the tokens of the data need; None while the tokenizer is not here."""
+        if self.data is not None and self.data.vocabulary is not None:
+            return self.data.vocabulary
+        return self.tokenizer.rows if self.tokenizer is not None else None
+
+    @property
+    def table_rows(self) -> int | None:
+        """Rows of the model's table before it is grown to the tokenizer: its own, or those of the adapter
+        that the run starts from.
+        """
+        return max(self.model.vocab_size, self.adapter.rows if self.adapter else 0) if self.model else None
 
     @cached_property
     def understood(self) -> DeepSpeedFile | None:

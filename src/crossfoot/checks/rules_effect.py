@@ -72,6 +72,10 @@ def _no_slope(facts: Facts) -> str | None:
     return "lr.min_ratio is 1, so the rate stays at its peak" if is_flat else None
 
 
+def _no_adapter(facts: Facts) -> str | None:
+    return None if facts.run.config.model.adapter is not None else "there is no model.adapter to use"
+
+
 def _by_sgd(facts: Facts) -> str | None:
     is_sgd = facts.run.config.optimizer.name == "sgd"
     return "optimizer.name is sgd, which trains without momentum and without decay here" if is_sgd else None
@@ -174,6 +178,7 @@ def _a_tracker(_: Facts) -> str | None:
 
 WISHES: tuple[Wish, ...] = (
     Wish("lr.reference_batch", _no_rule, _right_rule, is_note=True),
+    Wish("model.adapter_use", _no_adapter, "name the adapter in model.adapter"),
     Wish("model.matmul", _no_float32, "set model.dtype to float32"),
     Wish("lr.min_ratio", _no_floor, _falling),
     Wish("lr.schedule", _no_slope, "lower lr.min_ratio"),

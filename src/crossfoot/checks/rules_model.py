@@ -22,7 +22,7 @@ from crossfoot.written.model_facts import (
     needs_trained_embeddings,
 )
 from crossfoot.written.model_kinds import NOT_PACKABLE, Kind, kind_of_family
-from crossfoot.written.model_modules import FAMILIES, ModuleNames
+from crossfoot.written.model_modules import FAMILIES, ModuleNames, adapted_modules
 from crossfoot.written.near_paths import near_help
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
@@ -147,13 +147,10 @@ def untrained_rows(facts: Facts) -> Iterator[Finding]:
     start at the mean of the old ones; unless both tables are trained, all new tokens stay the same token to
     the model. One of the two names is enough when the model ties them. Full fine-tuning trains both anyway.
     """
-    model, data, files = facts.model, facts.data, facts.tokenizer
-    needed = data.vocabulary if data is not None else None
-    if needed is None and files is not None:
-        needed = files.rows
-    if model is None or needed is None:
+    model, rows, needed = facts.model, facts.table_rows, facts.vocabulary
+    if model is None or rows is None or needed is None:
         return
-    finding = needs_trained_embeddings(facts.run.config, model.vocab_size, needed, model.tied)
+    finding = needs_trained_embeddings(facts.run.config, rows, needed, model.tied)
     if finding is not None:
         yield replace(finding, place=facts.run.place("lora"))
 
@@ -219,13 +216,14 @@ def target_modules(facts: Facts) -> Iterator[Finding]:
     """CF546: a name in `lora.target_modules` matches no linear or embedding module of this model.
 
     peft itself skips such a name without a word when another one matches. A name is a module's whole name or
-    its end after a dot; `all-linear` and patterns are not read here. Families name theirs differently:
-    llama's q_proj, k_proj and v_proj are c_attn in gpt2, query_key_value in gpt_neox and qkv_proj in phi3.
+    its end after a dot; patterns are not read here, and `all-linear` is every linear module but the head.
+    Families name theirs differently: llama's q_proj, k_proj and v_proj are c_attn in gpt2, query_key_value in
+    gpt_neox and qkv_proj in phi3.
     """
     lora, names = facts.run.config.lora, _names(facts)
     if lora is None or names is None:
         return
-    lacking = [name for name in lora.target_modules if _trailing_name(name) not in names.adaptable]
+    lacking = [name for name in _targets(facts) if _trailing_name(name) not in names.adaptable]
     if lacking:
         finding = model_findings.no_target_module(lacking, names.adaptable, names.blocks)
         yield replace(finding, place=facts.run.place("lora.target_modules"))
@@ -263,7 +261,7 @@ def trained_two_ways(facts: Facts) -> Iterator[Finding]:
     if lora is None:
         return
     both = [
-        name for name in lora.modules_to_save if any(_overlap(name, target) for target in lora.target_modules)
+        name for name in lora.modules_to_save if any(_overlap(name, target) for target in _targets(facts))
     ]
     if both:
         finding = model_findings.trained_two_ways(list(dict.fromkeys(map(_trailing_name, both))))
@@ -283,7 +281,7 @@ def untied(facts: Facts) -> Iterator[Finding]:
     if lora is None or model is None or names is None or not model.tied:
         return
     place = facts.run.place("lora.modules_to_save")
-    adapted = [table for table in names.tables if _written(table, lora.target_modules)]
+    adapted = [table for table in names.tables if _written(table, _targets(facts))]
     if adapted and not any(_written(table, lora.modules_to_save) for table in adapted):
         yield replace(model_findings.adapter_unties(adapted), place=facts.run.place("lora.target_modules"))
     if _copies_only_input(facts):
@@ -301,6 +299,12 @@ def _copies_only_input(facts: Facts) -> bool:
 
 def _names(facts: Facts) -> ModuleNames | None:
     return FAMILIES.get(facts.model.model_type) if facts.model is not None else None
+
+
+def _targets(facts: Facts) -> tuple[str, ...]:
+    """Which modules get an adapter; none where that is not known."""
+    lora, family = facts.run.config.lora, facts.model.model_type if facts.model is not None else ""
+    return (lora and adapted_modules(lora.target_modules, family)) or ()
 
 
 def _trailing_name(name: str) -> str:

@@ -16,14 +16,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.dropout import draw_less
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
+from crossfoot.models.start_adapter import merge_adapter, put_into
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
-from crossfoot.written.config import Config, LoraSection
+from crossfoot.written.adapter_folder import merged_first, open_adapter, read_adapter
+from crossfoot.written.config import ALL_LINEAR, Config, LoraSection
+
+_LINEAR = (nn.Linear, Conv1D)
 
 
 def prepare_training(
@@ -32,7 +37,8 @@ def prepare_training(
     """Freeze and unfreeze, and add the adapters; returns the model to train. All ranks call it and get the
     same weights.
 
-    Fresh LoRA matrices are drawn on the CPU from `config.run.seed` alone, so every rank, ZeRO stage and world
+    Fresh LoRA matrices are drawn on the CPU from `config.run.seed` alone, and those of an adapter that is
+    continued are read from its folder, so every rank, ZeRO stage and world
     begins bitwise equal; the caller's random state is left as it was. Under ZeRO-3 what peft adds is
     partitioned here.
 
@@ -48,10 +54,11 @@ def prepare_training(
     dtype = DTYPES[trained_dtype or config.model.dtype]
     if config.lora is None:
         return _train_all(base, dtype)
+    targets = _targets(base, config.lora)
     findings = [
-        *_unmatched(base, config.lora),
-        *_in_both(base, config.lora),
-        *_half_tied(base, loaded, config.lora),
+        *_unmatched(base, config.lora, targets),
+        *_in_both(base, config.lora, targets),
+        *_half_tied(base, loaded, targets),
     ]
     if findings:
         raise Refused(findings)
@@ -59,11 +66,15 @@ def prepare_training(
     shared = loaded.tied and bool(_tables_in(base, config.lora.modules_to_save))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        model = get_peft_model(base, _peft_config(config.lora, shared), autocast_adapter_dtype=False)
+        model = get_peft_model(base, _peft_config(config.lora, targets, shared), autocast_adapter_dtype=False)
     draw_less(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    adapter = read_adapter(config.model)
+    if adapter is not None and config.model.adapter_use == "continue":
+        put_into(model, adapter)
+        report(f"continued: the adapter {adapter.path}")
     if shared:
         if not is_tied(base):
             raise Refused(_cannot_tie(base, config.lora.modules_to_save))
@@ -112,12 +123,15 @@ def load_adapter(
     """The trained model from a base (folder or hub id) and a folder of `save_adapter`, in evaluation mode,
     one process.
 
-    A base whose table has fewer rows than the saved embed_tokens is grown first: PeftModel.from_pretrained
-    alone stops on the size mismatch. The grown rows' values do not matter, the saved tables replace them.
+    Another adapter that it was trained on is merged into the base first. A base whose table has fewer rows
+    than the saved embed_tokens is grown: PeftModel.from_pretrained alone stops on the size mismatch. The
+    grown rows' values do not matter, the saved tables replace them.
     """
     from safetensors import safe_open
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype], trust_remote_code=False)
+    if before := merged_first(os.fspath(folder)):
+        model = merge_adapter(model, open_adapter(before), None)
     saved = {f"base_model.model.{name}.weight" for name in table_names(model)}
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         rows = [file.get_slice(key).get_shape()[0] for key in saved & set(file.keys())]
@@ -139,14 +153,27 @@ def _train_all(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model.train()
 
 
-def _peft_config(lora: LoraSection, shared: bool) -> LoraConfig:
+def _targets(model: PreTrainedModel, lora: LoraSection) -> list[str]:
+    """Names of the modules that get an adapter; all-linear: the last words of all linear ones but the
+    output head. Not peft's own, which differ from process to process in their order.
+    """
+    if lora.target_modules != ALL_LINEAR:
+        return list(lora.target_modules)
+    head = model.get_output_embeddings()
+    linear = [name for name, one in model.named_modules() if isinstance(one, _LINEAR) and one is not head]
+    return _trailing_names(linear)
+
+
+def _peft_config(lora: LoraSection, targets: list[str], shared: bool) -> LoraConfig:
     """Our section in peft's words. alpha stays whole where it is written whole."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        use_rslora=lora.scaling == "rslora",
+        use_dora=lora.dora,
+        target_modules=targets,
         modules_to_save=list(lora.modules_to_save) or None,
         ensure_weight_tying=shared,
     )
@@ -161,17 +188,15 @@ def _named(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
     return [name for name, module in model.named_modules() if name and isinstance(module, kinds)]
 
 
-def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
+def _unmatched(model: PreTrainedModel, lora: LoraSection, targets: list[str]) -> list[Finding]:
     """CF546, CF547: a written name that no module of this model has; peft itself skips it when another one
     matches.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    adaptable = _named(model, (nn.Linear, nn.Embedding, Conv1D))
+    adaptable = _named(model, (*_LINEAR, nn.Embedding))
     anything = _named(model, (nn.Module,))
     findings = []
     for refusal, written, there in (
-        (model_findings.no_target_module, lora.target_modules, adaptable),
+        (model_findings.no_target_module, targets, adaptable),
         (model_findings.no_module_to_save, lora.modules_to_save, anything),
     ):
         lacking = [name for name in written if not any(_matches(module, name) for module in there)]
@@ -180,13 +205,13 @@ def _unmatched(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
     return findings
 
 
-def _in_both(model: PreTrainedModel, lora: LoraSection) -> list[Finding]:
+def _in_both(model: PreTrainedModel, lora: LoraSection, targets: list[str]) -> list[Finding]:
     """CF548: a module cannot be trained in full and have an adapter too."""
     modules = _named(model, (nn.Module,))
     both = [
         name
         for name in modules
-        if any(_matches(name, written) for written in lora.target_modules)
+        if any(_matches(name, written) for written in targets)
         and any(_matches(name, written) for written in lora.modules_to_save)
     ]
     return [model_findings.trained_two_ways(_trailing_names(both))] if both else []
@@ -203,9 +228,9 @@ def _tables_in(model: PreTrainedModel, written: Iterable[str]) -> list[str]:
     return [name for name in table_names(model) if any(_matches(name, one) for one in written)]
 
 
-def _half_tied(model: PreTrainedModel, loaded: LoadedModel, lora: LoraSection) -> list[Finding]:
+def _half_tied(model: PreTrainedModel, loaded: LoadedModel, targets: list[str]) -> list[Finding]:
     """CF549: an adapter on one use of a tied table would untie the two."""
-    tables = _tables_in(model, lora.target_modules) if loaded.tied else []
+    tables = _tables_in(model, targets) if loaded.tied else []
     if not tables:
         return []
     return [model_findings.adapter_unties(_trailing_names(tables))]

@@ -36,6 +36,7 @@ from crossfoot.runs.attempts import lock_path, read_attempts
 from crossfoot.runs.ending import read_lock
 from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.runs.resume import of_another_run
+from crossfoot.written.adapter_folder import adapter_unreadable, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.paths import with_homes
@@ -138,9 +139,20 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
         started = ()  # what the attempts noted is lost, and only the precision follows from it
     engines = [one.engine for one in started if one.attempt == attempt]
     config = with_homes(Config.model_validate(lock["config"]))
+    if config.model.adapter_use == "merge":
+        _refuse_other_adapter(config, lock)
+    else:  # what was continued is in the checkpoint
+        config = config.model_copy(update={"model": config.model.model_copy(update={"adapter": None})})
     folders = index_dirs(run_dir, lock, started)
     index_dir = next(filter(os.path.isdir, folders), folders[0])
     return Source(checkpoint, config, index_dir, next(iter(engines), None))
+
+
+def _refuse_other_adapter(config: Config, lock: Mapping[str, Any]) -> None:
+    """Raises Refused when the adapter that was merged into the base is not there any more as it was."""
+    adapter = read_adapter(config.model)
+    if adapter is not None and adapter.identity != lock.get("adapter"):
+        raise Refused(adapter_unreadable(adapter.path, "it has changed since this run was trained on it"))
 
 
 def _rows(manifest: Manifest, tables: list[str]) -> int:

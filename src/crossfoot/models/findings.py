@@ -10,6 +10,7 @@ from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.written.run_file import RunFile
 
 PLACES = {
+    "CF070": "model.adapter",
     "CF541": "model.path",
     "CF542": "model.path",
     "CF543": "model.path",

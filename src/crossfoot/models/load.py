@@ -26,7 +26,9 @@ from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.liger import require_liger, take_liger
 from crossfoot.models.parameters import is_tied, rows_of
+from crossfoot.models.start_adapter import merge_adapter
 from crossfoot.phrases import first_line
+from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import looks_local, model_folder, model_missing
 from crossfoot.written.model_findings import model_not_causal
@@ -57,7 +59,7 @@ class LoadedModel:
     (larger when it was grown). tied: embed_tokens and lm_head are one tensor. use_cache: what the model's
     config said before training switched it off. deepspeed_handle: HfDeepSpeedConfig of ZeRO-3, None
     otherwise; transformers holds it by a weak reference only, and forgets that the model is partitioned when
-    it dies: the model carries a reference too.
+    it dies: the model carries a reference too. merged_first: the adapter that became part of the weights.
     """
 
     model: PreTrainedModel
@@ -68,10 +70,11 @@ class LoadedModel:
     zero_stage: int
     use_cache: bool
     deepspeed_handle: Any = None
+    merged_first: AdapterFolder | None = None
 
     @property
     def grown_rows(self) -> int:
-        """New rows of the table, set to the mean of the old ones."""
+        """New rows of the table: a merged adapter's, or set to the mean of the old ones."""
         return self.vocabulary - self.vocabulary_before
 
 
@@ -108,10 +111,18 @@ def load_model(
 
     tied = is_tied(model)
     before = rows_of(model.get_input_embeddings())
-    if vocabulary > before:
-        grow_vocabulary(model, vocabulary, deepspeed_config if handle is not None else None)
-        new = vocabulary - before
-        report(f"vocabulary grown {before:,} -> {vocabulary:,}: {new:,} new rows set to the mean of the old")
+    partitioned = deepspeed_config if handle is not None else None
+    merged_first = None
+    if (adapter := read_adapter(config.model)) is not None:
+        vocabulary = max(vocabulary, adapter.rows)
+        if config.model.adapter_use == "merge":
+            model, merged_first = merge_adapter(model, adapter, partitioned), adapter
+            report(f"merged into the base: the adapter {adapter.path}")
+    rows = rows_of(model.get_input_embeddings())
+    if vocabulary > rows:
+        grow_vocabulary(model, vocabulary, partitioned)
+        new = vocabulary - rows
+        report(f"vocabulary grown {rows:,} -> {vocabulary:,}: {new:,} new rows set to the mean of the old")
     use_cache = bool(getattr(model.config, "use_cache", False))
     model.config.use_cache = False  # a cache of keys and values is for generation only
     if config.model.gradient_checkpointing:
@@ -130,6 +141,7 @@ def load_model(
         zero_stage=zero_stage,
         use_cache=use_cache,
         deepspeed_handle=handle,
+        merged_first=merged_first,
     )
     model._crossfoot_deepspeed_handle = handle
     return loaded

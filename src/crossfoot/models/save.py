@@ -20,6 +20,7 @@ from crossfoot.durable import by_umask, rename_folder
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
 from crossfoot.models.usage_page import usage_page
+from crossfoot.written.adapter_folder import BASE_NAME
 
 
 def open_to_others(folder: Path) -> None:
@@ -69,6 +70,7 @@ def save_adapter(
     try:
         if is_lora:
             _write_adapter(model, temporary, tensors)
+            _note_base(temporary, loaded)
         else:
             _write_whole(model, temporary, tensors, loaded)
         ids = add_tokenizer(str(temporary)) if add_tokenizer is not None else None
@@ -116,6 +118,14 @@ def _write_adapter(model: PeftModel, folder: Path, tensors: dict[str, torch.Tens
     if isinstance(values.get("target_modules"), list):
         values["target_modules"].sort()  # a set to peft: its order would differ from process to process
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _note_base(folder: Path, loaded: LoadedModel | None) -> None:
+    """Beside an adapter whose base has another one merged into it: which. PEFT has no word for that."""
+    if loaded is None or (merged := loaded.merged_first) is None:
+        return
+    named = {"model": loaded.path, "merged_adapter": os.path.abspath(merged.folder), **merged.identity}
+    (folder / BASE_NAME).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_whole(

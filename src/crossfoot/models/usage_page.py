@@ -35,10 +35,13 @@ def usage_page(
     code = "\n".join(
         [
             *_imports(is_lora, ids),
-            *_loading(model, folder, base, grown, tensors),
+            *_loading(model, folder, base, grown, tensors, loaded),
             *(_asking(ids) if ids else ()),
         ]
     )
+    if is_lora and loaded is not None and loaded.merged_first is not None:
+        merged = os.path.abspath(loaded.merged_first.folder)
+        what += f" It stands on that model with another adapter merged into it first: `{merged}`."
     words = [what, f"It needs `pip install {' '.join(packages)}`, and this:", f"```python\n{code}\n```"]
     if ids is not None:
         words.append(
@@ -78,6 +81,7 @@ def _loading(
     base: str,
     grown: int,
     tensors: Mapping[str, torch.Tensor],
+    loaded: LoadedModel | None,
 ) -> Iterator[str]:
     yield f"folder = {folder!r}  # where this page lies"
     if not isinstance(model, PeftModel):
@@ -85,6 +89,10 @@ def _loading(
         return
     dtype = model.get_base_model().dtype
     yield f"base = AutoModelForCausalLM.from_pretrained({base!r}, dtype={dtype})"
+    if loaded is not None and (merged := loaded.merged_first) is not None:
+        if merged.rows > loaded.vocabulary_before:
+            yield f"base.resize_token_embeddings({merged.rows}, mean_resizing=False)"
+        yield f"base = PeftModel.from_pretrained(base, {os.path.abspath(merged.folder)!r}).merge_and_unload()"
     if grown:
         yield f"base.resize_token_embeddings({grown}, mean_resizing=False)  # its vocabulary was grown"
     as_saved = {one.dtype for one in tensors.values()} == {dtype}

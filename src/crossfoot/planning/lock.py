@@ -37,6 +37,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
             "special_text_records": header.special_text_records.records,
         },
         "expects": plan.expects,
+        "adapter": plan.adapter and plan.adapter.identity,
     }
     return {**body, "sha256": lock_sha256(body)}
 

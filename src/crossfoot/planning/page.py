@@ -9,6 +9,9 @@ from crossfoot.index.store import DataIndex
 from crossfoot.phrases import counted, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
+from crossfoot.written.config import ALL_LINEAR
+from crossfoot.written.model_facts import read_model_facts
+from crossfoot.written.model_modules import adapted_modules
 
 _LABEL = 40
 _NUMBER = 12
@@ -16,7 +19,7 @@ _NUMBER = 12
 
 def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
     """The page that `plan` prints and every run begins with."""
-    steps = (*_steps(plan), *_rate(plan), *_matmul(plan), *_data(plan))
+    steps = (*_steps(plan), *_rate(plan), *_lora(plan), *_matmul(plan), *_data(plan))
     rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
     return "\n".join(rows)
 
@@ -32,7 +35,7 @@ def _title(plan: RunPlan, lock_sha256: str | None) -> str:
         topology.in_words(),
         "accelerate" if plan.zero_stage is None else f"ZeRO-{plan.zero_stage}",
         config.model.dtype,
-        "full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
+        config.trains,
     ]
     lock = f"lock {lock_sha256[:7]}" if lock_sha256 else "estimated: no index yet"
     return f"{config.run.name}   {', '.join(facts)}   {lock}"
@@ -133,6 +136,28 @@ def _rate(plan: RunPlan) -> Iterator[str]:
         origin = f"{optimizer.betas[1]:g} ^ {power:.4g}: the same half-life in samples as at "
         origin += f"{optimizer.beta2_reference_batch:,}   {run.origin('optimizer', 'beta2_reference_batch')}"
         yield _row(" ", "AdamW's second beta", f"{plan.optimizer.betas[1]:.6g}", origin)
+
+
+def _lora(plan: RunPlan) -> Iterator[str]:
+    """What it starts from, and what the config does not say as it stands: the scale of rsLoRA, and the
+    modules of all-linear.
+    """
+    run, lora = plan.run, plan.run.config.lora
+    if plan.adapter is not None:
+        use = {"merge": "merged", "continue": "continued"}[run.config.model.adapter_use]
+        origin = f"{plan.adapter.path}   model.adapter   {run.origin('model', 'adapter')}"
+        yield _row(" ", "adapter that it starts from", use, origin)
+    if lora is None:
+        return
+    if lora.scaling == "rslora":
+        origin = f"alpha {lora.alpha:g} / sqrt(r {lora.r})   lora.scaling   {run.origin('lora', 'scaling')}"
+        yield _row(" ", "scale of the adapters", f"{lora.scale:g}", origin)
+    if lora.target_modules == ALL_LINEAR:
+        facts = read_model_facts(run.config.model.path)
+        names = adapted_modules(ALL_LINEAR, facts.model_type if facts else "")
+        said = "every linear module but the head" if names is None else ", ".join(names)
+        origin = f"{said}   lora.target_modules   {run.origin('lora', 'target_modules')}"
+        yield _row(" ", "modules with an adapter", ALL_LINEAR, origin)
 
 
 def _matmul(plan: RunPlan) -> Iterator[str]:

@@ -36,6 +36,7 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
+from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.deepspeed_file import DeepSpeedFile
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
@@ -208,9 +209,15 @@ class RunPlan:
         return run_layout(self.run.config, self.batch)
 
     @cached_property
+    def adapter(self) -> AdapterFolder | None:
+        """The adapter that the run starts from."""
+        return read_adapter(self.run.config.model)
+
+    @cached_property
     def parameters(self) -> Parameters | None:
         """How many are trained; None for a model of which too little is known."""
         rows = self.index.header.tokenizer.vocabulary if self.index else 0
+        rows = max(rows, self.adapter.rows if self.adapter else 0)
         return parameters_of(self.run.config, read_model_facts(self.run.config.model.path), rows)
 
     @cached_property

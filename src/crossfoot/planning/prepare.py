@@ -25,6 +25,7 @@ from crossfoot.planning.plan import (
     topology_of,
 )
 from crossfoot.written.accepting import accept_known
+from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
@@ -124,9 +125,19 @@ def read_and_check(
         launch=launch,
         model=_unless_unsure(lambda: read_model_facts(run.config.model.path), reading),
         tokenizer=_unless_unsure(lambda: tokenizer_files_of(run), reading),
+        adapter=_unless_unsure(lambda: start_adapter(run), reading),
         ends=_unless_unsure(lambda: read_model_ends(run.config.model.path), reading),
     )
     return _checked(facts, reading, sourced)
+
+
+def start_adapter(run: RunFile) -> AdapterFolder | None:
+    """The adapter that the run starts from. Raises Refused, at the place of its key."""
+    try:
+        return read_adapter(run.config.model)
+    except Refused as refused:
+        place = run.place("model.adapter")
+        raise Refused([replace(each, place=each.place or place) for each in refused.findings]) from refused
 
 
 def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = False) -> CheckedRun:

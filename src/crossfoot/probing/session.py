@@ -162,7 +162,8 @@ def _model(ranks: Any, world: World, checked: CheckedRun, folder: Path, full: bo
 
         raise Refused(placed(next(found for _, found in everyone if found), checked.run))
     if is_small:
-        return _Model(str(folder / "model"), everyone[0][0], True)
+        without = ", without model.adapter" if config.model.adapter else ""
+        return _Model(str(folder / "model"), everyone[0][0] + without, True)
     return _Model(path, f"{path}, its own weights", False)
 
 
@@ -170,7 +171,8 @@ def _work(
     checked: CheckedRun, world: World, engine_kind: EngineKind, model: _Model, folder: str
 ) -> tuple[RankJob, ProofBatch]:
     """The run as it is proved: the config's own layout, engine and precision, with SGD and no dropout."""
-    run = replace(checked.run, as_written=_proof_config(checked.run.config, model.path, folder))
+    config = _proof_config(checked.run.config, model, folder)
+    run = replace(checked.run, as_written=config)
     batch = checked.facts.batch
     if batch is None:
         raise RuntimeError("no error was found, and there is no batch")
@@ -198,12 +200,15 @@ def _work(
     return RankJob(plan, made_up.index, None, world, engine_kind, (), {}, 1), made_up
 
 
-def _proof_config(config: Config, model_path: str, folder: str) -> Config:
-    """The config with what a proof changes in it, and nothing else."""
+def _proof_config(config: Config, model: _Model, folder: str) -> Config:
+    """The config with what a proof changes in it, and nothing else. A small model has another shape than the
+    adapter that a run starts from.
+    """
+    proved = {"path": model.path} | ({"adapter": None} if model.is_small else {})
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"dir": folder}),
-            "model": config.model.model_copy(update={"path": model_path}),
+            "model": config.model.model_copy(update=proved),
             "tokenizer": None,
             "optimizer": OptimizerSection(name="sgd", max_grad_norm=0.0),
             "lr": LrSection(reference=1.0, schedule="constant"),
@@ -287,7 +292,7 @@ def _setup(work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: t
         device=str(engine.device),
         zero_stage=plan.zero_stage if engine.kind == "deepspeed" else None,
         dtype=config.model.dtype,
-        trains="full fine-tuning" if config.lora is None else f"LoRA r={config.lora.r}",
+        trains=config.trains,
         model=model.said,
         micro_batch_size=plan.batch.micro_batch_size,
         grad_accum_steps=plan.batch.grad_accum_steps,

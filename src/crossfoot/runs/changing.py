@@ -37,8 +37,16 @@ NEVER: Mapping[str, str] = {
         ("data.task", "data.template", "data.max_seq_len", "data.special_text", "tokenizer.path"),
         "the samples would be other tokens than those that were trained",
     ),
-    **dict.fromkeys(("lora", "lora.r", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE),
-    "lora.alpha": "what the adapter has learned would count alpha / r times as much all at once",
+    **dict.fromkeys(
+        ("lora", "lora.r", "lora.dora", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE
+    ),
+    **dict.fromkeys(
+        ("lora.alpha", "lora.scaling"),
+        "what the adapter has learned would count more, or less, all at once",
+    ),
+    **dict.fromkeys(
+        ("model.adapter", "model.adapter_use"), "the run would stand on other weights than it was trained on"
+    ),
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
 }
 """Keys that make another run of it, and why. Data, tokenizer, batch and length are compared by what they come
@@ -195,6 +203,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
         elif not written:  # the same files, read in the same way, make other tokens
             addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
             found["tokenizer.path"] = Change("tokenizer.path", *addresses)
+    found.pop("model.adapter", None)
+    if not _same(before, now, ("adapter",)):
+        found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))
     if _same(before, now, *_RATE):
         _forget(found, "lr.")
     if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):
@@ -294,6 +305,12 @@ def _sources(lock: Mapping[str, Any]) -> list[str]:
 def _named_sources(lock: Mapping[str, Any]) -> list[str]:
     """The data files with the first digits of their sha256."""
     return [f"{s['path']} ({str(s['sha256'])[:7]})" for s in _at(lock, "index", "sources") or ()]
+
+
+def _named_adapter(lock: Mapping[str, Any]) -> str | None:
+    """The adapter that a run starts from, with the first digits of its weights' sha256."""
+    sha = _at(lock, "adapter", "weights_sha256")
+    return f"{_at(lock, 'config', 'model', 'adapter')} ({str(sha)[:7]})" if sha else None
 
 
 def _forget(found: dict[str, Change], prefix: str) -> None:

@@ -120,7 +120,7 @@ class _Optimizer:
 class _Lora:
     r: int = 1
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] | str = ()
     modules_to_save: tuple[str, ...] = ()
 
 

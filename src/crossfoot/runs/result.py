@@ -10,7 +10,8 @@ from typing import Any
 
 from crossfoot.runs.dry_run import is_dry_run
 from crossfoot.runs.ending import AS_WISHED, Ending
-from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
+from crossfoot.runs.run_folder import MODEL_NAME
+from crossfoot.written.adapter_folder import ADAPTER_NAME
 
 _LENGTH_BYTES = 8
 _LARGEST_HEADER_BYTES = 100_000_000

@@ -28,6 +28,7 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.resume_command import CONFIG_NAME, resume_command
 from crossfoot.shell_words import quoted_path
+from crossfoot.written.adapter_folder import ADAPTER_NAME
 from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
 
@@ -35,7 +36,6 @@ HEARTBEAT_FOLDER = "heartbeat"
 
 ATTEMPT_NAME = attempt_name(1)
 DEEPSPEED_NAME = "deepspeed.json"
-ADAPTER_NAME = "adapter"
 MODEL_NAME = "model"
 CLAIM_NAME = "claim"
 """Empty; who made it made the attempt."""

@@ -204,10 +204,10 @@ def _look_alone(
 
 
 def _refuse_untrained_rows(checked: CheckedRun, index: DataIndex) -> None:
-    facts = checked.facts.model
-    if facts is None:
+    facts, rows = checked.facts.model, checked.facts.table_rows
+    if facts is None or rows is None:
         return
     vocabulary = index.header.tokenizer.vocabulary
-    finding = needs_trained_embeddings(checked.run.config, facts.vocab_size, vocabulary, facts.tied)
+    finding = needs_trained_embeddings(checked.run.config, rows, vocabulary, facts.tied)
     if finding is not None:
         raise Refused(replace(finding, place=checked.run.place("lora")))

@@ -3,6 +3,7 @@
 Optional numbers are None when left out; who fills them is said in each docstring.
 """
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WrapValidator
@@ -33,6 +34,15 @@ def _one_or_each(value: Any, _: object) -> int | tuple[int, ...]:
         if isinstance(value, list)
         else _ONE_COUNT.validate_python(value)
     )
+
+
+_NAMES = TypeAdapter[list[str]](Annotated[list[Text], Field(min_length=1)], config=_LAZILY)
+ALL_LINEAR = "all-linear"
+
+
+def _names_or_all(value: Any, _: object) -> list[str] | str:
+    """Names of modules, or the one word for all of them."""
+    return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
 
 
 class Unsure(AttributeError):
@@ -70,6 +80,14 @@ class ModelSection(Section):
 
     path: Text
     """A local Hugging Face folder, a hub id, or builtin:tiny (a two-layer Llama made on the spot)."""
+    adapter: Text | None = None
+    """Start from this LoRA adapter: a folder that peft or crossfoot wrote, or the folder of the run that made
+    it. Null: from the model alone.
+    """
+    adapter_use: Literal["continue", "merge"] = "continue"
+    """continue: its matrices are trained on; the section lora says the same as its adapter_config.json.
+    merge: it becomes part of the base, and what is trained comes on top.
+    """
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
@@ -217,12 +235,20 @@ class LoraSection(Section):
     r: Count = 64
     """Rank."""
     alpha: Positive = 128.0
-    """Scale is alpha / r."""
+    """What the adapter says is multiplied with alpha / r."""
+    scaling: Literal["standard", "rslora"] = "standard"
+    """rslora: multiplied with alpha / sqrt(r) (Kalajdzievski 2023), which does not fade as r grows. At r = 64
+    that is 8 times as much.
+    """
+    dora: bool = False
+    """DoRA (Liu et al. 2024): the length of every row of a weight is trained too, apart from its direction.
+    A forward takes markedly longer, because it makes the whole changed weight.
+    """
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
     65,536 shares.
     """
-    target_modules: Annotated[list[Text], Field(min_length=1)] = [
+    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(_names_or_all)] = [
         "q_proj",
         "k_proj",
         "v_proj",
@@ -231,9 +257,19 @@ class LoraSection(Section):
         "up_proj",
         "down_proj",
     ]
-    """Modules that get an adapter."""
+    """Modules that get an adapter. all-linear: every linear module but the output head."""
     modules_to_save: list[Text] = []
     """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two matrices is multiplied with."""
+        return self.alpha / (math.sqrt(self.r) if self.scaling == "rslora" else self.r)
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return "DoRA" if self.dora else {"standard": "LoRA", "rslora": "rsLoRA"}[self.scaling]
 
 
 class TrainSection(Section):
@@ -324,6 +360,11 @@ class Config(Section):
     faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
     checks: ChecksSection = ChecksSection()
+
+    @property
+    def trains(self) -> str:
+        """What is trained, in words: `LoRA r=64`."""
+        return "full fine-tuning" if self.lora is None else f"{self.lora.kind} r={self.lora.r}"
 
     @property
     def batch_numbers(self) -> dict[str, Any]:

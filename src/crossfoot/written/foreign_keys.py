@@ -15,6 +15,7 @@ _SAME: Mapping[str, str] = {
     "run.seed": "data_seed random_seed",
     "model.path": """model_name_or_path base_model model_name model_path model_id model_id_or_path
         pretrained_model base_model_name_or_path pretrained_model_name_or_path""",
+    "model.adapter": "peft_path adapter_name_or_path lora_model_dir",
     "model.dtype": "torch_dtype compute_dtype precision mixed_precision",
     "model.attention": "attn_implementation attn_impl flash_attn",
     "model.gradient_checkpointing": "use_gradient_checkpointing activation_checkpointing",
@@ -44,6 +45,7 @@ _SAME: Mapping[str, str] = {
     "lora.r": "lora_rank lora_r rank",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout lora_dropout_p",
+    "lora.dora": "use_dora peft_use_dora",
     "deepspeed": "deepspeed_config deepspeed_config_file ds_config",
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.max_steps": "max_train_steps num_steps total_steps num_train_steps num_training_steps train_iters",
@@ -74,7 +76,7 @@ class Foreign:
 
 _FILES = "files, as a list: data.train: [FILE.json]"
 _ATTENTION = {"true": "flash_attention_2"}
-_MODULES = "a list of names; the default is all seven linear layers of a block"
+_MODULES = "a list of names, or all-linear; the default is all seven linear layers of a block"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
 _FOR_LORA = """
@@ -104,7 +106,9 @@ _CHANGED: Mapping[str, Foreign] = {
     "lora_target": Foreign("lora.target_modules", _MODULES),
     "lora_target_modules": Foreign("lora.target_modules", _MODULES),
     "trainable": Foreign("lora.target_modules", _MODULES),
-    "lora_target_linear": Foreign("lora.target_modules", _MODULES),
+    "lora_target_linear": Foreign("lora.target_modules", values={"true": "all-linear"}),
+    "use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
+    "peft_use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
     "additional_target": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "lora_modules_to_save": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
@@ -204,11 +208,8 @@ _NONE_TRAINED: Mapping[str, str] = {
         length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA is what there is": """use_rslora use_dora pissa_init lora_bias
-        peft_use_rslora peft_use_dora use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
+    "plain LoRA, rsLoRA and DoRA are what there is": """pissa_init lora_bias use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
         freeze_trainable_layers""",
-    "a run begins with the base model: merge the adapter into it first": """peft_path adapter_name_or_path
-        lora_model_dir""",
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
         fsdp_transformer_layer_cls_to_wrap""",
     "trained weights keep a float32 master": "pure_bf16",

@@ -112,7 +112,9 @@ def _list(key: str, value: str, text: str) -> str | None:
         )
         entries = words if is_many else [inside]
     entries = [entry.strip().strip("\"'") for entry in entries if entry.strip()]
-    if entries in (["all"], ["all-linear"]) or not entries:
+    if entries in (["all"], ["all-linear"]):
+        return "all-linear" if key == "lora.target_modules" else None
+    if not entries:
         return None
     return f"[{', '.join(entries)}]"
 

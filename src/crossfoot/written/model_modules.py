@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
+
+from crossfoot.written.config import ALL_LINEAR
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -148,6 +150,14 @@ FAMILIES: Mapping[str, ModuleNames] = MappingProxyType(
         ),
     }
 )
+
+
+def adapted_modules(written: Sequence[str], family: str) -> tuple[str, ...] | None:
+    """The names in lora.target_modules; all-linear is those of the family, None where it is not known."""
+    if written != ALL_LINEAR:
+        return tuple(written)
+    names = FAMILIES.get(family)
+    return names.blocks if names is not None else None
 
 
 @cache

@@ -7,12 +7,13 @@ compares.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossfoot.arithmetic.zero_stages import Parameters
 from crossfoot.written.config import LoraSection
 from crossfoot.written.model_facts import INPUT_TABLE_NAMES, OUTPUT_TABLE_NAMES
+from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import Shape, promised_tensors
 
 
@@ -28,15 +29,21 @@ def count_parameters(values: Mapping[str, Any], lora: LoraSection | None, rows: 
         return Parameters(trained=base, used=base, held=base)
     saved = {name for name in promised if _is_named(name, lora.modules_to_save, promised)}
     copies = sum(math.prod(promised[name]) for name in saved)
+    targets = adapted_modules(lora.target_modules, values["model_type"]) or ()
     adapters = sum(
-        lora.r * sum(shape)
+        lora.r * sum(shape) + (_magnitudes(name, shape) if lora.dora else 0)
         for name, shape in promised.items()
-        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, lora.target_modules, promised)
+        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised)
     )
     return Parameters(trained=adapters + copies, used=base + adapters, held=base + adapters + copies)
 
 
-def _is_named(tensor: str, written: list[str], promised: Mapping[str, Shape]) -> bool:
+def _magnitudes(name: str, shape: Shape) -> int:
+    """DoRA's lengths: one for each output; those of a table of tokens are its columns."""
+    return shape[1] if name.rpartition(".")[0].rpartition(".")[2] in INPUT_TABLE_NAMES else shape[0]
+
+
+def _is_named(tensor: str, written: Sequence[str], promised: Mapping[str, Shape]) -> bool:
     """Whether one of these names is that of the tensor's module, by peft's rule: the whole name, or its end
     after a dot. A head that is not promised is tied to the table.
     """

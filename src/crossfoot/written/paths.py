@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from crossfoot.written.config import Config
 
 PATH_KEYS = (
-    *(("run", "dir"), ("model", "path"), ("tokenizer", "path"), ("data", "train"), ("data", "validation")),
-    *(("data", "index_dir"), ("deepspeed",)),
+    *(("run", "dir"), ("model", "path"), ("model", "adapter"), ("tokenizer", "path")),
+    *(("data", "train"), ("data", "validation"), ("data", "index_dir"), ("deepspeed",)),
 )
 """The keys of a config that hold a path, or a list of them."""
 _VARIABLE = re.compile(

@@ -115,7 +115,7 @@ def is_adapter(path: str, base: str) -> Finding:
         notes=("adapter_config.json lies in it", *((f"its base model is {base}",) if base else ())),
         helps=(
             "set model.path to the base model" + (f": {base}" if base else ""),
-            "or, to train on from the adapter, merge it into its base with peft's merge_and_unload",
+            "and, to train on from the adapter, model.adapter to this folder",
         ),
     )
 
