@@ -40,6 +40,7 @@ _SAME: Mapping[str, str] = {
     "optimizer.weight_decay": "wd",
     "optimizer.max_grad_norm": """gradient_clipping grad_clip clip_grad gradient_clip_val max_norm
         grad_norm_clip""",
+    "model.adapter": "adapter_name_or_path lora_model_dir peft_path adapter_path",
     "lora.r": "lora_rank lora_r rank",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout lora_dropout_p",
@@ -102,7 +103,6 @@ _CHANGED: Mapping[str, Foreign] = {
     "train_type": Foreign("lora", _ON_PURPOSE),
     "tuner_type": Foreign("lora", _ON_PURPOSE),
     "sft_type": Foreign("lora", _ON_PURPOSE),
-    "adapter": Foreign("lora", _ON_PURPOSE),
     "use_lora": Foreign("lora", _ON_PURPOSE),
     "use_peft": Foreign("lora", _ON_PURPOSE),
     "peft": Foreign("lora", _ON_PURPOSE),
