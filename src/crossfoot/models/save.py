@@ -124,7 +124,8 @@ def _note_base(folder: Path, loaded: LoadedModel | None) -> None:
     """Beside an adapter whose base has another one merged into it: which. PEFT has no word for that."""
     if loaded is None or (merged := loaded.merged_first) is None:
         return
-    named = {"model": loaded.path, "merged_adapter": os.path.abspath(merged.folder), **merged.identity}
+    model = os.path.abspath(loaded.path) if os.path.isdir(loaded.path) else loaded.path
+    named = {"model": model, "merged_adapter": os.path.abspath(merged.folder), **merged.identity}
     (folder / BASE_NAME).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 
 

@@ -148,7 +148,8 @@ def _folder(path: str) -> str:
     """Where the adapter's files are. Raises Refused."""
     if not os.path.isdir(path):
         there = "it is a file, not a folder" if os.path.exists(path) else "there is no such folder"
-        raise Refused(adapter_unreadable(path, there))
+        is_kind = path.lower() in ("lora", "qlora", "dora")
+        raise Refused(adapter_unreadable(path, "a section lora asks for a new one" if is_kind else there))
     for folder in (path, os.path.join(path, ADAPTER_NAME)):
         if os.path.isfile(os.path.join(folder, ADAPTER_CONFIG)):
             return folder

@@ -42,6 +42,7 @@ _SAME: Mapping[str, str] = {
     "optimizer.weight_decay": "wd",
     "optimizer.max_grad_norm": """gradient_clipping grad_clip clip_grad gradient_clip_val max_norm
         grad_norm_clip""",
+    "model.adapter": "adapter_name_or_path lora_model_dir peft_path adapter_path",
     "lora.r": "lora_rank lora_r rank",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout lora_dropout_p",
@@ -80,7 +81,7 @@ _MODULES = "a list of names, or all-linear; the default is all seven linear laye
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
 _FOR_LORA = """
-finetuning_type train_type tuner_type sft_type adapter use_lora use_peft use_peft_lora peft peft_config
+finetuning_type train_type tuner_type sft_type use_lora use_peft use_peft_lora peft peft_config
 """
 
 _CHANGED: Mapping[str, Foreign] = {
@@ -208,8 +209,8 @@ _NONE_TRAINED: Mapping[str, str] = {
         length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA, rsLoRA and DoRA are what there is": """pissa_init lora_bias use_galore neftune_noise_alpha lora_init_weights init_lora_weights bias
-        freeze_trainable_layers""",
+    "plain LoRA, rsLoRA and DoRA are what there is": """pissa_init lora_bias use_galore
+        neftune_noise_alpha lora_init_weights init_lora_weights bias freeze_trainable_layers""",
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
         fsdp_transformer_layer_cls_to_wrap""",
     "trained weights keep a float32 master": "pure_bf16",
