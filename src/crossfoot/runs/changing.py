@@ -101,7 +101,10 @@ _BY_CONTENT = (
     "tokenizer.path",
 )
 _RATE = (
-    *(("plan", "learning_rate", key) for key in ("peak", "schedule", "min_ratio")),
+    *(
+        ("plan", "learning_rate", key)
+        for key in ("peak", "schedule", "min_ratio", "cycles", "decay_steps", "decay_shape", "group_peaks")
+    ),
     ("plan", "warmup_steps"),
 )
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
@@ -120,12 +123,14 @@ def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
     key = change.key
     return Finding(
         "CF743",
-        f"{key} is {shown(change.now)}, and the run was trained with {shown(change.before)} so far",
+        f"{key} is {shown(change.now, whole=True)}, and the run was trained with {shown(change.before, whole=True)} so far",
         place=_place(run, key),
-        label=f"attempt {attempt} had {shown(change.before)}",
+        label=f"attempt {attempt} had {shown(change.before, whole=True)}",
         notes=(ALLOWABLE.get(key, "it is not known what this key changes"),),
         helps=(
-            f"write {shown(change.before)} back" if change.before is not None else f"remove {key}",
+            f"write {shown(change.before, whole=True)} back"
+            if change.before is not None
+            else f"remove {key}",
             f"or change it on purpose: --allow {key} (the receipt says so)",
         ),
     )
@@ -167,13 +172,15 @@ def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: s
     return Finding(
         "CF745",
         title
-        or f"{change.key} is {shown(change.now)}, and a run that was trained with {shown(change.before)} "
+        or f"{change.key} is {shown(change.now, whole=True)}, and a run that was trained with {shown(change.before, whole=True)} "
         "cannot be continued so",
         place=_place(run, change.key),
-        label=f"attempt {attempt} had {shown(change.before)}",
+        label=f"attempt {attempt} had {shown(change.before, whole=True)}",
         notes=(why,),
         helps=(
-            f"write {shown(change.before)} back" if change.before is not None else f"remove {change.key}",
+            f"write {shown(change.before, whole=True)} back"
+            if change.before is not None
+            else f"remove {change.key}",
             f"or train another run: {another_run_dir(run.run_dir)}",
         ),
     )
