@@ -125,7 +125,7 @@ def test_what_moves_the_weights_otherwise_must_be_allowed(
     (finding,) = refused(run, lock, now)
     assert finding.code == "CF743" and finding.title.startswith(f'{key} is "changed", and the run was')
     assert finding.label.startswith("attempt 1 had ") and f"--allow {key} " in finding.helps[1]
-    assert before is None or shown(before) in finding.label
+    assert before is None or shown(before, whole=True) in finding.label
     assert finding.place == run.place(*key.split("."))
     assert hold_against(run, (1, lock), now, [key]) == (Change(key, before, "changed"),)
     another = "model.dtype" if section == "lr" else "lr.rule"
@@ -215,6 +215,19 @@ def test_the_same_thing_in_other_words_is_no_change(
     run: RunFile, lock: dict[str, Any], now: dict[str, Any]
 ) -> None:
     assert hold_against(run, (1, lock), other(lock, **now)) == ()
+
+
+def test_other_groups_are_another_rate(run: RunFile, lock: dict[str, Any]) -> None:
+    def with_groups(**ratios: float) -> dict[str, Any]:
+        peaks = {group: ratio * 1e-4 for group, ratio in ratios.items()}
+        return other(lock, config__lr__groups=ratios, plan__learning_rate__group_peaks=peaks)
+
+    for before, now in (({}, {"lora_B": 16.0}), ({"lora_B": 16.0}, {"lora_B": 8.0}), ({"lora_B": 16.0}, {})):
+        with pytest.raises(Refused, match="CF743") as caught:
+            hold_against(run, (1, with_groups(**before)), with_groups(**now))
+        assert caught.value.findings[0].helps[1].startswith("or change it on purpose: --allow lr.groups ")
+        change = Change("lr.groups", before, now)
+        assert hold_against(run, (1, with_groups(**before)), with_groups(**now), ["lr.groups"]) == (change,)
 
 
 def test_keys_that_the_older_lock_did_not_know_are_no_change(run: RunFile, lock: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ lr: {reference: 1e-4, groups: {}}
 lora: {r: 64, alpha: 128, modules_to_save: [embed_tokens, lm_head]}
 train: {max_steps: 100}
 """
-CODES = {f"CF{number}" for number in range(211, 217)}
+CODES = {f"CF{number}" for number in range(210, 217)}
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (("lr.schedule=wsd", "lr.decay_fraction=0"), set()),
         (("lr.groups={lora_B: 16, embed_tokens: 0.1}",), set()),
         (("lr.groups.lora_B=16",), set()),
+        (("lr.groups.lora_B=101",), {"CF210"}),
         (("lr.groups={other: 2}",), {"CF215"}),
         (("lr.groups={lora_C: 2}",), {"CF215"}),
         (("lr.groups={lora_B: 2}", "lora=null"), {"CF215"}),

@@ -291,19 +291,28 @@ def rate_too_high_for_adam(facts: Facts) -> Iterator[Finding]:
     Adam moves every trained weight by about the rate in every step, whatever the size of the gradient.
     Weights of a language model are about 0.02 (`initializer_range` in its config.json), so that at 0.01 a few
     steps replace them. Published fine-tunings lie between 1e-6 and 1e-3. A rate this high is most often a
-    slip of an exponent or a linear rule over a large batch.
+    slip of an exponent or a linear rule over a large batch, or of a ratio in `lr.groups`.
     """
     rate, config = facts.rate, facts.run.config
-    if rate is None or config.optimizer.name != "adamw" or rate.peak <= HIGHEST_ADAM_RATE:
+    if rate is None or config.optimizer.name != "adamw":
+        return
+    ratio, group = max([(1.0, ""), *((ratio, group) for group, ratio in rate.groups.items())])
+    if rate.peak * ratio <= HIGHEST_ADAM_RATE:
         return
     if any(scaled_twice(facts)):  # it says where the rate comes from
         return
     scaled = "" if rate.peak == rate.reference else f" ({_rate(rate.reference)}, scaled by {rate.rule})"
+    of = f" of {group}" if group else ""
     yield Finding(
         "CF210",
-        f"the peak rate is {_rate(rate.peak)}{scaled}; adamw moves every weight by about that much a step",
+        f"the peak rate{of} is {_rate(rate.peak * ratio)}{scaled}; adamw moves every weight by about that "
+        "much a step",
         severity="warning",
-        place=facts.run.place("lr.reference"),
+        place=facts.run.place("lr", "groups", group) if group else facts.run.place("lr.reference"),
         notes=("weights of a language model are about 0.02: a few such steps replace them",),
-        helps=("lower lr.reference: Chinese-LLaMA-Alpaca-2 fine-tunes at 1e-4, 8 samples a step",),
+        helps=(
+            f"lower lr.groups.{group} or lr.reference"
+            if group
+            else "lower lr.reference: Chinese-LLaMA-Alpaca-2 fine-tunes at 1e-4, 8 samples a step",
+        ),
     )

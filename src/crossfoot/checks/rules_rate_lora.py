@@ -22,11 +22,11 @@ _THINKING_MACHINES = 'Schulman et al. 2025, "LoRA Without Regret" (Thinking Mach
 def large_batch_for_lora(facts: Facts) -> Iterator[Finding]:
     """CF211: LoRA with more than 128 samples a step.
 
-    Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines), found that LoRA loses more than full
-    fine-tuning when the batch grows, and that a higher rank does not cure it: it lies in training a product
-    of two matrices. How early it begins depends on the data: they saw little at small batches and a lasting
-    gap at a few hundred, on a small set. The 128 is crossfoot's own mark in between, not a measured border;
-    long pretraining with LoRA has been done at 1,024 (Chinese-LLaMA-Alpaca). So this is a note.
+    Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines), found that in some settings LoRA loses
+    more than full fine-tuning as the batch grows beyond some point, and that a higher rank does not cure it:
+    it lies in training a product of two matrices. Where that point is they do not say in general, and it
+    depends on the data: 128 is crossfoot's own mark, not a measured border. Long pretraining with LoRA has
+    been done at 1,024 (Chinese-LLaMA-Alpaca). So this is a note.
     """
     batch, config = facts.batch, facts.run.config
     if config.lora is None or batch is None or batch.global_batch_size <= LARGEST_LORA_BATCH:
@@ -52,7 +52,7 @@ def rate_of_full_fine_tuning(facts: Facts) -> Iterator[Finding]:
     """CF212: LoRA with adamw, at a rate that belongs to full fine-tuning.
 
     LoRA's best rate is about ten times that of full fine-tuning on the same model and data (Schulman et al.
-    2025, "LoRA Without Regret"; over 14 models; more for very short runs). 1e-5 and 2e-5 are published for
+    2025, "LoRA Without Regret"; about fifteen times in very short runs). 1e-5 and 2e-5 are published for
     training all weights (Stanford Alpaca: 2e-5); copied into a LoRA run they learn a small part of what the
     same samples could teach. Chinese-LLaMA-Alpaca-2 uses 1e-4 (SFT) and 2e-4 (pretraining) with LoRA, QLoRA
     1e-4 and 2e-4. The warning speaks up to 2e-5. A low rate may be meant, where an adapter that has been

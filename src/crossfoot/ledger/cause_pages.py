@@ -146,7 +146,8 @@ another template, a special token added or lost.""",
         """\
 The rate is read from the optimizer at the moment in which it steps. A second owner of the rate (a scheduler
 in the DeepSpeed file, one in the loop, one that is stepped once per rank) moves it away from the plan. The
-percentage in the message tells which: a warm-up that ends too early points at one stepped too often.""",
+percentage in the message tells which: a warm-up that ends too early points at one stepped too often. Groups
+of `lr.groups` have rates of their own, and the message names the group.""",
         "step",
         "usable: in these steps they moved at another rate",
         f"moved at other rates than planned; {_AGAIN}",

@@ -136,13 +136,13 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
     try:
         return plan_rate(**given)
     except RateImpossible as error:
-        wrong = {error.title: error}
+        wrong = {error.keys: error}
     without_warmup = {"warmup_steps": None, "warmup_fraction": None, "warmup_samples": None}
     for change in ({"rule": "none"}, without_warmup):
         try:
             plan_rate(**{**given, **change})
         except RateImpossible as error:
-            wrong.setdefault(error.title, error)
+            wrong.setdefault(error.keys, error)
     raise Refused([impossible_finding(error, run) for error in wrong.values()])
 
 
@@ -286,7 +286,7 @@ class RunPlan:
                 "min_ratio": rate.min_ratio,
                 "cycles": rate.cycles,
                 "decay_steps": rate.decay_steps,
-                "decay_shape": rate.decay_shape,
+                "decay_shape": rate.decay_shape if rate.decay_steps else None,
                 "group_peaks": {name: rate.peak * ratio for name, ratio in rate.groups.items()},
             },
             "beta2": self.optimizer.betas[1],

@@ -109,7 +109,10 @@ _BY_CONTENT = (
     "tokenizer.path",
 )
 _RATE = (
-    *(("plan", "learning_rate", key) for key in ("peak", "schedule", "min_ratio")),
+    *(
+        ("plan", "learning_rate", key)
+        for key in ("peak", "schedule", "min_ratio", "cycles", "decay_steps", "decay_shape", "group_peaks")
+    ),
     ("plan", "warmup_steps"),
 )
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
@@ -126,14 +129,15 @@ def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
     accumulation, ZeRO stage, engine and everything else that does not touch the weights needs no allowing.
     """
     key = change.key
+    now, before = shown(change.now, whole=True), shown(change.before, whole=True)
     return Finding(
         "CF743",
-        f"{key} is {shown(change.now)}, and the run was trained with {shown(change.before)} so far",
+        f"{key} is {now}, and the run was trained with {before} so far",
         place=_place(run, key),
-        label=f"attempt {attempt} had {shown(change.before)}",
+        label=f"attempt {attempt} had {before}",
         notes=(ALLOWABLE.get(key, "it is not known what this key changes"),),
         helps=(
-            f"write {shown(change.before)} back" if change.before is not None else f"remove {key}",
+            f"write {before} back" if change.before is not None else f"remove {key}",
             f"or change it on purpose: --allow {key} (the receipt says so)",
         ),
     )
@@ -172,16 +176,15 @@ def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: s
     tensors of the checkpoint mean. A run with other ones is another run: train it into a folder of its own.
     Files are compared by content: data and tokenizer may lie in another place.
     """
+    now, before = shown(change.now, whole=True), shown(change.before, whole=True)
     return Finding(
         "CF745",
-        title
-        or f"{change.key} is {shown(change.now)}, and a run that was trained with {shown(change.before)} "
-        "cannot be continued so",
+        title or f"{change.key} is {now}, and a run that was trained with {before} cannot be continued so",
         place=_place(run, change.key),
-        label=f"attempt {attempt} had {shown(change.before)}",
+        label=f"attempt {attempt} had {before}",
         notes=(why,),
         helps=(
-            f"write {shown(change.before)} back" if change.before is not None else f"remove {change.key}",
+            f"write {before} back" if change.before is not None else f"remove {change.key}",
             f"or train another run: {another_run_dir(run.run_dir)}",
         ),
     )

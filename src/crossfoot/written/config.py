@@ -218,8 +218,8 @@ class OptimizerSection(Section):
     """AdamW's betas."""
     beta2_reference_batch: Count | None = None
     """Samples per optimizer step that the second beta was right at. It is then raised to the power of
-    global_batch_size / this, which keeps its half-life in samples. None: it is as written, whatever the
-    batch.
+    global_batch_size / this, which keeps its half-life in samples (Marek et al. 2025). None: it is as
+    written, whatever the batch.
     """
     eps: Positive = 1e-8
     """AdamW's epsilon."""

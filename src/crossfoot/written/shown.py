@@ -8,11 +8,13 @@ from collections.abc import Sequence
 LONGEST = 60
 
 
-def shown(value: object) -> str:
-    """`8`, `"8"`, `true`, `nothing`, `[1, 2]`, `a section`: as in JSON, cut at 60 characters."""
+def shown(value: object, *, whole: bool = False) -> str:
+    """`8`, `"8"`, `true`, `nothing`, `[1, 2]`, `a section`: as in JSON, cut at 60 characters. whole: of a
+    section what is in it.
+    """
     if value is None:
         return "nothing"
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not whole:
         return "a section" if value else "an empty section"
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
