@@ -136,6 +136,20 @@ def test_defaults_and_values_that_are_not_there_yet_lead_to_known_keys() -> None
         assert nearest in choices(path), path
 
 
+@pytest.mark.parametrize("folder", ["20240501", "a b", "a: b", "#1", "1e-4", "*a", "结果"])
+def test_a_path_stays_a_path(folder: str) -> None:
+    given = {
+        "model_name_or_path": folder,
+        "train_file": "a.json",
+        "output_dir": folder,
+        "num_train_epochs": 1,
+    }
+    Path("a.json").write_text(json.dumps(given), encoding="utf-8")
+    Path("my.yaml").write_text(imported_recipe("a.json", (), World(), None).text, encoding="utf-8")
+    run = load_run("my.yaml").config
+    assert (run.model.path, run.run.dir) == (folder, folder)
+
+
 def left_of(made: Imported, trains: bool = True) -> set[str]:
     return {left.given.key for left in made.carried.left if left.trains is trains}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crossfoot.importing.recipe import Given, Recipe, origin
+from crossfoot.importing.recipe import Given, Recipe, as_written, origin
 from crossfoot.written.known_keys import counterpart
+from crossfoot.written.yaml_tree import in_yaml
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ NOT_YET: Mapping[tuple[str, str], tuple[str, str]] = {
 """Our key and a value of it that is not there yet -> the nearest that is, and why. A line goes when it is."""
 
 
+_TEXTS = ("run.name", "run.dir", "model.path", "tokenizer.path", "deepspeed", "tracking.project")
+"""Keys whose values are text whatever they look like: a folder may be called 20240501."""
+
+
 @dataclass
 class Carrying:
     """A recipe on its way."""
@@ -62,7 +67,8 @@ class Carrying:
     def put(self, path: str, value: str, given: Given) -> None:
         """One line. A second word for the same key is named."""
         nearest, why = NOT_YET.get((path, value.strip("\"'")), ("", ""))
-        value = nearest or value
+        is_text = path in _TEXTS and given.value is not True
+        value = in_yaml(value) if is_text else as_written(nearest or value)
         before = self.entries.get(path)
         if before is not None and before.given is not None and before.value == value:
             self.leave(given, f"{before.given.key} says it too", trains=False)

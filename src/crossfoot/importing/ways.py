@@ -11,7 +11,6 @@ from crossfoot.importing.recipe import Given, as_text
 from crossfoot.phrases import listed
 from crossfoot.written.foreign_keys import foreign, words_for
 from crossfoot.written.known_keys import Suggestion, choices, counterpart, is_optional, ours
-from crossfoot.written.yaml_tree import in_yaml
 
 _CALLED: Mapping[tuple[str, str], str] = {
     ("axolotl", "optimizer"): "optim",
@@ -30,7 +29,7 @@ def by_the_table(carrying: Carrying, given: Given) -> None:
     """A key that is a word of the table, or none."""
     name = _CALLED.get((carrying.recipe.stack.name, given.key), given.key)
     word, meant = foreign(name), counterpart(name, given.text)
-    if given.value is None:
+    if not given.text:
         carrying.leave(given, "it has no value", trains=False)
     elif meant is None:
         carrying.leave(given, "crossfoot does not know this key", f"look up what {given.key} does there")
@@ -39,7 +38,7 @@ def by_the_table(carrying: Carrying, given: Given) -> None:
     elif meant.path == "model.attention":
         carrying.leave(given, "model.attention is auto: the kernel that is installed", trains=False)
     elif (value := _ours(meant)) is not None:
-        carrying.put(meant.path, _in_yaml(meant.path, value), given)
+        carrying.put(meant.path, value, given)
     elif (meant.path, given.text) in NOT_YET:
         carrying.put(meant.path, given.text, given)
     else:
@@ -54,11 +53,6 @@ def _ours(meant: Suggestion) -> str | None:
     if value is None or (meant.path, value) in NOT_YET or not choices(meant.path):
         return value
     return ours(meant.path, value)
-
-
-def _in_yaml(path: str, value: str) -> str:
-    is_text = path.rpartition(".")[2] in ("path", "dir", "name", "project") or path == "deepspeed"
-    return in_yaml(value) if is_text else value
 
 
 def _put_list(path: str) -> Callable[[Carrying, Given], None]:
@@ -183,7 +177,7 @@ def _deepspeed(carrying: Carrying, given: Given) -> None:
             given, "it is written out here, and a file is needed", "write it to ds.json, and name it"
         )
     elif given.text:
-        carrying.put("deepspeed", in_yaml(given.text), given)
+        carrying.put("deepspeed", given.text, given)
     else:
         carrying.leave(given, "it has no value", trains=False)
 
