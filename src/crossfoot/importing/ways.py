@@ -9,25 +9,21 @@ from collections.abc import Callable, Mapping
 from crossfoot.importing.carried import NOT_YET, Carrying, Entry
 from crossfoot.importing.recipe import Given, as_text
 from crossfoot.phrases import listed
+from crossfoot.written.config import LoraSection
 from crossfoot.written.foreign_keys import foreign, words_for
 from crossfoot.written.known_keys import Suggestion, choices, counterpart, is_optional, ours
-
-_CALLED: Mapping[tuple[str, str], str] = {
-    ("axolotl", "optimizer"): "optim",
-    ("axolotl", "lr_scheduler"): "lr_scheduler_type",
-}
-"""Words that mean something else in the table, where one trainer has its own for it."""
 
 _BESIDE = ("tracking.", "checkpoint.", "validation.", "run.", "faults.")
 """Sections of which nothing that is trained hangs."""
 
 _RANKS_WAIT = "it is long there since ranks wait for the tokenising; here that is done before they start"
-_ALL_LINEAR = ("all", "all-linear", "all_linear")
+_ALL_LINEAR = ("all", "all-linear", "all_linear", "true")
+"""All linear layers of a block: in a Llama, those of the default."""
 
 
 def by_the_table(carrying: Carrying, given: Given) -> None:
     """A key that is a word of the table, or none."""
-    name = _CALLED.get((carrying.recipe.stack.name, given.key), given.key)
+    name = carrying.called(given)
     word, meant = foreign(name), counterpart(name, given.text)
     if not given.text:
         carrying.leave(given, "it has no value", trains=False)
@@ -57,13 +53,12 @@ def _ours(meant: Suggestion) -> str | None:
 
 def _put_list(path: str) -> Callable[[Carrying, Given], None]:
     def put(carrying: Carrying, given: Given) -> None:
-        names = given.names
-        if given.asks_for_nothing or [name.lower() for name in names] in ([name] for name in _ALL_LINEAR):
-            carrying.leave(given, "the default is all linear layers of a block", trains=False)
-        elif given.value is True or given.text == "true":
-            carrying.leave(given, "all linear layers of a block are the default", trains=False)
+        if given.asks_for_nothing:
+            carrying.leave(given, "it asks for nothing", trains=False)
+        elif given.text.lower() in _ALL_LINEAR:
+            carrying.put(path, as_text(list(LoraSection().target_modules)), given)
         else:
-            carrying.put(path, as_text(list(names)), given)
+            carrying.put(path, as_text(list(given.names)), given)
 
     return put
 
