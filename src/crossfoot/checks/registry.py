@@ -47,6 +47,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.importing.findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
+    "crossfoot.mirrors.findings",
     "crossfoot.models.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",

@@ -67,6 +67,8 @@ def _together(carrying: Carrying) -> None:
     entries = carrying.entries
     if "data.validation" not in entries:
         _take_back(carrying, "validation.every_steps", "there is no file for validation")
+    if "validation.every_steps" not in entries:
+        _take_back(carrying, "validation.patience", "there is no validation during the run")
     if "tracking.wandb" not in entries:
         _take_back(carrying, "tracking.project", "tracking.wandb is off: nothing says wandb")
     for path in tuple(entries):

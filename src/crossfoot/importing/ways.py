@@ -186,10 +186,12 @@ def _torch_dtype(carrying: Carrying, given: Given) -> None:
 
 def _report_to(carrying: Carrying, given: Given) -> None:
     names = [name.lower() for name in given.names]
+    if "tensorboard" in names:
+        carrying.put("tracking.tensorboard", "true", given)
     if "wandb" in names or "all" in names:
         carrying.put("tracking.wandb", "online", given)
-    else:
-        carrying.leave(given, "the ledger has every number; the mirror is tracking.wandb", trains=False)
+    if not {"tensorboard", "wandb", "all"} & set(names):
+        carrying.leave(given, "the ledger has every number", trains=False)
 
 
 def _drop_last(carrying: Carrying, given: Given) -> None:

@@ -47,6 +47,7 @@ _SAME: Mapping[str, str] = {
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.max_steps": "max_train_steps num_steps total_steps num_train_steps num_training_steps train_iters",
     "validation.every_steps": "eval_steps eval_interval validation_steps eval_freq val_steps",
+    "validation.patience": "early_stopping_patience early_stopping_steps",
     "checkpoint.every_steps": "save_steps save_interval checkpoint_interval save_every",
     "checkpoint.keep": "save_total_limit",
     "faults.timeout_seconds": "ddp_timeout",
@@ -211,7 +212,6 @@ _NONE_TRAINED: Mapping[str, str] = {
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer
         add_eos_token tokens""",
     "a sample that is too long is cut, and its lost tokens are counted": "excess_length_strategy",
-    "a run trains all of its steps": "early_stopping_patience early_stopping_steps",
     "the loss is the mean over the trained tokens of a step": "label_smoothing_factor label_names",
     "the schedule is lr.schedule, with lr.min_ratio as its floor": "lr_scheduler_kwargs",
 }
@@ -253,6 +253,7 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
         "adam": "adam couples the weight decay with its steps: adamw is another optimizer",
         **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
     },
+    "tracking.wandb": {"tensorboard": "TensorBoard's files are tracking.tensorboard: true"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
     "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }
