@@ -250,6 +250,6 @@ accelerate launch \\
     --num_train_epochs 2 \\
     --output_dir output/tulu \\
     --with_tracking \\
-    --report_to tensorboard \\
+    --report_to none \\
     --logging_steps 1
 """

@@ -136,6 +136,48 @@ def test_defaults_and_values_that_are_not_there_yet_lead_to_known_keys() -> None
         assert nearest in choices(path), path
 
 
+@pytest.mark.parametrize("folder", ["20240501", "a b", "a: b", "#1", "1e-4", "*a", "结果"])
+def test_a_path_stays_a_path(folder: str) -> None:
+    given = {
+        "model_name_or_path": folder,
+        "train_file": "a.json",
+        "output_dir": folder,
+        "num_train_epochs": 1,
+    }
+    Path("a.json").write_text(json.dumps(given), encoding="utf-8")
+    Path("my.yaml").write_text(imported_recipe("a.json", (), World(), None).text, encoding="utf-8")
+    run = load_run("my.yaml").config
+    assert (run.model.path, run.run.dir) == (folder, folder)
+
+
+def text_of(given: str) -> str:
+    """The run config of a YAML."""
+    Path("some.yaml").write_text(given, encoding="utf-8")
+    return imported_recipe("some.yaml", MODEL_AND_DATA, World(), None).text
+
+
+def test_a_default_in_place_of_a_value_says_so() -> None:
+    text = text_of("stage: sft\nlr_scheduler_type: reduce_lr_on_plateau\n")
+    assert re.search(r"schedule: linear +# some.yaml:2 lr_scheduler_type not carried over; default of", text)
+    Path("run.sh").write_text(
+        "torchrun f.py --model_name_or_path m --train_file a --learning_rate $1 --num_train_epochs 1\n",
+        encoding="utf-8",
+    )
+    text = imported_recipe("run.sh", (), World(), None).text
+    assert re.search(r"reference: 5e-5 +# run.sh:1 learning_rate not carried over; default of", text)
+
+
+def test_adapters_are_trained_where_they_are_asked_for() -> None:
+    assert "lora:" not in text_of("base_model: m\nadapter:\nlora_r:\n")
+    assert "lora:" not in text_of("base_model: m\nlora_r: 8\n")
+    assert "lora:" not in text_of("stage: sft\nfinetuning_type: full\nlora_rank: 8\n")
+    assert "lora:" not in text_of("num_train_epochs: 1\n")
+    assert "target_modules: [q_proj, v_proj]  " in text_of("num_train_epochs: 1\nlora_r: 8\n")
+    seven = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
+    assert f"target_modules: {seven}" in text_of("base_model: m\nadapter: lora\nlora_target_linear: true\n")
+    assert f"target_modules: {seven}" in text_of("stage: sft\nlora_target: all\n")
+
+
 def left_of(made: Imported, trains: bool = True) -> set[str]:
     return {left.given.key for left in made.carried.left if left.trains is trains}
 

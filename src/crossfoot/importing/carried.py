@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crossfoot.importing.recipe import Given, Recipe, origin
+from crossfoot.importing.recipe import Given, Recipe, as_written, origin
 from crossfoot.written.known_keys import counterpart
+from crossfoot.written.yaml_tree import in_yaml
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ NOT_YET: Mapping[tuple[str, str], tuple[str, str]] = {
     ("model.dtype", "float16"): ("bfloat16", "a checkpoint does not hold float16's loss scale yet"),
     ("lr.schedule", "cosine_with_restarts"): ("cosine", "there are no restarts yet"),
     ("lr.schedule", "warmup_stable_decay"): ("constant", "there is no decay at the end yet"),
+    ("lr.schedule", "cosine_with_min_lr"): ("cosine", "its floor is lr.min_ratio"),
     ("lr.schedule", "polynomial"): ("linear", "there is no polynomial decay"),
     ("lr.schedule", "inverse_sqrt"): ("cosine", "there is no inverse square root"),
     ("optimizer.name", "adamw_bnb_8bit"): ("adamw", "the optimizer's state is float32"),
@@ -49,6 +51,15 @@ NOT_YET: Mapping[tuple[str, str], tuple[str, str]] = {
     ("optimizer.name", "adafactor"): ("adamw", "there is no adafactor"),
 }
 """Our key and a value of it that is not there yet -> the nearest that is, and why. A line goes when it is."""
+
+_CALLED: Mapping[tuple[str, str], str] = {
+    ("axolotl", "optimizer"): "optim",
+    ("axolotl", "lr_scheduler"): "lr_scheduler_type",
+}
+"""Words that mean something else in the table, where one trainer has its own for it."""
+
+_TEXTS = ("run.name", "run.dir", "model.path", "tokenizer.path", "deepspeed", "tracking.project")
+"""Keys whose values are text whatever they look like: a folder may be called 20240501."""
 
 
 @dataclass
@@ -62,7 +73,8 @@ class Carrying:
     def put(self, path: str, value: str, given: Given) -> None:
         """One line. A second word for the same key is named."""
         nearest, why = NOT_YET.get((path, value.strip("\"'")), ("", ""))
-        value = nearest or value
+        is_text = path in _TEXTS and given.value is not True
+        value = in_yaml(value) if is_text else as_written(nearest or value)
         before = self.entries.get(path)
         if before is not None and before.given is not None and before.value == value:
             self.leave(given, f"{before.given.key} says it too", trains=False)
@@ -90,10 +102,16 @@ class Carrying:
         if self.recipe.stack.name in ("llamafactory", "alpaca2"):
             return True
         asked = self.recipe.get("use_lora", "use_peft", "use_peft_lora", "peft")
-        return asked.is_true if asked else any(our_key(key).startswith("lora.") for key in given)
+        if self.recipe.stack.name == "axolotl":
+            return False
+        named = (self.our_key(each).startswith("lora.") for each in given.values() if each.text)
+        return asked.is_true if asked else any(named)
 
+    def called(self, given: Given) -> str:
+        """The word of the table for a key."""
+        return _CALLED.get((self.recipe.stack.name, given.key), given.key)
 
-def our_key(key: str) -> str:
-    """Ours for a word of another trainer, dotted; "" when there is none."""
-    meant = counterpart(key, None)
-    return meant.path if meant else ""
+    def our_key(self, given: Given) -> str:
+        """Ours for a key, dotted; "" when there is none."""
+        meant = counterpart(self.called(given), None)
+        return meant.path if meant else ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from crossfoot.importing.carried import Carried, Carrying, Entry, our_key
+from crossfoot.importing.carried import Carried, Carrying, Entry
 from crossfoot.importing.datasets import DATA_KEYS, DataFiles, data_files
-from crossfoot.importing.recipe import Given, Recipe, as_text, read_value
+from crossfoot.importing.recipe import Recipe, as_text, origin, read_value
 from crossfoot.importing.ways import WAYS, by_the_table
 
 
@@ -15,7 +15,7 @@ def carry(recipe: Recipe) -> Carried:
     carrying = Carrying(recipe)
     for given in recipe.given.values():
         if not given.is_known:
-            carrying.leave(given, "the file does not say which", _saying(given))
+            carrying.leave(given, "the file does not say which", _saying(carrying.our_key(given)))
         elif given.key not in DATA_KEYS:
             WAYS.get(given.key, by_the_table)(carrying, given)
     files = data_files(recipe)
@@ -36,8 +36,7 @@ def _files(carrying: Carrying, found: DataFiles) -> None:
         carrying.leave(given, why, help_, trains)
 
 
-def _saying(given: Given) -> str:
-    path = our_key(given.key)
+def _saying(path: str) -> str:
     return f"say it behind the file: {path}=VALUE" if path else ""
 
 
@@ -45,11 +44,14 @@ def _defaults(carrying: Carrying) -> None:
     """What that trainer takes by itself."""
     recipe, entries = carrying.recipe, carrying.entries
     stack, is_lora = recipe.stack, carrying.trains_lora
+    stated = {carrying.our_key(left.given): left.given for left in carrying.left if left.trains}
     for path, default in stack.defaults.items():
         is_beside = path == "train.epochs" and "train.max_steps" in entries
         if path not in entries and not is_beside and (is_lora or not path.startswith("lora.")):
             said = f"default of {default.by or stack.version}: {default.key}"
-            entries[path] = Entry(default.value, said)
+            given = stated.get(path)
+            lost = f"{origin(given.place)} {given.key} not carried over; " if given else ""
+            entries[path] = Entry(default.value, lost + said)
     if stack.name == "llamafactory" and is_lora and "lora.alpha" not in entries:
         rank = read_value(entries["lora.r"].value)
         twice = str(2 * rank) if isinstance(rank, int) else "16"
@@ -65,6 +67,8 @@ def _together(carrying: Carrying) -> None:
     entries = carrying.entries
     if "data.validation" not in entries:
         _take_back(carrying, "validation.every_steps", "there is no file for validation")
+    if "validation.every_steps" not in entries:
+        _take_back(carrying, "validation.patience", "there is no validation during the run")
     if "tracking.wandb" not in entries:
         _take_back(carrying, "tracking.project", "tracking.wandb is off: nothing says wandb")
     for path in tuple(entries):

@@ -76,6 +76,13 @@ def as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def as_written(value: str) -> str:
+    """A value as it may stand behind a key: in quotes where YAML takes it for something else, or for less."""
+    read = read_value(value)
+    is_text = isinstance(read, str) and not value.startswith(("'", '"'))
+    return in_yaml(value) if is_text or (isinstance(read, dict) and value[:1] != "{") else value
+
+
 def read_value(text: str) -> Any:
     """What YAML takes a word for; the word itself where it is no YAML."""
     try:

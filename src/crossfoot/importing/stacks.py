@@ -81,6 +81,7 @@ _HF = Stack(
             "lora.r": Default("8", "r", "peft"),
             "lora.alpha": Default("8", "lora_alpha", "peft"),
             "lora.dropout": Default("0.0", "lora_dropout", "peft"),
+            "lora.target_modules": Default("[q_proj, v_proj]", "target_modules of a Llama", "peft"),
         }
     ),
     means="Transformers before 4.46 counts each one's mean alike, however many tokens it trains; 4.57 counts "
@@ -134,6 +135,7 @@ _AXOLOTL = Stack(
             "train.epochs": Default("1", "num_epochs"),
             "data.max_seq_len": Default("512", "sequence_len"),
             "lora.dropout": Default("0.0", "lora_dropout"),
+            "lora.target_modules": Default("[q_proj, v_proj]", "target_modules of a Llama", "peft"),
         }
     ),
 )

@@ -9,28 +9,23 @@ from collections.abc import Callable, Mapping
 from crossfoot.importing.carried import NOT_YET, Carrying, Entry
 from crossfoot.importing.recipe import Given, as_text
 from crossfoot.phrases import listed
+from crossfoot.written.config import LoraSection
 from crossfoot.written.foreign_keys import foreign, words_for
 from crossfoot.written.known_keys import Suggestion, choices, counterpart, is_optional, ours
-from crossfoot.written.yaml_tree import in_yaml
-
-_CALLED: Mapping[tuple[str, str], str] = {
-    ("axolotl", "optimizer"): "optim",
-    ("axolotl", "lr_scheduler"): "lr_scheduler_type",
-}
-"""Words that mean something else in the table, where one trainer has its own for it."""
 
 _BESIDE = ("tracking.", "checkpoint.", "validation.", "run.", "faults.")
 """Sections of which nothing that is trained hangs."""
 
 _RANKS_WAIT = "it is long there since ranks wait for the tokenising; here that is done before they start"
-_ALL_LINEAR = ("all", "all-linear", "all_linear")
+_ALL_LINEAR = ("all", "all-linear", "all_linear", "true")
+"""All linear layers of a block: in a Llama, those of the default."""
 
 
 def by_the_table(carrying: Carrying, given: Given) -> None:
     """A key that is a word of the table, or none."""
-    name = _CALLED.get((carrying.recipe.stack.name, given.key), given.key)
+    name = carrying.called(given)
     word, meant = foreign(name), counterpart(name, given.text)
-    if given.value is None:
+    if not given.text:
         carrying.leave(given, "it has no value", trains=False)
     elif meant is None:
         carrying.leave(given, "crossfoot does not know this key", f"look up what {given.key} does there")
@@ -39,7 +34,7 @@ def by_the_table(carrying: Carrying, given: Given) -> None:
     elif meant.path == "model.attention":
         carrying.leave(given, "model.attention is auto: the kernel that is installed", trains=False)
     elif (value := _ours(meant)) is not None:
-        carrying.put(meant.path, _in_yaml(meant.path, value), given)
+        carrying.put(meant.path, value, given)
     elif (meant.path, given.text) in NOT_YET:
         carrying.put(meant.path, given.text, given)
     else:
@@ -56,20 +51,14 @@ def _ours(meant: Suggestion) -> str | None:
     return ours(meant.path, value)
 
 
-def _in_yaml(path: str, value: str) -> str:
-    is_text = path.rpartition(".")[2] in ("path", "dir", "name", "project") or path == "deepspeed"
-    return in_yaml(value) if is_text else value
-
-
 def _put_list(path: str) -> Callable[[Carrying, Given], None]:
     def put(carrying: Carrying, given: Given) -> None:
-        names = given.names
-        if given.asks_for_nothing or [name.lower() for name in names] in ([name] for name in _ALL_LINEAR):
-            carrying.leave(given, "the default is all linear layers of a block", trains=False)
-        elif given.value is True or given.text == "true":
-            carrying.leave(given, "all linear layers of a block are the default", trains=False)
+        if given.asks_for_nothing:
+            carrying.leave(given, "it asks for nothing", trains=False)
+        elif given.text.lower() in _ALL_LINEAR:
+            carrying.put(path, as_text(list(LoraSection().target_modules)), given)
         else:
-            carrying.put(path, as_text(list(names)), given)
+            carrying.put(path, as_text(list(given.names)), given)
 
     return put
 
@@ -183,7 +172,7 @@ def _deepspeed(carrying: Carrying, given: Given) -> None:
             given, "it is written out here, and a file is needed", "write it to ds.json, and name it"
         )
     elif given.text:
-        carrying.put("deepspeed", in_yaml(given.text), given)
+        carrying.put("deepspeed", given.text, given)
     else:
         carrying.leave(given, "it has no value", trains=False)
 
@@ -197,10 +186,12 @@ def _torch_dtype(carrying: Carrying, given: Given) -> None:
 
 def _report_to(carrying: Carrying, given: Given) -> None:
     names = [name.lower() for name in given.names]
+    if "tensorboard" in names:
+        carrying.put("tracking.tensorboard", "true", given)
     if "wandb" in names or "all" in names:
         carrying.put("tracking.wandb", "online", given)
-    else:
-        carrying.leave(given, "the ledger has every number; the mirror is tracking.wandb", trains=False)
+    if not {"tensorboard", "wandb", "all"} & set(names):
+        carrying.leave(given, "the ledger has every number", trains=False)
 
 
 def _drop_last(carrying: Carrying, given: Given) -> None:

@@ -53,6 +53,7 @@ _SAME: Mapping[str, str] = {
     "validation.patience": "early_stopping_patience early_stopping_steps",
     "validation.min_improvement": "early_stopping_threshold",
     "validation.every_steps": "eval_steps eval_interval validation_steps eval_freq val_steps",
+    "validation.patience": "early_stopping_patience early_stopping_steps",
     "checkpoint.every_steps": "save_steps save_interval checkpoint_interval save_every",
     "checkpoint.keep": "save_total_limit",
     "faults.timeout_seconds": "ddp_timeout",
@@ -261,6 +262,7 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
         "adam": "adam couples the weight decay with its steps: adamw is another optimizer",
         **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
     },
+    "tracking.wandb": {"tensorboard": "TensorBoard's files are tracking.tensorboard: true"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
     "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }
