@@ -17,7 +17,7 @@ import pytest
 
 import tokenizer_cases as cases
 from crossfoot.data import encoders
-from crossfoot.data.samples import Encoder
+from crossfoot.data.samples import Encoder, Placed
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.index.reference_tokenizers import (
@@ -268,13 +268,16 @@ def spoken(seed: int, words: list[str]) -> list[Piece]:
     ]
 
 
-def encoded(encoder: Encoder, pieces: list[Piece]) -> list[int]:
+def encoded(encoder: Encoder, pieces: list[Piece]) -> Placed:
     own, at = [], 0
     for text, is_template in pieces:
         own += [(at, at + len(text))] if is_template else []
         at += len(text)
-    (ids,) = encoder.encode(["".join(text for text, _ in pieces)], [own])
-    return ids
+    whole = "".join(text for text, _ in pieces)
+    (ids,) = encoder.encode([whole], [own])
+    ((again, places),) = encoder.encode_placed([whole], [own])
+    assert again == ids and len(places) == len(ids)
+    return ids, places
 
 
 def hold_against_reference(
@@ -293,11 +296,13 @@ def hold_against_reference(
     for seed in range(TEXTS):
         pieces = spoken(seed, words)
         try:
-            wanted = reference.encode(pieces)
+            tokens = reference.encode(pieces)
         except NotComparable:
             continue
         compared += 1
-        assert encoded(encoder, pieces) == wanted, pieces
+        ids, places = encoded(encoder, pieces)
+        assert ids == [one.id for one in tokens], pieces
+        assert places == [(one.begin, one.end) for one in tokens], pieces
     return compared
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from crossfoot.data.numbering import Numbering, kind_of, record_place
+from crossfoot.data.conversation_findings import (
+    answer_without_end,
+    no_conversation,
+    prefix_changes,
+    template_refuses,
+    template_unusable,
+)
+from crossfoot.data.numbering import ROWS, Numbering, kind_of, record_place
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 
@@ -37,7 +44,7 @@ class Problem:
         """Where it stands. A line is told as well where the file has several."""
         if not self.number or self.column:
             return Place(file, self.line or self.number, self.column)
-        numbering: Numbering = "record" if self.line else "row" if kind_of(file) == ".parquet" else "line"
+        numbering: Numbering = "row" if kind_of(file) in ROWS else "record" if self.line else "line"
         place = record_place(file, numbering, self.number)
         return replace(place, line=self.line) if self.line > 1 else place
 
@@ -296,6 +303,40 @@ def field_twice(place: Place, reason: str) -> Finding:
     )
 
 
+@rule_docs("CF526")
+def broken_packing(place: Place, reason: str) -> Finding:
+    """CF526: a data file that is packed with gzip is damaged, or cut off.
+
+    Its name ends in .gz, and its bytes cannot be unpacked to their end. A download that was broken off looks
+    like this: what comes before would be a part of the data that nobody chose.
+    """
+    return Finding(
+        "CF526",
+        "a packed data file cannot be unpacked",
+        place=place,
+        label=reason,
+        helps=("fetch or pack the file again",),
+        unreadable=True,
+    )
+
+
+@rule_docs("CF527")
+def broken_table(place: Place, reason: str) -> Finding:
+    """CF527: a table (.csv, .tsv) has rows that its header does not fit, or a column twice.
+
+    The first row names the fields. Each other row has as many cells; a cell with a comma or a line end in it
+    stands in double quotes, and a double quote in there is written twice. An empty cell is no field.
+    """
+    return Finding(
+        "CF527",
+        "a table is not readable by its header",
+        place=place,
+        label=reason,
+        helps=("write the table again with a CSV writer, or the records as .jsonl",),
+        unreadable=True,
+    )
+
+
 @rule_docs("CF520")
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
@@ -345,6 +386,13 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF513": broken_parquet,
     "CF520": tokenizer_unusable,
     "CF521": no_end_token,
+    "CF526": broken_packing,
+    "CF527": broken_table,
+    "CF571": no_conversation,
+    "CF572": template_refuses,
+    "CF573": prefix_changes,
+    "CF574": answer_without_end,
+    "CF575": template_unusable,
     "CF550": record_too_large,
     "CF551": no_tokens,
     "CF556": field_twice,
@@ -360,6 +408,10 @@ SEVERAL: Mapping[str, str] = {
     "CF509": "prompts fill the window, nothing of their answers would be trained",
     "CF510": "records have no text",
     "CF511": "records have text that is not trainable",
+    "CF571": "records are no conversations",
+    "CF572": "records are not taken by the template",
+    "CF573": "records have turns that the template changes when one is added",
+    "CF574": "records have answers that the template does not end with one end token",
     "CF550": "records are too large to be read",
     "CF551": "records become no tokens",
     "CF556": "records name a field twice",

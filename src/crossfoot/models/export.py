@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
+from crossfoot.index.store import IndexDamaged, read_header
 from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.grow import grow_vocabulary
@@ -74,7 +76,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
             out,
             gather=False,
             loaded=loaded,
-            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder),
+            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder, source.template),
         )
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
@@ -140,7 +142,10 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
     config = with_homes(Config.model_validate(lock["config"]))
     folders = index_dirs(run_dir, lock, started)
     index_dir = next(filter(os.path.isdir, folders), folders[0])
-    return Source(checkpoint, config, index_dir, next(iter(engines), None))
+    template = None
+    with suppress(IndexDamaged, KeyError, TypeError):
+        template = read_header(os.path.join(index_dir, lock["index"]["address"])).template
+    return Source(checkpoint, config, index_dir, next(iter(engines), None), template)
 
 
 def _rows(manifest: Manifest, tables: list[str]) -> int:

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
-from crossfoot.written.config import Config, Section
+from crossfoot.written.config import Column, Config, Section
 from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
+COLUMNS = ("data", "columns")
 """The key whose own keys are free: codes and names of findings."""
 
 SURELY_MEANT = 0.88
@@ -92,7 +93,7 @@ def is_known(path: tuple[str, ...]) -> bool:
     if len(path) == 1:
         return path[0] in sections()
     if len(path) == 3:
-        return path[:2] == ACCEPT
+        return path[:2] == ACCEPT or (path[:2] == COLUMNS and path[2] in get_args(Column))
     return len(path) == 2 and path[1] in sections().get(path[0], ())
 
 
