@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crossfoot.data import json_list, line_files, parquet, sampling
+from crossfoot.data import json_list, line_files, parquet, record, sampling
 from crossfoot.data import look as looking
 from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
@@ -28,7 +28,7 @@ LONG = {**GOOD, "output": "字" * LIMIT}
 
 @pytest.fixture
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (json_list, line_files, parquet):
+    for module in (json_list, line_files, record):
         monkeypatch.setattr(module, "LARGEST_RECORD_BYTES", LIMIT)
     monkeypatch.setattr(reference_records, "LONGEST_BYTES", LIMIT)
     monkeypatch.setattr(json_list, "READ_CHARACTERS", 64)

@@ -294,7 +294,7 @@ class Mutation:
         self.altered_samples(lambda one: replace(one, ids=one.ids[:-1], trained=one.trained[:-1]))
 
     def another_template(self) -> None:
-        self.patch(templates, "BUILT_IN", {"alpaca2": "You are another assistant."})
+        self.patch(templates, "BUILT_IN", {**templates.BUILT_IN, "alpaca2": "You are another assistant."})
 
     def neighbours_line(self) -> None:
         self.altered_samples(lambda one: replace(one, number=one.number + 1))

@@ -16,8 +16,9 @@ from crossfoot.data import measuring
 from crossfoot.data import tokenizer as loading
 from crossfoot.data.look import DataLook
 from crossfoot.data.records import read_records
+from crossfoot.data.samples import Texts
 from crossfoot.data.sampling import located, some_records
-from crossfoot.data.templates import alpaca2
+from crossfoot.data.templates import Stretch
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
@@ -25,7 +26,7 @@ from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
 from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import load_run
-from index_cases import GOOD, jsonl, written_run
+from index_cases import GOOD, alpaca2, jsonl, written_run
 from support.launching import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -248,12 +249,15 @@ def test_it_counts_what_the_index_counts(tmp_path: Path, path: str) -> None:
         alpaca2("问", "一 2"),
         "a</s>b",
     ]
-    assert counter.count(texts) == [len(ids) for ids in encoder.encode(texts)]
+    records = [
+        Texts(0, 1, (Stretch(one, begins=True), Stretch(one, trained=((0, len(one)),)))) for one in texts
+    ]
+    counts = list(counter.count(records))
+    lengths = [len(ids) for ids in encoder.encode(texts)]
+    assert [sum(one.trained) for one in counts] == lengths
+    assert [one.masked_tokens - len(encoder.facts.bos_ids) for one in counts] == lengths
     assert counter.is_exact
-    assert (counter.vocabulary, counter.begin_tokens) == (
-        encoder.facts.vocabulary,
-        len(encoder.facts.bos_ids),
-    )
+    assert counter.vocabulary == encoder.facts.vocabulary
 
 
 @pytest.mark.skipif(not (CHINESE.is_dir() and ALPACA.is_file()), reason="../shared is not here")

@@ -25,7 +25,7 @@ from crossfoot.planning.checking import find_all
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.prepare import plan_checked, read_and_check
 from crossfoot.receipts.index_check import index_faults
-from index_cases import alpaca2, GOOD, held, jsonl, written_run
+from index_cases import GOOD, alpaca2, held, jsonl, written_run
 from tokenizer_cases import unigram_files, write
 
 ROWS: list[dict[str, Any]] = [
@@ -41,8 +41,7 @@ BYTES = 4
 
 def in_bytes(text: str) -> list[int]:
     """builtin:tiny's ids of a text in which no token is special."""
-    from crossfoot.data.templates import Template
-from crossfoot.data.tiny_tokenizer import tiny_tokenizer
+    from crossfoot.data.tiny_tokenizer import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     tokenizer.encode_special_tokens = True
@@ -202,8 +201,7 @@ def test_the_address_follows_the_key(tmp_path: Path) -> None:
 
 def mistral(tmp_path: Path) -> str:
     """builtin:tiny's bytes with the template's words as special tokens, as Mistral's tokenizer has them."""
-    from crossfoot.data.templates import Template
-from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
+    from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 
     folder = tmp_path / "mistral"
     shutil.copytree(write_tiny_tokenizer(str(tmp_path)), folder)

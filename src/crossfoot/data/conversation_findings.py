@@ -1,5 +1,5 @@
-"""What can be wrong with a conversation, and with the template that it is put into: one mistake, one code, one
-docstring (the manual page).
+"""What can be wrong with a conversation, and with the template that it is put into: one mistake, one code,
+one docstring (the manual page).
 """
 
 from __future__ import annotations

@@ -62,9 +62,11 @@ class LibraryEncoder:
     reading: str | None = None
 
     def encode(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[list[int]]:
+        """As of Encoder."""
         return self.coder.ids(texts, own or [()] * len(texts))
 
     def encode_placed(self, texts: Sequence[str], own: Sequence[Spans]) -> list[Placed]:
+        """As of Encoder."""
         return list(map(self.coder.placed, texts, own))
 
 
@@ -284,6 +286,9 @@ def special_tokens(
 def facts_of(
     source: Source, library: str, named: Mapping[str, int], rows: int, *, begins: bool
 ) -> TokenizerFacts:
+    """named: ids of the special tokens. rows: as of `vocabulary_rows`. begins: whether a text is begun with
+    the begin token. Raises NoEndToken.
+    """
     if "eos_token" not in named:
         raise NoEndToken(source.path)
     return TokenizerFacts(

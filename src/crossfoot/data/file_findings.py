@@ -32,8 +32,8 @@ def other_file(path: str, other: Other) -> Finding:
 def packed_file(path: str, other: Other) -> Finding:
     """CF557: a data file is packed (zip, zstd, tar and the like), and is not read as it is.
 
-    Of gzip a file is read whose name says so (a.jsonl.gz). It is known by its first bytes, whatever its name. The command in the help unpacks it beside and keeps the
-    packed file.
+    Of gzip a file is read whose name says so (a.jsonl.gz); it is known by its first bytes, whatever its name.
+    The command in the help unpacks it beside and keeps the packed file.
     """
     return _whole("CF557", "a data file is packed, and is not read as it is", path, other)
 
@@ -43,9 +43,9 @@ def other_format(path: str, other: Other) -> Finding:
     """CF558: a data file is of another format than its name says, or of one that is not read.
 
     Read are a JSON list (.json), JSON with one record a line (.jsonl, or .json), a table with a header (.csv,
-    .tsv), Parquet (.parquet) and, for pretrain, plain text with one document a line (.txt). What a file is, is known by its first bytes: a page
-    of HTML that was saved instead of the file behind it, a table, Parquet or lines of JSON under another
-    name.
+    .tsv), Parquet (.parquet) and, for pretrain, plain text with one document a line (.txt). What a file is,
+    is known by its first bytes: a page of HTML that was saved instead of the file behind it, a table, Parquet
+    or lines of JSON under another name.
     """
     return _whole("CF558", "a data file is of another format", path, other)
 

@@ -1,8 +1,8 @@
 """The reader of data files: record by record, each with its line, in bounded memory. Torch-free.
 
 Whole files, a few of their records (sampling.py) and their number come from the functions here; how a kind of
-file is read stands in line_files.py, json_list.py, tables.py and parquet.py. JSON is read by the json module and nothing
-is guessed: a date stays the text that it is. Parquet carries its types.
+file is read stands in line_files.py, json_list.py, tables.py and parquet.py. JSON is read by the json module
+and nothing is guessed: a date stays the text that it is. Parquet carries its types.
 """
 
 from __future__ import annotations

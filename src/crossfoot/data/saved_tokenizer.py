@@ -26,10 +26,9 @@ def save_tokenizer(
     config: Config, index_dir: str, destination: str, template: Template | None = None
 ) -> PlainIds | None:
     """Put the tokenizer into a folder that holds an adapter or a model. After sft it asks by the template
-    that was trained (template: of the index; None: not known, unless it is built in), whatever the tokenizer's
-    own one is; a model in the folder ends its texts with the token
-    that was trained. Returns how plain Python makes the ids that were trained, None where the tokenizer
-    cannot be loaded any more.
+    that was trained (template: of the index; None: not known, unless it is built in), whatever the
+    tokenizer's own one is; a model in the folder ends its texts with the token that was trained. Returns
+    how plain Python makes the ids that were trained, None where the tokenizer cannot be loaded any more.
 
     Raises OSError when the tokenizer is gone or the folder cannot be written.
     """

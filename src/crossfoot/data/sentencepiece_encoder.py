@@ -69,10 +69,18 @@ class _SentencepieceCoder:
                 ids.append(self.numbers[part])
                 places.append((begin, at))
                 continue
-            for piece in self.processor.encode(part, out_type="immutable_proto").pieces:
-                ids.append(piece.id)
-                places.append((begin + piece.begin, begin + piece.end))
+            part_ids, part_places = self._placed(part)
+            ids += part_ids
+            places += [(begin + first, begin + last) for first, last in part_places]
         return ids, places
+
+    def _placed(self, text: str) -> Placed:
+        try:
+            found = self.processor.encode(text, out_type="offset_mapping")
+        except RuntimeError:  # up to 0.2.1
+            pieces = self.processor.encode(text, out_type="immutable_proto").pieces
+            return [one.id for one in pieces], [(one.begin, one.end) for one in pieces]
+        return found["ids"], found["offsets"]
 
 
 def sentencepiece_ids(processor: Any, settings: Settings) -> dict[str, int]:

@@ -75,7 +75,7 @@ class Template:
     @property
     def sha256(self) -> str:
         """Of everything that decides what becomes of a conversation."""
-        words = [self.source, *self._of_tokenizer] if self.source else _words_of(BUILT_IN[self.name])
+        words = [self.source, *self._of_tokenizer] if self.source else [self.name, *_words_of(self.name)]
         return sha256(json.dumps([words, self.system, self.train_on]).encode()).hexdigest()
 
     @property
@@ -155,11 +155,11 @@ def _inst_blocks(turns: Sequence[Turn], trained: Sequence[int], system: str) -> 
     return tuple(stretches)
 
 
-def _words_of(system: str) -> list[str]:
-    """All that a template says around a conversation of two questions, with a system turn and without."""
+def _words_of(name: str) -> list[str]:
+    """All that a template of this name says around two questions, with a system turn and without."""
     turns = [Turn("user", "2"), Turn("assistant", "3"), Turn("user", "4"), Turn("assistant", "5")]
     both = ([Turn("system", "1"), *turns], turns)
-    return [stretch.text for one in both for stretch in _inst_blocks(one, (), system)]
+    return [stretch.text for one in both for stretch in _inst_blocks(one, (), BUILT_IN[name])]
 
 
 def _jinja(text: str) -> str:

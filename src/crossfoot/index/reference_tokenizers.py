@@ -115,7 +115,9 @@ def fast_reference(
         chosen = inner if at else tokenizer
         chosen.encode_special_tokens = not sees_special
         made = chosen.encode(text, add_special_tokens=False)
-        return [Token(one, at + begin, at + end) for one, (begin, end) in zip(made.ids, made.offsets)]
+        return [
+            Token(one, at + begin, at + end) for one, (begin, end) in zip(made.ids, made.offsets, strict=True)
+        ]
 
     def encode(pieces: Sequence[Piece]) -> list[Token]:
         whole = "".join(piece.text for piece in pieces)
@@ -199,8 +201,12 @@ def _sentencepiece_reference(
     forbidden = {end, begin, *(numbers[one] for one in marked | (special & set(added)))} - {model.unk_id()}
 
     def tokens_of(text: str, at: int = 0) -> list[Token]:
-        made = model.encode(text, out_type="immutable_proto").pieces
-        return [Token(one.id, at + one.begin, at + one.end) for one in made]
+        try:
+            made = model.encode(text, out_type="offset_mapping")
+        except RuntimeError as error:
+            raise NotComparable("sentencepiece before 0.2.2 does not say where a token stands") from error
+        places = zip(made["ids"], made["offsets"], strict=True)
+        return [Token(one, at + begin, at + end) for one, (begin, end) in places]
 
     def encode(pieces: Sequence[Piece]) -> list[Token]:
         whole = "".join(piece.text for piece in pieces)

@@ -45,12 +45,15 @@ from crossfoot.written.paths import with_homes
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, and what it was trained with. engine: None where nobody has noted it."""
+    """A checkpoint, and what it was trained with. engine: None where nobody has noted it. template: of the
+    index, None where that is gone.
+    """
 
     checkpoint: Checkpoint
     config: Config
     index_dir: str
     engine: str | None
+    template: Template | None = None
 
     @property
     def model_path(self) -> str:

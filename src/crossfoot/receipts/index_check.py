@@ -137,9 +137,14 @@ def _ending(path: str) -> str:
     return os.path.splitext(re.sub(r"\.gz$", "", path.lower()))[1]
 
 
-def _template(header: IndexHeader, data: Mapping[str, Any]) -> str:
+def _template(header: IndexHeader, data: Mapping[str, Any]) -> str | None:
     """Of its words, and of what the config says beside them."""
-    content = [words_of(header.template), data.get("system_prompt"), data.get("train_on", "all")]
+    if header.template is None:
+        return None
+    words = words_of(header.template)
+    if not header.template.source:
+        words = [data["template"], *words]
+    content = [words, data.get("system_prompt"), data.get("train_on", "all")]
     return sha256(json.dumps(content).encode()).hexdigest()
 
 

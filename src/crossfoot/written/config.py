@@ -112,11 +112,11 @@ class DataSection(Section):
     """What is trained on. Paths are relative to the working directory."""
 
     train: Annotated[list[Text], Field(min_length=1)]
-    """JSON, JSONL, CSV, Parquet (sft and pretrain) or plain text files (pretrain: one line is one document)."""
+    """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
     validation: list[Text] = []
     """Files for the validation loss; none: no validation."""
     task: Literal["sft", "pretrain"] = "sft"
-    """sft: conversations, of which the answers are trained. pretrain: documents joined and cut into blocks."""
+    """sft: conversations, their answers trained. pretrain: documents joined and cut into blocks."""
     template: Text = "alpaca2"
     """What sft puts conversations into: alpaca2 or llama2, tokenizer (the chat_template of the tokenizer), or
     the path of a Jinja file.
