@@ -116,9 +116,9 @@ class ChatTemplate:
         """Where the answer of this place stands, its end token in it; blanks behind that are not trained."""
         before = self._text(messages[:place], asks=True)
         until = self._text(messages[: place + 1])
-        for part, what in ((before, f"the {place} turns"), (until, f"the {place + 1} turns")):
+        for part, turns in ((before, place), (until, place + 1)):
             if not text.startswith(part):
-                raise NotTrainable("CF573", _difference(text, part, what))
+                raise NotTrainable("CF573", _difference(text, part, turns))
         answer = until[len(before) :].rstrip()
         if not answer.endswith(tuple(self._special)):
             raise NotTrainable("CF574", f"an answer ends in {_shown(answer[-12:])}")
@@ -166,12 +166,13 @@ def _without_marks(marked: str) -> tuple[str, Spans]:
     return text + marked[at:], spans
 
 
-def _difference(text: str, part: str, what: str) -> str:
+def _difference(text: str, part: str, turns: int) -> str:
     """Where the rendering of some turns is no beginning of the whole."""
     same = next((at for at, (one, two) in enumerate(zip(text, part, strict=False)) if one != two), len(text))
     begin = max(0, same - _SEEN_CHARACTERS // 2)
     alone, within = (_shown(one[begin : begin + _SEEN_CHARACTERS]) for one in (part, text))
-    return f"from character {same + 1:,} on, {what} alone are {alone}, and in the conversation {within}"
+    what = "1 turn alone is" if turns == 1 else f"{turns} turns alone are"
+    return f"from character {same + 1:,} on, {what} {alone}, and in the conversation {within}"
 
 
 def _shown(text: str) -> str:

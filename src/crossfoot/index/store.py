@@ -77,13 +77,13 @@ class IndexHeader:
     template: of sft. columns: as in the config. reader: the library of the tokenizer's files, with its
     version. real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift.
     truncated_samples, lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them.
-    duplicate_samples: samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
-    counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target). special_text_records,
-    template_records: whose data spells out a special token, or the template's own words. unread_fields: of
-    good records, those that hold something and are not read, with the number of records. judged_characters,
-    lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
-    the folder, by its name.
+    duplicate_samples: samples equal to an earlier one. empty_samples: samples without a trained token (none
+    is ever written; counted, not assumed). rejected_records: records left out, listed in rejects.
+    left_out_tokens: pretrain's last block, when it is a single token (after the causal shift it has no
+    target). special_text_records, template_records: whose data spells out a special token, or the template's
+    own words. unread_fields: of good records, those that hold something and are not read, with the number of
+    records. judged_characters, lost_characters, lost_words: as `LostCharacters` counted them. checksums:
+    sha256 of every other file of the folder, by its name.
     """
 
     format_version: int

@@ -20,6 +20,7 @@ from crossfoot.checkpoints.findings import no_such_checkpoint, not_readable, oth
 from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_content
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
 from crossfoot.data.saved_tokenizer import save_tokenizer
+from crossfoot.data.templates import Template
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import IndexDamaged, read_header
