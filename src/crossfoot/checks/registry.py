@@ -42,6 +42,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.extras",
     "crossfoot.liveness.findings",
     "crossfoot.data.conversation_findings",
+    "crossfoot.data.damage_findings",
     "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",

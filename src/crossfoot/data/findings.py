@@ -14,6 +14,7 @@ from crossfoot.data.conversation_findings import (
     template_refuses,
     template_unusable,
 )
+from crossfoot.data.damage_findings import broken_packing, broken_parquet, broken_table
 from crossfoot.data.numbering import ROWS, Numbering, kind_of, record_place
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
@@ -74,15 +75,16 @@ def file_missing(place: Place | None, reason: str) -> Finding:
 def file_ending(place: Place | None, reason: str) -> Finding:
     """CF502: the name of a data file ends in something that crossfoot does not read for this task.
 
-    .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document
-    a line) serves pretrain only, because a line of plain text has no instruction.
+    .json (a list of records, or one record a line), .jsonl, .csv, .tsv and .parquet serve both tasks; .txt
+    (one document a line) serves pretrain only, because a line of plain text asks nothing. All but .parquet
+    may have .gz behind.
     """
     return Finding(
         "CF502",
         "a data file is of a kind that this task does not read",
         place=place,
         label=reason,
-        helps=("use .json, .jsonl or .parquet; .txt (one document a line) for data.task: pretrain",),
+        helps=("use .json, .jsonl, .csv or .parquet; .txt (one document a line) for data.task: pretrain",),
     )
 
 
@@ -140,8 +142,7 @@ def no_samples(place: Place | None, reason: str) -> Finding:
 def not_an_object(place: Place, reason: str) -> Finding:
     """CF506: a record is a list, a number or a text; a record is an object with named fields.
 
-    sft reads "instruction", "input" (may be empty or absent) and "output"; pretrain reads "text". Other
-    fields are not looked at.
+    sft reads conversations, or "instruction" with "output"; pretrain reads "text".
     """
     return Finding(
         "CF506",
@@ -158,7 +159,8 @@ def not_an_object(place: Place, reason: str) -> Finding:
 def no_output(place: Place, reason: str) -> Finding:
     """CF507: an sft record has no answer to train on: "output" is missing, empty or not text.
 
-    Numbers are not turned into text, and null is not an empty answer: both are usually an export gone wrong.
+    So is "completion" of a record that has a "prompt". Numbers are not turned into text, and null is not an
+    empty answer: both are usually an export gone wrong.
     With `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
@@ -174,8 +176,8 @@ def no_output(place: Place, reason: str) -> Finding:
 def no_instruction(place: Place, reason: str) -> Finding:
     """CF508: an sft record asks nothing.
 
-    "instruction" is missing, empty or not text, or "input" is there and is not text. With `data.bad_samples:
-    skip` such records are left out, counted and listed in rejects.jsonl.
+    "instruction" (or "prompt") is missing, empty or not text, or "input" is there and is not text. With
+    `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
         "CF508",
@@ -188,9 +190,9 @@ def no_instruction(place: Place, reason: str) -> Finding:
 
 @rule_docs("CF509")
 def prompt_fills_window(place: Place, reason: str) -> Finding:
-    """CF509: the prompt of an sft record is as long as data.max_seq_len or longer.
+    """CF509: what stands before the first trained answer of an sft record fills data.max_seq_len.
 
-    No token of its answer would be trained. Training frameworks cut such a sample silently and train it on 0
+    No token of its answers would be trained. Training frameworks cut such a sample silently and train it on 0
     tokens. An answer that is cut but not lost is trained, and the plan counts the trained tokens that the cut
     costs.
     """
@@ -233,22 +235,6 @@ def untokenisable(place: Place, reason: str) -> Finding:
         place=place,
         label=reason,
         helps=("remove those characters",),
-    )
-
-
-@rule_docs("CF513")
-def broken_parquet(place: Place, reason: str) -> Finding:
-    """CF513: a file named .parquet is not readable as Parquet, or lacks the columns of the task.
-
-    The columns are instruction, input (may be absent) and output for sft, and text for pretrain.
-    """
-    return Finding(
-        "CF513",
-        "a Parquet file cannot be used",
-        place=place,
-        label=reason,
-        helps=("write the file again, with the columns instruction, input, output (sft) or text (pretrain)",),
-        unreadable=True,
     )
 
 
@@ -300,40 +286,6 @@ def field_twice(place: Place, reason: str) -> Finding:
         place=place,
         label=reason,
         helps=("keep one of the two, or make two records of it",),
-    )
-
-
-@rule_docs("CF526")
-def broken_packing(place: Place, reason: str) -> Finding:
-    """CF526: a data file that is packed with gzip is damaged, or cut off.
-
-    Its name ends in .gz, and its bytes cannot be unpacked to their end. A download that was broken off looks
-    like this: what comes before would be a part of the data that nobody chose.
-    """
-    return Finding(
-        "CF526",
-        "a packed data file cannot be unpacked",
-        place=place,
-        label=reason,
-        helps=("fetch or pack the file again",),
-        unreadable=True,
-    )
-
-
-@rule_docs("CF527")
-def broken_table(place: Place, reason: str) -> Finding:
-    """CF527: a table (.csv, .tsv) has rows that its header does not fit, or a column twice.
-
-    The first row names the fields. Each other row has as many cells; a cell with a comma or a line end in it
-    stands in double quotes, and a double quote in there is written twice. An empty cell is no field.
-    """
-    return Finding(
-        "CF527",
-        "a table is not readable by its header",
-        place=place,
-        label=reason,
-        helps=("write the table again with a CSV writer, or the records as .jsonl",),
-        unreadable=True,
     )
 
 
