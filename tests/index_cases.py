@@ -34,6 +34,13 @@ ROWS = [
 DTYPES = TOKEN_ARRAYS | SAMPLE_ARRAYS | {"offsets": "<i8"}
 
 
+def alpaca2(instruction: str, extra: str = "") -> str:
+    """The recipe's prompt, as data carried into it by hand."""
+    asked = f"{instruction}\n{extra}" if extra else instruction
+    system = "You are a helpful assistant. 你是一个乐于助人的助手。"
+    return f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{asked} [/INST]"
+
+
 def written_run(folder: Path, files: list[str], tokenizer: str = "builtin:tiny", **data: Any) -> RunFile:
     """A run config on these files, written below `folder` and loaded as a user's would be."""
     section = {"train": files, "max_seq_len": 256, **data}

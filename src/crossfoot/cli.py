@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crossfoot import __version__
 from crossfoot.cli_options import count, launch_options, path, train_options
 from crossfoot.findings.finding import Refused
-from crossfoot.output import json_text, say, tell
+from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
 from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
 from crossfoot.verb_exit import exit_code_of, on_this_rank
@@ -126,7 +126,9 @@ def _config_verbs(verbs: _Verbs) -> None:
     check.add_argument("--format", choices=formats, default="text", help="how findings are written")
     check.add_argument("--fix", action="store_true", help="make the safe repairs, and show them as a diff")
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
-    verb("index", _index, "tokenise and count the data once")
+    index = verb("index", _index, "tokenise and count the data once")
+    shown = "only print the first N samples as text, with what of them is trained"
+    index.add_argument("--show", type=int, metavar="N", help=shown)
     train_options(verb("train", _train, "train exactly the plan; the same as train.py"))
     launch_options(verb("launch", _launch, "render a start on one or many machines, check it, start it"))
     proof = verb("prove", _prove, "hold the gradient of one step against plain torch, on every rank")
@@ -221,7 +223,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from crossfoot.findings.formats import show
+    from crossfoot.findings.formats import in_colour, show
     from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
@@ -229,6 +231,11 @@ def _index(arguments: argparse.Namespace) -> int:
 
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
+    if arguments.show is not None:
+        from crossfoot.index.show import shown_samples
+
+        say_painted("\n\n".join(shown_samples(checked.run, max(1, arguments.show), colour=in_colour())))
+        return 0
     data = checked.run.config.data
     found: list[Finding] = []
     for files in filter(None, (data.train, data.validation)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,6 +18,11 @@ def quoted(word: str | os.PathLike[str]) -> str:
     value inside a command goes through here.
     """
     return shlex.quote(os.fspath(word))
+
+
+def plain_or_quoted(name: str) -> str:
+    """A name inside a value of YAML."""
+    return name if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) else json.dumps(name)
 
 
 def path_word(path: str | os.PathLike[str]) -> str:

@@ -135,9 +135,9 @@ def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> 
 
 
 def test_unknown_endings(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.doc").write_text("x")
     (tmp_path / "a.txt").write_text("x")
-    error = refused(written_run(tmp_path, [str(tmp_path / "a.csv"), str(tmp_path / "a.txt")]))
+    error = refused(written_run(tmp_path, [str(tmp_path / "a.doc"), str(tmp_path / "a.txt")]))
     assert [f.code for f in error.findings] == ["CF502", "CF502"]
     assert "is plain text, which has no instructions" in error.findings[1].label
     assert error.exit_code == 1

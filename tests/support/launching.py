@@ -19,8 +19,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
+from index_cases import alpaca2
 from support import warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def short_tokenizer(folder: Path) -> Path:
     if not target.exists():
         target.mkdir()
         tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-        before, after = TEMPLATES["alpaca2"]("|", "").split("|")
+        before, after = alpaca2("|").split("|")
         tokenizer.add_tokens([before, after, *(f"{word} " for word in WORDS), *WORDS])
         tokenizer.save(str(target / "tokenizer.json"))
         shutil.copy(source / "tokenizer_config.json", target)

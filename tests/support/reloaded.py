@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossfoot.data.templates import TEMPLATES
 from crossfoot.index.store import DataIndex, open_index, read_header
+from index_cases import alpaca2
 
 
 def indexes_of(index_dir: Path, file: Path) -> list[DataIndex]:
@@ -67,7 +67,7 @@ def choose(
     samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:most]]
     right, probability = 0, 0.0
     for sample in samples:
-        prompt = tokenizer.encode(TEMPLATES["alpaca2"](sample["instruction"], sample["input"]))
+        prompt = tokenizer.encode(alpaca2(sample["instruction"], sample["input"]))
         endings = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
         scores = dict(zip(answers, _log_probabilities(model, prompt, endings), strict=True))
         right += max(scores, key=lambda answer: scores[answer]) == sample["output"]

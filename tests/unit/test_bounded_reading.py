@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crossfoot.data import json_list, line_files, parquet, sampling
+from crossfoot.data import json_list, line_files, parquet, record, sampling
 from crossfoot.data import look as looking
 from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
@@ -28,7 +28,7 @@ LONG = {**GOOD, "output": "字" * LIMIT}
 
 @pytest.fixture
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (json_list, line_files, parquet):
+    for module in (json_list, line_files, record):
         monkeypatch.setattr(module, "LARGEST_RECORD_BYTES", LIMIT)
     monkeypatch.setattr(reference_records, "LONGEST_BYTES", LIMIT)
     monkeypatch.setattr(json_list, "READ_CHARACTERS", 64)
@@ -39,7 +39,7 @@ def told(path: str, task: Any = "sft") -> list[tuple[int, str, bool]]:
     """Number, code or nothing, whether it is fatal."""
     return [
         (found.number, found.code, found.fatal) if isinstance(found, Problem) else (found.number, "", False)
-        for found in read_records(path, task)
+        for found in read_records(path)
     ]
 
 
@@ -65,7 +65,7 @@ def test_what_is_no_ordinary_file_is_refused_unopened(tmp_path: Path) -> None:
 def test_a_line_that_is_too_large_is_named_and_passed_over(tmp_path: Path, low_limit: None) -> None:
     path = jsonl(tmp_path / "a.jsonl", GOOD, LONG, GOOD, LONG)
     assert told(path) == [(1, "", False), (2, "CF550", False), (3, "", False), (4, "CF550", False)]
-    assert count_file(path, "sft") == 4
+    assert count_file(path) == 4
 
 
 def test_a_line_as_large_as_may_be_is_read(tmp_path: Path, low_limit: None) -> None:
@@ -84,7 +84,7 @@ def test_plain_text_has_the_same_lines_through_any_block(
     path = tmp_path / "a.txt"
     texts = ["first", "", "x" * (LIMIT + 1), "fourth", "last"]
     path.write_bytes(end.join(texts).encode())
-    found = [(one.number, getattr(one, "value", None)) for one in read_records(str(path), "pretrain")]
+    found = [(one.number, getattr(one, "value", None)) for one in read_records(str(path))]
     assert found == [(1, {"text": "first"}), (3, None), (4, {"text": "fourth"}), (5, {"text": "last"})]
     assert count_lines(str(path), ".txt") == 4
 
@@ -96,7 +96,7 @@ def test_behind_a_record_of_a_list_that_is_too_large_nothing_is_read(tmp_path: P
         assert told(str(path)) == [(1, "", False), (2, "CF550", True)]
     path.write_text(f'[1, "{"x" * 3 * LIMIT}', encoding="utf-8")  # a text that never ends
     assert told(str(path)) == [(1, "", False), (2, "CF550", True)]
-    problem = count_file(str(path), "sft")
+    problem = count_file(str(path))
     assert isinstance(problem, Problem) and problem.code == "CF550"
 
 
@@ -116,7 +116,7 @@ def test_rows_are_read_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return real(file, batch_size=batch_size, **words)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", seen)
-    assert len(list(read_records(str(tmp_path / "a.parquet"), "pretrain"))) == 300
+    assert len(list(read_records(str(tmp_path / "a.parquet")))) == 300
     assert 5 <= sizes[0] <= 10  # of 1,000 bytes each
 
 

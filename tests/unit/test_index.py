@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from crossfoot.data.templates import alpaca2
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import copy_tokenizer, load_encoder
 from crossfoot.findings.finding import Refused
@@ -23,7 +22,7 @@ from crossfoot.index import build, chunks, waiting
 from crossfoot.index.build import ensure_index
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index, read_header, segment_digests
-from index_cases import GOOD, jsonl, written_run
+from index_cases import GOOD, alpaca2, jsonl, written_run
 from tokenizer_cases import JSON, write
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -46,12 +45,6 @@ def in_bytes(text: str) -> list[int]:
     character = {b: b for b in printable} | {b: 256 + n for n, b in enumerate(others)}
     order = sorted(character.values())
     return [4 + order.index(character[b]) for b in text.encode()]
-
-
-def test_template() -> None:
-    system = "You are a helpful assistant. 你是一个乐于助人的助手。"
-    assert alpaca2("问{x}", "") == f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n问{{x}} [/INST]"
-    assert alpaca2("a", "b").endswith("\n\na\nb [/INST]")
 
 
 def test_sft_sample_token_by_token(tmp_path: Path) -> None:

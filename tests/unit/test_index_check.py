@@ -102,7 +102,7 @@ def test_another_text_of_the_template_of_the_lock(
     planned: tuple[RunPlan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, lock = planned
-    monkeypatch.setattr("crossfoot.index.reference_tokens.SYSTEM", "Answer like a lawyer.")
+    monkeypatch.setattr("crossfoot.index.reference_chat.SYSTEM", "Answer like a lawyer.")
     assert kinds(plan.run.run_dir, lock)[0] == ["index differs"]
 
 
@@ -166,7 +166,7 @@ def test_an_index_of_an_older_program(planned: tuple[RunPlan, dict[str, Any]]) -
     assert kinds(plan.run.run_dir, lock)[0] == ["index differs"]
     older = {**lock, "index": {k: v for k, v in lock["index"].items() if k != "arrays_sha256"}}
     found, notes = kinds(plan.run.run_dir, older)
-    assert not found and "format 1, not 4: nothing of it was looked at" in notes[0]
+    assert not found and "format 1, not 5: nothing of it was looked at" in notes[0]
 
 
 def test_the_receipt_does_not_foot(planned: tuple[RunPlan, dict[str, Any]]) -> None:

@@ -11,19 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from crossfoot.data import samples
-from crossfoot.data.templates import TEMPLATES, Template
+from crossfoot.data import samples, templates
+from crossfoot.data.conversation import Turn
 from crossfoot.data.tiny_tokenizer import tiny_folder, write_tiny_tokenizer
 from crossfoot.findings.finding import Refused
 from crossfoot.index import build, columns, locate, reference_check, tokenised, verified, writer
+from crossfoot.index.reference_chat import Said, runs_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
 from crossfoot.index.reference_records import found_records, value_of
-from crossfoot.index.reference_tokens import Expected, prompt_of
+from crossfoot.index.reference_tokens import Expected
 from crossfoot.index.store import (
     HEADER,
     REJECTS,
@@ -293,7 +294,7 @@ class Mutation:
         self.altered_samples(lambda one: replace(one, ids=one.ids[:-1], trained=one.trained[:-1]))
 
     def another_template(self) -> None:
-        self.patch(samples, "TEMPLATES", {"alpaca2": Template("", "\n", "", (), "")})
+        self.patch(templates, "BUILT_IN", {**templates.BUILT_IN, "alpaca2": "You are another assistant."})
 
     def neighbours_line(self) -> None:
         self.altered_samples(lambda one: replace(one, number=one.number + 1))
@@ -347,14 +348,21 @@ def test_a_fault_in_the_blocks_is_refused(
         held(run)
 
 
-def test_the_template_is_spelled_twice() -> None:
-    for name, template in TEMPLATES.items():
-        for instruction, extra in (("a", ""), ("问 {x}\n", "y\n\nz"), (" ", " ")):
-            pieces = prompt_of(name, instruction, extra)
-            assert "".join(piece.text for piece in pieces) == template(instruction, extra)
-            own = {place for span in template.own_spans(instruction, extra) for place in range(*span)}
-            said = [is_template for text, is_template in pieces for _ in text]
-            assert [place in own for place in range(len(said))] == said
+@pytest.mark.parametrize("system", [None, "In short."])
+@pytest.mark.parametrize("train_on", ["all", "last"])
+@pytest.mark.parametrize("name", templates.BUILT_IN)
+def test_a_template_is_spelled_twice(name: str, train_on: Literal["all", "last"], system: str | None) -> None:
+    template = templates.Template(name, system=system, train_on=train_on)
+    said = [("user", "a"), ("assistant", "问 {x}\n"), ("user", " [INST] "), ("assistant", "b")]
+    for turns in (said, [("system", "<<SYS>>"), *said]):
+        stretches = template.stretches([Turn(*turn) for turn in turns])  # type: ignore[arg-type]
+        for ours, run in zip(stretches, runs_of([Said(*turn) for turn in turns], template), strict=True):
+            assert (ours.text, ours.begins, ours.ends) == (run.text, run.begins, run.ends)
+            assert list(ours.trained) == list(run.trained)
+            own = {place for span in ours.own for place in range(*span)}
+            assert [place in own for place in range(len(run.text))] == [
+                is_template for text, is_template in run.pieces for _ in text
+            ]
 
 
 def test_the_digest_is_worked_out_twice() -> None:

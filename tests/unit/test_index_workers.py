@@ -105,7 +105,7 @@ def test_the_same_refusal_whoever_tokenises(tmp_path: Path, worked: Callable[[in
 def test_a_chunk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
     path = jsonl(tmp_path / "a.jsonl", *[{**GOOD, "output": "a" * n} for n in (1, 500, 500, 5000, 1)])
-    parts = list(chunks_of([path, jsonl(tmp_path / "b.jsonl")], "sft"))
+    parts = list(chunks_of([path, jsonl(tmp_path / "b.jsonl")]))
     assert [len(one.records) for one in parts] == [2, 1, 1, 1, 0]
     assert [one.before for one in parts] == [0, 2, 3, 4, 5]
     assert [(one.file_id, one.is_last) for one in parts][-2:] == [(0, True), (1, True)]
@@ -152,7 +152,7 @@ def test_what_a_worker_raises_is_raised(tmp_path: Path, worked: Callable[[int, i
         str(tmp_path / "none"), str(tmp_path), "text", workers.Shape("sft", "alpaca2", 64)
     )
     with workers.Workers(recipe, 2) as started, pytest.raises(Refused, match="CF520"):
-        list(started.parts(chunks_of([path], "sft")))
+        list(started.parts(chunks_of([path])))
     assert not psutil.Process().children()
 
 

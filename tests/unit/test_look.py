@@ -16,8 +16,9 @@ from crossfoot.data import measuring
 from crossfoot.data import tokenizer as loading
 from crossfoot.data.look import DataLook
 from crossfoot.data.records import read_records
+from crossfoot.data.samples import Texts
 from crossfoot.data.sampling import located, some_records
-from crossfoot.data.templates import alpaca2
+from crossfoot.data.templates import Stretch
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
@@ -25,7 +26,7 @@ from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
 from crossfoot.planning.prepare import read_and_check
 from crossfoot.written.run_file import load_run
-from index_cases import GOOD, jsonl, written_run
+from index_cases import GOOD, alpaca2, jsonl, written_run
 from support.launching import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -165,13 +166,13 @@ def write(path: Path, rows: list[dict[str, str]], ending: str) -> str:
 def test_some_records_of_a_large_file(tmp_path: Path, small_reads: None, ending: str) -> None:
     rows = [record(n, "答" * (1 + n % 5)) for n in range(1000)]
     file = write(tmp_path, rows, ending)
-    drawn = list(some_records(file, "sft", 100))
+    drawn = list(some_records(file, 100))
     values = [one.found.value for one in drawn]
     assert values[0] == rows[0]
     numbers = [int(value["instruction"][1:]) for value in values]
     assert numbers == sorted(set(numbers)), "none twice"
     assert 60 <= len(numbers) <= 200 and numbers[-1] > 800, "spread over the file"
-    whole = [one.value for one in read_records(file, "sft")]
+    whole = [one.value for one in read_records(file)]
     assert whole == rows
     look = look_at(written_run(tmp_path, [file]))
     assert not look.is_whole
@@ -202,7 +203,7 @@ def test_a_bad_record_in_a_large_file_has_its_line(tmp_path: Path, small_reads: 
 def test_some_documents_of_plain_text(tmp_path: Path, small_reads: None) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("\ufeff第一行\n\n第三行\r\n".encode() + b"\xff\n" + "第五行\n".encode() * 30)
-    found = list(read_records(str(file), "pretrain"))
+    found = list(read_records(str(file)))
     assert [one.number for one in found[:4]] == [1, 3, 4, 5]
     assert [getattr(one, "code", "") for one in found[:4]] == ["", "", "CF504", ""]
     assert found[1].value == {"text": "第三行"}
@@ -213,7 +214,7 @@ def test_some_documents_of_plain_text(tmp_path: Path, small_reads: None) -> None
 def test_a_line_longer_than_is_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crossfoot.data.sampling.LONGEST_RECORD_BYTES", 500)
     rows = [record(n, "a" * (2000 if n == 50 else 10)) for n in range(100)]
-    drawn = list(some_records(jsonl(tmp_path / "a.jsonl", *rows), "sft", 90))
+    drawn = list(some_records(jsonl(tmp_path / "a.jsonl", *rows), 90))
     assert len(drawn) > 30
     assert all(len(one.found.value["output"]) == 10 for one in drawn if hasattr(one.found, "value"))
     assert all(hasattr(one.found, "value") for one in drawn), "half a line is no broken line"
@@ -221,7 +222,7 @@ def test_a_line_longer_than_is_read_is_passed_over(tmp_path: Path, monkeypatch: 
 
 def test_lines_are_counted_up_to_a_record(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", *map(record, range(50)))
-    for one in list(some_records(file, "sft", 10))[1:]:
+    for one in list(some_records(file, 10))[1:]:
         problem = looking.Problem("CF507", 0, "x")
         line = located(problem, file, one.start).number
         assert int(one.found.value["instruction"][1:]) == line - 1
@@ -248,12 +249,15 @@ def test_it_counts_what_the_index_counts(tmp_path: Path, path: str) -> None:
         alpaca2("问", "一 2"),
         "a</s>b",
     ]
-    assert counter.count(texts) == [len(ids) for ids in encoder.encode(texts)]
+    records = [
+        Texts(0, 1, (Stretch(one, begins=True), Stretch(one, trained=((0, len(one)),)))) for one in texts
+    ]
+    counts = list(counter.count(records))
+    lengths = [len(ids) for ids in encoder.encode(texts)]
+    assert [sum(one.trained) for one in counts] == lengths
+    assert [one.masked_tokens - len(encoder.facts.bos_ids) for one in counts] == lengths
     assert counter.is_exact
-    assert (counter.vocabulary, counter.begin_tokens) == (
-        encoder.facts.vocabulary,
-        len(encoder.facts.bos_ids),
-    )
+    assert counter.vocabulary == encoder.facts.vocabulary
 
 
 @pytest.mark.skipif(not (CHINESE.is_dir() and ALPACA.is_file()), reason="../shared is not here")

@@ -85,7 +85,7 @@ def test_pretraining(tmp_path: Path) -> None:
     run = written_run(tmp_path, [path], task="pretrain")
     ids, _ = ensure_index(run, [path], is_builder=True).sample(0)
     save_tokenizer(run.config, run.index_dir, str(tmp_path))
-    said = plain_ids(run.config, run.index_dir, str(tmp_path))
+    said = plain_ids(run.config, run.index_dir, str(tmp_path), None)
     names: dict[str, Any] = {"folder": str(tmp_path)}
     exec("\n".join((said.imports, said.asked, *said.ids)), names)
     assert names["ids"] == ids[: len(names["ids"])].tolist() == [1, *names["ids"][1:]]

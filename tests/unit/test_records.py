@@ -27,13 +27,13 @@ TRAPS: list[dict[str, Any]] = [
 
 
 def values(path: str, task: Any = "sft") -> list[Any]:
-    found = list(read_records(path, task))
+    found = list(read_records(path))
     assert all(isinstance(record, Record) for record in found), found
     return [record.value for record in found if isinstance(record, Record)]
 
 
 def problems(path: str, task: Any = "sft") -> list[Problem]:
-    return [record for record in read_records(path, task) if isinstance(record, Problem)]
+    return [record for record in read_records(path) if isinstance(record, Problem)]
 
 
 def test_jsonl_is_lossless(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_blank_lines_and_bom_do_not_shift_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     line = json.dumps(GOOD, ensure_ascii=False)
     path.write_bytes(f"\ufeff{line}\n\n  \r\n{line}\r\n".encode())
-    assert [record.number for record in read_records(str(path), "sft")] == [1, 4]
+    assert [record.number for record in read_records(str(path))] == [1, 4]
 
 
 def test_a_json_file_may_hold_lines(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_json_file_may_hold_lines(tmp_path: Path) -> None:
 def test_list_lines_are_where_records_start(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('\n[\n\n  {"a": 1,\n   "b": 2}, {"c": 3},\r\n\n{\n}\n ,5 \n]\n', encoding="utf-8")
-    found = list(read_records(str(path), "sft"))
+    found = list(read_records(str(path)))
     assert [(r.line, r.value) for r in found if isinstance(r, Record)] == [
         (4, {"a": 1, "b": 2}),
         (5, {"c": 3}),
@@ -81,7 +81,7 @@ def test_list_is_the_same_through_any_window(
     wanted = [*TRAPS, 12345678, -1.5e10, "text", None, True]
     path.write_text(json.dumps(wanted, ensure_ascii=False, indent=2), encoding="utf-8")
     assert values(str(path)) == wanted
-    lines = [record.line for record in read_records(str(path), "sft")]
+    lines = [record.line for record in read_records(str(path))]
     text = path.read_text(encoding="utf-8").split("\n")
     assert [text[line - 1].strip()[:1] for line in lines[: len(TRAPS)]] == ["{"] * len(TRAPS)
     assert text[lines[len(TRAPS)] - 1] == "  12345678,"
@@ -147,7 +147,7 @@ def test_a_file_cut_inside_a_character_is_named(tmp_path: Path) -> None:
 
 def test_every_broken_line_of_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("一\n".encode() + b"\xff\r\r" + "二\n".encode() + b"\xc3\n")
-    found = list(read_records(str(tmp_path / "a.txt"), "pretrain"))
+    found = list(read_records(str(tmp_path / "a.txt")))
     assert [type(one) for one in found] == [Record, Problem, Record, Problem]
     assert [one.number for one in found] == [1, 2, 4, 5]
 
@@ -157,7 +157,7 @@ def test_text_is_lossless_even_under_a_name_with_stars(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / "a?b.txt"
     path.write_bytes("\ufeffone\r\n\n  two \nthree\x0bx\u2028y\n2024-01-01\n42".encode())
-    found = list(read_records(str(path), "pretrain"))
+    found = list(read_records(str(path)))
     assert [(r.number, r.value["text"]) for r in found if isinstance(r, Record)] == [
         (1, "one"),
         (3, "  two "),
@@ -177,7 +177,7 @@ def test_parquet_is_lossless_and_lines_are_rows(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a[1].parquet"
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=700)
-    found = [record for record in read_records(str(path), "sft") if isinstance(record, Record)]
+    found = [record for record in read_records(str(path)) if isinstance(record, Record)]
     assert [record.number for record in found] == list(range(1, 2501))
     assert [r.value for r in found] == rows
 
@@ -201,7 +201,7 @@ def test_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=10_000)
     assert os.path.getsize(tmp_path / "a.parquet") > 10 << 20
     before, most = pa.total_allocated_bytes(), 0
-    for number, found in enumerate(read_records(str(tmp_path / "a.parquet"), "pretrain")):
+    for number, found in enumerate(read_records(str(tmp_path / "a.parquet"))):
         assert isinstance(found, Record) and found.value == {"text": rows[number]}
         most = max(most, pa.total_allocated_bytes() - before)
     assert 0 < most < 8 << 20
@@ -220,8 +220,9 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    pq.write_table(pa.table({"question": ["a"], "output": ["b"]}), tmp_path / "b.parquet")
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["output", "output"])
+    pq.write_table(twice, tmp_path / "b.parquet")
     (broken,) = problems(str(tmp_path / "a.parquet"))
-    (lacking,) = problems(str(tmp_path / "b.parquet"))
-    assert (broken.code, lacking.code) == ("CF513", "CF513")
-    assert "no column instruction" in lacking.reason and "question" in lacking.reason
+    (double,) = problems(str(tmp_path / "b.parquet"))
+    assert (broken.code, double.code) == ("CF513", "CF513")
+    assert double.reason == "two columns have the name output"

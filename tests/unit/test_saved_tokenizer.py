@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from crossfoot.data.saved_tokenizer import save_tokenizer, with_end
-from crossfoot.data.templates import alpaca2
 from crossfoot.index.build import ensure_index
-from index_cases import GOOD, jsonl, written_run
+from index_cases import GOOD, alpaca2, jsonl, written_run
 from tokenizer_cases import JSON, write
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}{% endfor %}"

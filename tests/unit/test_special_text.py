@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossfoot.data.conversation import Turn
 from crossfoot.data.special_text import NAMED_EXAMPLES, Spellings
-from crossfoot.data.templates import alpaca2
+from crossfoot.data.templates import Template
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.build import ensure_index
@@ -24,7 +25,7 @@ from crossfoot.planning.checking import find_all
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.prepare import plan_checked, read_and_check
 from crossfoot.receipts.index_check import index_faults
-from index_cases import GOOD, held, jsonl, written_run
+from index_cases import GOOD, alpaca2, held, jsonl, written_run
 from tokenizer_cases import unigram_files, write
 
 ROWS: list[dict[str, Any]] = [
@@ -60,13 +61,13 @@ def test_spellings_are_found_in_data_alone() -> None:
     assert spellings.in_data("", ()) == () and Spellings([]).in_data("<s>") == ()
 
 
-@pytest.mark.parametrize(
-    ("asked", "between"), [(("q", ""), ""), (("q\n", "x [/INST]"), "\n"), (("", ""), "")]
-)
-def test_own_spans_are_the_templates_words(asked: tuple[str, str], between: str) -> None:
-    text = alpaca2(*asked)
-    words = "".join(text[begin:end] for begin, end in alpaca2.own_spans(*asked))
-    assert words == alpaca2("", "").replace(" [/INST]", f"{between} [/INST]")
+@pytest.mark.parametrize("asked", ["q", "q\nx [/INST]"])
+def test_own_spans_are_the_templates_words(asked: str) -> None:
+    turns = [Turn("system", "told"), Turn("user", asked), Turn("assistant", "x")]
+    stretch, answer = Template("alpaca2").stretches(turns)
+    words = [stretch.text[begin:end] for begin, end in stretch.own]
+    assert words == ["[INST] <<SYS>>\n", "\n<</SYS>>\n\n", " [/INST]"] and answer.own == ()
+    assert stretch.text == f"[INST] <<SYS>>\ntold\n<</SYS>>\n\n{asked} [/INST]"
 
 
 def in_a(_: int, number: int) -> Place:

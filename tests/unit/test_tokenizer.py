@@ -17,7 +17,7 @@ import pytest
 
 import tokenizer_cases as cases
 from crossfoot.data import encoders
-from crossfoot.data.samples import Encoder
+from crossfoot.data.samples import Encoder, Placed
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.index.reference_tokenizers import (
@@ -268,13 +268,16 @@ def spoken(seed: int, words: list[str]) -> list[Piece]:
     ]
 
 
-def encoded(encoder: Encoder, pieces: list[Piece]) -> list[int]:
+def encoded(encoder: Encoder, pieces: list[Piece]) -> Placed:
     own, at = [], 0
     for text, is_template in pieces:
         own += [(at, at + len(text))] if is_template else []
         at += len(text)
-    (ids,) = encoder.encode(["".join(text for text, _ in pieces)], [own])
-    return ids
+    whole = "".join(text for text, _ in pieces)
+    (ids,) = encoder.encode([whole], [own])
+    ((again, places),) = encoder.encode_placed([whole], [own])
+    assert again == ids and len(places) == len(ids)
+    return ids, places
 
 
 def hold_against_reference(
@@ -293,11 +296,13 @@ def hold_against_reference(
     for seed in range(TEXTS):
         pieces = spoken(seed, words)
         try:
-            wanted = reference.encode(pieces)
+            tokens = reference.encode(pieces)
         except NotComparable:
             continue
         compared += 1
-        assert encoded(encoder, pieces) == wanted, pieces
+        ids, places = encoded(encoder, pieces)
+        assert ids == [one.id for one in tokens], pieces
+        assert places == [(one.begin, one.end) for one in tokens], pieces
     return compared
 
 
@@ -308,9 +313,9 @@ def test_only_the_templates_words_make_special_tokens(tmp_path: Path, name: str)
     assert hold_against_reference(folder, encoder, SPELLED) > TEXTS // 3
     splits = name == "special tokens are split"
     for token, number in encoder.special.ids.items():
-        assert (number in encoded(encoder, [Piece(f"a{token}b", False)])) is False
-        assert (number in encoded(encoder, [Piece(f"a {token} b", True)])) is not splits
-        both = encoded(encoder, [Piece("x", False), Piece(f" {token} ", True), Piece(f"y{token}", False)])
+        assert (number in encoded(encoder, [Piece(f"a{token}b", False)])[0]) is False
+        assert (number in encoded(encoder, [Piece(f"a {token} b", True)])[0]) is not splits
+        both = encoded(encoder, [Piece("x", False), Piece(f" {token} ", True), Piece(f"y{token}", False)])[0]
         assert both.count(number) == (0 if splits else 1)
 
 
@@ -340,7 +345,7 @@ def test_special_tokens_that_data_spells_to_sentencepiece(tmp_path: Path, model:
         parts = [Piece("x ", False), Piece(f"{token}", True), Piece(f"y{token}", False)]
         cut = [*processor.encode("x "), number, *processor.encode(f"y{token}")]
         whole = processor.encode(f"x {token}y{token}")
-        assert encoded(encoder, parts) == (whole if name == "special tokens are split" else cut)
+        assert encoded(encoder, parts)[0] == (whole if name == "special tokens are split" else cut)
 
 
 @pytest.mark.parametrize("name", cases.JSON)
@@ -357,8 +362,8 @@ def test_what_only_transformers_reads_is_text_too(tmp_path: Path) -> None:
     encoder = load_encoder(folder, str(tmp_path))
     assert encoder.special.ids == {"<|endoftext|>": 260}
     assert hold_against_reference(folder, encoder, ["<|endoftext|>", "x"]) == TEXTS
-    assert 260 in encoded(encoder, [Piece("<|endoftext|>", True)])
-    assert 260 not in encoded(encoder, [Piece("a<|endoftext|>b", False)])
+    assert 260 in encoded(encoder, [Piece("<|endoftext|>", True)])[0]
+    assert 260 not in encoded(encoder, [Piece("a<|endoftext|>b", False)])[0]
 
 
 def test_an_end_token_that_is_no_special_token_of_its_file(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.doctor.findings",
     "crossfoot.extras",
     "crossfoot.liveness.findings",
+    "crossfoot.data.conversation_findings",
+    "crossfoot.data.damage_findings",
     "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",

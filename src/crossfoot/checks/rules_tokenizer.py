@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.templates import BUILT_IN, MARKS
 from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import listed
@@ -164,10 +164,10 @@ def other_chat_template(facts: Facts) -> Iterator[Finding]:
     that has all of `data.template`'s is taken for the same.
     """
     files, data = facts.tokenizer, facts.run.config.data
-    if files is None or files.chat_template is None or data.task != "sft":
+    if files is None or files.chat_template is None or data.task != "sft" or data.template not in BUILT_IN:
         return
     own = files.chat_template
-    lacking = [mark for mark in TEMPLATES[data.template].marks if mark not in own.text]
+    lacking = [mark for mark in MARKS if mark not in own.text]
     if not lacking:
         return
     yield Finding(
@@ -179,7 +179,7 @@ def other_chat_template(facts: Facts) -> Iterator[Finding]:
         notes=(f"it has no {listed(lacking, 'or')}",),
         helps=(
             f"ask the trained model by {data.template}, as chat_template.jinja beside what is saved does",
-            "or begin with a base model, which has no template yet",
+            "or train that one: data.template=tokenizer",
         ),
     )
 

@@ -49,13 +49,6 @@ def converted(path: str, record: str) -> str:
     return _python(path, "import json; ", record, loop)
 
 
-def from_table(path: str, delimiter: str) -> str:
-    """A help: rows under a header, each as a record."""
-    how = "" if delimiter == "," else f", delimiter={_text(delimiter)}"
-    source = f'open({_text(path)}, encoding="utf-8-sig", newline="")'
-    return _python(path, "import csv, json; ", "r", f"for r in csv.DictReader({source}{how})")
-
-
 def from_arrow(path: str, opens: str) -> str:
     """A help: the same table as Parquet. opens: the function of pyarrow.ipc."""
     name = new_name(path, ".parquet")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
-from crossfoot.data.samples import Encoder, TokenizerFacts
-from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens, Spellings
+from crossfoot.data.samples import Encoder, Placed, TokenizerFacts
+from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens
 from crossfoot.data.tokenizer_settings import NAMES, Settings
 from crossfoot.extras import install_command
 
@@ -42,22 +41,36 @@ class Source:
     special_text: SpecialText = "text"
 
 
-Encode = Callable[[Sequence[str], Sequence[Spans]], list[list[int]]]
+class Coder(Protocol):
+    """A tokenizer of one library."""
+
+    def ids(self, texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
+        """Of each text."""
+
+    def placed(self, text: str, own: Spans) -> Placed:
+        """Of one text, with the characters of each."""
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class LibraryEncoder:
+    """An Encoder by some library."""
+
     facts: TokenizerFacts
     special: SpecialTokens
     special_text: SpecialText
-    to_ids: Encode
+    coder: Coder
     reading: str | None = None
 
     def encode(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[list[int]]:
-        return self.to_ids(texts, own or [()] * len(texts))
+        """As of Encoder."""
+        return self.coder.ids(texts, own or [()] * len(texts))
+
+    def encode_placed(self, texts: Sequence[str], own: Sequence[Spans]) -> list[Placed]:
+        """As of Encoder."""
+        return list(map(self.coder.placed, texts, own))
 
 
-class _TokenizersEncode:
+class _TokenizersCoder:
     """Encodes with a tokenizer of the `tokenizers` library, whose flag says whether special tokens are
     seen.
     """
@@ -71,24 +84,38 @@ class _TokenizersEncode:
         self._sees_none = splits
         _mark_special(tokenizer, special)
 
-    def __call__(self, texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
+    def ids(self, texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
         found: list[list[int]] = [[]] * len(texts)
         seen: list[int] = []
         unseen: list[int] = []
         for place, (text, spans) in enumerate(zip(texts, own, strict=True)):
-            if self._sees_all:
-                seen.append(place)
-            elif self._sees_none or next(self._special.spellings.within(text, spans), None) is None:
-                unseen.append(place)
-            elif not self._special.spellings.in_data(text, spans):
-                seen.append(place)
+            is_seen = self._is_seen(text, spans)
+            if is_seen is None:
+                found[place] = self._seen_in(text, spans)[0]
             else:
-                found[place] = self._seen_in(text, spans)
+                (seen if is_seen else unseen).append(place)
         for places, is_seen in ((seen, True), (unseen, False)):
             encoded = self._plain([texts[place] for place in places], is_seen)
             for place, ids in zip(places, encoded, strict=True):
                 found[place] = ids
         return found
+
+    def placed(self, text: str, own: Spans) -> Placed:
+        """As of Coder."""
+        is_seen = self._is_seen(text, own)
+        if is_seen is None:
+            return self._seen_in(text, own)
+        self._tokenizer.encode_special_tokens = not is_seen
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def _is_seen(self, text: str, own: Spans) -> bool | None:
+        """Whether its special tokens are tokens; None: those in the spans alone."""
+        if self._sees_all:
+            return True
+        if self._sees_none or next(self._special.spellings.within(text, own), None) is None:
+            return False
+        return None if self._special.spellings.in_data(text, own) else True
 
     def _plain(self, texts: list[str], is_seen: bool) -> list[list[int]]:
         tokenizer = self._tokenizer
@@ -98,19 +125,24 @@ class _TokenizersEncode:
             return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _seen_in(self, text: str, spans: Spans) -> list[int]:
+    def _seen_in(self, text: str, spans: Spans) -> Placed:
         """Special tokens are seen within the spans alone: a token of the same kind, which nobody else can
         spell, stands in for each of them there, so that the text around it is cut and normalised as
         always.
         """
         tokenizer, seams = self._seamed
         pieces, at = [], 0
+        in_text: list[int] = []  # of each character of what is encoded, where it stands in the text
         for match in self._special.spellings.within(text, spans):
-            pieces += [text[at : match.start()], seams[match[0]]]
+            seam = seams[match[0]]
+            pieces += [text[at : match.start()], seam]
+            in_text += [*range(at, match.start()), *[match.start()] * len(seam)]
             at = match.end()
+        in_text += range(at, len(text) + 1)
         meant = {tokenizer.token_to_id(seam): self._special.ids[token] for token, seam in seams.items()}
-        ids = tokenizer.encode("".join([*pieces, text[at:]]), add_special_tokens=False).ids
-        return [meant.get(number, number) for number in ids]
+        encoding = tokenizer.encode("".join([*pieces, text[at:]]), add_special_tokens=False)
+        places = [(in_text[begin], in_text[end]) for begin, end in encoding.offsets]
+        return [meant.get(number, number) for number in encoding.ids], places
 
     @cached_property
     def _seamed(self) -> tuple[Any, dict[str, str]]:
@@ -171,121 +203,16 @@ def by_tokenizers(source: Source, tokenizer: Any, settings: Settings) -> Encoder
     if "eos_token" not in named or ("bos_token" not in named and whole != bare):
         return None
     texts = declared | {token["content"] for token in settings.specials()}
-    special = _special_tokens({text: tokenizer.token_to_id(text) for text in texts}, declared, named)
+    special = special_tokens({text: tokenizer.token_to_id(text) for text in texts}, declared, named)
     base = tokenizer.get_vocab_size(with_added_tokens=False)
     rows = vocabulary_rows(tokenizer.get_vocab().values(), base, named)
     begins = bare != whole == [named.get("bos_token")]
     reading = tokenizer.to_str()
-    facts = _facts(source, "tokenizers", named, rows, begins=begins)
-    encode = _TokenizersEncode(
+    facts = facts_of(source, "tokenizers", named, rows, begins=begins)
+    coder = _TokenizersCoder(
         tokenizer, special, special_text=source.special_text, splits=settings.splits_specials
     )
-    return _Encoder(facts, special, source.special_text, encode, None if reading == plain else reading)
-
-
-def by_sentencepiece(source: Source, file: str, settings: Settings) -> Encoder:
-    """tokenizer.model with the tokens that the files beside it add; it adds no begin token by itself.
-
-    sentencepiece makes control tokens of no text. Where they are meant, the text is cut there, as
-    transformers does.
-    """
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor(model_file=file)
-    base = processor.get_piece_size()
-    ids = sentencepiece_ids(processor, settings)
-    named = {name: ids[token["content"]] for name, token in settings.named.items()}
-    texts = settings.declared() | {token["content"] for token in settings.specials()}
-    special = _special_tokens({text: ids[text] for text in texts}, settings.declared(), named)
-    splitter = _Splitter(ids, settings, special.ids if source.special_text == "text" else ())
-
-    def encode(texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
-        # By itself it starts a thread for each core, and ends them, in every call.
-        found: list[list[int]] = processor.encode(list(texts), num_threads=1)
-        if not settings.splits_specials:
-            for place, (text, spans) in enumerate(zip(texts, own, strict=True)):
-                if parts := splitter.split(text, spans):
-                    found[place] = [
-                        number
-                        for part, is_token in parts
-                        for number in ([ids[part]] if is_token else processor.encode(part))
-                    ]
-        return found
-
-    begins = bool(settings.values.get("add_bos_token", True))
-    rows = vocabulary_rows((*range(base), *ids.values()), base, named)
-    return _Encoder(
-        _facts(source, "sentencepiece", named, rows, begins=begins), special, source.special_text, encode
-    )
-
-
-def sentencepiece_ids(processor: Any, settings: Settings) -> dict[str, int]:
-    """The ids of added and special tokens, by their text: the vocabulary's own, else the next free ones."""
-    base = processor.get_piece_size()
-    ids: dict[str, int] = {token["content"]: number for number, token in settings.added.items()}
-    free = base + sum(number >= base for number in settings.added)
-    for content in (token["content"] for token in settings.specials()):
-        if content not in ids:
-            number = processor.piece_to_id(content)
-            is_piece = processor.id_to_piece(number) == content
-            ids[content] = number if is_piece else free
-            free += not is_piece
-    return ids
-
-
-class _Splitter:
-    """Cuts a text where it spells out an added or special token, as transformers does for sentencepiece;
-    tokens that are for a template alone, only in its words.
-    """
-
-    def __init__(self, ids: Iterable[str], settings: Settings, templates_alone: Iterable[str]) -> None:
-        self._ids = frozenset(ids)
-        self._all = Spellings(self._ids)
-        self._anywhere = Spellings(self._ids - set(templates_alone))
-        self._added = {token["content"]: token for token in settings.added.values()}
-
-    def split(self, text: str, own: Spans) -> list[tuple[str, bool]]:
-        """The parts, none empty, and whether each is a token; [] where there is nothing to cut. A token
-        may take the blanks beside it, or want to be a word of its own.
-        """
-        if not self._all.are_in(text):
-            return []
-        cuts = [match.span() for match in self._all.within(text, own)]
-        cuts = sorted(
-            cuts + [match.span() for match in self._anywhere.within(text, _between(own, len(text)))]
-        )
-        if not cuts:
-            return []
-        parts, at = [], 0
-        for begin, end in [*cuts, (len(text), len(text))]:
-            parts += [[text[at:begin], False], [text[begin:end], True]]
-            at = end
-        trimmed = self._trimmed([part for part in parts if part[0]])
-        return [(part, is_token and part in self._ids) for part, is_token in trimmed if part]
-
-    def _trimmed(self, parts: list[list[Any]]) -> list[list[Any]]:
-        last = len(parts) - 1
-        for place, (part, is_token) in enumerate(parts):
-            token = self._added.get(part, {}) if is_token else {}
-            if token.get("rstrip") and place < last:
-                parts[place + 1][0] = parts[place + 1][0].lstrip()
-            if token.get("lstrip") and place:
-                parts[place - 1][0] = parts[place - 1][0].rstrip()
-            if token.get("single_word"):
-                before, after = parts[place - 1 : place], parts[place + 1 : place + 2]
-                if before and before[0][0] and before[0][0][-1] != " ":
-                    before[0][0] += part
-                    parts[place][0] = ""
-                elif after and after[0][0] and after[0][0][0] != " ":
-                    after[0][0] = part + after[0][0]
-                    parts[place][0] = ""
-        return parts
-
-
-def _between(spans: Spans, length: int) -> list[tuple[int, int]]:
-    """What lies outside the spans."""
-    edges = [0, *(edge for span in spans for edge in span), length]
-    return [gap for gap in list(pairwise(edges))[::2] if gap[0] < gap[1]]
+    return LibraryEncoder(facts, special, source.special_text, coder, None if reading == plain else reading)
 
 
 def by_transformers(source: Source, folder: str) -> Encoder:
@@ -303,45 +230,50 @@ def by_transformers(source: Source, folder: str) -> Encoder:
     begins = bare != whole == [named.get("bos_token")]
     texts = tokenizer.all_special_tokens
     ids = dict(zip(texts, tokenizer.convert_tokens_to_ids(texts), strict=True))
-    special = _special_tokens(ids, set(texts), named)
-    facts = _facts(source, "transformers", named, rows, begins=begins)
+    special = special_tokens(ids, set(texts), named)
+    facts = facts_of(source, "transformers", named, rows, begins=begins)
     splits = bool(getattr(tokenizer, "split_special_tokens", False))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return _Encoder(
-            facts,
-            special,
-            source.special_text,
-            _python_encode(tokenizer, special, source.special_text, splits),
-        )
+        coder = _PythonCoder(tokenizer, special, sees_all=splits or source.special_text == "tokens")
+        return LibraryEncoder(facts, special, source.special_text, coder)
     backend.no_truncation()
     backend.no_padding()
     reading = backend.to_str()
-    encode = _TokenizersEncode(backend, special, special_text=source.special_text, splits=splits)
-    return _Encoder(facts, special, source.special_text, encode, reading)
+    fast = _TokenizersCoder(backend, special, special_text=source.special_text, splits=splits)
+    return LibraryEncoder(facts, special, source.special_text, fast, reading)
 
 
-def _python_encode(tokenizer: Any, special: SpecialTokens, special_text: SpecialText, splits: bool) -> Encode:
+@dataclass(frozen=True)
+class _PythonCoder:
     """For a tokenizer that is written in Python: cut at the template's tokens where the data spells one
-    out.
+    out. It does not say where a token stands.
     """
 
-    def encode_one(text: str, own: Spans) -> list[int]:
-        if splits or special_text == "tokens" or not special.spellings.in_data(text, own):
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokenizer: Any
+    special: SpecialTokens
+    sees_all: bool
+
+    def ids(self, texts: Sequence[str], own: Sequence[Spans]) -> list[list[int]]:
+        return [self._ids(text, spans) for text, spans in zip(texts, own, strict=True)]
+
+    def placed(self, text: str, own: Spans) -> Placed:
+        raise ValueError("a tokenizer written in Python does not say which characters a token is made of")
+
+    def _ids(self, text: str, own: Spans) -> list[int]:
+        if self.sees_all or not self.special.spellings.in_data(text, own):
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         ids, at = [], 0
-        for match in special.spellings.within(text, own):
-            ids += [*as_text(text[at : match.start()]), special.ids[match[0]]]
+        for match in self.special.spellings.within(text, own):
+            ids += [*self._as_text(text[at : match.start()]), self.special.ids[match[0]]]
             at = match.end()
-        return ids + as_text(text[at:])
+        return ids + self._as_text(text[at:])
 
-    def as_text(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-    return lambda texts, own: [encode_one(text, spans) for text, spans in zip(texts, own, strict=True)]
+    def _as_text(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def _special_tokens(
+def special_tokens(
     ids: Mapping[str, int], declared: Iterable[str], named: Mapping[str, int]
 ) -> SpecialTokens:
     """declared: texts that the files mark as special; a token that they only name may be ordinary text."""
@@ -351,9 +283,12 @@ def _special_tokens(
     return SpecialTokens(dict(ids), frozenset(fixed - {named.get("unk_token")}))
 
 
-def _facts(
+def facts_of(
     source: Source, library: str, named: Mapping[str, int], rows: int, *, begins: bool
 ) -> TokenizerFacts:
+    """named: ids of the special tokens. rows: as of `vocabulary_rows`. begins: whether a text is begun with
+    the begin token. Raises NoEndToken.
+    """
     if "eos_token" not in named:
         raise NoEndToken(source.path)
     return TokenizerFacts(

@@ -4,17 +4,23 @@ place, where the config names the file, is the caller's.
 
 from __future__ import annotations
 
+from crossfoot.data.conversation import FORMS
 from crossfoot.data.file_kind import Other
 from crossfoot.data.numbering import numbering_of, record_place
 from crossfoot.data.record import Record
 from crossfoot.data.record_form import Form
-from crossfoot.data.records import FIELDS, Task
+from crossfoot.data.records import Task
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import listed
 
 NAMED_FIELDS = 8
-READ = {task: f"data.task: {task} reads {listed(fields)} of each record" for task, fields in FIELDS.items()}
+READS = {
+    "sft": "data.task: sft reads "
+    + listed([" and ".join(form.needs) for form in FORMS], "or")
+    + " of each record, and what belongs to them",
+    "pretrain": "data.task: pretrain reads text of each record",
+}
 
 
 def other_file(path: str, other: Other) -> Finding:
@@ -24,10 +30,10 @@ def other_file(path: str, other: Other) -> Finding:
 
 @rule_docs("CF557")
 def packed_file(path: str, other: Other) -> Finding:
-    """CF557: a data file is packed (gzip, zip, zstd, tar and the like), and is not read as it is.
+    """CF557: a data file is packed (zip, zstd, tar and the like), and is not read as it is.
 
-    It is known by its first bytes, whatever its name. The command in the help unpacks it beside and keeps the
-    packed file.
+    Of gzip a file is read whose name says so (a.jsonl.gz); it is known by its first bytes, whatever its name.
+    The command in the help unpacks it beside and keeps the packed file.
     """
     return _whole("CF557", "a data file is packed, and is not read as it is", path, other)
 
@@ -36,10 +42,10 @@ def packed_file(path: str, other: Other) -> Finding:
 def other_format(path: str, other: Other) -> Finding:
     """CF558: a data file is of another format than its name says, or of one that is not read.
 
-    Read are a JSON list (.json), JSON with one record a line (.jsonl, or .json), Parquet (.parquet) and, for
-    pretrain, plain text with one document a line (.txt). What a file is, is known by its first bytes: a page
-    of HTML that was saved instead of the file behind it, a table, Parquet or lines of JSON under another
-    name.
+    Read are a JSON list (.json), JSON with one record a line (.jsonl, or .json), a table with a header (.csv,
+    .tsv), Parquet (.parquet) and, for pretrain, plain text with one document a line (.txt). What a file is,
+    is known by its first bytes: a page of HTML that was saved instead of the file behind it, a table, Parquet
+    or lines of JSON under another name.
     """
     return _whole("CF558", "a data file is of another format", path, other)
 
@@ -79,11 +85,12 @@ def other_form(
 ) -> Finding:
     """CF561: the records of a data file have another form than the task reads.
 
-    sft reads the fields "instruction", "input" (may be empty or absent) and "output" of each record, pretrain
-    reads "text". Other forms are known by name: chats (OpenAI's messages, ShareGPT's conversations),
-    questions and answers under other names, preference pairs, token ids, texts alone. Said when nine of ten
-    records or more have one of them, whatever `data.bad_samples` says: leaving them out would leave nothing.
-    Files of up to 2 MiB are looked at whole, of larger ones 200 records.
+    sft reads conversations ("messages" as OpenAI has them, ShareGPT's "conversations"), "instruction" with
+    "output" and perhaps "input", "system" and "history", or "prompt" and "completion"; pretrain reads "text".
+    Other forms are known by name: these under other names (`data.columns` says which), preference pairs,
+    token ids, texts alone. Said when nine of ten records or more have one of them, whatever
+    `data.bad_samples` says: leaving them out would leave nothing. Files of up to 2 MiB are looked at whole,
+    of larger ones 200 records.
     """
     count, records, is_whole = share
     looked = "records" if is_whole else "records that were looked at"
@@ -97,6 +104,6 @@ def other_form(
         "CF561",
         f"the records of a data file have another form: {form.name}",
         label=f"{path}: {who}{part}",
-        notes=(*((f"{where} has: {', '.join(fields)}",) if fields else ()), READ[task]),
+        notes=(*((f"{where} has: {', '.join(fields)}",) if fields else ()), READS[task]),
         helps=helps or ("write a file of records with these fields, and name it in the place of this one",),
     )

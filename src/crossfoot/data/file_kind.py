@@ -87,6 +87,11 @@ def other_bytes(path: str, head: bytes) -> Other | None:
     return _packed(path, head) or _of_a_program(path, head) or _encoded(path, head)
 
 
+def packed(path: str) -> Other:
+    """Of a Parquet file that is packed once more."""
+    return _packed(path, b"\x1f\x8b") or Other("CF557", "packed")
+
+
 def _packed(path: str, head: bytes) -> Other | None:
     found = next((packer for magic, packer in _PACKERS.items() if head.startswith(magic)), None)
     if found is None:

@@ -13,18 +13,21 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from crossfoot.data import converting
+from crossfoot.data.conversation import Columns
 from crossfoot.data.file_findings import other_file, other_form
-from crossfoot.data.file_kind import begins_as_text, other_bytes
+from crossfoot.data.file_kind import begins_as_text, other_bytes, packed
 from crossfoot.data.findings import Problem, file_ending, file_missing, no_samples
 from crossfoot.data.json_shape import other_text
 from crossfoot.data.numbering import kind_of
+from crossfoot.data.packing import BROKEN, is_packed, open_bytes
 from crossfoot.data.record import Record
 from crossfoot.data.record_form import Form, form_of
-from crossfoot.data.records import KINDS, Task, read_records
-from crossfoot.data.samples import texts_of
+from crossfoot.data.records import KINDS, Task, broken_packing, read_records
+from crossfoot.data.samples import Shape, texts_of
 from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, some_records
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.templates import Template
 from crossfoot.findings.finding import Finding
+from crossfoot.shell_words import plain_or_quoted, quoted
 from crossfoot.written.git_lfs import is_pointer, lfs_pointer
 
 HEAD_BYTES = 1 << 18
@@ -34,7 +37,7 @@ FEW = 20
 """So many good records are asked for before the look ends early."""
 
 
-def file_finding(path: str, task: Task) -> Finding | None:
+def file_finding(path: str, task: Task, columns: Columns | None = None) -> Finding | None:
     """Why a file cannot be used for this task at all, else None. Its place is for the caller to add."""
     try:
         status = os.stat(path)
@@ -48,7 +51,8 @@ def file_finding(path: str, task: Task) -> Finding | None:
         return file_missing(None, f"{path}: {error.strerror}")
     if is_pointer(path):
         return lfs_pointer(None, path)
-    return _look(path, task, status.st_size, (status.st_ino, status.st_mtime_ns))
+    named = tuple(sorted((columns or {}).items()))
+    return _look(path, task, named, status.st_size, (status.st_ino, status.st_mtime_ns))
 
 
 def _kind_of_file(mode: int) -> str:
@@ -58,15 +62,23 @@ def _kind_of_file(mode: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _look(path: str, task: Task, size: int, _state: tuple[int, int]) -> Finding | None:
+def _look(
+    path: str, task: Task, columns: tuple[tuple[str, str], ...], size: int, _state: tuple[int, int]
+) -> Finding | None:
     """Of a file as it is now: verbs ask several times."""
-    with open(path, "rb") as stream:
-        head = stream.read(HEAD_BYTES)
+    try:
+        with open_bytes(path) as stream:
+            head = stream.read(HEAD_BYTES)
+            is_whole = not stream.read(1)
+    except BROKEN as error:
+        return replace(broken_packing(error, 0).finding(path), place=None)
     if not head:
         return no_samples(None, f"{path} is empty (0 bytes)")
     kind = kind_of(path)
+    if is_packed(path) and kind == ".parquet":
+        return other_file(path, packed(path))
     if begins_as_text(head):
-        other = other_text(path, _text_of(head), is_whole=size <= HEAD_BYTES, task=task)
+        other = other_text(path, _text_of(head), is_whole=is_whole, task=task)
     else:
         other = other_bytes(path, head)
     if other is not None:
@@ -75,7 +87,12 @@ def _look(path: str, task: Task, size: int, _state: tuple[int, int]) -> Finding 
         text = "plain text, which has no instructions; data.task: pretrain reads it"
         is_text = kind == ".txt"
         return file_ending(None, f"{path} is {text}" if is_text else f"{path}: {task} reads {_ENDINGS[task]}")
-    return None if kind == ".txt" else _form_finding(path, task, size)
+    return None if kind == ".txt" else _form_finding(path, _readable(task, columns), size)
+
+
+def _readable(task: Task, columns: tuple[tuple[str, str], ...]) -> Shape:
+    """What tells whether a record can be read: any template does."""
+    return Shape(task, HEAD_BYTES, Template("llama2") if task == "sft" else None, dict(columns))
 
 
 def _text_of(head: bytes) -> str:
@@ -94,23 +111,23 @@ class _Seen:
     forms: dict[str, Form] = field(default_factory=dict)
     examples: dict[str, Record] = field(default_factory=dict)
 
-    def take(self, record: Record, task: Task) -> None:
+    def take(self, record: Record, shape: Shape) -> None:
         self.records += 1
-        if not isinstance(texts_of(record, 0, task, next(iter(TEMPLATES))), Problem):
+        if not isinstance(texts_of(record, 0, shape), Problem):
             self.good += 1
-        elif (form := form_of(record.value, task)) is not None:
+        elif not shape.columns and (form := form_of(record.value, shape.task)) is not None:
             self.counts[form.name] += 1
             known = self.forms.setdefault(form.name, form)
             self.examples.setdefault(form.name, record)
-            if known.record and known.record != form.record:  # one line does not do for all of them
-                self.forms[form.name] = replace(form, record="")
+            if known != form:  # one line does not do for all of them
+                self.forms[form.name] = replace(form, record="", columns={})
 
 
-def _form_finding(path: str, task: Task, size: int) -> Finding | None:
+def _form_finding(path: str, shape: Shape, size: int) -> Finding | None:
     """CF561 when nearly all records have one other form."""
-    seen = _Seen()
-    for record in _drawn(path, task, size):
-        seen.take(record, task)
+    seen, task = _Seen(), shape.task
+    for record in _drawn(path, size):
+        seen.take(record, shape)
         if seen.good > FEW and seen.good > (1 - NEARLY_ALL) * max(seen.records, SOME_RECORDS):
             return None
     ((name, count),) = seen.counts.most_common(1) or (("", 0),)
@@ -118,6 +135,8 @@ def _form_finding(path: str, task: Task, size: int) -> Finding | None:
         return None
     form = seen.forms[name]
     helps = [converting.converted(path, form.record)] if form.record and count == seen.records else []
+    if form.columns and count == seen.records:
+        helps.append(f"name the fields that are meant: {columns_word(form.columns)}")
     if form.task is not None and form.task != task:
         helps.append(f"set data.task to {form.task}, which reads them as they are")
     helps += [form.advice] if form.advice else []
@@ -125,12 +144,16 @@ def _form_finding(path: str, task: Task, size: int) -> Finding | None:
     return other_form(path, task, form, seen.examples[name], share, tuple(helps))
 
 
-def _drawn(path: str, task: Task, size: int) -> Iterator[Record]:
+def columns_word(columns: Columns) -> str:
+    """A word for the command line. The names are any text that a data file holds."""
+    pairs = (f"{ours}: {plain_or_quoted(theirs)}" for ours, theirs in columns.items())
+    return quoted(f"data.columns={{{', '.join(pairs)}}}")
+
+
+def _drawn(path: str, size: int) -> Iterator[Record]:
     found: Iterable[object]
-    if kind_of(path) == ".parquet":
-        found = (one.found for one in some_records(path, task, SOME_RECORDS, fields=()))
-    elif size <= WHOLE_BYTES:
-        found = read_records(path, task)
+    if size <= WHOLE_BYTES and kind_of(path) != ".parquet":
+        found = read_records(path)
     else:
-        found = (one.found for one in some_records(path, task, SOME_RECORDS))
+        found = (one.found for one in some_records(path, SOME_RECORDS))
     return (one for one in found if isinstance(one, Record))

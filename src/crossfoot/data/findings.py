@@ -7,7 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from crossfoot.data.numbering import Numbering, kind_of, record_place
+from crossfoot.data.conversation_findings import (
+    answer_without_end,
+    no_conversation,
+    prefix_changes,
+    template_refuses,
+    template_unusable,
+)
+from crossfoot.data.damage_findings import broken_packing, broken_parquet, broken_table
+from crossfoot.data.numbering import ROWS, Numbering, kind_of, record_place
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 
@@ -37,7 +45,7 @@ class Problem:
         """Where it stands. A line is told as well where the file has several."""
         if not self.number or self.column:
             return Place(file, self.line or self.number, self.column)
-        numbering: Numbering = "record" if self.line else "row" if kind_of(file) == ".parquet" else "line"
+        numbering: Numbering = "row" if kind_of(file) in ROWS else "record" if self.line else "line"
         place = record_place(file, numbering, self.number)
         return replace(place, line=self.line) if self.line > 1 else place
 
@@ -67,15 +75,16 @@ def file_missing(place: Place | None, reason: str) -> Finding:
 def file_ending(place: Place | None, reason: str) -> Finding:
     """CF502: the name of a data file ends in something that crossfoot does not read for this task.
 
-    .json (a list of records, or one record a line), .jsonl and .parquet serve both tasks; .txt (one document
-    a line) serves pretrain only, because a line of plain text has no instruction.
+    .json (a list of records, or one record a line), .jsonl, .csv, .tsv and .parquet serve both tasks; .txt
+    (one document a line) serves pretrain only, because a line of plain text asks nothing. All but .parquet
+    may have .gz behind.
     """
     return Finding(
         "CF502",
         "a data file is of a kind that this task does not read",
         place=place,
         label=reason,
-        helps=("use .json, .jsonl or .parquet; .txt (one document a line) for data.task: pretrain",),
+        helps=("use .json, .jsonl, .csv or .parquet; .txt (one document a line) for data.task: pretrain",),
     )
 
 
@@ -133,8 +142,7 @@ def no_samples(place: Place | None, reason: str) -> Finding:
 def not_an_object(place: Place, reason: str) -> Finding:
     """CF506: a record is a list, a number or a text; a record is an object with named fields.
 
-    sft reads "instruction", "input" (may be empty or absent) and "output"; pretrain reads "text". Other
-    fields are not looked at.
+    sft reads conversations, or "instruction" with "output"; pretrain reads "text".
     """
     return Finding(
         "CF506",
@@ -151,7 +159,8 @@ def not_an_object(place: Place, reason: str) -> Finding:
 def no_output(place: Place, reason: str) -> Finding:
     """CF507: an sft record has no answer to train on: "output" is missing, empty or not text.
 
-    Numbers are not turned into text, and null is not an empty answer: both are usually an export gone wrong.
+    So is "completion" of a record that has a "prompt". Numbers are not turned into text, and null is not an
+    empty answer: both are usually an export gone wrong.
     With `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
@@ -167,8 +176,8 @@ def no_output(place: Place, reason: str) -> Finding:
 def no_instruction(place: Place, reason: str) -> Finding:
     """CF508: an sft record asks nothing.
 
-    "instruction" is missing, empty or not text, or "input" is there and is not text. With `data.bad_samples:
-    skip` such records are left out, counted and listed in rejects.jsonl.
+    "instruction" (or "prompt") is missing, empty or not text, or "input" is there and is not text. With
+    `data.bad_samples: skip` such records are left out, counted and listed in rejects.jsonl.
     """
     return Finding(
         "CF508",
@@ -181,9 +190,9 @@ def no_instruction(place: Place, reason: str) -> Finding:
 
 @rule_docs("CF509")
 def prompt_fills_window(place: Place, reason: str) -> Finding:
-    """CF509: the prompt of an sft record is as long as data.max_seq_len or longer.
+    """CF509: what stands before the first trained answer of an sft record fills data.max_seq_len.
 
-    No token of its answer would be trained. Training frameworks cut such a sample silently and train it on 0
+    No token of its answers would be trained. Training frameworks cut such a sample silently and train it on 0
     tokens. An answer that is cut but not lost is trained, and the plan counts the trained tokens that the cut
     costs.
     """
@@ -226,22 +235,6 @@ def untokenisable(place: Place, reason: str) -> Finding:
         place=place,
         label=reason,
         helps=("remove those characters",),
-    )
-
-
-@rule_docs("CF513")
-def broken_parquet(place: Place, reason: str) -> Finding:
-    """CF513: a file named .parquet is not readable as Parquet, or lacks the columns of the task.
-
-    The columns are instruction, input (may be absent) and output for sft, and text for pretrain.
-    """
-    return Finding(
-        "CF513",
-        "a Parquet file cannot be used",
-        place=place,
-        label=reason,
-        helps=("write the file again, with the columns instruction, input, output (sft) or text (pretrain)",),
-        unreadable=True,
     )
 
 
@@ -345,6 +338,13 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF513": broken_parquet,
     "CF520": tokenizer_unusable,
     "CF521": no_end_token,
+    "CF526": broken_packing,
+    "CF527": broken_table,
+    "CF571": no_conversation,
+    "CF572": template_refuses,
+    "CF573": prefix_changes,
+    "CF574": answer_without_end,
+    "CF575": template_unusable,
     "CF550": record_too_large,
     "CF551": no_tokens,
     "CF556": field_twice,
@@ -360,6 +360,10 @@ SEVERAL: Mapping[str, str] = {
     "CF509": "prompts fill the window, nothing of their answers would be trained",
     "CF510": "records have no text",
     "CF511": "records have text that is not trainable",
+    "CF571": "records are no conversations",
+    "CF572": "records are not taken by the template",
+    "CF573": "records have turns that the template changes when one is added",
+    "CF574": "records have answers that the template does not end with one end token",
     "CF550": "records are too large to be read",
     "CF551": "records become no tokens",
     "CF556": "records name a field twice",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from crossfoot.data.findings import Problem
+from crossfoot.data.packing import is_packed, open_bytes, open_text
 from crossfoot.data.record import (
     DECODER,
     EXACT_BYTES,
@@ -108,7 +109,7 @@ def records_of_list(path: str) -> Iterator[Record | Problem]:
     """The records of a JSON list, each with its number and the line on which it starts. Reading stops at the
     first broken spot, and at a record that is too large.
     """
-    with open(path, encoding="utf-8-sig", newline="") as stream:
+    with open_text(path) as stream:
         yield from _array_values(_ArrayText(stream), path)
 
 
@@ -126,7 +127,7 @@ def count_list(path: str) -> int | Problem:
     is parsed.
     """
     size = os.path.getsize(path)
-    is_whole = size <= EXACT_BYTES
+    is_whole = size <= EXACT_BYTES or is_packed(path)
     found = records_of_list(path) if is_whole else _array_values(_beginning(path, PARSED_BYTES), path)
     records, last = 0, None
     for last in found:
@@ -138,7 +139,7 @@ def count_list(path: str) -> int | Problem:
 
 def _beginning(path: str, size: int) -> _ArrayText:
     """The first bytes of a file, as text; a character that is cut off at their end is left out."""
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         before = io.BytesIO(stream.read(size))
     return _ArrayText(io.TextIOWrapper(before, encoding="utf-8-sig", errors="ignore", newline=""))
 
@@ -184,7 +185,7 @@ def _find_undecodable(path: str, number: int) -> Problem:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, last = 1, ""
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         while block := stream.read(1 << 20):
             try:
                 text = decoder.decode(block)

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossfoot.data import converting
+from crossfoot.data.conversation import DOCUMENT, FORMS
 from crossfoot.data.file_kind import Other
 from crossfoot.data.numbering import kind_of
 from crossfoot.data.record import DECODER
 from crossfoot.data.record_form import OTHER_FIELDS, form_of
-from crossfoot.data.records import FIELDS, Task
+from crossfoot.data.records import Task
+from crossfoot.data.tables import TABLES
 
 _SEEN_LINES = 50
 _CONVERSATIONS = ("messages", "conversations", "conversation", "history", "turns", "dialog")
 _REFERENCES = ("file_name", "hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name", "om_hub_url")
 _TEXTS = frozenset(("text", "instruction"))
 _BLANK = " \t\r\n"
-_TABLES = {"\t": "a table (TSV, tabs between)", ",": "a table (CSV)", ";": "a table (CSV, with ; between)"}
+_SEPARATED = {"\t": "a table (TSV, tabs between)", ",": "a table (CSV)", ";": "a table (CSV, with ; between)"}
 _YAML = re.compile(r"(---|\s*- |\s*[\w\"-]+:(\s|$))")
 _CUT = object()
 """Stands for a value of which the end was not read."""
@@ -44,6 +46,8 @@ def other_text(path: str, text: str, *, is_whole: bool, task: Task) -> Other | N
     lines = [line for line in bare.split("\n")[:_SEEN_LINES] if line.strip(_BLANK)]
     if not is_whole and len(lines) > 1 and len(lines) < _SEEN_LINES:
         lines.pop()  # which is cut off
+    if kind_of(path) in TABLES:
+        return _page(path, bare) if bare else None
     if kind_of(path) == ".txt" and task == "pretrain":
         is_page = is_whole and bare.endswith("</html>")
         return (_page(path, bare) if is_page else None) or _lines_in_text(path, lines)
@@ -120,7 +124,8 @@ def _object(path: str, bare: str, *, is_whole: bool, task: Task) -> Other | None
 
 def _is_record(pairs: Mapping[str, Any], task: Task) -> bool:
     form = form_of(dict(pairs), task)
-    return bool(set(pairs) & set(FIELDS[task])) or (form is not None and form.name != OTHER_FIELDS)
+    fields = {name for one in ((DOCUMENT,) if task == "pretrain" else FORMS) for name in one.needs}
+    return bool(set(pairs) & fields) or (form is not None and form.name != OTHER_FIELDS)
 
 
 def _one_object(path: str, outline: _Outline, task: Task) -> Other:
@@ -254,7 +259,7 @@ def _page(path: str, bare: str) -> Other | None:
 
 
 def _table(path: str, lines: list[str]) -> Other | None:
-    for delimiter, name in _TABLES.items():
+    for delimiter, name in _SEPARATED.items():
         try:
             rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
         except csv.Error:
@@ -264,5 +269,6 @@ def _table(path: str, lines: list[str]) -> Other | None:
         fitting = sum(len(row) == len(header) for row in rows)
         if is_header and len(rows) > 1 and fitting > 0.8 * len(rows):
             notes = (f"its columns: {', '.join(header[:8])}",)
-            return Other("CF558", name, (converting.from_table(path, delimiter),), notes)
+            ending = ".tsv" if delimiter == "\t" else ".csv"
+            return Other("CF558", name, (converting.renamed(path, ending),), notes)
     return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator
-from io import BufferedReader
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crossfoot.data.findings import Problem
+from crossfoot.data.packing import is_packed, open_bytes
 from crossfoot.data.record import (
     DECODER,
     EXACT_BYTES,
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 def lines_of(path: str, kind: str) -> Iterator[Line]:
     """The lines of a file that are not blank, not parsed yet."""
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         for number, raw in enumerate(_raw_lines(stream, kind), start=1):
             if raw is None or not raw.isspace():
                 yield Line(number, raw, kind)
@@ -47,16 +47,20 @@ def lines_of(path: str, kind: str) -> Iterator[Line]:
 def count_lines(path: str, kind: str) -> int:
     """Lines that are not blank; of a file beyond EXACT_BYTES its beginning is counted. Nothing is parsed."""
     records, size, seen_bytes = 0, os.path.getsize(path), 0
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         for raw in _raw_lines(stream, kind):
             records += raw is None or bool(raw.strip())
             seen_bytes = stream.tell()
-            if seen_bytes >= EXACT_BYTES:
+            if seen_bytes >= EXACT_BYTES and not is_packed(path):
                 break
-    return records if seen_bytes >= size or not seen_bytes else round(records * size / seen_bytes)
+    return (
+        records
+        if is_packed(path) or seen_bytes >= size or not seen_bytes
+        else round(records * size / seen_bytes)
+    )
 
 
-def _raw_lines(stream: BufferedReader, kind: str) -> Iterator[bytes | None]:
+def _raw_lines(stream: Any, kind: str) -> Iterator[bytes | None]:
     """Lines with their ends; None for one that is too large, which is passed over. Of plain text \\r ends a
     line too; elsewhere \\n alone, as in the JSONL format.
     """

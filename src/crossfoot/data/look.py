@@ -15,15 +15,15 @@ from functools import cached_property
 from crossfoot.data.file_look import file_finding
 from crossfoot.data.findings import Problem
 from crossfoot.data.lost_characters import LostCharacters
-from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure
+from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure, prompt_bytes
 from crossfoot.data.numbering import numbering_of, record_place
 from crossfoot.data.problems import Problems
-from crossfoot.data.records import Task, read_records
-from crossfoot.data.samples import texts_of
+from crossfoot.data.records import read_records
+from crossfoot.data.samples import Shape, texts_of
 from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, Drawn, located, number_at, some_records
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
@@ -83,6 +83,11 @@ class Looking:
     of_the_whole: list[Finding] = field(default_factory=list)
 
     @cached_property
+    def shape(self) -> Shape:
+        """What becomes of a record."""
+        return shape_of(self.run)
+
+    @cached_property
     def counter(self) -> TokenCounter:
         """What counts tokens here; loading it is most of the time that a look takes."""
         config = self.run.config
@@ -94,13 +99,17 @@ class Looking:
         """Read these files, or some of their records; the same file only once."""
         data = self.run.config.data
         by_path = {os.path.realpath(file): file for file in reversed(list(files))}
-        wanted = [file for file in reversed(by_path.values()) if file_finding(file, data.task) is None]
+        wanted = [
+            file
+            for file in reversed(by_path.values())
+            if file_finding(file, data.task, data.field_names) is None
+        ]
         sizes = [os.path.getsize(file) for file in wanted]
         seen = Seen(is_whole=sum(sizes) <= WHOLE_BYTES)
         self.is_cut_short |= not seen.is_whole
         for file, size in zip(wanted, sizes, strict=True):
             before = seen.records
-            for drawn in _draw(file, data.task, None if seen.is_whole else size / sum(sizes)):
+            for drawn in _draw(file, None if seen.is_whole else size / sum(sizes)):
                 self._take(drawn, file, seen)
             if seen.records == before and seen.is_whole and not self._is_bad(file):
                 self._refuse(file, f"{file}: no record")
@@ -111,10 +120,9 @@ class Looking:
         self.bad.append((self._number(file), Problem("CF505", 0, reason, fatal=True), None))
 
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
-        data = self.run.config.data
         number, found = self._number(file), drawn.found
         seen.records += not (isinstance(found, Problem) and found.fatal)
-        made = found if isinstance(found, Problem) else texts_of(found, number, data.task, data.template)
+        made = found if isinstance(found, Problem) else texts_of(found, number, self.shape)
         if isinstance(made, Problem):
             self.reject(number, made, drawn.start, seen)
         else:
@@ -135,13 +143,11 @@ class Looking:
 
     def spelled(self, seen: Seen) -> tuple[SpelledNames, SpelledNames]:
         """The records that spell out special tokens, and those that hold the template's own words."""
-        data = self.run.config.data
-        marks = TEMPLATES[data.template].marks if data.task == "sft" else ()
         special = SpelledTally(self.special)
-        template = SpelledTally(mark for mark in marks if mark not in self.special)
+        template = SpelledTally(mark for mark in self.shape.marks if mark not in self.special)
         for one, start in zip(seen.texts, seen.starts, strict=True):
             for tally in (special, template):
-                if found := tally.in_record(one.spelled_in):
+                if found := tally.in_record(one.written):
                     is_unnumbered = start is not None and tally.names_more
                     number = one.number
                     if is_unnumbered:
@@ -164,11 +170,8 @@ class Looking:
         self._refuse(files[0], NOTHING_LEFT)
 
     def _has_sample(self, file: str) -> bool:
-        data = self.run.config.data
         made = (
-            texts_of(found, 0, data.task, data.template)
-            for found in read_records(file, data.task)
-            if not isinstance(found, Problem)
+            texts_of(found, 0, self.shape) for found in read_records(file) if not isinstance(found, Problem)
         )
         return any(not isinstance(one, Problem) for one in made)
 
@@ -200,11 +203,11 @@ class Looking:
         return any(self.files[number] == file for number, *_ in self.bad)
 
 
-def _draw(file: str, task: Task, share: float | None) -> Iterable[Drawn]:
+def _draw(file: str, share: float | None) -> Iterable[Drawn]:
     """All records, or this file's share of the ones that are looked at."""
     if share is None:
-        return map(Drawn, read_records(file, task))
-    return some_records(file, task, max(FEWEST_OF_A_FILE, round(SOME_RECORDS * share)))
+        return map(Drawn, read_records(file))
+    return some_records(file, max(FEWEST_OF_A_FILE, round(SOME_RECORDS * share)))
 
 
 def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
@@ -252,7 +255,7 @@ def reject_hopeless(seen: Seen, looking: Looking) -> int:
     """
     run = looking.run
     window = run.config.data.max_seq_len
-    long_ones = [i for i in seen.longer_than(window) if len(seen.texts[i].parts[0].encode()) >= window - 2]
+    long_ones = [i for i in seen.longer_than(window) if prompt_bytes(seen.texts[i]) >= window - 2]
     if not long_ones:
         return 0
     too_long = measure(seen, long_ones, looking.counter, window).too_long

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts
-from crossfoot.data.special_text import Spans
+from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts, coded_texts
 from crossfoot.data.unread_fields import count_unread
 
 LONGEST_FIRST = 32
 MEASURED_RECORDS = 300
 MORE_THAN_BYTES = 4
-"""Tokens of a sample beyond its bytes: begin and end, and sentencepiece's blank before each text."""
+"""Tokens of a stretch beyond its bytes: begin and end, and sentencepiece's blank before it."""
 SURE = 1.3
 """An estimated prompt is called too long only when it is by this factor."""
 
@@ -31,20 +31,35 @@ class TokenCounter:
         return self.encoder is not None
 
     @property
-    def begin_tokens(self) -> int:
-        """Tokens that the tokenizer puts before a text."""
-        return 1 if self.encoder is None else len(self.encoder.facts.bos_ids)
-
-    @property
     def vocabulary(self) -> int | None:
         """Rows that the model's table needs, None when that is not known."""
         return None if self.encoder is None else self.encoder.facts.vocabulary
 
-    def count(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[int]:
-        """Tokens of each text, without those that go around it. own: the template's words in each."""
+    def count(self, records: Sequence[Texts]) -> Iterator[Counts]:
+        """Of each record."""
         if self.encoder is None:
-            return [round(len(text.encode()) / BYTES_PER_TOKEN) for text in texts]
-        return [len(ids) for ids in self.encoder.encode(texts, own)]
+            return map(_estimated, records)
+        return (Counts(coded.masked_tokens, coded.trained) for coded in coded_texts(records, self.encoder))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """masked_tokens: before the first trained one. trained: 1 for each token that is."""
+
+    masked_tokens: int
+    trained: bytearray
+
+
+def _estimated(texts: Texts) -> Counts:
+    """From the size of the text."""
+    trained = bytearray()
+    for stretch in texts.stretches:
+        trained += b"\0" * stretch.begins
+        for text, is_trained in stretch.segments:
+            trained += (b"\1" if is_trained else b"\0") * round(len(text.encode()) / BYTES_PER_TOKEN)
+        trained += (b"\1" if stretch.trained else b"\0") * stretch.ends
+    first = trained.find(1, 1)
+    return Counts(len(trained) if first < 0 else first, trained)
 
 
 @dataclass
@@ -73,8 +88,11 @@ class Seen:
 
     def longer_than(self, window: int) -> list[int]:
         """The records that could have more tokens than the window: a token has at least one byte."""
-        room = window - MORE_THAN_BYTES
-        return [place for place, texts in enumerate(self.texts) if _bytes(texts.parts) > room]
+        return [
+            place
+            for place, texts in enumerate(self.texts)
+            if _bytes(texts.parts) > window - MORE_THAN_BYTES * len(texts.parts)
+        ]
 
 
 @dataclass
@@ -99,11 +117,9 @@ def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window:
     lost = trained = answer_bytes = 0.0
     weights = _chosen(seen, long_ones)
     measured.count = len(weights)
-    texts = [seen.texts[place] for place in weights]
-    prompts = counter.count([one.parts[0] for one in texts], [one.own for one in texts])
-    answers = counter.count([one.parts[1] for one in texts])
-    for (place, weight), prompt, answer in zip(weights.items(), prompts, answers, strict=True):
-        masked, whole = counter.begin_tokens + prompt, counter.begin_tokens + prompt + answer + 1
+    counts = counter.count([seen.texts[place] for place in weights])
+    for (place, weight), counted in zip(weights.items(), counts, strict=True):
+        masked, whole = counted.masked_tokens, len(counted.trained)
         one = seen.texts[place]
         if masked >= window:
             if counter.is_exact:
@@ -115,12 +131,12 @@ def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window:
             continue
         measured.longest = max(measured.longest, whole)
         measured.truncated += weight * (whole > window)
-        lost += weight * max(0, whole - window)
-        trained += weight * (answer + 1)
-        answer_bytes += weight * _bytes(one.parts[1:])
+        lost += weight * sum(counted.trained[window:])
+        trained += weight * sum(counted.trained)
+        answer_bytes += weight * _trained_bytes(one)
     bytes_per_token = answer_bytes / trained if trained else BYTES_PER_TOKEN
     short = set(range(len(seen.texts))) - set(long_ones)
-    trained += sum(_bytes(seen.texts[place].parts[1:]) / bytes_per_token + 1 for place in short)
+    trained += sum(_trained_bytes(seen.texts[place]) / bytes_per_token + 1 for place in short)
     measured.lost_share = lost / trained if trained else 0.0
     return measured
 
@@ -132,12 +148,22 @@ def _chosen(seen: Seen, long_ones: Sequence[int]) -> dict[int, float]:
     if len(long_ones) <= MEASURED_RECORDS:
         return dict.fromkeys(long_ones, 1.0)
     by_length = sorted(long_ones, key=lambda place: -_bytes(seen.texts[place].parts))
-    by_prompt = sorted(long_ones, key=lambda place: -_bytes(seen.texts[place].parts[:1]))
+    by_prompt = sorted(long_ones, key=lambda place: -prompt_bytes(seen.texts[place]))
     first = {*by_length[:LONGEST_FIRST], *by_prompt[:LONGEST_FIRST]}
     others = [place for place in long_ones if place not in first]
     count = MEASURED_RECORDS - len(first)
     spread = [others[divmod(turn * len(others), count)[0]] for turn in range(count)]
     return {**dict.fromkeys(sorted(first), 1.0), **dict.fromkeys(spread, len(others) / len(spread))}
+
+
+def _trained_bytes(texts: Texts) -> int:
+    return sum(len(text.encode()) for one in texts.stretches for text, trained in one.segments if trained)
+
+
+def prompt_bytes(texts: Texts) -> int:
+    """Of what stands before the first text that is trained."""
+    segments = (segment for one in texts.stretches for segment in one.segments)
+    return sum(len(text.encode()) for text, _ in takewhile(lambda segment: not segment[1], segments))
 
 
 def _bytes(parts: Sequence[str]) -> int:

@@ -8,21 +8,26 @@ import codecs
 import os
 from typing import Literal
 
+from crossfoot.data.packing import ENDING, open_bytes
 from crossfoot.findings.finding import Place
 
 Numbering = Literal["line", "record", "row"]
+ROWS = (".parquet", ".csv", ".tsv")
+"""Kinds of files of which the records are rows."""
 
 
 def kind_of(path: str) -> str:
-    """The ending that decides how a file is read, in small letters with its dot."""
-    return os.path.splitext(path)[1].lower()
+    """The ending that decides how a file is read, in small letters with its dot; .jsonl of a
+    `a.jsonl.gz`.
+    """
+    return os.path.splitext(path.lower().removesuffix(ENDING))[1]
 
 
 def is_json_list(path: str) -> bool:
     """Whether a file is one JSON list: named .json, and its first character that is not blank is [."""
     if kind_of(path) != ".json":
         return False
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         block = stream.read(1 << 16).removeprefix(codecs.BOM_UTF8)
         while block:
             if stripped := block.lstrip(b" \t\r\n"):
@@ -33,7 +38,7 @@ def is_json_list(path: str) -> bool:
 
 def numbering_of(path: str) -> Numbering:
     """Of a file that is there."""
-    if kind_of(path) == ".parquet":
+    if kind_of(path) in ROWS:
         return "row"
     return "record" if is_json_list(path) else "line"
 

@@ -8,7 +8,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.record import LARGEST_RECORD_BYTES, Record, too_large
+from crossfoot.data.record import Record, is_beyond_reading, too_large
 
 ROWS_AT_ONCE = 1000
 BATCH_BYTES = 64 << 20
@@ -28,27 +28,26 @@ class _Columns:
     heavy: list[str]
 
 
-def parquet_records(
-    path: str, fields: Sequence[str], groups: Groups | None = None
-) -> Iterator[Record | Problem]:
-    """One record a row. fields: the task's. groups: which rows are read; None: all."""
+def parquet_records(path: str, groups: Groups | None = None) -> Iterator[Record | Problem]:
+    """One record a row. groups: which rows are read; None: all."""
     import pyarrow
     import pyarrow.parquet
 
     line = 0
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=COLUMN_BYTES) as file:
-            if (problem := _missing(file.schema_arrow.names, fields)) is not None:
-                yield problem
+            names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                yield Problem("CF513", 0, f"two columns have the name {twice}", fatal=True)
                 return
-            columns = _columns(file.schema_arrow, fields)
+            columns = _columns(file.schema_arrow)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             before = [0, *accumulate(sizes)]
             for group, rows in list(enumerate(sizes)) if groups is None else groups(sizes):
                 line = before[group]
                 for value in islice(_values(file, group, columns, rows), rows):
                     line += 1
-                    yield too_large(line) if _is_too_large(value, fields) else Record(line, value)
+                    yield too_large(line) if is_beyond_reading(value) else Record(line, value)
     except (pyarrow.ArrowException, OSError) as error:
         yield _broken(error, line)
 
@@ -64,20 +63,9 @@ def count_rows(path: str) -> int | Problem:
         return _broken(error, 0)
 
 
-def _missing(names: Sequence[str], fields: Sequence[str]) -> Problem | None:
-    """What is wrong with a file that lacks a column of the task, or has one twice."""
-    if twice := [name for name in fields if names.count(name) > 1]:
-        return Problem("CF513", 0, f"two columns have the name {twice[0]}", fatal=True)
-    missing = [name for name in fields if name not in names and name != "input"]
-    if not missing:
-        return None
-    reason = f"no column {' and no column '.join(missing)}; it has: {', '.join(names[:8])}"
-    return Problem("CF513", 0, reason, fatal=True)
-
-
-def _columns(schema: Any, fields: Sequence[str]) -> _Columns:
+def _columns(schema: Any) -> _Columns:
     """All columns: one that the task does not read is read too, to tell where it holds something."""
-    heavy = [one.name for one in schema if one.name not in fields and _is_heavy(one.type)]
+    heavy = [one.name for one in schema if _is_heavy(one.type)]
     return _Columns([name for name in dict.fromkeys(schema.names) if name not in heavy], heavy)
 
 
@@ -117,13 +105,6 @@ def _holds_something(chunk: Any) -> bool:
     """Whether a column of a row group has a value, as far as the file says."""
     statistics = chunk.statistics
     return statistics is None or not statistics.has_null_count or statistics.null_count < chunk.num_values
-
-
-def _is_too_large(value: dict[str, Any], fields: Sequence[str]) -> bool:
-    texts = [value[name] for name in fields if isinstance(value.get(name), str)]
-    if 4 * sum(map(len, texts)) <= LARGEST_RECORD_BYTES:
-        return False
-    return sum(len(text.encode(errors="ignore")) for text in texts) > LARGEST_RECORD_BYTES
 
 
 def _broken(error: Exception, line: int) -> Problem:

@@ -12,9 +12,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossfoot.data.samples import Encoder, TokenizerFacts
+from crossfoot.data.samples import Encoder
 from crossfoot.data.special_text import Spellings
-from crossfoot.data.templates import TEMPLATES, Template
+from crossfoot.data.templates import Template
 from crossfoot.data.tokenizer import load_encoder, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE, read_settings
 from crossfoot.written.config import Config
@@ -37,14 +37,13 @@ class PlainIds:
     packages: tuple[str, ...] = ()
 
 
-def plain_ids(config: Config, index_dir: str, destination: str) -> PlainIds:
+def plain_ids(config: Config, index_dir: str, destination: str, template: Template | None) -> PlainIds:
     """How the ids of this run's samples are made from the files in `destination`, which hold a copy of its
-    tokenizer; one that was made of several files is added there. Raises Refused, OSError.
+    tokenizer; one that was made of several files is added there. template: of sft. Raises Refused, OSError.
     """
     path, data = tokenizer_path(config), config.data
     encoder = load_encoder(path, index_dir, special_text=data.special_text)
     library = encoder.facts.library.split()[0]
-    template = TEMPLATES[data.template] if data.task == "sft" else None
     asked, prompt = _prompt(template)
     if encoder.reading is not None:
         with open(os.path.join(destination, AS_TRAINED), "w", encoding="utf-8") as stream:
@@ -67,7 +66,8 @@ def plain_ids(config: Config, index_dir: str, destination: str) -> PlainIds:
         made = ("from transformers import AutoTokenizer", load, "encode(prompt, add_special_tokens=False)")
         answer = "tokenizer.decode(new, skip_special_tokens=True)"
     imports, load, encode = made
-    ids = (*load, prompt, _ids(encoder.facts, encode))
+    begin = () if template is not None and template.source else encoder.facts.bos_ids
+    ids = (*load, prompt, _ids(begin, encode))
     packages = ("sentencepiece",) if "sentencepiece" in imports else ()
     return PlainIds(imports, asked, ids, answer, encoder.facts.eos_id, packages)
 
@@ -76,13 +76,18 @@ def _prompt(template: Template | None) -> tuple[str, str]:
     """(what is asked, the line that makes the prompt of it)."""
     if template is None:
         return 'text = "今天天气"  # what is to be continued', "prompt = text"
+    if template.source:
+        asked = 'messages = [{"role": "user", "content": "介绍一下北京。"}]'
+        written = "AutoTokenizer.from_pretrained(folder).apply_chat_template"
+        return asked, f"prompt = {written}(messages, tokenize=False, add_generation_prompt=True)"
+    before, after = template.around_question
     asked = 'instruction, more = "介绍一下北京。", ""  # more: the "input" of a record, or nothing'
-    between = f"({template.between!r} + more if more else '')"
-    return asked, f"prompt = {template.before!r} + instruction + {between} + {template.after!r}"
+    between = "('\\n' + more if more else '')"
+    return asked, f"prompt = {before!r} + instruction + {between} + {after!r}"
 
 
-def _ids(facts: TokenizerFacts, encode: str) -> str:
-    begin = "".join(f"{number}, " for number in facts.bos_ids)
+def _ids(begin_ids: Sequence[int], encode: str) -> str:
+    begin = "".join(f"{number}, " for number in begin_ids)
     note = "  # it begins with the begin token" if begin else ""
     return f"ids = [{begin}*tokenizer.{encode}]{note}"
 
@@ -97,5 +102,6 @@ def _switches(folder: str, name: str) -> Sequence[str]:
 
 def _asks_by_special_tokens(encoder: Encoder, template: Template | None) -> bool:
     """Whether the template's own words hold special tokens, which are tokens there."""
-    words = template("", " ") if template is not None else ""
-    return bool(Spellings(encoder.special.ids).in_data(words))
+    if template is None:
+        return False
+    return bool(template.source) or Spellings(encoder.special.ids).are_in("".join(template.around_question))

@@ -53,6 +53,26 @@ class Record:
         return Problem(code, self.number, reason, line=self.line)
 
 
+def characters_in(value: Any) -> int:
+    """Of all texts in a value."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(characters_in, parts))
+
+
+def _bytes_in(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode(errors="ignore"))
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_bytes_in, parts))
+
+
+def is_beyond_reading(value: Any) -> bool:
+    """Whether the texts of a record are larger than LARGEST_RECORD_BYTES."""
+    return 4 * characters_in(value) > LARGEST_RECORD_BYTES and _bytes_in(value) > LARGEST_RECORD_BYTES
+
+
 def too_large(number: int, line: int = 0, *, fatal: bool = False) -> Problem:
     """A record beyond LARGEST_RECORD_BYTES, which is not read."""
     reason = f"it has more than {LARGEST_RECORD_BYTES >> 20} MiB"

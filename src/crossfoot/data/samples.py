@@ -1,22 +1,22 @@
-"""From records to samples: what a record must have, how sft masks its prompt, how pretrain cuts documents
-into blocks.
+"""From records to samples: what a record must have, which of its tokens are trained, how pretrain cuts
+documents into blocks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.data.conversation import Columns, NotTrainable, kind, quoted_name, renamed, text_in, turns_of
 from crossfoot.data.findings import Problem
 from crossfoot.data.record import NamedTwice, Record
-from crossfoot.data.records import FIELDS, Task
+from crossfoot.data.records import Task
 from crossfoot.data.special_text import Spans, SpecialText, SpecialTokens
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.templates import Stretch, Template
 from crossfoot.data.unread_fields import unread_fields
 
 IGNORED_LABEL = -100
@@ -24,6 +24,10 @@ IGNORED_LABEL = -100
 BYTES_PER_TOKEN = 3.5
 """Assumption for estimates, not studied: UTF-8 bytes of text per token (Chinese about 3.3, English about 4).
 """
+
+
+Placed = tuple[list[int], list[tuple[int, int]]]
+"""The ids of a text, and the characters of each: begin and end."""
 
 
 class Encoder(Protocol):
@@ -50,6 +54,9 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str], own: Sequence[Spans] | None = None) -> list[list[int]]:
         """The ids of each text. own: for each text, where a template's own words stand; None: all is data."""
 
+    def encode_placed(self, texts: Sequence[str], own: Sequence[Spans]) -> Sequence[Placed]:
+        """The same, each with where in its text it begins and ends."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -65,128 +72,178 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What becomes of a record, beside the tokenizer. template: of sft. columns: as in the config."""
+
+    task: Task
+    max_seq_len: int
+    template: Template | None = None
+    columns: Columns = field(default_factory=dict)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The template's words that a text has which was put into it before."""
+        return () if self.template is None else self.template.marks
+
+
+@dataclass(frozen=True)
 class Texts:
-    """The texts of one good record: (prompt, answer) for sft, (document,) for pretrain. own: where the
-    template's words stand in the prompt. unread: names of its fields that hold something and are not read.
-    written: what is read, as it stands in the file. number, line: as of a Problem.
+    """The texts of one good record. stretches: what is tokenised. unread: names of its fields that hold
+    something and are not read. written: what is read, as it stands in the file. number, line: as of a
+    Problem.
     """
 
     file_id: int
     number: int
-    parts: tuple[str, ...]
-    own: Spans = ()
+    stretches: tuple[Stretch, ...]
     unread: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     line: int = 0
 
     @property
-    def spelled_in(self) -> tuple[tuple[str, Spans], ...]:
-        """Each text, with the template's words in it."""
-        return tuple(zip(self.parts, (self.own, *[()] * len(self.parts)), strict=False))
+    def parts(self) -> tuple[str, ...]:
+        """The texts of the stretches."""
+        return tuple(stretch.text for stretch in self.stretches)
 
     def problem(self, code: str, reason: str) -> Problem:
         """What is wrong with it."""
         return Problem(code, self.number, reason, line=self.line)
 
-    @property
-    def characters(self) -> int:
-        """Length of all parts together."""
-        return sum(map(len, self.parts))
 
-
-def texts_of(record: Record, file_id: int, task: Task, template: str) -> Texts | Problem:
+def texts_of(record: Record, file_id: int, shape: Shape) -> Texts | Problem:
     """The texts of a record, or why it cannot be trained on."""
+    try:
+        value = read_value(record, shape.columns)
+        if shape.template is None:
+            written: tuple[str, ...] = (text_in(value, "text", "CF510"),)
+            stretches: tuple[Stretch, ...] = (
+                Stretch(written[0], trained=((0, len(written[0])),), begins=True, ends=True),
+            )
+        else:
+            turns = turns_of(value, shape.columns)
+            written = tuple(turn.text for turn in turns)
+            stretches = shape.template.stretches(turns)
+        for text in written:
+            _refuse_halves(text)
+    except NotTrainable as error:
+        return record.problem(error.code, error.reason)
+    unread = unread_fields(value, shape.task, shape.columns)
+    return Texts(file_id, record.number, stretches, unread, written, record.line)
+
+
+def read_value(record: Record, columns: Columns) -> dict[str, Any]:
+    """The fields of a record under the names that are read. Raises NotTrainable: CF506, CF556."""
     value = record.value
-    own: Spans = ()
     if not isinstance(value, dict):
-        return record.problem("CF506", f"it is {_kind(value)}")
+        raise NotTrainable("CF506", f"it is {kind(value)}")
     if isinstance(value, NamedTwice):
-        return record.problem("CF556", f"it names {json.dumps(value.name, ensure_ascii=False)} twice")
-    if task == "pretrain":
-        if problem := _missing(record, "text", "CF510"):
-            return problem
-        parts: tuple[str, ...] = (value["text"],)
-    else:
-        for field, code in (("output", "CF507"), ("instruction", "CF508")):
-            if problem := _missing(record, field, code):
-                return problem
-        extra = value.get("input")
-        if extra is not None and not isinstance(extra, str):
-            return record.problem("CF508", f'"input" is {_kind(extra)}, not text')
-        asked = (value["instruction"], extra or "")
-        parts = (TEMPLATES[template](*asked), value["output"])
-        own = TEMPLATES[template].own_spans(*asked)
-    for part in parts:
-        try:
-            part.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(part[error.start]):04x}"
-            return record.problem("CF511", f"it holds {half}, half of a character")
-    written = tuple(filter(None, (value.get(field) for field in FIELDS[task])))
-    return Texts(file_id, record.number, parts, own, unread_fields(value, task), written, record.line)
+        raise NotTrainable("CF556", f"it names {quoted_name(value.name)} twice")
+    return renamed(value, columns)
 
 
-def _missing(record: Record, field: str, code: str) -> Problem | None:
-    value = record.value
-    if field not in value:
-        found = ", ".join(list(value)[:8]) or "nothing"
-        return record.problem(code, f'no "{field}"; it has: {found}')
-    text = value[field]
-    if not isinstance(text, str):
-        return record.problem(code, f'"{field}" is {_kind(text)}, not text')
-    if not text.strip():
-        return record.problem(code, f'"{field}" is empty')
-    return None
-
-
-def _kind(value: object) -> str:
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+def _refuse_halves(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise NotTrainable("CF511", f"it holds {half}, half of a character") from error
 
 
 def sft_samples(
     batch: Sequence[Texts], encoder: Encoder, max_seq_len: int
 ) -> Iterator[Sample | tuple[int, Problem]]:
-    """A sample (or a file id and its Problem) for each record: begin token and prompt masked, answer and end
-    token trained.
-
-    Prompt and answer are tokenised separately. Cut at max_seq_len tokens; what is cut off is always answer,
-    because a prompt that leaves no room for one trained token is a Problem.
+    """A sample (or a file id and its Problem) for each record, cut at max_seq_len tokens. One of which no
+    trained token would be left is a Problem.
     """
-    facts = encoder.facts
-    prompts = encoder.encode([texts.parts[0] for texts in batch], [texts.own for texts in batch])
-    answers = encoder.encode([texts.parts[1] for texts in batch])
-    for texts, prompt, answer in zip(batch, prompts, answers, strict=True):
-        masked = len(facts.bos_ids) + len(prompt)
+    for texts, coded in zip(batch, coded_texts(batch, encoder), strict=True):
+        masked = coded.masked_tokens
         if masked >= max_seq_len:
             reason = f"the prompt has {masked} tokens, data.max_seq_len is {max_seq_len}"
             yield texts.file_id, texts.problem("CF509", reason)
             continue
-        whole = [*facts.bos_ids, *prompt, *answer, facts.eos_id]
-        if problem := _not_as_text(texts, (prompt, answer), encoder) or _not_trainable(
-            answer, whole, facts, texts
-        ):
+        problem = _not_as_text(texts, coded.parts, encoder)
+        if problem := problem or _not_trainable(coded.shortest_answer, coded.ids, encoder.facts, texts):
             yield texts.file_id, problem
             continue
-        ids = np.array(whole[:max_seq_len], dtype=np.int32)
-        trained = np.ones(len(ids), dtype=np.uint8)
-        trained[:masked] = 0
-        yield Sample(ids, trained, max(0, len(whole) - max_seq_len), texts.file_id, texts.number)
+        ids = np.array(coded.ids[:max_seq_len], dtype=np.int32)
+        trained = np.frombuffer(coded.trained[:max_seq_len], dtype=np.uint8)
+        yield Sample(ids, trained, sum(coded.trained[max_seq_len:]), texts.file_id, texts.number)
+
+
+_LABEL = {False: b"\0", True: b"\1"}
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The tokens of a record before any cut. trained: of each, 1 where it is a label. parts: the ids of each
+    stretch, without those around it. shortest_answer: tokens of the trained part that has the fewest.
+    """
+
+    ids: Sequence[int]
+    trained: bytearray
+    parts: Sequence[Sequence[int]]
+    shortest_answer: int
+
+    @property
+    def masked_tokens(self) -> int:
+        """Tokens before the first trained one; the first of a sample never is."""
+        first = self.trained.find(1, 1)
+        return len(self.ids) if first < 0 else first
+
+
+def coded_texts(batch: Sequence[Texts], encoder: Encoder) -> Iterator[Coded]:
+    """The tokens of each record."""
+    stretches = [stretch for texts in batch for stretch in texts.stretches]
+    plain = [one for one in stretches if not one.is_mixed]
+    mixed = [one for one in stretches if one.is_mixed]
+    of_plain = iter(encoder.encode([one.text for one in plain], [one.own for one in plain]))
+    of_mixed = iter(encoder.encode_placed([one.text for one in mixed], [one.own for one in mixed]))
+    facts = encoder.facts
+    for texts in batch:
+        ids: list[int] = []
+        trained = bytearray()
+        parts: list[list[int]] = []
+        answers: list[int] = []
+        for stretch in texts.stretches:
+            if stretch.is_mixed:
+                part, places = next(of_mixed)
+                labels = labels_of(places, stretch.trained)
+                answers.append(sum(labels))
+            else:
+                part = next(of_plain)
+                labels = bytearray(_LABEL[bool(stretch.trained)] * len(part))
+                if stretch.trained:
+                    answers.append(len(part))
+            begin = facts.bos_ids if stretch.begins else ()
+            end = (facts.eos_id,) if stretch.ends else ()
+            ids += [*begin, *part, *end]
+            trained += _LABEL[False] * len(begin) + labels + _LABEL[bool(stretch.trained)] * len(end)
+            parts.append(part)
+        yield Coded(ids, trained, parts, min(answers))
+
+
+def labels_of(places: Sequence[tuple[int, int]], trained: Spans) -> bytearray:
+    """1 for each token of which a character lies in a trained part. places: where each begins and ends in
+    the text; bytes of one character that are tokens each begin where it does.
+    """
+    labels = bytearray(len(places))
+    spans = iter(trained)
+    span = next(spans, None)
+    for at, (begin, end) in enumerate(places):
+        while span is not None and begin >= span[1]:
+            span = next(spans, None)
+        if span is None:
+            break
+        labels[at] = int(begin >= span[0] or end > span[0])
+    return labels
 
 
 def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
     """Its data spells out a special token, for which the vocabulary has no other tokens than that one."""
     if encoder.special_text == "tokens" or all(map(encoder.special.fixed.isdisjoint, encoded)):
         return None
-    for (part, own), ids in zip(texts.spelled_in, encoded, strict=True):
-        if token := encoder.special.surviving(part, own, ids):
+    for stretch, ids in zip(texts.stretches, encoded, strict=True):
+        if token := encoder.special.surviving(stretch.text, stretch.own, ids):
             return texts.problem(
                 "CF511", f"it spells out {token}, and the tokenizer has no other tokens for that"
             )
@@ -194,12 +251,12 @@ def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encode
 
 
 def _not_trainable(
-    body: Sequence[int], whole: Sequence[int], facts: TokenizerFacts, texts: Texts
+    own_tokens: int, whole: Sequence[int], facts: TokenizerFacts, texts: Texts
 ) -> Problem | None:
-    """A trained text without a token of its own (body), or a token that the model's table has no row for: the
+    """A trained text without a token of its own, or a token that the model's table has no row for: the
     text spells out the tokenizer's added padding token.
     """
-    if not body:
+    if not own_tokens:
         return texts.problem("CF551", "no token comes of its text")
     highest = max(whole)
     if highest < facts.vocabulary:
@@ -223,14 +280,12 @@ def documents(batch: Sequence[Texts], encoder: Encoder) -> Iterator[Document | t
     """A document (or a file id and its Problem) for each record: begin token if the tokenizer has one, text,
     end token.
     """
-    facts = encoder.facts
-    for texts, body in zip(batch, encoder.encode([texts.parts[0] for texts in batch]), strict=True):
-        whole = [*facts.bos_ids, *body, facts.eos_id]
-        problem = _not_as_text(texts, (body,), encoder) or _not_trainable(body, whole, facts, texts)
-        if problem is not None:
+    for texts, coded in zip(batch, coded_texts(batch, encoder), strict=True):
+        problem = _not_as_text(texts, coded.parts, encoder)
+        if problem := problem or _not_trainable(coded.shortest_answer, coded.ids, encoder.facts, texts):
             yield texts.file_id, problem
         else:
-            yield Document(np.array(whole, dtype=np.int32), texts.file_id, texts.number)
+            yield Document(np.array(coded.ids, dtype=np.int32), texts.file_id, texts.number)
 
 
 class BlockCutter:

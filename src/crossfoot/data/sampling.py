@@ -17,9 +17,11 @@ from crossfoot.data.findings import Problem
 from crossfoot.data.json_list import number_in_list
 from crossfoot.data.line_files import line_record
 from crossfoot.data.numbering import is_json_list, kind_of
+from crossfoot.data.packing import is_packed
 from crossfoot.data.parquet import parquet_records
 from crossfoot.data.record import DECODER, LARGEST_RECORD_BYTES, Record, too_large
-from crossfoot.data.records import FIELDS, Task, read_records
+from crossfoot.data.records import read_records
+from crossfoot.data.tables import TABLES
 
 WHOLE_BYTES = 2 << 20
 SOME_RECORDS = 200
@@ -43,16 +45,15 @@ class Drawn:
     start: int | None = None
 
 
-def some_records(path: str, task: Task, count: int, fields: Sequence[str] | None = None) -> Iterator[Drawn]:
+def some_records(path: str, count: int) -> Iterator[Drawn]:
     """About `count` records, from places spread evenly over the file; the first one is always among them.
-    fields: columns that a Parquet file must have; None: the task's.
+    Of a packed file, or a table, whose rows may have several lines, the first ones.
     """
+    if is_packed(path) or kind_of(path) in TABLES:
+        return map(Drawn, islice(read_records(path), count))
     if kind_of(path) == ".parquet":
-        wanted = FIELDS[task] if fields is None else fields
-        return map(Drawn, parquet_records(path, wanted, partial(_spread, count)))
-    if is_json_list(path):
-        return _items(path, task, count)
-    return _lines(path, task, count)
+        return map(Drawn, parquet_records(path, partial(_spread, count)))
+    return _items(path, count) if is_json_list(path) else _lines(path, count)
 
 
 def located(problem: Problem, path: str, start: int | None) -> Problem:
@@ -86,9 +87,9 @@ def _line_at(path: str, start: int) -> int:
     return line
 
 
-def _lines(path: str, task: Task, count: int) -> Iterator[Drawn]:
+def _lines(path: str, count: int) -> Iterator[Drawn]:
     """Lines that begin after evenly spread offsets, none twice."""
-    yield from map(Drawn, islice(read_records(path, task), 1))
+    yield from map(Drawn, islice(read_records(path), 1))
     kind = kind_of(path)
     with open(path, "rb") as stream:
         last, looks = 0, MOST_LONG_LINES
@@ -129,14 +130,14 @@ def _never_ends(stream: BinaryIO) -> bool:
     return True
 
 
-def _items(path: str, task: Task, count: int) -> Iterator[Drawn]:
+def _items(path: str, count: int) -> Iterator[Drawn]:
     """Objects of a JSON list behind evenly spread offsets. Inside a text an object can only be guessed at, so
     that one counts which has half of the fields of the first record.
     """
-    first = list(islice(read_records(path, task), 1))
+    first = list(islice(read_records(path), 1))
     yield from map(Drawn, first)
     value = first[0].value if first and isinstance(first[0], Record) else None
-    names = frozenset(value if isinstance(value, dict) else FIELDS[task]) - {"input"}
+    names = frozenset(value if isinstance(value, dict) else ()) - {"input"}
     with open(path, "rb") as stream:
         last = 0
         for offset in _offsets(os.path.getsize(path), count):

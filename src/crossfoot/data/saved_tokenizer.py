@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from crossfoot.data.plain_ids import PlainIds, plain_ids
-from crossfoot.data.templates import TEMPLATES
+from crossfoot.data.templates import BUILT_IN, Template
 from crossfoot.data.tokenizer import CHAT_TEMPLATE, copy_tokenizer, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from crossfoot.data.tokenizer_settings import read_object
@@ -22,11 +22,13 @@ from crossfoot.written.config import Config
 MODEL_CONFIGS = ("config.json", "generation_config.json")
 
 
-def save_tokenizer(config: Config, index_dir: str, destination: str) -> PlainIds | None:
+def save_tokenizer(
+    config: Config, index_dir: str, destination: str, template: Template | None = None
+) -> PlainIds | None:
     """Put the tokenizer into a folder that holds an adapter or a model. After sft it asks by the template
-    that was trained, whatever the tokenizer's own one is; a model in the folder ends its texts with the token
-    that was trained. Returns how plain Python makes the ids that were trained, None where the tokenizer
-    cannot be loaded any more.
+    that was trained (template: of the index; None: not known, unless it is built in), whatever the
+    tokenizer's own one is; a model in the folder ends its texts with the token that was trained. Returns
+    how plain Python makes the ids that were trained, None where the tokenizer cannot be loaded any more.
 
     Raises OSError when the tokenizer is gone or the folder cannot be written.
     """
@@ -36,20 +38,23 @@ def save_tokenizer(config: Config, index_dir: str, destination: str) -> PlainIds
     files = TokenizerFiles(folder)
     with suppress(Exception):  # what was trained is saved all the same, beside files that nobody can read
         files = read_tokenizer_files(folder)
-    template = os.path.join(destination, CHAT_TEMPLATE)
-    if config.data.task == "sft":
-        text = TEMPLATES[config.data.template].chat_template(begins=files.begin is not None)
-        with open(template, "w", encoding="utf-8") as stream:
+    file = os.path.join(destination, CHAT_TEMPLATE)
+    data = config.data
+    if template is None and data.task == "sft" and data.template in BUILT_IN:
+        template = Template(data.template, system=data.system_prompt)
+    if template is not None:
+        text = template.chat_template(begins=files.begin is not None)
+        with open(file, "w", encoding="utf-8") as stream:
             stream.write(text)
         _change(destination, "tokenizer_config.json", "chat_template", lambda _: text)
     elif os.path.isfile(own := os.path.join(folder, CHAT_TEMPLATE)):
-        shutil.copyfile(own, template)
+        shutil.copyfile(own, file)
     if files.end is not None:
         end = files.end.id
         for name in MODEL_CONFIGS:
             _change(destination, name, "eos_token_id", lambda ids: with_end(ids, end))
     with suppress(Refused):
-        return plain_ids(config, index_dir, destination)
+        return plain_ids(config, index_dir, destination, template)
     return None
 
 

@@ -4,16 +4,15 @@ data says it.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from crossfoot.data.file_findings import READS
 from crossfoot.data.records import Task
 from crossfoot.data.unread_fields import changes_meaning, is_about_the_record
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.shell_words import quoted
+from crossfoot.shell_words import plain_or_quoted, quoted
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.run_file import RunFile
 
@@ -62,20 +61,16 @@ def set_findings(run: RunFile, data_set: DataSet) -> tuple[Finding, ...]:
 def fields_of_meaning(place: Place, data_set: DataSet, counts: Mapping[str, int], task: Task) -> Finding:
     """CF552: records hold fields that are not read, and that change what they mean.
 
-    sft reads "instruction", "input" and "output", pretrain reads "text". A conversation before the question
-    ("history", "messages"), another system prompt, tools, pictures, weights of the samples or a rejected
-    answer would be left out without a trace: the model would learn to answer the last turn without the
-    others. A field that is null, blank or empty says nothing, and is not counted. `data.ignored_fields` names
-    those that are left out on purpose.
+    A second conversation, tools and calls of them, pictures, weights of the samples or a rejected answer
+    would be left out without a trace: the model would learn to answer without what it was asked with. Fields
+    inside turns are counted as well, as `messages.tool_calls`. A field that is null, blank or empty says
+    nothing, and is not counted. `data.ignored_fields` names those that are left out on purpose.
     """
     return Finding(
         "CF552",
         f"fields that are not read: {_named(data_set, counts)}",
         place=place,
-        notes=(
-            f"data.task: {task} reads {'instruction, input and output' if task == 'sft' else 'text'} alone; "
-            "without these the records mean something else",
-        ),
+        notes=(f"{READS[task]}; without these the records mean something else",),
         helps=(
             "write what they say into the fields that are read, or take these records out",
             f"or train without them on purpose: {_ignoring(counts)}",
@@ -138,5 +133,4 @@ def _named(data_set: DataSet, counts: Mapping[str, int]) -> str:
 
 def _ignoring(names: Iterable[str]) -> str:
     """A word for the command line. The names are any text that a data file holds."""
-    plain = (name if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) else json.dumps(name) for name in names)
-    return quoted(f"data.ignored_fields=[{', '.join(plain)}]")
+    return quoted(f"data.ignored_fields=[{', '.join(map(plain_or_quoted, names))}]")

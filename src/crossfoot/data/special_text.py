@@ -24,12 +24,12 @@ class Spellings:
 
     def __init__(self, texts: Iterable[str]) -> None:
         longest_first = sorted(filter(None, texts), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def in_data(self, text: str, own: Spans = ()) -> tuple[str, ...]:
         """Those that stand in the data, wholly or in part; none twice."""
         found: dict[str, None] = {}
-        for match in self._pattern.finditer(text):
+        for match in self.pattern.finditer(text):
             start, stop = match.span()
             for begin, end in own:
                 if begin <= start and stop <= end:
@@ -40,12 +40,12 @@ class Spellings:
 
     def are_in(self, text: str) -> bool:
         """Whether any of them stands anywhere in the text."""
-        return self._pattern.search(text) is not None
+        return self.pattern.search(text) is not None
 
     def within(self, text: str, spans: Spans) -> Iterator[re.Match[str]]:
         """Those that lie wholly in one of the spans."""
         for begin, end in spans:
-            yield from self._pattern.finditer(text, begin, end)
+            yield from self.pattern.finditer(text, begin, end)
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,9 @@ class SpelledTally:
         self._records = 0
         self._first: list[SpelledRecord] = []
 
-    def in_record(self, parts: Iterable[tuple[str, Spans]]) -> tuple[str, ...]:
-        """What the data of a record spells out, each once. parts: its texts, with the template's words in
-        each.
-        """
-        found = (text for part, own in parts for text in self._spellings.in_data(part, own))
+    def in_record(self, written: Iterable[str]) -> tuple[str, ...]:
+        """What the texts of a record spell out, each once."""
+        found = (text for part in written for text in self._spellings.in_data(part))
         return tuple(dict.fromkeys(found))
 
     @property

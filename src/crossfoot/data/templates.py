@@ -1,77 +1,187 @@
-"""Prompt templates of sft: the words around an instruction. The answer follows, then the end token."""
+"""What sft puts a conversation into: the stretches of text that come of it, and which of them are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Literal
+
+from crossfoot.data.conversation import NotTrainable, Turn
+from crossfoot.data.special_text import Spans
+
+if TYPE_CHECKING:
+    from crossfoot.data.chat_jinja import ChatTemplate
 
 ALPACA2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
+BUILT_IN: Mapping[str, str] = {"alpaca2": ALPACA2_SYSTEM, "llama2": ""}
+"""Llama 2's [INST] blocks by name, each with the system prompt that a conversation has without its own.
+
+Of Chinese-Alpaca-2: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca-2.
+"""
+MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+TOKENIZERS = "tokenizer"
+"""data.template: the chat_template that the tokenizer's folder has."""
+TrainOn = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A text that is tokenised in one piece. own: the template's words in it; trained: what is trained.
+    begins, ends: a begin token stands before it (where the tokenizer has one), an end token behind; that one
+    is trained where the text is.
+    """
+
+    text: str
+    own: Spans = ()
+    trained: Spans = ()
+    begins: bool = False
+    ends: bool = False
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether a part of it is trained, and a part is not."""
+        return bool(self.trained) and list(self.trained) != [(0, len(self.text))]
+
+    @property
+    def segments(self) -> tuple[tuple[str, bool], ...]:
+        """(text, whether it is trained), one behind the other, none empty."""
+        edges = [0, *(edge for span in self.trained for edge in span), len(self.text)]
+        parts = ((self.text[a:b], bool(place % 2)) for place, (a, b) in enumerate(pairwise(edges)))
+        return tuple(part for part in parts if part[0])
 
 
 @dataclass(frozen=True)
 class Template:
-    """The words before an instruction, between it and its input (when there is one), and behind. marks:
-    those by which a text can be known that was put into the template before. jinja: the same for a
-    conversation, as transformers reads it from chat_template.jinja.
+    """name: as in the config. source: Jinja, "" of one that is built in. tokens: bos_token and the like, by
+    name; special: texts of all special tokens; both of the tokenizer, for Jinja. system: data.system_prompt.
     """
 
-    before: str
-    between: str
-    after: str
-    marks: tuple[str, ...]
-    jinja: str
+    name: str
+    source: str = ""
+    tokens: tuple[tuple[str, str], ...] = ()
+    special: tuple[str, ...] = ()
+    system: str | None = None
+    train_on: TrainOn = "all"
 
-    def __call__(self, instruction: str, extra_input: str) -> str:
-        """The prompt."""
-        return "".join(self._pieces(instruction, extra_input))
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words by which a text can be known that was put into the template before."""
+        return () if self.source else MARKS
 
-    def own_spans(self, instruction: str, extra_input: str) -> tuple[tuple[int, int], ...]:
-        """Where the template's own words stand in the prompt; between them is data."""
-        ends = accumulate(map(len, self._pieces(instruction, extra_input)), initial=0)
-        return tuple(list(pairwise(ends))[::2])
+    @property
+    def sha256(self) -> str:
+        """Of everything that decides what becomes of a conversation."""
+        words = [self.source, *self._of_tokenizer] if self.source else [self.name, *_words_of(self.name)]
+        return sha256(json.dumps([words, self.system, self.train_on]).encode()).hexdigest()
+
+    @property
+    def _of_tokenizer(self) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        return self.tokens, self.special
+
+    def stretches(self, turns: Sequence[Turn]) -> tuple[Stretch, ...]:
+        """What comes of a conversation. Raises NotTrainable: CF572, CF573, CF574."""
+        if self.system is not None and turns[0].role != "system":
+            turns = (Turn("system", self.system), *turns)
+        trained = [place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.is_trained]
+        if self.train_on == "last":
+            trained = [place for place in trained if place == len(turns) - 1]
+        if not trained:
+            raise NotTrainable("CF571", "its last answer has the weight 0, and data.train_on is last")
+        if not self.source:
+            return _inst_blocks(turns, trained, BUILT_IN[self.name])
+        text, own, answers = _chat_template(self.source, *self._of_tokenizer).render(turns, trained)
+        return (Stretch(text, own, tuple(answers)),)
+
+    def try_out(self) -> None:
+        """Put a conversation into the template. Raises NotTrainable for what is wrong with any."""
+        asked = (Turn("user", "1 + 1?"), Turn("assistant", "2."), Turn("user", "2 + 2?"))
+        (stretch, *_) = self.stretches((*asked, Turn("assistant", "4.")))
+        if not self.source:
+            return
+        for name in ("bos_token", "eos_token"):
+            token = dict(self.tokens).get(name)
+            if token and token * 2 in stretch.text:
+                raise NotTrainable("CF574", f"it writes {token} twice, one behind the other")
+
+    @property
+    def around_question(self) -> tuple[str, str]:
+        """The words before and behind the first question, where the template is built in."""
+        (stretch,) = _inst_blocks((Turn("user", "\0"),), (), self._system)
+        before, _, after = stretch.text.partition("\0")
+        return before, after
+
+    @property
+    def _system(self) -> str:
+        return BUILT_IN[self.name] if self.system is None else self.system
 
     def chat_template(self, *, begins: bool) -> str:
-        """The text of chat_template.jinja. begins: a text begins with the begin token, as every sample
-        did.
+        """The text of chat_template.jinja. begins: a text begins with the begin token, as every sample of a
+        template that is built in did.
         """
-        return self.jinja if begins else self.jinja.replace("bos_token + ", "")
-
-    def _pieces(self, instruction: str, extra_input: str) -> tuple[str, ...]:
-        """Words and data in turn."""
-        asked = (instruction, self.between, extra_input) if extra_input else (instruction,)
-        return (self.before, *asked, self.after)
+        if self.source:
+            return self.source if self.system is None else _WITH_SYSTEM % _jinja(self.system) + self.source
+        text = _JINJA % _jinja(self._system)
+        return text if begins else text.replace("bos_token + ", "")
 
 
-alpaca2 = Template(
-    before=f"[INST] <<SYS>>\n{ALPACA2_SYSTEM}\n<</SYS>>\n\n",
-    between="\n",
-    after=" [/INST]",
-    marks=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
-    jinja=(
-        "{%- set told = messages[0]['role'] == 'system' -%}"
-        f"{{%- set system = messages[0]['content'] if told else '{ALPACA2_SYSTEM}' -%}}"
-        "{%- for message in (messages[1:] if told else messages) -%}"
-        "{%- if message['role'] == 'user' -%}"
-        "{{- bos_token + '[INST] ' -}}"
-        "{%- if loop.first -%}{{- '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' -}}{%- endif -%}"
-        "{{- message['content'] + ' [/INST]' -}}"
-        "{%- elif message['role'] == 'assistant' -%}"
-        "{{- ' ' + message['content'] + eos_token -}}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-    ),
+@lru_cache(maxsize=8)
+def _chat_template(
+    source: str, tokens: tuple[tuple[str, str], ...], special: tuple[str, ...]
+) -> ChatTemplate:
+    from crossfoot.data.chat_jinja import ChatTemplate
+
+    return ChatTemplate(source, dict(tokens), special)
+
+
+def _inst_blocks(turns: Sequence[Turn], trained: Sequence[int], system: str) -> tuple[Stretch, ...]:
+    """A question and its answer are tokenised each for itself, as the recipe does it."""
+    if turns[0].role == "system":
+        system = turns[0].text
+    stretches: list[Stretch] = []
+    for place, turn in enumerate(turns):
+        if turn.role == "user":
+            told = ("<<SYS>>\n", system, "\n<</SYS>>\n\n") if system and not stretches else ("", "", "")
+            pieces = ("[INST] " + told[0], told[1], told[2], turn.text, " [/INST]")
+            ends = accumulate(map(len, pieces), initial=0)
+            own = tuple(span for span in list(pairwise(ends))[::2] if span[0] < span[1])
+            stretches.append(Stretch("".join(pieces), own, begins=True))
+        elif turn.role == "assistant":
+            is_trained = ((0, len(turn.text)),) if place in trained else ()
+            stretches.append(Stretch(turn.text, trained=is_trained, ends=True))
+    return tuple(stretches)
+
+
+def _words_of(name: str) -> list[str]:
+    """All that a template of this name says around two questions, with a system turn and without."""
+    turns = [Turn("user", "2"), Turn("assistant", "3"), Turn("user", "4"), Turn("assistant", "5")]
+    both = ([Turn("system", "1"), *turns], turns)
+    return [stretch.text for one in both for stretch in _inst_blocks(one, (), BUILT_IN[name])]
+
+
+def _jinja(text: str) -> str:
+    """A text as Jinja reads it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_WITH_SYSTEM = (
+    "{%%- if messages[0]['role'] != 'system' -%%}"
+    "{%%- set messages = [{'role': 'system', 'content': %s}] + messages -%%}"
+    "{%%- endif -%%}"
 )
-"""The prompt of Chinese-Alpaca-2: Llama-2's [INST] block, the input on a line of its own when there is one.
-
-Source: scripts/training/build_dataset.py of ymcui/Chinese-LLaMA-Alpaca-2.
-"""
-
-TEMPLATES: Mapping[str, Template] = {"alpaca2": alpaca2}
-
-
-def template_sha256(name: str) -> str:
-    """Of the words of a template, with and without an input: two texts of one name are two templates."""
-    template = TEMPLATES[name]
-    return sha256("\0".join((template("\1", "\2"), template("\1", ""))).encode()).hexdigest()
+_JINJA = (
+    "{%%- set told = messages[0]['role'] == 'system' -%%}"
+    "{%%- set system = messages[0]['content'] if told else %s -%%}"
+    "{%%- for message in (messages[1:] if told else messages) -%%}"
+    "{%%- if message['role'] == 'user' -%%}"
+    "{{- bos_token + '[INST] ' -}}"
+    "{%%- if loop.first and system -%%}{{- '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' -}}{%%- endif -%%}"
+    "{{- message['content'] + ' [/INST]' -}}"
+    "{%%- elif message['role'] == 'assistant' -%%}"
+    "{{- ' ' + message['content'] + eos_token -}}"
+    "{%%- endif -%%}"
+    "{%%- endfor -%%}"
+)

@@ -17,10 +17,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 
-from crossfoot.data.encoders import NoEndToken, Source, by_sentencepiece, by_tokenizers, by_transformers
+from crossfoot.data.encoders import NoEndToken, Source, by_tokenizers, by_transformers
 from crossfoot.data.findings import no_end_token, tokenizer_unusable
 from crossfoot.data.samples import Encoder
+from crossfoot.data.sentencepiece_encoder import by_sentencepiece
 from crossfoot.data.special_text import SpecialText
 from crossfoot.data.tiny_tokenizer import (
     FINGERPRINT,
@@ -99,6 +101,24 @@ def fingerprint(path: str, folder: str) -> str:
             raise ValueError(f"{file} is a git-lfs pointer, not the file itself; {fetching(file)}")
         whole.update(f"{name}\0{sha256_of_file(file)}\n".encode())
     return whole.hexdigest()
+
+
+def identity(path: str, folder: str) -> str:
+    """What decides the ids of a text: the fingerprint, and what reads these files. Raises as
+    `fingerprint`.
+    """
+    return f"{fingerprint(path, folder)} {reader(path, folder)}"
+
+
+def reader(path: str, folder: str) -> str:
+    """The library that reads a tokenizer's files, with its version."""
+    files = {"tokenizer.json": "tokenizers", "tokenizer.model": "sentencepiece"}
+    names = (library for name, library in files.items() if os.path.isfile(os.path.join(folder, name)))
+    library = "tokenizers" if path == BUILTIN_TINY else next(names, "transformers")
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return library
 
 
 def copy_tokenizer(path: str, index_dir: str, destination: str) -> None:

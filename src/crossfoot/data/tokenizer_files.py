@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from crossfoot.data.encoders import sentencepiece_ids, vocabulary_rows
+from crossfoot.data.encoders import vocabulary_rows
 from crossfoot.data.findings import no_end_token, tokenizer_unusable
+from crossfoot.data.sentencepiece_encoder import sentencepiece_ids
 from crossfoot.data.tiny_tokenizer import SPECIALS
 from crossfoot.data.tokenizer import CHAT_TEMPLATE, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_settings import (

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crossfoot.data.records import FIELDS, Task
+from crossfoot.data.conversation import ALPACA, DOCUMENT, Columns, fields_of_turns, form_of_fields
+from crossfoot.data.records import Task
 
 MOST_NAMES, LONGEST_NAME = 200, 80
 """Different names that are counted, and their characters: a file may have any in every record."""
@@ -45,13 +46,13 @@ more, with a template around it.
 """
 
 
-def unread_fields(value: Mapping[str, Any], task: Task) -> tuple[str, ...]:
-    """The fields of a record that the task does not read and that hold something."""
-    if len(value) <= len(FIELDS[task]) and all(name in FIELDS[task] for name in value):
-        return ()
-    return tuple(
-        name[:LONGEST_NAME] for name, one in value.items() if name not in FIELDS[task] and _is_filled(one)
-    )
+def unread_fields(value: Mapping[str, Any], task: Task, columns: Columns) -> tuple[str, ...]:
+    """The fields of a record, and of its turns (`messages.name`), that are not read and hold something."""
+    form = DOCUMENT if task == "pretrain" else form_of_fields(value) or ALPACA
+    others = [(name, one) for name, one in value.items() if name not in form.reads]
+    if task == "sft":
+        others += fields_of_turns(value, columns)
+    return tuple(dict.fromkeys(name[:LONGEST_NAME] for name, one in others if _is_filled(one)))
 
 
 def _is_filled(value: Any, depth: int = 0) -> bool:
@@ -78,12 +79,12 @@ def add_unread(counts: Counter[str], more: Mapping[str, int]) -> None:
 
 def changes_meaning(name: str, task: Task) -> bool:
     """Whether training without a field of this name is training on something else."""
-    return _plain(name) in OF_MEANING[task]
+    return _plain(name.rpartition(".")[2]) in OF_MEANING[task]
 
 
 def is_about_the_record(name: str) -> bool:
     """Whether a field of this name is commonly not meant for the model."""
-    plain = _plain(name)
+    plain = _plain(name.rpartition(".")[2])
     return plain in ABOUT_THE_RECORD or plain.startswith("_") or plain.endswith(("_id", "_url", "_hash"))
 
 

@@ -16,8 +16,12 @@ _GITHUB = {"error": "error", "warning": "warning", "note": "notice", "accepted":
 
 def show(findings: Sequence[Finding], style: str = "text") -> None:
     """To stdout, in colours on a terminal."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    say_painted(formatted(findings, style, colour))
+    say_painted(formatted(findings, style, in_colour()))
+
+
+def in_colour() -> bool:
+    """Whether stdout is a terminal that nobody has asked to stay plain."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def formatted(findings: Sequence[Finding], style: str, colour: bool = False) -> str:

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from crossfoot.data.conversation_findings import template_unusable
 from crossfoot.data.findings import Problem, no_samples
 from crossfoot.data.lost_characters import LostCharacters
 from crossfoot.data.numbering import numbering_of
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import Task
-from crossfoot.data.samples import BlockCutter, Encoder, Sample
+from crossfoot.data.samples import BlockCutter, Encoder, Sample, Shape
 from crossfoot.data.special_text import NOTHING_SPELLED, SpelledRecords
-from crossfoot.data.tokenizer import fingerprint, load_encoder, local_folder, tokenizer_path
+from crossfoot.data.template_source import shape_of
+from crossfoot.data.tokenizer import identity, load_encoder, local_folder, reader, tokenizer_path
 from crossfoot.data.unread_fields import add_unread
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
@@ -36,7 +38,7 @@ from crossfoot.index.locate import (
 )
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import FORMAT_VERSION, DataIndex, IndexDamaged, IndexHeader, Source, open_index
-from crossfoot.index.tokenised import Part, Shape, Tokeniser
+from crossfoot.index.tokenised import Part, Tokeniser
 from crossfoot.index.waiting import ALIVE, PATIENCE_SECONDS, Pulse, make_building_folder, wait_while_building
 from crossfoot.index.workers import Recipe, WorkerLost, Workers, workers_for
 from crossfoot.index.writer import IndexWriter
@@ -77,7 +79,7 @@ def ensure_index(
         raise Refused(index_unwritable(Place(run.index_dir), said_by(error))) from error
     try:
         folder = local_folder(path, run.index_dir, may_fetch=True)
-        mark = fingerprint(path, folder or path)
+        mark = identity(path, folder or path)
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
     if states is None:
@@ -185,7 +187,8 @@ def _write(
     files = [state.path for state in states]
     path = tokenizer_path(run.config)
     encoder = load_encoder(path, run.index_dir, place=run.tokenizer_place, special_text=data.special_text)
-    shape = Shape(data.task, data.template, data.max_seq_len)
+    shape = shape_of(run)
+    _refuse_without_places(run, encoder, shape)
     cutter = BlockCutter(data.max_seq_len)
     problems = Problems(files, stops=data.bad_samples == "stop")
     reading = _Reading([0] * len(files), problems, LostCharacters(encoder.encode))
@@ -193,7 +196,7 @@ def _write(
     workers = workers_for(sum(state.bytes for state in states), usable_cores())
     recipe = Recipe(path, run.index_dir, data.special_text, shape)
     with IndexWriter(folder) as writer, _tokenising(recipe, encoder, workers) as parts_of:
-        for part in parts_of(chunks_of(files, data.task)):
+        for part in parts_of(chunks_of(files)):
             for problem in reading.take(part, files[part.file_id]):
                 writer.reject(part.file_id, problem)
             if part.columns is not None:
@@ -216,12 +219,14 @@ def _write(
             format_version=FORMAT_VERSION,
             address=address,
             task=data.task,
-            template=data.template if data.task == "sft" else None,
+            template=shape.template,
+            columns=shape.columns,
             max_seq_len=data.max_seq_len,
             bad_samples=data.bad_samples,
             special_text=data.special_text,
             sources=sources,
             tokenizer=encoder.facts,
+            reader=reader(path, local_folder(path, run.index_dir, may_fetch=False) or path),
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
             special_text_records=reading.special_text,
@@ -234,6 +239,18 @@ def _write(
             **counts,
         )
         writer.finish(header, encoder.reading)
+
+
+def _refuse_without_places(run: RunFile, encoder: Encoder, shape: Shape) -> None:
+    """Raise Refused where the template needs to know which characters a token is made of, and the tokenizer
+    does not say.
+    """
+    if shape.template is None or not shape.template.source:
+        return
+    try:
+        encoder.encode_placed(["a"], [()])
+    except ValueError as error:
+        raise Refused(template_unusable(run.place("data", "template"), str(error))) from error
 
 
 @contextlib.contextmanager

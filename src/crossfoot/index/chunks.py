@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.line_files import Line
-from crossfoot.data.record import Record
-from crossfoot.data.records import Task, raw_records
+from crossfoot.data.record import Record, characters_in
+from crossfoot.data.records import raw_records
 
 CHUNK_RECORDS = 1000
 CHUNK_BYTES = 1_000_000
@@ -27,13 +27,13 @@ class Chunk:
     is_last: bool
 
 
-def chunks_of(files: Sequence[str], task: Task) -> Iterator[Chunk]:
+def chunks_of(files: Sequence[str]) -> Iterator[Chunk]:
     """The records of all files in their order; of each file at least one chunk, which may be empty."""
     before = 0
     for file_id, file in enumerate(files):
         held: list[Line | Record | Problem] = []
         held_bytes = 0
-        for record in raw_records(file, task):
+        for record in raw_records(file):
             size = _bytes_of(record)
             if len(held) >= CHUNK_RECORDS or (held and held_bytes + size > CHUNK_BYTES):
                 yield Chunk(file_id, before, held, is_last=False)
@@ -49,6 +49,4 @@ def _bytes_of(record: Line | Record | Problem) -> int:
     """About its size."""
     if isinstance(record, Line):
         return len(record.raw or b"")
-    if isinstance(record, Record) and isinstance(record.value, dict):
-        return sum(len(one) for one in record.value.values() if isinstance(one, str))
-    return 0
+    return characters_in(record.value) if isinstance(record, Record) else 0

@@ -18,8 +18,8 @@ from crossfoot.data.findings import Problem, no_samples, tokenizer_unusable
 from crossfoot.data.numbering import kind_of
 from crossfoot.data.records import KINDS, Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
-from crossfoot.data.templates import template_sha256
-from crossfoot.data.tokenizer import fingerprint, load_at_hand, local_folder, tokenizer_path
+from crossfoot.data.template_source import template_of
+from crossfoot.data.tokenizer import identity, load_at_hand, local_folder, tokenizer_path
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
@@ -45,8 +45,9 @@ def place_of(run: RunFile, file: str) -> Place:
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
     """Raise Refused, all at once, for files that are missing, folders, or not what the task reads."""
     findings = []
+    columns = None if run is None else run.config.data.field_names
     for file in files:
-        if (finding := file_finding(file, task)) is not None:
+        if (finding := file_finding(file, task, columns)) is not None:
             placed = replace(finding, place=Place(file) if run is None else place_of(run, file))
             findings.append(_with_near(placed, file, task))
     if findings:
@@ -73,7 +74,7 @@ def _with_near(finding: Finding, file: str, task: Task) -> Finding:
     return replace(finding, helps=near or finding.helps)
 
 
-def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerprint: str) -> str:
+def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer: str) -> str:
     """The address of the index of these sources: 16 hex digits over everything that decides its content.
 
     A file's name is not in it, its kind is: the same bytes read as .txt and as .jsonl are other records.
@@ -82,25 +83,26 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer_fingerpri
     content = {
         "format": CONTENT_VERSION,
         "task": data.task,
-        "template": [data.template, template_sha256(data.template)] if data.task == "sft" else None,
+        "template": template_of(run).sha256 if data.task == "sft" else None,
+        "columns": data.field_names,
         "max_seq_len": data.max_seq_len,
         "bad_samples": data.bad_samples,
         "special_text": data.special_text,
-        "tokenizer": tokenizer_fingerprint,
+        "tokenizer": tokenizer,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tokenizer_mark(run: RunFile) -> str | None:
-    """The fingerprint of the run's tokenizer; None when it is not on this machine yet.
+    """What decides the ids that the run's tokenizer makes; None when it is not on this machine yet.
 
     Raises Refused (CF520) when it names a folder that is not there, or that holds no tokenizer.
     """
     path = tokenizer_path(run.config)
     try:
         folder = local_folder(path, run.index_dir, may_fetch=False)
-        return fingerprint(path, folder) if folder is not None else None
+        return identity(path, folder) if folder is not None else None
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
 
@@ -175,7 +177,7 @@ def count_records(files: Sequence[str], task: Task) -> int:
     refuse_unopenable(files, task)
     records = 0
     for file in files:
-        counted = count_file(file, task)
+        counted = count_file(file)
         if isinstance(counted, Problem):
             raise Refused(counted.finding(file))
         records += counted

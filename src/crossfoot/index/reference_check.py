@@ -14,6 +14,7 @@ import numpy as np
 
 from crossfoot.findings.finding import Place
 from crossfoot.index.checksums import contradiction_of
+from crossfoot.index.reference_chat import text_of
 from crossfoot.index.reference_records import Found, found_records, value_of
 from crossfoot.index.reference_tokenizers import (
     NotComparable,
@@ -24,8 +25,8 @@ from crossfoot.index.reference_tokenizers import (
     load_reference,
     settings_of,
 )
-from crossfoot.index.reference_tokens import Expected, difference_of, expected_answer, text_of
-from crossfoot.index.store import TOKENIZER, DataIndex
+from crossfoot.index.reference_tokens import Expected, difference_of, expected_answer
+from crossfoot.index.store import TOKENIZER, DataIndex, IndexHeader
 
 SAMPLED_RECORDS = 200
 TOKENISED_CHARACTERS = 20_000_000
@@ -178,7 +179,7 @@ def _compare_answers(
                 told.judge(
                     index,
                     i,
-                    _answer_of(found, header.template, header.max_seq_len, tokenizers),
+                    _answer_of(found, header, tokenizers),
                     len(tokenizers),
                 )
                 if not here:
@@ -189,9 +190,9 @@ def _compare_answers(
 
 
 def _answer_of(
-    found: Found, template: str | None, max_seq_len: int, tokenizers: Sequence[ReferenceTokenizer]
+    found: Found, header: IndexHeader, tokenizers: Sequence[ReferenceTokenizer]
 ) -> Callable[[int], Expected]:
-    return lambda reading: expected_answer(value_of(found), template, max_seq_len, tokenizers[reading])
+    return lambda reading: expected_answer(value_of(found), header, tokenizers[reading])
 
 
 def _until_broken(file: str) -> Iterator[Found]:
@@ -279,11 +280,13 @@ def _feed(
 ) -> list[_Block]:
     """Give a document to the open blocks. Returns those that are still open."""
     try:
-        text = text_of(value_of(found), "text")
+        text = text_of(value_of(found), index.header.columns.get("text", "text"))
         told.characters += len(text)
         if told.characters > TOKENISED_CHARACTERS:
             raise NotComparable("their documents are too long to be tokenised in a few seconds")
-        documents = [[*one.begin, *one.encode([data(text)]), one.end] for one in tokenizers]
+        documents = [
+            [*one.begin, *(token.id for token in one.encode([data(text)])), one.end] for one in tokenizers
+        ]
     except (Unusable, ValueError):
         return list(blocks)  # left out of the index too; a block that begins here is not found
     except NotComparable as reason:

@@ -4,6 +4,8 @@ the index is built with (`records.py`), and looks only at files that one has acc
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -36,11 +38,14 @@ def found_records(path: str) -> Iterator[Found]:
     """The records of a data file, in order. Raises OSError, ValueError, or pyarrow's errors when it cannot be
     read.
     """
-    ending = os.path.splitext(path)[1].lower()
+    bare = path.lower()
+    ending = os.path.splitext(bare[:-3] if bare.endswith(".gz") else bare)[1]
     if ending == ".parquet":
         return _rows(path)
     if ending == ".txt":
         return _plain_lines(path)
+    if ending in (".csv", ".tsv"):
+        return _cells(path)
     return _listed(path) if ending == ".json" and _is_list(path) else _json_lines(path)
 
 
@@ -54,8 +59,25 @@ def value_of(found: Found) -> Any:
     return found.raw
 
 
+def _opened(path: str, newline: str | None = None) -> IO[str]:
+    if path.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+    return open(path, encoding="utf-8-sig", newline=newline)
+
+
+def _cells(path: str) -> Iterator[Found]:
+    csv.field_size_limit(LONGEST_BYTES)
+    with _opened(path, newline="") as stream:
+        first = stream.readline()
+        counts = {mark: first.count(mark) for mark in ",;\t"}
+        delimiter = max(counts, key=lambda mark: counts[mark])
+        stream.seek(0)
+        for row, cells in enumerate(csv.DictReader(stream, delimiter=delimiter), start=1):
+            yield Found(row, {name: cell for name, cell in cells.items() if cell})
+
+
 def _is_list(path: str) -> bool:
-    with open(path, encoding="utf-8-sig") as stream:
+    with _opened(path) as stream:
         while block := stream.read(4096):
             if begins := block.lstrip(_BLANK):
                 return begins[0] == "["
@@ -63,7 +85,8 @@ def _is_list(path: str) -> bool:
 
 
 def _json_lines(path: str) -> Iterator[Found]:
-    with open(path, "rb") as stream:
+    opens: Any = gzip.open if path.lower().endswith(".gz") else open
+    with opens(path, "rb") as stream:
         for line, raw in enumerate(_bounded(stream), start=1):
             bare = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
             if bare.strip():
@@ -71,7 +94,7 @@ def _json_lines(path: str) -> Iterator[Found]:
 
 
 def _plain_lines(path: str) -> Iterator[Found]:
-    with open(path, encoding="utf-8-sig") as stream:
+    with _opened(path) as stream:
         for line, text in enumerate(_bounded(stream), start=1):
             if text.strip():
                 yield Found(line, {"text": text.removesuffix("\n")})
@@ -90,9 +113,7 @@ def _rows(path: str) -> Iterator[Found]:
 
     line = 0
     with pyarrow.parquet.ParquetFile(path) as file:
-        names = [
-            name for name in ("instruction", "input", "output", "text") if name in file.schema_arrow.names
-        ]
+        names = [one.name for one in file.schema_arrow if "binary" not in str(one.type)]
         for table in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
             for number in range(table.num_rows):
                 line += 1
@@ -105,7 +126,7 @@ def _listed(path: str) -> Iterator[Found]:
     Raises ValueError when the list breaks off.
     """
     decode = json.JSONDecoder().raw_decode
-    with open(path, encoding="utf-8-sig", newline="") as stream:
+    with _opened(path, newline="") as stream:
         text = stream.read(WINDOW_CHARACTERS)
         while "[" not in text and (more := stream.read(WINDOW_CHARACTERS)):
             text += more

@@ -38,12 +38,20 @@ def data(text: str) -> Piece:
     return Piece(text, False)
 
 
-Encode = Callable[[Sequence[Piece]], list[int]]
+class Token(NamedTuple):
+    """An id, and the characters of the text that it is made of."""
+
+    id: int
+    begin: int
+    end: int
+
+
+Encode = Callable[[Sequence[Piece]], list[Token]]
 
 
 @dataclass(frozen=True)
 class ReferenceTokenizer:
-    """encode: ids of the pieces as one text, without begin and end; NotComparable for what it cannot,
+    """encode: tokens of the pieces as one text, without begin and end; NotComparable for what it cannot,
     Unusable for data whose special token cannot be text. begin, end: ids before and behind a sample.
     """
 
@@ -103,26 +111,32 @@ def fast_reference(
     unknown = tokenizer.token_to_id(_named(settings, "unk_token") or "")
     forbidden = {tokenizer.token_to_id(text) for text in marked} | {end, *begin}
 
-    def ids_of(text: str, sees_special: bool, is_first: bool = True) -> list[int]:
-        chosen = tokenizer if is_first else inner
+    def tokens_of(text: str, sees_special: bool, at: int = 0) -> list[Token]:
+        chosen = inner if at else tokenizer
         chosen.encode_special_tokens = not sees_special
-        return list(chosen.encode(text, add_special_tokens=False).ids)
+        made = chosen.encode(text, add_special_tokens=False)
+        return [
+            Token(one, at + begin, at + end) for one, (begin, end) in zip(made.ids, made.offsets, strict=True)
+        ]
 
-    def encode(pieces: Sequence[Piece]) -> list[int]:
+    def encode(pieces: Sequence[Piece]) -> list[Token]:
         whole = "".join(piece.text for piece in pieces)
         if special_text == "tokens" or splits:
-            return ids_of(whole, sees_special=not splits)
+            return tokens_of(whole, sees_special=not splits)
         cuts = _cuts(pieces, special)
         if not _spells(pieces, special):
-            return ids_of(whole, sees_special=bool(cuts))
+            return tokens_of(whole, sees_special=bool(cuts))
         if any(one[flag] for one in written["added_tokens"] if one["content"] in cuts for flag in _FLAGS):
             raise NotComparable("a token of the template takes the blanks beside it")
-        joined: list[int] = []
-        for at, (part, is_token) in enumerate(_cut(pieces, special, ())):
-            ids = [int(tokenizer.token_to_id(part) or 0)] if is_token else ids_of(part, False, at == 0)
-            if not is_token and (forbidden - {unknown}) & set(ids):
+        joined: list[Token] = []
+        at = 0
+        for part, is_token in _cut(pieces, special, ()):
+            number = int(tokenizer.token_to_id(part) or 0)
+            made = [Token(number, at, at + len(part))] if is_token else tokens_of(part, False, at)
+            if not is_token and (forbidden - {unknown}) & {one.id for one in made}:
                 raise Unusable("it spells out a special token, which is no text to this tokenizer")
-            joined += ids
+            joined += made
+            at += len(part)
         return joined
 
     return ReferenceTokenizer(encode, begin, end)
@@ -171,7 +185,7 @@ def _sentencepiece_reference(
 ) -> ReferenceTokenizer:
     from sentencepiece import SentencePieceProcessor
 
-    model = SentencePieceProcessor(model_file=path)
+    model: Any = SentencePieceProcessor(model_file=path)
     decoder = settings.get("added_tokens_decoder", {})
     marked = {str(one["content"]) for one in decoder.values() if one.get("special")}
     special = _named_texts(settings) | marked
@@ -186,22 +200,32 @@ def _sentencepiece_reference(
     adds_begin = bool(settings.get("add_bos_token", True)) and model.bos_id() >= 0
     forbidden = {end, begin, *(numbers[one] for one in marked | (special & set(added)))} - {model.unk_id()}
 
-    def encode(pieces: Sequence[Piece]) -> list[int]:
+    def tokens_of(text: str, at: int = 0) -> list[Token]:
+        try:
+            made = model.encode(text, out_type="offset_mapping")
+        except RuntimeError as error:
+            raise NotComparable("sentencepiece before 0.2.2 does not say where a token stands") from error
+        places = zip(made["ids"], made["offsets"], strict=True)
+        return [Token(one, at + begin, at + end) for one, (begin, end) in places]
+
+    def encode(pieces: Sequence[Piece]) -> list[Token]:
         whole = "".join(piece.text for piece in pieces)
         everything = special | set(numbers)
         seen = {token for _, token in _found(whole, everything)}
         if splits or not seen:
-            return list(model.encode(whole))
+            return tokens_of(whole)
         if seen & (flagged | (everything - set(numbers))):
             raise NotComparable("it spells out a token whose id or blanks only the builder knows")
         in_data = everything if special_text == "tokens" else everything - special
-        ids: list[int] = []
+        joined: list[Token] = []
+        at = 0
         for part, is_token in _cut(pieces, everything, in_data):
-            found = [numbers[part]] if is_token else list(model.encode(part))
-            if special_text == "text" and not is_token and forbidden & set(found):
+            found = [Token(numbers[part], at, at + len(part))] if is_token else tokens_of(part, at)
+            if special_text == "text" and not is_token and forbidden & {one.id for one in found}:
                 raise Unusable("it spells out a special token, which is no text to this tokenizer")
-            ids += found
-        return ids
+            joined += found
+            at += len(part)
+        return joined
 
     return ReferenceTokenizer(encode, (begin,) if adds_begin else (), end if end >= 0 else facts.eos_id)
 

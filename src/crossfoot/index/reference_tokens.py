@@ -1,7 +1,7 @@
-"""What one record must have become, worked out a second time: template, tokens, label mask, counts, digests.
+"""What one record must have become, worked out a second time: tokens, label mask, counts, digests.
 
 Written from the definitions, one text at a time, and without the code that builds an index (`samples.py`,
-`templates.py`, `encoders.py`).
+`encoders.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from crossfoot.index.reference_tokenizers import NotComparable, Piece, ReferenceTokenizer, Unusable, data
-from crossfoot.index.store import DataIndex
-
-SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
+from crossfoot.index.reference_chat import runs_of, said_in
+from crossfoot.index.reference_tokenizers import ReferenceTokenizer, Unusable
+from crossfoot.index.store import DataIndex, IndexHeader
 
 
 @dataclass(frozen=True)
@@ -34,47 +33,29 @@ class Expected:
         return tokens, whole
 
 
-def prompt_of(template: str | None, instruction: str, extra: str) -> list[Piece]:
-    """The text before an answer. Raises NotComparable for a template that is not written down here."""
-    if template != "alpaca2":
-        raise NotComparable(f"the template {template} is known to the code that builds the index alone")
-    opening = "\n".join(["[INST] <<SYS>>", SYSTEM, "<</SYS>>", "", ""])
-    asked = [data(instruction), Piece("\n", True), data(extra)] if extra else [data(instruction)]
-    return [Piece(opening, True), *asked, Piece(" [/INST]", True)]
-
-
-def expected_answer(
-    value: Any, template: str | None, max_seq_len: int, tokenizer: ReferenceTokenizer
-) -> Expected:
-    """The sample of an sft record: begin, prompt, answer, end; answer and end trained; cut at the window.
+def expected_answer(value: Any, header: IndexHeader, tokenizer: ReferenceTokenizer) -> Expected:
+    """The sample of an sft record: what is trained of its texts, and the end token behind a trained answer;
+    cut at the window.
 
     Raises Unusable for a record that has none, NotComparable.
     """
-    prompt = tokenizer.encode(prompt_of(template, text_of(value, "instruction"), _extra(value)))
-    answer = tokenizer.encode([data(text_of(value, "output"))])
-    masked = len(tokenizer.begin) + len(prompt)
-    if masked >= max_seq_len:
-        raise Unusable(f"its prompt has {masked} tokens of {max_seq_len}")
-    ids = [*tokenizer.begin, *prompt, *answer, tokenizer.end]
-    kept = ids[:max_seq_len]
-    return Expected(kept, [at >= masked for at in range(len(kept))], len(ids) - len(kept))
-
-
-def text_of(value: Any, field: str) -> str:
-    """A text that a record must have. Raises Unusable."""
-    text = value.get(field) if isinstance(value, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise Unusable(f'it has no "{field}"')
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise Unusable(f'its "{field}" holds half of a character')
-    return text
-
-
-def _extra(value: dict[str, Any]) -> str:
-    extra = value.get("input")
-    if extra is not None and not isinstance(extra, str):
-        raise Unusable('its "input" is not text')
-    return extra or ""
+    ids: list[int] = []
+    trained: list[bool] = []
+    for run in runs_of(said_in(value, header.columns), header.template):
+        if run.begins:
+            ids += tokenizer.begin
+            trained += [False] * len(tokenizer.begin)
+        for token in tokenizer.encode(run.pieces):
+            ids.append(token.id)
+            reach = max(token.end, token.begin + 1)
+            trained.append(any(begin < reach and token.begin < end for begin, end in run.trained))
+        if run.ends:
+            ids.append(tokenizer.end)
+            trained.append(bool(run.trained))
+    if not any(trained[1 : header.max_seq_len]):
+        raise Unusable(f"nothing of its first {header.max_seq_len} tokens is trained")
+    kept = slice(header.max_seq_len)
+    return Expected(ids[kept], trained[kept], sum(trained[header.max_seq_len :]))
 
 
 def difference_of(index: DataIndex, i: int, expected: Expected) -> str | None:

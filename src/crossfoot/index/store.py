@@ -20,13 +20,14 @@ import numpy.typing as npt
 from crossfoot.data.numbering import Numbering, record_place
 from crossfoot.data.samples import TokenizerFacts
 from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecords
+from crossfoot.data.templates import Template
 from crossfoot.documents import Malformed, parse_object, read_object, value_of
 from crossfoot.findings.finding import Place
 from crossfoot.phrases import counted
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Of the files of an index. One of another format is built anew, at the same address."""
-CONTENT_VERSION = 2
+CONTENT_VERSION = 3
 """Goes up when the same data come to other samples: it is part of the address, and a run is not continued
 with another address.
 """
@@ -73,26 +74,29 @@ class Source:
 class IndexHeader:
     """Counts over the whole index.
 
-    real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift. truncated_samples,
-    lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them. duplicate_samples:
-    samples equal to an earlier one. empty_samples: samples without a trained token (none is ever written;
-    counted, not assumed). rejected_records: records left out, listed in rejects. left_out_tokens: pretrain's
-    last block, when it is a single token (after the causal shift it has no target). special_text_records,
-    template_records: whose data spells out a special token, or the template's own words. unread_fields: of
-    good records, those that hold something and are not read, with the number of records. judged_characters,
-    lost_characters, lost_words: as `LostCharacters` counted them. checksums: sha256 of every other file of
-    the folder, by its name.
+    template: of sft. columns: as in the config. reader: the library of the tokenizer's files, with its
+    version. real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift.
+    truncated_samples, lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them.
+    duplicate_samples: samples equal to an earlier one. empty_samples: samples without a trained token (none
+    is ever written; counted, not assumed). rejected_records: records left out, listed in rejects.
+    left_out_tokens: pretrain's last block, when it is a single token (after the causal shift it has no
+    target). special_text_records, template_records: whose data spells out a special token, or the template's
+    own words. unread_fields: of good records, those that hold something and are not read, with the number of
+    records. judged_characters, lost_characters, lost_words: as `LostCharacters` counted them. checksums:
+    sha256 of every other file of the folder, by its name.
     """
 
     format_version: int
     address: str
     task: str
-    template: str | None
+    template: Template | None
+    columns: Mapping[str, str]
     max_seq_len: int
     bad_samples: str
     special_text: SpecialText
     sources: tuple[Source, ...]
     tokenizer: TokenizerFacts
+    reader: str
     num_samples: int
     real_tokens: int
     trained_tokens: int
@@ -192,7 +196,10 @@ class DataIndex:
         became = "text" if header.special_text == "text" else "those tokens (data.special_text: tokens)"
         told = (
             (header.special_text_records, f"special tokens of the tokenizer, which became {became}"),
-            (header.template_records, f"the words of the template {header.template}"),
+            (
+                header.template_records,
+                f"the words of the template {header.template and header.template.name}",
+            ),
         )
         found = ((names, one.named(self.record_place)) for one, names in told if one.records)
         return tuple(

@@ -10,22 +10,21 @@ from dataclasses import dataclass, field
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.lost_characters import LostCharacters
-from crossfoot.data.records import Task, record_of
-from crossfoot.data.samples import Document, Encoder, Sample, Texts, documents, sft_samples, texts_of
+from crossfoot.data.records import record_of
+from crossfoot.data.samples import (
+    Document,
+    Encoder,
+    Sample,
+    Shape,
+    Texts,
+    documents,
+    sft_samples,
+    texts_of,
+)
 from crossfoot.data.special_text import NOTHING_SPELLED, SpelledRecord, SpelledRecords, SpelledTally
-from crossfoot.data.templates import TEMPLATES
 from crossfoot.data.unread_fields import count_unread
 from crossfoot.index.chunks import Chunk
 from crossfoot.index.columns import Columns, columns_of
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What becomes of a record, beside the tokenizer."""
-
-    task: Task
-    template: str
-    max_seq_len: int
 
 
 @dataclass
@@ -84,11 +83,7 @@ class Tokeniser:
             if (record := record_of(raw)) is None:
                 continue
             part.records += not (isinstance(record, Problem) and record.fatal)
-            texts = (
-                record
-                if isinstance(record, Problem)
-                else texts_of(record, chunk.file_id, self._shape.task, self._shape.template)
-            )
+            texts = record if isinstance(record, Problem) else texts_of(record, chunk.file_id, self._shape)
             if isinstance(texts, Problem):
                 part.unusable.append(texts)
                 continue
@@ -102,12 +97,11 @@ class Tokeniser:
         """Count the records that spell out a special token, or the template's marks; bad ones are none."""
         bad = {one.number for one in part.untrainable}
         ids = self._encoder.special.ids
-        marks = TEMPLATES[self._shape.template].marks if self._shape.task == "sft" else ()
-        special, template = SpelledTally(ids), SpelledTally(mark for mark in marks if mark not in ids)
+        special = SpelledTally(ids)
+        template = SpelledTally(mark for mark in self._shape.marks if mark not in ids)
         for texts in batch:
             if texts.number not in bad:
-                parts = texts.spelled_in
                 for tally in (special, template):
-                    if found := tally.in_record(parts):
+                    if found := tally.in_record(texts.written):
                         tally.book(SpelledRecord(texts.file_id, texts.number, found))
         part.special_text, part.template_text = special.counted, template.counted

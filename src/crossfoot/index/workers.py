@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from crossfoot.data.encoders import ONE_THREAD
+from crossfoot.data.samples import Shape
 from crossfoot.data.special_text import SpecialText
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.index.chunks import Chunk
-from crossfoot.index.tokenised import Part, Shape, Tokeniser
+from crossfoot.index.tokenised import Part, Tokeniser
 
 WORKER_BYTES = 8_000_000
 """Of data files for each worker: it takes about as long to start one as to tokenise a third of this."""

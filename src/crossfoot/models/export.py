@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +20,10 @@ from crossfoot.checkpoints.findings import no_such_checkpoint, not_readable, oth
 from crossfoot.checkpoints.manifest import Damaged, Manifest, verify_content
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
 from crossfoot.data.saved_tokenizer import save_tokenizer
+from crossfoot.data.templates import Template
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
+from crossfoot.index.store import IndexDamaged, read_header
 from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.grow import grow_vocabulary
@@ -44,12 +47,15 @@ from crossfoot.written.paths import with_homes
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, and what it was trained with. engine: None where nobody has noted it."""
+    """A checkpoint, and what it was trained with. engine: None where nobody has noted it. template: of the
+    index, None where that is gone.
+    """
 
     checkpoint: Checkpoint
     config: Config
     index_dir: str
     engine: str | None
+    template: Template | None = None
 
     @property
     def model_path(self) -> str:
@@ -75,7 +81,7 @@ def export(run_dir: str, out: str, step: int | None = None) -> int:
             out,
             gather=False,
             loaded=loaded,
-            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder),
+            add_tokenizer=lambda folder: save_tokenizer(config, source.index_dir, folder, source.template),
         )
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
@@ -145,7 +151,10 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
         config = config.model_copy(update={"model": config.model.model_copy(update={"adapter": None})})
     folders = index_dirs(run_dir, lock, started)
     index_dir = next(filter(os.path.isdir, folders), folders[0])
-    return Source(checkpoint, config, index_dir, next(iter(engines), None))
+    template = None
+    with suppress(IndexDamaged, KeyError, TypeError):
+        template = read_header(os.path.join(index_dir, lock["index"]["address"])).template
+    return Source(checkpoint, config, index_dir, next(iter(engines), None), template)
 
 
 def _refuse_other_adapter(config: Config, lock: Mapping[str, Any]) -> None:

@@ -67,9 +67,9 @@ def _imports(is_lora: bool, ids: PlainIds | None) -> Iterator[str]:
     yield "import torch"
     lines = ["from peft import PeftModel"] if is_lora else []
     names = "AutoModelForCausalLM"
-    if ids is not None and ids.imports.startswith("from transformers"):
+    if ids is not None and any("AutoTokenizer" in line for line in ids.ids):
         names += ", AutoTokenizer"
-    elif ids is not None:
+    if ids is not None and not ids.imports.startswith("from transformers"):
         lines.append(ids.imports)
     yield from sorted([*lines, f"from transformers import {names}"])
     yield ""

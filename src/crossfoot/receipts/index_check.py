@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -14,10 +15,16 @@ from typing import Any
 from crossfoot.data.tokenizer import fingerprint, local_folder
 from crossfoot.digests import sha256_of_file
 from crossfoot.index.checksums import ReadingLine, damage_of
+from crossfoot.index.reference_chat import words_of
 from crossfoot.index.reference_check import Comparison, compare_with_files
-from crossfoot.index.reference_tokenizers import NotComparable
-from crossfoot.index.reference_tokens import prompt_of
-from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, OtherFormat, open_index
+from crossfoot.index.store import (
+    CONTENT_VERSION,
+    DataIndex,
+    IndexDamaged,
+    IndexHeader,
+    OtherFormat,
+    open_index,
+)
 from crossfoot.ledger.entry import NO_STEP, Cause
 from crossfoot.receipts.cause_summary import summarise
 from crossfoot.receipts.receipt import MOST_CAUSES_WRITTEN
@@ -91,7 +98,7 @@ def _against_lock(
         words = "the index was made by another version of crossfoot: not compared with its files"
         notes.append(words)
     else:
-        addresses.add(_address(lock["config"]["data"], promised, header.tokenizer.fingerprint))
+        addresses.add(_address(lock["config"]["data"], promised, header))
     if addresses != {promised["address"]}:
         message = f"the index {index.folder} is not of the data, the tokenizer and the settings of the lock"
         causes.append(_cause("index differs", message))
@@ -110,31 +117,35 @@ def _is_of_another_version(promised: Mapping[str, Any]) -> bool:
     return bool(promised.get("content_version", 1) != CONTENT_VERSION)
 
 
-def _address(data: Mapping[str, Any], promised: Mapping[str, Any], tokenizer: str) -> str:
+def _address(data: Mapping[str, Any], promised: Mapping[str, Any], header: IndexHeader) -> str:
     """Worked out without the code that gives addresses. data: that section of the config."""
     content = {
         "format": CONTENT_VERSION,
         "task": data["task"],
-        "template": _template(data["template"]) if data["task"] == "sft" else None,
+        "template": _template(header, data) if data["task"] == "sft" else None,
+        "columns": data.get("columns", {}),
         "max_seq_len": data["max_seq_len"],
         "bad_samples": data["bad_samples"],
         "special_text": data.get("special_text"),
-        "tokenizer": tokenizer,
-        "sources": [
-            [os.path.splitext(source["path"])[1].lower(), source["sha256"]] for source in promised["sources"]
-        ],
+        "tokenizer": f"{header.tokenizer.fingerprint} {header.reader}",
+        "sources": [[_ending(source["path"]), source["sha256"]] for source in promised["sources"]],
     }
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _template(name: str) -> list[str | None]:
-    """The name, and the sha256 of its words."""
-    try:
-        prompts = [prompt_of(name, "\1", extra) for extra in ("\2", "")]
-    except NotComparable:
-        return [name, None]
-    words = "\0".join("".join(piece.text for piece in prompt) for prompt in prompts)
-    return [name, sha256(words.encode()).hexdigest()]
+def _ending(path: str) -> str:
+    return os.path.splitext(re.sub(r"\.gz$", "", path.lower()))[1]
+
+
+def _template(header: IndexHeader, data: Mapping[str, Any]) -> str | None:
+    """Of its words, and of what the config says beside them."""
+    if header.template is None:
+        return None
+    words = words_of(header.template)
+    if not header.template.source:
+        words = [data["template"], *words]
+    content = [words, data.get("system_prompt"), data.get("train_on", "all")]
+    return sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _compared(

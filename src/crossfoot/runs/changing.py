@@ -34,7 +34,10 @@ NEVER: Mapping[str, str] = {
         _OTHER_STEPS,
     ),
     **dict.fromkeys(
-        ("data.task", "data.template", "data.max_seq_len", "data.special_text", "tokenizer.path"),
+        (
+            *("data.task", "data.template", "data.system_prompt", "data.train_on", "data.columns"),
+            *("data.max_seq_len", "data.special_text", "tokenizer.path"),
+        ),
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(
@@ -103,6 +106,9 @@ _BY_CONTENT = (
     "data.train",
     "data.task",
     "data.template",
+    "data.system_prompt",
+    "data.train_on",
+    "data.columns",
     "data.max_seq_len",
     "data.bad_samples",
     "data.special_text",

@@ -153,7 +153,9 @@ def _save(work: RankJob, built: Built, steps_done: int) -> tuple[str | None, lis
             folder,
             gather=built.loaded.zero_stage == 3,
             loaded=built.loaded,
-            add_tokenizer=lambda destination: save_tokenizer(config, work.plan.run.index_dir, destination),
+            add_tokenizer=lambda destination: save_tokenizer(
+                config, work.plan.run.index_dir, destination, work.index.header.template
+            ),
         )
     except (OSError, SafetensorError) as error:
         what = "adapter" if config.lora else "model"

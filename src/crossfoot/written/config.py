@@ -22,6 +22,22 @@ Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$
 Reason = Annotated[str, StringConstraints(pattern=rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
 
+Column = Literal[
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "messages",
+    "conversations",
+    "role",
+    "content",
+    "prompt",
+    "completion",
+    "text",
+]
+"""Fields of records, and of the turns of a conversation, as they are read."""
+
 _LAZILY = ConfigDict(strict=True, defer_build=True)
 _ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
 _COUNTS = TypeAdapter[list[int]](Annotated[list[Count], Field(min_length=1)], config=_LAZILY)
@@ -114,13 +130,21 @@ class DataSection(Section):
     """What is trained on. Paths are relative to the working directory."""
 
     train: Annotated[list[Text], Field(min_length=1)]
-    """JSON, JSONL, Parquet (sft and pretrain) or plain text files (pretrain: one line is one document)."""
+    """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
     validation: list[Text] = []
     """Files for the validation loss; none: no validation."""
     task: Literal["sft", "pretrain"] = "sft"
-    """sft: instruction -> output, prompt masked. pretrain: documents joined and cut into blocks."""
-    template: Literal["alpaca2"] = "alpaca2"
-    """Prompt template of sft."""
+    """sft: conversations, their answers trained. pretrain: documents joined and cut into blocks."""
+    template: Text = "alpaca2"
+    """What sft puts conversations into: alpaca2 or llama2, tokenizer (the chat_template of the tokenizer), or
+    the path of a Jinja file.
+    """
+    system_prompt: Text | None = None
+    """The system turn of conversations that have none of their own. Default: the template's."""
+    train_on: Literal["all", "last"] = "all"
+    """Which answers of a conversation are trained: all, or the last one."""
+    columns: dict[Column, Text] = {}
+    """Fields that have other names in the data, each behind ours: {instruction: question, output: answer}."""
     special_text: Literal["text", "tokens"] = "text"
     """What becomes of text in the data that spells a special token of the tokenizer (</s>): the text that
     it is, or that token. The template's own are tokens always.
@@ -143,6 +167,11 @@ class DataSection(Section):
     """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
+
+    @property
+    def field_names(self) -> dict[str, str]:
+        """Our names of fields with the data's own, as plain texts."""
+        return {str(ours): theirs for ours, theirs in self.columns.items()}
 
     @property
     def is_packed(self) -> bool:

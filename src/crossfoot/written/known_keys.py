@@ -12,13 +12,14 @@ from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
-from crossfoot.written.config import Config, Section
+from crossfoot.written.config import Column, Config, Section
 from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
-GROUPS = ("lr", "groups")
-"""The keys whose own keys are free: codes and names of findings, and kinds of parameters."""
+COLUMNS, GROUPS = ("data", "columns"), ("lr", "groups")
+"""Keys that have keys of their own. Those of ACCEPT and GROUPS are free: codes and names of findings, kinds of
+parameters."""
 
 SURELY_MEANT = 0.88
 """Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""
@@ -93,7 +94,7 @@ def is_known(path: tuple[str, ...]) -> bool:
     if len(path) == 1:
         return path[0] in sections()
     if len(path) == 3:
-        return path[:2] in (ACCEPT, GROUPS)
+        return path[:2] in (ACCEPT, GROUPS) or (path[:2] == COLUMNS and path[2] in get_args(Column))
     return len(path) == 2 and path[1] in sections().get(path[0], ())
 
 

@@ -1,0 +1,86 @@
+"""Samples as text, with what of them is trained: what `crossfoot index --show` prints. No index is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from crossfoot.data.findings import Problem
+from crossfoot.data.numbering import numbering_of, record_place
+from crossfoot.data.records import read_records
+from crossfoot.data.samples import Coded, Encoder, Shape, Texts, coded_texts, texts_of
+from crossfoot.data.template_source import shape_of
+from crossfoot.data.tokenizer import load_encoder, tokenizer_path
+from crossfoot.index.locate import refuse_unopenable
+from crossfoot.phrases import counted
+from crossfoot.written.run_file import RunFile
+
+_TRAINED, _AROUND, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
+_OPEN, _CLOSE = "{+", "+}"
+"""Around what is trained where there is no colour, as a diff of words has it."""
+
+
+def shown_samples(run: RunFile, count: int, *, colour: bool) -> Iterator[str]:
+    """The first `count` records of the training files, each as a text: where it stands, how many tokens it
+    has, and the sample; one that cannot be trained with the reason. Raises Refused as the index does.
+    """
+    data = run.config.data
+    refuse_unopenable(data.train, data.task, run)
+    encoder = load_encoder(
+        tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place, special_text=data.special_text
+    )
+    shape = shape_of(run)
+    found = ((file_id, one) for file_id, file in enumerate(data.train) for one in read_records(file))
+    for file_id, record in islice(found, count):
+        texts = record if isinstance(record, Problem) else texts_of(record, file_id, shape)
+        file = data.train[file_id]
+        if isinstance(texts, Problem):
+            yield f"{texts.place(file)}: not trained, {texts.reason} ({texts.code})"
+        else:
+            place = record_place(file, numbering_of(file), texts.number)
+            (coded,) = coded_texts([texts], encoder)
+            yield f"{place}: {_counts(coded, shape)}\n{_text(texts, shape, encoder, colour=colour)}"
+
+
+def _counts(coded: Coded, shape: Shape) -> str:
+    """`57 tokens, 12 of them trained`."""
+    trained = sum(coded.trained[1:])
+    words = f"{counted(len(coded.ids), 'token')}, {trained:,} of them trained"
+    if shape.task == "pretrain" or len(coded.ids) <= shape.max_seq_len:
+        return words
+    lost = sum(coded.trained[shape.max_seq_len :])
+    return f"{words}; cut at {shape.max_seq_len:,} tokens, which costs {lost:,} trained ones"
+
+
+def _text(texts: Texts, shape: Shape, encoder: Encoder, *, colour: bool) -> str:
+    names = {number: text for text, number in encoder.special.ids.items()}
+    begin = "".join(names.get(number, "") for number in encoder.facts.bos_ids)
+    end = names.get(encoder.facts.eos_id, "")
+    parts: list[tuple[str, bool]] = []
+    for stretch in texts.stretches:
+        is_trained = bool(stretch.trained)
+        parts += [(begin, False)] if stretch.begins else []
+        parts += stretch.segments
+        parts += [(end, is_trained)] if stretch.ends else []
+    return "".join(_shown(text, is_trained, colour=colour) for text, is_trained in _joined(parts))
+
+
+def _joined(parts: list[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Parts of one kind that follow each other as one; none empty."""
+    held, is_held_trained = "", False
+    for text, is_trained in parts:
+        if is_trained != is_held_trained and held:
+            yield held, is_held_trained
+            held = ""
+        held, is_held_trained = held + text, is_trained
+    if held:
+        yield held, is_held_trained
+
+
+def _shown(text: str, is_trained: bool, *, colour: bool) -> str:
+    text = text.replace("\x1b", "\\x1b")
+    if not colour:
+        return f"{_OPEN}{text}{_CLOSE}" if is_trained else text
+    # A colour begins anew on every line: pagers take it off at its end.
+    paint = _TRAINED if is_trained else _AROUND
+    return "\n".join(f"{paint}{line}{_PLAIN}" if line else line for line in text.split("\n"))
