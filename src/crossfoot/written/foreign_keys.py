@@ -15,7 +15,6 @@ _SAME: Mapping[str, str] = {
     "run.seed": "data_seed random_seed",
     "model.path": """model_name_or_path base_model model_name model_path model_id model_id_or_path
         pretrained_model base_model_name_or_path pretrained_model_name_or_path""",
-    "model.adapter": "peft_path adapter_name_or_path lora_model_dir",
     "model.dtype": "torch_dtype compute_dtype precision mixed_precision",
     "model.attention": "attn_implementation attn_impl flash_attn",
     "model.gradient_checkpointing": "use_gradient_checkpointing activation_checkpointing",
@@ -50,7 +49,6 @@ _SAME: Mapping[str, str] = {
     "deepspeed": "deepspeed_config deepspeed_config_file ds_config",
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.max_steps": "max_train_steps num_steps total_steps num_train_steps num_training_steps train_iters",
-    "validation.patience": "early_stopping_patience early_stopping_steps",
     "validation.min_improvement": "early_stopping_threshold",
     "validation.every_steps": "eval_steps eval_interval validation_steps eval_freq val_steps",
     "validation.patience": "early_stopping_patience early_stopping_steps",

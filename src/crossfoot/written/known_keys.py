@@ -18,8 +18,8 @@ from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
 COLUMNS, GROUPS = ("data", "columns"), ("lr", "groups")
-"""Keys that have keys of their own. Those of ACCEPT and GROUPS are free: codes and names of findings, kinds of
-parameters."""
+"""Keys that have keys of their own. Those of ACCEPT and GROUPS are free: codes and names of findings, and
+kinds of parameters."""
 
 SURELY_MEANT = 0.88
 """Likeness (difflib's ratio) from which a misspelt key may be renamed without asking."""
