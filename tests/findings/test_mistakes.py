@@ -186,7 +186,8 @@ flash_attn: fa2
 """
     (finding,) = [each for each in found(text) if each.code == "CF033"]
     assert finding.title == "17 keys are words of another trainer"
-    assert finding.helps[:7] == (
+    assert finding.helps[:8] == (
+        "crossfoot import run.yaml --out my.yaml",
         "below model: write path: ./llama, dtype: bfloat16, attention: flash_attention_2",
         "below data: write task: sft, max_seq_len: 2048",
         "below run: write dir: saves",
@@ -365,7 +366,7 @@ OPTIONS = [
         "train run.yaml --load_in_4bit",
         "remove --load_in_4bit: the base model is trained as it is: there is no quantisation (QLoRA) yet",
     ),
-    ("check run.yaml --to slurm", "--to is an option of crossfoot launch"),
+    ("check run.yaml --to slurm", "--to is an option of crossfoot launch and mirror"),
     ("check run.yaml --formt json", "the nearest option is --format"),
     ("train run.yaml --stop_after 5", "write --stop-after"),
     ("train run.yaml --stop-after5", "write --stop-after 5"),

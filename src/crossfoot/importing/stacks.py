@@ -114,6 +114,7 @@ _LLAMA_FACTORY = Stack(
     MappingProxyType(
         {
             **_TRAINING_ARGUMENTS,
+            "model.dtype": Default("bfloat16", "that of the model; float16 for one of float16"),
             "model.gradient_checkpointing": Default("true", "disable_gradient_checkpointing"),
             "data.max_seq_len": Default("2048", "cutoff_len"),
             "lora.r": Default("8", "lora_rank"),

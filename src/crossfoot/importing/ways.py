@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from crossfoot.importing.carried import NOT_YET, Carrying, Entry
-from crossfoot.importing.recipe import Given, as_text
+from crossfoot.importing.recipe import Given, as_text, origin
 from crossfoot.phrases import listed
 from crossfoot.written.config import LoraSection
 from crossfoot.written.foreign_keys import foreign, words_for
@@ -95,9 +95,11 @@ def _epochs(carrying: Carrying, given: Given) -> None:
     if limit is not None and (limit.number or 0) > 0:
         carrying.leave(given, f"max_steps {limit.text} counts instead, there too", trains=False)
     elif number is not None and number % 1:
-        carrying.leave(given, "a part of an epoch is counted in steps", "set train.max_steps")
+        carrying.leave(given, "epochs are whole; a part of one is so many steps", "set train.max_steps")
         whole = max(1, round(number))
-        carrying.entries["train.epochs"] = Entry(str(whole), f"{given.key}, rounded", given)
+        carrying.entries["train.epochs"] = Entry(
+            str(whole), f"{origin(given.place)} {given.key}: {given.text}, rounded", given
+        )
     else:
         carrying.put("train.epochs", given.text if number is None else str(int(number)), given)
 
