@@ -94,8 +94,8 @@ KEYS = [
     (
         "a value that trains otherwise",
         "  schedule: cosine",
-        "  lr_scheduler_type: cosine_with_restarts",
-        "here it is called lr.schedule, which is cosine, linear or constant",
+        "  lr_scheduler_type: polynomial",
+        "here it is called lr.schedule, which is cosine, cosine_with_restarts, linear, constant or wsd",
     ),
     (
         "one of two",
@@ -217,7 +217,6 @@ VALUES = [
     ("dtype: float32", "dtype: int8", None, None),
     ("schedule: cosine", "schedule: Cosine", "write cosine", "cosine"),
     ("schedule: cosine", "schedule: cosin", "the nearest is cosine", None),
-    ("schedule: cosine", "schedule: cosine_with_restarts", None, None),
     ("schedule: cosine", "schedule: polynomial", None, None),
     ("template: alpaca2", "template: alpaca", None, None),
     ("template: alpaca2", "template: llama2", None, None),

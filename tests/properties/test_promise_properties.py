@@ -202,6 +202,25 @@ def test_every_rate_is_what_the_loop_is_told(
     assert not is_promised(plan.at(highest) * (1 + 3e-9), rates[highest], peak)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"schedule": "cosine_with_restarts", "cycles": 7},
+        *(
+            {"schedule": "wsd", "decay_fraction": 0.3, "decay_shape": one}
+            for one in ("linear", "sqrt", "cosine")
+        ),
+    ],
+    ids=lambda own: "-".join(map(str, own.values())),
+)
+def test_each_shape_is_what_the_loop_is_told(own: dict[str, Any]) -> None:
+    lr = {**LR, **own}
+    plan = plan_rate(**lr, global_batch_size=8, total_steps=101)
+    rates, peak, _ = promise.promised_rates(Terms(10, 8, 8, 1, 1, 1, None, 0, "carry", None, 101, lr))
+    assert all(is_promised(plan.at(k), rates[k], peak) for k in range(101))
+    assert plan.at(100) < 0.2 * peak
+
+
 def test_the_end_of_a_long_cosine_is_no_fault_and_ten_times_the_rate_is() -> None:
     lr = {**LR, "min_ratio": 0.0}
     plan = plan_rate(**lr, global_batch_size=8, total_steps=2_000_000)

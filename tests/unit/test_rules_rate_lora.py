@@ -94,7 +94,7 @@ def test_a_tied_output_layer_has_the_rate_of_the_embedding(found) -> None:
 
 def test_the_repair_of_groups_without_a_base_keeps_every_rate(found) -> None:
     finding = found("lr.groups={lora_A: 4, lora_B: 64}", "lora.modules_to_save=[]")["CF216"]
-    assert finding.helps[0].startswith("set lr.reference to 0.0004, and write groups: {lora_B: 16}: lora_A")
+    assert finding.helps[0].startswith("write reference: 0.0004 and groups: {lora_B: 16} below lr: lora_A")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

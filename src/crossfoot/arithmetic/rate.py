@@ -29,12 +29,6 @@ Rule = Literal["none", "linear", "sqrt"]
 Shape = Literal["cosine", "cosine_with_restarts", "linear", "constant", "wsd"]
 DecayShape = Literal["linear", "sqrt", "cosine"]
 
-BASE_RATE = "lr.reference"
-"""Whose rate parameters have that are in no group."""
-GROUPS = ("lora_A", "lora_B", "embed_tokens", "lm_head", "other")
-"""Kinds of trained parameters that may have a rate of their own. embed_tokens, lm_head: the input embedding
-and the output layer, whatever a model calls them; a tied one is embed_tokens.
-"""
 _LEFT: Mapping[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2.0,
     "linear": lambda progress: 1.0 - progress,
@@ -61,7 +55,7 @@ class RatePlan:
     peak: the rate after the warm-up. schedule: the shape after it. min_ratio: its floor as a share of the
     peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps. cycles: of
     cosine_with_restarts. decay_steps: the last ones of wsd, in the shape decay_shape. groups: kind, of
-    GROUPS, -> its ratio of the rate.
+    `rate_groups.GROUPS`, -> its ratio of the rate.
     """
 
     reference: float

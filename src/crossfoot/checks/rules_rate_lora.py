@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.impossible import alternatives
-from crossfoot.arithmetic.rate import GROUPS
+from crossfoot.arithmetic.rate_groups import GROUPS
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.whole_numbers import finite_number
 from crossfoot.findings.finding import Finding
@@ -193,10 +193,10 @@ def every_kind_in_a_group(facts: Facts) -> Iterator[Finding]:
     ratio = lr.groups[base]
     others = {kind: round(value / ratio, 12) for kind, value in lr.groups.items() if kind != base}
     rest = ", ".join(f"{kind}: {value:g}" for kind, value in others.items())
-    first = "" if ratio == 1 else f"set lr.reference to {lr.reference * ratio:.6g}, and "
+    first = "" if ratio == 1 else f"reference: {lr.reference * ratio:.6g} and "
     yield Finding(
         "CF216",
         "every trained parameter is in lr.groups, and none is left for lr.reference itself",
         place=facts.run.place("lr.groups"),
-        helps=(f"{first}write groups: {{{rest}}}: {base} is then trained at lr.reference",),
+        helps=(f"write {first}groups: {{{rest}}} below lr: {base} is then trained at lr.reference",),
     )

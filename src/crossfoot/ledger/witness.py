@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.arithmetic.rate import GROUPS
+from crossfoot.arithmetic.rate_groups import GROUPS
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossfoot.arithmetic.batch import BatchPlan
-from crossfoot.arithmetic.rate import BASE_RATE
+from crossfoot.arithmetic.rate_groups import BASE_RATE
 from crossfoot.arithmetic.zero_stages import Parameters
 from crossfoot.checks.deepspeed import vocabulary
 from crossfoot.checks.deepspeed.handed_over import ZERO, handed_over, todays_form

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossfoot.arithmetic.rate import BASE_RATE
+from crossfoot.arithmetic.rate_groups import BASE_RATE
 from crossfoot.findings.finding import Refused
 from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.meter import RATE_GROUP

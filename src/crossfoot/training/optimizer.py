@@ -19,7 +19,7 @@ def build_optimizer(
 
     adamw: torch's, fused. sgd: without momentum or decay. Matrices (two dimensions and more, ZeRO-3: of the
     whole tensor) are decayed, vectors (norms, biases) are not; an empty group is left out. A shared tensor is
-    one parameter. own_rates: kinds of parameters (`arithmetic.rate.GROUPS`) that are groups of their own.
+    one parameter. own_rates: kinds of parameters (`rate_groups.GROUPS`) that are groups of their own.
     """
     decay = section.weight_decay if section.name == "adamw" else 0.0
     members: dict[tuple[str, float], list[nn.Parameter]] = {}
