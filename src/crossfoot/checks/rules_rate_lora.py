@@ -93,17 +93,18 @@ def rank_without_alpha(facts: Facts) -> Iterator[Finding]:
     before = finite_number(was[0]) if was is not None else None
     if lora is None or was is None or not before or before == lora.r or "lora.alpha" in run.overridden:
         return
-    scale, old = lora.alpha / lora.r, lora.alpha / before
+    scale, power = lora.scale, 0.5 if lora.scaling == "rslora" else 1.0
+    old, of = lora.alpha / before**power, "alpha / sqrt(r)" if power < 1 else "alpha / r"
     yield Finding(
         "CF213",
-        f"lora.r is {lora.r} in the place of {before:g}, and lora.alpha stays {lora.alpha:g}: alpha / r goes "
+        f"lora.r is {lora.r} in the place of {before:g}, and lora.alpha stays {lora.alpha:g}: {of} goes "
         f"from {old:.4g} to {scale:.4g}, which is a change of rate too",
         severity="note",
         place=run.place("lora.r"),
         others=((was[1], f"right with alpha {lora.alpha:g}?"),),
         helps=alternatives(
             (
-                f"write lora.alpha={old * lora.r:g} as well, to keep alpha / r",
+                f"write lora.alpha={old * lora.r**power:g} as well, to keep {of}",
                 "leave alpha, and do not compare the two runs at one rate",
             )
         ),
@@ -147,6 +148,8 @@ def trained_kinds(facts: Facts) -> tuple[str, ...]:
         kinds = kinds - {"lm_head"} | {"embed_tokens"}
     if any(name not in (*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES) for name in saved):
         kinds.add("other")
+    if lora.dora:
+        kinds.add("other")  # the magnitudes
     return tuple(kind for kind in GROUPS if kind in kinds or kind.startswith("lora_"))
 
 
