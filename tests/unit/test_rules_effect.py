@@ -74,7 +74,7 @@ def test_every_key_of_the_schema_is_thought_of() -> None:
 def test_a_use_of_no_adapter_has_no_effect(found) -> None:
     (finding,) = found("model.adapter_use=merge")
     assert finding.title == 'model.adapter_use "merge" has no effect: there is no model.adapter to use'
-    assert found("model.adapter_use=merge", "model.adapter=made") == [], "that it is not there is said else"
+    assert found("model.adapter_use=merge", "model.adapter=made") == [], "that is CF070"
 
 
 VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
