@@ -43,7 +43,8 @@ def trained(request: pytest.FixtureRequest, room: Room, trains: Callable[..., Wa
         lora=KINDS[kind],
         deepspeed=None,
         batch=BATCH,
-        lr={"reference": 0.5},
+        optimizer={"name": "adamw"},
+        lr={"reference": 0.05},
         train={"max_steps": 3},
         data={"task": "pretrain", "train": [texts], "max_seq_len": 24},
     )

@@ -27,7 +27,7 @@ train: {epochs: 1}
 """
 ALWAYS = {
     "run": {"name", "dir", "seed"},
-    "model": {"path", "dtype", "attention", "kernels", "gradient_checkpointing"},
+    "model": {"path", "adapter", "dtype", "attention", "kernels", "gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
     | {"special_text", "ignored_fields"},
@@ -35,7 +35,7 @@ ALWAYS = {
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
     "optimizer": {"name", "max_grad_norm"},
-    "lora": {"r", "alpha", "dropout", "target_modules", "modules_to_save"},
+    "lora": {"r", "alpha", "scaling", "dora", "dropout", "target_modules", "modules_to_save"},
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
@@ -69,6 +69,12 @@ def test_every_key_of_the_schema_is_thought_of() -> None:
     always = {f"{section}.{key}" for section, names in ALWAYS.items() for key in names}
     assert not wishes & always
     assert keys == wishes | always, "a new key: does it always have an effect?"
+
+
+def test_a_use_of_no_adapter_has_no_effect(found) -> None:
+    (finding,) = found("model.adapter_use=merge")
+    assert finding.title == 'model.adapter_use "merge" has no effect: there is no model.adapter to use'
+    assert found("model.adapter_use=merge", "model.adapter=made") == [], "that is CF070"
 
 
 WSD = ("lr.schedule=wsd",)
