@@ -30,7 +30,7 @@ ALWAYS = {
     "model": {"path", "dtype", "attention", "kernels", "gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
-    | {"special_text", "ignored_fields"},
+    | {"special_text", "ignored_fields", "columns"},
     "batch": {"micro_batch_size", "micro_batch_tokens", "grad_accum_steps", "global_batch_size"},
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples"},
@@ -39,7 +39,7 @@ ALWAYS = {
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
-    "tracking": {"wandb"},
+    "tracking": {"wandb", "tensorboard"},
     "checks": {"accept"},
 }
 """Keys that something follows from whatever the others say (a rate's rule and its warm-up have rules of their
@@ -90,6 +90,13 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ),
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=[v.jsonl]"),
         ("validation.every_steps", (*VALIDATED, "validation.every_steps=10"), "validation.every_steps=9"),
+        ("validation.patience", ("validation.patience=2",), "validation.patience=null"),
+        ("validation.patience", (*VALIDATED, "validation.patience=4"), "validation.patience=3"),
+        (
+            "validation.min_improvement",
+            (*VALIDATED, "validation.min_improvement=0.1"),
+            "validation.patience=2",
+        ),
         ("checkpoint.best", ("checkpoint.best=true",), "checkpoint.best=false"),
         (
             "checkpoint.best",
@@ -104,6 +111,8 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ("faults.overflow", ("faults.overflow=skip",), "model.dtype=float16"),
         ("tracking.project", ("tracking.project=mine",), "tracking.wandb=offline"),
         ("data.template", ("data.template=alpaca2", "data.task=pretrain"), "data.task=sft"),
+        ("data.system_prompt", ("data.system_prompt=x", "data.task=pretrain"), "data.task=sft"),
+        ("data.train_on", ("data.train_on=last", "data.task=pretrain"), "data.task=sft"),
         ("data.last_step", ("data.last_step=carry",), "train.epochs=2"),
     ],
 )
