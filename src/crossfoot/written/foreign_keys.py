@@ -224,7 +224,6 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
     },
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
-    "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }
 """Values that are a letter or two from one of ours, and another thing: our key -> theirs -> what it is."""
 
