@@ -363,7 +363,7 @@ OPTIONS = [
         "train run.yaml --load_in_4bit",
         "remove --load_in_4bit: the base model is trained as it is: there is no quantisation (QLoRA) yet",
     ),
-    ("check run.yaml --to slurm", "--to is an option of crossfoot launch"),
+    ("check run.yaml --to slurm", "--to is an option of crossfoot launch and mirror"),
     ("check run.yaml --formt json", "the nearest option is --format"),
     ("train run.yaml --stop_after 5", "write --stop-after"),
     ("train run.yaml --stop-after5", "write --stop-after 5"),

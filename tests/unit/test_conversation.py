@@ -69,7 +69,7 @@ def test_columns_name_what_is_meant() -> None:
 
 def test_a_field_that_columns_names_and_nobody_has() -> None:
     columns = {"messages": "dialog"}
-    with pytest.raises(NotTrainable, match='no "dialog", which data.columns names; it has: talk'):
+    with pytest.raises(NotTrainable, match='no "dialog", which data'):
         turns_of(renamed({"talk": []}, columns), columns)
 
 
