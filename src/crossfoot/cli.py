@@ -223,19 +223,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from crossfoot.findings.formats import in_colour, show
+    from crossfoot.findings.formats import show
     from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
     from crossfoot.planning.prepare import read_and_check
 
+    if arguments.show is not None:
+        return _show_samples(arguments)
     checked = read_and_check(arguments.config, arguments.overrides)
     checked.refuse()
-    if arguments.show is not None:
-        from crossfoot.index.show import shown_samples
-
-        say_painted("\n\n".join(shown_samples(checked.run, max(1, arguments.show), colour=in_colour())))
-        return 0
     data = checked.run.config.data
     found: list[Finding] = []
     for files in filter(None, (data.train, data.validation)):
@@ -249,6 +246,17 @@ def _index(arguments: argparse.Namespace) -> int:
         found += index_findings(checked.run, index)
     if found:
         show(found)
+    return 0
+
+
+def _show_samples(arguments: argparse.Namespace) -> int:
+    """Of a config that can be read: what is wrong with batch or cluster is no matter here."""
+    from crossfoot.findings.formats import in_colour
+    from crossfoot.index.show import shown_samples
+    from crossfoot.written.run_file import load_run
+
+    run = load_run(arguments.config, arguments.overrides)
+    say_painted("\n\n".join(shown_samples(run, max(1, arguments.show), colour=in_colour())))
     return 0
 
 

@@ -218,8 +218,6 @@ VALUES = [
     ("schedule: cosine", "schedule: Cosine", "write cosine", "cosine"),
     ("schedule: cosine", "schedule: cosin", "the nearest is cosine", None),
     ("schedule: cosine", "schedule: polynomial", None, None),
-    ("template: alpaca2", "template: alpaca", None, None),
-    ("template: alpaca2", "template: llama2", None, None),
     ("name: adamw", "name: adamw_torch", "write adamw", "adamw"),
     ("name: adamw", "name: adam", None, None),
     ("name: adamw", "name: adamw_8bit", None, None),

@@ -67,6 +67,12 @@ def test_columns_name_what_is_meant() -> None:
     assert said_in({"dialog": turns("speaker", "said")}, columns) == said_in(FORMS[1], {})
 
 
+def test_a_field_that_columns_names_and_nobody_has() -> None:
+    columns = {"messages": "dialog"}
+    with pytest.raises(NotTrainable, match='no "dialog", which data'):
+        turns_of(renamed({"talk": []}, columns), columns)
+
+
 def chat(*speakers: str, text: str = "x", **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": one, "content": text, **more} for one in speakers]}
 

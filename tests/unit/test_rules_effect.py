@@ -30,7 +30,7 @@ ALWAYS = {
     "model": {"path", "adapter", "dtype", "attention", "kernels", "gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
-    | {"special_text", "ignored_fields"},
+    | {"special_text", "ignored_fields", "columns"},
     "batch": {"micro_batch_size", "micro_batch_tokens", "grad_accum_steps", "global_batch_size"},
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
@@ -128,6 +128,8 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ("faults.overflow", ("faults.overflow=skip",), "model.dtype=float16"),
         ("tracking.project", ("tracking.project=mine",), "tracking.wandb=offline"),
         ("data.template", ("data.template=alpaca2", "data.task=pretrain"), "data.task=sft"),
+        ("data.system_prompt", ("data.system_prompt=x", "data.task=pretrain"), "data.task=sft"),
+        ("data.train_on", ("data.train_on=last", "data.task=pretrain"), "data.task=sft"),
         ("data.last_step", ("data.last_step=carry",), "train.epochs=2"),
     ],
 )

@@ -197,7 +197,10 @@ WISHES: tuple[Wish, ...] = (
     Wish("checkpoint.best", _no_best, "validate where a checkpoint is written, before the run's end"),
     Wish("faults.overflow", _no_loss_scale, "leave it to runs in float16"),
     Wish("tracking.project", _no_tracker, _a_tracker),
-    Wish("data.template", _no_prompt, "train on instructions, with data.task: sft"),
+    *(
+        Wish(f"data.{key}", _no_prompt, "train on conversations, with data.task: sft")
+        for key in ("template", "system_prompt", "train_on")
+    ),
     Wish("data.last_step", _no_next_epoch, "set data.last_step to short or drop"),
 )
 

@@ -109,7 +109,7 @@ class ChatTemplate:
         kept = [span for span, place in zip(spans, answers, strict=True) if place in trained]
         for begin, end in kept:
             if not text[begin:end].rstrip().endswith(tuple(self._special)):
-                raise NotTrainable("CF574", f"an answer ends in {_shown(text[begin:end][-12:])}")
+                raise _no_end(text[begin:end])
         return kept
 
     def _answer(self, text: str, messages: Sequence[Message], place: int) -> tuple[int, int]:
@@ -121,7 +121,7 @@ class ChatTemplate:
                 raise NotTrainable("CF573", _difference(text, part, turns))
         answer = until[len(before) :].rstrip()
         if not answer.endswith(tuple(self._special)):
-            raise NotTrainable("CF574", f"an answer ends in {_shown(answer[-12:])}")
+            raise _no_end(answer)
         return len(before), len(before) + len(answer)
 
     def _own_words(self, text: str, messages: Sequence[Message]) -> Spans:
@@ -173,6 +173,11 @@ def _difference(text: str, part: str, turns: int) -> str:
     alone, within = (_shown(one[begin : begin + _SEEN_CHARACTERS]) for one in (part, text))
     what = "1 turn alone is" if turns == 1 else f"{turns} turns alone are"
     return f"from character {same + 1:,} on, {what} {alone}, and in the conversation {within}"
+
+
+def _no_end(answer: str) -> NotTrainable:
+    ending = _shown(answer[-_SEEN_CHARACTERS // 2 :])
+    return NotTrainable("CF574", f"an answer ends in {ending}, which is no special token of the tokenizer")
 
 
 def _shown(text: str) -> str:

@@ -104,8 +104,12 @@ def turns_of(value: Mapping[str, Any], columns: Columns) -> tuple[Turn, ...]:
     """The conversation of a record: a system turn or none, then user and assistant in turn, the assistant
     last. Raises NotTrainable: CF507, CF508 (no answer, no question), CF571.
     """
-    form = form_of_fields(value) or ALPACA
-    if form is ALPACA:
+    form = form_of_fields(value)
+    lacking = [theirs for ours, theirs in columns.items() if ours not in value and ours not in _OF_A_TURN]
+    if form is None and lacking:
+        has = ", ".join(list(value)[:8]) or "nothing"
+        raise NotTrainable("CF507", f"no {quoted_name(lacking[0])}, which data.columns names; it has: {has}")
+    if form is None or form is ALPACA:
         turns = [*_history(value.get("history")), *_asked_and_answered(value)]
     elif len(form.needs) == 1:
         turns = list(_turns(value[form.needs[0]], form.needs[0], columns))

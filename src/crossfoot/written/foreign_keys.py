@@ -262,7 +262,6 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
     },
     "tracking.wandb": {"tensorboard": "TensorBoard's files are tracking.tensorboard: true"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
-    "data.template": {"alpaca": "alpaca is the template of Stanford's Alpaca: alpaca2 writes other prompts"},
 }
 """Values that are a letter or two from one of ours, and another thing: our key -> theirs -> what it is."""
 

@@ -186,6 +186,8 @@ def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: 
 
 def _wrong_value(detail: Mapping[str, Any], tree: Tree, source: Source) -> Finding:
     keys: Keys = detail["loc"]
+    if keys[-1:] == ("[key]",):  # pydantic's word for a name in a mapping
+        keys = keys[:-1]
     if keys[-1:] and isinstance(keys[-1], int) and detail["type"] == "missing":  # betas: [0.9]
         keys = keys[:-1]
         detail = {**detail, "type": "too_short", "ctx": {"min_length": 2}}
