@@ -12,11 +12,12 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking"]
+Extra: TypeAlias = Literal["train", "tracking", "quant"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
     "tracking": ("wandb",),
+    "quant": ("bitsandbytes",),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train"}
@@ -71,4 +72,19 @@ def tracker_missing(mode: str, place: Place) -> Finding:
         f"tracking.wandb is {mode}, but wandb is not installed",
         place=place,
         helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
+    )
+
+
+@rule_docs("CF598")
+def quantizer_missing(quantization: str, place: Place) -> Finding:
+    """CF598: the run asks for a base in 4 or 8 bits, and bitsandbytes is not installed.
+
+    bitsandbytes packs the weights and computes with them, on GPUs and on CPUs (from 0.50 on). It is an
+    optional dependency. Whether it is there is only looked up where one can train.
+    """
+    return Finding(
+        "CF598",
+        f"model.quantization is {quantization}, but bitsandbytes is not installed",
+        place=place,
+        helps=(f"install it: {install_command('quant')}", "or set model.quantization to none"),
     )
