@@ -83,7 +83,7 @@ KEYS = [
         "here it is called model.dtype: write dtype: bfloat16 below model:",
     ),
     ("what is false says nothing", END, f"{END}fp16: false\n", "remove fp16"),
-    ("there is none yet", END, f"{END}load_in_4bit: true\n", "remove load_in_4bit"),
+    ("there is none yet", END, f"{END}double_quantization: true\n", "remove double_quantization"),
     (
         "a list with names",
         "  r: 16",
@@ -362,8 +362,9 @@ OPTIONS = [
     ("train run.yaml --deepspeed zero3.json", "write deepspeed=zero3.json"),
     ("train run.yaml --optim adafactor", "write optimizer.name=VALUE, which is adamw or sgd"),
     (
-        "train run.yaml --load_in_4bit",
-        "remove --load_in_4bit: the base model is trained as it is: there is no quantisation (QLoRA) yet",
+        "train run.yaml --double_quantization",
+        "remove --double_quantization: a base in 4 bits (model.quantization: nf4) is NF4 computed in "
+        "model.dtype, quantised once",
     ),
     ("check run.yaml --to slurm", "--to is an option of crossfoot launch"),
     ("check run.yaml --formt json", "the nearest option is --format"),
