@@ -187,7 +187,7 @@ flash_attn: fa2
     (finding,) = [each for each in found(text) if each.code == "CF033"]
     assert finding.title == "17 keys are words of another trainer"
     assert finding.helps[:7] == (
-        "below model: write path: ./llama, dtype: bfloat16, attention: flash_attention_2",
+        "below model: write path: ./llama, dtype: bfloat16, quantization: nf4, attention: flash_attention_2",
         "below data: write task: sft, max_seq_len: 2048",
         "below run: write dir: saves",
         "below batch: write micro_batch_size: 1, grad_accum_steps: 8",
@@ -338,7 +338,7 @@ OVERRIDES = [
     ("learning_rate=1e-4", "write lr.reference=1e-4"),
     ("bf16=true", "write model.dtype=bfloat16"),
     ("epochs=3", "write train.epochs=3"),
-    ("load_in_8bit=true", "remove load_in_8bit"),
+    ("load_in_8bit=true", "write model.quantization=int8"),
     ("model.dtype=fp16", "write model.dtype=float16"),
     ("lr.warmup_fraction=3%", "write lr.warmup_fraction=0.03"),
     ("data.train=a.json", "write 'data.train=[a.json]'"),

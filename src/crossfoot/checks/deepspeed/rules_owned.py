@@ -159,6 +159,9 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
     )
     if dtype == "float16":
         why, note = "counts a step of adamw before the first", "the first update is 0.74 of what it should be"
+    block_name = "bf16" if dtype == "bfloat16" else "fp16"
+    is_on = deepspeed.get(block_name, "enabled") is True
+    off = f", and {block_name}.enabled to false" if is_on else ""
     yield Finding(
         "CF311",
         f"{dtype} on ZeRO stage 0: DeepSpeed {why} there",
@@ -168,6 +171,6 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
         notes=(note,),
         helps=(
             'write "zero_optimization": {"stage": 1}; the optimizer state is then sharded',
-            "or set model.dtype to float32",
+            f"or set model.dtype to float32{off}",
         ),
     )
