@@ -195,7 +195,7 @@ flash_attn: fa2
         "below train: write epochs: 3",
         "below optimizer: write name: adamw",
     )
-    assert [note.partition(" has")[0] for note in finding.notes] == ["logging_steps", "quantization_bit"]
+    assert [note.partition(" has")[0] for note in finding.notes] == ["logging_steps"]
 
 
 VALUES = [

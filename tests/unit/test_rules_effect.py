@@ -27,7 +27,7 @@ train: {epochs: 1}
 """
 ALWAYS = {
     "run": {"name", "dir", "seed"},
-    "model": {"path", "dtype", "attention", "kernels", "gradient_checkpointing"},
+    "model": {"path", "dtype", "attention", "kernels", "quantization", "gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
     | {"special_text", "ignored_fields"},
