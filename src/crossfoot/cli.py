@@ -322,6 +322,9 @@ def _export(arguments: argparse.Namespace) -> int:
     from crossfoot.extras import refuse_missing
 
     refuse_missing("export")
+    from crossfoot.models.quiet import hush_libraries
+
+    hush_libraries()
     from crossfoot.models.export import export
 
     return export(arguments.run_dir, arguments.out, arguments.step)

@@ -12,11 +12,12 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking", "tensorboard"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
     "tracking": ("wandb",),
+    "quant": ("bitsandbytes",),
     "tensorboard": ("tensorboardX",),
 }
 """What is imported of each extra, by the names that import takes."""
@@ -74,4 +75,19 @@ def tracker_missing(key: str, value: str, off: str, extra: Extra, place: Place) 
         f"{key} is {value}, but {PACKAGES[extra][0]} is not installed",
         place=place,
         helps=(f"install it: {install_command(extra)}", f"or set {key} to {off}"),
+    )
+
+
+@rule_docs("CF598")
+def quantizer_missing(quantization: str, place: Place) -> Finding:
+    """CF598: the run asks for a base in 4 or 8 bits, and bitsandbytes is not installed.
+
+    bitsandbytes packs the weights and computes with them, on GPUs and on CPUs (from 0.50 on). It is an
+    optional dependency. Whether it is there is only looked up where one can train.
+    """
+    return Finding(
+        "CF598",
+        f"model.quantization is {quantization}, but bitsandbytes is not installed",
+        place=place,
+        helps=(f"install it: {install_command('quant')}", "or set model.quantization to none"),
     )

@@ -39,7 +39,6 @@ MORE: tuple[tuple[str, str], ...] = (
     ("", '{%s, "gradient_accumulation_steps": 8}'),
     ("", '{"bf16": {"enabled": true}}'),
     ("", '{%s, "bf16": {"enabled": true}}'),
-    ("model.dtype=float16", "{%s}"),
     ("model.dtype=float16", "{}"),
     ("model.dtype=float16", '{"fp16": {"enabled": true}}'),
     ("lr.rule=linear", "{%s}"),

@@ -83,7 +83,7 @@ KEYS = [
         "here it is called model.dtype: write dtype: bfloat16 below model:",
     ),
     ("what is false says nothing", END, f"{END}fp16: false\n", "remove fp16"),
-    ("there is none yet", END, f"{END}load_in_4bit: true\n", "remove load_in_4bit"),
+    ("there is none yet", END, f"{END}double_quantization: true\n", "remove double_quantization"),
     (
         "a list with names",
         "  r: 16",
@@ -188,7 +188,7 @@ flash_attn: fa2
     assert finding.title == "17 keys are words of another trainer"
     assert finding.helps[:8] == (
         "crossfoot import run.yaml --out my.yaml",
-        "below model: write path: ./llama, dtype: bfloat16, attention: flash_attention_2",
+        "below model: write path: ./llama, dtype: bfloat16, quantization: nf4, attention: flash_attention_2",
         "below data: write task: sft, max_seq_len: 2048",
         "below run: write dir: saves",
         "below batch: write micro_batch_size: 1, grad_accum_steps: 8",
@@ -196,7 +196,7 @@ flash_attn: fa2
         "below train: write epochs: 3",
         "below optimizer: write name: adamw",
     )
-    assert [note.partition(" has")[0] for note in finding.notes] == ["logging_steps", "quantization_bit"]
+    assert [note.partition(" has")[0] for note in finding.notes] == ["logging_steps"]
 
 
 VALUES = [
@@ -336,7 +336,7 @@ OVERRIDES = [
     ("learning_rate=1e-4", "write lr.reference=1e-4"),
     ("bf16=true", "write model.dtype=bfloat16"),
     ("epochs=3", "write train.epochs=3"),
-    ("load_in_8bit=true", "remove load_in_8bit"),
+    ("load_in_8bit=true", "write model.quantization=int8"),
     ("model.dtype=fp16", "write model.dtype=float16"),
     ("lr.warmup_fraction=3%", "write lr.warmup_fraction=0.03"),
     ("data.train=a.json", "write 'data.train=[a.json]'"),
@@ -360,8 +360,9 @@ OPTIONS = [
     ("train run.yaml --deepspeed zero3.json", "write deepspeed=zero3.json"),
     ("train run.yaml --optim adafactor", "write optimizer.name=VALUE, which is adamw or sgd"),
     (
-        "train run.yaml --load_in_4bit",
-        "remove --load_in_4bit: the base model is trained as it is: there is no quantisation (QLoRA) yet",
+        "train run.yaml --double_quantization",
+        "remove --double_quantization: a base in 4 bits (model.quantization: nf4) is NF4 computed in "
+        "model.dtype, quantised once",
     ),
     ("check run.yaml --to slurm", "--to is an option of crossfoot launch and mirror"),
     ("check run.yaml --formt json", "the nearest option is --format"),

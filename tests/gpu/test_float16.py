@@ -39,7 +39,6 @@ def job(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
         "name": name,
         "config": str(folder / "config.yaml"),
         "overrides": words,
-        "fault": "float16 allowed",
     }
 
 

@@ -1,10 +1,10 @@
 """Many runs in one set of ranks, to pay for the imports once: `deepspeed --num_gpus W many_runs.py
 JOBS.json`, or plain `python many_runs.py JOBS.json` for one process.
 
-JOBS.json is a list of {name, config, overrides, stop_after, fault, environ}. Every run is crossfoot's own
-session, joined once: only the process group is kept between runs. A fault is put around model, engine,
-collator or optimizer from here; environ is set for that run alone. What rank 0 said goes to NAME.said beside
-JOBS.json as well.
+JOBS.json is a list of {name, config, overrides, stop_after, continues, fault, environ}. Every run is
+crossfoot's own session, joined once: only the process group is kept between runs. A fault is put around
+model, engine, collator or optimizer from here; environ is set for that run alone. What rank 0 said goes to
+NAME.said beside JOBS.json as well.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main(jobs_path: str) -> int:
     ranks_module.Ranks.leave = lambda self: self.gather(None, type(None)) and None
     codes = {}
     for job in jobs:
-        options = TrainOptions(stop_after=job.get("stop_after"))
+        options = TrainOptions(stop_after=job.get("stop_after"), continues=job.get("continues", False))
         with _surroundings(job, Path(jobs_path).with_name(f"{job['name']}.said"), world.rank):
             try:
                 codes[job["name"]] = run(job["config"], job["overrides"], world, options)

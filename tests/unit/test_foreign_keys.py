@@ -74,7 +74,10 @@ def test_a_word_for_another_thing_is_never_the_nearest() -> None:
         ("report_to", "wandb", "tracking.wandb=online"),
         ("report_to", "tensorboard", None),
         ("lora_target", "all", None),
-        ("load_in_4bit", "true", None),
+        ("load_in_4bit", "true", "model.quantization=nf4"),
+        ("quantization_bit", "8", "model.quantization=int8"),
+        ("bnb_4bit_quant_type", "fp4", None),
+        ("double_quantization", "true", None),
     ],
 )
 def test_the_word_that_says_the_same(name: str, text: str, word: str | None) -> None:

@@ -27,7 +27,8 @@ train: {epochs: 1}
 """
 ALWAYS = {
     "run": {"name", "dir", "seed"},
-    "model": {"path", "adapter", "dtype", "attention", "kernels", "gradient_checkpointing"},
+    "model": {"path", "adapter", "dtype", "attention", "kernels", "quantization"}
+    | {"gradient_checkpointing"},
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
     | {"special_text", "ignored_fields", "columns"},

@@ -171,22 +171,6 @@ def test_a_model_that_is_not_causal(found) -> None:
     assert found(ModelFacts(9, True, 512, "../../etc")) == ()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (("lora.modules_to_save=[embed_tokens, lm_head]",), "embed_tokens and lm_head would be trained"),
-        ((), "the whole model would be trained"),
-        (("lora={}",), ""),
-        (("deepspeed=zero2.json",), ""),
-    ],
-)
-def test_float16_weights_that_nobody_unscales(found, overrides: tuple[str, ...], said: str) -> None:
-    (finding,) = found(LLAMA, "model.dtype=float16", *overrides)
-    assert finding.code == "CF014"
-    assert said in " ".join(finding.notes)
-    assert (len(finding.notes) == 2) == bool(said)
-
-
 def test_the_families_are_those_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -136,6 +136,7 @@ CASES: dict[str, tuple[Break, tuple[str, ...], str]] = {
     "a run folder below a file": (lambda: Path("f").write_text(""), ("run.dir=f/run",), "CF012"),
     "an index folder below a file": (lambda: Path("f").write_text(""), ("data.index_dir=f/x",), "CF531"),
     "no wandb": (nothing, ("tracking.wandb=offline",), "CF013"),
+    "no bitsandbytes": (nothing, ("model.quantization=int8", "lora.r=4"), "CF598"),
     "no flash attention": (
         nothing,
         (FLASH, "model.dtype=bfloat16"),
@@ -161,8 +162,9 @@ def errors(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
 def test_check_says_what_train_says(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     breaks, words, code = CASES[case]
     breaks()
-    if case == "no wandb":
-        monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    absent = case.removeprefix("no ")
+    if absent in ("wandb", "bitsandbytes"):
+        monkeypatch.setattr(extras, "find_spec", lambda name: None if name == absent else find_spec(name))
     said = errors(find_all("run.yaml", words))
     assert code in [one for one, _ in said]
     with pytest.raises(Refused) as refused:

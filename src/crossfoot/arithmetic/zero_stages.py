@@ -15,12 +15,15 @@ _FLOAT32_BYTES = 4
 @dataclass(frozen=True)
 class Parameters:
     """Numbers of parameters. trained: what the optimizer updates. used: what a forward multiplies with. held:
-    with the frozen originals of modules that are trained in full beside an adapter.
+    with the frozen originals of modules that are trained in full beside an adapter. packed: those of them
+    that are kept in 4 or 8 bits, in packed_bytes with their scales.
     """
 
     trained: int
     used: int
     held: int
+    packed: int = 0
+    packed_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def stage_cost(
         gradient_bytes=_gradient_bytes(stage, trained, share(trained, 1), widths, forwards),
         state_bytes=share(trained, 1) * widths.states,
         master_bytes=share(trained, 1) * _FLOAT32_BYTES if has_master else 0,
-        weight_bytes=share(parameters.held, 3) * widths.weight,
+        weight_bytes=share(parameters.held - parameters.packed, 3) * widths.weight + parameters.packed_bytes,
     )
 
 

@@ -48,6 +48,22 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
+class LossScale:
+    """Where a float16 run is with its loss scale. scale: of the next loss. steps: applied since the last
+    overflow, of which the scale grows after a while. overflows_left: how many more DeepSpeed lets pass before
+    it lowers the scale (hysteresis); None where the first does.
+    """
+
+    scale: float
+    steps: int
+    overflows_left: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale < math.inf and self.steps >= 0 and (self.overflows_left or 0) >= 0):
+            raise ValueError(f"{self} is no loss scale")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a checkpoint holds and what it belongs to.
 
@@ -56,7 +72,7 @@ class Manifest:
     tensors: "NAME" the float32 value of the trained parameter NAME, "NAME.exp_avg" and "NAME.exp_avg_sq"
     what adamw keeps for it. optimizer: its name. optimizer_step: how often it stepped. odd_steps: by
     parameter, where that differs. validation_loss: None when none was taken. seconds: the save took.
-    written: ISO 8601, UTC.
+    written: ISO 8601, UTC. loss_scale: of float16, None elsewhere and where the scale is fixed.
     """
 
     step: int
@@ -71,6 +87,7 @@ class Manifest:
     seconds: float
     written: str
     odd_steps: Mapping[str, int] = field(default_factory=dict)
+    loss_scale: LossScale | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -99,6 +116,7 @@ class Manifest:
             "validation_loss": loss if loss is not None and math.isfinite(loss) else None,
             "seconds": self.seconds,
             "written": self.written,
+            **({} if self.loss_scale is None else {"loss_scale": vars(self.loss_scale)}),
         }
         return {**document, "sha256": sha256_of_document(document)}
 
@@ -182,6 +200,7 @@ class _Document:
     validation_loss: float | None
     seconds: float
     written: str
+    loss_scale: LossScale | None = None
 
     def __post_init__(self) -> None:
         names = {file.name for file in self.files}

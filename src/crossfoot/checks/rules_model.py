@@ -1,4 +1,4 @@
-"""CF014, CF533, CF534, CF540, CF541, CF543, CF546 to CF549: what can be said about the model before anything
+"""CF533, CF534, CF540, CF541, CF543, CF546 to CF549: what can be said about the model before anything
 is loaded, from its config.json alone.
 """
 
@@ -8,13 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from crossfoot.arithmetic.impossible import alternatives
-from crossfoot.checks.deepspeed.vocabulary import zero_stage
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
-from crossfoot.phrases import listed
 from crossfoot.written import model_findings
-from crossfoot.written.config import Config
 from crossfoot.written.model_facts import (
     BUILTIN_TINY,
     looks_local,
@@ -27,52 +23,6 @@ from crossfoot.written.near_paths import near_help
 
 _LEARNED_POSITIONS = frozenset(("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt"))
 """Families with a table of positions: one beyond its end is an index error, not a guess."""
-
-
-@rule("CF014")
-def float16(facts: Facts) -> Iterator[Finding]:
-    """CF014: `model.dtype: float16` cannot be trained.
-
-    In float16 the loss is multiplied with a scale, so that small gradients do not vanish, and the scale
-    changes from step to step. A checkpoint holds weights and optimizer, and not that scale: after a stop the
-    run would go on otherwise than without one. Without DeepSpeed there is one thing more:
-    weights that are themselves trained in float16 (full fine-tuning, `lora.modules_to_save`) make torch's
-    GradScaler stop at the first step, "Attempting to unscale FP16 gradients". bfloat16 has the range of
-    float32 and needs no scale; GPUs older than NVIDIA's Ampere lack it, and train in float32. (lie U10)
-    """
-    if facts.run.config.model.dtype != "float16":
-        return
-    deepspeed = facts.deepspeed
-    is_on = deepspeed is not None and deepspeed.get("fp16", "enabled") is True
-    yield Finding(
-        "CF014",
-        "model.dtype is float16, which cannot be trained",
-        place=facts.run.place("model.dtype"),
-        others=((deepspeed.place("fp16", "enabled"), "goes with it"),) if deepspeed and is_on else (),
-        notes=(
-            "a checkpoint does not hold the loss scale: after a stop the run would go on otherwise",
-            *_unscaled_weights(facts.run.config),
-        ),
-        helps=alternatives(
-            [
-                f"set model.dtype to {dtype}{', and fp16.enabled to false' if is_on else ''}"
-                for dtype in ("bfloat16", "float32")
-                if dtype == "float32" or deepspeed is None or zero_stage(deepspeed.values)
-            ]
-        ),
-    )
-
-
-def _unscaled_weights(config: Config) -> tuple[str, ...]:
-    """What GradScaler would stop at, when nobody keeps a float32 master of the trained weights."""
-    saved = () if config.lora is None else config.lora.modules_to_save
-    if config.deepspeed is not None or (config.lora is not None and not saved):
-        return ()
-    trained = listed(saved) or "the whole model"
-    return (
-        f"without DeepSpeed, {trained} would be trained in float16 itself: "
-        '"Attempting to unscale FP16 gradients" at the first step',
-    )
 
 
 @rule("CF533", "error", "warning")

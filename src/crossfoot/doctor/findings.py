@@ -83,8 +83,8 @@ def gpus_short(
 
     One rank drives one GPU. What counts is what torch sees there: CUDA_VISIBLE_DEVICES and a job's own share
     hide the others. Where no node has a GPU the ranks would compute on the CPUs: right, but for small runs
-    only, so that is a warning (an error for float16, which DeepSpeed refuses on a CPU). `DS_ACCELERATOR=cpu`
-    says that it is on purpose.
+    only, so that is a warning (an error for float16 under DeepSpeed, which refuses it on most CPUs).
+    `DS_ACCELERATOR=cpu` says that it is on purpose.
     """
     has = f"only {counted(there, 'GPU')}" if there else "no GPU"
     helps = ["to train on CPUs say so: export DS_ACCELERATOR=cpu"]

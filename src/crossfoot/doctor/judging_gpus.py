@@ -50,7 +50,7 @@ def _too_few(
     if asked is None or there_are is None or there_are >= asked:
         return None
     environ = node.facts["environ"]
-    is_fine = on_cpus and needs.dtype != "float16"
+    is_fine = on_cpus and not (needs.dtype == "float16" and needs.uses_deepspeed)
     if is_fine and environ.get("DS_ACCELERATOR") == "cpu":
         return None
     visible = environ.get("CUDA_VISIBLE_DEVICES")

@@ -22,6 +22,7 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.models.dropout import draw_less
 from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
+from crossfoot.models.quantise import packed_layers
 from crossfoot.models.start_adapter import merge_adapter, put_into
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
@@ -59,6 +60,7 @@ def prepare_training(
         *_unmatched(base, config.lora, targets),
         *_in_both(base, config.lora, targets),
         *_half_tied(base, loaded, targets),
+        *_packed(base, config),
     ]
     if findings:
         raise Refused(findings)
@@ -234,6 +236,20 @@ def _half_tied(model: PreTrainedModel, loaded: LoadedModel, targets: list[str]) 
     if not tables:
         return []
     return [model_findings.adapter_unties(_trailing_names(tables))]
+
+
+def _packed(model: PreTrainedModel, config: Config) -> list[Finding]:
+    """CF599: a module that is to be trained in full holds packed weights."""
+    written = config.lora.modules_to_save if config.lora else []
+    layers = [name for name, _ in packed_layers(model)]
+    holding = {
+        one
+        for name, _ in model.named_modules()
+        for one in written
+        if _matches(name, one) and any(layer == name or layer.startswith(f"{name}.") for layer in layers)
+    }
+    names = [name for name in written if name in holding]
+    return [model_findings.packed_to_save(names, config.model.quantization)] if names else []
 
 
 def _cannot_tie(model: PreTrainedModel, written: Iterable[str]) -> Finding:

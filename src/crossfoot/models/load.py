@@ -26,8 +26,9 @@ from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.liger import require_liger, take_liger
 from crossfoot.models.parameters import is_tied, rows_of
+from crossfoot.models.quantise import compute_as_in_training, held_bytes, packed_layers, packing
 from crossfoot.models.start_adapter import merge_adapter
-from crossfoot.phrases import first_line
+from crossfoot.phrases import counted, first_line, size
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import looks_local, model_folder, model_missing
@@ -132,6 +133,10 @@ def load_model(
         take_liger(model)
         report("norms and MLP are computed by Liger's kernels")
     model.train()
+    compute_as_in_training(model)
+    if layers := len(list(packed_layers(model))):
+        kept = f"{counted(layers, 'linear layer')} of it in {config.model.quantization}"
+        report(f"the base weighs {size(held_bytes(model))}: {kept}, by bitsandbytes")
     loaded = LoadedModel(
         model=model,
         path=path,
@@ -172,6 +177,7 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     elif config.model.attention != "auto":
         arguments["attn_implementation"] = config.model.attention
     # Under ZeRO-3 ranks load together, and one that is lost is a RuntimeError too.
+    arguments["quantization_config"] = packing(config.model, DTYPES[config.model.dtype])
     broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(path, config=found, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from crossfoot.models.quantise import packed_shape
 
 
 def is_tied(model: PreTrainedModel) -> bool:
@@ -23,8 +26,8 @@ def is_partitioned(parameter: torch.Tensor) -> bool:
 
 
 def numel_of(parameter: torch.Tensor) -> int:
-    """Elements of the whole parameter, also when this rank holds a part of it."""
-    return int(parameter.ds_numel) if hasattr(parameter, "ds_numel") else parameter.numel()
+    """Elements of the whole parameter, also when this rank holds a part of it, or its 4 bits."""
+    return int(parameter.ds_numel) if hasattr(parameter, "ds_numel") else math.prod(packed_shape(parameter))
 
 
 def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:

@@ -6,9 +6,13 @@ import logging
 import os
 import warnings
 
+from crossfoot.models.quantise import import_bitsandbytes
+
 
 def hush_libraries() -> None:
-    """The libraries' own logs begin at errors: what matters of them is read back and compared instead."""
+    """The libraries' own logs begin at errors: what matters of them is read back and compared instead. Called
+    before peft is imported.
+    """
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,3 +22,4 @@ def hush_libraries() -> None:
     disable_progress_bar()
     for name in ("DeepSpeed", "accelerate", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    import_bitsandbytes()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from crossfoot.data.plain_ids import PlainIds
 from crossfoot.models.load import LoadedModel
+from crossfoot.models.quantise import packed_layers
 
 
 def usage_page(
@@ -42,6 +43,10 @@ def usage_page(
     if is_lora and loaded is not None and loaded.merged_first is not None:
         merged = os.path.abspath(loaded.merged_first.folder)
         what += f" It stands on that model with another adapter merged into it first: `{merged}`."
+    if next(packed_layers(model), None) is not None:
+        what += (
+            " The base was kept in 4 or 8 bits; the script loads it whole, which answers a little otherwise."
+        )
     words = [what, f"It needs `pip install {' '.join(packages)}`, and this:", f"```python\n{code}\n```"]
     if ids is not None:
         words.append(

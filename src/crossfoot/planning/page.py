@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import counted_on_nodes, in_a_sum
+from crossfoot.checks.deepspeed.stage_costs import WIDTHS
 from crossfoot.index.store import DataIndex
-from crossfoot.phrases import counted, step_name
+from crossfoot.phrases import counted, size, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
 from crossfoot.written.config import ALL_LINEAR
@@ -19,7 +20,7 @@ _NUMBER = 12
 
 def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
     """The page that `plan` prints and every run begins with."""
-    steps = (*_steps(plan), *_rate(plan), *_lora(plan), *_matmul(plan), *_data(plan))
+    steps = (*_steps(plan), *_rate(plan), *_base(plan), *_lora(plan), *_matmul(plan), *_data(plan))
     rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
     return "\n".join(rows)
 
@@ -35,6 +36,7 @@ def _title(plan: RunPlan, lock_sha256: str | None) -> str:
         topology.in_words(),
         "accelerate" if plan.zero_stage is None else f"ZeRO-{plan.zero_stage}",
         config.model.dtype,
+        *(["base in " + config.model.quantization] if config.model.quantization != "none" else []),
         config.trains,
     ]
     lock = f"lock {lock_sha256[:7]}" if lock_sha256 else "estimated: no index yet"
@@ -186,6 +188,16 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
         padded = f"; padded: {found.padded_fullest:.3f}" if data.is_packed else ""
         origin = f"the fullest rank's tokens over the mean; worst: {worst}{padded}"
         yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
+
+
+def _base(plan: RunPlan) -> Iterator[str]:
+    """What a quantised base weighs; nothing where its tensors are not known."""
+    found, model = plan.parameters, plan.run.config.model
+    if found is None or not found.packed:
+        return
+    whole = (found.held - found.trained - found.packed) * WIDTHS[model.dtype]
+    origin = f"{found.packed:,} of its {found.held - found.trained:,} parameters in {model.quantization}"
+    yield _row(" ", "the base weighs", size(found.packed_bytes + whole), origin)
 
 
 def _data(plan: RunPlan) -> Iterator[str]:

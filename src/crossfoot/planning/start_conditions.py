@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.util import find_spec
 
 from crossfoot.checks.model_folder import model_folder_findings
-from crossfoot.extras import missing_of, tracker_missing
+from crossfoot.extras import missing_of, quantizer_missing, tracker_missing
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import refuse_broken_tokenizer, refuse_unwritable_index
 from crossfoot.runs.resume import PreviousAttempts, read_previous_attempts
@@ -84,6 +84,13 @@ def kernels_are_there(start: Start) -> Iterator[Finding]:
         yield replace(kernels_missing("liger", why, (install,)), place=place)
 
 
+def quantizer_is_there(start: Start) -> Iterator[Finding]:
+    """bitsandbytes is installed when the base is to be quantised, where what trains is installed."""
+    asked = start.run.config.model.quantization
+    if asked != "none" and missing_of("quant") and not missing_of("train"):
+        yield quantizer_missing(asked, start.run.place("model.quantization"))
+
+
 def tracker_is_there(start: Start) -> Iterator[Finding]:
     """What mirrors the ledger is installed when it is asked for, where what trains is installed."""
     wanted = start.run.config.tracking
@@ -117,6 +124,7 @@ START_CONDITIONS: tuple[Condition, ...] = (
     tokenizer_loads,
     attention_is_there,
     kernels_are_there,
+    quantizer_is_there,
     tracker_is_there,
     run_folder_is_ours,
     index_folder_is_ours,

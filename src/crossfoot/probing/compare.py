@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-BOUNDS = {"float32": 1e-5, "bfloat16": 5e-2}
+BOUNDS = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest |difference| / |reference| of a proof, by `model.dtype`. Measured on small models of 20
 architectures, DeepSpeed ZeRO 0-3 and accelerate, 1 to 3 ranks: 4e-7 to 3e-6 in float32, 7e-3
 to 2.1e-2 in bfloat16."""
-ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9}
+ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 """Largest relative error of rounding one number."""
 TIMES_FLOOR, WIDEST_BOUND = 16.0, 0.25
 """Real weights of many layers enlarge rounding. With `--full` it is measured by how far the reference moves

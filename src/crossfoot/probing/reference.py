@@ -15,6 +15,7 @@ from torch import nn
 from crossfoot.index.store import DataIndex
 from crossfoot.models.adapt import prepare_training
 from crossfoot.models.load import load_model
+from crossfoot.models.quantise import is_packed
 from crossfoot.written.config import Config
 
 
@@ -54,9 +55,13 @@ class Reference:
                 parameter.grad /= tokens
 
     def move_weights(self, share: float) -> None:
-        """Multiply every weight by a random factor between 1 - share and 1 + share; repeatable."""
+        """Multiply every weight by a random factor between 1 - share and 1 + share; repeatable. Packed ones,
+        the same on both sides, stay.
+        """
         generator = torch.Generator(device=self.device).manual_seed(0)
         for parameter in self.parameters.values():
+            if is_packed(parameter):
+                continue
             noise = torch.rand(parameter.shape, generator=generator, device=self.device)
             # In float64: a factor so near 1 is no float32 number.
             moved = parameter.detach().double() * (1 + share * (2 * noise.double() - 1))

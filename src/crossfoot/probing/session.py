@@ -253,8 +253,12 @@ def _measure(
     )
 
     def take_step(planned: PlannedStep) -> object:
+        words = (engine, batch.index, planned, ranks.rank, None, config.data.is_packed)
         with matmul(way):
-            return run_step(engine, batch.index, planned, ranks.rank, None, config.data.is_packed)
+            update = run_step(*words)
+            while update.left_out == "overflow" and update.can_retry:
+                update = run_step(*words)
+        return update
 
     subject = Subject(
         model=trained,

@@ -34,7 +34,13 @@ from crossfoot.planning.deepspeed_config import (
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.attempts import attempt_name, attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
-from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
+from crossfoot.training.engine import (
+    ACCELERATE_PRECISION,
+    AccelerateEngine,
+    DeepSpeedEngine,
+    Engine,
+    refuse_float16,
+)
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
@@ -146,6 +152,8 @@ def load_base(
 ) -> LoadedModel:
     """The base model of the run; builtin:tiny is made first. All ranks call it together."""
     config = work.plan.run.config
+    if deepspeed_config is not None and config.model.dtype == "float16":
+        refuse_float16()
     if config.model.path == BUILTIN_TINY:
         if ranks.is_first:
             write_tiny_model(work.model_path)

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from crossfoot.arithmetic.rate_groups import BASE_RATE
+from crossfoot.checkpoints.manifest import LossScale
 from crossfoot.findings.finding import Refused
 from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.meter import RATE_GROUP
 from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training.batches import Batch
-from crossfoot.training.findings import engine_absent
+from crossfoot.training.findings import engine_absent, float16_unsupported
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """model.dtype in accelerate's words."""
@@ -68,6 +69,13 @@ class Engine(ABC):
             if only in (None, group.get(RATE_GROUP, "")):
                 group["lr"] = rate
 
+    def loss_scale(self) -> LossScale | None:
+        """Where the loss scale of float16 stands; None where there is none, or a fixed one. No collective."""
+        return None
+
+    def set_loss_scale(self, told: LossScale) -> None:  # noqa: B027  (nothing to do where there is none)
+        """Go on with the loss scale of a checkpoint."""
+
     def evaluating(self, on: bool) -> None:
         """Switch dropout off or on."""
         self._callable.train(not on)
@@ -104,6 +112,14 @@ def _import_muon_uncompiled() -> None:
         del os.environ[switch]
         if before is not None:
             os.environ[switch] = before
+
+
+def refuse_float16() -> None:
+    """Refused where DeepSpeed does not train in float16. Called before weights are loaded."""
+    from deepspeed.accelerator import get_accelerator
+
+    if not get_accelerator().is_fp16_supported():
+        raise Refused(float16_unsupported())
 
 
 def _name_of(thing: object) -> str:
@@ -150,10 +166,16 @@ def _loss_scale(optimizer: Any) -> float:
     return 1.0 if scaler is None else float(scaler.loss_scale)
 
 
+def _dynamic_scaler(optimizer: Any) -> Any:
+    """DeepSpeed's scaler, where it chooses the loss scale itself; else None."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    return scaler if scaler is not None and scaler.dynamic else None
+
+
 def _can_fall(optimizer: Any, scale: float) -> bool:
     """Whether DeepSpeed goes below this loss scale, at once or after a second overflow (hysteresis)."""
-    scaler = getattr(optimizer, "loss_scaler", None)
-    return bool(scaler is not None and scaler.dynamic and scale > scaler.min_scale)
+    scaler = _dynamic_scaler(optimizer)
+    return scaler is not None and bool(scale > scaler.min_scale)
 
 
 def _look_at_every_norm(optimizer: Any) -> None:
@@ -207,6 +229,21 @@ class DeepSpeedEngine(Engine):
         if self._engine.optimizer is optimizer:  # stage 0 in float32: DeepSpeed looks at nothing
             self._guard = UpdateGuard(optimizer, self._trained)
         _look_at_every_norm(self._engine.optimizer)
+
+    def loss_scale(self) -> LossScale | None:
+        """DeepSpeed's dynamic scaler grows the scale by what has passed since the last overflow."""
+        scaler = _dynamic_scaler(self._engine.optimizer)
+        if scaler is None:
+            return None
+        steps = scaler.cur_iter - scaler.last_overflow_iter - 1
+        return LossScale(float(scaler.cur_scale), steps, scaler.cur_hysteresis)
+
+    def set_loss_scale(self, told: LossScale) -> None:
+        """Its own counters, from the last overflow on. A scale that the file fixes stays."""
+        scaler = _dynamic_scaler(self._engine.optimizer)
+        if scaler is not None:
+            scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter = told.scale, told.steps, -1
+            scaler.cur_hysteresis = min(told.overflows_left or scaler.delayed_shift, scaler.delayed_shift)
 
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients are averaged over ranks by DeepSpeed, at the boundary (or at every backward in ZeRO-2 and
@@ -278,6 +315,10 @@ class AccelerateEngine(Engine):
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             dynamo_backend="no",
         )
+        if dtype == "float16" and self._accelerator.scaler is None:
+            # accelerate 1.15 silently has neither autocast nor scaler for float16 on a CPU; torch has both.
+            self._accelerator.native_amp = True
+            self._accelerator.scaler = torch.amp.GradScaler(self._accelerator.device.type)
         self.module = model
         self._callable, self._wrapped = self._accelerator.prepare(model, optimizer)
         if isinstance(self._callable, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -318,6 +359,20 @@ class AccelerateEngine(Engine):
         if scaler.get_scale() >= scale:  # every gradient is a number, only their norm is none
             scaler.update(scale * scaler.get_backoff_factor())
         return Update(lambda: norm, lambda: False, "overflow", scale, can_retry=scaler.get_scale() > 0)
+
+    def loss_scale(self) -> LossScale | None:
+        """torch's scaler counts the steps since the last overflow itself."""
+        scaler = self._accelerator.scaler
+        if scaler is None:
+            return None
+        return LossScale(scaler.get_scale(), scaler.state_dict()["_growth_tracker"])
+
+    def set_loss_scale(self, told: LossScale) -> None:
+        """The scale, and how far it is on its way to the next growth."""
+        scaler = self._accelerator.scaler
+        if scaler is not None:
+            steps = told.steps % scaler.get_growth_interval()
+            scaler.load_state_dict({**scaler.state_dict(), "scale": told.scale, "_growth_tracker": steps})
 
     def read_back(self) -> dict[str, Any]:
         """What accelerate believes: an environment variable of its launcher overrules its own arguments."""

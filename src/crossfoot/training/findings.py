@@ -177,3 +177,23 @@ def engine_absent(found: str, expected: str) -> Finding:
             "take hybrid_engine and pipeline settings out of the DeepSpeed file",
         ),
     )
+
+
+@rule_docs("CF783")
+def float16_unsupported() -> Finding:
+    """CF783: DeepSpeed does not train in float16 on this CPU.
+
+    It asks oneDNN, which computes in float16 on CPUs with AVX512-FP16 alone (Intel, from Sapphire Rapids on),
+    and stops at its start-up on all others. One process without DeepSpeed trains in float16 on any CPU, with
+    torch's own loss scaler, slowly: good for a dry run. GPUs all have it.
+    """
+    return Finding(
+        "CF783",
+        "DeepSpeed does not train in float16 on this CPU",
+        notes=("this CPU has no AVX512-FP16, which oneDNN computes float16 with",),
+        helps=(
+            "train where there is a GPU",
+            "or start one process without the deepspeed launcher, which torch's own scaler serves",
+            "or set model.dtype to bfloat16 or float32",
+        ),
+    )

@@ -4,6 +4,7 @@ stderr.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -72,9 +73,10 @@ class ProgressLine:
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
         left = (self._total - entry.step - 1) * seconds / len(self._recent)
         speed = tokens / seconds if seconds else 0.0
+        rate = f"lr {entry.lr:.3e}" if math.isfinite(entry.lr) else "no update"
         return (
             f"{step_of(entry.step, self._total)}   loss {entry.loss:.4f}"
-            f"   lr {entry.lr:.3e}   samples {self._samples:,}"
+            f"   {rate}   samples {self._samples:,}"
             f"   {speed:,.0f} real tokens/s   {clock(left)} left"
         )
 

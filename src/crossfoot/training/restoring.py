@@ -46,6 +46,8 @@ def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ra
         raise Refused(findings)
     manifest = checkpoint.manifest
     state.make_moments(manifest.optimizer_step, manifest.odd_steps, _names_with_moments(state, manifest))
+    if manifest.loss_scale is not None:
+        engine.set_loss_scale(manifest.loss_scale)
     with StoredTensors(checkpoint) as stored:
         reader = _Reader(stored)
         for tensor in state.tensors():

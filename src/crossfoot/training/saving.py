@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import zip_longest
 from pathlib import Path
@@ -108,7 +108,8 @@ def save_checkpoint(
 
         def name_it() -> Checkpoint:
             seconds = time.monotonic() - started
-            write_manifest(folder, _manifest(state, shares, files, step, facts, seconds))
+            manifest = _manifest(state, shares, files, step, facts, seconds)
+            write_manifest(folder, replace(manifest, loss_scale=engine.loss_scale()))
             return commit(folder)
 
         checkpoint, finding = _on_first(ranks, name_it, Checkpoint), None

@@ -3,8 +3,8 @@
 One tensor at a time, by its name in `model.named_parameters()`: "NAME" is the value, "NAME.exp_avg" and
 "NAME.exp_avg_sq" belong to adamw. Reading and writing are collective where the engine divides the state among
 the ranks (ZeRO), so all ranks ask for the same tensors in the same order. Offloading to the CPU
-changes nothing of it; float16, and offloading to disks, which plans refuse (CF014, CF312), are not handled
-here.
+changes nothing of it; offloading to disks, which plans refuse (CF312), is not handled here, nor float16 on
+stage 0 (CF311). The loss scale of float16 is the engine's.
 """
 
 from __future__ import annotations

@@ -106,6 +106,10 @@ class ModelSection(Section):
     """
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """How the linear layers of the frozen base are kept, by bitsandbytes: nf4 (4 bits) or int8. Tables and
+    norms stay in model.dtype, which is also what is computed in; LoRA only, and ZeRO below 3.
+    """
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto lets transformers choose, whatever the model's config.json asks for."""
     kernels: Literal["auto", "torch", "liger"] = "auto"

@@ -155,11 +155,21 @@ _CHANGED: Mapping[str, Foreign] = {
     "batch_size": Foreign(
         "batch.micro_batch_size", "samples per GPU; of a whole step it is batch.global_batch_size"
     ),
+    "load_in_4bit": Foreign("model.quantization", values={"true": "nf4", "false": "none"}),
+    "load_in_8bit": Foreign("model.quantization", values={"true": "int8", "false": "none"}),
+    "bnb_4bit_quant_type": Foreign("model.quantization", values={"nf4": "nf4"}),
+    **dict.fromkeys(
+        ("quantization_bit", "quant_bits", "load_in_kbits"),
+        Foreign("model.quantization", values={"4": "nf4", "8": "int8", "16": "none"}),
+    ),
     "warmup": Foreign("lr.warmup_fraction", "a share of all steps; in steps it is lr.warmup_steps"),
 }
 """Words whose values are said otherwise here."""
 
 _NONE: Mapping[str, str] = {
+    "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
+        quantization_method quant_method bnb_4bit_compute_dtype bnb_4bit_use_double_quant
+        double_quantization""",
     "how samples are laid out is data.layout, for validation too": "eval_sample_packing pad_to_sequence_len",
     "every step is in the ledger and on the screen": """logging_steps logging_first_step logging_strategy
         log_interval logging_dir disable_tqdm log_level plot_loss include_num_input_tokens_seen

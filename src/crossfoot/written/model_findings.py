@@ -47,6 +47,19 @@ def no_module_to_save(lacking: Sequence[str], there: Sequence[str]) -> Finding:
     return _names_nothing("CF547", "lora.modules_to_save", lacking, there)
 
 
+def packed_to_save(names: Sequence[str], quantization: str) -> Finding:
+    """CF599, without its place."""
+    return Finding(
+        "CF599",
+        f"lora.modules_to_save names what model.quantization {quantization} packs: {', '.join(names)}",
+        notes=("packed weights cannot be trained; tables, head and norms are not packed",),
+        helps=(
+            f"move {listed(names)} to lora.target_modules: an adapter beside the packed weight is trained",
+            "or set model.quantization to none",
+        ),
+    )
+
+
 def _names_nothing(
     code: str, key: str, lacking: Sequence[str], there: Sequence[str], usual: str = ""
 ) -> Finding:

@@ -7,7 +7,7 @@ compares.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crossfoot.arithmetic.zero_stages import Parameters
@@ -17,9 +17,11 @@ from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import Shape, promised_tensors
 
 
-def count_parameters(values: Mapping[str, Any], lora: LoraSection | None, rows: int) -> Parameters | None:
-    """values: of config.json. rows: that the tokenizer needs; the table grows to them. None for a family
-    whose tensors are not all known.
+def count_parameters(
+    values: Mapping[str, Any], lora: LoraSection | None, rows: int, quantization: str = "none"
+) -> Parameters | None:
+    """values: of config.json. rows: that the tokenizer needs; the table grows to them. quantization: as in
+    the config. None for a family whose tensors are not all known.
     """
     promised = promised_tensors({**values, "vocab_size": max(rows, values.get("vocab_size", 0))})
     if promised is None:
@@ -35,7 +37,29 @@ def count_parameters(values: Mapping[str, Any], lora: LoraSection | None, rows: 
         for name, shape in promised.items()
         if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised)
     )
-    return Parameters(trained=adapters + copies, used=base + adapters, held=base + adapters + copies)
+    packed = [] if quantization == "none" else list(_packed(promised))
+    return Parameters(
+        trained=adapters + copies,
+        used=base + adapters,
+        held=base + adapters + copies,
+        packed=sum(map(math.prod, packed)),
+        packed_bytes=sum(_PACKED_BYTES[quantization](*shape) for shape in packed),
+    )
+
+
+_PACKED_BYTES: Mapping[str, Callable[[int, int], int]] = {
+    "nf4": lambda rows, columns: -(-rows * columns // 2) + 4 * -(-rows * columns // 64),
+    "int8": lambda rows, columns: rows * columns + 4 * rows,
+}
+"""Of a packed weight with its scales, which are float32: one for 64 weights, or one a row."""
+
+
+def _packed(promised: Mapping[str, Shape]) -> Iterator[tuple[int, int]]:
+    """Shapes of the weights that a quantised base packs: of all linear layers but the head."""
+    tables = {*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES}
+    for name, shape in promised.items():
+        if len(shape) == 2 and name.split(".")[-2] not in tables:
+            yield shape[0], shape[1]
 
 
 def _magnitudes(name: str, shape: Shape) -> int:

@@ -90,7 +90,8 @@ def quantised(path: str, what: str) -> Finding:
 
     `quantization_config` in its config.json, or tensors of packed integers in its files, say that weights are
     stored in 4 or 8 bits (GPTQ, AWQ, bitsandbytes, fp8, GGUF ...). Loading them needs the library that packed
-    them, adapters sit on other modules, and full fine-tuning is impossible.
+    them, adapters sit on other modules, and full fine-tuning is impossible. `model.quantization` packs a
+    whole base in 4 or 8 bits when it is loaded.
     """
     return Finding(
         "CF566",

@@ -86,8 +86,7 @@ def precision(facts: Facts) -> Iterator[Finding]:
         fact = f"says {meant}" if enabled else f"switches {meant} off"
         is_written = facts.run.is_written("model.dtype")
         right = "true" if dtype == meant else "false"
-        # float16 is refused (CF014), and bfloat16 on stage 0 (CF311): no help leads there.
-        is_way = enabled and meant != "float16" and stage_of(understood.values)
+        is_way = enabled and stage_of(understood.values)  # on stage 0 both are refused (CF311)
         other = (f"or set model.dtype to {meant}",) if is_way else ()
         yield Finding(
             "CF305",
@@ -135,17 +134,18 @@ def zero_stage(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF311")
 def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
-    """CF311: bfloat16 on ZeRO stage 0, which DeepSpeed cannot train exactly.
+    """CF311: bfloat16 or float16 on ZeRO stage 0, which DeepSpeed cannot train exactly.
 
     crossfoot adds bfloat16 gradients up in float32, or the result would depend on the accumulation. Stage 0
     of DeepSpeed 0.19 refuses that mix (NotImplementedError at start-up). Its own way, bfloat16 sums under the
     unfused optimizer, is worse with adamw: room for the state is made by one step on zero gradients
     (FP16_UnfusedOptimizer.initialize_optimizer_states), so Adam's step count is one ahead ever after and the
     first real update is sqrt(1 + beta2) / (1 + beta1) of what it should be, 0.74 with the default betas.
-    Stages 1, 2 and 3 do neither, and float32 is right on all stages.
+    float16 goes that second way too. Stages 1, 2 and 3 do neither, and float32 is right on all stages.
     """
     deepspeed, config = facts.understood, facts.run.config
-    if deepspeed is None or config.model.dtype != "bfloat16":
+    dtype = config.model.dtype
+    if deepspeed is None or dtype == "float32":
         return
     block = deepspeed.get(ZERO) if ZERO in deepspeed.values else {}
     if not isinstance(block, dict) or whole_number(block.get("stage", 0)) != 0:
@@ -153,15 +153,24 @@ def half_precision_unsharded(facts: Facts) -> Iterator[Finding]:
     if "stage" not in block and is_meant(deepspeed.values, (ZERO,)):
         return  # a misspelt block, or a misplaced stage, is that one mistake: CF314, CF315
     is_written = facts.run.is_written("model.dtype")
+    why, note = (
+        "cannot add its gradients up in float32",
+        "its own sums are in bfloat16, and depend on the accumulation",
+    )
+    if dtype == "float16":
+        why, note = "counts a step of adamw before the first", "the first update is 0.74 of what it should be"
+    block_name = "bf16" if dtype == "bfloat16" else "fp16"
+    is_on = deepspeed.get(block_name, "enabled") is True
+    off = f", and {block_name}.enabled to false" if is_on else ""
     yield Finding(
         "CF311",
-        "bfloat16 on ZeRO stage 0: DeepSpeed cannot add its gradients up in float32 there",
+        f"{dtype} on ZeRO stage 0: DeepSpeed {why} there",
         place=deepspeed.place("zero_optimization", "stage"),
         label="" if "stage" in block else "no stage is written, which means 0",
         others=((facts.run.place("model.dtype"), "in float32 it is right"),) if is_written else (),
-        notes=("its own sums are in bfloat16, and depend on the accumulation",),
+        notes=(note,),
         helps=(
             'write "zero_optimization": {"stage": 1}; the optimizer state is then sharded',
-            "or set model.dtype to float32",
+            f"or set model.dtype to float32{off}",
         ),
     )

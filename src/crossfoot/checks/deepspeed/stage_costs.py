@@ -29,7 +29,9 @@ def communication_dtype(values: Mapping[str, Any], dtype: str) -> str:
 
 def parameters_of(config: Config, model: ModelFacts | None, rows: int) -> Parameters | None:
     """None when the model's tensors are not known. rows: of the tokenizer; 0: those of the model."""
-    return None if model is None else count_parameters(model.sizes, config.lora, rows)
+    return (
+        None if model is None else count_parameters(model.sizes, config.lora, rows, config.model.quantization)
+    )
 
 
 def costs_of(
@@ -57,5 +59,7 @@ def costs_of(
             ranks=ranks,
             recomputes=config.model.gradient_checkpointing,
         )
-        for stage in ((0, 1, 2, 3) if dtype != "bfloat16" else (1, 2, 3))  # CF311
+        for stage in (0, 1, 2, 3)
+        if (stage > 0 or dtype == "float32")  # CF311
+        and (stage < 3 or not parameters.packed)  # CF596
     )
