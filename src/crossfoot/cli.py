@@ -126,6 +126,15 @@ def _other_verbs(verbs: _Verbs) -> None:
     export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
+    text = "show a run with TensorBoard or Weights & Biases, from its files alone"
+    mirror = verbs.add_parser("mirror", help=text, description=text)
+    mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
+    files = "folder for TensorBoard's files; default: RUN_DIR/tensorboard/counted"
+    mirror.add_argument("out", type=path, metavar="OUT", nargs="?", help=files)
+    mirror.add_argument("--to", choices=("tensorboard", "wandb"), default="tensorboard")
+    mirror.add_argument("--project", default="crossfoot", help="at Weights & Biases")
+    mirror.add_argument("--offline", action="store_true", help="Weights & Biases: into the run folder only")
+    mirror.set_defaults(verb=_mirror)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
     watch.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     watch.add_argument("--once", action="store_true", help="show it as it is now, and leave")
@@ -279,6 +288,13 @@ def _export(arguments: argparse.Namespace) -> int:
     from crossfoot.models.export import export
 
     return export(arguments.run_dir, arguments.out, arguments.step)
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from crossfoot.mirrors.verb import mirror_run
+
+    given = arguments
+    return mirror_run(given.run_dir, given.out, given.to, given.project, offline=given.offline)
 
 
 def _watch(arguments: argparse.Namespace) -> int:

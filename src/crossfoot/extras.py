@@ -12,11 +12,12 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
     "tracking": ("wandb",),
+    "tensorboard": ("tensorboardX",),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train"}
@@ -33,9 +34,11 @@ def missing_of(extra: Extra) -> tuple[str, ...]:
     return tuple(name for name in PACKAGES[extra] if find_spec(name) is None)
 
 
-def refuse_missing(verb: str) -> None:
-    """Refused when this verb needs packages that are not installed."""
-    extra = NEEDED_BY.get(verb)
+def refuse_missing(verb: str, extra: Extra | None = None) -> None:
+    """Refused when this verb needs packages that are not installed. extra: what it needs this time; None: as
+    NEEDED_BY says.
+    """
+    extra = extra or NEEDED_BY.get(verb)
     if extra is not None and (missing := missing_of(extra)):
         raise Refused(packages_missing(verb, missing, extra))
 
@@ -61,14 +64,14 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
 
 
 @rule_docs("CF013")
-def tracker_missing(mode: str, place: Place) -> Finding:
-    """CF013: the run asks for Weights & Biases, and wandb is not installed.
+def tracker_missing(key: str, value: str, off: str, extra: Extra, place: Place) -> Finding:
+    """CF013: the run asks for Weights & Biases or TensorBoard, and the package for it is not installed.
 
-    wandb is an optional dependency. This is looked up before the data is tokenised and before a GPU is used.
+    Both are optional dependencies. This is looked up before the data is tokenised and before a GPU is used.
     """
     return Finding(
         "CF013",
-        f"tracking.wandb is {mode}, but wandb is not installed",
+        f"{key} is {value}, but {PACKAGES[extra][0]} is not installed",
         place=place,
-        helps=(f"install it: {install_command('tracking')}", "or set tracking.wandb to off"),
+        helps=(f"install it: {install_command(extra)}", f"or set {key} to {off}"),
     )

@@ -138,6 +138,26 @@ def test_the_sum_is_float32_in_bfloat16_too() -> None:
     assert float(loss.detach()) == pytest.approx(float(plain), rel=2e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_evaluating_counts_tokens_that_were_the_likeliest(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside the output layer and outside it, in chunks, none among them."""
+    monkeypatch.setattr("crossfoot.models.head_loss.CHUNK_TOKENS", 7)
+    model = small(family, "packed")
+    batch = collate(index_of(LENGTHS), range(len(LENGTHS)), packed=True)
+    ends = {"position_ids": batch.position_ids, "segment_ends": batch.segment_ends}
+    plain, wanted = model(input_ids=batch.input_ids, **ends).logits[0, :-1], batch.labels[0, 1:]
+    best = plain.argmax(dim=-1)
+    wanted[::3] = torch.where(wanted[::3] == -100, -100, best[::3])  # a third is right
+    found = SummedLoss(model).eval()(batch=batch)
+    assert found.dtype == torch.float32 and found.shape == (2,)
+    assert int(found[1]) == int((best == wanted).sum()) > 0
+    total = functional.cross_entropy(plain.float(), wanted, ignore_index=-100, reduction="sum")
+    assert float(found[0]) == pytest.approx(float(total), rel=1e-5)
+    assert SummedLoss(model).eval()(batch=collate(index_of(LENGTHS), [], packed=True)).tolist() == [0, 0]
+
+
 def test_a_slot_without_samples_has_a_loss_and_gradients_of_zero() -> None:
     model = small("llama", "packed")
     loss = SummedLoss(model)(batch=collate(index_of(LENGTHS), [], packed=True))

@@ -39,7 +39,7 @@ ALWAYS = {
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
-    "tracking": {"wandb"},
+    "tracking": {"wandb", "tensorboard"},
     "checks": {"accept"},
 }
 """Keys that something follows from whatever the others say (a rate's rule and its warm-up have rules of their
@@ -90,6 +90,13 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ),
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=[v.jsonl]"),
         ("validation.every_steps", (*VALIDATED, "validation.every_steps=10"), "validation.every_steps=9"),
+        ("validation.patience", ("validation.patience=2",), "validation.patience=null"),
+        ("validation.patience", (*VALIDATED, "validation.patience=4"), "validation.patience=3"),
+        (
+            "validation.min_improvement",
+            (*VALIDATED, "validation.min_improvement=0.1"),
+            "validation.patience=2",
+        ),
         ("checkpoint.best", ("checkpoint.best=true",), "checkpoint.best=false"),
         (
             "checkpoint.best",

@@ -33,6 +33,7 @@ from crossfoot.processes import start_of, this_machine
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER
+from crossfoot.runs.validations import Validation, append_validation
 from crossfoot.watching import watcher as watching
 from crossfoot.watching.follow import LedgerFollower
 from crossfoot.watching.freshness import Freshness
@@ -78,6 +79,13 @@ def save(folder: Path, step: int, loss: float | None = None) -> None:
     more = {"optimizer": "adamw", "optimizer_step": step, "seconds": 0.5, "written": "2026-01-01T00:00:00Z"}
     write_manifest(partial, Manifest(step=step, validation_loss=loss, **written, **more))
     commit(partial)
+    if loss is not None:
+        validated(folder, step, loss)
+
+
+def validated(folder: Path, step: int, loss: float) -> None:
+    """A validation, as rank 0 notes it."""
+    append_validation(str(folder), Validation(step, 1, loss, 0.25, 10, 100))
 
 
 def dropped(step: int, told: list[StepWitness]) -> list[StepWitness]:
@@ -334,16 +342,17 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert row(state, "step").startswith("5 of 8 ") and " 62 %   about 1 s left" in row(state, "step")
     assert row(state, "rate") == "5.000e-05" and row(state, "loss").startswith(f"{state.last.loss:.4f} ")
     assert "800 trained tokens/s" in row(state, "speed")  # 4 samples of 50 targets in a quarter of a second
-    assert row(state, "validation") == "1.7500        after 4 steps   best 1.5000 after 2 steps"
+    assert row(state, "validation") == ("1.7500        after 4 steps   best 1.5000 after 2 steps")
     assert "after 4 steps " in row(state, "checkpoint") and "took 0.5 s   saving after 5 steps" in row(
         state, "checkpoint"
     )
-    run.run(STEPS, first_step=4, ending=replace(DONE, validation_loss=1.25))
+    validated(tmp_path / "run", 8, 1.25)
+    run.run(STEPS, first_step=4, ending=DONE)
     state = watcher.look()
     assert state.status == "ended" and state.footed.foots is None
     state = watcher.settle(state)
     assert state.exit_code == 0 and row(state, "foots") == "yes   8 steps"
-    assert row(state, "validation") == "1.2500        after 8 steps"
+    assert row(state, "validation").startswith("1.2500        after 8 steps   perplexity 3.49   25.0% right")
     assert (
         "took 0.5 s   cut off after 5 steps" in row(state, "checkpoint")
         and command(state) == f"crossfoot receipt {run.folder}"
@@ -589,7 +598,7 @@ def test_events_are_told_once_and_in_order(tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in tell()] == [
         "step 4/8",
         "checkpoint after 4 steps",
-        "validation loss 1.5000 after 4 steps",
+        "validation loss 1.5000",
     ]
     _one_more(run, 5)
     assert [line.split("  ")[0] for line in tell()] == ["step 5/8"]

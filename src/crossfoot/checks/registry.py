@@ -46,6 +46,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.set_findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
+    "crossfoot.mirrors.findings",
     "crossfoot.models.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",

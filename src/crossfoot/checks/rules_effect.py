@@ -15,7 +15,7 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.checks.rules_rate import RULE_OF
 from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Finding, Severity
-from crossfoot.phrases import after_steps
+from crossfoot.phrases import after_steps, counted
 from crossfoot.written.config import Unsure
 from crossfoot.written.shown import shown
 
@@ -74,6 +74,26 @@ def _never_validated(facts: Facts) -> str | None:
     if schedule is None or every is None or every < schedule.total_steps:
         return None
     return f"the run has {schedule.total_steps:,} steps, and validates at its end in any case"
+
+
+def _never_impatient(facts: Facts) -> str | None:
+    config, schedule = facts.run.config, facts.schedule
+    every, patience = config.validation.every_steps, config.validation.patience
+    if patience is None:
+        return None
+    if not config.data.validation or every is None:
+        return "the run is validated at its end only"
+    taken = None if schedule is None else math.ceil(schedule.total_steps / every) - 1
+    if taken is None or taken > patience:
+        return None
+    return (
+        f"{counted(taken, 'validation')} before the end of the run cannot hold so many without a lower loss"
+    )
+
+
+def _no_patience(facts: Facts) -> str | None:
+    is_given = facts.run.config.validation.patience is not None
+    return None if is_given else "validation.patience is not given, and nothing else asks for an improvement"
 
 
 def _no_best(facts: Facts) -> str | None:
@@ -149,6 +169,8 @@ WISHES: tuple[Wish, ...] = (
     Wish(
         "validation.every_steps", _never_validated, "give data.validation, and a number of steps in the run"
     ),
+    Wish("validation.patience", _never_impatient, "validate more often, with validation.every_steps"),
+    Wish("validation.min_improvement", _no_patience, "give validation.patience"),
     Wish("checkpoint.best", _no_best, "validate where a checkpoint is written, before the run's end"),
     Wish("faults.overflow", _no_loss_scale, "leave it to runs in float16"),
     Wish("tracking.project", _no_tracker, _a_tracker),

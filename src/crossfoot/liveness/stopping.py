@@ -18,12 +18,13 @@ class Stop(enum.IntEnum):
 
     NO = 0
     SAVE = 1
-    ORPHANED = 2
-    TERMINATED = 3
-    INTERRUPTED = 4
-    NOT_WRITABLE = 5
-    NOT_AS_PLANNED = 6
-    NOT_FINITE = 7
+    NO_BETTER = 2
+    ORPHANED = 3
+    TERMINATED = 4
+    INTERRUPTED = 5
+    NOT_WRITABLE = 6
+    NOT_AS_PLANNED = 7
+    NOT_FINITE = 8
 
     @property
     def ends(self) -> bool:

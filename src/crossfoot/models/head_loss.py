@@ -75,6 +75,23 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # tor
         return to_hidden, to_weight, None
 
 
+def _evaluated(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same without gradients: [cross entropies, summed; targets that were the likeliest], float32."""
+    found = hidden.new_zeros(2, dtype=torch.float32)
+    for rows, wanted in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
+        found += loss_and_hits(functional.linear(rows, weight), wanted)
+    return found
+
+
+def loss_and_hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """logits [tokens, rows], targets int64 [tokens], IGNORED_LABEL for those that do not count -> [cross
+    entropies, summed; targets that were the likeliest], float32.
+    """
+    options: dict[str, Any] = {"ignore_index": IGNORED_LABEL, "reduction": "sum"}
+    loss = functional.cross_entropy(logits.float(), targets, **options)
+    return torch.stack((loss, (logits.argmax(-1) == targets).sum()))
+
+
 class HeadLoss:
     """A model's output layer, which gives a loss instead of logits while it is told targets.
 
@@ -106,6 +123,8 @@ class HeadLoss:
         targets = self._targets.flatten()
         kept = torch.nonzero(targets != IGNORED_LABEL).squeeze(-1)
         rows = hidden.flatten(0, 1)[kept]
+        if not self._head.training:
+            return _evaluated(rows, self._head.weight, targets[kept])
         loss: torch.Tensor = _SummedCrossEntropy.apply(rows, self._head.weight, targets[kept])
         return loss
 

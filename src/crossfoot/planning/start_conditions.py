@@ -85,10 +85,16 @@ def kernels_are_there(start: Start) -> Iterator[Finding]:
 
 
 def tracker_is_there(start: Start) -> Iterator[Finding]:
-    """wandb is installed when it is asked for, where what trains is installed."""
-    mode = start.run.config.tracking.wandb
-    if mode != "off" and missing_of("tracking") and not missing_of("train"):
-        yield tracker_missing(mode, start.run.place("tracking", "wandb"))
+    """What mirrors the ledger is installed when it is asked for, where what trains is installed."""
+    wanted = start.run.config.tracking
+    if missing_of("train"):
+        return
+    if wanted.wandb != "off" and missing_of("tracking"):
+        place = start.run.place("tracking", "wandb")
+        yield tracker_missing("tracking.wandb", wanted.wandb, "off", "tracking", place)
+    if wanted.tensorboard and missing_of("tensorboard"):
+        place = start.run.place("tracking", "tensorboard")
+        yield tracker_missing("tracking.tensorboard", "true", "false", "tensorboard", place)
 
 
 def run_folder_is_ours(start: Start) -> Iterable[Finding]:

@@ -27,6 +27,7 @@ from crossfoot.receipts.columns import (
     planned_of_steps,
     real_of,
 )
+from crossfoot.receipts.early_stop import early_stop
 from crossfoot.receipts.promise_audit import Held, hold
 from crossfoot.receipts.run_promise import RunPromise, promise_of_run
 from crossfoot.receipts.verdict import Accepted, Allowed, AttemptRow, Receipt, Skips, Unlearned
@@ -36,6 +37,7 @@ from crossfoot.runs.lock_shape import Expects
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.validations import Validation
 from crossfoot.shell_words import quoted_path
 
 MOST_CAUSES_WRITTEN = 1000
@@ -49,6 +51,7 @@ def make_receipt(
     torn: Finding | None = None,
     records: Sequence[AttemptRecord] = (),
     run_promise: RunPromise | None = None,
+    validations: Sequence[Validation] = (),
 ) -> Receipt:
     """Hold the ledger's lines, in file order, against the plan.
 
@@ -57,11 +60,13 @@ def make_receipt(
     ending: of the last attempt, None while it has written none. A run stopped on purpose is held against its
     first N steps, any other against the whole plan. torn: what `read_book` reports about an unfinished last
     line. run_promise: what the locks promise of every step, from `promise_of_run`; without it the lines are
-    held against what the loop was told. Raises Refused when a lock's promise cannot be read.
+    held against what the loop was told. validations: that bear out a run which ended for them. Raises Refused
+    when a lock's promise cannot be read.
     """
     first = expects_of(lock)
     expects = expects_of(records[-1].lock) if records else first
-    asked_steps = _asked_steps(expects, ending)
+    early, early_notes = early_stop(records[-1].lock if records else lock, ending, validations)
+    asked_steps = _asked_steps(expects, ending) if early is None else early
     attempts = [record.attempt for record in records]
     live_lines = LiveLines(attempts)
     lines = [line for line in enumerate(entries, start=1) if live_lines.counts(line[1])]
@@ -91,7 +96,11 @@ def make_receipt(
         causes=tuple(causes[:MOST_CAUSES_WRITTEN]),
         cause_count=cause_count,
         summary=summarise(causes, count, {} if held is None else held.unlisted, units),
-        notes=(*_notes(ending, torn, entries), *(run_promise.notes if run_promise is not None else ())),
+        notes=(
+            *early_notes,
+            *_notes(ending, torn, entries),
+            *(run_promise.notes if run_promise is not None else ()),
+        ),
         validation_loss=None if ending is None else ending.validation_loss,
         saved_path=None if ending is None else ending.saved_path,
         attempts=max(1, len(records)),
@@ -203,7 +212,9 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     Refused when a lock's promise cannot be read.
     """
     ending = ending or run.ending
-    receipt = make_receipt(run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run))
+    receipt = make_receipt(
+        run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run), run.validations
+    )
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt

@@ -27,7 +27,11 @@ def render_receipt(receipt: Receipt) -> str:
     lines = [_line(head, titles, label_columns, columns)]
     for row, cell in zip(receipt.rows, cells, strict=True):
         lines.append(_line(f"  {row.name}", cell, label_columns, columns))
-    if receipt.asked_steps < receipt.total_steps:
+    if receipt.asked_steps < receipt.total_steps and receipt.reason == "patience":
+        lines.append(
+            f"  the first {receipt.asked_steps:,} of {receipt.total_steps:,} steps: it learned no more"
+        )
+    elif receipt.asked_steps < receipt.total_steps:
         lines.append(
             f"  the first {receipt.asked_steps:,} of {receipt.total_steps:,} steps, stopped there on purpose"
         )

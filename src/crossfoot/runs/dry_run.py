@@ -26,8 +26,11 @@ _WRITTEN = re.compile(
     r"|launch/[\w-]+\.(sh|yaml)"
 )
 """Paths of all that a dry run writes."""
-_BY_WANDB = re.compile(r"wandb/(latest-run|debug[\w-]*\.log|(offline-)?run-\d{8}_\d{6}-\w+(/.*)?)")
-"""What tracking.wandb writes, links too."""
+_BY_TRACKERS = re.compile(
+    r"wandb/(latest-run|debug[\w-]*\.log|(offline-)?run-\d{8}_\d{6}-\w+(/.*)?)"
+    r"|tensorboard/attempt-\d{3,}/events\.out\.tfevents\.[\w.-]+"
+)
+"""What the keys of `tracking` write, links too."""
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 2e-3}
 """Of a step's loss, relative: what the rounding of another layout and another engine may come to. Measured on
 a small model, 2 ranks under ZeRO 1-3 against one process: 1e-7 in float32; in bfloat16 6e-5 with LoRA and
@@ -53,7 +56,7 @@ def foreign_in(folder: str) -> list[str]:
     return sorted(
         name
         for path, name in zip(paths, below, strict=True)
-        if not _BY_WANDB.fullmatch(name) and (os.path.islink(path) or not _WRITTEN.fullmatch(name))
+        if not _BY_TRACKERS.fullmatch(name) and (os.path.islink(path) or not _WRITTEN.fullmatch(name))
     )
 
 

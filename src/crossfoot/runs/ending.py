@@ -24,7 +24,9 @@ from crossfoot.runs.lock_shape import Expects, refuse_misshapen
 Paper = TypeVar("Paper")
 
 ENDING_FORMAT = 1
-REASONS = ("finished", "stop_after", "signal", "orphaned", "interrupt", "fault")
+REASONS = ("finished", "stop_after", "patience", "signal", "orphaned", "interrupt", "fault")
+AS_WISHED = ("finished", "stop_after", "patience")
+"""Reasons of a run that did what it was asked for, and hands over what it trained."""
 CUT_SHORT = {
     "signal": "was stopped by a signal",
     "orphaned": "lost its launcher, and stopped",

@@ -28,6 +28,7 @@ from crossfoot.runs.attempts import (
     run_lock_path,
 )
 from crossfoot.runs.ending import Ending, read_ending, read_lock
+from crossfoot.runs.validations import Validation, read_validations
 
 Found = TypeVar("Found")
 
@@ -48,7 +49,7 @@ class RunRecord:
     """What a run folder holds: of a running run, a killed one, one continued many times.
 
     lock: the run's own. attempts: those that started, in order. lines: of the ledger, in file order. ending:
-    of the last attempt, None while it has written none.
+    of the last attempt, None while it has written none. validations: in the order of steps.
     """
 
     run_dir: str
@@ -56,6 +57,7 @@ class RunRecord:
     attempts: tuple[AttemptRecord, ...]
     lines: BookLines
     ending: Ending | None
+    validations: tuple[Validation, ...] = ()
 
     @property
     def started(self) -> tuple[Attempt, ...]:
@@ -102,4 +104,4 @@ def read_run(run_dir: str) -> RunRecord:
     if findings or lock is None or lines is None:
         raise Refused(findings)
     ending = records[-1].ending if records else endings.get(1)
-    return RunRecord(run_dir, lock, tuple(records), lines, ending)
+    return RunRecord(run_dir, lock, tuple(records), lines, ending, read_validations(run_dir))

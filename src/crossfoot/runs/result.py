@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfoot.runs.dry_run import is_dry_run
-from crossfoot.runs.ending import Ending
+from crossfoot.runs.ending import AS_WISHED, Ending
 from crossfoot.runs.run_folder import ADAPTER_NAME, MODEL_NAME
 
 _LENGTH_BYTES = 8
@@ -37,7 +37,7 @@ def missing_result(run_dir: str, config: Mapping[str, Any], ending: Ending | Non
     """Why a run whose steps are all done has not handed over what it trained; None when it has, or is not
     meant to. ending: of its last attempt.
     """
-    if is_dry_run(run_dir) or (ending is not None and ending.reason not in ("finished", "stop_after")):
+    if is_dry_run(run_dir) or (ending is not None and ending.reason not in AS_WISHED):
         return None
     if ending is not None and ending.saved_path is None and not ending.exit_code:
         return None  # it was not meant to save anything

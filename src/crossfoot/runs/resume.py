@@ -38,7 +38,7 @@ from crossfoot.runs.attempts import (
     write_attempt,
 )
 from crossfoot.runs.changing import hold_against, never_changes
-from crossfoot.runs.ending import Ending, read_ending, read_lock, write_document
+from crossfoot.runs.ending import AS_WISHED, Ending, read_ending, read_lock, write_document
 from crossfoot.runs.lost_papers import refuse_lost_papers
 from crossfoot.runs.nearby import is_run, runs_near
 from crossfoot.runs.restarts import AUTO
@@ -274,8 +274,8 @@ def refuse_finished(
     ending = previous_attempts.ending
     is_done = (
         ending is not None
-        and ending.reason in ("finished", "stop_after")
-        and ending.step >= steps
+        and ending.reason in AS_WISHED
+        and (ending.step >= steps or (is_repeated and ending.reason == "patience"))
         and not ending.exit_code
     )
     config = run.config.model_dump(mode="json")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 from typing import Any
 
@@ -16,6 +18,9 @@ from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import StopRequest
 from crossfoot.metering.meter import Meter
+from crossfoot.mirrors.mirror import Mirror, log_step
+from crossfoot.mirrors.tensorboard import TENSORBOARD_FOLDER, TensorBoardMirror
+from crossfoot.mirrors.weights_and_biases import WandbMirror
 from crossfoot.models.adapt import prepare_training, trained_summary
 from crossfoot.models.findings import placed
 from crossfoot.models.load import LoadedModel, load_model
@@ -27,7 +32,7 @@ from crossfoot.planning.deepspeed_config import (
     resolve_deepspeed,
 )
 from crossfoot.rendezvous.ranks import Ranks
-from crossfoot.runs.attempts import attempt_path
+from crossfoot.runs.attempts import attempt_name, attempt_path
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
 from crossfoot.training.engine import ACCELERATE_PRECISION, AccelerateEngine, DeepSpeedEngine, Engine
 from crossfoot.training.findings import engine_believes
@@ -40,7 +45,6 @@ from crossfoot.training.rank_job import RankJob
 from crossfoot.training.restoring import find_checkpoint, load_checkpoint
 from crossfoot.training.step_hooks import StepHooks
 from crossfoot.training.step_recorder import StepPlanner, StepRecorder
-from crossfoot.training.tracking import WandbMirror
 from crossfoot.written.model_facts import BUILTIN_TINY
 
 
@@ -52,7 +56,7 @@ class Built:
     loaded: LoadedModel
     model: nn.Module
     progress: ProgressLine | None
-    mirror: WandbMirror | None
+    mirrors: tuple[Mirror, ...]
 
 
 def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMonitor) -> Built:
@@ -60,7 +64,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     config, plan = work.plan.run.config, work.plan
 
     report = ranks.tell
-    mirror = _mirror(work, ranks)
+    mirrors = _mirrors(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
         deepspeed_config = resolve_deepspeed(plan.deepspeed.values, config, plan.batch, plan.parameters)
@@ -96,7 +100,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         book=book,
         reconciler=reconciler,
         policies=policies,
-        listeners=[listener for listener in (progress, mirror) if listener is not None],
+        listeners=[*([] if progress is None else [progress]), *(partial(log_step, one) for one in mirrors)],
     )
     training = Training(
         engine=engine,
@@ -107,28 +111,34 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         ranks=ranks,
         dropout_seed=config.run.seed if dropout else None,
         packed=config.data.is_packed,
-        step_hooks=StepHooks(work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report),
+        step_hooks=StepHooks(
+            work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report, mirrors
+        ),
         rank_monitor=rank_monitor,
         policies=policies,
     )
-    return Built(training, loaded, model, progress, mirror)
+    return Built(training, loaded, model, progress, mirrors)
 
 
-def _mirror(work: RankJob, ranks: Ranks) -> WandbMirror | None:
-    """Rank 0's mirror; where it does not start, every rank raises rank 0's Refused."""
-    if work.plan.run.config.tracking.wandb == "off":
-        return None
-    mirror = None
+def _mirrors(work: RankJob, ranks: Ranks) -> tuple[Mirror, ...]:
+    """Rank 0's mirrors; where one does not start, every rank raises rank 0's Refused."""
+    run, wanted = work.plan.run, work.plan.run.config.tracking
+    mirrors: list[Mirror] = []
     findings: tuple[Finding, ...] = ()
     if ranks.is_first:
         try:
-            mirror = WandbMirror(work.plan, work.lock)
+            if wanted.wandb != "off":
+                place = run.place("tracking", "wandb")
+                mirrors.append(WandbMirror(work.lock, run.run_dir, wanted.wandb, wanted.project, place))
+            if wanted.tensorboard:
+                name = attempt_name(work.resume_point.attempt)
+                mirrors.append(TensorBoardMirror(os.path.join(run.run_dir, TENSORBOARD_FOLDER, name)))
         except Refused as refused:
             findings = refused.findings
     findings = ranks.gather(findings, tuple[Finding, ...])[0]
     if findings:
         raise Refused(findings)
-    return mirror
+    return tuple(mirrors)
 
 
 def load_base(

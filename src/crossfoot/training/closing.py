@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from crossfoot.checkpoints.findings import no_time
-from crossfoot.checkpoints.store import CHECKPOINTS, newest_good
+from crossfoot.checkpoints.store import CHECKPOINTS, list_checkpoints, newest_good
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
@@ -41,6 +41,7 @@ from crossfoot.runs.ending import Ending, write_ending
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
+from crossfoot.runs.validations import best_of, read_validations
 from crossfoot.shell_words import called, joined, quoted_path
 from crossfoot.training.build import Built
 from crossfoot.training.findings import first_step_astray, unlearnable, weights_not_finite
@@ -48,6 +49,7 @@ from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import weights_are_finite
 
 _REASONS = {
+    Stop.NO_BETTER: ("patience", 0),
     Stop.ORPHANED: ("orphaned", 75),
     Stop.TERMINATED: ("signal", 75),
     Stop.INTERRUPTED: ("interrupt", 130),
@@ -75,9 +77,9 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         built.progress.close()
     loss = None
     if work.validation is not None and exit_code == 0 and is_kept:
-        if ranks.is_first:
+        if ranks.is_first and stop is not Stop.NO_BETTER:
             tell(f"validating on {work.validation.num_samples:,} samples ...")
-        loss = training.step_hooks.validate(steps_done)
+        loss = training.step_hooks.validate(steps_done).loss
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
     if reason != "fault" and is_kept and is_finite:
@@ -200,8 +202,8 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     if receipt is not None:
         say(f"\n{render_receipt(receipt)}")
-        if built.mirror is not None:
-            built.mirror.close(receipt.to_json())
+        for mirror in built.mirrors:
+            mirror.close(receipt.foots)
     findings = [*findings, *refused]
     agreement = None if run is None else compare_with_dry_run(run)
     if isinstance(agreement, Finding):
@@ -231,6 +233,8 @@ def _say_next(work: RankJob, ending: Ending, exit_code: int, causes: Sequence[Ca
     if exit_code == 0 and not is_dry_run(run.run_dir):
         crossfoot = called("crossfoot")
         say("next:")
+        if ending.reason == "patience":
+            _say_best(run.run_dir, ending.step, crossfoot)
         if ending.reason == "stop_after":
             say(f"  {resume_command(run.run_dir, run.path, crossfoot)}")
             say("      the steps that are left, on other machines too")
@@ -241,6 +245,15 @@ def _say_next(work: RankJob, ending: Ending, exit_code: int, causes: Sequence[Ca
             say("      what would train with another batch, on another cluster")
     if exit_code == 3 and causes:
         say(f"what a cause means: {called('crossfoot')} explain {causes[0].code}")
+
+
+def _say_best(run_dir: str, step: int, crossfoot: str) -> None:
+    """How to get the weights of the lowest validation loss, where a checkpoint holds them."""
+    best = best_of([one for one in read_validations(run_dir) if one.step <= step])
+    kept = {checkpoint.step for checkpoint in list_checkpoints(run_dir)}
+    if best is not None and best.step in kept and best.step != step:
+        say(f"  {crossfoot} export {quoted_path(run_dir)} --step {best.step} OUT")
+        say(f"      the weights of the lowest validation loss, {best.loss:.4f}")
 
 
 def _say_kept(work: RankJob, ending: Ending) -> None:

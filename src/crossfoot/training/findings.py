@@ -10,27 +10,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import after_steps, counted, step_name
 
 MOST_SAMPLES_NAMED = 8
-
-
-@rule_docs("CF016")
-def tracker_refuses(mode: str, reason: str, place: Place) -> Finding:
-    """CF016: Weights & Biases was asked for, and does not start.
-
-    Most often nobody is logged in on the machine of rank 0, or it has no way to the server. The run stops
-    before the model is loaded: a run whose mirror is silently missing would be found out too late.
-    """
-    return Finding(
-        "CF016",
-        f"tracking.wandb is {mode}, but wandb does not start: {reason}",
-        place=place,
-        helps=("log in with `wandb login`", "or set tracking.wandb to offline, or off"),
-    )
 
 
 @rule_docs("CF430")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from crossfoot.data.samples import IGNORED_LABEL
-from crossfoot.models.head_loss import head_loss
+from crossfoot.models.head_loss import head_loss, loss_and_hits
 from crossfoot.training.batches import Batch
 
 
@@ -18,8 +18,9 @@ class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
     measured.
 
     Forward returns the sum (not the mean) of the cross entropy over all trained tokens of the batch, in
-    float32: a scalar that belongs to this rank and this forward. Logits are computed only for columns that
-    predict something, and, where the output layer can, only for tokens that do.
+    float32: a scalar that belongs to this rank and this forward. While the module is evaluating, two numbers:
+    that sum, and for how many trained tokens the right one was the likeliest. Logits are computed only for
+    columns that predict something, and, where the output layer can, only for tokens that do.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,6 +40,8 @@ class SummedLoss(nn.Module):  # type: ignore[misc]  # torch is taken as Any
                 loss: torch.Tensor = self.model(**given).logits
             return loss
         logits = self.model(**given).logits
+        if not self.training:
+            return loss_and_hits(logits.flatten(0, 1), targets.flatten())
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
         )

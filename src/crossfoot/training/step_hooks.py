@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +16,21 @@ from crossfoot.findings.render import render
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import Stop, StopRequest
 from crossfoot.metering.meter import Meter
-from crossfoot.phrases import step_name
+from crossfoot.mirrors.mirror import Mirror, log_validation
+from crossfoot.phrases import said_by, step_name
 from crossfoot.rendezvous.ranks import Ranks
+from crossfoot.runs.validations import (
+    Validation,
+    append_validation,
+    is_out_of_patience,
+    read_validations,
+)
 from crossfoot.training.engine import Engine
 from crossfoot.training.findings import validation_not_finite, weights_not_finite
 from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint, weights_are_finite
 from crossfoot.training.step_recorder import StepRecorder
-from crossfoot.training.validation import validation_loss
+from crossfoot.training.validation import validated
 
 LOOK_SECONDS = 1.0
 """How often rank 0 looks whether somebody asks for a checkpoint."""
@@ -49,6 +56,7 @@ class StepHooks:
         stop: StopRequest,
         rank_monitor: RankMonitor,
         report: Callable[[str], None],
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
         self._meter, self._step_recorder, self._stop, self._rank_monitor = (
@@ -57,12 +65,15 @@ class StepHooks:
             stop,
             rank_monitor,
         )
-        self._report = report
+        self._report, self._mirrors = report, mirrors
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
         self._save_seconds = self._known_save_seconds()
         self._saved_step = work.resume_point.first_step
-        self._loss: tuple[int, float] | None = None
+        self._validations: dict[int, Validation] = {}
+        if ranks.is_first:
+            before = read_validations(self._run_dir)
+            self._validations = {one.step: one for one in before if one.step <= self._saved_step}
         self.finding: Finding | None = None
 
     def after(self, steps_done: int, asked: Stop) -> Stop:
@@ -79,12 +90,14 @@ class StepHooks:
         if validates:
             self._step_recorder.wait()  # the lines of the steps before are shown before the loss
             self._rank_monitor.phase("validating", steps_done)
-            loss = self.validate(steps_done)
-            self._report(f"{step_name(steps_done - 1)}   validation loss {loss:.4f}")
-            if not math.isfinite(loss) and config.faults.nonfinite == "stop":
+            found = self.validate(steps_done)
+            self._report(f"{step_name(steps_done - 1)}   {found.words}")
+            if not math.isfinite(found.loss) and config.faults.nonfinite == "stop":
                 self._step_recorder.drain()
-                self.finding = validation_not_finite(steps_done, loss)
+                self.finding = validation_not_finite(steps_done, found.loss)
                 return Stop.NOT_FINITE
+            if not asked.ends and self._is_no_better():
+                return max(self._step_recorder.drain(), Stop.NO_BETTER)
         if saves:
             self._rank_monitor.phase("saving", steps_done)
             asked = self._step_recorder.drain()
@@ -95,14 +108,38 @@ class StepHooks:
             self._meter.restart_clock()
         return asked
 
-    def validate(self, steps_done: int) -> float:
-        """The validation loss of the weights as they are; there must be validation data."""
+    def validate(self, steps_done: int) -> Validation:
+        """What the weights are worth as they are; there must be validation data. Rank 0 notes it. Taken once
+        after each step.
+        """
+        known = self._validations.get(steps_done)
+        if known is not None and known.attempt == self._work.resume_point.attempt:
+            return known
         assert self._work.validation is not None
         plan = self._work.plan
         packed = plan.run.config.data.is_packed
-        loss = validation_loss(self._engine, self._work.validation, self._ranks, plan.batch, packed)
-        self._loss = (steps_done, loss)
-        return loss
+        found = validated(
+            self._engine, self._work.validation, self._ranks, plan.batch, packed,
+            steps_done, self._work.resume_point.attempt,
+        )  # fmt: skip
+        if self._ranks.is_first:
+            try:
+                append_validation(self._run_dir, found)
+            except OSError as error:
+                self._report(f"the validation is not noted: {said_by(error)}")
+        for mirror in self._mirrors:
+            log_validation(mirror, found)
+        self._validations[steps_done] = found
+        return found
+
+    def _is_no_better(self) -> bool:
+        """Whether validation.patience is at its end; as rank 0, which knows earlier attempts', finds it."""
+        config = self._work.plan.run.config.validation
+        if config.patience is None:
+            return False
+        losses = [self._validations[step].loss for step in sorted(self._validations)]
+        ended = is_out_of_patience(losses, config.patience, config.min_improvement)
+        return self._ranks.gather(ended, bool)[0]
 
     def save_last(self, steps_done: int) -> None:
         """The checkpoint at the end of an attempt, when this very step has none. The ledger is drained."""
@@ -130,12 +167,12 @@ class StepHooks:
         if not all(self._ranks.gather(weights_are_finite(self._model), bool)):
             self.finding = weights_not_finite(steps_done)
             return Stop.NOT_FINITE
-        loss = self._loss[1] if self._loss is not None and self._loss[0] == steps_done else None
+        found = self._validations.get(steps_done)
         facts = CheckpointFacts(
             plan_sha256=work.lock["sha256"],
             batches_sha256=work.lock["plan"]["batches_sha256"],
             attempt=work.resume_point.attempt,
-            validation_loss=loss,
+            validation_loss=None if found is None else found.loss,
         )
         saved = save_checkpoint(self._engine, self._model, self._run_dir, steps_done, facts, self._ranks)
         self._stop.saved()

@@ -1,4 +1,4 @@
-"""The validation loss: the mean over all trained tokens of the set, exact on any number of ranks."""
+"""Validation: means over all trained tokens of the set, exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from crossfoot.arithmetic.batch import BatchPlan, ceil_div
 from crossfoot.arithmetic.layout import room
 from crossfoot.index.store import DataIndex
 from crossfoot.rendezvous.ranks import Ranks
+from crossfoot.runs.validations import Validation
 from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
 
 
-def validation_loss(engine: Engine, index: DataIndex, ranks: Ranks, batch: BatchPlan, packed: bool) -> float:
-    """Mean cross entropy per trained token over the whole index, all ranks. Every rank runs the same number
-    of forwards; one is as large as in training.
+def validated(
+    engine: Engine, index: DataIndex, ranks: Ranks, batch: BatchPlan, packed: bool, step: int, attempt: int
+) -> Validation:
+    """The weights, which are those after `step` steps, on the whole index, all ranks. Every rank runs the
+    same number of forwards; one is as large as in training.
     """
     slots = _slots(index.lengths, batch)
     rounds = ceil_div(len(slots), ranks.world_size)
-    loss_sum = 0.0
+    found = torch.zeros(2, dtype=torch.float64)
     engine.evaluating(True)
     with torch.no_grad():
         for slot in range(ranks.rank, rounds * ranks.world_size, ranks.world_size):
             ids = slots[slot] if slot < len(slots) else []
-            loss_sum += float(engine.forward(collate(index, ids, packed=packed)))
+            found += engine.forward(collate(index, ids, packed=packed)).cpu()
     engine.evaluating(False)
-    total = ranks.total(loss_sum)[0]
-    trained_tokens = int(index.trained_tokens.sum(dtype=np.int64))
-    return total / trained_tokens if trained_tokens else math.nan
+    loss, hits = ranks.total(*found.tolist())
+    tokens = int(index.trained_tokens.sum(dtype=np.int64))
+    means = (loss / tokens, hits / tokens) if tokens else (math.nan, math.nan)
+    return Validation(step, attempt, *means, index.num_samples, tokens)
 
 
 def _slots(lengths: np.ndarray, batch: BatchPlan) -> list[list[int]]:

@@ -42,9 +42,12 @@ class Teller:
     def end(self, state: RunState) -> list[str]:
         """The last lines about a run that has ended (then `state` has its receipt), or that was killed."""
         lines = [*self._over(state, state.attempts), *self._step_line(state), *self._verdict(state)]
-        validation = state.ending.validation_loss if state.ending is not None else None
-        if validation is not None:
-            lines.append(f"validation loss {validation:.4f}")
+        if (
+            state.validation is not None
+            and state.ending is not None
+            and state.validation.step == state.ending.step
+        ):
+            lines.append(state.validation.words)
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
@@ -104,7 +107,7 @@ class Teller:
                 yield f"the save {after_steps(save.step)}, of attempt {save.attempt}, was cut off"
         validation, known = state.validation, self._before.validation if self._before is not None else None
         if validation is not None and validation != known and state.status != "ended":
-            yield f"validation loss {validation.loss:.4f} {after_steps(validation.step)}"
+            yield f"{validation.words}   {after_steps(validation.step)}"
 
     def _step_line(self, state: RunState) -> Iterator[str]:
         last, speed = state.last, speed_of(state.recent)

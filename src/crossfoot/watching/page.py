@@ -143,6 +143,8 @@ def _validation(state: RunState) -> Iterator[str | Text]:
     yield after_steps(newest.step)
     if best.step != newest.step:
         yield f"   best {best.loss:.4f} {after_steps(best.step)}"
+    else:
+        yield f"   perplexity {newest.perplexity:.4g}   {newest.next_token_accuracy:.1%} right"
 
 
 def _saved(state: RunState) -> Iterator[str | tuple[str, str] | Text]:

@@ -13,6 +13,7 @@ from crossfoot.ledger.entry import Cause, StepEntry
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.validations import Validation
 
 SPEED_STEPS = 20
 """Speeds and the time left are measured over so many of the last steps."""
@@ -62,14 +63,6 @@ class UnfinishedView:
     step: int
     attempt: int
     is_current: bool
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A validation loss, of the weights after so many steps."""
-
-    step: int
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -130,8 +123,8 @@ class RunState:
     attempts: tuple[AttemptView, ...]
     saved: SavedView | None
     unfinished: tuple[UnfinishedView, ...]
-    validation: Loss | None
-    best_validation: Loss | None
+    validation: Validation | None
+    best_validation: Validation | None
     ranks: tuple[RankView, ...]
     ending: Ending | None
     silent_seconds: float

@@ -34,13 +34,13 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
 from crossfoot.runs.nearby import refuse_no_run
+from crossfoot.runs.validations import VALIDATIONS_FILE, Validation, best_of, read_validations
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
 from crossfoot.watching.freshness import Freshness
 from crossfoot.watching.state import (
     AttemptView,
     Footed,
-    Loss,
     RankView,
     RunState,
     SavedView,
@@ -76,7 +76,8 @@ class Watcher:
         self._beats: tuple[Heartbeat, ...] = ()
         self._folder_seen: object = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
-        self._losses: dict[int, float] = {}
+        self._validations: tuple[Validation, ...] = ()
+        self._validations_bytes = 0
         self._receipt: Receipt | None = None
         self._next_receipt = 0.0
 
@@ -171,6 +172,8 @@ class Watcher:
         asked = None if promise is None else promise.total_steps
         if ending is not None and ending.reason == "stop_after" and asked is not None:
             asked = min(ending.planned_steps, asked)
+        elif ending is not None and ending.reason == "patience":
+            asked = ending.step
         first_step = self._attempts[-1].first_step if self._attempts else 0
         ranks = self._ranks(current, newest)
         silent = self._silent_seconds(current, ranks)
@@ -178,8 +181,7 @@ class Watcher:
         if status != "ended" and self._is_killed(current):
             status, ranks = "killed", ()
         self._look_at_checkpoints()
-        if ending is not None and ending.validation_loss is not None:
-            self._losses[ending.step] = ending.validation_loss
+        self._look_at_validations()
         return RunState(
             run_dir=self.run_dir,
             name=promise.name if promise is not None else os.path.basename(os.path.abspath(self.run_dir)),
@@ -191,8 +193,8 @@ class Watcher:
             attempts=self._attempt_views(numbers, endings, status),
             saved=self._saved(),
             unfinished=self._unfinished(current, status),
-            validation=_newest(self._losses),
-            best_validation=_lowest(self._losses),
+            validation=self._validations[-1] if self._validations else None,
+            best_validation=best_of(self._validations),
             ranks=ranks if status != "ended" else (),
             ended_at=self._ended_at(newest, status, silent),
             ending=ending if current == newest or status == "ended" else None,
@@ -307,9 +309,14 @@ class Watcher:
         if seen != self._folder_seen:
             self._folder_seen = seen
             self._checkpoints = list_checkpoints(self.run_dir) if seen else ()
-            for checkpoint in self._checkpoints:
-                if (loss := checkpoint.manifest.validation_loss) is not None:
-                    self._losses[checkpoint.step] = loss
+
+    def _look_at_validations(self) -> None:
+        """Their file is read again only when it has grown."""
+        size = 0
+        with suppress(OSError):
+            size = os.stat(os.path.join(self.run_dir, VALIDATIONS_FILE)).st_size
+        if size != self._validations_bytes:
+            self._validations_bytes, self._validations = size, read_validations(self.run_dir)
 
     def _saved(self) -> SavedView | None:
         if not self._checkpoints:
@@ -359,12 +366,3 @@ def _footed_of(receipt: Receipt) -> Footed:
         receipt=receipt,
         skipped=receipt.skipped_steps,
     )
-
-
-def _newest(losses: Mapping[int, float]) -> Loss | None:
-    return Loss(max(losses), losses[max(losses)]) if losses else None
-
-
-def _lowest(losses: Mapping[int, float]) -> Loss | None:
-    step = min(losses, key=lambda step: (losses[step], step), default=None)
-    return None if step is None else Loss(step, losses[step])

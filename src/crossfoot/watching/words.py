@@ -7,6 +7,7 @@ import shlex
 from crossfoot.ledger.entry import NO_STEP, Cause
 from crossfoot.phrases import clock, counted, step_name
 from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.ending import AS_WISHED
 from crossfoot.runs.resume_command import resume_command
 from crossfoot.shell_words import quoted_path
 from crossfoot.watching.state import AttemptView, RunState
@@ -14,6 +15,7 @@ from crossfoot.watching.state import AttemptView, RunState
 HOW = {
     "finished": "finished",
     "stop_after": "stopped on purpose",
+    "patience": "ended early",
     "signal": "stopped by a signal",
     "orphaned": "lost its launcher",
     "interrupt": "interrupted",
@@ -127,7 +129,7 @@ def next_words(state: RunState) -> tuple[str, str] | None:
     if state.status == "ended" and state.ending is not None and not state.footed.findings:
         if state.result_missing:
             return "make it from the last checkpoint", go_on
-        if state.ending.reason in ("finished", "stop_after"):
+        if state.ending.reason in AS_WISHED:
             return "the whole receipt", f"crossfoot receipt {quoted_path(state.run_dir)}"
         return "continue it", go_on
     return None

@@ -258,6 +258,10 @@ class ValidationSection(Section):
 
     every_steps: Count | None = None
     """Also every so many optimizer steps."""
+    patience: Count | None = None
+    """The run ends after so many validations in a row without a lower loss; null: never for that."""
+    min_improvement: NotNegative = 0.0
+    """How much lower, nats a token, counts as lower."""
 
 
 class CheckpointSection(Section):
@@ -295,6 +299,8 @@ class TrackingSection(Section):
     """Weights & Biases; the ledger's fields, nothing else."""
     project: Text = "crossfoot"
     """Its project."""
+    tensorboard: bool = False
+    """TensorBoard's files, for each attempt in the run folder's tensorboard/."""
 
 
 class ChecksSection(Section):

@@ -1,0 +1,59 @@
+"""`crossfoot mirror`: a run shown by TensorBoard or Weights & Biases, from its files alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from crossfoot.extras import Extra, refuse_missing
+from crossfoot.findings.finding import Refused
+from crossfoot.mirrors.findings import mirror_taken
+from crossfoot.mirrors.mirror import Mirror, log_step, log_validation
+from crossfoot.mirrors.tensorboard import TENSORBOARD_FOLDER, TensorBoardMirror
+from crossfoot.mirrors.weights_and_biases import WandbMirror
+from crossfoot.output import say
+from crossfoot.phrases import counted
+from crossfoot.receipts.receipt import receipt_of_run
+from crossfoot.runs.nearby import refuse_no_run
+from crossfoot.runs.reader import RunRecord, read_run
+from crossfoot.runs.validations import Validation
+from crossfoot.shell_words import quoted_path
+
+PROGRAMS: dict[str, Extra] = {"tensorboard": "tensorboard", "wandb": "tracking"}
+"""What a run can be mirrored to, and the extra that it needs."""
+
+
+def mirror_run(run_dir: str, out: str | None, program: str, project: str, *, offline: bool) -> int:
+    """The verb; returns the exit code. Only steps that count are mirrored: what a crash lost was computed
+    again. out: a folder for TensorBoard's files; None: in the run folder. Raises Refused.
+    """
+    refuse_no_run(run_dir, "mirror")
+    refuse_missing("mirror", PROGRAMS[program])
+    run = read_run(run_dir)
+    foots = receipt_of_run(run).foots if run.ending is not None else None
+    if program == "wandb":
+        mirror: Mirror = WandbMirror(run.lock, run_dir, "offline" if offline else "online", project)
+        where = f"Weights & Biases, project {project}"
+    else:
+        out = out or os.path.join(run_dir, TENSORBOARD_FOLDER, "counted")
+        if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+            raise Refused(mirror_taken(run_dir, out))
+        mirror, where = TensorBoardMirror(out), out
+    _write(run, mirror)
+    mirror.close(foots)
+    noted = counted(len(run.validations), "validation")
+    say(f"{counted(len(run.by_step()), 'step')} and {noted} mirrored: {where}")
+    if program == "tensorboard" and out is not None:
+        say(f"next:\n  tensorboard --logdir {quoted_path(out)}\n      shows them, in a browser")
+    return 0
+
+
+def _write(run: RunRecord, mirror: Mirror) -> None:
+    """In the order of steps; a validation behind its step."""
+    validations: Iterator[Validation] = iter(run.validations)
+    waiting = next(validations, None)
+    for entry in run.by_step():
+        log_step(mirror, entry)
+        while waiting is not None and waiting.step <= entry.step + 1:
+            log_validation(mirror, waiting)
+            waiting = next(validations, None)
