@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from crossfoot.arithmetic.batch import Thresholds
-from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, listed
 from crossfoot.shell_words import joined, path_word
 from crossfoot.written.run_file import RunFile
+
+if TYPE_CHECKING:  # numpy, which a look at the config does without
+    from crossfoot.arithmetic.schedule import Schedule
 
 
 @rule("CF114", "warning", name="threshold-without-effect")

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding, Place
 
@@ -156,7 +154,7 @@ def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
         return
     have, want = schedule.num_samples, max(batch for _, batch in schedule.batches)
     if schedule.target_trained_tokens is not None and schedule.trained_tokens is not None:
-        have, want = int(schedule.trained_tokens.sum(dtype=np.int64)), schedule.target_trained_tokens
+        have, want = int(schedule.trained_tokens.sum(dtype="int64")), schedule.target_trained_tokens
     if have >= want:
         return
     carries = schedule.last_step == "carry"
