@@ -103,10 +103,9 @@ def test_every_step_is_what_a_count_of_the_samples_makes(schedule: Schedule, win
 @given(changing_schedules(), st.integers(0, 300))
 def test_a_batch_holds_from_the_first_step_that_begins_there(schedule: Schedule, samples: int) -> None:
     before = np.cumsum([0, *(schedule.step_size(k) for k in range(schedule.total_steps))])
-    if samples <= before[-1]:
-        assert schedule.steps_of(samples) == next(k for k, sum_ in enumerate(before) if sum_ >= samples)
-    else:
-        assert schedule.steps_of(samples) > schedule.total_steps
+    assert [schedule.samples_before(k) for k in range(len(before))] == before.tolist()
+    begins = [k for k in range(schedule.total_steps) if before[k] >= samples]
+    assert schedule.step_after(samples) == min(begins, default=schedule.total_steps)
     for k in range(schedule.total_steps):
         told = [batch for first, batch in schedule.batches if first <= k][-1]
         if schedule.batch_from_samples:
