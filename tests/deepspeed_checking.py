@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.plan import run_rate
@@ -41,8 +42,10 @@ def deepspeed_findings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
         text = deepspeed if isinstance(deepspeed, str) else json.dumps(deepspeed, indent=2)
         Path("ds.json").write_text(text)
         run = load_run("run.yaml", overrides)
-        batch = solve_batch(Topology(4, 1), **run.config.batch.model_dump())
-        facts = Facts(run, load_deepspeed_file("ds.json"), batch, rate=run_rate(run, batch, STEPS))
+        batch = solve_batch(Topology(4, 1), **run.config.batch_numbers)
+        size = batch.global_batch_size
+        rate = run_rate(run, Schedule(STEPS * size, size, 0, "short", epochs=1))
+        facts = Facts(run, load_deepspeed_file("ds.json"), batch, rate=rate)
         found = run_static_rules(facts)
         return tuple(finding for finding in found if finding.code.startswith(("CF1", "CF3")))
 

@@ -17,7 +17,7 @@ from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.rank_counts import RankCounts, per_rank_of
 from crossfoot.ledger.reconcile import PlannedStep, Policies, Reconciler, remember
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness, WitnessRows, pack
-from crossfoot.receipts.promise import batches_sha256, terms_of
+from crossfoot.receipts.promised_sets import batches_sha256, terms_of
 from crossfoot.runs.attempts import (
     Attempt,
     attempt_path,

@@ -25,14 +25,15 @@ EVERY_STEPS = 3
 STEPS_PER_KILL = 5
 
 
-def config_of(folder: Path, steps: int, dropout: float) -> Path:
-    """A plan of `steps` steps of seven samples, a checkpoint after every third."""
+def config_of(folder: Path, steps: int, dropout: float, batch: int | list[list[int]] = 7) -> Path:
+    """A plan of `steps` steps, a checkpoint after every third; the rate follows the batch."""
     write_samples(folder / "data.jsonl", 120)
     return small_config(
         folder,
         tokenizer={"path": str(short_tokenizer(folder))},
-        batch={"micro_batch_size": 2, "global_batch_size": 7, "grad_accum_steps": None},
+        batch={"micro_batch_size": 2, "global_batch_size": batch, "grad_accum_steps": None},
         lora={"r": 4, "alpha": 8, "dropout": dropout, "modules_to_save": ["embed_tokens", "lm_head"]},
+        lr={"reference": 1e-3, "warmup_steps": 2, "rule": "sqrt", "reference_batch": 7},
         train={"max_steps": steps},
         checkpoint={"every_steps": EVERY_STEPS, "keep": 2},
         faults={"timeout_seconds": 20.0},
@@ -67,9 +68,11 @@ def test_killed_and_continued_is_the_run_that_nobody_disturbed(
 
 
 def test_a_chain_over_topologies_engines_and_stages(tmp_path: Path) -> None:
-    """2 ranks ZeRO-2, one accelerate process, 3 ranks ZeRO-3, 2 ranks ZeRO-2; a kill in each but the last."""
+    """2 ranks ZeRO-2, one accelerate process, 3 ranks ZeRO-3, 2 ranks ZeRO-2; a kill in each but the last.
+    The batch grows on the way.
+    """
     steps = 18
-    config = config_of(tmp_path, steps, dropout=0.0)
+    config = config_of(tmp_path, steps, dropout=0.0, batch=[[0, 5], [30, 7], [80, 9]])
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     train(Leg(), config, calm)
     torment = Torment(config, stormy)

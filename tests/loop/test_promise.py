@@ -184,7 +184,7 @@ def test_ten_times_the_rate_at_its_source_is_refused_before_a_step(room: Path) -
         (RatePlan, "at", lambda real: lambda self, step: 10 * real(self, step), {"CF737"}),
         (
             Schedule,
-            "pieces",
+            "span",
             lambda real: lambda self, k: real(self, self.total_steps - 1 - k),
             {"CF738", "CF728"},
         ),

@@ -53,7 +53,7 @@ def test_errors_are_deepspeed_s(first: int, tmp_path: Path, monkeypatch: pytest.
             continue
         errors = {f.code for f in look(values, f"model.dtype={dtype}") if f.severity == "error"}
         run = load_run("run.yaml", (f"model.dtype={dtype}", "cluster.gpus_per_node=1"))
-        batch = solve_batch(Topology(1, 1), **run.config.batch.model_dump())
+        batch = solve_batch(Topology(1, 1), **run.config.batch_numbers)
         try:
             DeepSpeedConfig(resolve_deepspeed(values, run.config, batch))
         except Exception as stops:  # pydantic's, DeepSpeed's own, TypeError, AttributeError

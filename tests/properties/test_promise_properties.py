@@ -16,9 +16,9 @@ from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
 from crossfoot.ledger.measured import measured_of, samples_sha256, slots_of, slots_sha256
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
-from crossfoot.receipts import promise
-from crossfoot.receipts.promise import Terms
+from crossfoot.receipts import promise, promised_sets
 from crossfoot.receipts.promise_audit import is_promised
+from crossfoot.receipts.promised_sets import Terms
 
 LR: dict[str, Any] = {
     "reference": 1e-4,
@@ -56,9 +56,19 @@ def data_of(num_samples: int, seed: int) -> Data:
 
 @st.composite
 def any_terms(draw: st.DrawFn) -> Terms:
-    samples, batch = draw(st.integers(1, 60)), draw(st.integers(1, 20))
+    samples, batch, seed = draw(st.integers(1, 60)), draw(st.integers(1, 20)), draw(st.integers(0, 5))
+    pairs, target = (), None
+    by = draw(st.sampled_from(["one batch", "batches", "tokens"]))
+    if by == "batches":
+        firsts = [0, *sorted(draw(st.sets(st.integers(1, 100), max_size=3)))]
+        pairs = tuple((first, draw(st.integers(1, batch))) for first in firsts)
+        batch = max(size for _, size in pairs)
+    elif by == "tokens":
+        target = draw(st.integers(1, 40))
+        batch = min(target, 60)  # a sample has at least one trained token
     last_step = draw(st.sampled_from(["short", "drop", "carry"]))
-    assume(last_step != "drop" or samples >= batch)
+    tokens_of = data_of(samples, seed).trained_tokens
+    assume(last_step != "drop" or (samples >= batch and int(tokens_of.sum()) >= (target or 0)))
     ranks, forwards = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     by_epochs = draw(st.booleans())
     work_per_token = draw(st.sampled_from([None, 1, 50]))
@@ -71,12 +81,15 @@ def any_terms(draw: st.DrawFn) -> Terms:
         dp_degree=ranks,
         dealt_ranks=ranks,
         work_per_token=work_per_token,
-        seed=draw(st.integers(0, 5)),
+        seed=seed,
         last_step=last_step,
         epochs=draw(st.integers(1, 3)) if by_epochs else None,
         max_steps=None if by_epochs else draw(st.integers(1, 15)),
         lr=LR,
         micro_batch_tokens=tokens,
+        batch_from_samples=pairs,
+        target_trained_tokens=target,
+        trained_tokens=tokens_of,
     )
 
 
@@ -88,6 +101,9 @@ def schedule_of(terms: Terms) -> told.Schedule:
         last_step=terms.last_step,  # type: ignore[arg-type]
         epochs=terms.epochs,
         max_steps=terms.max_steps,
+        batch_from_samples=terms.batch_from_samples,
+        target_trained_tokens=terms.target_trained_tokens,
+        trained_tokens=terms.trained_tokens,
     )
 
 
@@ -103,8 +119,8 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms, at_once: tuple[int, i
     """at_once: samples that the receipt holds, which change nothing."""
     band, block = at_once
     with (
-        mock.patch.object(promise, "_BAND_SAMPLES", band),
-        mock.patch.object(promise, "_BLOCK_SAMPLES", block),
+        mock.patch.object(promised_sets, "_BAND_SAMPLES", band),
+        mock.patch.object(promised_sets, "_BLOCK_SAMPLES", block),
     ):
         hold_every_step(terms)
 
@@ -112,8 +128,8 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms, at_once: tuple[int, i
 def hold_every_step(terms: Terms) -> None:
     schedule, data = schedule_of(terms), data_of(terms.num_samples, terms.seed)
     layout = layout_of(terms)
-    assert promise.total_steps(terms) == schedule.total_steps
-    assert promise.batches_sha256(terms) == told.batches_sha256(schedule)
+    assert promised_sets.total_steps(terms) == schedule.total_steps
+    assert promised_sets.batches_sha256(terms) == told.batches_sha256(schedule)
     assert promise.layout_sha256(terms, data) == layout.sha256(schedule, data.lengths)
     steps = list(promise.promised_steps(terms, data, 0, schedule.total_steps))
     assert [step.step for step in steps] == list(range(schedule.total_steps))
@@ -133,7 +149,7 @@ def hold_every_step(terms: Terms) -> None:
         per_rank = measured_of(told_so).per_rank
         assert (step.ranks, step.ranks_sha256) == (per_rank.ranks, per_rank.sha256)
     sums = promise.promised_sums(terms, data)
-    forwards = [layout.forwards(data.lengths[ids]) for _, ids in schedule.blocks()]
+    forwards = [block.each(lambda ids: layout.forwards(data.lengths[ids])) for block in schedule.blocks()]
     assert sums["forwards"] == sum(step.forwards for step in steps)
     assert sums["forwards"] == int(np.concatenate(forwards).sum()) * layout.dp_degree
 
@@ -159,7 +175,7 @@ def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:
 @given(any_terms(), st.integers(0, 12), st.integers(0, 12))
 def test_a_part_of_the_run_is_that_part_of_the_whole(terms: Terms, first: int, size: int) -> None:
     data = data_of(terms.num_samples, terms.seed)
-    whole = list(promise.promised_steps(terms, data, 0, promise.total_steps(terms)))
+    whole = list(promise.promised_steps(terms, data, 0, promised_sets.total_steps(terms)))
     assert list(promise.promised_steps(terms, data, first, first + size)) == whole[first : first + size]
 
 
@@ -251,8 +267,8 @@ def test_a_lock_without_a_plan_has_no_terms(change: dict[str, Any], words: str) 
             "lr": LR,
         },
     }
-    assert promise.terms_of(lock).num_samples == 4
+    assert promised_sets.terms_of(lock).num_samples == 4
     for section, value in change.items():
         lock[section] = {**lock[section], **value} if isinstance(value, dict) and value else value
     with pytest.raises(ValueError, match=words):
-        promise.terms_of(lock)
+        promised_sets.terms_of(lock)

@@ -131,13 +131,19 @@ def test_blocks_are_the_steps(schedule: Schedule, block_samples: int) -> None:
     try:
         schedule_module.BLOCK_SAMPLES = block_samples
         k = 0
-        for first, ids in schedule.blocks():
-            assert first == k
-            assert ids.dtype == np.int64
-            assert ids.size <= max(block_samples, schedule.global_batch_size)
-            for row in ids:
-                assert row.tolist() == schedule.samples(k).tolist()
+        for block in schedule.blocks():
+            assert block.first == k
+            assert block.ids.dtype == np.int64
+            assert block.ids.size <= max(block_samples, schedule.global_batch_size)
+            steps = {
+                int(step): row.tolist()
+                for steps, ids in block.rows()
+                for step, row in zip(steps, ids, strict=True)
+            }
+            for number in range(len(block.sizes)):
+                assert steps.pop(number) == schedule.samples(k).tolist()
                 k += 1
+            assert not steps
         assert k == schedule.total_steps
     finally:
         schedule_module.BLOCK_SAMPLES = whole

@@ -20,8 +20,8 @@ from crossfoot.ledger.entry import StepEntry, entry_of
 from crossfoot.ledger.matching import PlannedStep
 from crossfoot.ledger.reconcile import Reconciler
 from crossfoot.ledger.witness import Lost, StepWitness
-from crossfoot.receipts.promise import terms_of
 from crossfoot.receipts.promise_audit import Promise
+from crossfoot.receipts.promised_sets import terms_of
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.run_promise import RunPromise
 from crossfoot.receipts.verdict import Receipt

@@ -15,7 +15,8 @@ from crossfoot.planning.lock import make_lock
 from crossfoot.planning.page import render_plan
 from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import plan_written
-from crossfoot.receipts.promise import promised_sums, terms_of
+from crossfoot.receipts.promise import promised_sums
+from crossfoot.receipts.promised_sets import terms_of
 from crossfoot.written.run_file import read_run
 from support.launching import small_config, write_samples
 

@@ -42,7 +42,7 @@ def test_deepspeed_agrees(look: Look, name: str) -> None:
     look(values)
     before = copy.deepcopy(values)
     run = load_run("run.yaml", ("cluster.gpus_per_node=1",))
-    batch = solve_batch(Topology(1, 1), **run.config.batch.model_dump())
+    batch = solve_batch(Topology(1, 1), **run.config.batch_numbers)
     given = resolve_deepspeed(values, run.config, batch)
     assert values == before and '"auto"' not in json.dumps(given)
     assert not {"optimizer", "scheduler", "tensorboard", "wandb", "comet", "csv_monitor"} & set(given)

@@ -32,7 +32,8 @@ ALWAYS = {
     "tokenizer": {"path"},
     "data": {"train", "validation", "task", "max_seq_len", "layout", "bad_samples", "index_dir"}
     | {"special_text", "ignored_fields", "columns"},
-    "batch": {"micro_batch_size", "micro_batch_tokens", "grad_accum_steps", "global_batch_size"},
+    "batch": {"micro_batch_size", "micro_batch_tokens", "grad_accum_steps", "global_batch_size"}
+    | {"target_trained_tokens"},
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
     "optimizer": {"name", "max_grad_norm"},

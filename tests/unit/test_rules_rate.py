@@ -8,6 +8,7 @@ import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.arithmetic.rate import plan_rate
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import run_static_rules
 from crossfoot.findings.finding import Finding, Place
@@ -35,7 +36,9 @@ def facts_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         run = load_run("run.yaml", overrides)
         config, lr = run.config, run.config.lr
         topology = Topology(config.cluster.gpus_per_node or 1, config.cluster.num_nodes or 1)
-        batch = solve_batch(topology, **config.batch.model_dump())
+        batch = solve_batch(topology, **config.batch_numbers)
+        steps, size = config.train.max_steps or 1, batch.global_batch_size
+        schedule = Schedule(steps * size, size, 0, "short", max_steps=steps)
         rate = plan_rate(
             reference=lr.reference,
             reference_batch=lr.reference_batch,
@@ -43,12 +46,12 @@ def facts_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             global_batch_size=batch.global_batch_size,
             schedule=lr.schedule,
             min_ratio=lr.min_ratio,
-            total_steps=config.train.max_steps or 1,
+            total_steps=steps,
             warmup_steps=lr.warmup_steps,
             warmup_fraction=lr.warmup_fraction,
             warmup_samples=lr.warmup_samples,
         )
-        return Facts(run, batch=batch, rate=rate)
+        return Facts(run, batch=batch, schedule=schedule, rate=rate)
 
     return _facts
 

@@ -111,6 +111,7 @@ def test_overrides_are_yaml_and_the_last_one_holds(load) -> None:
         "micro_batch_tokens": None,
         "grad_accum_steps": 8,
         "global_batch_size": 200,
+        "target_trained_tokens": None,
     }
     assert run.config.data.train == ["a.json", "b.json"]
     assert run.config.run.name == "a=b"

@@ -156,7 +156,7 @@ def test_what_a_caller_does_to_its_samples_stays_with_it() -> None:
     schedule = Schedule(10, 4, 0, "short", epochs=1)
     before = schedule.samples(0).tolist()
     schedule.samples(0)[:] = -1
-    next(schedule.blocks())[1][:] = -1
+    next(schedule.blocks()).ids[:] = -1
     assert schedule.samples(0).tolist() == before
 
 
@@ -255,12 +255,14 @@ def test_hashes_tell_runs_apart() -> None:
 def test_a_long_schedule_is_hashed_in_blocks() -> None:
     """Three blocks and a rest: the digest is that of the steps, wherever the blocks are cut."""
     schedule = Schedule(2_500_003, 512, 42, "short", epochs=1)
-    firsts, shapes = zip(*[(first, ids.shape) for first, ids in schedule.blocks()], strict=True)
+    firsts, shapes = zip(
+        *[(block.first, (len(block.sizes), block.sizes[0])) for block in schedule.blocks()], strict=True
+    )
     assert firsts == (0, 2048, 4096, 4882)
     assert shapes == ((2048, 512), (2048, 512), (786, 512), (1, 419))
     seen = np.zeros(schedule.num_samples, dtype=np.int64)
-    for _first, ids in schedule.blocks():
-        np.add.at(seen, ids.ravel(), 1)
+    for block in schedule.blocks():
+        np.add.at(seen, block.ids, 1)
     assert (seen == 1).all()
     lengths = (np.arange(schedule.num_samples) % 512 + 1).astype(np.int32)
     layout = PaddedLayout(dp_degree=16, grad_accum_steps=8, micro_batch_size=4)

@@ -20,8 +20,19 @@ MICRO = "batch.micro_batch_size"
 TOKENS = "batch.micro_batch_tokens"
 ACCUM = "batch.grad_accum_steps"
 GLOBAL = "batch.global_batch_size"
+TARGET = "batch.target_trained_tokens"
 CAPACITY = "capacity_samples"
 NOTHING_FIXED: Mapping[str, int] = {}
+
+Thresholds = tuple[tuple[int, int], ...]
+"""(from so many trained samples on, samples per optimizer step), the first from 0, ascending."""
+
+
+def batches_in_words(batches: Thresholds) -> str:
+    """`32`, and `32, then 64 from sample 20,000 on` where the batch changes."""
+    return ", then ".join(
+        f"{batch:,} from sample {first:,} on" if first else f"{batch:,}" for first, batch in batches
+    )
 
 
 class BatchImpossible(Impossible):

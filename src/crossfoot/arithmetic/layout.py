@@ -17,11 +17,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.batch import ACCUM, TOKENS, BatchPlan, ceil_div
+from crossfoot.arithmetic.batch import ACCUM, MICRO, TARGET, TOKENS, BatchPlan, ceil_div
 from crossfoot.arithmetic.dealing import deal, enough_room, even_out, snake
 from crossfoot.arithmetic.epoch_order import Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
-from crossfoot.arithmetic.schedule import Schedule, batches_sha256, with_size
+from crossfoot.arithmetic.schedule import Schedule, batches_sha256
 from crossfoot.phrases import counted, step_name
 
 Lengths = NDArray[np.integer]
@@ -126,9 +126,9 @@ class PaddedLayout(Layout):
         head = f"crossfoot layout padded 1 {self.dp_degree} {self.grad_accum_steps} {schedule.total_steps}\n"
         digest = hashlib.sha256(head.encode())
         sizes: set[int] = set()
-        for _first, ids in schedule.blocks():
-            sizes.add(ids.shape[1])
-            digest.update(with_size(_longest_first(ids, lengths[ids])))
+        for block in schedule.blocks():
+            sizes.update(np.unique(block.sizes).tolist())
+            digest.update(block.framed(lambda ids: _longest_first(ids, lengths[ids])))
         for size in sorted(sizes):
             digest.update(np.concatenate(([size], self.run_sizes(size))).astype("<i8").tobytes())
         return digest.hexdigest()
@@ -218,14 +218,23 @@ def refuse_full_steps(schedule: Schedule, batch: BatchPlan, layout: Layout, leng
     tokens of every sample of the data, [num_samples].
     """
     tokens, most, ranks = batch.micro_batch_tokens, batch.grad_accum_steps, batch.topology.dp_degree
-    if tokens is None or batch.solved != "micro_batch_size":  # the most was solved so that all fit
+    if tokens is None:
+        _refuse_large_step(schedule, batch)
         return
-    forwards = np.concatenate([layout.forwards(lengths[ids]) for _, ids in schedule.blocks()])
+    if batch.solved != "micro_batch_size" and schedule.target_trained_tokens is None:
+        return  # the most was solved so that all fit
+    forwards = np.concatenate(
+        [block.each(lambda ids: layout.forwards(lengths[ids])) for block in schedule.blocks()]
+    )
     full = np.flatnonzero(forwards > most)
     if not full.size:
         return
     slots = ranks * most
-    enough = max(int(enough_room(_descending(lengths[ids]), slots).max()) for _, ids in schedule.blocks())
+    enough = max(
+        int(enough_room(_descending(lengths[ids]), slots).max())
+        for block in schedule.blocks()
+        for _, ids in block.rows()
+    )
     first, largest = int(full[0]), int(forwards.max())
     own = lengths[schedule.samples(first)]
     others = (
@@ -241,6 +250,27 @@ def refuse_full_steps(schedule: Schedule, batch: BatchPlan, layout: Layout, leng
             *((others,) if full.size > 1 else ()),
         ),
         helps=alternatives((f"set {ACCUM} to {largest}", f"set {TOKENS} to {enough}")),
+    )
+
+
+def _refuse_large_step(schedule: Schedule, batch: BatchPlan) -> None:
+    """Raise StepTooFull when a step by trained tokens has more samples than the slots hold."""
+    worst, samples = schedule.largest_step
+    if schedule.target_trained_tokens is None or samples <= batch.capacity_samples:
+        return
+    ranks = batch.topology.dp_degree
+    micro, accum = (
+        ceil_div(samples, ranks * other) for other in (batch.grad_accum_steps, batch.micro_batch_size)
+    )
+    raise StepTooFull(
+        f"{step_name(worst)} takes {samples:,} samples to reach {schedule.target_trained_tokens:,} trained "
+        f"tokens, and a step holds {batch.capacity_samples:,}",
+        (TARGET, ACCUM, MICRO),
+        notes=(
+            f"{batch.micro_batch_size} samples x {batch.grad_accum_steps} forwards x "
+            f"{counted(ranks, 'rank')} = {batch.capacity_samples:,}; no step takes more than {samples:,}",
+        ),
+        helps=alternatives((f"set {ACCUM} to {accum}", f"set {MICRO} to {micro}", f"lower {TARGET}")),
     )
 
 

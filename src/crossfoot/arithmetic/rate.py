@@ -1,7 +1,7 @@
 """The learning rate of every optimizer step, known before the run starts.
 
 - Peak: reference x f(global_batch_size / reference_batch), f being 1 (none), the ratio
-  (linear) or its root (sqrt).
+  (linear) or its root (sqrt). Where the batch changes, so does the peak, with the first step of the new one.
 - Warm-up, step k < warmup_steps: peak x (k + 1) / warmup_steps, so that the first step already moves.
 - After it, p = (k - warmup_steps) / (total_steps - warmup_steps), in [0, 1): cosine, linear or constant
   from the peak towards min_ratio x peak, which would be reached one step after the last.
@@ -14,15 +14,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.batch import Thresholds, ceil_div
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
 Rule = Literal["none", "linear", "sqrt"]
@@ -52,10 +54,11 @@ class RatePlan:
     """The rate of every step, equal on all ranks and topologies.
 
     reference: the rate that was right at reference_batch samples per step. rule: how it follows the batch.
-    peak: the rate after the warm-up. schedule: the shape after it. min_ratio: its floor as a share of the
-    peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps. cycles: of
-    cosine_with_restarts. decay_steps: the last ones of wsd, in the shape decay_shape. groups: kind, of
-    `rate_groups.GROUPS`, -> its ratio of the rate.
+    peak: the rate after the warm-up, of the largest batch. schedule: the shape after it. min_ratio: its floor
+    as a share of the peak. warmup_steps, total_steps: optimizer steps, 0 <= warmup_steps <= total_steps.
+    cycles: of cosine_with_restarts. decay_steps: the last ones of wsd, in the shape decay_shape. groups: a
+    kind of `rate_groups.GROUPS` -> its ratio of the rate. peaks: (first step, peak that holds from it on),
+    where the batch changes.
     """
 
     reference: float
@@ -70,18 +73,25 @@ class RatePlan:
     decay_steps: int = 0
     decay_shape: DecayShape = "linear"
     groups: Mapping[str, float] = field(default_factory=dict)
+    peaks: tuple[tuple[int, float], ...] = ()
+
+    def peak_at(self, step: int) -> float:
+        """The peak by the batch of this step."""
+        nth = bisect_right(self.peaks, step, key=itemgetter(0)) - 1
+        return self.peaks[nth][1] if nth >= 0 else self.peak
 
     def at(self, step: int) -> float:
         """The rate set in the optimizer for this step, counted from 0. Outside the run: IndexError."""
         if not 0 <= step < self.total_steps:
             raise IndexError(f"step index {step} is not one of the run's {self.total_steps} steps")
+        peak = self.peak_at(step)
         if step < self.warmup_steps:
-            return self.peak * ((step + 1) / self.warmup_steps)
+            return peak * ((step + 1) / self.warmup_steps)
         if self.schedule == "constant" or (self.schedule == "wsd" and step < self.decay_begin):
-            return self.peak
+            return peak
         left = _LEFT[self._falls_by](self._progress(step))
         # As a share of the peak, so that the first step after the warm-up is the peak to the last bit.
-        return self.peak * (self.min_ratio + (1.0 - self.min_ratio) * left)
+        return peak * (self.min_ratio + (1.0 - self.min_ratio) * left)
 
     def groups_at(self, step: int) -> dict[str, float]:
         """The rate of each group for this step."""
@@ -127,8 +137,12 @@ def plan_rate(
     decay_fraction: float = 0.0,
     decay_shape: DecayShape = "linear",
     groups: Mapping[str, float] | None = None,
+    batches: Thresholds = (),
+    samples_before: Callable[[int], int] | None = None,
 ) -> RatePlan:
-    """The rate of a run of total_steps steps of global_batch_size samples.
+    """The rate of a run of total_steps steps of global_batch_size samples. Where the batch changes that is
+    the largest; batches: (first step, batch that holds from it on), samples_before: of a step, what the steps
+    before it train.
 
     At most one of the warm-up numbers; none of them: no warm-up. A fraction of the steps and a number of
     samples are rounded up to steps exactly (0.07 of 100 steps is 7, as it is written). cycles: of
@@ -146,7 +160,7 @@ def plan_rate(
         )
         if value is not None
     }
-    warmup = _warmup(given, global_batch_size, total_steps)
+    warmup = _warmup(given, samples_before or (lambda step: step * global_batch_size), total_steps)
     cycles = cycles if schedule == "cosine_with_restarts" else 1
     if cycles > max(1, total_steps - warmup):
         raise RateImpossible(
@@ -160,6 +174,10 @@ def plan_rate(
         reference_batch=reference_batch,
         rule=rule,
         peak=_peak(reference, reference_batch, rule, global_batch_size),
+        peaks=tuple(
+            (first, _peak(reference, reference_batch, rule, batch))
+            for first, batch in (batches if len(batches) > 1 else ())
+        ),
         schedule=schedule,
         min_ratio=float(min_ratio),
         warmup_steps=warmup,
@@ -219,43 +237,48 @@ def _refuse_unusable(
         )
 
 
-def _warmup(given: Mapping[str, int | float], global_batch_size: int, total_steps: int) -> int:
+def _warmup(given: Mapping[str, int | float], samples_before: Callable[[int], int], total_steps: int) -> int:
     """Warm-up in steps from at most one of the three keys."""
     if len(given) > 1 or not all(0 <= value < math.inf for value in given.values()):
         raise ValueError(f"no warm-up follows from {given}")
     for key, value in given.items():
-        steps = _in_steps(key, value, global_batch_size, total_steps)
+        steps = _in_steps(key, value, samples_before, total_steps)
         if steps > total_steps:
-            raise _longer_than_run(key, value, steps, global_batch_size, total_steps)
+            raise _longer_than_run(key, value, steps, samples_before, total_steps)
         return steps
     return 0
 
 
-def _in_steps(key: str, value: int | float, global_batch_size: int, total_steps: int) -> int:
-    """One warm-up number as steps, rounded up. Samples are counted in full steps of global_batch_size."""
+def _in_steps(key: str, value: int | float, samples_before: Callable[[int], int], total_steps: int) -> int:
+    """One warm-up number as steps, rounded up."""
     if key == WARMUP_FRACTION:
         return math.ceil(_written(value) * total_steps)
     if key == WARMUP_SAMPLES:
-        return ceil_div(int(value), global_batch_size)
+        more = int(value) - samples_before(total_steps)
+        if more > 0:  # longer than the run: as if it went on as it ends
+            last = samples_before(total_steps) - samples_before(total_steps - 1)
+            return total_steps + ceil_div(more, last)
+        return bisect_left(range(total_steps), int(value), key=samples_before)
     return int(value)
 
 
 def _longer_than_run(
-    key: str, value: int | float, steps: int, global_batch_size: int, total_steps: int
+    key: str, value: int | float, steps: int, samples_before: Callable[[int], int], total_steps: int
 ) -> RateImpossible:
     """A warm-up that does not end; the changes shorten it (3 % is the usual) or lengthen the run. A share of
     the run is never longer than the run.
     """
     three_percent = math.ceil(Fraction(3, 100) * total_steps)
-    unit = global_batch_size if key == WARMUP_SAMPLES else 1
+    usual, most = three_percent, total_steps
+    if key == WARMUP_SAMPLES:
+        usual, most = samples_before(usual), samples_before(most)
     changes = (
-        f"set {key} to {three_percent * unit}: {three_percent} of {total_steps} steps, "
-        "the usual 3 % rounded up",
+        f"set {key} to {usual}: {three_percent} of {total_steps} steps, the usual 3 % rounded up",
         f"set train.max_steps to {steps} or more, in the place of train.epochs",
     )
     return RateImpossible(
         f"{key.removeprefix('lr.')} {value} is a warm-up of {steps} steps, but the run has {total_steps}",
         (key,),
-        notes=(f"{total_steps * unit} is the most that {key} can be in this run",),
+        notes=(f"{most} is the most that {key} can be in this run",),
         helps=alternatives(changes),
     )

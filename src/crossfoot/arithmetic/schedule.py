@@ -10,17 +10,28 @@ on resume. A sample id is its row in the data index, from 0. All arrays are int6
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.batch import Thresholds
+from crossfoot.arithmetic.cutting import (
+    Cuts,
+    EvenCuts,
+    LastStep,
+    Length,
+    NoStep,
+    TableCuts,
+    by_samples,
+    by_tokens,
+)
 from crossfoot.arithmetic.epoch_order import EpochOrder, Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
 
-LastStep = Literal["short", "drop", "carry"]
 Piece = tuple[int, int, int]
 
 BLOCK_SAMPLES = 1 << 20
@@ -32,14 +43,55 @@ class ScheduleImpossible(Impossible):
 
 
 @dataclass(frozen=True)
+class Block:
+    """Some steps in a row. first: the first one. sizes: samples of each, int64[n_steps]. ids: of all of them,
+    step after step, each in the epoch's order.
+    """
+
+    first: int
+    sizes: Ids
+    ids: Ids
+
+    def rows(self) -> Iterator[tuple[Ids, Ids]]:
+        """(which of these steps, their ids int64[n, size]) for each size that there is."""
+        heads = np.cumsum(self.sizes) - self.sizes
+        for size in np.unique(self.sizes).tolist():
+            which = np.flatnonzero(self.sizes == size)
+            if len(which) == len(self.sizes):
+                yield which, self.ids.reshape(-1, size)
+            else:
+                yield which, self.ids[heads[which, np.newaxis] + np.arange(size)]
+
+    def each(self, number: Callable[[Ids], Ids]) -> Ids:
+        """A number of every step, int64[n_steps]: what `number` makes of the ids of steps of one size."""
+        numbers = np.empty(len(self.sizes), dtype=np.int64)
+        for which, ids in self.rows():
+            numbers[which] = number(ids)
+        return numbers
+
+    def framed(self, arranged: Callable[[Ids], Ids]) -> bytes:
+        """For each step its size and its ids as `arranged` puts each row of them, as little-endian int64."""
+        heads = np.cumsum(self.sizes + 1) - self.sizes - 1
+        words = np.empty(len(self.ids) + len(heads), dtype="<i8")
+        words[heads] = self.sizes
+        for which, ids in self.rows():
+            words[heads[which, np.newaxis] + 1 + np.arange(ids.shape[1])] = arranged(ids)
+        return words.tobytes()
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Every optimizer step of a run, as sets of samples. Equal on all ranks and all topologies.
 
-    num_samples: samples of the data. global_batch_size: samples per optimizer step over all ranks. last_step:
-    what becomes of the rest of an epoch: a smaller step (short), not trained in that epoch (drop), or the
-    beginning of the next epoch's first step (carry). Exactly one of epochs and max_steps is given; with
-    max_steps and carry, every step is full. Raises ScheduleImpossible, and
+    num_samples: samples of the data. global_batch_size: samples per optimizer step over all ranks, the most
+    where it changes. last_step: what becomes of the rest of an epoch: a smaller step (short), not trained in
+    that epoch (drop), or the beginning of the next epoch's first step (carry). Exactly one of epochs and
+    max_steps is given; with max_steps and carry, every step is full. Raises ScheduleImpossible, and
     ValueError for what a config cannot say.
+
+    batch_from_samples: where the batch changes, the batch that holds from so many trained samples on. Or
+    target_trained_tokens: a step has as few samples as have so many trained tokens; trained_tokens: of every
+    sample, [num_samples].
     """
 
     num_samples: int
@@ -48,26 +100,43 @@ class Schedule:
     last_step: LastStep
     epochs: int | None = None
     max_steps: int | None = None
+    batch_from_samples: Thresholds = ()
+    target_trained_tokens: int | None = None
+    trained_tokens: NDArray[np.integer] | None = field(default=None, repr=False, compare=False)
     _orders: dict[int, EpochOrder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _refuse_impossible(self)
+        try:
+            _ = self._cuts
+        except NoStep as error:
+            raise _no_step(self, error.wanted) from error
+
+    @cached_property
+    def _cuts(self) -> Cuts:
+        length = Length(self.num_samples, self.last_step, self.epochs, self.max_steps)
+        if self.batch_from_samples:
+            return TableCuts(length, by_samples(length, self.batch_from_samples))
+        tokens, target = self.trained_tokens, self.target_trained_tokens
+        if tokens is not None and target is not None:
+
+            def tokens_at(lo: int, hi: int) -> Ids:
+                return tokens[self._at(lo, hi)].astype(np.int64)
+
+            return TableCuts(length, by_tokens(length, target, tokens_at))
+        return EvenCuts(length, self.global_batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which the first epoch is over; with carry, later epochs may need one step fewer."""
-        whole, rest = divmod(self.num_samples, self.global_batch_size)
-        return whole + (rest > 0 and self.last_step != "drop")
+        """Steps after which the first epoch is over; with carry, later epochs may need one step fewer. Where
+        the steps are of many sizes, of the first epoch.
+        """
+        return self._cuts.steps_per_epoch
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the run; the horizon of the rate."""
-        if self.max_steps is not None:
-            return self.max_steps
-        epochs = self._given_epochs
-        if self.last_step == "carry":
-            return ceil_div(epochs * self.num_samples, self.global_batch_size)
-        return epochs * self.steps_per_epoch
+        return self._cuts.total_steps
 
     @property
     def last_step_samples(self) -> int:
@@ -77,64 +146,58 @@ class Schedule:
     @property
     def scheduled_samples(self) -> int:
         """Sum of the sizes of all steps."""
-        if self.last_step == "carry":
-            every = self.total_steps * self.global_batch_size
-            return every if self.epochs is None else min(every, self.epochs * self.num_samples)
-        full_epochs, more_steps = divmod(self.total_steps, self.steps_per_epoch)
-        return full_epochs * self._samples_per_epoch + more_steps * self.global_batch_size
+        return self._cuts.scheduled_samples
 
     @property
     def distinct_samples(self) -> int:
         """Different samples over the whole run. With drop and several epochs this looks at their orders."""
-        if self.last_step != "drop":
+        last_epoch, _place = divmod(self._cuts.span(self.total_steps - 1)[0], self.num_samples)
+        if self.last_step != "drop" or not last_epoch:
             return min(self.scheduled_samples, self.num_samples)
-        full_epochs, more_steps = divmod(self.total_steps, self.steps_per_epoch)
-        if full_epochs == 0 or self._samples_per_epoch == self.num_samples:
-            return min(self.scheduled_samples, self.num_samples)
-        ends = [self._samples_per_epoch] * full_epochs
-        if more_steps:
-            ends.append(more_steps * self.global_batch_size)
-        never = self._order(0).at(ends[0], self.num_samples)
-        for epoch, end in enumerate(ends[1:], start=1):
+        never = self._order(0).at(self._cuts.trained_of(0), self.num_samples)
+        for epoch in range(1, last_epoch + 1):
             if never.size == 0:
                 break
-            tail = self._order(epoch).at(end, self.num_samples)
+            tail = self._order(epoch).at(self._cuts.trained_of(epoch), self.num_samples)
             never = np.intersect1d(never, tail, assume_unique=True)
         return self.num_samples - int(never.size)
 
     @property
     def dropped_samples(self) -> int:
         """Samples that finished epochs left out because of drop, summed over these epochs."""
-        if self.last_step != "drop":
-            return 0
-        finished, _unfinished_steps = divmod(self.total_steps, self.steps_per_epoch)
-        return finished * (self.num_samples - self._samples_per_epoch)
+        return self._cuts.end - self.scheduled_samples if self.last_step == "drop" else 0
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether steps have many sizes, beside the rest of an epoch."""
+        return isinstance(self._cuts, TableCuts)
+
+    @cached_property
+    def batches(self) -> Thresholds:
+        """(first step, batch that holds from it on), for the rate: the batch that was written, which the rest
+        of an epoch does not fill.
+        """
+        if isinstance(self._cuts, TableCuts) and self.batch_from_samples:
+            return self._cuts.in_force(self.batch_from_samples)
+        return ((0, self.global_batch_size),)
+
+    @cached_property
+    def largest_step(self) -> tuple[int, int]:
+        """(the first of the largest steps, its samples)."""
+        return self._cuts.largest() if isinstance(self._cuts, TableCuts) else (0, self.step_size(0))
 
     def step_size(self, k: int) -> int:
         """Samples of step k, over all ranks; k counts from 0."""
-        return sum(hi - lo for _epoch, lo, hi in self.pieces(k))
+        lo, hi = self.span(k)
+        return hi - lo
 
     def pieces(self, k: int) -> tuple[Piece, ...]:
         """Step k as (epoch, lo, hi): positions lo .. hi-1 of that epoch's order. Several only with carry."""
-        if not 0 <= k < self.total_steps:
-            raise IndexError(f"step index {k} is not one of the run's {self.total_steps} steps")
-        if self.last_step != "carry":
-            epoch, step = divmod(k, self.steps_per_epoch)
-            lo = step * self.global_batch_size
-            return ((epoch, lo, min(lo + self.global_batch_size, self.num_samples)),)
-        pieces: list[Piece] = []
-        epoch, lo = divmod(k * self.global_batch_size, self.num_samples)
-        missing = self.global_batch_size
-        while missing and epoch != self.epochs:
-            hi = min(lo + missing, self.num_samples)
-            pieces.append((epoch, lo, hi))
-            missing -= hi - lo
-            epoch, lo = epoch + 1, 0
-        return tuple(pieces)
+        return tuple(self._pieces(*self.span(k)))
 
     def samples(self, k: int) -> Ids:
         """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps a window of at most two epochs."""
-        return np.concatenate([self._order(epoch).at(lo, hi) for epoch, lo, hi in self.pieces(k)])
+        return self._at(*self.span(k))
 
     def epochs_of(self, k: int) -> Ids:
         """The epoch of each sample of step k, int64[step_size(k)]. Seen in two epochs is not seen twice."""
@@ -144,36 +207,45 @@ class Schedule:
             [hi - lo for _epoch, lo, hi in pieces],
         )
 
-    def blocks(self) -> Iterator[tuple[int, Ids]]:
-        """The whole run as (first step, ids int64[n_steps, size]), steps of one size; row j is step first+j.
+    def samples_before(self, k: int) -> int:
+        """Samples of the steps before step k, up to total_steps; of full ones where all have one size."""
+        if isinstance(self._cuts, TableCuts):
+            return self._cuts.samples_before(k)
+        return k * self.global_batch_size
 
-        About BLOCK_SAMPLES ids at a time.
+    def step_after(self, samples: int) -> int:
+        """The first step that begins when so many samples are trained; the number of steps when none does."""
+        return bisect_left(range(self.total_steps), samples, key=self.samples_before)
+
+    def blocks(self) -> Iterator[Block]:
+        """The whole run, about BLOCK_SAMPLES ids at a time, none across the end of an epoch but for a step
+        that is.
         """
         k, total_steps = 0, self.total_steps
         while k < total_steps:
-            (epoch, lo, hi), *more = self.pieces(k)
-            size = hi - lo
-            if more:
-                yield k, self.samples(k)[np.newaxis, :]
-                k += 1
-                continue
-            # The steps of this size that are left in the epoch; what does not fill one is the epoch's rest.
-            n_steps, _rest = divmod(self.num_samples - lo, size)
-            bound, _rest = divmod(BLOCK_SAMPLES, size)
-            n_steps = min(n_steps, total_steps - k, max(1, bound))
-            yield k, self._order(epoch).at(lo, lo + n_steps * size).reshape(n_steps, size)
-            k += n_steps
+            lo, _hi = self.span(k)
+            epoch, _place = divmod(lo, self.num_samples)
+            limit = min((epoch + 1) * self.num_samples, lo + BLOCK_SAMPLES)
+            sizes = self._cuts.sizes(k, limit)
+            yield Block(k, sizes, self._at(lo, lo + int(sizes.sum())))
+            k += len(sizes)
 
-    @property
-    def _given_epochs(self) -> int:
-        if self.epochs is None:
-            raise ValueError("a schedule by max_steps has no number of epochs")
-        return self.epochs
+    def span(self, k: int) -> tuple[int, int]:
+        """Step k as positions lo .. hi-1 of the run, all epochs one behind the other. See `cutting`."""
+        if not 0 <= k < self.total_steps:
+            raise IndexError(f"step index {k} is not one of the run's {self.total_steps} steps")
+        return self._cuts.span(k)
 
-    @property
-    def _samples_per_epoch(self) -> int:
-        """Samples that a finished epoch trains (short and drop)."""
-        return min(self.steps_per_epoch * self.global_batch_size, self.num_samples)
+    def _pieces(self, lo: int, hi: int) -> Iterator[Piece]:
+        while lo < hi:
+            epoch, place = divmod(lo, self.num_samples)
+            taken = min(hi - lo, self.num_samples - place)
+            yield epoch, place, place + taken
+            lo += taken
+
+    def _at(self, lo: int, hi: int) -> Ids:
+        """Ids at the positions lo .. hi-1 of the run, int64[hi - lo]."""
+        return np.concatenate([self._order(epoch).at(*piece) for epoch, *piece in self._pieces(lo, hi)])
 
     def _order(self, epoch: int) -> EpochOrder:
         """The order of an epoch; two epochs are kept because a carried step looks at two."""
@@ -197,18 +269,30 @@ def _refuse_impossible(schedule: Schedule) -> None:
     lengths = [length for length in (schedule.epochs, schedule.max_steps) if length is not None]
     if len(lengths) != 1 or min(batch, *lengths) < 1 or schedule.seed < 0:
         raise ValueError(f"no schedule follows from {schedule}")
-    if schedule.last_step == "drop" and samples < batch:
-        raise ScheduleImpossible(
-            f"last_step drop leaves no step: {samples} samples, and a step takes {batch}",
-            ("data.last_step", "batch.global_batch_size"),
-            helps=alternatives(
-                (
-                    f"set data.last_step to short: 1 step of {samples} samples per epoch",
-                    "set data.last_step to carry: the epochs follow one another without a gap",
-                    f"lower the batch: {samples} samples a step are an epoch",
-                )
-            ),
-        )
+    if schedule.last_step == "drop" and not schedule.batch_from_samples and samples < batch:
+        raise _no_step(schedule, batch)
+
+
+def _no_step(schedule: Schedule, wanted: int) -> ScheduleImpossible:
+    """Under drop an epoch does not fill one step of `wanted` samples or trained tokens."""
+    samples, target = schedule.num_samples, schedule.target_trained_tokens
+    have, takes = f"{samples} samples", f"{wanted}"
+    lower, key = f"lower the batch: {samples} samples a step are an epoch", "batch.global_batch_size"
+    if schedule.trained_tokens is not None and target is not None:
+        tokens = int(schedule.trained_tokens.sum(dtype=np.int64))
+        have, takes, key = f"{tokens:,} trained tokens", f"{wanted:,}", "batch.target_trained_tokens"
+        lower = f"lower the target: {tokens:,} trained tokens are an epoch"
+    return ScheduleImpossible(
+        f"last_step drop leaves no step: {have}, and a step takes {takes}",
+        ("data.last_step", key),
+        helps=alternatives(
+            (
+                f"set data.last_step to short: 1 step of {samples} samples per epoch",
+                "set data.last_step to carry: the epochs follow one another without a gap",
+                lower,
+            )
+        ),
+    )
 
 
 def batches_sha256(schedule: Schedule) -> str:
@@ -217,14 +301,6 @@ def batches_sha256(schedule: Schedule) -> str:
     Equal on all topologies, and for schedules that differ only in the order within a step.
     """
     digest = hashlib.sha256(f"crossfoot batches 1 {schedule.total_steps}\n".encode())
-    for _first, ids in schedule.blocks():
-        digest.update(with_size(np.sort(ids, axis=1)))
+    for block in schedule.blocks():
+        digest.update(block.framed(lambda ids: np.sort(ids, axis=1)))
     return digest.hexdigest()
-
-
-def with_size(ids: Ids) -> bytes:
-    """ids[n_steps, size] with each row's size before it, as little-endian int64."""
-    rows = np.empty((ids.shape[0], ids.shape[1] + 1), dtype="<i8")
-    rows[:, 0] = ids.shape[1]
-    rows[:, 1:] = ids
-    return rows.tobytes()

@@ -45,6 +45,9 @@ def step_too_full(error: StepTooFull, run: RunFile) -> Finding:
     forwards that a step may use; it uses as few as hold it. A step of long samples may need more. The data
     index has the length of every sample, so this is known before anything starts. Without
     `grad_accum_steps` the maximum is solved, such that every step fits, whatever its samples are.
+
+    With `batch.target_trained_tokens` a step takes samples until they have so many trained tokens: many where
+    the answers are short. The step that takes the most must fit in micro batch x accumulation x GPUs.
     """
     return _with_places("CF107", error, run)
 

@@ -12,6 +12,7 @@ from crossfoot.findings.codes import FAMILIES, Code, all_codes, find_code
 EXAMPLES = "../tests/findings"
 WRITTEN_BY_PEOPLE = (
     "crossfoot.written.findings",
+    "crossfoot.written.batch_findings",
     "crossfoot.written.slip_findings",
     "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",

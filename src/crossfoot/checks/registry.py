@@ -68,6 +68,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.environment.findings",
     "crossfoot.training.findings",
     "crossfoot.rendezvous.findings",
+    "crossfoot.written.batch_findings",
     "crossfoot.written.model_facts",
     "crossfoot.written.git_lfs",
     "crossfoot.written.weight_findings",

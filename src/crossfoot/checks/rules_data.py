@@ -150,17 +150,22 @@ def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
     holds samples more than once. `drop` would leave no step (CF203).
     """
     schedule = facts.schedule
-    if schedule is None or schedule.num_samples >= schedule.global_batch_size:
+    if schedule is None:
         return
-    have, want = schedule.num_samples, schedule.global_batch_size
+    have, want = schedule.num_samples, max(batch for _, batch in schedule.batches)
+    if schedule.target_trained_tokens is not None and schedule.trained_tokens is not None:
+        have, want = int(schedule.trained_tokens.sum(dtype="int64")), schedule.target_trained_tokens
+    if have >= want:
+        return
     carries = schedule.last_step == "carry"
+    what = "samples" if schedule.target_trained_tokens is None else "trained tokens"
     yield Finding(
         "CF518",
-        f"a step has {want:,} samples, and the data only {have:,}: "
+        f"a step has {want:,} {what}, and the data only {have:,}: "
         + ("a step holds samples more than once" if carries else f"every step trains {have:,}"),
         severity="warning",
         place=_batch_place(facts),
-        helps=(f"lower the batch: {have:,} samples a step are an epoch", "or give more data"),
+        helps=(f"lower the batch: {have:,} {what} a step are an epoch", "or give more data"),
     )
 
 
@@ -183,10 +188,17 @@ def many_epochs(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place("train.max_steps"),
         notes=(
+            f"the data has {schedule.num_samples:,} samples: the first epoch is "
+            f"{schedule.steps_per_epoch:,} steps",
+        )
+        if schedule.is_uneven
+        else (
             f"the data has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
             f"an epoch is {schedule.steps_per_epoch:,} steps",
         ),
-        helps=(f"set train.max_steps to {3 * schedule.steps_per_epoch}: 3 epochs",),
+        helps=("set train.epochs to 3, in the place of train.max_steps",)
+        if schedule.is_uneven
+        else (f"set train.max_steps to {3 * schedule.steps_per_epoch}: 3 epochs",),
     )
 
 
@@ -224,6 +236,8 @@ def tiny_last_step(facts: Facts) -> Iterator[Finding]:
     schedule = facts.schedule
     if schedule is None or schedule.last_step != "short" or schedule.total_steps < schedule.steps_per_epoch:
         return
+    if schedule.is_uneven:  # every epoch ends otherwise
+        return
     _steps, tail = divmod(schedule.num_samples, schedule.global_batch_size)
     if not 0 < tail * TINY_STEP < schedule.global_batch_size or tail == schedule.num_samples:
         return
@@ -251,15 +265,20 @@ def large_tail_dropped(facts: Facts) -> Iterator[Finding]:
     schedule = facts.schedule
     if schedule is None or schedule.last_step != "drop" or schedule.total_steps < schedule.steps_per_epoch:
         return
-    _steps, tail = divmod(schedule.num_samples, schedule.global_batch_size)
-    if tail <= LARGE_TAIL * schedule.num_samples:
+    if schedule.is_uneven:
+        samples, epochs = schedule.scheduled_samples + schedule.dropped_samples, "the epochs"
+        tail, size = schedule.dropped_samples, "many sizes"
+    else:
+        samples, epochs = schedule.num_samples, "every epoch"
+        tail, size = samples % schedule.global_batch_size, f"{schedule.global_batch_size:,}"
+    if tail <= LARGE_TAIL * samples:
         return
     yield Finding(
         "CF524",
-        f"data.last_step drop leaves {tail:,} of {schedule.num_samples:,} samples out of every epoch",
+        f"data.last_step drop leaves {tail:,} of {samples:,} samples out of {epochs}",
         severity="warning",
         place=facts.run.place("data.last_step"),
-        notes=(f"{schedule.num_samples:,} samples in steps of {schedule.global_batch_size:,}",),
+        notes=(f"{schedule.num_samples:,} samples in steps of {size}",),
         helps=(
             "set data.last_step to short: the last step of an epoch is then a smaller one",
             "or set data.last_step to carry: they open the next epoch's first step",
@@ -319,7 +338,8 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
 def _batch_place(facts: Facts) -> Place:
     """The batch number that a reader would change."""
     written = facts.run.config.batch.model_dump()
-    for key in ("global_batch_size", "grad_accum_steps", "micro_batch_size", "micro_batch_tokens"):
-        if (written[key] or 0) > 1:
+    keys = ("global_batch_size", "target_trained_tokens", "grad_accum_steps", "micro_batch_size")
+    for key in (*keys, "micro_batch_tokens"):
+        if written[key] not in (None, 1):
             return facts.run.place("batch", key)
     return facts.run.place("batch")

@@ -34,7 +34,9 @@ class Wish:
 
 def _no_rule(facts: Facts) -> str | None:
     lr, batch = facts.run.config.lr, facts.batch
-    is_said = batch is not None and batch.global_batch_size != lr.reference_batch  # by CF204
+    is_by_tokens = facts.run.config.batch.target_trained_tokens is not None
+    is_other = batch is not None and batch.global_batch_size != lr.reference_batch
+    is_said = is_other and not is_by_tokens  # by CF204
     if lr.rule != "none" or is_said:
         return None
     return "lr.rule is none, so the rate is lr.reference, whatever the batch"
@@ -156,13 +158,15 @@ def _no_prompt(facts: Facts) -> str | None:
 
 def _no_next_epoch(facts: Facts) -> str | None:
     config, schedule = facts.run.config, facts.schedule
-    if schedule is not None and schedule.num_samples < schedule.global_batch_size:
+    if schedule is not None and schedule.step_size(0) >= schedule.num_samples:
         return None  # CF518 speaks of it
     is_only = config.data.last_step == "carry" and config.train.epochs == 1
     return "the run has one epoch, and no next one to carry its tail into" if is_only else None
 
 
-def _right_rule(facts: Facts) -> str:
+def _right_rule(facts: Facts) -> str | None:
+    if facts.run.config.batch.target_trained_tokens is not None:
+        return None
     name = facts.run.config.optimizer.name
     return f"set lr.rule to {RULE_OF[name]}, the rule for {name}"
 

@@ -29,11 +29,18 @@ RULE_OF = {"adamw": "sqrt", "sgd": "linear"}
 
 @dataclass(frozen=True)
 class _Scaling:
-    """The run's batch against lr.reference_batch, in samples per step, and what each rule makes of it."""
+    """The run's batch, the largest where it changes, against lr.reference_batch, in samples per step, and
+    what each rule makes of it.
+    """
 
     batch: int
     reference_batch: int
     reference: float
+    changes: bool
+
+    @property
+    def has(self) -> str:
+        return f"up to {self.batch:,}" if self.changes else f"{self.batch:,}"
 
     @property
     def ratio(self) -> float:
@@ -52,11 +59,16 @@ def _rate(value: float) -> str:
 
 
 def _scaling(facts: Facts) -> _Scaling | None:
-    """None when the batch is unknown, is the reference's, or there is no reference batch."""
-    lr, batch = facts.run.config.lr, facts.batch
-    if batch is None or lr.reference_batch in (None, batch.global_batch_size):
+    """None when the batch is unknown, is the reference's, or there is no reference batch; and of steps that
+    have so many trained tokens.
+    """
+    lr, batch, written = facts.run.config.lr, facts.batch, facts.run.config.batch
+    if batch is None or written.target_trained_tokens is not None:
         return None
-    return _Scaling(batch.global_batch_size, lr.reference_batch, lr.reference)
+    if lr.reference_batch in (None, batch.global_batch_size):
+        return None
+    changes = bool(written.from_samples)
+    return _Scaling(batch.global_batch_size, lr.reference_batch, lr.reference, changes)
 
 
 def _also(facts: Facts, key: str, label: str) -> tuple[tuple[Place, str], ...]:
@@ -83,10 +95,10 @@ def unscaled_rate(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "CF204",
         f"lr.reference {reference} was right at {scaling.reference_batch:,} samples a step, "
-        f"this run has {scaling.batch:,}, and lr.rule is none",
+        f"this run has {scaling.has}, and lr.rule is none",
         severity="warning",
         place=facts.run.place("lr.reference_batch"),
-        label=f"this run: {scaling.batch:,}",
+        label=f"this run: {scaling.has}",
         others=_also(facts, "lr.reference", f"stays {reference}"),
         notes=(
             f"linear (for sgd) would make it {scaling.peak('linear')}, "
@@ -157,7 +169,7 @@ def scaled_too_far(facts: Facts) -> Iterator[Finding]:
         f"{SHOWN_FACTOR} times",
         severity="warning",
         place=facts.run.place("lr.reference_batch"),
-        label=f"this run: {scaling.batch:,}",
+        label=f"this run: {scaling.has}",
         notes=(
             f"lr.rule {used} makes {_rate(scaling.reference)} a peak of {scaling.peak(used)}",
             "Goyal et al. 2017: from 256 to 8,192 samples for linear scaling; for sqrt the same is assumed",
@@ -179,8 +191,8 @@ def long_warmup(facts: Facts) -> Iterator[Finding]:
     `warmup_ratio` any more; here each of the three keys has one unit, and only one of them may be given.
     (lie U7)
     """
-    rate, batch = facts.rate, facts.batch
-    if rate is None or batch is None or rate.warmup_steps < 2 or 2 * rate.warmup_steps <= rate.total_steps:
+    rate, schedule = facts.rate, facts.schedule
+    if rate is None or schedule is None or rate.warmup_steps < 2 or 2 * rate.warmup_steps <= rate.total_steps:
         return
     lr = facts.run.config.lr
     total = rate.total_steps
@@ -188,7 +200,7 @@ def long_warmup(facts: Facts) -> Iterator[Finding]:
     values = {
         "warmup_steps": (lr.warmup_steps, f"{usual}"),
         "warmup_fraction": (lr.warmup_fraction, "0.03"),
-        "warmup_samples": (lr.warmup_samples, f"{usual * batch.global_batch_size}"),
+        "warmup_samples": (lr.warmup_samples, f"{schedule.samples_before(usual)}"),
     }
     (key,) = [key for key, (value, _) in values.items() if value is not None]
     whole = rate.warmup_steps == total
@@ -262,7 +274,7 @@ def scaled_twice(facts: Facts) -> Iterator[Finding]:
         place=facts.run.place("lr.reference"),
         label=f"lr.reference={_rate(scaling.reference)} makes the peak {scaling.peak(used)}",
         others=(
-            (place, f"right at {scaling.reference_batch:,} samples; this run has {scaling.batch:,}"),
+            (place, f"right at {scaling.reference_batch:,} samples; this run has {scaling.has}"),
             *_also(facts, "lr.rule", "scales it again"),
         ),
         helps=(

@@ -28,16 +28,26 @@ def _changes(plan: RunPlan) -> Iterator[tuple[str, ...]]:
     """The same rounds with twice of all come first; where a file fixes the batch, it is spread otherwise."""
     batch = plan.batch
     twice = f"cluster.gpus_per_node={_in_yaml(batch.topology.gpus_per_node, 2)}"
-    larger = f"batch.global_batch_size={2 * batch.global_batch_size}"
+    same, larger = _size_of_steps(plan, 1), _size_of_steps(plan, 2)
     micro = f"batch.micro_batch_size={batch.micro_batch_size}"
     if batch.micro_batch_tokens is not None:
         micro = f"batch.micro_batch_tokens={batch.micro_batch_tokens}"
     solved = "batch.grad_accum_steps=null"
-    same = f"batch.global_batch_size={batch.global_batch_size}"
     yield larger, twice
     yield same, micro, solved, twice
     yield larger, micro, solved
     yield same, micro, solved, "cluster.gpus_per_node=1"
+
+
+def _size_of_steps(plan: RunPlan, times: int) -> str:
+    """What ends a step, so many times as large."""
+    pairs, target = plan.schedule.batch_from_samples, plan.schedule.target_trained_tokens
+    if target is not None:
+        return f"batch.target_trained_tokens={target * times}"
+    if pairs:
+        listed = ",".join(f"[{first},{size * times}]" for first, size in pairs)
+        return f"batch.global_batch_size=[{listed}]"
+    return f"batch.global_batch_size={plan.batch.global_batch_size * times}"
 
 
 def _in_yaml(gpus: GpusPerNode, times: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.arithmetic.epoch_order import Ids
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout, slot_shape
 from crossfoot.arithmetic.schedule import Schedule
@@ -40,7 +41,9 @@ def balance_of(schedule: Schedule, layout: Layout, lengths: np.ndarray) -> Balan
     few, _rest = divmod(MOST_SAMPLES, schedule.global_batch_size)
     places = np.linspace(0, schedule.total_steps - 1, min(MOST_STEPS, max(FEWEST_STEPS, few)))
     steps = np.unique(places.astype(np.int64)).tolist()
-    in_rows = PaddedLayout(layout.dp_degree, layout.grad_accum_steps, layout.micro_batch_size)
+    _largest, samples = schedule.largest_step
+    in_a_slot = max(layout.micro_batch_size, ceil_div(samples, layout.slots_per_step))
+    in_rows = PaddedLayout(layout.dp_degree, layout.grad_accum_steps, in_a_slot)
     longest = mean = real = worst = padded_longest = padded_mean = 0.0
     worst_step = 0
     forwards = set()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from crossfoot.arithmetic.batch import batches_in_words
 from crossfoot.checks.launch.rules_files import out_of_sight
 from crossfoot.checks.model_folder import has_weights_here
 from crossfoot.checks.registry import Facts
@@ -142,7 +143,11 @@ def _compared(checked: CheckedRun) -> Iterator[str]:
         topology = facts.batch.topology
         yield counted(topology.num_nodes, "node")
         yield counted(topology.world_size, "GPU")
-        yield f"batch {facts.batch.global_batch_size:,}"
+        written = facts.run.config.batch
+        if written.target_trained_tokens is not None:
+            yield f"steps of {written.target_trained_tokens:,} trained tokens"
+        else:
+            yield f"batch {batches_in_words(written.from_samples or ((0, facts.batch.global_batch_size),))}"
     yield from _data(facts)
     yield from _model(facts)
     if facts.deepspeed is not None:

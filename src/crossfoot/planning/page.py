@@ -58,16 +58,52 @@ def _batch(plan: RunPlan) -> Iterator[str]:
     else:
         where = f"{counted_on_nodes(topology.gpus_per_node)} on {counted(topology.num_nodes, 'node')}"
         yield _row("x", "ranks", topology.world_size, f"{where}   {plan.sourced.gpus_origin}")
-    if batch.is_uneven:
+    if plan.schedule.is_uneven:
         yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
-        free = counted(batch.capacity_samples - batch.global_batch_size, "place")
-        origin = f"{_batch_origin(plan, 'global_batch_size')}; {free} of {batch.capacity_samples:,} left free"
+        yield from _batch_in_time(plan)
+    elif batch.is_uneven:
+        yield _row("=", "room for, per optimizer step", batch.capacity_samples, _deepspeed_origin(plan))
+        origin = f"{_batch_origin(plan, 'global_batch_size')}; {_free(plan, batch.global_batch_size)}"
         yield _row("!", "samples per optimizer step", batch.global_batch_size, origin)
     else:
         origin = plan.run.origin("batch", "global_batch_size")
         both = [] if origin == "default" else [f"batch.global_batch_size   {origin}"]
         both += [_deepspeed_origin(plan)] if plan.deepspeed else []
         yield _row("=", "samples per optimizer step", batch.global_batch_size, ", ".join(both))
+
+
+def _batch_in_time(plan: RunPlan) -> Iterator[str]:
+    """Samples of a step where that changes: a line for each batch, or what the steps by tokens come to."""
+    schedule, label = plan.schedule, "samples per optimizer step"
+    if schedule.target_trained_tokens is not None:
+        mean = schedule.scheduled_samples / schedule.total_steps
+        most = schedule.largest_step[1]
+        origin = (
+            f"{mean:,.1f} on average: as few as have {schedule.target_trained_tokens:,} trained tokens   "
+            f"batch.target_trained_tokens   {plan.run.origin('batch', 'target_trained_tokens')}"
+        )
+        yield _row("!", label, f"up to {most:,}", origin)
+        return
+    first_samples = {first: schedule.step_after(first) for first, _ in schedule.batch_from_samples}
+    for first, batch in schedule.batch_from_samples:
+        step = first_samples[first]
+        if first:
+            label = f"from sample {first:,} on"
+            origin = f"from {step_name(step)} on"
+            if step >= schedule.total_steps:
+                origin = "the run is over before"
+        else:
+            origin = f"batch.global_batch_size   {plan.run.origin('batch', 'global_batch_size')}"
+        free = _free(plan, batch)
+        yield _row("!" if free else " ", label, batch, "; ".join(filter(None, (origin, free))))
+
+
+def _free(plan: RunPlan, samples: int) -> str:
+    """Places that a step of so many samples leaves free; empty where there are none, or none are counted."""
+    capacity = plan.batch.capacity_samples
+    if samples == capacity:
+        return ""
+    return f"{counted(capacity - samples, 'place')} of {capacity:,} left free"
 
 
 def _micro(plan: RunPlan) -> tuple[str, int, str]:
@@ -105,8 +141,10 @@ def _steps(plan: RunPlan) -> Iterator[str]:
     else:
         length = f"train.max_steps   {plan.run.origin('train', 'max_steps')}"
     yield _row(" ", "optimizer steps", schedule.total_steps, length)
-    yield _row(" ", "steps per epoch", schedule.steps_per_epoch, f"data.last_step {config.data.last_step}")
-    if schedule.last_step_samples != plan.batch.global_batch_size:
+    label = "steps of the first epoch" if schedule.is_uneven else "steps per epoch"
+    yield _row(" ", label, schedule.steps_per_epoch, f"data.last_step {config.data.last_step}")
+    is_by_tokens = schedule.target_trained_tokens is not None
+    if not is_by_tokens and schedule.last_step_samples != schedule.batches[-1][1]:
         yield _row(" ", "samples in the very last step", schedule.last_step_samples, "")
     if schedule.dropped_samples:
         yield _row(" ", "samples dropped", schedule.dropped_samples, "the tail of each epoch is not trained")
@@ -115,10 +153,13 @@ def _steps(plan: RunPlan) -> Iterator[str]:
 def _rate(plan: RunPlan) -> Iterator[str]:
     rate, run = plan.rate, plan.run
     origin = f"lr.reference {rate.reference:g}   {run.origin('lr', 'reference')}"
+    first, last = rate.peak_at(0), rate.peak_at(rate.total_steps - 1)
     if rate.rule != "none" and rate.reference_batch is not None:
-        origin += f"; {rate.rule} from {rate.reference_batch:,} samples: x {rate.peak / rate.reference:.4g}"
-    yield _row(" ", "peak learning rate", f"{rate.peak:.6g}", origin)
-    floor = f"to {rate.peak * rate.min_ratio:g}"
+        origin += f"; {rate.rule} from {rate.reference_batch:,} samples: x {first / rate.reference:.4g}"
+    yield _row(" ", "peak learning rate", f"{first:.6g}", origin)
+    for step, peak in rate.peaks[1:] if rate.rule != "none" else ():
+        yield _row(" ", f"from {step_name(step)} on", f"{peak:.6g}", f"x {peak / rate.reference:.4g}")
+    floor = f"to {last * rate.min_ratio:g}"
     words = {
         "constant": "constant",
         "cosine_with_restarts": f"{counted(rate.cycles, 'cosine')}, each {floor}",

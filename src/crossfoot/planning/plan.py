@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossfoot.arithmetic.batch import (
     BatchImpossible,
@@ -95,8 +96,12 @@ def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile |
         raise Refused(impossible_finding(error, run)) from error
 
 
-def run_schedule(run: RunFile, batch: BatchPlan, num_samples: int) -> Schedule:
-    """The steps of this run over `num_samples` samples; Refused, with the config's places, without any."""
+def run_schedule(
+    run: RunFile, batch: BatchPlan, num_samples: int, trained_tokens: NDArray[np.int32] | None = None
+) -> Schedule:
+    """The steps of this run over `num_samples` samples; Refused, with the config's places, without any.
+    trained_tokens: of each sample, which batch.target_trained_tokens needs.
+    """
     config = run.config
     try:
         schedule = Schedule(
@@ -106,13 +111,16 @@ def run_schedule(run: RunFile, batch: BatchPlan, num_samples: int) -> Schedule:
             last_step=config.data.last_step,
             epochs=config.train.epochs,
             max_steps=config.train.max_steps,
+            batch_from_samples=config.batch.from_samples,
+            target_trained_tokens=config.batch.target_trained_tokens,
+            trained_tokens=trained_tokens,
         )
     except ScheduleImpossible as error:
         raise Refused(impossible_finding(error, run)) from error
     return schedule
 
 
-def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
+def run_rate(run: RunFile, schedule: Schedule) -> RatePlan:
     """The learning rate of every step; Refused with the config's places, for the rule and for the warm-up at
     once, when none follows.
     """
@@ -120,11 +128,13 @@ def run_rate(run: RunFile, batch: BatchPlan, total_steps: int) -> RatePlan:
     given: dict[str, Any] = {
         "reference": lr.reference,
         "reference_batch": lr.reference_batch,
-        "rule": lr.rule,
-        "global_batch_size": batch.global_batch_size,
+        "rule": "none" if schedule.target_trained_tokens else lr.rule,  # CF117
+        "global_batch_size": max(batch for _, batch in schedule.batches),
+        "batches": schedule.batches,
+        "samples_before": schedule.samples_before,
         "schedule": lr.schedule,
         "min_ratio": lr.min_ratio,
-        "total_steps": total_steps,
+        "total_steps": schedule.total_steps,
         "warmup_steps": lr.warmup_steps,
         "warmup_fraction": lr.warmup_fraction,
         "warmup_samples": lr.warmup_samples,
@@ -246,13 +256,13 @@ class RunPlan:
         if self.index is None:
             return None
         sums = {"samples": 0, "real_tokens": 0, "trained_tokens": 0, "forwards": 0}
-        layout = self.layout()
-        for _, ids in self.schedule.blocks():
-            lengths = self.index.lengths[ids]
-            sums["forwards"] += int(layout.forwards(lengths).sum()) * layout.dp_degree
-            sums["samples"] += int(ids.size)
-            sums["real_tokens"] += int(lengths.sum(dtype=np.int64))
-            sums["trained_tokens"] += int(self.index.trained_tokens[ids].sum(dtype=np.int64))
+        layout, lengths = self.layout(), self.index.lengths
+        for block in self.schedule.blocks():
+            forwards = block.each(lambda ids: layout.forwards(lengths[ids]))
+            sums["forwards"] += int(forwards.sum()) * layout.dp_degree
+            sums["samples"] += int(block.ids.size)
+            sums["real_tokens"] += int(lengths[block.ids].sum(dtype=np.int64))
+            sums["trained_tokens"] += int(self.index.trained_tokens[block.ids].sum(dtype=np.int64))
         return {
             "total_steps": self.schedule.total_steps,
             "distinct_samples": self.schedule.distinct_samples,
@@ -270,7 +280,11 @@ class RunPlan:
             "num_nodes": batch.topology.num_nodes,
             "world_size": batch.topology.world_size,
             "dp_degree": batch.topology.dp_degree,
-            "global_batch_size": batch.global_batch_size,
+            "global_batch_size": schedule.largest_step[1]
+            if schedule.target_trained_tokens is not None
+            else batch.global_batch_size,
+            "batch_from_samples": [list(pair) for pair in schedule.batch_from_samples] or None,
+            "target_trained_tokens": schedule.target_trained_tokens,
             "capacity_samples": batch.capacity_samples,
             "samples_per_epoch": schedule.num_samples,
             "steps_per_epoch": schedule.steps_per_epoch,
@@ -282,6 +296,7 @@ class RunPlan:
                 "reference_batch": rate.reference_batch,
                 "rule": rate.rule,
                 "peak": rate.peak,
+                "peaks": [list(pair) for pair in rate.peaks] or None,
                 "schedule": rate.schedule,
                 "min_ratio": rate.min_ratio,
                 "cycles": rate.cycles,

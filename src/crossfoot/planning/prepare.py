@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, run_static_rules
+from crossfoot.checks.rules_batch_in_time import steps_not_known
 from crossfoot.data.tokenizer_files import tokenizer_files_of
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
@@ -160,13 +161,15 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     samples = index.num_samples if index else None
     if samples is None and can_open:
         samples = _unless_unsure(lambda: _estimate(run), reading)
-    if batch is not None and samples is not None:
-        schedule = _unless_unsure(lambda: run_schedule(run, batch, samples), reading)
+    needs_tokens = _unless_unsure(lambda: run.config.batch.target_trained_tokens, []) is not None
+    if batch is not None and samples is not None and (index is not None or not needs_tokens):
+        trained = index.trained_tokens if index is not None else None
+        schedule = _unless_unsure(lambda: run_schedule(run, batch, samples, trained), reading)
         facts = replace(facts, schedule=schedule)
         if schedule is not None and index is not None:
             _unless_unsure(lambda: refuse_crowded(run, batch, schedule, index), reading)
         if schedule is not None:
-            rate = _unless_unsure(lambda: run_rate(run, batch, schedule.total_steps), reading)
+            rate = _unless_unsure(lambda: run_rate(run, schedule), reading)
             facts = replace(facts, rate=rate)
     return _checked(facts, reading, checked.topology)
 
@@ -204,6 +207,8 @@ def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
         facts = checked.facts
     if checked.has_error:
         raise Refused(checked.findings)
+    if facts.schedule is None and index is None and checked.run.config.batch.target_trained_tokens:
+        raise Refused(steps_not_known(checked.run))
     if facts.batch is None or facts.schedule is None or facts.rate is None:
         raise RuntimeError("no error was found, and there is no plan")
     return RunPlan(

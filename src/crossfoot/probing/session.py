@@ -188,12 +188,13 @@ def _work(
         rate=RATE,
         shortest=SHORTEST_TOKENS if model.is_small else SHORTEST_REAL_TOKENS,
     )
+    schedule = run_schedule(run, batch, made_up.index.num_samples)
     plan = RunPlan(
         run,
         checked.sourced,
         batch,
-        run_schedule(run, batch, made_up.index.num_samples),
-        run_rate(run, batch, 1),
+        schedule,
+        run_rate(run, schedule),
         checked.facts.deepspeed,
         made_up.index,
     )
@@ -211,6 +212,9 @@ def _proof_config(config: Config, model: _Model, folder: str) -> Config:
             "model": config.model.model_copy(update=proved),
             "tokenizer": None,
             "optimizer": OptimizerSection(name="sgd", max_grad_norm=0.0),
+            "batch": config.batch.model_copy(
+                update={"global_batch_size": None, "target_trained_tokens": None}  # of the largest step
+            ),
             "lr": LrSection(reference=1.0, schedule="constant"),
             "train": TrainSection(max_steps=1),
             "tracking": TrackingSection(),

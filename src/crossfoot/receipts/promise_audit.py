@@ -17,17 +17,14 @@ from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, NO_STEP, Cause, StepEn
 from crossfoot.receipts.promise import (
     RATE_FLOOR,
     RATE_TOLERANCE,
-    Contents,
     PromisedStep,
-    Terms,
-    batches_sha256,
     layout_sha256,
     promised_rates,
     promised_steps,
     promised_sums,
-    total_steps,
 )
 from crossfoot.receipts.promised_heights import beta2_of
+from crossfoot.receipts.promised_sets import Contents, Terms, batches_sha256, total_steps
 
 RATE, SAMPLES, LAYOUT = "rate not promised", "samples not promised", "layout not promised"
 COUNTS = "counts not promised"
@@ -224,7 +221,8 @@ def _contradictions(
         said_beta = plan["beta2"]
         own.append(("beta2", said_beta, said_beta if math.isclose(said_beta, beta, rel_tol=1e-12) else beta))
     own.append(("group_peaks", said_peaks, said_peaks if is_same else peaks))
-    own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
+    if terms.are_steps_known:
+        own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
     if contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
         own += [(name, expects[name], sum_) for name, sum_ in promised_sums(terms, contents).items()]

@@ -19,9 +19,10 @@ from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
 from crossfoot.phrases import step_name
-from crossfoot.receipts.promise import Contents, Terms, promised_rates, terms_of
+from crossfoot.receipts.promise import promised_rates
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.receipts.promised_heights import beta2_of
+from crossfoot.receipts.promised_sets import Contents, Terms, terms_of
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.runs.reader import RunRecord
 from crossfoot.written.paths import at_home
@@ -46,7 +47,7 @@ def promise_of_run(run: RunRecord) -> RunPromise:
     locks = [(one.attempt.attempt, one.lock, _is_folded(one.attempt)) for one in run.attempts]
     for number, own, is_folded in locks or [(1, lock, False)]:
         try:
-            planned = terms_of(own)
+            planned = terms_of(own, index)
             if own["sha256"] not in judged:
                 causes += lock_faults(own, number, planned, index)
         except (ValueError, KeyError, TypeError) as error:
@@ -73,7 +74,7 @@ def refuse_broken_promise(
     """Before a run is trained: what its lock says, and the rates it will be told, float64[total_steps], with
     the ratios of its groups, must be what the lock's own numbers make. Raises Refused (CF709).
     """
-    terms = terms_of(lock)
+    terms = terms_of(lock, contents)
     faults = [cause.message for cause in lock_faults(lock, 1, terms, contents)]
     promised, peak, _ = promised_rates(terms)
     if len(promised) == len(rates):

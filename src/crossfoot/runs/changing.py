@@ -30,9 +30,10 @@ _OTHER_SHAPE = "the checkpoint holds tensors of the old shape, and they mean not
 
 NEVER: Mapping[str, str] = {
     **dict.fromkeys(
-        ("run.seed", "data.train", "data.last_step", "data.bad_samples", "batch.global_batch_size"),
+        ("run.seed", "data.train", "data.last_step", "data.bad_samples"),
         _OTHER_STEPS,
     ),
+    **dict.fromkeys(("batch.global_batch_size", "batch.target_trained_tokens"), _OTHER_STEPS),
     **dict.fromkeys(
         (
             *("data.task", "data.template", "data.system_prompt", "data.train_on", "data.columns"),
@@ -117,7 +118,16 @@ _BY_CONTENT = (
 _RATE = (
     *(
         ("plan", "learning_rate", key)
-        for key in ("peak", "schedule", "min_ratio", "cycles", "decay_steps", "decay_shape", "group_peaks")
+        for key in (
+            "peak",
+            "peaks",
+            "schedule",
+            "min_ratio",
+            "cycles",
+            "decay_steps",
+            "decay_shape",
+            "group_peaks",
+        )
     ),
     ("plan", "warmup_steps"),
 )
@@ -219,9 +229,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
         _forget(found, "lr.")
     if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):
         _forget(found, "train.")
-    batch = Change(
-        "batch.global_batch_size", *(_at(lock, "plan", "global_batch_size") for lock in (before, now))
-    )
+    batch = Change("batch.global_batch_size", *map(_batch, (before, now)))
     found.pop(batch.key, None)
     if batch.before != batch.now:
         found[batch.key] = batch
@@ -326,6 +334,14 @@ def _forget(found: dict[str, Change], prefix: str) -> None:
     """Drop the changes of a section: they come to the same numbers."""
     for key in [key for key in found if key.startswith(prefix)]:
         del found[key]
+
+
+def _batch(lock: Mapping[str, Any]) -> Any:
+    """Samples of a step: a number, or pairs where it changes; None where a step is measured in tokens."""
+    plan = _at(lock, "plan")
+    if _at(plan, "target_trained_tokens") is not None:
+        return None
+    return _at(plan, "batch_from_samples") or _at(plan, "global_batch_size")
 
 
 def _at(lock: Mapping[str, Any], *keys: str) -> Any:

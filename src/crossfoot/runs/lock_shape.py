@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from crossfoot import documents
@@ -157,6 +158,7 @@ class _Config:
 class _Peak:
     peak: float = 0.0
     group_peaks: Mapping[str, float] = field(default_factory=dict)
+    peaks: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class _Plan:
     micro_batch_size: int = 1
     grad_accum_steps: int = 1
     global_batch_size: int = 1
+    batch_from_samples: tuple[tuple[int, int], ...] | None = None
+    target_trained_tokens: int | None = None
     dp_degree: int = 1
     world_size: int = 1
     num_nodes: int = 1
@@ -183,8 +187,14 @@ class _Plan:
         _refuse_beyond(0, MOST_STEPS, total_steps=self.total_steps)
         for name in ("micro_batch_size", "grad_accum_steps", "global_batch_size", "dp_degree"):
             _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
-        for name in ("work_per_token", "micro_batch_tokens"):
+        for name in ("work_per_token", "micro_batch_tokens", "target_trained_tokens"):
             _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
+        pairs = self.batch_from_samples or ((0, 1),)
+        firsts = [first for first, _ in pairs]
+        if firsts[0] != 0 or any(later <= first for first, later in pairwise(firsts)):
+            raise ValueError(f"batch_from_samples begins at {firsts}, which does not rise from 0")
+        for _, batch in pairs:
+            _refuse_beyond(1, MOST_SAMPLES, batch_from_samples=batch)
         _refuse_beyond(1, MOST_SLOTS, slots=self.dp_degree * self.grad_accum_steps)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WrapValidator
 
+from crossfoot.arithmetic.batch import Thresholds
+
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Index = Annotated[int, Field(ge=0, le=10**12)]
@@ -40,6 +42,9 @@ Column = Literal[
 
 _LAZILY = ConfigDict(strict=True, defer_build=True)
 _ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
+_PAIRS = TypeAdapter[list[tuple[int, int]]](
+    Annotated[list[Annotated[tuple[Index, Count], Field(strict=False)]], Field(min_length=1)], config=_LAZILY
+)
 _COUNTS = TypeAdapter[list[int]](Annotated[list[Count], Field(min_length=1)], config=_LAZILY)
 
 
@@ -59,6 +64,13 @@ ALL_LINEAR = "all-linear"
 def _names_or_all(value: Any, _: object) -> list[str] | str:
     """Names of modules, or the one word for all of them."""
     return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
+
+
+def _one_or_in_time(value: Any, _: object) -> int | Thresholds:
+    """A count, or a list of pairs: from so many samples on, that count."""
+    return (
+        tuple(_PAIRS.validate_python(value)) if isinstance(value, list) else _ONE_COUNT.validate_python(value)
+    )
 
 
 class Unsure(AttributeError):
@@ -194,8 +206,19 @@ class BatchSection(Section):
     """
     grad_accum_steps: Count | None = None
     """Forwards per optimizer step; with micro_batch_tokens, at most."""
-    global_batch_size: Count | None = None
-    """Samples per optimizer step, over all GPUs."""
+    global_batch_size: Annotated[int | Thresholds, WrapValidator(_one_or_in_time)] | None = None
+    """Samples per optimizer step, over all GPUs. For a batch that changes a list: [[0, 32], [20000, 64]] is
+    32, and 64 from the first step on that begins when 20,000 samples or more are trained, over all epochs.
+    """
+    target_trained_tokens: Count | None = None
+    """In place of it: a step takes samples, in the epoch's order, until they have so many trained tokens
+    together. micro_batch_size (or micro_batch_tokens) and grad_accum_steps must hold the largest step.
+    """
+
+    @property
+    def from_samples(self) -> Thresholds:
+        """(from so many samples on, samples per optimizer step) where that changes; else nothing."""
+        return self.global_batch_size if isinstance(self.global_batch_size, tuple) else ()
 
 
 class ClusterSection(Section):
@@ -404,6 +427,9 @@ class Config(Section):
         """What is given of the batch, by the names that `arithmetic.batch.solve_batch` has for it."""
         numbers = {key: getattr(self.batch, key) for key in type(self.batch).model_fields}
         given = {key: number for key, number in numbers.items() if number is not None}
+        given.pop("target_trained_tokens", None)  # micro batch and accumulation are the capacity
+        if self.batch.from_samples:
+            given["global_batch_size"] = max(size for _, size in self.batch.from_samples)
         if self.batch.micro_batch_tokens is not None:
             given["max_seq_len"] = self.data.max_seq_len
         return given

@@ -12,6 +12,11 @@ from pydantic import ValidationError
 
 from crossfoot.arithmetic.batch import alike
 from crossfoot.findings.finding import Edit, Finding, Place
+from crossfoot.written.batch_findings import (
+    batch_given_twice,
+    target_without_capacity,
+    thresholds_do_not_rise,
+)
 from crossfoot.written.config import Config
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import (
@@ -38,6 +43,7 @@ _EMPTY_IS_DEFAULT = frozenset(sections()) - {"lora", "deepspeed"}
 """Sections of which `name:` with nothing below means all defaults. `lora:` could mean two things, so it is
 asked.
 """
+_LIMITS = ("micro_batch_size", "micro_batch_tokens")
 _STAND_INS: Mapping[Keys, Any] = {
     ("run", "name"): "unknown",
     ("model", "path"): "unknown",
@@ -79,14 +85,17 @@ def judge(tree: Tree, source: Source) -> Validity:
 
 
 def _one_way_to_say_it(config: Config) -> Config:
-    """With the number of nodes beside a list of GPUs, which is one number when all of them are alike: the
-    same plan is the same config.
+    """With the number of nodes beside a list of GPUs, which is one number when all of them are alike, and
+    with a batch that never changes as one number: the same plan is the same config.
     """
-    gpus = config.cluster.gpus_per_node
-    if not isinstance(gpus, tuple):
-        return config
-    said = {"gpus_per_node": alike(gpus), "num_nodes": len(gpus)}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=said)})
+    gpus, batches = config.cluster.gpus_per_node, config.batch.from_samples
+    said: dict[str, Any] = {}
+    if isinstance(gpus, tuple):
+        nodes = {"gpus_per_node": alike(gpus), "num_nodes": len(gpus)}
+        said["cluster"] = config.cluster.model_copy(update=nodes)
+    if len(batches) == 1:
+        said["batch"] = config.batch.model_copy(update={"global_batch_size": batches[0][1]})
+    return config.model_copy(update=said)
 
 
 def _take_out(config: Config, unsure: set[Keys]) -> None:
@@ -232,8 +241,7 @@ def _paths(tree: Tree, source: Source, judged: Validity) -> None:
 def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     """The rules that hold between keys: the run's length, the batch's numbers, the warm-up, the nodes."""
     length_keys = ("epochs", "max_steps")
-    limit_keys = ("micro_batch_size", "micro_batch_tokens")
-    batch_keys = (*limit_keys, "grad_accum_steps", "global_batch_size")
+    batch_keys = (*_LIMITS, "grad_accum_steps", "global_batch_size", "target_trained_tokens")
     warmup_keys = ("warmup_steps", "warmup_fraction", "warmup_samples")
 
     def judge_section(section: str, keys: tuple[str, ...], finding: Finding) -> None:
@@ -244,13 +252,8 @@ def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     if length is not None and len(length) != 1:
         place = place_of(("train",), tree.spots, source.path)
         judge_section("train", length_keys, length_not_given_once(length, place))
-    batch = _given(tree, "batch", batch_keys)
-    limits = [one for one in batch or () if one[1] in limit_keys]
-    if len(limits) == 2:
-        judge_section("batch", batch_keys, slot_limited_twice(*limits))
-    elif batch is not None and len(batch) < 2:
-        place = place_of(("batch",), tree.spots, source.path)
-        judge_section("batch", batch_keys, too_few_batch_numbers(batch, place))
+    for finding in _batch_findings(tree, source):
+        judge_section("batch", batch_keys, finding)
     warmup = _given(tree, "lr", warmup_keys)
     if warmup is not None and len(warmup) > 1:
         judge_section("lr", warmup_keys, warmup_given_twice(warmup))
@@ -266,6 +269,39 @@ def _across_keys(tree: Tree, source: Source, judged: Validity) -> None:
     for section, keys in (("train", length_keys), ("batch", batch_keys), ("lr", warmup_keys)):
         if (section,) in judged.unsure or any((section, key) in judged.unsure for key in keys):
             judged.unsure.update((section, key) for key in keys)
+
+
+def _batch_findings(tree: Tree, source: Source) -> Iterator[Finding]:
+    """Numbers of the batch that contradict each other, or are too few."""
+    batch = _given(tree, "batch", (*_LIMITS, "grad_accum_steps", "global_batch_size"))
+    given = {one[1]: one for one in batch or ()}
+    target = _given(tree, "batch", ("target_trained_tokens",))
+    limits, samples = [given[key] for key in _LIMITS if key in given], given.get("global_batch_size")
+    if len(limits) == 2:
+        yield slot_limited_twice(*limits)
+    elif target and samples:
+        yield batch_given_twice(samples, target[0])
+    elif target and len(given) < 2:
+        yield target_without_capacity(target[0], batch or ())
+    elif not target and batch is not None and len(batch) < 2:
+        yield too_few_batch_numbers(batch, place_of(("batch",), tree.spots, source.path))
+    yield from _thresholds(tree)
+
+
+def _thresholds(tree: Tree) -> Iterator[Finding]:
+    """The first pair of a list of batches that does not begin behind the one before it."""
+    section = tree.value.get("batch")
+    pairs = section.get("global_batch_size") if isinstance(section, dict) else None
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and pair for pair in pairs):
+        return
+    firsts = [pair[0] for pair in pairs]
+    if not all(type(first) is int and first >= 0 for first in firsts):
+        return
+    for index, first in enumerate(firsts):
+        if first <= firsts[index - 1] if index else first != 0:
+            place = tree.spots["batch", "global_batch_size", index, 0].value
+            yield thresholds_do_not_rise(place, index, firsts)
+            return
 
 
 def _named_nothing(tree: Tree, keys: Keys, source: Source, unsure: set[Keys]) -> Iterator[Finding]:

@@ -42,7 +42,8 @@ def train_batch_size(facts: Facts) -> Iterator[Finding]:
         )
         keep = f'write {capacity} (or "auto"); the batch stays {written}'
     else:
-        title = f"train_batch_size says {written}, but this run steps on {batch.global_batch_size} samples"
+        steps = f"{'up to ' if _changes(facts) else ''}{batch.global_batch_size} samples"
+        title = f"train_batch_size says {written}, but this run steps on {steps}"
         keep = f'write {capacity} (or "auto") to keep the batch that the run will really use'
         if batch.is_uneven:
             notes = (f"a step can hold {capacity} samples, and that is what DeepSpeed must be told",)
@@ -81,6 +82,12 @@ def gradient_accumulation_steps(facts: Facts) -> Iterator[Finding]:
     yield from _one_of_two(
         facts, "CF103", "gradient_accumulation_steps", "grad_accum_steps", "forwards per optimizer step"
     )
+
+
+def _changes(facts: Facts) -> bool:
+    """Whether the batch is not one number for the whole run."""
+    written = facts.run.config.batch
+    return bool(written.from_samples) or written.target_trained_tokens is not None
 
 
 def _one_of_two(facts: Facts, code: str, theirs: str, ours: str, meaning: str) -> Iterator[Finding]:
@@ -132,7 +139,7 @@ def _ways_to_get(facts: Facts, deepspeed: DeepSpeedFile, batch: BatchPlan, wante
     given = facts.run.config.batch_numbers
     micro, ranks = batch.micro_batch_size, batch.topology.dp_degree
     forwards, rest = divmod(wanted, micro * ranks)
-    exact: dict[str, int] = {"global_batch_size": wanted}
+    exact: dict[str, int] = {} if _changes(facts) else {"global_batch_size": wanted}
     if not rest:
         exact["grad_accum_steps"] = forwards
     choices = (("grad_accum_steps",), ("global_batch_size",), ("grad_accum_steps", "global_batch_size"))
