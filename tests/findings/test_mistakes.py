@@ -88,8 +88,8 @@ KEYS = [
         "a list with names",
         "  r: 16",
         "  r: 16\n  lora_target: q_proj,v_proj",
-        "here it is called lora.target_modules: a list of names; the default is all seven linear layers of "
-        "a block",
+        "here it is called lora.target_modules: a list of names, or all-linear; the default is all seven "
+        "linear layers of a block",
     ),
     (
         "a value that trains otherwise",
@@ -227,7 +227,7 @@ VALUES = [
     ("dtype: float32", "gradient_checkpointing: yes", "write true", "true"),
     ("dtype: float32", "gradient_checkpointing: 'False'", "write false", "false"),
     ("r: 16", "target_modules: q_proj v_proj", "write [q_proj, v_proj]", "[q_proj, v_proj]"),
-    ("r: 16", "target_modules: all", None, None),
+    ("r: 16", "target_modules: all", "write all-linear", "all-linear"),
     ("epochs: 2", "max_steps: -1", "leave it out to train by train.epochs", None),
     ("epochs: 2", "epochs: 2.0", "write 2", "2"),
     ("epochs: 2", "epochs: 1.5", None, None),

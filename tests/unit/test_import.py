@@ -184,7 +184,7 @@ def left_of(made: Imported, trains: bool = True) -> set[str]:
 
 def test_what_would_train_otherwise_is_told_apart() -> None:
     made = imported("axolotl.yaml")
-    assert left_of(made) == {"load_in_8bit", "val_set_size", "optimizer", "special_tokens", "datasets.type"}
+    assert left_of(made) == {"val_set_size", "optimizer", "special_tokens", "datasets.type"}
     assert {"tf32", "logging_steps", "adapter", "flash_attention"} <= left_of(made, trains=False)
 
 

@@ -29,7 +29,6 @@ STAGE_2: dict[str, Any] = {"zero_optimization": {"stage": 2}}
 ON_DISK = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}
 QUANTISED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
 TRIES: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
-    "training in float16 (`model.dtype: float16`)": (["model.dtype=float16"], STAGE_2, {}),
     "packing families with an attention of their own (bloom, falcon, mamba ...; they train padded)": (
         ["model.path=model"],
         STAGE_2,
@@ -37,9 +36,17 @@ TRIES: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
     ),
     "tensor, sequence and expert parallelism": ([], {**STAGE_2, "sequence_parallel_size": 2}, {}),
     "offloading to disks, or with an optimizer of DeepSpeed's own": ([], ON_DISK, {}),
-    "quantised base models (GPTQ, AWQ, bitsandbytes, fp8)": (["model.path=model"], STAGE_2, QUANTISED),
+    "base models that are stored quantised (GPTQ, AWQ, bitsandbytes, fp8)": (
+        ["model.path=model"],
+        STAGE_2,
+        QUANTISED,
+    ),
     "models that are not causal language models": (["model.path=model"], STAGE_2, {"model_type": "bert"}),
-    "bfloat16 on ZeRO stage 0": (["model.dtype=bfloat16"], {"zero_optimization": {"stage": 0}}, {}),
+    "bfloat16 and float16 on ZeRO stage 0": (
+        ["model.dtype=bfloat16"],
+        {"zero_optimization": {"stage": 0}},
+        {},
+    ),
 }
 """name in the list -> overrides, the DeepSpeed file, and what changes a model's config.json."""
 LIMITS = (ROOT / "README.md").read_text(encoding="utf-8").split("## Limits today")[1].split("\n## ")[0]

@@ -45,11 +45,11 @@ def told(findings: tuple[Finding, ...]) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
 def test_what_changes_the_meaning_is_an_error_at_every_verb(tmp_path: Path, ending: str) -> None:
-    rows = rows_of({"history": [["q", "a"]], "system": "You are a lawyer.", "id": "7"})
-    rows[0] |= {"history": [], "system": " "}
+    rows = rows_of({"tools": [["q", "a"]], "rejected": "You are a lawyer.", "id": "7"})
+    rows[0] |= {"tools": [], "rejected": " "}
     run = written_run(tmp_path, [write(tmp_path, rows, ending)])
     wanted = [
-        ("CF552", "error", "history (7 of 8 records), system (7)"),
+        ("CF552", "error", "tools (7 of 8 records), rejected (7)"),
         ("CF553", "note", "id (8 of 8 records)"),
     ]
     assert told(look_at(run).findings) == wanted  # check, before there is an index
@@ -98,8 +98,8 @@ def test_pictures_are_named_unread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("empty", [None, "", "  \n", [], {}, [[], [""]], [{"role": None}]])
 def test_what_says_nothing_is_not_counted(empty: Any) -> None:
-    assert unread_fields({**GOOD, "history": empty}, "sft") == ()
-    assert unread_fields({**GOOD, "history": [empty, 0]}, "sft") == ("history",)
+    assert unread_fields({**GOOD, "tools": empty}, "sft", {}) == ()
+    assert unread_fields({**GOOD, "tools": [empty, 0]}, "sft", {}) == ("tools",)
 
 
 def test_a_name_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
@@ -118,12 +118,12 @@ def test_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """The help's own words make it a run."""
     monkeypatch.chdir(tmp_path)
     odd = "a; rm -rf '$HOME' \\ ]"
-    run = written_run(tmp_path, [write(tmp_path, rows_of({"history": "x", odd: 1}), "jsonl")])
+    run = written_run(tmp_path, [write(tmp_path, rows_of({"tools": "x", odd: 1}), "jsonl")])
     error, warning = look_at(run).findings
     words = [shlex.split(one.helps[-1].rpartition(": ")[2]) for one in (error,)]
-    assert words == [["data.ignored_fields=[history]"]]
+    assert words == [["data.ignored_fields=[tools]"]]
     (word,) = shlex.split(warning.helps[0].removeprefix("if that is meant, say so: "))
-    assert main(["index", run.path, word.replace("[", "[history, ")]) == 0
+    assert main(["index", run.path, word.replace("[", "[tools, ")]) == 0
     assert "CF55" not in capsys.readouterr().out
     assert main(["index", run.path]) == 1  # the index is there, and is not believed blindly
     assert "CF552" in capsys.readouterr().out
@@ -131,14 +131,14 @@ def test_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_of_a_large_file_some_records_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "WHOLE_BYTES", 100)
-    path = write(tmp_path, rows_of({"history": "x"}, 100), "jsonl")
+    path = write(tmp_path, rows_of({"tools": "x"}, 100), "jsonl")
     (finding,) = look_at(written_run(tmp_path, [path])).findings
     assert finding.code == "CF552" and finding.title.endswith(" records that were looked at)")
 
 
 def test_validation_records_count_too(tmp_path: Path) -> None:
     train = write(tmp_path, rows_of({}), "jsonl")
-    other = write(tmp_path, rows_of({"history": "x"}), "jsonl", "b")
+    other = write(tmp_path, rows_of({"tools": "x"}), "jsonl", "b")
     run = written_run(tmp_path, [train], validation=[other])
     (finding,) = (one for one in look_at(run).findings if one.code == "CF552")
     assert finding.place == run.place("data", "validation")

@@ -38,9 +38,8 @@ class Carried:
 
 
 NOT_YET: Mapping[tuple[str, str], tuple[str, str]] = {
-    ("model.dtype", "float16"): ("bfloat16", "a checkpoint does not hold float16's loss scale yet"),
-    ("lr.schedule", "cosine_with_restarts"): ("cosine", "there are no restarts yet"),
-    ("lr.schedule", "warmup_stable_decay"): ("constant", "there is no decay at the end yet"),
+    ("lr.schedule", "cosine_with_restarts"): ("cosine", "with one cycle, its default, it has no restart"),
+    ("lr.schedule", "warmup_stable_decay"): ("wsd", "how long it decays is lr.decay_fraction"),
     ("lr.schedule", "cosine_with_min_lr"): ("cosine", "its floor is lr.min_ratio"),
     ("lr.schedule", "polynomial"): ("linear", "there is no polynomial decay"),
     ("lr.schedule", "inverse_sqrt"): ("cosine", "there is no inverse square root"),

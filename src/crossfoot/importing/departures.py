@@ -101,7 +101,9 @@ def _the_tail(case: Case) -> Iterator[Departure]:
         verb = "is" if epoch is not None and epoch.repeated == 1 else "are"
         yield Departure(
             "repeated samples",
-            f"{twice} of each epoch {verb} trained twice, so that all GPUs have as many: even_batches",
+            " ".join(
+                (twice, "of each epoch", verb, "trained twice, so that all GPUs have as many: even_batches")
+            ),
         )
 
 

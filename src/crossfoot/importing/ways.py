@@ -207,6 +207,27 @@ def _ignore(why: str) -> Callable[[Carrying, Given], None]:
     return lambda carrying, given: carrying.leave(given, why, trains=False)
 
 
+_TEMPLATES = {"llama2": "llama2", "llama2_zh": "alpaca2", "tokenizer_default": "tokenizer"}
+"""Their names of templates -> ours of the same text."""
+
+
+def _template(carrying: Carrying, given: Given) -> None:
+    ours = _TEMPLATES.get(given.text.lower())
+    if ours is None:
+        help_ = "take the model's own chat template: data.template: tokenizer; or a Jinja file"
+        carrying.leave(given, "the text of that template is not here", help_)
+    else:
+        carrying.put("data.template", ours, given)
+
+
+def _kbits(carrying: Carrying, given: Given) -> None:
+    kind = {"4": "nf4", "8": "int8"}.get(given.text)
+    if kind is None:
+        carrying.leave(given, "the base model is trained as it is", trains=given.text != "16")
+    else:
+        carrying.put("model.quantization", kind, given)
+
+
 WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
     **dict.fromkeys(
         ("trainable", "lora_target", "lora_target_modules", "target_modules", "lora_target_linear"),
@@ -215,7 +236,7 @@ WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
     **dict.fromkeys(
         ("modules_to_save", "additional_target", "lora_modules_to_save"), _put_list("lora.modules_to_save")
     ),
-    **dict.fromkeys(words_for("lora"), _lora),
+    **dict.fromkeys((*words_for("lora"), "adapter"), _lora),
     **dict.fromkeys(("val_size", "val_set_size", "validation_split_percentage"), _split),
     **dict.fromkeys(("num_train_epochs", "num_epochs"), _epochs),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _beta),
@@ -240,8 +261,7 @@ WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
     "bias": lambda carrying, given: carrying.leave(
         given, "biases are not trained", trains=given.text != "none"
     ),
-    "load_in_kbits": lambda carrying, given: carrying.leave(
-        given, "the base model is trained as it is", trains=given.text != "16"
-    ),
+    "load_in_kbits": _kbits,
+    **dict.fromkeys(("template", "chat_template"), _template),
 }
 """What is more than a word of the table. Data files have a module of their own (datasets.py)."""

@@ -167,9 +167,6 @@ _CHANGED: Mapping[str, Foreign] = {
 """Words whose values are said otherwise here."""
 
 _NONE: Mapping[str, str] = {
-    "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
-        quantization_method quant_method bnb_4bit_compute_dtype bnb_4bit_use_double_quant
-        double_quantization""",
     "how samples are laid out is data.layout, for validation too": "eval_sample_packing pad_to_sequence_len",
     "every step is in the ledger and on the screen": """logging_steps logging_first_step logging_strategy
         log_interval logging_dir disable_tqdm log_level plot_loss include_num_input_tokens_seen
@@ -208,10 +205,9 @@ _NONE: Mapping[str, str] = {
 """Why there is none -> words for which there is none, and without which the same is trained."""
 
 _NONE_TRAINED: Mapping[str, str] = {
-    "the base model is trained as it is: there is no quantisation (QLoRA) yet": """
-        load_in_4bit load_in_8bit quantization_bit quantization_method quant_bits quant_method
-        bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant double_quantization
-        quantization load_in_kbits double_quant quant_type""",
+    "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
+        quantization_method quant_method bnb_4bit_compute_dtype bnb_4bit_use_double_quant double_quant quant_type
+        double_quantization""",
     "all samples are trained; make a smaller file, or set train.max_steps": """max_samples
         max_train_samples num_samples""",
     "the order of samples follows from run.seed, always shuffled": """group_by_length shuffle
