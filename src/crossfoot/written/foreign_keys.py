@@ -206,8 +206,8 @@ _NONE: Mapping[str, str] = {
 
 _NONE_TRAINED: Mapping[str, str] = {
     "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
-        quantization_method quant_method bnb_4bit_compute_dtype bnb_4bit_use_double_quant double_quant quant_type
-        double_quantization""",
+        quantization_method quant_method quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant
+        double_quant double_quantization""",
     "all samples are trained; make a smaller file, or set train.max_steps": """max_samples
         max_train_samples num_samples""",
     "the order of samples follows from run.seed, always shuffled": """group_by_length shuffle
