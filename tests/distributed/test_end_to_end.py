@@ -329,7 +329,9 @@ def test_validation_is_the_same_on_one_process_and_on_two(runs: Path) -> None:
 
 
 def test_validation_every_so_many_steps(runs: Path) -> None:
-    said_steps = re.findall(r"^step (\d+)   validation loss (\d+\.\d+)   perplexity", said(runs, "every-two-steps"), re.M)
+    said_steps = re.findall(
+        r"^step (\d+)   validation loss (\d+\.\d+)   perplexity", said(runs, "every-two-steps"), re.M
+    )
     assert [step for step, _ in said_steps] == ["2", "4"]
     assert losses(runs, "every-two-steps")[0] == pytest.approx(losses(runs, "adapter-zero2")[0], rel=1e-6)
 
@@ -361,7 +363,9 @@ def test_wandb_mirrors_the_ledger(runs: Path) -> None:
     assert len(rows) == len(lines)
     for line, row in zip(lines, rows, strict=True):
         numbers = {key: value for key, value in line.items() if isinstance(value, (int, float))}
-        assert {key: value for key, value in row.items() if not key.startswith(("_", "validation/"))} == numbers
+        assert {
+            key: value for key, value in row.items() if not key.startswith(("_", "validation/"))
+        } == numbers
     assert summary["foots"] is True
 
 

@@ -69,7 +69,10 @@ def test_nothing_is_proposed_where_nothing_holds(tmp_path: Path, monkeypatch: py
 def test_it_holds_for_what_is_shipped(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     write_samples(tmp_path / "x.jsonl", 3000)
-    words = [f"data.train=[{tmp_path / 'x.jsonl'}]", f"run.dir={tmp_path / 'run'}"]
+    texts = "".join(f'{{"text": "{number:5} {"word " * 300}"}}\n' for number in range(1000))
+    (tmp_path / "texts.jsonl").write_text(texts)
+    data = tmp_path / ("texts.jsonl" if "-pt" in config.stem else "x.jsonl")
+    words = [f"data.train=[{data}]", f"run.dir={tmp_path / 'run'}"]
     words += ["model.path=builtin:tiny", "tokenizer=null", "data.validation=[]"]
     changes = another_plan(plan_written(str(config), words)[0])
     assert changes

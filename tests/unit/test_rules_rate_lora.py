@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossfoot.arithmetic.batch import Topology, solve_batch
+from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import run_static_rules
 from crossfoot.findings.finding import Finding
@@ -42,7 +43,9 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         batch = solve_batch(topology, **run.config.batch_numbers)
         model = read_model_facts(run.config.model.path)
         assert model is not None
-        facts = Facts(run, batch=batch, rate=run_rate(run, batch, 100), model=replace(model, tied=tied))
+        size = batch.global_batch_size
+        rate = run_rate(run, Schedule(100 * size, size, 0, "short", epochs=1))
+        facts = Facts(run, batch=batch, rate=rate, model=replace(model, tied=tied))
         return {one.code: one for one in run_static_rules(facts) if one.code in CODES}
 
     return _found
