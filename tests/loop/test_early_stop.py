@@ -22,15 +22,9 @@ pytestmark = pytest.mark.xdist_group("loop")
 @pytest.fixture
 def values(room: Room) -> dict[str, Any]:
     """The second loss is no better than the first by a whole nat."""
-    validation = str(room.values["data"]["train"][0]).replace("questions", "validation")
-    return room.config(
-        data={"validation": [validation]},
-        batch={"micro_batch_size": 4, "global_batch_size": 4},
-        cluster={"num_nodes": 1, "gpus_per_node": 1},
+    return room.validated(
         lr={"reference": 0.001},
-        lora={"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
         validation={"every_steps": 1, "patience": 1, "min_improvement": 1.0},
-        checkpoint={"every_steps": 1, "keep": 3},
         train={"max_steps": 6},
     )
 

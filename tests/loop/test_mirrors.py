@@ -22,13 +22,7 @@ Scalars = dict[str, dict[int, float]]
 
 @pytest.fixture
 def values(room: Room) -> dict[str, Any]:
-    validation = str(room.values["data"]["train"][0]).replace("questions", "validation")
-    return room.config(
-        data={"validation": [validation]},
-        batch={"micro_batch_size": 4, "global_batch_size": 4},
-        cluster={"num_nodes": 1, "gpus_per_node": 1},
-        lr={"reference": 0.01},
-        lora={"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    return room.validated(
         validation={"every_steps": 2},
         checkpoint={"every_steps": 2, "keep": 3},
         tracking={"tensorboard": True},

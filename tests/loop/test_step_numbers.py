@@ -30,17 +30,7 @@ NUMBER = re.compile(r"\bsteps?[- ](\d+)|\bafter (\d+) steps?\b")
 
 @pytest.fixture
 def values(room: Room) -> dict[str, Any]:
-    validation = str(room.values["data"]["train"][0]).replace("questions", "validation")
-    return room.config(
-        data={"validation": [validation]},
-        batch={"micro_batch_size": 4, "global_batch_size": 4},
-        cluster={"num_nodes": 1, "gpus_per_node": 1},
-        lr={"reference": 0.01},
-        lora={"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
-        validation={"every_steps": 2},
-        checkpoint={"every_steps": 1, "keep": 3},
-        train={"max_steps": STEPS},
-    )
+    return room.validated(validation={"every_steps": 2}, train={"max_steps": STEPS})
 
 
 def checks(run: Watched) -> Mapping[str, Callable[[str, int], bool]]:

@@ -29,6 +29,21 @@ class Room:
             values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
         return {name: section for name, section in values.items() if section is not None}
 
+    def validated(self, **sections: Any) -> dict[str, Any]:
+        """One rank, 4 samples a step, LoRA and both tables, validation data; then these sections in place of
+        those.
+        """
+        validation = str(self.values["data"]["train"][0]).replace("questions", "validation")
+        common = {
+            "data": {"validation": [validation]},
+            "batch": {"micro_batch_size": 4, "global_batch_size": 4},
+            "cluster": {"num_nodes": 1, "gpus_per_node": 1},
+            "lr": {"reference": 0.01},
+            "lora": {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+            "checkpoint": {"every_steps": 1, "keep": 3},
+        }
+        return self.config(**{**common, **sections})
+
     def samples(self, config: dict[str, Any], part: str = "train") -> list[Sample]:
         """The samples of a config's data, made by the plain road."""
         lines = Path(config["data"][part][0]).read_text(encoding="utf-8").splitlines()

@@ -146,10 +146,9 @@ def trained_kinds(facts: Facts) -> tuple[str, ...]:
     kinds = {kind for kind, names in tables.items() if any(name in names for name in saved)}
     if is_tied and "lm_head" in kinds:
         kinds = kinds - {"lm_head"} | {"embed_tokens"}
-    if any(name not in (*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES) for name in saved):
+    is_beside = any(name not in (*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES) for name in saved)
+    if is_beside or lora.dora:  # DoRA's magnitudes
         kinds.add("other")
-    if lora.dora:
-        kinds.add("other")  # the magnitudes
     return tuple(kind for kind in GROUPS if kind in kinds or kind.startswith("lora_"))
 
 

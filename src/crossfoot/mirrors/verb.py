@@ -29,21 +29,21 @@ def mirror_run(run_dir: str, out: str | None, program: str, project: str, *, off
     """
     refuse_no_run(run_dir, "mirror")
     refuse_missing("mirror", PROGRAMS[program])
+    out = out or os.path.join(run_dir, TENSORBOARD_FOLDER, "counted")
+    if program == "tensorboard" and os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise Refused(mirror_taken(run_dir, out))
     run = read_run(run_dir)
     foots = receipt_of_run(run).foots if run.ending is not None else None
     if program == "wandb":
         mirror: Mirror = WandbMirror(run.lock, run_dir, "offline" if offline else "online", project)
         where = f"Weights & Biases, project {project}"
     else:
-        out = out or os.path.join(run_dir, TENSORBOARD_FOLDER, "counted")
-        if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
-            raise Refused(mirror_taken(run_dir, out))
         mirror, where = TensorBoardMirror(out), out
     _write(run, mirror)
     mirror.close(foots)
     noted = counted(len(run.validations), "validation")
-    say(f"{counted(len(run.by_step()), 'step')} and {noted} mirrored: {where}")
-    if program == "tensorboard" and out is not None:
+    say(f"{counted(len(run.counted), 'step')} and {noted} mirrored: {where}")
+    if program == "tensorboard":
         say(f"next:\n  tensorboard --logdir {quoted_path(out)}\n      shows them, in a browser")
     return 0
 

@@ -10,7 +10,7 @@ from crossfoot.index.store import DataIndex
 from crossfoot.phrases import counted, size, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
-from crossfoot.written.config import ALL_LINEAR
+from crossfoot.written.config_values import ALL_LINEAR
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.model_modules import adapted_modules
 

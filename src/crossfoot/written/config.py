@@ -6,71 +6,24 @@ Optional numbers are None when left out; who fills them is said in each docstrin
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from crossfoot.arithmetic.batch import Thresholds
-
-# The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Index = Annotated[int, Field(ge=0, le=10**12)]
-Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
-"""float32 holds both."""
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-_UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
-"""Characters without a shape of their own: control codes, direction marks, line separators."""
-Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
-Reason = Annotated[str, StringConstraints(pattern=rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$")]
-Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
-
-Column = Literal[
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "history",
-    "messages",
-    "conversations",
-    "role",
-    "content",
-    "prompt",
-    "completion",
-    "text",
-]
-"""Fields of records, and of the turns of a conversation, as they are read."""
-
-_LAZILY = ConfigDict(strict=True, defer_build=True)
-_ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
-_PAIRS = TypeAdapter[list[tuple[int, int]]](
-    Annotated[list[Annotated[tuple[Index, Count], Field(strict=False)]], Field(min_length=1)], config=_LAZILY
+from crossfoot.written.config_values import (
+    Beta,
+    Column,
+    Count,
+    Fraction,
+    Index,
+    Name,
+    NotNegative,
+    Positive,
+    Reason,
+    Text,
+    names_or_all,
+    one_or_each,
+    one_or_in_time,
 )
-_COUNTS = TypeAdapter[list[int]](Annotated[list[Count], Field(min_length=1)], config=_LAZILY)
-
-
-def _one_or_each(value: Any, _: object) -> int | tuple[int, ...]:
-    """A count, or a list of them. What is wrong with it is said of the one or of the other, not of both."""
-    return (
-        tuple(_COUNTS.validate_python(value))
-        if isinstance(value, list)
-        else _ONE_COUNT.validate_python(value)
-    )
-
-
-_NAMES = TypeAdapter[list[str]](Annotated[list[Text], Field(min_length=1)], config=_LAZILY)
-ALL_LINEAR = "all-linear"
-
-
-def _names_or_all(value: Any, _: object) -> list[str] | str:
-    """Names of modules, or the one word for all of them."""
-    return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
-
-
-def _one_or_in_time(value: Any, _: object) -> int | Thresholds:
-    """A count, or a list of pairs: from so many samples on, that count."""
-    return (
-        tuple(_PAIRS.validate_python(value)) if isinstance(value, list) else _ONE_COUNT.validate_python(value)
-    )
 
 
 class Unsure(AttributeError):
@@ -206,7 +159,7 @@ class BatchSection(Section):
     """
     grad_accum_steps: Count | None = None
     """Forwards per optimizer step; with micro_batch_tokens, at most."""
-    global_batch_size: Annotated[int | Thresholds, WrapValidator(_one_or_in_time)] | None = None
+    global_batch_size: Annotated[int | Thresholds, WrapValidator(one_or_in_time)] | None = None
     """Samples per optimizer step, over all GPUs. For a batch that changes a list: [[0, 32], [20000, 64]] is
     32, and 64 from the first step on that begins when 20,000 samples or more are trained, over all epochs.
     """
@@ -226,7 +179,7 @@ class ClusterSection(Section):
 
     num_nodes: Count | None = None
     """Machines."""
-    gpus_per_node: Annotated[int | tuple[int, ...], WrapValidator(_one_or_each)] | None = None
+    gpus_per_node: Annotated[int | tuple[int, ...], WrapValidator(one_or_each)] | None = None
     """GPUs (ranks) on each machine: 8. For machines that differ a list, one number for each, the first one's
     first: [2, 1]. It says num_nodes too; the order is that of the hostfile.
     """
@@ -304,7 +257,7 @@ class LoraSection(Section):
     """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
     65,536 shares.
     """
-    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(_names_or_all)] = [
+    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(names_or_all)] = [
         "q_proj",
         "k_proj",
         "v_proj",

@@ -1,0 +1,69 @@
+"""What the values of a run config may be: numbers within bounds, texts, lists or one word for them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+
+from crossfoot.arithmetic.batch import Thresholds
+
+# The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Index = Annotated[int, Field(ge=0, le=10**12)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+"""float32 holds both."""
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+_UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
+"""Characters without a shape of their own: control codes, direction marks, line separators."""
+Text = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}]*$")]
+Reason = Annotated[str, StringConstraints(pattern=rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, pattern=rf"^[^{_UNSEEN}/\\.][^{_UNSEEN}/\\]*$")]
+
+Column = Literal[
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "messages",
+    "conversations",
+    "role",
+    "content",
+    "prompt",
+    "completion",
+    "text",
+]
+"""Fields of records, and of the turns of a conversation, as they are read."""
+
+_LAZILY = ConfigDict(strict=True, defer_build=True)
+_ONE_COUNT = TypeAdapter[int](Count, config=_LAZILY)
+_PAIRS = TypeAdapter[list[tuple[int, int]]](
+    Annotated[list[Annotated[tuple[Index, Count], Field(strict=False)]], Field(min_length=1)], config=_LAZILY
+)
+_COUNTS = TypeAdapter[list[int]](Annotated[list[Count], Field(min_length=1)], config=_LAZILY)
+
+
+def one_or_each(value: Any, _: object) -> int | tuple[int, ...]:
+    """A count, or a list of them. What is wrong with it is said of the one or of the other, not of both."""
+    return (
+        tuple(_COUNTS.validate_python(value))
+        if isinstance(value, list)
+        else _ONE_COUNT.validate_python(value)
+    )
+
+
+_NAMES = TypeAdapter[list[str]](Annotated[list[Text], Field(min_length=1)], config=_LAZILY)
+ALL_LINEAR = "all-linear"
+
+
+def names_or_all(value: Any, _: object) -> list[str] | str:
+    """Names of modules, or the one word for all of them."""
+    return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
+
+
+def one_or_in_time(value: Any, _: object) -> int | Thresholds:
+    """A count, or a list of pairs: from so many samples on, that count."""
+    return (
+        tuple(_PAIRS.validate_python(value)) if isinstance(value, list) else _ONE_COUNT.validate_python(value)
+    )
