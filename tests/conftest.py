@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import accelerate_state
 from support.severities import helpless, undeclared, watch_findings
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,6 +43,13 @@ def declared_and_helpful() -> Iterator[None]:
     yield
     assert undeclared == [], "say the severity in the decorator of the function that makes the finding"
     assert helpless == [], "say what to do; a title states the fact, without a full stop"
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgotten() -> Iterator[None]:
+    """Which test a worker runs next must not decide what it finds."""
+    yield
+    accelerate_state.forget()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,6 +26,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.rendezvous import ranks as ranks_module
 from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
+from support import accelerate_state
 from support.faults import FAULTS
 from support.number_faults import NUMBER_FAULTS
 
@@ -66,9 +67,7 @@ def _surroundings(job: dict[str, object], said: Path, rank: int) -> Iterator[Non
 
 def _forget() -> None:
     """What libraries keep for the life of a process: accelerate's state, and models in cycles."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate_state.forget()
     gc.collect()
 
 

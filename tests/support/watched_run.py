@@ -10,12 +10,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 import crossfoot.training.build as building
 from crossfoot.environment.world import read_world
 from crossfoot.training.rank_job import TrainOptions
 from crossfoot.training.session import run
+from support import accelerate_state
 from support.launching import ledger
 from support.plain_torch import Tensors, trained_of
 
@@ -61,8 +61,7 @@ def train(
     run folder and the number of updates that this attempt has made.
     """
     seen = Watched(config, run_dir)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    accelerate_state.forget()
     real = building.build
 
     def build(*words: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -21,6 +20,7 @@ from crossfoot.training import loop
 from crossfoot.training.batches import Batch
 from crossfoot.training.engine import AccelerateEngine, _can_fall, _look_at_every_norm
 from crossfoot.training.loop import TRIES_AT_MOST, learn_step, train_steps
+from support import accelerate_state
 
 
 def optimizer_of(kind: str, model: nn.Module) -> torch.optim.Optimizer:
@@ -111,10 +111,9 @@ def test_deepspeeds_settings_that_let_a_bad_gradient_pass() -> None:
 
 
 @pytest.fixture
-def scaled(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[AccelerateEngine, Any]]:
+def scaled(monkeypatch: pytest.MonkeyPatch) -> tuple[AccelerateEngine, Any]:
     """accelerate in float16 with torch's own scaler, where accelerate itself has none (a CPU)."""
     import accelerate
-    from accelerate.state import AcceleratorState
 
     real = accelerate.Accelerator.__init__
 
@@ -124,12 +123,11 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[AccelerateEngine, 
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(accelerate.Accelerator, "__init__", init)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate_state.forget()
     model = nn.Linear(2, 1)
     engine = AccelerateEngine(model, optimizer_of("adamw", model), "float16", 1.0)
     engine.set_rate(0.1)
-    yield engine, model
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return engine, model
 
 
 def stepped(engine: AccelerateEngine, model: nn.Module, gradient: float) -> Update:
