@@ -131,7 +131,7 @@ def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[
     absent. None: one is of a kind that is not looked into.
     """
     try:
-        files = _weight_files(folder)
+        files = weight_files(folder)
     except DamagedFile as error:
         return None, [model_unreadable(path, str(error), FETCH_AGAIN)]
     tensors: dict[str, Tensor] = {}
@@ -181,7 +181,7 @@ def _is_packed(name: str, tensor: Tensor) -> bool:
     return name.endswith(_PACKED_NAMES) or (is_weight and tensor.dtype in _PACKED_TYPES)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that transformers would load. DamagedFile: there are none, or some of them are not there."""
     for name in (SAFE, SAFE + _INDEX, TORCH, TORCH + _INDEX):
         file = folder / name

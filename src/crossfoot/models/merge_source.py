@@ -1,0 +1,139 @@
+"""What is merged: a base model and the adapters on it, of a run or of a folder that peft wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossfoot.checkpoints.store import list_checkpoints
+from crossfoot.findings.finding import Refused
+from crossfoot.models.export import Source, find_source, load_trained
+from crossfoot.models.load import LoadedModel, read_model_config
+from crossfoot.models.merge_findings import base_not_here, not_mergeable, nothing_to_merge, other_base
+from crossfoot.models.merge_stages import without_values
+from crossfoot.models.parameters import is_tied, rows_of
+from crossfoot.models.save import save_adapter
+from crossfoot.models.tiny_model import write_tiny_model
+from crossfoot.output import tell
+from crossfoot.phrases import after_steps
+from crossfoot.runs.nearby import is_run
+from crossfoot.shell_words import quoted_path
+from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
+from crossfoot.written.config import Config
+from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder
+
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""How init_lora_weights begins, where peft changes the base as it makes the adapter."""
+_UNREAD = (
+    *("lora_bias", "layer_replication", "target_parameters"),
+    *("alora_invocation_tokens", "use_qalora", "megatron_config"),
+)
+"""Keys of adapter_config.json that ask for more than a merge of layers does."""
+
+
+@dataclass(frozen=True)
+class MergeSource:
+    """adapters: in the order in which they were trained. base: folder or hub id. dtype: that the base had in
+    training; None: not known. run: with the tokenizer and the texts; None for a folder of other tools. what:
+    in words.
+    """
+
+    adapters: tuple[AdapterFolder, ...]
+    base: str
+    dtype: str | None
+    run: Source | None
+    what: str
+
+
+def open_source(path: str, step: int | None, base: str | None, work: str) -> MergeSource:
+    """What `path` names. base: instead of what it says itself. work: an empty folder, for the adapter of a
+    checkpoint. Raises Refused.
+    """
+    if is_run(path):
+        return _of_run(path, step, base, work)
+    if step is not None:
+        raise Refused(nothing_to_merge(path, "is no run, so that it has no steps", "leave out --step"))
+    if not os.path.isdir(path):
+        raise Refused(nothing_to_merge(path, "is no folder" if os.path.exists(path) else "is not there"))
+    if not os.path.isfile(os.path.join(path, ADAPTER_CONFIG)):
+        is_model = os.path.isfile(os.path.join(path, CONFIG_JSON))
+        why = "is a whole model already" if is_model else f"has no {ADAPTER_CONFIG}"
+        raise Refused(nothing_to_merge(path, why, "name the folder of a run, or that of its adapter"))
+    adapters = tuple(_chain(open_adapter(path)))
+    named = base or str(adapters[0].values.get("base_model_name_or_path") or "")
+    return MergeSource(adapters, named, None, None, f"the adapter {path}")
+
+
+def _of_run(run_dir: str, step: int | None, base: str | None, work: str) -> MergeSource:
+    """The newest good checkpoint of a run, or that of a step; where there is none, the adapter that it
+    saved.
+    """
+    saved = os.path.join(run_dir, ADAPTER_NAME)
+    if step is None and not list_checkpoints(run_dir) and os.path.isdir(saved):
+        return open_source(saved, None, base, work)
+    run = find_source(run_dir, step)
+    if run.config.lora is None:
+        whole = f"crossfoot export {quoted_path(run_dir)} OUT"
+        raise Refused(nothing_to_merge(run_dir, "trained the whole model", f"write that: {whole}"))
+    named = base or run.model_path
+    if named == run.model_path and run.config.model.path == BUILTIN_TINY:
+        write_tiny_model(named)
+    require_base(run_dir, named)
+    tell(f"{run.checkpoint.folder}: the adapter {after_steps(run.checkpoint.step)}")
+    _write_adapter(run, named, work)
+    what = f"{run_dir} {after_steps(run.checkpoint.step)}"
+    adapters = tuple(_chain(open_adapter(work)))
+    return MergeSource(adapters, named, run.config.model.dtype, run, what)
+
+
+def require_base(path: str, base: str) -> Path:
+    """The folder of a base model. Raises Refused."""
+    folder = model_folder(base) if base else None
+    if folder is None or not (folder / CONFIG_JSON).is_file():
+        raise Refused(base_not_here(path, base))
+    return folder
+
+
+def _write_adapter(run: Source, base: str, folder: str) -> None:
+    """The adapter of a checkpoint, in peft's form; the base it stands on is not loaded."""
+
+    def shapes(config: Config, path: str, *_: Any, **__: Any) -> LoadedModel:
+        model = without_values(read_model_config(base))
+        rows = rows_of(model.get_input_embeddings())
+        return LoadedModel(model, path, rows, rows, is_tied(model), 0, use_cache=True)
+
+    with torch.device("meta"):
+        model, loaded = load_trained(run, shapes)
+    save_adapter(model, folder, gather=False, loaded=loaded)
+
+
+def _chain(adapter: AdapterFolder) -> Iterator[AdapterFolder]:
+    """The adapters that this one stands on, the first of them in front. Raises Refused."""
+    why = next(_unmergeable(adapter), None)
+    if why is not None:
+        raise Refused(not_mergeable(adapter, why))
+    if before := adapter.merged_first:
+        earlier = open_adapter(before)
+        if not adapter.stands_on(earlier):
+            raise Refused(other_base(adapter, f"{before} has changed since this one was trained on it"))
+        yield from _chain(earlier)
+    yield adapter
+
+
+def _unmergeable(adapter: AdapterFolder) -> Iterator[str]:
+    values = adapter.values
+    if (kind := values.get("peft_type")) != "LORA":
+        yield f"it is {kind or 'of no kind that it names'}, not LORA"
+        return
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_OTHER_BASE):
+        yield f"{start} changed its base when it began"
+    if values.get("bias", "none") != "none":
+        yield "it holds biases of the base too"
+    yield from (f"its {key} is not known here" for key in _UNREAD if values.get(key))
+
