@@ -33,7 +33,7 @@ class BaseFiles:
     """One file is open at a time: what has been read of it leaves the memory with the next one."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises what a damaged or missing file raises: DamagedFile, OSError, SafetensorError, RuntimeError."""
+        """Raises DamagedFile, OSError, SafetensorError or RuntimeError for a damaged or missing file."""
         self.files = tuple(weight_files(folder))
         self._open: tuple[Path, Any] | None = None
         self.tensors: dict[str, StoredTensor] = {}

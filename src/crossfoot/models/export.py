@@ -119,9 +119,7 @@ def load_trained(
     config, manifest = source.config, source.checkpoint.manifest
     if config.model.path == BUILTIN_TINY:
         write_tiny_model(source.model_path)
-    loaded = load(
-        config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell
-    )
+    loaded = load(config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell)
     if (rows := _rows(manifest, table_names(loaded.model))) > loaded.vocabulary:
         grow_vocabulary(loaded.model, rows, None)
         loaded = replace(loaded, vocabulary=rows)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.models.merged_tokenizer import TokenProof
 from crossfoot.phrases import size
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import AdapterFolder
+
+_NAME_IT = "name the folder of a run, or that of its adapter"
+_BY_PEFT = "load base and adapter by peft instead"
 
 
 @rule_docs("CF759", name="nothing-to-merge")
@@ -19,7 +21,7 @@ def nothing_to_merge(path: str, why: str, *helps: str) -> Finding:
     a folder with adapter_config.json as peft and crossfoot write it. A run without lora trained the whole
     model: `crossfoot export` writes that, and it stands alone already.
     """
-    return Finding("CF759", f"nothing to merge: {path} {why}", helps=helps, unreadable=True)
+    return Finding("CF759", f"nothing to merge: {path} {why}", helps=helps or (_NAME_IT,), unreadable=True)
 
 
 @rule_docs("CF769", name="base-not-here")
@@ -83,7 +85,11 @@ def not_mergeable(adapter: AdapterFolder, why: str) -> Finding:
     stands on another base than it names, unless it was converted when it was saved, as crossfoot and peft
     (`path_initial_model_for_weight_conversion`) do.
     """
-    return Finding("CF786", f"the adapter {adapter.path} cannot be merged: {why}")
+    return Finding(
+        "CF786",
+        f"the adapter {adapter.path} cannot be merged: {why}",
+        helps=("merge it with the tool that made it",),
+    )
 
 
 @rule_docs("CF789", name="merge-not-proven")
@@ -96,11 +102,11 @@ def not_proven(out: str, why: str) -> Finding:
     for you to look at; merge.json in it says `"proven": false`, and the exit code is 3. Do not serve it
     unseen.
     """
-    return Finding("CF789", f"{out} is not proven to be the trained model", notes=(why,))
+    return Finding("CF789", f"{out} is not proven to be the trained model", notes=(why,), helps=(_BY_PEFT,))
 
 
 @rule_docs("CF790", "warning", name="other-ids")
-def other_ids(out: str, differing: int, texts: int, first: Sequence[str]) -> Finding:
+def other_ids(out: str, tokens: TokenProof) -> Finding:
     """CF790: AutoTokenizer makes other tokens of the training texts than those that were trained.
 
     The tokenizer beside a merged model is what servers read it with. Every text of the run's index is
@@ -108,10 +114,16 @@ def other_ids(out: str, differing: int, texts: int, first: Sequence[str]) -> Fin
     the model reads otherwise than in training. The script in the folder's README makes the ids as in
     training.
     """
+    of_texts = f"{tokens.differing:,} of {tokens.texts:,} texts"
+    if not tokens.differing:
+        of_texts = f"{tokens.other_conversations:,} of {tokens.conversations:,} conversations as a whole"
     return Finding(
         "CF790",
-        f"AutoTokenizer of {out} makes other tokens of {differing:,} of {texts:,} texts than were trained",
+        f"AutoTokenizer of {out} makes other tokens of {of_texts} than were trained",
         severity="warning",
-        notes=tuple(first),
+        notes=tuple(
+            f"{where}: trained {' '.join(map(str, trained))}, found {' '.join(map(str, found))}"
+            for where, trained, found in tokens.first
+        ),
         helps=(f"make the ids as the script in {quoted_path(out)}/README.md does",),
     )

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from crossfoot.index.store import DataIndex
 from crossfoot.models.base_files import BaseFiles
 from crossfoot.models.start_adapter import merge_adapter
 from crossfoot.phrases import size
@@ -34,9 +36,9 @@ _ROOM = 1.2
 
 @dataclass(frozen=True)
 class Proof:
-    """difference: |merged - unmerged| / |unmerged| of the worst prompt, None when nothing was compared. bound:
-    what it may be. adapter: how far the adapter moves the logits of the base, the same measure. why: nothing
-    is proven.
+    """difference: |merged - unmerged| / |unmerged| of the worst prompt, None when nothing was compared.
+    bound: what it may be. adapter: how far the adapter moves the logits of the base, in the same measure.
+    same_first_tokens: prompts after which both say the same token first. why: nothing was compared.
     """
 
     difference: float | None
@@ -67,6 +69,8 @@ def prove_merged(
         why = f"the comparison needs {size(needed)} of memory, and {size(free)} are free"
         return Proof(None, ROUNDING, why=why)
     unmerged = _unmerged(base, adapters, trained_dtype)
+    longest = getattr(unmerged.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
+    prompts = [ids[: min(longest, MOST_TOKENS)] for ids in prompts]
     with unmerged.disable_adapter():
         without = _logits(unmerged, prompts)
     wanted = _logits(unmerged, prompts)
@@ -100,10 +104,10 @@ def _rounded(model: PeftModel, dtype: torch.dtype) -> nn.Module:
     return merged
 
 
-@torch.no_grad()
 def _logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """[tokens, vocabulary] of each prompt, one at a time: no padding."""
-    return [model(input_ids=torch.tensor([list(ids)])).logits[0].float() for ids in prompts]
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([list(ids)])).logits[0].float() for ids in prompts]
 
 
 def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
@@ -119,6 +123,12 @@ def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> flo
 def _needed_bytes(base: Path) -> int:
     numbers = sum(torch.Size(one.shape).numel() for one in BaseFiles(base).tensors.values())
     return int(numbers * _FLOAT32_BYTES * _ROOM)
+
+
+def prompts_of(index: DataIndex) -> list[list[int]]:
+    """Samples from all over an index."""
+    chosen = np.unique(np.linspace(0, index.num_samples - 1, PROMPTS).astype(int))
+    return [index.sample(int(i))[0].tolist() for i in chosen]
 
 
 def seeded_prompts(rows: int) -> list[list[int]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from crossfoot.checkpoints.store import list_checkpoints
+from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
+from crossfoot.index.store import DataIndex
 from crossfoot.models.export import Source, find_source, load_trained
 from crossfoot.models.load import LoadedModel, read_model_config
 from crossfoot.models.merge_findings import base_not_here, not_mergeable, nothing_to_merge, other_base
@@ -19,13 +21,16 @@ from crossfoot.models.merge_stages import without_values
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.models.save import save_adapter
 from crossfoot.models.tiny_model import write_tiny_model
-from crossfoot.output import tell
 from crossfoot.phrases import after_steps
+from crossfoot.receipts.run_promise import find_index, index_dirs
+from crossfoot.runs.attempts import read_attempts, run_lock_path
+from crossfoot.runs.ending import read_lock
 from crossfoot.runs.nearby import is_run
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder
+from crossfoot.written.paths import with_homes
 
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """How init_lora_weights begins, where peft changes the base as it makes the adapter."""
@@ -34,6 +39,15 @@ _UNREAD = (
     *("alora_invocation_tokens", "use_qalora", "megatron_config"),
 )
 """Keys of adapter_config.json that ask for more than a merge of layers does."""
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """What a run was trained with. index: None where it is gone."""
+
+    config: Config
+    index_dir: str
+    index: DataIndex | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class MergeSource:
     adapters: tuple[AdapterFolder, ...]
     base: str
     dtype: str | None
-    run: Source | None
+    run: TrainedWith | None
     what: str
 
 
@@ -63,7 +77,7 @@ def open_source(path: str, step: int | None, base: str | None, work: str) -> Mer
     if not os.path.isfile(os.path.join(path, ADAPTER_CONFIG)):
         is_model = os.path.isfile(os.path.join(path, CONFIG_JSON))
         why = "is a whole model already" if is_model else f"has no {ADAPTER_CONFIG}"
-        raise Refused(nothing_to_merge(path, why, "name the folder of a run, or that of its adapter"))
+        raise Refused(nothing_to_merge(path, why))
     adapters = tuple(_chain(open_adapter(path)))
     named = base or str(adapters[0].values.get("base_model_name_or_path") or "")
     return MergeSource(adapters, named, None, None, f"the adapter {path}")
@@ -73,22 +87,38 @@ def _of_run(run_dir: str, step: int | None, base: str | None, work: str) -> Merg
     """The newest good checkpoint of a run, or that of a step; where there is none, the adapter that it
     saved.
     """
-    saved = os.path.join(run_dir, ADAPTER_NAME)
-    if step is None and not list_checkpoints(run_dir) and os.path.isdir(saved):
-        return open_source(saved, None, base, work)
-    run = find_source(run_dir, step)
-    if run.config.lora is None:
+    run = _trained_with(run_dir)
+    config = run.config
+    if config.lora is None:
         whole = f"crossfoot export {quoted_path(run_dir)} OUT"
         raise Refused(nothing_to_merge(run_dir, "trained the whole model", f"write that: {whole}"))
-    named = base or run.model_path
-    if named == run.model_path and run.config.model.path == BUILTIN_TINY:
-        write_tiny_model(named)
+    own = tiny_folder(run.index_dir) if config.model.path == BUILTIN_TINY else config.model.path
+    if base is None and config.model.path == BUILTIN_TINY:
+        write_tiny_model(own)
+    named = base or own
     require_base(run_dir, named)
-    tell(f"{run.checkpoint.folder}: the adapter {after_steps(run.checkpoint.step)}")
-    _write_adapter(run, named, work)
-    what = f"{run_dir} {after_steps(run.checkpoint.step)}"
-    adapters = tuple(_chain(open_adapter(work)))
-    return MergeSource(adapters, named, run.config.model.dtype, run, what)
+    saved = os.path.join(run_dir, ADAPTER_NAME)
+    what = run_dir
+    if step is None and not list_checkpoints(run_dir) and os.path.isdir(saved):
+        work = saved
+    else:
+        source = find_source(run_dir, step)
+        what += f" {after_steps(source.checkpoint.step)}"
+        _write_adapter(source, named, work)
+    *before, adapter = _chain(open_adapter(work))
+    adapters = (*before, replace(adapter, path=what))
+    return MergeSource(adapters, named, config.model.dtype, run, what)
+
+
+def _trained_with(run_dir: str) -> TrainedWith:
+    lock = read_lock(run_lock_path(run_dir))
+    attempts = read_attempts(run_dir)
+    folders = index_dirs(run_dir, lock, attempts)
+    return TrainedWith(
+        with_homes(Config.model_validate(lock["config"])),
+        next(filter(os.path.isdir, folders), folders[0]),
+        find_index(run_dir, lock, attempts),
+    )
 
 
 def require_base(path: str, base: str) -> Path:
@@ -136,4 +166,3 @@ def _unmergeable(adapter: AdapterFolder) -> Iterator[str]:
     if values.get("bias", "none") != "none":
         yield "it holds biases of the base too"
     yield from (f"its {key} is not known here" for key in _UNREAD if values.get(key))
-

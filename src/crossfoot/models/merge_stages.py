@@ -46,10 +46,11 @@ def without_values(config: PretrainedConfig, rows: int = 0) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class _Owner:
-    """A module that an adapter has changed. path: in the base."""
+    """A module that an adapter has changed. path: in the base; leaf: a tensor in it."""
 
     path: str
     module: nn.Module
+    leaf: str
 
 
 class Stage:
@@ -91,7 +92,7 @@ class Stage:
         owner = self._owner(name)
         if owner is None:
             return self._of_base(name, base)
-        rest = name.removeprefix(f"{owner.path}.")
+        rest = owner.leaf
         if isinstance(owner.module, ModulesToSaveWrapper):
             return self._stored(f"{PREFIX}{owner.path}.modules_to_save.{_ADAPTER}.{rest}")
         prefix, layer = owner.path, owner.module
@@ -122,8 +123,7 @@ class Stage:
         return value
 
     def _rows(self, path: str) -> int:
-        shape: torch.Size = self._inner.get_submodule(path).weight.shape
-        return shape[0]
+        return rows_of(self._inner.get_submodule(path))
 
     def _stored(self, parameter: str) -> torch.Tensor:
         return self._values(self._keys[parameter])
@@ -138,10 +138,10 @@ class Stage:
             module = module.get_submodule(word)
             path = f"{path}.{word}" if path else word
             if isinstance(module, TrainableTokensWrapper) and module.token_adapter.tied_adapter is not None:
-                path = self.tables[0]
-                module = self._inner.get_submodule(path)
+                embed = self.tables[0]
+                return _Owner(embed, self._inner.get_submodule(embed), "weight")
             if isinstance(module, (ModulesToSaveWrapper, TrainableTokensWrapper, BaseTunerLayer)):
-                return _Owner(path, module)
+                return _Owner(path, module, name.removeprefix(f"{path}."))
         return None
 
     def _replaced(self, by_key: dict[str, nn.Parameter]) -> Iterator[tuple[str, str]]:
@@ -152,7 +152,8 @@ class Stage:
                 yield name, key
 
     def _refuse_unfitting(self, by_key: dict[str, nn.Parameter]) -> None:
-        there = {key: one.shape for key, one in (self.adapter.tensors or {}).items() if not _TWICE.search(key)}
+        stored = self.adapter.tensors or {}
+        there = {key: one.shape for key, one in stored.items() if not _TWICE.search(key)}
         wanted = {key: tuple(one.shape) for key, one in by_key.items()}
         wanted |= {key: there[key] for key in self._instead.values()}
         for key in sorted(wanted.keys() | there.keys()):
@@ -216,7 +217,7 @@ class MergedTensors:
         if not any(map(self.touches, names)):
             return True
         embed, head = map(self.value, names)
-        return torch.equal(embed, head)
+        return bool(torch.equal(embed, head))
 
     def _refuse_unmerged(self) -> None:
         lacking = [name for name in self.shapes if name not in self.names and self.touches(name)]
@@ -242,7 +243,7 @@ def _opened(adapter: AdapterFolder) -> Read:
     if adapter.is_pickled:
         values = torch.load(adapter.weights, "cpu", weights_only=True)
     else:
-        opened = safe_open(adapter.weights, framework="pt", device="cpu")
+        opened: Any = safe_open(adapter.weights, framework="pt", device="cpu")
 
     def read(key: str) -> torch.Tensor:
         value: torch.Tensor = values[key] if adapter.is_pickled else opened.get_tensor(key)

@@ -29,7 +29,7 @@ class Form(NamedTuple):
     @property
     def bytes(self) -> int:
         """What it takes in a file."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * int(self.dtype.itemsize)
 
 
 def write_tensors(path: Path, forms: Mapping[str, Form], value: Callable[[str], torch.Tensor]) -> None:

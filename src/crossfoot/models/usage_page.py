@@ -22,9 +22,11 @@ def usage_page(
     tensors: Mapping[str, torch.Tensor],
     loaded: LoadedModel | None,
     ids: PlainIds | None,
+    merged: str = "",
 ) -> str:
     """The page. folder: where it will lie. tensors: what is saved there. loaded: what it was trained on. ids:
-    how ids are made; without, the script ends with the loaded model.
+    how ids are made; without, the script ends with the loaded model. merged: of what the model was made, in
+    words, when it was merged.
     """
     base = _base(model, loaded)
     is_lora = isinstance(model, PeftModel)
@@ -32,6 +34,7 @@ def usage_page(
     what = f"A LoRA adapter, trained with crossfoot on `{base}`." if is_lora else (
         f"A whole model: `{base}` after full fine-tuning with crossfoot."
     )  # fmt: skip
+    what = merged or what
     grown = _grown(loaded) if is_lora else 0
     code = "\n".join(
         [
