@@ -27,7 +27,9 @@ from crossfoot.data.encoders import LibraryEncoder
 from crossfoot.data.findings import Problem
 from crossfoot.data.records import Task, read_records
 from crossfoot.data.samples import Placed, Shape, read_value
+from crossfoot.data.saved_tokenizer import write_chat_template
 from crossfoot.data.special_text import Spans
+from crossfoot.data.tokenizer import CHAT_TEMPLATE
 from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE
 from crossfoot.digests import sha256_of_file
 from crossfoot.index.chunks import Chunk, chunks_of
@@ -91,11 +93,11 @@ def prove_tokenizer(folder: str, index: DataIndex, encoder: LibraryEncoder) -> T
             break
     assert best is not None
     _write(folder, {**given, **best[1]})
-    return best[0]
+    return _with_chats(best[0], folder, index)
 
 
-def _badness(proof: TokenProof) -> tuple[bool, int, int]:
-    return bool(proof.why), proof.differing, proof.other_conversations
+def _badness(proof: TokenProof) -> tuple[bool, int]:
+    return bool(proof.why), proof.differing
 
 
 def _ways(folder: str, encoder: LibraryEncoder) -> Iterator[Mapping[str, Any]]:
@@ -157,7 +159,7 @@ class _AutoCoder:
 
 def _compared(folder: str, index: DataIndex, encoder: LibraryEncoder) -> TokenProof:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    said = replace(encoder, coder=_AutoCoder(tokenizer))
+    said = replace(encoder, coder=_AutoCoder(tokenizer), special_text="tokens")
     texts = differing = 0
     first: list[Difference] = []
     for where, trained, found in _pairs(index, encoder, said):
@@ -169,9 +171,34 @@ def _compared(folder: str, index: DataIndex, encoder: LibraryEncoder) -> TokenPr
             at = _first_difference(trained, found)
             both = (trained[at : at + MOST_IDS].tolist(), found[at : at + MOST_IDS].tolist())
             first.append((f"{where}, from token {at + 1:,} on", *both))
-    chats = list(islice(_conversations(index, tokenizer), CONVERSATIONS))
-    name = _settings(folder).get("tokenizer_class")
-    return TokenProof(texts, differing, tuple(first), len(chats), chats.count(False), name)
+    return TokenProof(
+        texts, differing, tuple(first), tokenizer_class=_settings(folder).get("tokenizer_class")
+    )
+
+
+def _with_chats(proof: TokenProof, folder: str, index: DataIndex) -> TokenProof:
+    """The same with conversations rendered whole, by the template that gives the trained ids of most; it is
+    left in the folder.
+    """
+    template = index.header.template
+    file = os.path.join(folder, CHAT_TEMPLATE)
+    if template is None or proof.why or not os.path.isfile(file):
+        return proof
+    with open(file, encoding="utf-8") as stream:
+        own = stream.read()
+    begins = "bos_token + " in own
+    texts = [own] if template.source else [own, template.chat_template(begins=begins, parted=False)]
+    found: dict[str, TokenProof] = {}
+    for text in texts:
+        write_chat_template(folder, text)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        chats = list(islice(_conversations(index, tokenizer), CONVERSATIONS))
+        found[text] = replace(proof, conversations=len(chats), other_conversations=chats.count(False))
+        if found[text].holds:
+            return found[text]
+    best = min(found, key=lambda text: found[text].other_conversations)
+    write_chat_template(folder, best)
+    return found[best]
 
 
 def _first_difference(one: Ids, other: Ids) -> int:
