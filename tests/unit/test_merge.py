@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 from crossfoot.cli import main
 from crossfoot.models import merge_stages
 from crossfoot.models.merge import merge
+from crossfoot.written.adapter_folder import open_adapter
 
 ROWS = 40
 PROMPT = torch.arange(ROWS).reshape(1, -1)
@@ -206,7 +207,7 @@ def test_what_cannot_be_merged_is_said(
 
     (tmp_path / "empty").mkdir()
     assert "CF759" in said(str(tmp_path / "empty"), str(out))
-    assert "CF759" in said(str(tmp_path / "nowhere"), str(out))
+    assert "CF040" in said(str(tmp_path / "nowhere"), str(out))
     assert "is a whole model already" in said(str(base), str(out))
     assert "CF769" in said(made("astray", base_model_name_or_path=str(tmp_path / "gone")), str(out))
     assert "CF772" in said(str(adapter), str(out), "--base", str(tmp_path / "other"))
@@ -215,6 +216,25 @@ def test_what_cannot_be_merged_is_said(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     assert "CF784" in said(str(adapter), str(out))
+
+
+def test_an_adapter_on_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, first, second = tmp_path / "base", tmp_path / "first", tmp_path / "second"
+    small(base, tied=False)
+    adapt(first, base, **LINEAR)
+    adapt(second, base, target_modules=["q_proj", "v_proj"])
+    noted = {"merged_adapter": str(first), **open_adapter(str(first)).identity}
+    (second / "base.json").write_text(json.dumps(noted))
+    assert merge(str(second), str(tmp_path / "out")) == 0
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    for adapter in (first, second):
+        plain = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
+    with torch.no_grad():
+        assert apart(alone(tmp_path / "out"), plain.eval()(PROMPT).logits) < 1e-6
+    assert [one["path"] for one in account(tmp_path / "out")["adapters"]] == [str(first), str(second)]
+    (second / "base.json").write_text(json.dumps({**noted, "weights_sha256": "another"}))
+    assert main(["merge", str(second), str(tmp_path / "again")]) == 1
+    assert "error[CF772]" in capsys.readouterr().out
 
 
 def test_without_memory_nothing_is_proven(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.models.merged_tokenizer import TokenProof
 from crossfoot.phrases import size
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import AdapterFolder
+
+if TYPE_CHECKING:
+    from crossfoot.models.merged_tokenizer import TokenProof
 
 _NAME_IT = "name the folder of a run, or that of its adapter"
 _BY_PEFT = "load base and adapter by peft instead"

@@ -25,9 +25,15 @@ from crossfoot.phrases import after_steps
 from crossfoot.receipts.run_promise import find_index, index_dirs
 from crossfoot.runs.attempts import read_attempts, run_lock_path
 from crossfoot.runs.ending import read_lock
-from crossfoot.runs.nearby import is_run
+from crossfoot.runs.nearby import is_run, refuse_no_run
 from crossfoot.shell_words import quoted_path
-from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
+from crossfoot.written.adapter_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAME,
+    AdapterFolder,
+    open_adapter,
+    read_adapter,
+)
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder
 from crossfoot.written.paths import with_homes
@@ -73,7 +79,7 @@ def open_source(path: str, step: int | None, base: str | None, work: str) -> Mer
     if step is not None:
         raise Refused(nothing_to_merge(path, "is no run, so that it has no steps", "leave out --step"))
     if not os.path.isdir(path):
-        raise Refused(nothing_to_merge(path, "is no folder" if os.path.exists(path) else "is not there"))
+        refuse_no_run(path, "merge", "OUT")
     if not os.path.isfile(os.path.join(path, ADAPTER_CONFIG)):
         is_model = os.path.isfile(os.path.join(path, CONFIG_JSON))
         why = "is a whole model already" if is_model else f"has no {ADAPTER_CONFIG}"
@@ -133,9 +139,10 @@ def _write_adapter(run: Source, base: str, folder: str) -> None:
     """The adapter of a checkpoint, in peft's form; the base it stands on is not loaded."""
 
     def shapes(config: Config, path: str, *_: Any, **__: Any) -> LoadedModel:
-        model = without_values(read_model_config(base))
+        first = read_adapter(config.model)
+        model = without_values(read_model_config(base), 0 if first is None else first.needed_rows)
         rows = rows_of(model.get_input_embeddings())
-        return LoadedModel(model, path, rows, rows, is_tied(model), 0, use_cache=True)
+        return LoadedModel(model, path, rows, rows, is_tied(model), 0, use_cache=True, merged_first=first)
 
     with torch.device("meta"):
         model, loaded = load_trained(run, shapes)

@@ -107,7 +107,8 @@ class Stage:
             else:
                 values[leaf] = self._stored(f"{PREFIX}{prefix}.{leaf}").double()
         layer.load_state_dict(values, strict=False, assign=True)
-        layer.merge(safe_merge=True)
+        del values
+        layer.merge()
         merged: torch.Tensor = layer.get_base_layer().get_parameter(rest).detach()
         layer.to_empty(device="meta")
         layer.merged_adapters.clear()
