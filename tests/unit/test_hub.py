@@ -176,6 +176,7 @@ def test_a_node_without_it_is_named() -> None:
             launcher="torchrun",
             host=f"node{rank // 2 + 1}",
             pid=rank,
+            parts={"model": {} if rank > 1 else {"config.json": "sha256 1"}},
             refused=(missing,) if rank > 1 else (),
         )
         for rank in range(4)
@@ -225,4 +226,4 @@ def test_pickled_weights_are_a_warning(cache: Path) -> None:
     assert (pickled.severity, "pytorch_model.bin" in pickled.title) == ("warning", True)
     program = shlex.split(pickled.helps[0].partition(": ")[2])[-1]
     compile(program, "help", "exec")
-    assert "from_pretrained('owner/name'" in program
+    assert 'from_pretrained("owner/name"' in program

@@ -122,7 +122,10 @@ def _nodes(rank_infos: Sequence[RankInfo]) -> dict[int, list[RankInfo]]:
 def _parts(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """Rank 0's parts are the ones the others are held against; one finding for each part."""
     first = rank_infos[0]
+    is_missing = any(one.code == "CF060" for rank_info in rank_infos for one in rank_info.refused)
     for part, finding in PARTS.items():
+        if part == "model" and is_missing:  # which says it all
+            continue
         others: dict[tuple[tuple[str, str], ...], list[RankInfo]] = defaultdict(list)
         mine = first.parts.get(part, {})
         for rank_info in rank_infos:

@@ -4,13 +4,14 @@ the loader. One function, one code, and its docstring is the page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Severity
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
 from crossfoot.shell_words import quoted
-from crossfoot.written.hub import hub_model
+from crossfoot.written.hub import hub_model, loadable
 
 _NAMED = 3
 _WHOLE_MODEL = "the folder must hold config.json and model.safetensors, as save_pretrained writes them"
@@ -50,9 +51,11 @@ def pickled(path: str, names: Sequence[str]) -> Finding:
     (CF542), before the start where its first bytes show it, and never run. A model.safetensors in the same
     folder is taken in its place; it loads faster, too.
     """
-    hub, words = hub_model(path), "from transformers import AutoModelForCausalLM as M; "
+    hub = hub_model(path)
     out = f"{path.rstrip('/')}-safetensors" if hub is None else hub.name.replace("/", "-")
-    words += f"M.from_pretrained({hub.name if hub else path!r}, dtype='auto').save_pretrained({out!r})"
+    model, target = (json.dumps(one, ensure_ascii=False) for one in (loadable(path) if hub else path, out))
+    words = f'M.from_pretrained({model}, dtype="auto").save_pretrained({target})'
+    command = f"python -c {quoted(f'from transformers import AutoModelForCausalLM as M; {words}')}"
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     return Finding(
         "CF061",
@@ -60,7 +63,7 @@ def pickled(path: str, names: Sequence[str]) -> Finding:
         severity="warning",
         notes=("they are loaded with weights_only: tensors, and no code",),
         helps=(
-            f"write them as safetensors: python -c {quoted(words)}",
+            f"write them as safetensors: {command}",
             f"and name both: model.path={quoted(out)} tokenizer.path={quoted(path)}",
         ),
     )
