@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from crossfoot.data.conversation_findings import (
     answer_without_end,
+    asked_otherwise,
     no_conversation,
     prefix_changes,
     template_refuses,
@@ -342,6 +343,7 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF527": broken_table,
     "CF571": no_conversation,
     "CF572": template_refuses,
+    "CF063": asked_otherwise,
     "CF573": prefix_changes,
     "CF574": answer_without_end,
     "CF575": template_unusable,
@@ -362,6 +364,7 @@ SEVERAL: Mapping[str, str] = {
     "CF511": "records have text that is not trainable",
     "CF571": "records are no conversations",
     "CF572": "records are not taken by the template",
+    "CF063": "records end in an answer that the template asks for otherwise than it writes it",
     "CF573": "records have turns that the template changes when one is added",
     "CF574": "records have answers that the template does not end with one end token",
     "CF550": "records are too large to be read",

@@ -59,7 +59,7 @@ def _settings(run: RunFile) -> Settings:
     path = tokenizer_path(run.config)
     if path == BUILTIN_TINY:
         return Settings(SETTINGS)
-    return read_settings(local_folder(path, run.index_dir, may_fetch=False) or path)
+    return read_settings(local_folder(path, run.index_dir, may_write=False) or path)
 
 
 def _source(run: RunFile, files: TokenizerFiles) -> str:

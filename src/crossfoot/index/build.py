@@ -78,7 +78,7 @@ def ensure_index(
     except OSError as error:
         raise Refused(index_unwritable(Place(run.index_dir), said_by(error))) from error
     try:
-        folder = local_folder(path, run.index_dir, may_fetch=True)
+        folder = local_folder(path, run.index_dir, may_write=True)
         mark = identity(path, folder or path)
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
@@ -226,7 +226,7 @@ def _write(
             special_text=data.special_text,
             sources=sources,
             tokenizer=encoder.facts,
-            reader=reader(path, local_folder(path, run.index_dir, may_fetch=False) or path),
+            reader=reader(path, local_folder(path, run.index_dir, may_write=False) or path),
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
             special_text_records=reading.special_text,

@@ -25,8 +25,8 @@ from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
+from crossfoot.written.hub import not_here
 from crossfoot.written.look_alikes import to_ascii
-from crossfoot.written.model_facts import looks_local, model_missing
 from crossfoot.written.near_paths import near_help
 
 if TYPE_CHECKING:
@@ -101,19 +101,17 @@ def tokenizer_mark(run: RunFile) -> str | None:
     """
     path = tokenizer_path(run.config)
     try:
-        folder = local_folder(path, run.index_dir, may_fetch=False)
+        folder = local_folder(path, run.index_dir, may_write=False)
         return identity(path, folder) if folder is not None else None
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
 
 
 def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
-    """Why the run's tokenizer cannot be had: CF541 where it is that of a model which the hub does not give,
-    else CF520.
-    """
+    """Why the run's tokenizer cannot be had: CF060 where it is one of a hub that is not here, else CF520."""
     path = tokenizer_path(run.config)
-    if run.config.tokenizer is None and not looks_local(path):
-        return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
+    if missing := not_here(run):
+        return missing[-1]
     finding = tokenizer_unusable(run.tokenizer_place, first_line(error))
     near = () if os.path.exists(path) else near_help(path, os.path.isdir)
     return replace(finding, helps=(*near, *finding.helps))

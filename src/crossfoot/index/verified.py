@@ -88,7 +88,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
         raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)
-    folder = local_folder(path, run.index_dir, may_fetch=False) or path
+    folder = local_folder(path, run.index_dir, may_write=False) or path
     comparison = compare_with_files(index, folder, f"{run.config.run.seed} {index.address}")
     if comparison.differences:
         first = comparison.differences[0]

@@ -20,7 +20,15 @@ _NUMBER = 12
 
 def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
     """The page that `plan` prints and every run begins with."""
-    steps = (*_steps(plan), *_rate(plan), *_base(plan), *_lora(plan), *_matmul(plan), *_data(plan))
+    steps = (
+        *_steps(plan),
+        *_rate(plan),
+        *_hub(plan),
+        *_base(plan),
+        *_lora(plan),
+        *_matmul(plan),
+        *_data(plan),
+    )
     rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
     return "\n".join(rows)
 
@@ -229,6 +237,13 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
         padded = f"; padded: {found.padded_fullest:.3f}" if data.is_packed else ""
         origin = f"the fullest rank's tokens over the mean; worst: {worst}{padded}"
         yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
+
+
+def _hub(plan: RunPlan) -> Iterator[str]:
+    """The commits of what a hub gave."""
+    for key, commit in plan.commits.items():
+        origin = f"{key}   {plan.run.origin(*key.split('.'))}"
+        yield _row(" ", f"commit of the {key.partition('.')[0]}", commit[:12], origin)
 
 
 def _base(plan: RunPlan) -> Iterator[str]:

@@ -40,6 +40,7 @@ from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.hub import commits_of
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_facts import read_model_facts
@@ -217,6 +218,11 @@ class RunPlan:
     @cached_property
     def _layout(self) -> Layout:
         return run_layout(self.run.config, self.batch)
+
+    @cached_property
+    def commits(self) -> dict[str, str]:
+        """Of model and tokenizer, by key, where a hub gave them."""
+        return commits_of(self.run)
 
     @cached_property
     def adapter(self) -> AdapterFolder | None:

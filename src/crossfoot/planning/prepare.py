@@ -30,6 +30,7 @@ from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
+from crossfoot.written.hub import not_here, said_beforehand
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_ends import read_model_ends
@@ -183,6 +184,7 @@ def plan_written(
     """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
     checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
     checked.refuse()
+    checked = checked.and_found([*map(said_beforehand, not_here(checked.run))])
     index = existing_index(checked)
     checked = survey(checked, index)
     return plan_checked(checked, index), checked.findings

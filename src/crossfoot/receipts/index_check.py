@@ -202,7 +202,7 @@ def _tokenizer(config: Mapping[str, Any], index_dir: str, mark: str) -> tuple[st
     own = config.get("tokenizer")
     path = at_home(str(own["path"] if own else config["model"]["path"]))
     try:
-        folder = local_folder(path, index_dir, may_fetch=False)
+        folder = local_folder(path, index_dir, may_write=False)
         if folder is None:
             return path, f"the tokenizer {path} is not on this machine"
         is_same = fingerprint(path, folder) == mark

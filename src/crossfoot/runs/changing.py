@@ -226,6 +226,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
         found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))
+    for key, commit in (_at(now, "commits") or {}).items():
+        if (was := _at(before, "commits", key)) not in (None, commit) and key not in found:
+            path = _at(now, "config", *key.split("."))
+            found[key] = Change(key, f"{path} ({was[:7]})", f"{path} ({commit[:7]})")
     if _same(before, now, *_RATE):
         _forget(found, "lr.")
     if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):

@@ -29,6 +29,7 @@ from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
 from crossfoot.runs.restarts import is_started_again, take_over_without_continue
 from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
 from crossfoot.runs.run_folder import holds_run
+from crossfoot.written.hub import not_here
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
 
@@ -183,11 +184,12 @@ def run_preflight(
 def _look_alone(
     run: RunFile, world: World, options: TrainOptions
 ) -> tuple[PreviousAttempts | None, tuple[Finding, ...], tuple[Finding, ...]]:
-    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder.
-    (that, what the start is refused for, warnings).
+    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder;
+    the others, whose cache may be another one, whether the model is here. (previous attempts, what the start
+    is refused for, warnings).
     """
     if world.rank != 0:
-        return None, (), ()
+        return None, not_here(run), ()
     start = Start(run, options.continues)
     found = unmet(start)
     if options.allow and not options.continues and not options.is_repeated:

@@ -60,7 +60,9 @@ class ModelSection(Section):
     """The base model."""
 
     path: Text
-    """A local Hugging Face folder, a hub id, or builtin:tiny (a two-layer Llama made on the spot)."""
+    """A Hugging Face folder, a hub's id whose files are in the cache (ORG/NAME, modelscope:ORG/NAME), or
+    builtin:tiny (a two-layer Llama made on the spot).
+    """
     adapter: Text | None = None
     """Start from this LoRA adapter: a folder that peft or crossfoot wrote, or the folder of the run that made
     it. Null: from the model alone.
@@ -92,7 +94,7 @@ class TokenizerSection(Section):
     """The tokenizer, when it is not the model's own."""
 
     path: Text
-    """A local Hugging Face folder, a hub id, or builtin:tiny."""
+    """As model.path: a folder, a hub's id, or builtin:tiny."""
 
 
 class DataSection(Section):
