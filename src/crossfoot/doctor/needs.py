@@ -96,7 +96,7 @@ def _paths(run: RunFile) -> Iterator[WantedPath]:
         yield WantedPath("model", config.model.path, "read", run.place("model", "path"))
     if config.tokenizer is not None and looks_local(config.tokenizer.path):
         yield WantedPath("tokenizer", config.tokenizer.path, "read", run.place("tokenizer", "path"))
-    for key, names in (("train", config.data.train), ("validation", config.data.validation)):
+    for key, names in (("train", config.data.train), ("validation", config.data.validation_files)):
         for number, name in enumerate(names):
             yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
     if config.deepspeed is not None:

@@ -7,12 +7,13 @@ from itertools import islice
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import numbering_of, record_place
+from crossfoot.data.over_long import parts_of
 from crossfoot.data.records import read_records
 from crossfoot.data.samples import Coded, Encoder, Shape, Texts, coded_texts, texts_of
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import load_encoder, tokenizer_path
 from crossfoot.index.locate import refuse_unopenable
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, listed
 from crossfoot.written.run_file import RunFile
 
 _TRAINED, _AROUND, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
@@ -38,21 +39,33 @@ def shown_samples(run: RunFile, count: int, *, colour: bool) -> Iterator[str]:
             yield f"{texts.place(file)}: not trained, {texts.reason} ({texts.code})"
         else:
             place = record_place(file, numbering_of(file), texts.number)
-            (coded,) = coded_texts([texts], encoder)
-            yield f"{place}: {_counts(coded, shape)}\n{_text(texts, shape, encoder, colour=colour)}"
+            words = _counts(texts, shape, encoder)
+            yield f"{place}: {words}\n{_text(texts, encoder, colour=colour)}"
 
 
-def _counts(coded: Coded, shape: Shape) -> str:
-    """`57 tokens, 12 of them trained`."""
+def _counts(texts: Texts, shape: Shape, encoder: Encoder) -> str:
+    """`57 tokens, 12 of them trained`, and what becomes of it where it is too long."""
+
+    def code(texts: Texts) -> Coded:
+        return next(coded_texts((texts,), encoder))
+
+    coded = code(texts)
     trained = sum(coded.trained[1:])
     words = f"{counted(len(coded.ids), 'token')}, {trained:,} of them trained"
     if shape.task == "pretrain" or len(coded.ids) <= shape.max_seq_len:
         return words
-    lost = sum(coded.trained[shape.max_seq_len :])
-    return f"{words}; cut at {shape.max_seq_len:,} tokens, which costs {lost:,} trained ones"
+    parts = parts_of(texts, coded, shape, code)
+    if isinstance(parts, Problem):
+        return f"{words}; left out, {parts.reason} ({parts.code})"
+    if len(parts) > 1:
+        lengths = [f"{len(part.ids):,}" for part in parts]
+        words += f"; split into {len(parts)} samples of {listed(lengths)} tokens"
+    if lost := sum(sum(part.trained[shape.max_seq_len :]) for part in parts):
+        words += f"; cut at {shape.max_seq_len:,} tokens, which costs {lost:,} trained ones"
+    return words
 
 
-def _text(texts: Texts, shape: Shape, encoder: Encoder, *, colour: bool) -> str:
+def _text(texts: Texts, encoder: Encoder, *, colour: bool) -> str:
     names = {number: text for text, number in encoder.special.ids.items()}
     begin = "".join(names.get(number, "") for number in encoder.facts.bos_ids)
     end = names.get(encoder.facts.eos_id, "")
