@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("loop")
 
 @pytest.fixture
 def values(room: Room) -> dict[str, Any]:
-    """The second loss is no better than the first by a whole nat, on what is held out of the training data."""
+    """The second loss is no better than the first by a whole nat, on samples held out of the data."""
     return room.validated(
         data={"validation": 3},
         lr={"reference": 0.001},
