@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfoot.arithmetic.epoch_order import Ids
-from crossfoot.arithmetic.impossible import Impossible
+from crossfoot.arithmetic.impossible import Impossible, alternatives
 from crossfoot.phrases import counted
 
 _KEY = 0x63726F7373666F74
@@ -73,7 +73,9 @@ def part_of(contents: int, part: int | float) -> int:
             f"data.validation holds out {count:,} of {counted(contents, 'different sample')}, "
             "and leaves none to train on",
             ("data.validation",),
-            helps=("hold out fewer, or give more data",),
+            helps=alternatives(
+                ([f"hold out at most {contents - 1:,}"] if contents > 1 else []) + ["give more data"]
+            ),
         )
     return count
 

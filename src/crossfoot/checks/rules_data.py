@@ -77,11 +77,11 @@ def over_long_left_out(facts: Facts) -> Iterator[Finding]:
     if look is None or look.over_long_records < max(1, CONSIDERABLE * look.records):
         return
     about = "" if look.is_whole and look.has_counted_all else "about "
-    window = run.config.data.max_seq_len
+    are, have = ("is", "it has") if look.over_long_records == 1 else ("are", "they have")
     yield Finding(
         "CF576",
-        f"{about}{look.over_long_records:,} of {_looked_at(look, look.records)} are left out: they have more "
-        f"than {window:,} tokens",
+        f"{about}{look.over_long_records:,} of {_looked_at(look, look.records)} {are} left out: {have} more "
+        f"than {run.config.data.max_seq_len:,} tokens",
         severity="warning",
         place=run.place("data.over_long"),
         helps=(
