@@ -43,7 +43,7 @@ def test_the_run_ends_where_it_learns_no_more(
     assert "as validation.patience 1 says" in said and (run.run_dir / "adapter").is_dir()
     first, second = read_validations(str(run.run_dir))
     assert (first.step, first.attempt, second.step, second.attempt) == (1, 1, 2, 2)
-    assert first.samples == 3 and run.paper(2, "plan.lock.json")["plan"]["samples_per_epoch"] == 22
+    assert first.samples == 3 and run.paper(2, "plan.lock.json")["plan"]["samples_per_epoch"] == 23
     assert run.judging == math.ceil(first.samples / 4), "the last weights are validated once"
     assert main(["receipt", str(run.run_dir)]) == 0
     with pytest.raises(Refused, match="CF755"):

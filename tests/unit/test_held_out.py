@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crossfoot.arithmetic.held_out import NothingLeft, hold_out
+from crossfoot.arithmetic.held_out import HeldOut, NothingLeft, hold_out
 from crossfoot.cli import main
 from crossfoot.data.look import Leaks
 from crossfoot.findings.finding import Refused
 from crossfoot.index import store
 from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
+from crossfoot.index.show import shown_samples
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.lock import make_lock
 from crossfoot.planning.prepare import plan_written
@@ -98,6 +101,16 @@ def test_plan_and_lock_know_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"held out for validation: 5 {held.held_out.words}" in capsys.readouterr().out
 
 
+def test_the_samples_shown_say_which_are_held_out(tmp_path: Path) -> None:
+    whole, _ = planned(tmp_path, 5)
+    held = whole.parted(5)[1]
+    assert held is not None
+    run = written_run(tmp_path, [str(tmp_path / "a.jsonl")], validation=5)
+    shown = [one.splitlines()[0] for one in shown_samples(run, 15, colour=False)]
+    told = [one.endswith("; held out for validation") for one in shown]
+    assert told == [bool(np.isin(one, held.digests)) for one in whole.digests] and 5 <= sum(told) < 15
+
+
 def test_a_share_is_the_same_run_as_that_number_of_it(tmp_path: Path) -> None:
     _, by_share = planned(tmp_path, 0.25)
     _, by_count = planned(tmp_path, 3)
@@ -132,25 +145,49 @@ def test_nothing_left_is_a_finding(tmp_path: Path, is_indexed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "must_be"),
-    [("0", "at least 1"), ("1.0", "less than 1"), ("-3", "at least 1"), ("0.0", "more than 0")],
+    ("value", "must_be", "help_"),
+    [
+        ("0", "at least 1", "leave it out, for no validation"),
+        ("0.0", "more than 0", "leave it out, for no validation"),
+        ("5.0", "less than 1", "write 0.05 if 5 % is meant: it is a share"),
+        ("500.0", "less than 1", "write 500 if so many samples are meant"),
+        ("5%", "a list of files, a share such as 0.05, or a number", "write data.validation=0.05"),
+        (
+            "a.jsonl",
+            "a list of files, a share such as 0.05, or a number",
+            "write 'data.validation=[a.jsonl]'",
+        ),
+    ],
 )
 def test_a_part_is_a_share_or_a_number(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, must_be: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, must_be: str, help_: str
 ) -> None:
     run = written_run(tmp_path, [jsonl(tmp_path / "a.jsonl", *ROWS)])
     assert main(["plan", run.path, f"data.validation={value}"]) != 0
-    assert f"must be {must_be}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"must be {must_be}" in said and f"= help: {help_}\n" in said
 
 
+def _of_other_samples(digests: np.ndarray, part: int | float) -> HeldOut:
+    """As many, but not those."""
+    return hold_out(digests[::-1], part)
+
+
+def _duplicates_stay(digests: np.ndarray, part: int | float) -> HeldOut:
+    held = hold_out(digests, part)
+    every = np.arange(len(digests))
+    return replace(held, training=np.setdiff1d(every, held.validation))
+
+
+@pytest.mark.parametrize("mutant", [_of_other_samples, _duplicates_stay])
 def test_a_split_that_trains_what_it_holds_out_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., HeldOut]
 ) -> None:
-    """As many samples as were planned, and others: by the promise, which the receipt works out by itself."""
+    """By the promise, which is worked out without the code that splits."""
     no_rates = np.zeros(0)
     whole, lock = planned(tmp_path, 5)
     refuse_broken_promise(lock, whole, no_rates, {})
-    monkeypatch.setattr(store, "hold_out", lambda digests, part: hold_out(digests[::-1], part))
+    monkeypatch.setattr(store, "hold_out", mutant)
     _, other = planned(tmp_path, 5)
     with pytest.raises(Refused) as refused:
         refuse_broken_promise(other, whole, no_rates, {})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
 from crossfoot.index.reference_check import compare_with_files
 from crossfoot.index.show import shown_samples
-from crossfoot.index.store import DataIndex
+from crossfoot.index.store import HEADER, DataIndex, open_index
 from crossfoot.index.summary import Losses, losses, losses_by_file
 from crossfoot.written.run_file import RunFile
 from index_cases import jsonl, written_run
@@ -170,6 +172,16 @@ def test_the_default_is_no_part_of_an_address(tmp_path: Path) -> None:
     path = str(tmp_path / "a.jsonl")
     plain = written_run(tmp_path, [path], max_seq_len=60, template="llama2")
     assert ensure_index(plain, [path], is_builder=True).address == addresses["truncate"]
+
+
+def test_an_index_from_before_the_key_is_still_good(tmp_path: Path) -> None:
+    _, index = built(tmp_path, [conversation([1])], over_long="truncate")
+    values = json.loads(Path(index.folder, HEADER).read_text(encoding="utf-8"))
+    for key in ("sha256", "over_long", "split_records", "over_long_records"):
+        del values[key]
+    values["sha256"] = sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    Path(index.folder, HEADER).write_text(json.dumps(values), encoding="utf-8")
+    assert open_index(index.folder).header == index.header
 
 
 def test_a_look_without_an_index_knows_of_the_splitting(tmp_path: Path) -> None:

@@ -49,10 +49,11 @@ def sft_samples(
             yield texts.file_id, problem
             continue
         for part in parts:
-            yield _truncated(part, texts, shape.max_seq_len)
+            yield truncated(part, texts, shape.max_seq_len)
 
 
-def _truncated(coded: Coded, texts: Texts, max_seq_len: int) -> Sample:
+def truncated(coded: Coded, texts: Texts, max_seq_len: int) -> Sample:
+    """The sample of a record, or of a part of it, without what is beyond the window."""
     ids = np.array(coded.ids[:max_seq_len], dtype=np.int32)
     trained = np.frombuffer(coded.trained[:max_seq_len], dtype=np.uint8)
     return Sample(ids, trained, sum(coded.trained[max_seq_len:]), texts.file_id, texts.number)

@@ -226,7 +226,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
             addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
             found["tokenizer.path"] = Change("tokenizer.path", *addresses)
     found.pop("data.validation", None)
-    if not _same(before, now, _HELD_OUT):
+    if _same(before, now, ("index", "address")) and not _same(before, now, _HELD_OUT):
         found["data.validation"] = Change("data.validation", *map(_validation, (before, now)))
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
