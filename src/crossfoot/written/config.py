@@ -102,9 +102,7 @@ class DataSection(Section):
     train: Annotated[list[Text], Field(min_length=1)]
     """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
     validation: Annotated[list[Text] | int | float, WrapValidator(files_or_part)] = []
-    """Files for the validation loss, or what is held out of data.train for it: a share (0.05) or a number
-    (500) of its different samples.
-    """
+    """Files for the validation loss; or a share (0.05) or a number (500) of data.train, held out for it."""
     task: Literal["sft", "pretrain"] = "sft"
     """sft: conversations, their answers trained. pretrain: documents joined and cut into blocks."""
     template: Text = "alpaca2"
@@ -132,13 +130,9 @@ class DataSection(Section):
     one row, dealt so that all forwards take equally long. padded: one row a sample.
     """
     last_step: Literal["short", "drop", "carry"] = "short"
-    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first
-    step.
-    """
+    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch."""
     bad_samples: Literal["stop", "skip"] = "stop"
-    """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count
-    it.
-    """
+    """A sample that cannot be trained (no output, prompt fills the window): stop, or count and skip it."""
     ignored_fields: list[Text] = []
     """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
