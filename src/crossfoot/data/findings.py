@@ -324,6 +324,25 @@ def no_end_token(place: Place, reason: str) -> Finding:
     )
 
 
+OVER_LONG = "CF564"
+
+
+@rule_docs("CF564", name="record-over-long")
+def over_long(place: Place, reason: str) -> Finding:
+    """CF564: a record has more tokens than data.max_seq_len, and `data.over_long: drop` leaves it out.
+
+    It is listed with this code in the index's rejects.jsonl, and stops nothing, whatever `data.bad_samples`
+    says: it is left out on purpose. CF576 says so when many are.
+    """
+    return Finding(
+        "CF564",
+        "this record is longer than the window",
+        place=place,
+        label=reason,
+        helps=("raise data.max_seq_len", "or set data.over_long to split or truncate"),
+    )
+
+
 FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF501": file_missing,
     "CF502": file_ending,
@@ -350,6 +369,7 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF550": record_too_large,
     "CF551": no_tokens,
     "CF556": field_twice,
+    OVER_LONG: over_long,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""
 

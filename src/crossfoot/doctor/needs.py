@@ -106,7 +106,7 @@ def _paths(run: RunFile) -> Iterator[WantedPath]:
         else:
             where = str(model.folder or model.place_in_cache)
             yield WantedPath(name, where, "read", place, f"fetch it into the cache: {model.fetching}")
-    for key, names in (("train", config.data.train), ("validation", config.data.validation)):
+    for key, names in (("train", config.data.train), ("validation", config.data.validation_files)):
         for number, name in enumerate(names):
             yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
     if config.deepspeed is not None:

@@ -160,6 +160,7 @@ class _Reading:
     unread: Counter[str] = field(default_factory=Counter)
     special_text: SpelledRecords = NOTHING_SPELLED
     template_text: SpelledRecords = NOTHING_SPELLED
+    split_records: int = 0
     cut_short: bool = False
 
     def take(self, part: Part, file: str) -> list[Problem]:
@@ -167,6 +168,7 @@ class _Reading:
         self.records[part.file_id] += part.records
         add_unread(self.unread, part.unread)
         self.lost.add(*part.lost)
+        self.split_records += part.split_records
         self.special_text += part.special_text
         self.template_text += part.template_text
         left_out = [one for one in part.unusable if self.problems.note(part.file_id, one)]
@@ -235,6 +237,8 @@ def _write(
             judged_characters=reading.lost.characters,
             lost_characters=reading.lost.lost,
             lost_words=tuple(reading.lost.examples),
+            over_long=shape.over_long if data.task == "sft" else "truncate",
+            split_records=reading.split_records,
             checksums={},
             **counts,
         )
@@ -286,7 +290,8 @@ def _expected(files: Sequence[str], task: Task) -> int | None:
 def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) -> str:
     names = ", ".join(files)
     if sum(reading.records):
-        return f"{names}: all {counts['rejected_records']} records were left out (data.bad_samples: skip)"
+        why = "data.over_long: drop" if counts["over_long_records"] else "data.bad_samples: skip"
+        return f"{names}: all {counts['rejected_records']} records were left out ({why})"
     return f"{names}: no record"
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def place_of(run: RunFile, file: str) -> Place:
     """Where the config names this data file; the file itself when it does not."""
-    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation)):
+    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation_files)):
         if file in names:
             return run.place("data", key, names.index(file))
     return Place(file)
@@ -91,6 +91,8 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer: str) -> 
         "tokenizer": tokenizer,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }
+    if data.over_long != "truncate" and data.task == "sft":  # so that indexes of before keep their address
+        content["over_long"] = data.over_long
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -140,7 +142,7 @@ def refuse_unwritable_index(run: RunFile) -> None:
 
 
 def _lists(data: DataSection) -> list[list[str]]:
-    return [files for files in (data.train, data.validation) if files]
+    return [files for files in (data.train, data.validation_files) if files]
 
 
 def find_index(run: RunFile, files: list[str]) -> DataIndex | None:

@@ -80,7 +80,7 @@ def rank_info_of(
     """
     run = checked.run
     data = run.config.data
-    files = [file for file in (*data.train, *data.validation) if os.path.isfile(file)]
+    files = [file for file in (*data.train, *data.validation_files) if os.path.isfile(file)]
     states = source_states(files, run.index_dir)
     deepspeed = checked.facts.deepspeed
     return RankInfo(

@@ -17,7 +17,7 @@ from crossfoot.index.verified import alone, verified_index
 from crossfoot.liveness.findings import run_lives
 from crossfoot.liveness.living import living
 from crossfoot.planning.lock import make_lock
-from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.plan import RunPlan, run_parts
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
 from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.rendezvous.devices import look_at_device
@@ -119,9 +119,9 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         line = TokenisingLine() if first else None
         return verified_index(checked.run, files, is_builder=first, says=says, progress=line, name=name)
 
-    index = index_of(config.data.train, "index")
-    held_out = config.data.validation
-    validation = index_of(held_out, "validation index") if held_out else None
+    index, validation = run_parts(checked.run, index_of(config.data.train, "index"))
+    if files := config.data.validation_files:
+        validation = index_of(files, "validation index")
     _refuse_untrained_rows(checked, index)
     checked = survey(checked, index, look=world.rank == 0)  # which alone says what the index tells
     checked.refuse()
