@@ -210,7 +210,7 @@ def _first_difference(one: Ids, other: Ids) -> int:
 def _shape(index: DataIndex) -> Shape:
     header = index.header
     task: Task = "pretrain" if header.task == "pretrain" else "sft"
-    return Shape(task, header.max_seq_len, header.template, header.columns)
+    return Shape(task, header.max_seq_len, header.template, header.columns, header.over_long)
 
 
 def _pairs(index: DataIndex, encoder: LibraryEncoder, said: LibraryEncoder) -> Iterator[Pair]:
