@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from copy import deepcopy
@@ -15,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
 from crossfoot.cli import main
+from crossfoot.models import merge as merge_module
 from crossfoot.models import merge_stages
 from crossfoot.models.merge import merge
 from crossfoot.written.adapter_folder import open_adapter
@@ -182,6 +185,12 @@ def test_a_wrong_merge_is_not_proven(
     assert account(out)["proven"] is False
 
 
+def full(path: Path, *_: Any) -> None:
+    """A disk that takes half of a file."""
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def test_what_cannot_be_merged_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +222,9 @@ def test_what_cannot_be_merged_is_said(
     assert "CF772" in said(str(adapter), str(out), "--base", str(tmp_path / "other"))
     assert "CF786" in said(made("pissa", init_lora_weights="pissa"), str(out))
     assert "CF786" in said(made("biased", lora_bias=True), str(out))
+    with monkeypatch.context() as patch:
+        patch.setattr(merge_module, "write_tensors", full)
+        assert "CF740" in said(str(adapter), str(out))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     assert "CF784" in said(str(adapter), str(out))

@@ -30,12 +30,14 @@ class StoredTensor:
 
 
 class BaseFiles:
-    """One file is open at a time: what has been read of it leaves the memory with the next one."""
+    """A safetensors file is opened anew for each tensor, so that no more than that one is in memory; of a
+    pickled file, which is taken apart once, the newest is kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises DamagedFile, OSError, SafetensorError or RuntimeError for a damaged or missing file."""
         self.files = tuple(weight_files(folder))
-        self._open: tuple[Path, Any] | None = None
+        self._pickled: tuple[Path, Mapping[str, torch.Tensor]] | None = None
         self.tensors: dict[str, StoredTensor] = {}
         for file in self.files:
             for name, shape, dtype in self._contents(file):
@@ -44,41 +46,41 @@ class BaseFiles:
     def read(self, name: str) -> torch.Tensor:
         """A tensor on the CPU, as it is stored."""
         file = self.tensors[name].file
-        opened = self._opened(file)
-        value: torch.Tensor = opened[name] if isinstance(opened, dict) else opened.get_tensor(name)
+        if file.suffix != ".safetensors":
+            return self._unpickled(file)[name]
+        with _safe(file) as opened:
+            value: torch.Tensor = opened.get_tensor(name)
         return value
 
     def close(self) -> None:
-        """Let go of the open file."""
-        self._open = None
+        """Let go of what is kept."""
+        self._pickled = None
 
     def in_file(self, file: Path) -> list[str]:
         """Names of the tensors of a file, in their order."""
         return [name for name, one in self.tensors.items() if one.file == file]
 
     def _contents(self, file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
-        opened = self._opened(file)
-        if isinstance(opened, dict):
-            yield from ((name, tuple(value.shape), value.dtype) for name, value in opened.items())
+        if file.suffix != ".safetensors":
+            yield from ((name, tuple(one.shape), one.dtype) for name, one in self._unpickled(file).items())
             return
         dtypes = {word: dtype for dtype, word in DTYPE_NAMES.items()}
-        for name in opened.offset_keys():
-            part = opened.get_slice(name)
-            known = dtypes.get(part.get_dtype())
-            yield name, tuple(part.get_shape()), known or opened.get_tensor(name).dtype
+        with _safe(file) as opened:
+            for name in opened.offset_keys():
+                part = opened.get_slice(name)
+                known = dtypes.get(part.get_dtype())
+                yield name, tuple(part.get_shape()), known or opened.get_tensor(name).dtype
 
-    def _opened(self, file: Path) -> Any:
-        if self._open is None or self._open[0] != file:
-            self._open = None
-            self._open = (file, _open(file))
-        return self._open[1]
+    def _unpickled(self, file: Path) -> Mapping[str, torch.Tensor]:
+        if self._pickled is None or self._pickled[0] != file:
+            self._pickled = None
+            try:
+                found = torch.load(file, "cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # as torch wrote before 1.6: it cannot be mapped
+                found = torch.load(file, "cpu", weights_only=True)
+            self._pickled = file, found
+        return self._pickled[1]
 
 
-def _open(file: Path) -> Any:
-    """A safetensors handle, or a mapping of tensors; both are pages of the file until they are read."""
-    if file.suffix == ".safetensors":
-        return safe_open(file, framework="pt", device="cpu")
-    try:
-        return torch.load(file, "cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # as torch wrote before 1.6: it cannot be mapped
-        return torch.load(file, "cpu", weights_only=True)
+def _safe(file: Path) -> Any:
+    return safe_open(file, framework="pt", device="cpu")
