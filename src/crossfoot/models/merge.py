@@ -33,7 +33,7 @@ from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.load import DTYPES, read_model_config
 from crossfoot.models.merge_findings import no_room, not_proven, other_ids
 from crossfoot.models.merge_proof import Proof, prompts_of, prove_merged, seeded_prompts
-from crossfoot.models.merge_source import MergeSource, open_source, require_base
+from crossfoot.models.merge_source import MergeSource, TrainedWith, open_source, require_base
 from crossfoot.models.merge_stages import MergedTensors, Stage
 from crossfoot.models.merged_tokenizer import TokenProof, prove_tokenizer
 from crossfoot.models.save import clear_leftovers, open_to_others
@@ -213,16 +213,21 @@ def _add_tokenizer(
         return TokenProof(why="an adapter has no texts: merge the run to have the tokenizer proven")
     template = run.index.header.template if run.index is not None else None
     ids = save_tokenizer(run.config, run.index_dir, str(folder), template)
+    tokens = _compared(run, folder)
     made = f"`{source.base}` with {source.what} merged into it by crossfoot, in {_name(dtype)}."
-    page = usage_page(merged.model.to(dtype), os.path.abspath(out), {}, None, ids, made)
+    model, where = merged.model.to(dtype), os.path.abspath(out)
+    page = usage_page(model, where, {}, None, ids, made, has_proven_tokens=tokens.holds)
     (folder / "README.md").write_text(page, encoding="utf-8")
+    return tokens
+
+
+def _compared(run: TrainedWith, folder: Path) -> TokenProof:
     if run.index is None:
         return TokenProof(why="the run's index is not there any more")
     tell(f"comparing the tokens of {run.index.num_samples:,} samples with AutoTokenizer's ...")
-    data = run.config.data
-    encoder = load_encoder(tokenizer_path(run.config), run.index_dir, special_text=data.special_text)
-    if not isinstance(encoder, LibraryEncoder):
-        return TokenProof(why="its tokenizer is not one of a library")
+    path, special_text = tokenizer_path(run.config), run.config.data.special_text
+    encoder = load_encoder(path, run.index_dir, special_text=special_text)
+    assert isinstance(encoder, LibraryEncoder)
     return prove_tokenizer(str(folder), run.index, encoder)
 
 
