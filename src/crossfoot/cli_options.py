@@ -71,6 +71,23 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     add("--detach", action="store_true", help="submit, and do not follow the log")
 
 
+def serve_options(serve: argparse.ArgumentParser) -> None:
+    """Words and options of `crossfoot serve`."""
+    add = serve.add_argument
+    add("model", type=path, metavar="RUN_DIR | MODEL", help="a run, a PEFT folder, or the folder of a model")
+    kinds = ("transformers", "vllm")
+    what = "transformers: start it; vllm: show the command that does"
+    add("--with", choices=kinds, default="transformers", dest="kind", help=what)
+    add("--port", type=count, metavar="N", default=8000, help="to listen on; 8000")
+    where = "address to listen on; 127.0.0.1, which only this machine reaches"
+    add("--host", metavar="HOST", default="127.0.0.1", help=where)
+    add("--step", type=count, metavar="N", help="of a run: after N steps, instead of the newest")
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="that the server computes in; default: the model's own")
+    beside = "vllm: load an adapter beside its base, where vLLM can"
+    add("--unmerged", action="store_true", help=beside)
+
+
 def path(text: str) -> str:
     """A path that no shell has read: of ~ in quotes it is the home."""
     if (fault := fault_of(text)) is not None:

@@ -12,16 +12,20 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
     "tracking": ("wandb",),
     "quant": ("bitsandbytes",),
     "tensorboard": ("tensorboardX",),
+    "serve": ("fastapi", "locust", "openai", "uvicorn"),
 }
 """What is imported of each extra, by the names that import takes."""
-NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train", "merge": "train"}
+NEEDED_BY: Mapping[str, Extra] = {
+    **dict.fromkeys(("train", "prove", "export", "merge"), "train"),
+    **dict.fromkeys(("serve", "loadtest"), "serve"),
+}
 """The verbs that every installation has not got all packages for."""
 
 
@@ -50,8 +54,8 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
 
     `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
     they run on a laptop or a login node, without torch. What has to do with weights (train, prove, export)
-    needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`. This
-    is looked up before anything else is done.
+    needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`; serve
+    and loadtest need the extra `serve`. This is looked up before anything else is done.
     """
     are = "is" if len(missing) == 1 else "are"
     return Finding(

@@ -54,6 +54,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.mirrors.findings",
     "crossfoot.models.findings",
     "crossfoot.models.merge_findings",
+    "crossfoot.serving.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",
