@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, launch_options, path, serve_options, train_options
+from crossfoot.cli_options import (
+    count,
+    launch_options,
+    loadtest_options,
+    path,
+    serve_options,
+    train_options,
+)
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
@@ -163,6 +170,10 @@ def _other_verbs(verbs: _Verbs) -> None:
     serve = verbs.add_parser("serve", help=text, description=text)
     serve_options(serve)
     serve.set_defaults(verb=_serve)
+    text = "ask a server as many users would, and say what it bears"
+    load = verbs.add_parser("loadtest", help=text, description=text)
+    loadtest_options(load)
+    load.set_defaults(verb=_loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
@@ -368,6 +379,34 @@ def _serve(arguments: argparse.Namespace) -> int:
     is_merged = not given.unmerged
     options = ServeOptions(given.kind, given.host, given.port, given.step, given.dtype, is_merged)
     return serve(given.model, options)
+
+
+def _loadtest(arguments: argparse.Namespace) -> int:
+    from crossfoot.extras import refuse_missing
+    from crossfoot.serving.loadtest import LoadOptions, compare, loadtest
+
+    given = arguments
+    if given.compare is not None:
+        return compare(given.compare, given.out)
+    if given.url is None:
+        raise Refused(
+            bad_usage("loadtest needs URL, or --compare", ("crossfoot loadtest http://127.0.0.1:8000",))
+        )
+    refuse_missing("loadtest")
+    options = LoadOptions(
+        given.users,
+        given.ramp_up,
+        given.loops,
+        given.max_tokens,
+        given.timeout,
+        given.model,
+        given.prompts,
+        given.out,
+        given.name,
+        is_completion=given.completions,
+        is_meant=given.yes,
+    )
+    return loadtest(given.url, options)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

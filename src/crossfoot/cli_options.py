@@ -88,6 +88,37 @@ def serve_options(serve: argparse.ArgumentParser) -> None:
     add("--unmerged", action="store_true", help=beside)
 
 
+def loadtest_options(test: argparse.ArgumentParser) -> None:
+    """Words and options of `crossfoot loadtest`."""
+    add = test.add_argument
+    add("url", metavar="URL", nargs="?", help="of a server: http://127.0.0.1:8000")
+    add("--users", type=counts, metavar="N[,N...]", default=(10,), help="at once; each number is a stage; 10")
+    add("--ramp-up", type=seconds, metavar="S", default=1.0, help="seconds until all have begun; 1")
+    add("--loops", type=count, metavar="N", default=10, help="requests of each user, one after another; 10")
+    add("--max-tokens", type=count, metavar="N", default=64, help="of an answer; 64")
+    add("--timeout", type=seconds, metavar="S", default=120.0, help="silence that is a failure; 120")
+    add("--model", metavar="NAME", help="default: the one that the server has")
+    add("--prompts", type=path, metavar="FILE", help="one question a line; default: five of our own")
+    add("--completions", action="store_true", help="texts to go on with, for a model without a chat template")
+    add("--name", metavar="NAME", help="of this test, on the page; default: the model")
+    add("--out", type=path, metavar="PATH", help="write PATH.json and PATH.html; default: loadtest")
+    add("--yes", action="store_true", help="the server is on another machine, and may be loaded")
+    add("--compare", type=path, metavar="JSON", nargs="+", help="show earlier tests side by side")
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """`10`, or `1,5,10`: each at least 1."""
+    return tuple(map(count, text.split(",")))
+
+
+def seconds(text: str) -> float:
+    """A span, at least 0."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("at least 0")
+    return number
+
+
 def path(text: str) -> str:
     """A path that no shell has read: of ~ in quotes it is the home."""
     if (fault := fault_of(text)) is not None:

@@ -1,0 +1,134 @@
+"""What a load test has measured: from single answers to one document, which is written and compared."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossfoot.documents import Malformed, read_object, value_of
+from crossfoot.findings.finding import Refused
+from crossfoot.phrases import reason_of
+from crossfoot.serving.load_findings import no_result
+
+RESULT_FORMAT = 1
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+_MOST_LETTERS = 200
+
+
+@dataclass(frozen=True)
+class Stage:
+    """So many users at once. requests: asked for, all of them; failed: of these. why: what went wrong -> how
+    often. *_seconds: the percentiles PERCENTILES of whole answers, empty without one. tokens_per_second: of
+    all users together.
+    """
+
+    users: int
+    requests: int
+    failed: int
+    why: Mapping[str, int]
+    seconds: float
+    requests_per_second: float
+    tokens_per_second: float
+    first_token_seconds: tuple[float, ...]
+    between_tokens_seconds: tuple[float, ...]
+    answer_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The server at one moment. at: seconds since the test began. cpu: cores in use. users: of the stage.
+    memory_bytes: resident. gpu_percent, gpu_bytes: of the fullest GPU; None without nvidia-smi.
+    """
+
+    at: float
+    users: int
+    cpu: float
+    memory_bytes: int
+    gpu_percent: float | None = None
+    gpu_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """format: RESULT_FORMAT. name: that tells it from another one. plan: what was asked for. server: its
+    process, "" where none was seen. passed: no request failed.
+    """
+
+    format: int
+    name: str
+    url: str
+    model: str
+    plan: Mapping[str, Any]
+    server: str
+    passed: bool
+    stages: tuple[Stage, ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def failed(self) -> int:
+        """Requests."""
+        return sum(stage.failed for stage in self.stages)
+
+    @property
+    def requests(self) -> int:
+        """All of them."""
+        return sum(stage.requests for stage in self.stages)
+
+    @property
+    def why(self) -> Counter[str]:
+        """What went wrong, in all stages."""
+        return sum((Counter(stage.why) for stage in self.stages), Counter[str]())
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_result(path: str) -> LoadResult:
+    """What an earlier test has written. Raises Refused."""
+    try:
+        result = value_of(LoadResult, read_object(path))
+    except (OSError, Malformed) as error:
+        raise Refused(no_result(path, reason_of(error))) from error
+    if result.format != RESULT_FORMAT:
+        raise Refused(no_result(path, f"its format is {result.format}, and {RESULT_FORMAT} is read here"))
+    return result
+
+
+def stage_of(users: int, loops: int, seconds: float, answers: Sequence[Mapping[str, Any]]) -> Stage:
+    """One stage. seconds: that it took. A request of which nothing is known has failed too."""
+    requests = users * loops
+    good = [one for one in answers if not one["error"]]
+    why = Counter(str(one["error"])[:_MOST_LETTERS] for one in answers if one["error"])
+    if lost := requests - len(answers):
+        why["never sent: the users were ended before"] += lost
+    span = max(seconds, 1e-9)
+    return Stage(
+        users,
+        requests,
+        requests - len(good),
+        dict(why.most_common()),
+        round(seconds, 3),
+        round(len(good) / span, 3),
+        round(sum(one["tokens"] for one in good) / span, 2),
+        _percentiles(one["arrived"][0] for one in good if one["arrived"]),
+        _percentiles(b - a for one in good for a, b in pairwise(one["arrived"])),
+        _percentiles(one["seconds"] for one in good),
+    )
+
+
+def _percentiles(values: Iterable[float]) -> tuple[float, ...]:
+    known = list(values)
+    return tuple(round(float(each), 5) for each in np.percentile(known, PERCENTILES)) if known else ()
+
+
+def at_percentile(values: Sequence[float], percentile: int) -> float | None:
+    """One of a stage's percentiles; None without answers."""
+    return values[PERCENTILES.index(percentile)] if values else None
