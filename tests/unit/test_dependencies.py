@@ -25,7 +25,10 @@ BELOW_THE_WALL = {"training", "probing", "models", "metering", "rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""
-ELSEWHERE = {"doctor/torch_questions.py": "its text is run by the python of the node that is asked"}
+ELSEWHERE = {
+    "doctor/torch_questions.py": "its text is run by the python of the node that is asked",
+    "serving/locust_users.py": "locust runs it, in a process of its own",
+}
 """Files above the wall that import what trains, and why they may."""
 LAST_RESORT = {"transformers"}
 """For a tokenizer that neither tokenizers nor sentencepiece reads: imported inside a function, and CF520 says
@@ -79,6 +82,8 @@ SOURCES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.r
 
 
 MIRRORED_TO = EXTRAS["tracking"] | EXTRAS["tensorboard"]
+LOADED_BY = {"locust"}
+"""Of the extra serve; the others of it are what transformers serve imports."""
 
 
 def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
@@ -93,7 +98,7 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
-    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR == imported
+    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY == imported
     assert set(ELSEWHERE) <= set(SOURCES)
 
 
@@ -113,18 +118,20 @@ def test_the_table_of_extras_is_pyprojects() -> None:
     for extra, packages in PACKAGES.items():
         assert {canonicalize_name(name) for name in packages} == EXTRAS[extra]
     assert EXTRAS["test"] >= MIRRORED_TO, "the tests write what is shown by others"
+    assert EXTRAS["test"] >= EXTRAS["serve"], "the tests start what serves and what loads"
 
 
 @pytest.mark.parametrize("verb", NEEDED_BY)
 def test_a_verb_says_what_to_install(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_missing(verb)
-    monkeypatch.setattr("crossfoot.extras.find_spec", lambda name: None if name == "peft" else True)
+    package = PACKAGES[NEEDED_BY[verb]][1]
+    monkeypatch.setattr("crossfoot.extras.find_spec", lambda name: None if name == package else True)
     with pytest.raises(Refused) as refused:
         refuse_missing(verb)
     (finding,) = refused.value.findings
     assert finding.code == "CF017"
-    assert finding.title == f"{verb} needs peft, which is not installed"
-    assert "pip install 'crossfoot[train]'" in finding.helps[0]
+    assert finding.title == f"{verb} needs {package}, which is not installed"
+    assert f"pip install 'crossfoot[{NEEDED_BY[verb]}]'" in finding.helps[0]
     assert refused.value.exit_code == 1
     refuse_missing("plan")
 

@@ -31,7 +31,7 @@ def chart(title: str, across: str, lines: Sequence[Line]) -> str:
     if not points:
         return ""
     xs = _ticks(min(x for x, _ in points), max(x for x, _ in points))
-    ys = _ticks(0.0, max(y for _, y in points))
+    ys = _ticks(0.0, max(y for _, y in points) or 1.0)
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     drawn = [
         *_axes(xs, ys, left, right),

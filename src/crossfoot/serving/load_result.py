@@ -15,6 +15,7 @@ import numpy as np
 from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.findings.finding import Refused
 from crossfoot.phrases import reason_of
+from crossfoot.serving.asking import MOST_FAILURES
 from crossfoot.serving.load_findings import no_result
 
 RESULT_FORMAT = 1
@@ -108,7 +109,7 @@ def stage_of(users: int, loops: int, seconds: float, answers: Sequence[Mapping[s
     good = [one for one in answers if not one["error"]]
     why = Counter(str(one["error"])[:_MOST_LETTERS] for one in answers if one["error"])
     if lost := requests - len(answers):
-        why["never sent: the users were ended before"] += lost
+        why[f"never sent: the user had given up, after {MOST_FAILURES} failures in a row"] += lost
     span = max(seconds, 1e-9)
     return Stage(
         users,

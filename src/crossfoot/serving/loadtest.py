@@ -26,6 +26,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.findings.formats import show
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, reason_of
+from crossfoot.serving.asking import ask
 from crossfoot.serving.load_findings import no_prompts, no_result, no_server, not_loopback, requests_failed
 from crossfoot.serving.load_page import load_page, load_table
 from crossfoot.serving.load_result import RESULT_FORMAT, LoadResult, Sample, Stage, read_result, stage_of
@@ -86,10 +87,9 @@ def loadtest(url: str, options: LoadOptions) -> int:
         tell("the server's process is not seen from here: its CPU and memory are not measured")
     with tempfile.TemporaryDirectory(prefix="crossfoot-loadtest-") as folder:
         tell("one answer that is not counted ...")
-        first = _Users({**base, "users": 1, "loops": 1, "ramp_up_seconds": 0}, Path(folder) / "first")
-        if why := first.run(processes, 0.0, []).why:
+        if why := ask(base, prompts[0])["error"]:
             beside = () if options.is_completion else ("if it has no chat template: --completions",)
-            raise Refused(no_server(url, f"the first request failed: {next(iter(why))}", *beside))
+            raise Refused(no_server(url, f"the first request failed: {why}", *beside))
         samples: list[Sample] = []
         begun = time.monotonic()
         stages = []
@@ -175,7 +175,7 @@ class _Users:
                 while child.poll() is None:
                     with suppress(subprocess.TimeoutExpired):
                         child.wait(_LOOK_SECONDS)
-                    if test_begun and (seen := processes.look()) is not None:
+                    if (seen := processes.look()) is not None:
                         at = round(time.monotonic() - test_begun, 2)
                         samples.append(Sample(at, users, round(seen[0], 3), seen[1], *(gpus_now() or ())))
                     if time.monotonic() - told > _TELL_SECONDS:
