@@ -9,18 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import (
-    count,
-    launch_options,
-    loadtest_options,
-    path,
-    serve_options,
-    train_options,
-)
+from crossfoot.cli_options import count, launch_options, path, serving_verbs, train_options
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
-from crossfoot.usage import Misread, Parser, bad_usage, is_dashed, misread, unknown_words
+from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
 from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
@@ -166,14 +159,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     merge.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
     merge.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
     merge.set_defaults(verb=_merge)
-    text = "serve a run, an adapter or a model at an address that speaks as OpenAI's does"
-    serve = verbs.add_parser("serve", help=text, description=text)
-    serve_options(serve)
-    serve.set_defaults(verb=_serve)
-    text = "ask a server as many users would, and say what it bears"
-    load = verbs.add_parser("loadtest", help=text, description=text)
-    loadtest_options(load)
-    load.set_defaults(verb=_loadtest)
+    serving_verbs(verbs, _serve, _loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
@@ -367,46 +353,15 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from crossfoot.extras import refuse_missing
-    from crossfoot.serving.serve import ServeOptions, serve
+    from crossfoot.serving.verbs import serve_verb
 
-    given = arguments
-    if given.kind == "transformers":
-        if given.unmerged:
-            raise Refused(bad_usage("--unmerged is for --with vllm", ("add --with vllm",)))
-        refuse_missing("serve", "train")
-        refuse_missing("serve")
-    is_merged = not given.unmerged
-    options = ServeOptions(given.kind, given.host, given.port, given.step, given.dtype, is_merged)
-    return serve(given.model, options)
+    return serve_verb(arguments)
 
 
 def _loadtest(arguments: argparse.Namespace) -> int:
-    from crossfoot.extras import refuse_missing
-    from crossfoot.serving.loadtest import LoadOptions, compare, loadtest
+    from crossfoot.serving.verbs import loadtest_verb
 
-    given = arguments
-    if given.compare is not None:
-        return compare(given.compare, given.out)
-    if given.url is None:
-        raise Refused(
-            bad_usage("loadtest needs URL, or --compare", ("crossfoot loadtest http://127.0.0.1:8000",))
-        )
-    refuse_missing("loadtest")
-    options = LoadOptions(
-        given.users,
-        given.ramp_up,
-        given.loops,
-        given.max_tokens,
-        given.timeout,
-        given.model,
-        given.prompts,
-        given.out,
-        given.name,
-        is_completion=given.completions,
-        is_meant=given.yes,
-    )
-    return loadtest(given.url, options)
+    return loadtest_verb(arguments)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

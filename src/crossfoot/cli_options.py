@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from crossfoot.written.paths import at_home, fault_of
 
@@ -69,6 +71,22 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     add("--signal-seconds", type=count, metavar="N", help="warn the ranks so long before the limit; 120")
     add("--tasks", choices=("rank", "node"), help="srun starts the ranks, or one torchrun on each node")
     add("--detach", action="store_true", help="submit, and do not follow the log")
+
+
+def serving_verbs(
+    verbs: argparse._SubParsersAction[Any],
+    serve: Callable[[argparse.Namespace], int],
+    loadtest: Callable[[argparse.Namespace], int],
+) -> None:
+    """`serve` and `loadtest`. serve, loadtest: what does them."""
+    text = "serve a run, an adapter or a model at an address that speaks as OpenAI's does"
+    added = verbs.add_parser("serve", help=text, description=text)
+    serve_options(added)
+    added.set_defaults(verb=serve)
+    text = "ask a server as many users would, and say what it bears"
+    added = verbs.add_parser("loadtest", help=text, description=text)
+    loadtest_options(added)
+    added.set_defaults(verb=loadtest)
 
 
 def serve_options(serve: argparse.ArgumentParser) -> None:

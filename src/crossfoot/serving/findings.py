@@ -110,3 +110,13 @@ def no_chat_template(folder: str) -> Finding:
         severity="warning",
         helps=("for a chat, put the template it was trained with there, as chat_template.jinja",),
     )
+
+
+@rule_docs("CF837", name="incomplete-command")
+def incomplete_command(title: str, instead: str) -> Finding:
+    """CF837: words of `crossfoot serve` or `crossfoot loadtest` need others beside them.
+
+    `--unmerged` shows how vLLM loads an adapter beside its base; transformers serve takes whole models alone.
+    A load test needs the address of a server, or the files of earlier tests.
+    """
+    return Finding("CF837", title, helps=(instead,), unreadable=True)
