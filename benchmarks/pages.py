@@ -144,8 +144,8 @@ def company(peers: Row) -> str:
     if not loads or not shares:
         return ""
     return (
-        f"The machine's load was {min(loads):.0f} to {max(loads):.0f} on {peers['machine']['cores']} cores when "
-        f"a run began; every run had its one core for at least {min(shares):.0%} of its wall time."
+        f"The machine's load was {min(loads):.0f} to {max(loads):.0f} on {peers['machine']['cores']} cores "
+        f"when a run began; every run had its one core for at least {min(shares):.0%} of its wall time."
     )
 
 
