@@ -223,6 +223,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.data.train_sources import train_files
     from crossfoot.findings.formats import show
     from crossfoot.index.look import index_findings
     from crossfoot.index.tokenising_line import TokenisingLine
@@ -235,7 +236,7 @@ def _index(arguments: argparse.Namespace) -> int:
     checked.refuse()
     data = checked.run.config.data
     found: list[Finding] = []
-    for files in filter(None, (data.train, data.validation)):
+    for files in filter(None, (train_files(data), data.validation)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         header = index.header
         say(

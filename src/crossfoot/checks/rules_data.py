@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.data.train_sources import train_files, train_sources
 from crossfoot.findings.finding import Finding, Place
+from crossfoot.index.locate import place_of
 
 if TYPE_CHECKING:
     from crossfoot.data.look import DataLook
@@ -90,8 +91,7 @@ def same_file_twice(facts: Facts) -> Iterator[Finding]:
     """CF516: one list of data files names the same file twice.
 
     Its records are then samples twice over: trained twice in every epoch, or counted twice in the validation
-    loss. To weigh a file more on purpose, make a file that holds its records more often, and say so in its
-    name.
+    loss. To weigh a file more on purpose, give it a weight: `{path: a.jsonl, weight: 2}`.
     """
     for first, again, name in _listed_twice(facts):
         yield Finding(
@@ -113,7 +113,7 @@ def leaked(facts: Facts) -> Iterator[Finding]:
     when at least 1 % (and two) of the validation records looked at are among the training records.
     """
     run = facts.run
-    trained = {os.path.realpath(file): place for place, file in enumerate(run.config.data.train)}
+    trained = {os.path.realpath(file): file for file in train_files(run.config.data)}
     shared = False
     for place, file in enumerate(run.config.data.validation):
         first = trained.get(os.path.realpath(file))
@@ -125,7 +125,7 @@ def leaked(facts: Facts) -> Iterator[Finding]:
             f"{file} is validated on, and trained on too",
             severity="warning",
             place=run.place("data", "validation", place),
-            others=((run.place("data", "train", first), "trained on here"),),
+            others=((place_of(run, first), "trained on here"),),
             helps=("validate on records that are not trained on",),
         )
     look = facts.data
@@ -323,15 +323,13 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
     """(first place, second place, name as written the second time)."""
     found: list[tuple[Place, Place, str]] = []
     data = facts.run.config.data
-    for key, files in (("train", data.train), ("validation", data.validation)):
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, file in enumerate(files):
-            places[os.path.realpath(file)].append(place)
-        for first, *others in places.values():
-            found.extend(
-                (facts.run.place("data", key, first), facts.run.place("data", key, again), files[again])
-                for again in others
-            )
+    trained = ((number, file) for number, source in enumerate(train_sources(data)) for file in source.files)
+    for key, files in (("train", trained), ("validation", enumerate(data.validation))):
+        first: dict[str, int] = {}
+        for number, file in files:
+            if (before := first.setdefault(os.path.realpath(file), number)) != number:
+                here, there = (facts.run.place("data", key, one) for one in (number, before))
+                found.append((there, here, file))
     return found
 
 

@@ -25,6 +25,7 @@ from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
+from crossfoot.data.train_sources import train_files
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
 
@@ -225,7 +226,7 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
-    looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
+    looking.refuse_nothing_left(seen, train_files(config.data), len(measured.too_long))
     looking.judge("train", seen)
     special_text, template_words = looking.spelled(seen)
     return DataLook(

@@ -9,7 +9,9 @@ from typing import cast
 from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.launch.rules_files import host_name, hostfile_line
 from crossfoot.checks.registry import Facts
+from crossfoot.data.train_sources import train_sources
 from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.index.locate import place_of
 from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.written.launch.findings import unreadable_launch_file
 from crossfoot.written.launch.hostfile import read_hostfile
@@ -96,8 +98,10 @@ def _paths(run: RunFile) -> Iterator[WantedPath]:
         yield WantedPath("model", config.model.path, "read", run.place("model", "path"))
     if config.tokenizer is not None and looks_local(config.tokenizer.path):
         yield WantedPath("tokenizer", config.tokenizer.path, "read", run.place("tokenizer", "path"))
-    for key, names in (("train", config.data.train), ("validation", config.data.validation)):
-        for number, name in enumerate(names):
-            yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
+    for source in train_sources(config.data):
+        for name in source.files:
+            yield WantedPath("data.train", name, "read", place_of(run, name))
+    for number, name in enumerate(config.data.validation):
+        yield WantedPath("data.validation", name, "read", run.place("data", "validation", number))
     if config.deepspeed is not None:
         yield WantedPath("DeepSpeed file", config.deepspeed, "read", run.place("deepspeed"))

@@ -11,6 +11,7 @@ from crossfoot.data.look import DataLook, Looking, of_records, reject_hopeless
 from crossfoot.data.measuring import Seen
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import SpelledNames
+from crossfoot.data.train_sources import train_files
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
@@ -24,14 +25,14 @@ def look_at(run: RunFile, index: DataIndex | None = None, special: Collection[st
     Files that cannot be opened are passed over: they are findings already.
     """
     data = run.config.data
-    files = [file for file in dict.fromkeys((*data.train, *data.validation))]
+    files = [file for file in dict.fromkeys((*train_files(data), *data.validation))]
     looking = Looking(run, files, special)
     if index is not None:
         look = of_index(index)
         looking.of_the_whole += index_findings(run, index)
         seen = None
     else:
-        seen = looking.see(data.train)
+        seen = looking.see(train_files(data))
         look = of_records(run, seen, looking)
     if data.validation:
         look = with_validation(look, looking, index, seen)
@@ -68,7 +69,7 @@ def index_findings(run: RunFile, index: DataIndex) -> tuple[Finding, ...]:
     return set_findings(
         run,
         DataSet(
-            "train" if list(index.files) == list(run.config.data.train) else "validation",
+            "train" if list(index.files) == train_files(run.config.data) else "validation",
             sum(source.records for source in header.sources) - header.rejected_records,
             True,
             header.unread_fields,
@@ -93,7 +94,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
     looking.refuse_nothing_left(there, data.validation, too_long)
     looking.judge("validation", there)
-    known = seen if seen is not None else Looking(run, looking.files).see(data.train)
+    known = seen if seen is not None else Looking(run, looking.files).see(train_files(data))
     leaked = sum(texts.parts in known.keys for texts in there.texts)
     look = _with_spelled(look, *looking.spelled(there))
     return replace(look, validation_records=len(there.texts), leaked_records=leaked)

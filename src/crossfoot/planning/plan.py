@@ -27,6 +27,7 @@ from crossfoot.arithmetic.layout import (
     StepTooFull,
     refuse_full_steps,
 )
+from crossfoot.arithmetic.mixture import Mixture
 from crossfoot.arithmetic.rate import RateImpossible, RatePlan, half_life_beta, plan_rate
 from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
 from crossfoot.arithmetic.zero_stages import Parameters, StageCost
@@ -35,6 +36,7 @@ from crossfoot.checks.deepspeed.stage_costs import costs_of, parameters_of
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
+from crossfoot.index.planned_sources import PlannedSource, are_told_apart
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
@@ -97,15 +99,19 @@ def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile |
 
 
 def run_schedule(
-    run: RunFile, batch: BatchPlan, num_samples: int, trained_tokens: NDArray[np.int32] | None = None
+    run: RunFile,
+    batch: BatchPlan,
+    sources: Sequence[PlannedSource],
+    trained_tokens: NDArray[np.int32] | None = None,
 ) -> Schedule:
-    """The steps of this run over `num_samples` samples; Refused, with the config's places, without any.
-    trained_tokens: of each sample, which batch.target_trained_tokens needs.
+    """The steps of this run over its sources; Refused, with the config's places, without any. trained_tokens:
+    of each sample, which batch.target_trained_tokens needs.
     """
     config = run.config
+    mixture = Mixture(tuple(source.share for source in sources), config.run.seed)
     try:
         schedule = Schedule(
-            num_samples=num_samples,
+            num_samples=mixture.samples_per_epoch,
             global_batch_size=batch.global_batch_size,
             seed=config.run.seed,
             last_step=config.data.last_step,
@@ -114,6 +120,7 @@ def run_schedule(
             batch_from_samples=config.batch.from_samples,
             target_trained_tokens=config.batch.target_trained_tokens,
             trained_tokens=trained_tokens,
+            mixture=None if mixture.is_plain else mixture,
         )
     except ScheduleImpossible as error:
         raise Refused(impossible_finding(error, run)) from error
@@ -180,7 +187,9 @@ def _as_json(gpus: GpusPerNode) -> int | list[int]:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes."""
+    """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes.
+    sources: the entries of data.train; none of a proof, whose data is made up.
+    """
 
     run: RunFile
     sourced: SourcedTopology
@@ -189,6 +198,7 @@ class RunPlan:
     rate: RatePlan
     deepspeed: DeepSpeedFile | None
     index: DataIndex | None
+    sources: tuple[PlannedSource, ...] = ()
 
     @property
     def estimated(self) -> bool:
@@ -287,6 +297,7 @@ class RunPlan:
             "target_trained_tokens": schedule.target_trained_tokens,
             "capacity_samples": batch.capacity_samples,
             "samples_per_epoch": schedule.num_samples,
+            **({"sources": [one.numbers for one in self.sources]} if are_told_apart(self.sources) else {}),
             "steps_per_epoch": schedule.steps_per_epoch,
             "total_steps": schedule.total_steps,
             "last_step_samples": schedule.last_step_samples,

@@ -11,10 +11,12 @@ from crossfoot.arithmetic.batch import BatchPlan, Topology
 from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.checks.rules_batch_in_time import steps_not_known
 from crossfoot.data.tokenizer_files import tokenizer_files_of
+from crossfoot.data.train_sources import train_files
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
+from crossfoot.index.locate import find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import index_findings, look_at
+from crossfoot.index.planned_sources import planned_sources
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
@@ -27,7 +29,6 @@ from crossfoot.planning.plan import (
 )
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
-from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.launch.read import read_job, read_launch_file
@@ -36,6 +37,7 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
+from crossfoot.written.section import Unsure
 
 T = TypeVar("T")
 
@@ -158,13 +160,13 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
         reading.extend(facts.data.findings if facts.data is not None else ())
     elif index is not None:
         reading.extend(index_findings(run, index))
-    samples = index.num_samples if index else None
-    if samples is None and can_open:
-        samples = _unless_unsure(lambda: _estimate(run), reading)
+    if index is not None or can_open:
+        sources = _unless_unsure(lambda: planned_sources(run, index), reading)
+        facts = replace(facts, sources=sources or ())
     needs_tokens = _unless_unsure(lambda: run.config.batch.target_trained_tokens, []) is not None
-    if batch is not None and samples is not None and (index is not None or not needs_tokens):
+    if batch is not None and facts.sources and (index is not None or not needs_tokens):
         trained = index.trained_tokens if index is not None else None
-        schedule = _unless_unsure(lambda: run_schedule(run, batch, samples, trained), reading)
+        schedule = _unless_unsure(lambda: run_schedule(run, batch, facts.sources, trained), reading)
         facts = replace(facts, schedule=schedule)
         if schedule is not None and index is not None:
             _unless_unsure(lambda: refuse_crowded(run, batch, schedule, index), reading)
@@ -193,7 +195,7 @@ def existing_index(checked: CheckedRun) -> DataIndex | None:
     if any(finding.code in _NO_INDEX for finding in checked.findings):
         return None
     with suppress(Unsure, Refused):
-        return find_index(checked.run, checked.run.config.data.train)
+        return find_index(checked.run, train_files(checked.run.config.data))
     return None
 
 
@@ -212,7 +214,14 @@ def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
     if facts.batch is None or facts.schedule is None or facts.rate is None:
         raise RuntimeError("no error was found, and there is no plan")
     return RunPlan(
-        checked.run, checked.sourced, facts.batch, facts.schedule, facts.rate, facts.deepspeed, index
+        checked.run,
+        checked.sourced,
+        facts.batch,
+        facts.schedule,
+        facts.rate,
+        facts.deepspeed,
+        index,
+        facts.sources,
     )
 
 
@@ -262,17 +271,12 @@ def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
     return load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
 
 
-def _estimate(run: RunFile) -> int:
-    data = run.config.data
-    return estimate_samples(data.train, data.task, data.max_seq_len)
-
-
 def _files_missing(run: RunFile) -> list[Finding]:
     """Data files and a tokenizer that are not there; validation data too, which is only read last."""
     findings: list[Finding] = []
     data = run.config.data
     try:
-        refuse_unopenable([*data.train, *data.validation], data.task, run)
+        refuse_unopenable([*train_files(data), *data.validation], data.task, run)
     except Refused as refused:
         findings.extend(refused.findings)
     try:

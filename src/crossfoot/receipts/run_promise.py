@@ -105,9 +105,15 @@ def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
             index = open_index(os.path.join(folder, address))
         except IndexDamaged:
             continue
-        if index.address == address and index.num_samples == lock["plan"]["samples_per_epoch"]:
+        if index.address == address and index.num_samples == _samples(lock["plan"]):
             return index
     return None
+
+
+def _samples(plan: Mapping[str, Any]) -> Any:
+    """Of the data index, as a lock says."""
+    sources = plan.get("sources")
+    return sum(source["samples"] for source in sources) if sources else plan["samples_per_epoch"]
 
 
 def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt]) -> list[str]:

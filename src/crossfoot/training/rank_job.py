@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.data.tiny_tokenizer import tiny_folder
+from crossfoot.data.train_sources import train_files
 from crossfoot.environment.ancestry import launchers_above
 from crossfoot.environment.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.findings.finding import Finding, Refused
@@ -118,7 +119,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         line = TokenisingLine() if first else None
         return verified_index(checked.run, files, is_builder=first, says=says, progress=line, name=name)
 
-    index = index_of(config.data.train, "index")
+    index = index_of(train_files(config.data), "index")
     held_out = config.data.validation
     validation = index_of(held_out, "validation index") if held_out else None
     _refuse_untrained_rows(checked, index)
