@@ -305,7 +305,8 @@ def _no_step(schedule: Schedule, wanted: int) -> ScheduleImpossible:
     have, takes = f"{samples} samples", f"{wanted}"
     lower, key = f"lower the batch: {samples} samples a step are an epoch", "batch.global_batch_size"
     if schedule.trained_tokens is not None and target is not None:
-        tokens = int(schedule.trained_tokens.sum(dtype=np.int64))
+        first_epoch = schedule.trained_tokens[schedule._at(0, samples)]
+        tokens = int(first_epoch.sum(dtype=np.int64))
         have, takes, key = f"{tokens:,} trained tokens", f"{wanted:,}", "batch.target_trained_tokens"
         lower = f"lower the target: {tokens:,} trained tokens are an epoch"
     return ScheduleImpossible(

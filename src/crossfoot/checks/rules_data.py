@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crossfoot.checks.registry import Facts, rule
-from crossfoot.data.train_sources import train_files, train_sources
+from crossfoot.data.train_sources import place_of, train_files, train_sources
 from crossfoot.findings.finding import Finding, Place
-from crossfoot.index.locate import place_of
 
 if TYPE_CHECKING:
     from crossfoot.data.look import DataLook

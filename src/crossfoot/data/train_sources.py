@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crossfoot.data.records import KINDS, Task
+from crossfoot.findings.finding import Place
 
 if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.data_sources import SourceSection
+    from crossfoot.written.run_file import RunFile
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ def train_sources(data: DataSection) -> tuple[TrainSource, ...]:
 def train_files(data: DataSection) -> list[str]:
     """The files of all sources, one behind the other: those of the index, in its order."""
     return [file for source in train_sources(data) for file in source.files]
+
+
+def place_of(run: RunFile, file: str) -> Place:
+    """Where the config names this data file; the file itself when it does not."""
+    data = run.config.data
+    for number, source in enumerate(train_sources(data)):
+        if file in source.files:
+            is_text = isinstance(data.train[number], str)
+            return run.place("data", "train", number, *(() if is_text else ("path",)))
+    if file in data.validation:
+        return run.place("data", "validation", data.validation.index(file))
+    return Place(file)
 
 
 def files_of(path: str, task: Task) -> tuple[str, ...]:

@@ -9,9 +9,8 @@ from typing import cast
 from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.launch.rules_files import host_name, hostfile_line
 from crossfoot.checks.registry import Facts
-from crossfoot.data.train_sources import train_sources
+from crossfoot.data.train_sources import place_of, train_sources
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.locate import place_of
 from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.written.launch.findings import unreadable_launch_file
 from crossfoot.written.launch.hostfile import read_hostfile

@@ -21,7 +21,7 @@ from crossfoot.data.records import KINDS, Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.template_source import template_of
 from crossfoot.data.tokenizer import identity, load_at_hand, local_folder, tokenizer_path
-from crossfoot.data.train_sources import is_data_file, train_files, train_sources
+from crossfoot.data.train_sources import is_data_file, place_of, train_files
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
@@ -34,18 +34,6 @@ from crossfoot.written.near_paths import near_help
 if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
-
-
-def place_of(run: RunFile, file: str) -> Place:
-    """Where the config names this data file; the file itself when it does not."""
-    data = run.config.data
-    for number, source in enumerate(train_sources(data)):
-        if file in source.files:
-            is_text = isinstance(data.train[number], str)
-            return run.place("data", "train", number, *(() if is_text else ("path",)))
-    if file in data.validation:
-        return run.place("data", "validation", data.validation.index(file))
-    return Place(file)
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:

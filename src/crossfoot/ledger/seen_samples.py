@@ -40,6 +40,8 @@ def counted_by_source(
     sources: Sequence[LedgerSource], ids: Int64Array, trained_tokens: npt.NDArray[np.int32]
 ) -> tuple[tuple[int, int], ...]:
     """Samples and trained tokens of each source. ids: of samples trained; trained_tokens: of all samples."""
+    if not sources:
+        return ()
     places = np.searchsorted([source.end for source in sources], ids, side="right")
     samples, tokens = (
         np.bincount(places, weights, len(sources)).astype(np.int64).tolist()

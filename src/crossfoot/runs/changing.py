@@ -223,6 +223,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
         elif not written:  # the same files, read in the same way, make other tokens
             addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
             found["tokenizer.path"] = Change("tokenizer.path", *addresses)
+    if "data.train" not in found and _mixture(before) != _mixture(now):
+        found["data.train"] = Change("data.train", *_named_mixtures(before, now))
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
         found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))
@@ -323,6 +325,26 @@ def _sources(lock: Mapping[str, Any]) -> list[str]:
 def _named_sources(lock: Mapping[str, Any]) -> list[str]:
     """The data files with the first digits of their sha256."""
     return [f"{s['path']} ({str(s['sha256'])[:7]})" for s in _at(lock, "index", "sources") or ()]
+
+
+def _mixture(lock: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """(samples, those that are used, those of an epoch) of each source; none where all are trained once."""
+    keys = ("samples", "used_samples", "samples_per_epoch")
+    sources = [tuple(_at(one, key) for key in keys) for one in _told(lock)]
+    return sources if any(len(set(numbers)) > 1 for numbers in sources) else []
+
+
+def _named_mixtures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How many samples an epoch takes of each source, where the two locks differ in that."""
+    both = [
+        [f"{s['name']}: {s['samples_per_epoch']:,} an epoch" for s in _told(lock)] for lock in (before, now)
+    ]
+    own = [[one for one in words if one not in both[1 - side]] for side, words in enumerate(both)]
+    return [", ".join(words) or "every sample once" for words in own]
+
+
+def _told(lock: Mapping[str, Any]) -> Any:
+    return _at(lock, "plan", "sources") or ()
 
 
 def _named_adapter(lock: Mapping[str, Any]) -> str | None:
