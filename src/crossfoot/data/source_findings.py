@@ -26,7 +26,7 @@ def no_sample_of_source(place: Place, name: str, samples: int, weight: float) ->
 
 
 @rule_docs("CF528", name="sources-of-one-name")
-def same_name(place: Place, name: str, first: Place) -> Finding:
+def same_name(name: str, place: Place, first: Place) -> Finding:
     """CF528: two sources of data.train have the same name.
 
     Plan, ledger and receipt count each source by its name. To count several files as one source, put them in

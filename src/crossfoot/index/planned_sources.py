@@ -105,7 +105,7 @@ def _names(run: RunFile, sources: Sequence[TrainSource]) -> tuple[list[str], lis
         if name in names and source.written.name is None:
             name = f"{name} (source {number + 1})"
         elif name in names:
-            before = run.place("data", "train", names.index(name))
-            findings.append(same_name(run.place("data", "train", number), name, before))
+            places = (run.place("data", "train", one, "name") for one in (number, names.index(name)))
+            findings.append(same_name(name, *places))
         names.append(name)
     return names, findings
