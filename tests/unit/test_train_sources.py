@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from crossfoot.planning.plan import RunPlan
 from crossfoot.planning.prepare import plan_checked, plan_written, read_and_check
 from crossfoot.runs.changing import changes
 from crossfoot.written.run_file import load_run
-from support.launching import write_samples
+from support.launching import ROOT, write_samples
 
 CONFIG = """
 run: {name: mixed, seed: 3}
@@ -134,6 +135,21 @@ def test_plan_and_lock_tell_the_sources_apart() -> None:
     estimated, _ = plan_written("c.yaml", [train(entries), "data.index_dir=elsewhere"])
     assert estimated.schedule.num_samples == 13 and "left out" not in render_plan(estimated)
     assert estimated.schedule.mixture == plan.schedule.mixture
+
+
+def test_the_table_of_the_page_is_that_of_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"(?m)^    source .*(?:\n    .*)+", page)
+    monkeypatch.chdir(ROOT)
+    entries = [
+        "data/demo/zh.jsonl",
+        {"path": "data/demo/en.jsonl", "name": "en", "weight": 2.5, "max_samples": 40},
+    ]
+    words = [train(entries), f"data.index_dir={tmp_path / 'index'}"]
+    run = load_run("configs/demo.yaml", words)
+    ensure_index(run, train_files(run.config.data), is_builder=True)
+    plan, _ = plan_written("configs/demo.yaml", words)
+    assert table in render_plan(plan)
 
 
 def test_files_and_the_pattern_that_names_them_are_the_same_run() -> None:
