@@ -180,6 +180,12 @@ class Schedule:
         return found
 
     @property
+    def first_epoch_tokens(self) -> int:
+        """Trained tokens of the first epoch; 0 where they are not known."""
+        tokens = self.trained_tokens
+        return 0 if tokens is None else int(tokens[self._at(0, self.num_samples)].sum(dtype=np.int64))
+
+    @property
     def dropped_samples(self) -> int:
         """Samples that finished epochs left out because of drop, summed over these epochs."""
         return self._cuts.end - self.scheduled_samples if self.last_step == "drop" else 0
@@ -305,8 +311,7 @@ def _no_step(schedule: Schedule, wanted: int) -> ScheduleImpossible:
     have, takes = f"{samples} samples", f"{wanted}"
     lower, key = f"lower the batch: {samples} samples a step are an epoch", "batch.global_batch_size"
     if schedule.trained_tokens is not None and target is not None:
-        first_epoch = schedule.trained_tokens[schedule._at(0, samples)]
-        tokens = int(first_epoch.sum(dtype=np.int64))
+        tokens = schedule.first_epoch_tokens
         have, takes, key = f"{tokens:,} trained tokens", f"{wanted:,}", "batch.target_trained_tokens"
         lower = f"lower the target: {tokens:,} trained tokens are an epoch"
     return ScheduleImpossible(

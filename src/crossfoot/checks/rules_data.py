@@ -153,14 +153,14 @@ def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
         return
     have, want = schedule.num_samples, max(batch for _, batch in schedule.batches)
     if schedule.target_trained_tokens is not None and schedule.trained_tokens is not None:
-        have, want = int(schedule.trained_tokens.sum(dtype="int64")), schedule.target_trained_tokens
+        have, want = schedule.first_epoch_tokens, schedule.target_trained_tokens
     if have >= want:
         return
     carries = schedule.last_step == "carry"
     what = "samples" if schedule.target_trained_tokens is None else "trained tokens"
     yield Finding(
         "CF518",
-        f"a step has {want:,} {what}, and the data only {have:,}: "
+        f"a step has {want:,} {what}, and an epoch only {have:,}: "
         + ("a step holds samples more than once" if carries else f"every step trains {have:,}"),
         severity="warning",
         place=_batch_place(facts),
@@ -187,12 +187,12 @@ def many_epochs(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place("train.max_steps"),
         notes=(
-            f"the data has {schedule.num_samples:,} samples: the first epoch is "
+            f"an epoch has {schedule.num_samples:,} samples: the first epoch is "
             f"{schedule.steps_per_epoch:,} steps",
         )
         if schedule.is_uneven
         else (
-            f"the data has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
+            f"an epoch has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
             f"an epoch is {schedule.steps_per_epoch:,} steps",
         ),
         helps=("set train.epochs to 3, in the place of train.max_steps",)
