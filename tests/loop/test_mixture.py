@@ -65,6 +65,7 @@ def test_every_source_is_counted_in_lock_ledger_and_receipt(room: Path) -> None:
     for name, count in COUNTS.items():
         assert found[f"samples of {name}"] == (2 * count, 2 * count)
     lines = ledger(room / "calm")
+    assert [line["epoch"] for line in lines] == [0] * 5 + [1] * 5
     tokens = [sum(line["sources"][place][1] for line in lines) for place in range(3)]
     assert [found[f"trained tokens of {name}"][1] for name in COUNTS] == tokens
     assert sum(tokens) == found["trained tokens"][1]

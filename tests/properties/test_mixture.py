@@ -77,7 +77,7 @@ def test_steps_are_the_epochs_cut_into_pieces(
         assert trained == stream
     assert whole.distinct_samples == len(set(trained))
     for k, step in enumerate(steps):
-        pairs = list(zip(step, whole.epochs_of(k).tolist(), strict=True))
+        pairs = list(zip(step, whole.passes_of(k).tolist(), strict=True))
         assert len(set(pairs)) == len(pairs)
 
 
@@ -96,7 +96,7 @@ def test_plain_sources_are_the_run_that_it_was(samples: list[int], batch: int, l
     assert batches_sha256(mixed) == batches_sha256(without)
     for k in range(without.total_steps):
         assert mixed.samples(k).tolist() == without.samples(k).tolist()
-        assert mixed.epochs_of(k).tolist() == without.epochs_of(k).tolist()
+        assert mixed.passes_of(k).tolist() == without.passes_of(k).tolist()
 
 
 @given(st.integers(1, 300), st.integers(0, 2**63 - 1), st.integers(0, 9))

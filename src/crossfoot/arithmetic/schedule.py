@@ -222,7 +222,7 @@ class Schedule:
         """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps a window of at most two epochs."""
         return self._at(*self.span(k))
 
-    def epochs_of(self, k: int) -> Ids:
+    def passes_of(self, k: int) -> Ids:
         """The epoch of each sample of step k, int64[step_size(k)]; with a mixture the pass over its source.
         Seen in two of them is not seen twice.
         """

@@ -228,7 +228,7 @@ def remember(
     steps.
 
     lines: those that count, in ascending order. samples_of: step -> its sample ids and the epoch of each, as
-    planned (`Schedule.samples` and `Schedule.epochs_of`); no slots are dealt, so 100,000 steps are seconds.
+    planned (`Schedule.samples` and `Schedule.passes_of`); no slots are dealt, so 100,000 steps are seconds.
     """
     steps, samples, epochs, waiting = 0, [], [], 0
     for line in lines:

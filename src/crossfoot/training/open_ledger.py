@@ -49,7 +49,7 @@ def open_ledger(
     if previous_attempts is not None:
         schedule = work.plan.schedule
         lines, _ = counted(previous_attempts.lines, read_attempts(run_dir))
-        remember(reconciler, lambda step: (schedule.samples(step), schedule.epochs_of(step)), lines)
+        remember(reconciler, lambda step: (schedule.samples(step), schedule.passes_of(step)), lines)
     return book, reconciler
 
 
