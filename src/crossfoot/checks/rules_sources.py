@@ -9,8 +9,8 @@ from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
 
 
-@rule("CF529", "warning", name="limit-without-effect")
-def limit_without_effect(facts: Facts) -> Iterator[Finding]:
+@rule("CF529", "warning", name="limit-above-source")
+def limit_above_source(facts: Facts) -> Iterator[Finding]:
     """CF529: `max_samples` of a source is more than the source has.
 
     All of its samples are used then, as without the key. Where the number was meant as "so many an epoch",
