@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfoot.arithmetic.epoch_order import Ids
+from crossfoot.arithmetic.splitmix import finalised
 
 Words = NDArray[np.uint64]
 
@@ -153,13 +154,6 @@ def _network(places: Words, halves: Words, keys: Words) -> Words:
     masks = (np.uint64(1) << halves) - np.uint64(1)
     left, right = places >> halves, places & masks
     for key in keys:
-        left, right = right, left ^ (_mixed(right ^ key) & masks)
+        left, right = right, left ^ (finalised(right ^ key) & masks)
     joined: Words = (left << halves) | right
     return joined
-
-
-def _mixed(words: Words) -> Words:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))

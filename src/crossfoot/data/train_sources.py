@@ -42,8 +42,8 @@ def place_of(run: RunFile, file: str) -> Place:
         if file in source.files:
             is_text = isinstance(data.train[number], str)
             return run.place("data", "train", number, *(() if is_text else ("path",)))
-    if file in data.validation:
-        return run.place("data", "validation", data.validation.index(file))
+    if file in data.validation_files:
+        return run.place("data", "validation", data.validation_files.index(file))
     return Place(file)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crossfoot.arithmetic.held_out import part_of
 from crossfoot.arithmetic.mixture import Share, shares_of
 from crossfoot.data.source_findings import no_sample_of_source, same_name
 from crossfoot.data.train_sources import TrainSource, train_sources
@@ -84,8 +85,14 @@ def _counted(index: DataIndex, ends: Sequence[int]) -> list[int]:
 
 
 def _estimated(run: RunFile, sources: Sequence[TrainSource]) -> list[int]:
+    """About; what is held out for validation is taken from all alike. Raises NothingLeft."""
     data = run.config.data
-    return [estimate_samples(source.files, data.task, data.max_seq_len) for source in sources]
+    counts = [estimate_samples(source.files, data.task, data.max_seq_len) for source in sources]
+    if data.held_out is None:
+        return counts
+    left = sum(counts) - part_of(sum(counts), data.held_out)
+    ends = [round(end * left / sum(counts)) for end in np.cumsum(counts).tolist()]
+    return [end - before for before, end in pairwise((0, *ends))]
 
 
 def _empty(run: RunFile, sources: Sequence[PlannedSource]) -> Iterator[Finding]:

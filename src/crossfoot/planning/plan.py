@@ -19,6 +19,7 @@ from crossfoot.arithmetic.batch import (
     solve_batch,
     spread,
 )
+from crossfoot.arithmetic.held_out import NothingLeft
 from crossfoot.arithmetic.layout import (
     LLAMA_2_7B_WORK_PER_TOKEN,
     Layout,
@@ -42,6 +43,7 @@ from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.hub import commits_of
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_facts import read_model_facts
@@ -95,6 +97,16 @@ def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile |
     try:
         return solve_batch(topology, **run.config.batch_numbers, fixed=fixed)
     except BatchImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
+def run_parts(run: RunFile, index: DataIndex) -> tuple[DataIndex, DataIndex | None]:
+    """What of the training files' index is trained on, and what is held out for validation, if anything is.
+    Refused, with the config's place, when nothing is left.
+    """
+    try:
+        return index.parted(run.config.data.held_out)
+    except NothingLeft as error:
         raise Refused(impossible_finding(error, run)) from error
 
 
@@ -187,8 +199,8 @@ def _as_json(gpus: GpusPerNode) -> int | list[int]:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes.
-    sources: the entries of data.train; none of a proof, whose data is made up.
+    """The whole plan. index: of what is trained on; None: the data is only counted, `estimated` is true and
+    there are no hashes. sources: the entries of data.train; none of a proof, whose data is made up.
     """
 
     run: RunFile
@@ -227,6 +239,11 @@ class RunPlan:
     @cached_property
     def _layout(self) -> Layout:
         return run_layout(self.run.config, self.batch)
+
+    @cached_property
+    def commits(self) -> dict[str, str]:
+        """Of model and tokenizer, by key, where a hub gave them."""
+        return commits_of(self.run)
 
     @cached_property
     def adapter(self) -> AdapterFolder | None:
@@ -282,6 +299,7 @@ class RunPlan:
     def numbers(self) -> dict[str, Any]:
         """What `plan --json` promises to have: what, not where from."""
         batch, schedule, rate, layout = self.batch, self.schedule, self.rate, self.layout()
+        held_out = None if self.index is None else self.index.held_out
         return {
             "micro_batch_size": batch.micro_batch_size,
             "micro_batch_tokens": batch.micro_batch_tokens,
@@ -298,6 +316,8 @@ class RunPlan:
             "capacity_samples": batch.capacity_samples,
             "samples_per_epoch": schedule.num_samples,
             **({"sources": [one.numbers for one in self.sources]} if are_told_apart(self.sources) else {}),
+            "held_out_samples": None if held_out is None else len(held_out.validation),
+            "held_out_duplicates": None if held_out is None else held_out.duplicates,
             "steps_per_epoch": schedule.steps_per_epoch,
             "total_steps": schedule.total_steps,
             "last_step_samples": schedule.last_step_samples,

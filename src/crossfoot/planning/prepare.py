@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
+from crossfoot.arithmetic.held_out import NothingLeft
+from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.checks.rules_batch_in_time import steps_not_known
 from crossfoot.data.tokenizer_files import tokenizer_files_of
@@ -16,12 +18,13 @@ from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.locate import find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import index_findings, look_at
-from crossfoot.index.planned_sources import planned_sources
+from crossfoot.index.planned_sources import PlannedSource, planned_sources
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
     SourcedTopology,
     refuse_crowded,
+    run_parts,
     run_rate,
     run_schedule,
     solve_run_batch,
@@ -31,6 +34,7 @@ from crossfoot.written.accepting import accept_known
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
+from crossfoot.written.hub import not_here, said_beforehand
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_ends import read_model_ends
@@ -161,7 +165,7 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     elif index is not None:
         reading.extend(index_findings(run, index))
     if index is not None or can_open:
-        sources = _unless_unsure(lambda: planned_sources(run, index), reading)
+        sources = _unless_unsure(lambda: _sources(run, index), reading)
         facts = replace(facts, sources=sources or ())
     needs_tokens = _unless_unsure(lambda: run.config.batch.target_trained_tokens, []) is not None
     if batch is not None and facts.sources and (index is not None or not needs_tokens):
@@ -185,18 +189,27 @@ def plan_written(
     """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
     checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
     checked.refuse()
+    checked = checked.and_found([*map(said_beforehand, not_here(checked.run))])
     index = existing_index(checked)
     checked = survey(checked, index)
     return plan_checked(checked, index), checked.findings
 
 
 def existing_index(checked: CheckedRun) -> DataIndex | None:
-    """The index of the training data, when it is already built and can be looked for."""
+    """The index of what is trained on, when it is already built and can be looked for. Raises Refused, with
+    all that was found before, when data.validation leaves nothing of it.
+    """
     if any(finding.code in _NO_INDEX for finding in checked.findings):
         return None
+    index = None
     with suppress(Unsure, Refused):
-        return find_index(checked.run, train_files(checked.run.config.data))
-    return None
+        index = find_index(checked.run, train_files(checked.run.config.data))
+    try:
+        return None if index is None else run_parts(checked.run, index)[0]
+    except Unsure:
+        return None
+    except Refused as refused:
+        raise Refused([*checked.findings, *refused.findings]) from refused
 
 
 def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
@@ -271,12 +284,20 @@ def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
     return load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
 
 
+def _sources(run: RunFile, index: DataIndex | None) -> tuple[PlannedSource, ...]:
+    """The entries of data.train, counted. Raises Refused."""
+    try:
+        return planned_sources(run, index)
+    except NothingLeft as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
 def _files_missing(run: RunFile) -> list[Finding]:
     """Data files and a tokenizer that are not there; validation data too, which is only read last."""
     findings: list[Finding] = []
     data = run.config.data
     try:
-        refuse_unopenable([*train_files(data), *data.validation], data.task, run)
+        refuse_unopenable([*train_files(data), *data.validation_files], data.task, run)
     except Refused as refused:
         findings.extend(refused.findings)
     try:

@@ -86,8 +86,8 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
     for terms in distinct:
         own = [line for line in lines if promise.terms_for(line.attempt) == terms]
         _hold_rates(held, own, terms)
-        if promise.contents is None:
-            continue
+        if promise.contents is None or len(promise.contents.lengths) != terms.data_samples:
+            continue  # it contradicts the lock, which is told
         wanted = {line.step for line in own}
         if terms == promise.terms_for(max(promise.terms)):
             wanted |= set(range(asked_steps)) - {line.step for line in lines}
@@ -267,7 +267,10 @@ def _contradictions(
     own += _source_numbers(lock, terms, contents)
     if terms.are_steps_known:
         own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
-    if contents is not None:
+    if contents is not None and len(contents.lengths) != terms.data_samples:
+        name = "samples" if terms.sources else "samples_per_epoch"
+        own.append((name, terms.data_samples, len(contents.lengths)))
+    elif contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
         own += [(name, expects[name], sum_) for name, sum_ in promised_sums(terms, contents).items()]
     for name, said, found in own:

@@ -131,10 +131,11 @@ def terms_of(lock: Mapping[str, Any], contents: Contents | None = None) -> Terms
             micro_batch_tokens=plan.get("micro_batch_tokens"),
             batch_from_samples=tuple((first, batch) for first, batch in plan.get("batch_from_samples") or ()),
             target_trained_tokens=plan.get("target_trained_tokens"),
-            trained_tokens=None if contents is None else contents.trained_tokens,
             said=(plan.get("total_steps", 0), plan.get("warmup_steps", 0)),
             sources=promised_sources(lock),
         )
+        if contents is not None and len(contents.lengths) == terms.data_samples:
+            terms = replace(terms, trained_tokens=contents.trained_tokens)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it does not say what it plans: {error}") from error
     counts = [terms.num_samples, terms.global_batch_size, terms.micro_batch_size]

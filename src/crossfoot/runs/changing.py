@@ -17,6 +17,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.attempts import Change
+from crossfoot.runs.mixture_change import mixture_change
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import sections
 from crossfoot.written.overriding import another_run_dir
@@ -30,14 +31,14 @@ _OTHER_SHAPE = "the checkpoint holds tensors of the old shape, and they mean not
 
 NEVER: Mapping[str, str] = {
     **dict.fromkeys(
-        ("run.seed", "data.train", "data.last_step", "data.bad_samples"),
+        ("run.seed", "data.train", "data.validation", "data.last_step", "data.bad_samples"),
         _OTHER_STEPS,
     ),
     **dict.fromkeys(("batch.global_batch_size", "batch.target_trained_tokens"), _OTHER_STEPS),
     **dict.fromkeys(
         (
             *("data.task", "data.template", "data.system_prompt", "data.train_on", "data.columns"),
-            *("data.max_seq_len", "data.special_text", "tokenizer.path"),
+            *("data.max_seq_len", "data.over_long", "data.special_text", "tokenizer.path"),
         ),
         "the samples would be other tokens than those that were trained",
     ),
@@ -55,7 +56,7 @@ NEVER: Mapping[str, str] = {
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
 }
 """Keys that make another run of it, and why. Data, tokenizer, batch and length are compared by what they come
-to, not by how they are written: the same files may lie elsewhere.
+to, not by how they are written: the same files may lie elsewhere, and files of data.validation may change.
 """
 
 ALLOWABLE: Mapping[str, str] = {
@@ -89,7 +90,6 @@ FREE: frozenset[str] = frozenset(
         *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
         *("model.matmul", "model.kernels"),
         *(
-            "data.validation",
             "data.layout",
             "data.index_dir",
             "data.ignored_fields",
@@ -112,6 +112,7 @@ _BY_CONTENT = (
     "data.train_on",
     "data.columns",
     "data.max_seq_len",
+    "data.over_long",
     "data.bad_samples",
     "data.special_text",
     "tokenizer.path",
@@ -132,6 +133,8 @@ _RATE = (
     ),
     ("plan", "warmup_steps"),
 )
+_HELD_OUT = ("plan", "held_out_samples")
+"""Of the same index the same contents, however that part is written."""
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
 
 
@@ -223,11 +226,18 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
         elif not written:  # the same files, read in the same way, make other tokens
             addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
             found["tokenizer.path"] = Change("tokenizer.path", *addresses)
-    if "data.train" not in found and _mixture(before) != _mixture(now):
-        found["data.train"] = Change("data.train", *_named_mixtures(before, now))
+    found.pop("data.validation", None)
+    if _same(before, now, ("index", "address")) and not _same(before, now, _HELD_OUT):
+        found["data.validation"] = Change("data.validation", *map(_validation, (before, now)))
+    if not found.keys() & {"data.train", "data.validation"} and (mixture := mixture_change(before, now)):
+        found[mixture.key] = mixture
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
         found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))
+    for key, commit in (_at(now, "commits") or {}).items():
+        if (was := _at(before, "commits", key)) not in (None, commit) and key not in found:
+            path = _at(now, "config", *key.split("."))
+            found[key] = Change(key, f"{path} ({was[:7]})", f"{path} ({commit[:7]})")
     if _same(before, now, *_RATE):
         _forget(found, "lr.")
     if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):
@@ -317,6 +327,10 @@ def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return found
 
 
+def _validation(lock: Mapping[str, Any]) -> Any:
+    return _at(lock, "config", "data", "validation")
+
+
 def _sources(lock: Mapping[str, Any]) -> list[str]:
     """sha256 of each data file, in order."""
     return [str(source["sha256"]) for source in _at(lock, "index", "sources") or ()]
@@ -325,26 +339,6 @@ def _sources(lock: Mapping[str, Any]) -> list[str]:
 def _named_sources(lock: Mapping[str, Any]) -> list[str]:
     """The data files with the first digits of their sha256."""
     return [f"{s['path']} ({str(s['sha256'])[:7]})" for s in _at(lock, "index", "sources") or ()]
-
-
-def _mixture(lock: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """(samples, those that are used, those of an epoch) of each source; none where all are trained once."""
-    keys = ("samples", "used_samples", "samples_per_epoch")
-    sources = [tuple(_at(one, key) for key in keys) for one in _told(lock)]
-    return sources if any(len(set(numbers)) > 1 for numbers in sources) else []
-
-
-def _named_mixtures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How many samples an epoch takes of each source, where the two locks differ in that."""
-    both = [
-        [f"{s['name']}: {s['samples_per_epoch']:,} an epoch" for s in _told(lock)] for lock in (before, now)
-    ]
-    own = [[one for one in words if one not in both[1 - side]] for side, words in enumerate(both)]
-    return [", ".join(words) or "every sample once" for words in own]
-
-
-def _told(lock: Mapping[str, Any]) -> Any:
-    return _at(lock, "plan", "sources") or ()
 
 
 def _named_adapter(lock: Mapping[str, Any]) -> str | None:
