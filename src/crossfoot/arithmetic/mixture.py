@@ -25,6 +25,8 @@ Words = NDArray[np.uint64]
 ROUNDS = 8
 FEWEST_BITS = 3
 """Of half a place: below, the rounds have too few ways to differ."""
+_AT_ONCE = 1 << 14
+"""Places that are looked up together: their keys fit a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,22 @@ class Mixture:
     @property
     def is_plain(self) -> bool:
         """Whether an epoch is every sample once, and a number of it the sample's id."""
-        firsts = [share.first for share in self.shares]
-        return all(share.samples == share.per_epoch for share in self.shares) and firsts == [
-            0,
-            *self._ends[:-1].tolist(),
-        ]
+        ends = zip(self.shares, self._ends.tolist(), strict=True)
+        return all(
+            share == Share(end - share.per_epoch, share.per_epoch, share.per_epoch) for share, end in ends
+        )
 
     def samples(self, epoch: int, numbers: Ids) -> Ids:
         """The ids of these numbers of an epoch, int64[len(numbers)]."""
         sources, passes, places = self._drawn(epoch, numbers)
         mixed = np.flatnonzero(self._are_mixed[sources])
-        if mixed.size:
-            pairs, which = np.unique(np.stack((sources[mixed], passes[mixed])), axis=1, return_inverse=True)
-            keys = np.array([round_keys(self.seed, *pair) for pair in pairs.T.tolist()], dtype=np.uint64)
-            places[mixed] = shuffled(
-                places[mixed], self._columns[1, sources[mixed]], keys.T[:, which.ravel()]
-            )
+        for begin in range(0, len(mixed), _AT_ONCE):
+            here = mixed[begin : begin + _AT_ONCE]
+            of_pass = passes[here] * len(self.shares) + sources[here]
+            different, which = np.unique(of_pass, return_inverse=True)
+            pairs = (divmod(one, len(self.shares)) for one in different.tolist())
+            keys = np.array([round_keys(self.seed, source, passing) for passing, source in pairs], np.uint64)
+            places[here] = shuffled(places[here], self._columns[1, sources[here]], keys.T[:, which])
         ids: Ids = self._columns[0, sources] + places
         return ids
 
