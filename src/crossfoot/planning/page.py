@@ -11,6 +11,7 @@ from crossfoot.index.summary import losses, losses_of_files
 from crossfoot.phrases import counted, size, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.source_table import source_table
 from crossfoot.written.config_values import ALL_LINEAR
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.model_modules import adapted_modules
@@ -30,7 +31,8 @@ def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
         *_matmul(plan),
         *_data(plan),
     )
-    rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
+    sources = source_table(plan.sources, plan.index)
+    rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps, *sources]
     return "\n".join(rows)
 
 

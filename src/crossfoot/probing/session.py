@@ -16,6 +16,7 @@ from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.index.planned_sources import whole_source
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.output import json_text, say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
@@ -188,7 +189,7 @@ def _work(
         rate=RATE,
         shortest=SHORTEST_TOKENS if model.is_small else SHORTEST_REAL_TOKENS,
     )
-    schedule = run_schedule(run, batch, made_up.index.num_samples)
+    schedule = run_schedule(run, batch, [whole_source(made_up.index.num_samples)])
     plan = RunPlan(
         run,
         checked.sourced,

@@ -4,9 +4,9 @@ Optional numbers are None when left out; who fills them is said in each docstrin
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import Field, WrapValidator
 
 from crossfoot.arithmetic.batch import Thresholds
 from crossfoot.written.config_values import (
@@ -24,26 +24,10 @@ from crossfoot.written.config_values import (
     names_or_all,
     one_or_each,
     one_or_in_time,
+    text_or,
 )
-
-
-class Unsure(AttributeError):
-    """A key was asked for that the file has wrong: whoever asks cannot judge this config."""
-
-
-class Section(BaseModel):
-    """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
-
-    # Every verb waits for this module: annotations are real objects (no `from __future__`), so pydantic need
-    # not evaluate them from text, and only the whole Config is ever compiled. Together about 50 ms.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-    if not TYPE_CHECKING:  # a type checker would take every name for a key
-
-        def __getattr__(self, name: str) -> Any:
-            if name in type(self).model_fields:
-                raise Unsure(name)
-            return super().__getattr__(name)
+from crossfoot.written.data_sources import SourceSection
+from crossfoot.written.section import Section
 
 
 class RunSection(Section):
@@ -101,8 +85,13 @@ class TokenizerSection(Section):
 class DataSection(Section):
     """What is trained on. Paths are relative to the working directory."""
 
-    train: Annotated[list[Text], Field(min_length=1)]
-    """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
+    train: Annotated[
+        list[Annotated[Text | SourceSection, WrapValidator(text_or(SourceSection))]], Field(min_length=1)
+    ]
+    """Sources. Each is a file, a folder (all data files in it, by name), a pattern (data/*.json), or {path,
+    name, weight, max_samples}. Files: JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one
+    document); also gzipped.
+    """
     validation: Annotated[list[Text] | int | float, WrapValidator(files_or_part)] = []
     """Files for the validation loss; or a share (0.05) or a number (500) of data.train, held out for it."""
     task: Literal["sft", "pretrain"] = "sft"
@@ -139,6 +128,11 @@ class DataSection(Section):
     """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
+
+    @property
+    def sources(self) -> tuple[SourceSection, ...]:
+        """The entries of train, each with all of its keys."""
+        return tuple(SourceSection(path=one) if isinstance(one, str) else one for one in self.train)
 
     @property
     def field_names(self) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What the values of a run config may be: numbers within bounds, texts, lists or one word for them."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from crossfoot.arithmetic.batch import Thresholds
 
@@ -13,6 +14,7 @@ Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 """float32 holds both."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
 """Characters without a shape of their own: control codes, direction marks, line separators."""
@@ -55,6 +57,22 @@ def one_or_each(value: Any, _: object) -> int | tuple[int, ...]:
 
 _NAMES = TypeAdapter[list[str]](Annotated[list[Text], Field(min_length=1)], config=_LAZILY)
 ALL_LINEAR = "all-linear"
+
+
+_TEXT = TypeAdapter[str](Text, config=_LAZILY)
+
+
+def text_or(section: type[BaseModel]) -> Callable[[Any, object], Any]:
+    """A text, or the section that says more. What is wrong with it is said of the one or of the other."""
+
+    def validated(value: Any, _: object) -> Any:
+        return (
+            section.model_validate(value)
+            if isinstance(value, dict | section)
+            else _TEXT.validate_python(value)
+        )
+
+    return validated
 
 
 def names_or_all(value: Any, _: object) -> list[str] | str:

@@ -75,6 +75,8 @@ class Foreign:
 
 
 _FILES = "files, as a list: data.train: [FILE.json]"
+_LIMITS = "each entry has its own: data.train: [{path: FILE.json, max_samples: 1000}]"
+_WEIGHTS = "each entry has a weight: data.train: [{path: FILE.json, weight: 2}]"
 _ATTENTION = {"true": "flash_attention_2"}
 _MODULES = "a list of names, or all-linear; the default is all seven linear layers of a block"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
@@ -114,6 +116,9 @@ _CHANGED: Mapping[str, Foreign] = {
     "stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "training_stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "dataset": Foreign("data.train", _FILES),
+    "max_samples": Foreign("data.train", _LIMITS),
+    "mix_strategy": Foreign("data.train", _WEIGHTS),
+    "interleave_probs": Foreign("data.train", _WEIGHTS),
     "datasets": Foreign("data.train", _FILES),
     "dataset_dir": Foreign("data.train", _FILES),
     "dataset_name": Foreign("data.train", _FILES),
@@ -205,8 +210,8 @@ _NONE_TRAINED: Mapping[str, str] = {
     "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
         quantization_method quant_method quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant
         double_quant double_quantization""",
-    "all samples are trained; make a smaller file, or set train.max_steps": """max_samples
-        max_train_samples num_samples""",
+    "all samples are trained; limit entries of data.train, or set train.max_steps": """max_train_samples
+        num_samples""",
     "the order of samples follows from run.seed, always shuffled": """group_by_length shuffle
         length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
@@ -216,7 +221,6 @@ _NONE_TRAINED: Mapping[str, str] = {
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
         fsdp_transformer_layer_cls_to_wrap""",
     "trained weights keep a float32 master": "pure_bf16",
-    "data sets are read one behind the other": "mix_strategy interleave_probs",
     "the model is taken as its config.json says": "rope_scaling shift_attn upcast_layernorm",
     "it stands in the DeepSpeed file, as zero_optimization.stage": "zero_stage",
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer

@@ -12,12 +12,15 @@ from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
-from crossfoot.written.config import Config, Section
+from crossfoot.written.config import Config
 from crossfoot.written.config_values import Column
+from crossfoot.written.data_sources import SourceSection
 from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
+from crossfoot.written.section import Section
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
+TRAIN = ("data", "train")
 COLUMNS, GROUPS = ("data", "columns"), ("lr", "groups")
 """Keys that have keys of their own. Those of ACCEPT and GROUPS are free: codes and names of findings, and
 kinds of parameters."""
@@ -145,6 +148,11 @@ def suggest(
     inside = sections()[section] if len(path) > 1 else ("deepspeed",)
     what, prefix = (f"key of {section}", f"{section}.") if len(path) > 1 else ("key", "")
     return _nearest(what, name, inside, prefix, taken, text) or _near_elsewhere(name, text)
+
+
+def suggest_of_source(name: str, taken: Iterable[str]) -> Suggestion | None:
+    """What was most likely meant by an unknown key in an entry of data.train."""
+    return _nearest("key of a source", name, tuple(SourceSection.model_fields), "", taken, None)
 
 
 def option_as_override(option: str, text: str) -> str:
