@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.zero_stages import Parameters, Widths, stage_cost
-from crossfoot.written.config import LoraSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.parameter_counts import count_parameters
 
 TABLES = ["embed_tokens", "lm_head"]

@@ -11,7 +11,8 @@ from crossfoot.checks.rules_effect import WISHES
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_and_check
-from crossfoot.written.config import Config, LoraSection, TokenizerSection
+from crossfoot.written.config import Config, TokenizerSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.resolved import dump_config
 from crossfoot.written.run_file import load_run
 from support.launching import write_samples

@@ -16,7 +16,7 @@ from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
 from crossfoot.findings.codes import FIRST_VERSION, all_codes, find_code
 from crossfoot.findings.finding import Finding, Refused, Severity
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.written.config import Unsure
+from crossfoot.written.section import Unsure
 
 if TYPE_CHECKING:
     from crossfoot.arithmetic.batch import BatchPlan

@@ -11,7 +11,8 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
 from crossfoot.written.adapter_folder import PREFIX, AdapterFolder
-from crossfoot.written.config import Config, LoraSection
+from crossfoot.written.config import Config
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import promised_tensors
 from crossfoot.written.shown import shown

@@ -27,8 +27,9 @@ from crossfoot.models.start_adapter import merge_adapter, put_into
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
 from crossfoot.written.adapter_folder import merged_first, open_adapter, read_adapter
-from crossfoot.written.config import Config, LoraSection
+from crossfoot.written.config import Config
 from crossfoot.written.config_values import ALL_LINEAR
+from crossfoot.written.lora_section import LoraSection
 
 _LINEAR = (nn.Linear, Conv1D)
 

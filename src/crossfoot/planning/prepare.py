@@ -27,7 +27,6 @@ from crossfoot.planning.plan import (
 )
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
-from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.launch.read import read_job, read_launch_file
@@ -36,6 +35,7 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
+from crossfoot.written.section import Unsure
 
 T = TypeVar("T")
 

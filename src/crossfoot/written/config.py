@@ -3,10 +3,9 @@
 Optional numbers are None when left out; who fills them is said in each docstring.
 """
 
-import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import Field, WrapValidator
 
 from crossfoot.arithmetic.batch import Thresholds
 from crossfoot.written.config_values import (
@@ -20,29 +19,11 @@ from crossfoot.written.config_values import (
     Positive,
     Reason,
     Text,
-    names_or_all,
     one_or_each,
     one_or_in_time,
 )
-
-
-class Unsure(AttributeError):
-    """A key was asked for that the file has wrong: whoever asks cannot judge this config."""
-
-
-class Section(BaseModel):
-    """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
-
-    # Every verb waits for this module: annotations are real objects (no `from __future__`), so pydantic need
-    # not evaluate them from text, and only the whole Config is ever compiled. Together about 50 ms.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-    if not TYPE_CHECKING:  # a type checker would take every name for a key
-
-        def __getattr__(self, name: str) -> Any:
-            if name in type(self).model_fields:
-                raise Unsure(name)
-            return super().__getattr__(name)
+from crossfoot.written.lora_section import LoraSection
+from crossfoot.written.section import Section
 
 
 class RunSection(Section):
@@ -236,49 +217,6 @@ class OptimizerSection(Section):
     """Decoupled weight decay (adamw) of matrices; vectors (norms, biases) are not decayed."""
     max_grad_norm: NotNegative = 1.0
     """Gradients are clipped to this global norm; 0 switches clipping off."""
-
-
-class LoraSection(Section):
-    """LoRA (Hu et al. 2021) by peft. Absent: full fine-tuning."""
-
-    r: Count = 64
-    """Rank."""
-    alpha: Positive = 128.0
-    """What the adapter says is multiplied with alpha / r."""
-    scaling: Literal["standard", "rslora"] = "standard"
-    """rslora: multiplied with alpha / sqrt(r) (Kalajdzievski 2023), which does not fade as r grows. At r = 64
-    that is 8 times as much.
-    """
-    dora: bool = False
-    """DoRA (Liu et al. 2024): the length of every row of a weight is trained too, apart from its direction.
-    A forward takes markedly longer, because it makes the whole changed weight.
-    """
-    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
-    65,536 shares.
-    """
-    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(names_or_all)] = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ]
-    """Modules that get an adapter. all-linear: every linear module but the output head."""
-    modules_to_save: list[Text] = []
-    """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
-
-    @property
-    def scale(self) -> float:
-        """What the product of the two matrices is multiplied with."""
-        return self.alpha / (math.sqrt(self.r) if self.scaling == "rslora" else self.r)
-
-    @property
-    def kind(self) -> str:
-        """Its name."""
-        return "DoRA" if self.dora else {"standard": "LoRA", "rslora": "rsLoRA"}[self.scaling]
 
 
 class TrainSection(Section):

@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
-from crossfoot.written.config import Config, Section
+from crossfoot.written.config import Config
 from crossfoot.written.config_values import Column
 from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
+from crossfoot.written.section import Section
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")

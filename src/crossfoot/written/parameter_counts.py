@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crossfoot.arithmetic.zero_stages import Parameters
-from crossfoot.written.config import LoraSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_facts import INPUT_TABLE_NAMES, OUTPUT_TABLE_NAMES
 from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import Shape, promised_tensors
