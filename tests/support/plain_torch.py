@@ -188,6 +188,7 @@ def fresh_model(config: dict[str, Any]) -> Any:
         lora_dropout=0.0,
         use_rslora=lora.get("scaling") == "rslora",
         use_dora=lora.get("dora", False),
+        init_lora_weights=lora.get("init", True),
         target_modules=lora["target_modules"],
         modules_to_save=lora["modules_to_save"],
     )

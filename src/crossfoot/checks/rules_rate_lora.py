@@ -56,10 +56,13 @@ def rate_of_full_fine_tuning(facts: Facts) -> Iterator[Finding]:
     training all weights (Stanford Alpaca: 2e-5); copied into a LoRA run they learn a small part of what the
     same samples could teach. Chinese-LLaMA-Alpaca-2 uses 1e-4 (SFT) and 2e-4 (pretraining) with LoRA, QLoRA
     1e-4 and 2e-4. The warning speaks up to 2e-5. A low rate may be meant, where an adapter that has been
-    trained before is only refined: then accept it.
+    trained before is only refined: then accept it. With `lora.init` nothing is said: PiSSA's own rate is
+    2e-5 (Meng et al. 2024), because its matrices do not begin at 0.
     """
     rate, config = facts.rate, facts.run.config
     if config.lora is None or config.optimizer.name != "adamw" or rate is None or rate.peak > FULL_RATE:
+        return
+    if config.lora.changes_base:
         return
     yield Finding(
         "CF212",

@@ -9,7 +9,7 @@ Without it peft unties them with a warning.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
 from crossfoot.models.quantise import packed_layers
 from crossfoot.models.start_adapter import merge_adapter, put_into
+from crossfoot.models.start_values import take_from_base
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
 from crossfoot.written.adapter_folder import merged_first, open_adapter, read_adapter
@@ -35,7 +36,11 @@ _LINEAR = (nn.Linear, Conv1D)
 
 
 def prepare_training(
-    config: Config, loaded: LoadedModel, report: Report, trained_dtype: str | None = None
+    config: Config,
+    loaded: LoadedModel,
+    report: Report,
+    trained_dtype: str | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Freeze and unfreeze, and add the adapters; returns the model to train. All ranks call it and get the
     same weights.
@@ -50,8 +55,10 @@ def prepare_training(
     accelerate engine wants "float32": trained tensors are their own master, and the forward runs under
     autocast. With model.dtype float32 both are the same.
 
+    start: with `lora.init`, what the matrices began with, in a run that goes on.
+
     Raises Refused: names in lora.target_modules or lora.modules_to_save that match nothing, a module in both,
-    LoRA matrices on one side of a tied table.
+    LoRA matrices on one side of a tied table, a rank that a weight has not.
     """
     base = loaded.model
     dtype = DTYPES[trained_dtype or config.model.dtype]
@@ -71,6 +78,10 @@ def prepare_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         model = get_peft_model(base, _peft_config(config.lora, targets, shared), autocast_adapter_dtype=False)
+        if config.lora.changes_base:
+            layers = take_from_base(model, config.lora, DTYPES[config.model.dtype], start)
+            taken = f"{counted(layers, 'linear layer')} of the base, which keep the rest"
+            report(f"{config.lora.init}: the adapters begin with a part of {taken}")
     draw_less(model)
     for parameter in model.parameters():
         if parameter.requires_grad:

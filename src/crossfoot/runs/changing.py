@@ -49,7 +49,7 @@ NEVER: Mapping[str, str] = {
         "what the adapter has learned would count more, or less, all at once",
     ),
     **dict.fromkeys(
-        ("model.adapter", "model.adapter_use", "model.quantization"),
+        ("model.adapter", "model.adapter_use", "model.quantization", "lora.init"),
         "the run would stand on other weights than it was trained on",
     ),
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",

@@ -311,7 +311,10 @@ class Config(Section):
     @property
     def trains(self) -> str:
         """What is trained, in words: `LoRA r=64`."""
-        return "full fine-tuning" if self.lora is None else f"{self.lora.kind} r={self.lora.r}"
+        if self.lora is None:
+            return "full fine-tuning"
+        begun = f" ({self.lora.init})" if self.lora.changes_base else ""
+        return f"{self.lora.kind} r={self.lora.r}{begun}"
 
     @property
     def batch_numbers(self) -> dict[str, Any]:

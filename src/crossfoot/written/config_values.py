@@ -1,8 +1,10 @@
 """What the values of a run config may be: numbers within bounds, texts, lists or one word for them."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic_core import PydanticKnownError
 
 from crossfoot.arithmetic.batch import Thresholds
 
@@ -60,6 +62,18 @@ ALL_LINEAR = "all-linear"
 def names_or_all(value: Any, _: object) -> list[str] | str:
     """Names of modules, or the one word for all of them."""
     return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
+
+
+DEFAULT_START = "default"
+_STARTS = re.compile(r"default|pissa|pissa_niter_[1-9]\d?|olora")
+
+
+def start_of_lora(value: Any, _: object) -> str:
+    """peft's words for how the matrices of an adapter begin; `default` is its True."""
+    if isinstance(value, str) and _STARTS.fullmatch(value):
+        return value
+    expected = "'default', 'pissa', 'pissa_niter_16' or 'olora'"
+    raise PydanticKnownError("literal_error", {"expected": expected})
 
 
 def one_or_in_time(value: Any, _: object) -> int | Thresholds:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WrapValidator
 
-from crossfoot.written.config_values import Count, Positive, Text, names_or_all
+from crossfoot.written.config_values import DEFAULT_START, Count, Positive, Text, names_or_all, start_of_lora
 from crossfoot.written.section import Section
 
 
@@ -23,6 +23,12 @@ class LoraSection(Section):
     dora: bool = False
     """DoRA (Liu et al. 2024): the length of every row of a weight is trained too, apart from its direction.
     A forward takes markedly longer, because it makes the whole changed weight.
+    """
+    init: Annotated[str, WrapValidator(start_of_lora)] = DEFAULT_START
+    """How the matrices begin. default: B is 0. pissa (Meng et al. 2024): they begin as the largest r singular
+    directions of the weight, and olora (Büyükakyüz 2024) as its first r columns made orthogonal; the base
+    keeps the rest. pissa_niter_N: by a randomised SVD of N rounds, much faster. What is saved is a plain
+    adapter of rank 2 r on the base as it was.
     """
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
@@ -45,6 +51,11 @@ class LoraSection(Section):
     def scale(self) -> float:
         """What the product of the two matrices is multiplied with."""
         return self.alpha / (math.sqrt(self.r) if self.scaling == "rslora" else self.r)
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the adapters begin with a part of the weights, which is taken out of the base."""
+        return self.init != DEFAULT_START
 
     @property
     def kind(self) -> str:

@@ -31,11 +31,9 @@ def count_parameters(
         return Parameters(trained=base, used=base, held=base)
     saved = {name for name in promised if _is_named(name, lora.modules_to_save, promised)}
     copies = sum(math.prod(promised[name]) for name in saved)
-    targets = adapted_modules(lora.target_modules, values["model_type"]) or ()
     adapters = sum(
         lora.r * sum(shape) + (_magnitudes(name, shape) if lora.dora else 0)
-        for name, shape in promised.items()
-        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised)
+        for name, shape in adapted_weights(values, lora, promised)
     )
     packed = [] if quantization == "none" else list(_packed(promised))
     return Parameters(
@@ -45,6 +43,16 @@ def count_parameters(
         packed=sum(map(math.prod, packed)),
         packed_bytes=sum(_PACKED_BYTES[quantization](*shape) for shape in packed),
     )
+
+
+def adapted_weights(
+    values: Mapping[str, Any], lora: LoraSection, promised: Mapping[str, Shape]
+) -> Iterator[tuple[str, Shape]]:
+    """The weights that get an adapter, by name. promised: every tensor of the model."""
+    targets = adapted_modules(lora.target_modules, values["model_type"]) or ()
+    for name, shape in promised.items():
+        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised):
+            yield name, shape
 
 
 _PACKED_BYTES: Mapping[str, Callable[[int, int], int]] = {
