@@ -282,6 +282,14 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
 """Values that are a letter or two from one of ours, and another thing: our key -> theirs -> what it is."""
 
 
+NEW_ADAPTERS: Mapping[str, str] = {
+    "lora": "the section lora: asks",
+    "qlora": "the section lora: and model.quantization: nf4 ask",
+    "dora": "the section lora: with dora: true asks",
+}
+"""axolotl's values of `adapter`, which is a path with us -> what asks for that here."""
+
+
 def foreign(word: str) -> Foreign | None:
     """What another trainer's word is here, however its case, with hyphens or underscores."""
     return _TABLE.get(word.lower().replace("-", "_"))
