@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pissa": {"init": "pissa", "target_modules": "all-linear", **TABLES},
     "olora": {"init": "olora", "dora": True, "scaling": "rslora", "target_modules": ["q_proj", "down_proj"]}
     | TABLES,
+    "rows": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 66, 256, 257, 258, 259]},
     "both": {"dora": True, "scaling": "rslora", "target_modules": "all-linear", **TABLES},
 }
 
@@ -65,7 +66,7 @@ def test_a_kind_is_trained_as_by_plain_torch(
             assert (loaded - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["both", "pissa"])
+@pytest.mark.parametrize("kind", ["both", "pissa", "rows"])
 def test_a_stopped_run_goes_on_bitwise(kind: str, room: Room, trains: Callable[..., Watched]) -> None:
     values = room.config(
         lora={"r": 4, "alpha": 6, **KINDS[kind]},

@@ -38,7 +38,8 @@ ALWAYS = {
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
     "optimizer": {"name", "max_grad_norm"},
-    "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"},
+    "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"}
+    | {"trainable_token_indices"},
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},

@@ -114,6 +114,8 @@ def _compared(facts: Facts, adapter: AdapterFolder, lora: LoraSection) -> Iterat
     yield "alpha", "lora_alpha", lora.alpha, values.get("lora_alpha")
     yield "scaling", "use_rslora", lora.scaling, "rslora" if values.get("use_rslora") else "standard"
     yield "dora", "use_dora", lora.dora, bool(values.get("use_dora"))
+    rows = "trainable_token_indices"
+    yield rows, rows, lora.trainable_token_indices, values.get(rows)
     model = facts.model
     targets = adapted_modules(lora.target_modules, model.model_type if model else "")
     if targets is not None and adapter.modules:

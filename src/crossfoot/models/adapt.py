@@ -31,6 +31,7 @@ from crossfoot.written.adapter_folder import merged_first, open_adapter, read_ad
 from crossfoot.written.config import Config
 from crossfoot.written.config_values import ALL_LINEAR
 from crossfoot.written.lora_section import LoraSection
+from crossfoot.written.token_rows import token_rows
 
 _LINEAR = (nn.Linear, Conv1D)
 
@@ -77,7 +78,9 @@ def prepare_training(
     shared = loaded.tied and bool(_tables_in(base, config.lora.modules_to_save))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        model = get_peft_model(base, _peft_config(config.lora, targets, shared), autocast_adapter_dtype=False)
+        peft_config = _peft_config(config.lora, targets, shared)
+        peft_config.trainable_token_indices = _token_rows(config.lora, loaded)
+        model = get_peft_model(base, peft_config, autocast_adapter_dtype=False)
         if config.lora.changes_base:
             layers = take_from_base(model, config.lora, DTYPES[config.model.dtype], start)
             taken = f"{counted(layers, 'linear layer')} of the base, which keep the rest"
@@ -95,7 +98,8 @@ def prepare_training(
             raise Refused(_cannot_tie(base, config.lora.modules_to_save))
         report("embed_tokens and lm_head are one tensor: trained as one")
     elif loaded.tied:
-        report("embed_tokens and lm_head are one tensor: not trained")
+        trained = "trained as one" if peft_config.trainable_token_indices else "not trained"
+        report(f"embed_tokens and lm_head are one tensor: {trained}")
     if config.model.gradient_checkpointing and not getattr(base, "_require_grads_hooks", None):
         base.enable_input_require_grads()
     if loaded.zero_stage == 3:
@@ -194,6 +198,15 @@ def _peft_config(lora: LoraSection, targets: list[str], shared: bool) -> LoraCon
     )
 
 
+def _token_rows(lora: LoraSection, loaded: LoadedModel) -> dict[str, list[int]] | None:
+    """The rows of each table that are trained; peft follows the input table to one that is tied to it."""
+    if lora.trainable_token_indices is None:
+        return None
+    rows = token_rows(lora.trainable_token_indices, loaded.first_new, loaded.vocabulary)
+    tables = table_names(loaded.model)
+    return dict.fromkeys(tables[:1] if loaded.tied else tables, rows)
+
+
 def _matches(module_name: str, written: str) -> bool:
     """peft's rule: the whole name, or its end after a dot."""
     return module_name == written or module_name.endswith("." + written)
@@ -278,6 +291,8 @@ def _label(names: list[str]) -> str:
     """The line of the summary a trained parameter (with all its names) belongs to."""
     if any(".lora_" in name for name in names):
         return "LoRA"
+    if rows := [name.split(".token_adapter.")[0] for name in names if ".token_adapter." in name]:
+        return "rows of " + " and ".join(_trailing_names(rows)) + (", one tensor" if len(rows) > 1 else "")
     saved = [
         name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in names if ".modules_to_save." in name
     ]

@@ -44,6 +44,7 @@ from crossfoot.written.adapter_folder import adapter_unreadable, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.paths import with_homes
+from crossfoot.written.token_rows import token_rows
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def load_trained(source: Source) -> tuple[nn.Module, LoadedModel]:
     loaded = load_model(
         config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell
     )
-    if (rows := _rows(manifest, table_names(loaded.model))) > loaded.vocabulary:
+    if (rows := _rows(manifest, table_names(loaded.model), config, loaded)) > loaded.vocabulary:
         grow_vocabulary(loaded.model, rows, None)
         loaded = replace(loaded, vocabulary=rows)
     # DeepSpeed trains in the model's precision beside a float32 master, accelerate in float32: saved at the
@@ -167,8 +168,11 @@ def _refuse_other_adapter(config: Config, lock: Mapping[str, Any]) -> None:
         raise Refused(adapter_unreadable(adapter.path, "it has changed since this run was trained on it"))
 
 
-def _rows(manifest: Manifest, tables: list[str]) -> int:
+def _rows(manifest: Manifest, tables: list[str], config: Config, loaded: LoadedModel) -> int:
     """Rows of the model's tables as the checkpoint has them; 0 when they were not trained."""
+    if config.lora is not None and (named := config.lora.trainable_token_indices) is not None:
+        trained = next(one.shape[0] for name, one in manifest.tensors.items() if ".token_adapter." in name)
+        return token_rows(named, loaded.first_new, loaded.first_new + trained)[-1] + 1
     return max(
         (
             stored.shape[0]

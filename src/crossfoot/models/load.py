@@ -74,6 +74,11 @@ class LoadedModel:
     merged_first: AdapterFolder | None = None
 
     @property
+    def first_new(self) -> int:
+        """Rows of the table before it was grown to the tokenizer."""
+        return max(self.vocabulary_before, self.merged_first.rows if self.merged_first is not None else 0)
+
+    @property
     def grown_rows(self) -> int:
         """New rows of the table: a merged adapter's, or set to the mean of the old ones."""
         return self.vocabulary - self.vocabulary_before

@@ -42,7 +42,14 @@ NEVER: Mapping[str, str] = {
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(
-        ("lora", "lora.r", "lora.dora", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE
+        (
+            "lora",
+            *map(
+                "lora.{}".format,
+                ("r", "dora", "target_modules", "modules_to_save", "trainable_token_indices"),
+            ),
+        ),
+        _OTHER_SHAPE,
     ),
     **dict.fromkeys(
         ("lora.alpha", "lora.scaling"),

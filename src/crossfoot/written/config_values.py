@@ -4,9 +4,10 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from crossfoot.arithmetic.batch import Thresholds
+from crossfoot.written.token_rows import NEW, is_row_word
 
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -74,6 +75,15 @@ def start_of_lora(value: Any, _: object) -> str:
         return value
     expected = "'default', 'pissa', 'pissa_niter_16' or 'olora'"
     raise PydanticKnownError("literal_error", {"expected": expected})
+
+
+def rows_or_new(value: Any, _: object) -> list[int | str] | str | None:
+    """Ids of tokens and ranges of them, or the one word for those that the tokenizer adds."""
+    if value is None or value == NEW:
+        return NEW if value else None
+    if isinstance(value, list) and value and all(map(is_row_word, value)):
+        return value
+    raise PydanticCustomError("token_rows", "new, or a list of ids and ranges")
 
 
 def one_or_in_time(value: Any, _: object) -> int | Thresholds:

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WrapValidator
 
-from crossfoot.written.config_values import DEFAULT_START, Count, Positive, Text, names_or_all, start_of_lora
+from crossfoot.written.config_values import (
+    DEFAULT_START,
+    Count,
+    Positive,
+    Text,
+    names_or_all,
+    rows_or_new,
+    start_of_lora,
+)
 from crossfoot.written.section import Section
 
 
@@ -46,6 +54,11 @@ class LoraSection(Section):
     """Modules that get an adapter. all-linear: every linear module but the output head."""
     modules_to_save: list[Text] = []
     """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
+    trainable_token_indices: Annotated[list[int | str] | str | None, WrapValidator(rows_or_new)] = None
+    """Rows of the input embedding and of the output head that are trained, in place of both tables: `new`
+    (those that a larger tokenizer adds), or ids and ranges: [5, 32000-55295]. ZeRO below 3. (peft's list is
+    of the input embedding alone.)
+    """
 
     @property
     def scale(self) -> float:
