@@ -66,25 +66,22 @@ def prepare_training(
     if config.lora is None:
         return _train_all(base, dtype)
     targets = _targets(base, config.lora)
-    findings = [
+    if findings := [
         *_unmatched(base, config.lora, targets),
         *_in_both(base, config.lora, targets),
         *_half_tied(base, loaded, targets),
         *_packed(base, config),
-    ]
-    if findings:
+    ]:
         raise Refused(findings)
 
     shared = loaded.tied and bool(_tables_in(base, config.lora.modules_to_save))
+    peft_config = _peft_config(config.lora, targets, shared)
+    peft_config.trainable_token_indices = _token_rows(config.lora, loaded)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        peft_config = _peft_config(config.lora, targets, shared)
-        peft_config.trainable_token_indices = _token_rows(config.lora, loaded)
         model = get_peft_model(base, peft_config, autocast_adapter_dtype=False)
         if config.lora.changes_base:
-            layers = take_from_base(model, config.lora, DTYPES[config.model.dtype], start)
-            taken = f"{counted(layers, 'linear layer')} of the base, which keep the rest"
-            report(f"{config.lora.init}: the adapters begin with a part of {taken}")
+            report(take_from_base(model, config.lora, DTYPES[config.model.dtype], start))
     draw_less(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -93,12 +90,10 @@ def prepare_training(
     if adapter is not None and config.model.adapter_use == "continue":
         put_into(model, adapter)
         report(f"continued: the adapter {adapter.path}")
-    if shared:
-        if not is_tied(base):
-            raise Refused(_cannot_tie(base, config.lora.modules_to_save))
-        report("embed_tokens and lm_head are one tensor: trained as one")
-    elif loaded.tied:
-        trained = "trained as one" if peft_config.trainable_token_indices else "not trained"
+    if shared and not is_tied(base):
+        raise Refused(_cannot_tie(base, config.lora.modules_to_save))
+    if loaded.tied:
+        trained = "trained as one" if shared or peft_config.trainable_token_indices else "not trained"
         report(f"embed_tokens and lm_head are one tensor: {trained}")
     if config.model.gradient_checkpointing and not getattr(base, "_require_grads_hooks", None):
         base.enable_input_require_grads()

@@ -23,6 +23,7 @@ from crossfoot.checkpoints.store import Checkpoint
 from crossfoot.findings.finding import Refused
 from crossfoot.models.parameters import shape_of, whole_to_change
 from crossfoot.models.stored import StoredTensors
+from crossfoot.phrases import counted
 from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_findings import rank_beyond
 
@@ -37,9 +38,9 @@ Tensors = dict[str, torch.Tensor]
 
 def take_from_base(
     model: PeftModel, lora: LoraSection, dtype: torch.dtype, stored: Mapping[str, torch.Tensor] | None
-) -> int:
-    """Let the adapters of linear layers begin as `lora.init` says, and the base be what is left; returns how
-    many there are. All ranks call it together, and get the same bits.
+) -> str:
+    """Let the adapters of linear layers begin as `lora.init` says, and the base be what is left; returns that
+    as a line to report. All ranks call it together, and get the same bits.
 
     dtype: of the model, to which the matrices are rounded: an engine that trains in float32 and one that
     trains in it begin alike. stored: `stored_start` of the checkpoint that a run goes on from; without it
@@ -65,7 +66,8 @@ def take_from_base(
             parameter.data = value.to(parameter.device, copy=True)
             start[one] = value
     model._crossfoot_start = start
-    return len(layers)
+    taken = f"{counted(len(layers), 'linear layer')} of the base, which keep the rest"
+    return f"{lora.init}: the adapters begin with a part of {taken}"
 
 
 def start_values(model: nn.Module) -> Tensors:

@@ -295,17 +295,22 @@ def _measure(
         roundoff=None if model.is_small else ROUNDOFF[config.model.dtype],
     )
     verdict = prove_gradient(subject, batch)
-    said = (
-        [f"fresh LoRA matrices B hold random values: at zero, A has no gradient ({filled} of them)"]
-        if filled
-        else []
-    )
+    said = _said(config, filled, dropout)
+    return verdict, _setup(work, batch, engine, model, said)
+
+
+def _said(config: Config, filled: int, dropout: float) -> tuple[str, ...]:
+    """What a proof changed. filled: matrices B with random values. dropout: the largest that was on."""
+    said = []
+    if filled:
+        said.append(
+            f"fresh LoRA matrices B hold random values: at zero, A has no gradient ({filled} of them)"
+        )
     if config.lora is not None and config.lora.trainable_token_indices is not None:
         said.append("of the tables the last quarter of the rows is trained: the tokenizer is not looked at")
     if dropout:
         said.append(f"dropout {dropout:g} -> 0: its draws are no part of the arithmetic")
-    said.append(LEFT_OUT)
-    return verdict, _setup(work, batch, engine, model, tuple(said))
+    return (*said, LEFT_OUT)
 
 
 def _setup(work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]) -> ProofSetup:
