@@ -40,8 +40,9 @@ from crossfoot.ledger.witness import (
     pack,
     packed_width,
 )
-from crossfoot.receipts.promise import promised_steps, terms_of
+from crossfoot.receipts.promise import promised_steps
 from crossfoot.receipts.promise_audit import Promise
+from crossfoot.receipts.promised_sets import terms_of
 from crossfoot.receipts.receipt import make_receipt
 from crossfoot.receipts.run_promise import RunPromise
 from crossfoot.runs.ending import Ending

@@ -17,8 +17,8 @@ ROOT = HERE.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 BEGIN = "<!-- from benchmarks/data, by make bench-tables -->"
 END = "<!-- end of benchmarks/data -->"
-BUSY = 1.5
-"""Load above the number of cores that makes a machine a busy one."""
+UNDISTURBED = 0.93
+"""Of its wall time a run on one thread computes at least so much, where nobody takes its core away."""
 TASKS = {"sft": "instructions", "pretrain": "pre-training"}
 GOALS = (
     ("sft", "highest", 2.5, "LLaMA-Factory's best as it comes"),
@@ -131,13 +131,31 @@ def wrapped(text: str, width: int = 118) -> list[str]:
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def provisional(peers: Row) -> str:
-    """Says so where the machine was busy."""
+def core_shares(peers: Row) -> list[float]:
+    """CPU time over wall time, of each row."""
+    good = [row for row in peers["rows"] if "failed" not in row]
+    return [row["tokens_per_second"]["median"] / row["tokens_per_cpu_second"]["median"] for row in good]
+
+
+def company(peers: Row) -> str:
+    """What else the machine did meanwhile."""
     loads = [row["load"]["median"] for row in peers["rows"] if "load" in row]
-    if loads and max(loads) > peers["machine"]["cores"] + BUSY:
+    shares = core_shares(peers)
+    if not loads or not shares:
+        return ""
+    return (
+        f"The machine's load was {min(loads):.0f} to {max(loads):.0f} on {peers['machine']['cores']} cores "
+        f"when a run began; every run had its one core for at least {min(shares):.0%} of its wall time."
+    )
+
+
+def provisional(peers: Row) -> str:
+    """Says so where others computed on the cores of the runs."""
+    shares = core_shares(peers)
+    if disturbed := [share for share in shares if share < UNDISTURBED]:
         return (
-            f"Provisional: the machine was busy (load {min(loads):.0f} to {max(loads):.0f} on "
-            f"{peers['machine']['cores']} cores), and even CPU seconds are longer than on a quiet one. "
+            f"Provisional: {len(disturbed)} of {len(shares)} rows shared their core with other work (down to "
+            f"{min(disturbed):.0%} of it), and even CPU seconds are longer then. "
         )
     return ""
 
@@ -192,6 +210,7 @@ def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:
     shares = {(row["case"], row["row"], row["gemm"]): row["share"] for row in (floor or {"rows": ()})["rows"]}
     yield provisional(peers)
     yield machine_line(peers)
+    yield company(peers)
     yield HOW
     yield missing(peers)
     yield "First the gradients of one step were compared: the same weights and samples, without dropout."

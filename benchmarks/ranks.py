@@ -9,6 +9,7 @@ CPU seconds stand beside wall time, because other work on the machine makes the 
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -104,4 +105,6 @@ def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=3, help="how often each case is run")
+    main(parser.parse_args().rounds)

@@ -8,6 +8,7 @@ and 1 once a step. Writes benchmarks/data/straggling.json and prints it as a tab
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 
@@ -77,4 +78,8 @@ def _show(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "configs/demo.yaml", sys.argv[2:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", nargs="?", default="configs/demo.yaml", help="whose index has the lengths")
+    parser.add_argument("words", nargs="*", help="changes of it, key=value")
+    choice = parser.parse_args()
+    main(choice.config, choice.words)

@@ -1,4 +1,4 @@
-"""Conversations drawn by a seed, a tokenizer that knows the control tokens of five families, and templates
+"""Conversations drawn by a seed, a tokenizer that knows the control tokens of six families, and templates
 in their manner (templates/*.jinja).
 """
 
@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FAMILIES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 CONTROL = (
     *("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>"),
-    *("<|eot_id|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "<|end|>"),
 )
 WORDS = (
     *(

@@ -225,8 +225,10 @@ def _check(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     from crossfoot.findings.formats import show
     from crossfoot.index.look import index_findings
+    from crossfoot.index.summary import summary
     from crossfoot.index.tokenising_line import TokenisingLine
     from crossfoot.index.verified import verified_index
+    from crossfoot.planning.plan import run_parts
     from crossfoot.planning.prepare import read_and_check
 
     if arguments.show is not None:
@@ -235,14 +237,12 @@ def _index(arguments: argparse.Namespace) -> int:
     checked.refuse()
     data = checked.run.config.data
     found: list[Finding] = []
-    for files in filter(None, (data.train, data.validation)):
+    for files in filter(None, (data.train, data.validation_files)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
-        header = index.header
-        say(
-            f"{index.folder}: {header.num_samples:,} samples, {header.real_tokens:,} tokens, "
-            f"{header.trained_tokens:,} of them trained; {len(index.rejects):,} left out, "
-            f"{header.truncated_samples:,} cut short (losing {header.lost_tokens:,} trained tokens)"
-        )
+        for line in summary(index):
+            say(line)
+        if files is data.train and (held_out := run_parts(checked.run, index)[0].held_out) is not None:
+            say(f"  held out for validation: {len(held_out.validation):,} {held_out.words}")
         found += index_findings(checked.run, index)
     if found:
         show(found)

@@ -207,14 +207,35 @@ def test_a_folder_that_is_no_model_is_a_finding(tmp_path: Path, make: Any, code:
 
 
 @pytest.mark.parametrize(
-    "path", ["./no-such-folder", "/no/such/folder", "nobody/nothing", "not a name at all!"]
+    "path, code",
+    [
+        *(("./no-such-folder", "CF541"), ("/no/such/folder", "CF541"), ("not a name at all!", "CF541")),
+        *(("nobody/nothing", "CF060"), ("modelscope:nobody/nothing", "CF060")),
+    ],
 )
-def test_a_path_that_leads_nowhere_is_a_finding(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_path_that_leads_nowhere_is_a_finding(path: str, code: str) -> None:
     with pytest.raises(Refused) as caught:
         load(config_of(path))
-    assert caught.value.findings[0].code == "CF541"
+    assert caught.value.findings[0].code == code
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("path, folder", [("owner/name", "hf/models--owner--name/snapshots/1"),
+                                          ("modelscope:owner/name", "ms/owner/name")])  # fmt: skip
+def test_an_adapter_names_the_model_as_peft_finds_it(
+    path: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    here = Path(write_tiny_model(str(tmp_path / folder), 256))
+    (tmp_path / "hf/models--owner--name/refs").mkdir(parents=True)
+    (tmp_path / "hf/models--owner--name/refs/main").write_text("1")
+    config = config_of(path, lora={"r": 2})
+    loaded = load(config)
+    model = prepare_training(config, loaded, lambda _: None)
+    assert isinstance(model, PeftModel)
+    named = model.peft_config["default"].base_model_name_or_path
+    assert named == (path if path == "owner/name" else str(here))
 
 
 def test_attention_that_is_not_installed_is_a_finding(bases: dict[bool, Path]) -> None:

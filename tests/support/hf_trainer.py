@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
-from support.plain_torch import Sample
+Row = dict[str, list[int]]
 
 
 class _InOrder(Sampler[int]):
@@ -57,14 +57,16 @@ class _Told(Trainer):  # type: ignore[misc]  # transformers is taken as Any
         self._loss = 0.0
 
 
+def row_of(ids: Sequence[int], is_trained: Sequence[bool]) -> Row:
+    """A sample as the Trainer is handed it."""
+    labels = [number if counts else -100 for number, counts in zip(ids, is_trained, strict=True)]
+    return {"input_ids": list(ids), "labels": labels}
+
+
 def trained(
-    model: Any, samples: Sequence[Sample], epochs: Sequence[Sequence[int]], folder: Path, **arguments: Any
+    model: Any, rows: Sequence[Row], epochs: Sequence[Sequence[int]], folder: Path, **arguments: Any
 ) -> list[tuple[float, float]]:
-    """(loss, rate) of every step. epochs: ids of samples, in order. arguments: of TrainingArguments."""
-    rows = [
-        {"input_ids": one.ids, "labels": (-100,) * one.first_target + one.ids[one.first_target :]}
-        for one in samples
-    ]
+    """(loss, rate) of every step. epochs: places of rows, in order. arguments: of TrainingArguments."""
     told = {"output_dir": str(folder), "use_cpu": True, "save_strategy": "no", "report_to": "none"}
     told |= {"disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
     trainer = _Told(

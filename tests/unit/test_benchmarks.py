@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import measuring
 import pages
 import workload
 
+BENCHMARKS = Path(measuring.__file__).parent
 DATA = sorted(measuring.DATA.glob("*.json"))
 
 
@@ -102,3 +105,12 @@ def test_a_row_that_did_not_run_is_in_the_table_with_the_reason(monkeypatch: pyt
         "a peer",
         "-",
     ]
+
+
+def test_every_benchmark_still_begins() -> None:
+    """Nothing else imports them; the stacks of the peers have environments of their own."""
+    names = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+    assert "accounting" in names
+    words = [sys.executable, "-c", f"import {', '.join(names)}"]
+    done = subprocess.run(words, cwd=BENCHMARKS, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

@@ -92,23 +92,71 @@ def test_a_template_that_changes_earlier_turns_is_refused_with_the_place() -> No
         template(EARLIER).stretches(TURNS)
     assert refused.value.code == "CF573"
     assert refused.value.reason == (
-        'from character 7 on, 1 turn alone is "user: (last) a assistant: ", and in the conversation '
-        '"user: a assistant: b</s> user: (last) c "'
+        'from character 7 on, asked after 1 turn, it is "user: (last) a assistant: ", and in the '
+        'conversation "user: a assistant: b</s> user: (last) c "'
     )
     assert trained_in(EARLIER, train_on="last") == ["d</s>"]
     assert trained_in(EARLIER, TURNS[:2]) == ["b</s>"]
 
 
+THINKS = (
+    "{% for m in messages %}<{{ m.role[0] }}>{% if m.role == 'assistant' and loop.last %}<think></think>"
+    "{% endif %}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+)
+"""In the manner of Qwen3: an empty reasoning in the last answer alone."""
+ASKS_FOR_THOUGHT = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<a>{{ m.content }}</s>{% else %}asked {% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<a><think>{% endif %}"
+)
+"""In the manner of DeepSeek-R1."""
+MOVES_THE_SYSTEM_PROMPT = (
+    "{% if messages[0].role == 'system' %}{% set told, turns = messages[0].content, messages[1:] %}"
+    "{% else %}{% set told, turns = '', messages %}{% endif %}{% for m in turns %}"
+    "{% if m.role == 'user' %}[INST]{{ told if loop.last }} {{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+"""In the manner of Mistral's of 2024: it stands before a question that nothing follows."""
+
+
+def test_a_template_that_writes_the_last_answer_otherwise() -> None:
+    assert trained_in(THINKS, TURNS[:2]) == ["<think></think>b</s>"]
+    assert trained_in(THINKS, train_on="last") == ["<think></think>d</s>"]
+    template(THINKS).try_out()
+    with pytest.raises(NotTrainable) as refused:
+        template(THINKS).stretches(TURNS)
+    assert refused.value.code == "CF573" and '2 turns alone are "<u>a</s><a><think>' in refused.value.reason
+
+
+@pytest.mark.parametrize("train_on", ["all", "last"])
+def test_a_template_that_asks_otherwise_than_it_writes(train_on: Any) -> None:
+    asked = (Turn("system", "be kind"), *TURNS)
+    moves = template(MOVES_THE_SYSTEM_PROMPT, train_on=train_on)
+    moves.try_out()
+    assert moves.stretches(TURNS)[0].segments[-1] == (" d</s>", True)
+    for one in (moves, template(ASKS_FOR_THOUGHT, train_on=train_on)):
+        with pytest.raises(NotTrainable) as refused:
+            one.stretches(asked)
+        assert refused.value.code == "CF063"
+
+
+def test_an_answer_and_its_end_may_be_marked_by_themselves() -> None:
+    two = "{% generation %}{{ turn.content }}{% endgeneration %}{% generation %}<|im_end|>{% endgeneration %}"
+    source = CHATML.replace("{%- generation %}\n            {{- turn.content ~ '<|im_end|>' }}\n", two)
+    assert two in source
+    source = source.replace(two + "        {%- endgeneration %}", two)
+    assert trained_in(source) == ["b<|im_end|>", "d<|im_end|>"]
+
+
 @pytest.mark.parametrize(
     ("source", "code", "reason"),
     [
-        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "CF574", 'an answer ends in "2."'),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "CF574", 'an answer ends in "4."'),
         (CHATML.replace("~ '<|im_end|>' }}\n        {%- endg", "}}\n        {%- endg"), "CF574", '"2."'),
         ("{{ bos_token }}" * 2 + CHATML, "CF574", "it writes <s> twice, one behind the other"),
-        (EARLIER, "CF573", "from character 7 on"),
+        (ASKS_FOR_THOUGHT, "CF063", 'asked <a><think>", and in the conversation "'),
         ("{% for m in messages %}", "CF575", "line 1: Unexpected end of template"),
         ("{{ raise_exception('no') }}", "CF575", "the template refuses it: no"),
-        ("{{ strftime_now('%Y') }}", "CF575", "'strftime_now' is undefined"),
+        ("{{ strftime_now('%Y') }}", "CF575", "it asks for today's date (strftime_now)"),
         ("{{ ''.__class__.__mro__ }}", "CF575", "unsafe"),
         (CHATML.replace("turn.role == 'assistant'", "loop.first"), "CF575", "marks 1 answers"),
         ("  ", "CF575", "is empty"),

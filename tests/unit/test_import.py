@@ -167,6 +167,33 @@ def test_a_default_in_place_of_a_value_says_so() -> None:
     assert re.search(r"reference: 5e-5 +# run.sh:1 learning_rate not carried over; default of", text)
 
 
+@pytest.mark.parametrize(
+    ("given", "validation"),
+    [
+        ("stage: sft\nval_size: 0.1\n", "0.1"),
+        ("stage: sft\nval_size: 200\n", "200"),
+        ("stage: sft\nval_size: 0.0\n", None),
+        ("stage: sft\nval_size: 0.1\neval_dataset: data/reviews.json\n", r"\["),
+        ("base_model: m\nval_set_size: 0.05\n", "0.05"),
+        ("num_train_epochs: 1\nvalidation_split_percentage: 5\n", "0.05"),
+    ],
+)
+def test_a_part_split_off_for_validation_is_held_out(given: str, validation: str | None) -> None:
+    text = text_of(given)
+    assert (
+        re.search(rf"  validation: {validation or 'never'}", text)
+        if validation
+        else "validation:" not in text
+    )
+
+
+def test_axolotl_leaves_out_what_is_long_and_so_does_its_import() -> None:
+    assert re.search(r"over_long: drop +# default of axolotl", text_of("base_model: m\n"))
+    strategy = "base_model: m\nexcess_length_strategy: truncate\n"
+    assert re.search(r"over_long: truncate +# some.yaml:2 excess_length_strategy", text_of(strategy))
+    assert "over_long" not in text_of("stage: sft\n")
+
+
 def test_adapters_are_trained_where_they_are_asked_for() -> None:
     assert "lora:" not in text_of("base_model: m\nadapter:\nlora_r:\n")
     assert "lora:" not in text_of("base_model: m\nlora_r: 8\n")
@@ -184,7 +211,7 @@ def left_of(made: Imported, trains: bool = True) -> set[str]:
 
 def test_what_would_train_otherwise_is_told_apart() -> None:
     made = imported("axolotl.yaml")
-    assert left_of(made) == {"val_set_size", "optimizer", "special_tokens", "datasets.type"}
+    assert left_of(made) == {"optimizer", "special_tokens", "datasets.type"}
     assert {"tf32", "logging_steps", "adapter", "flash_attention"} <= left_of(made, trains=False)
 
 
@@ -231,13 +258,13 @@ def test_the_scripts_of_the_recipe_depart_as_they_are_known_to() -> None:
     found = departing("run_sft.sh")
     assert {"mean of means", "overflows counted as steps", "another seed every time"} <= set(found)
     found = departing("run_pt.sh")
-    assert "0.1 %" in found["validation split off"] and "rest of every 1,000 documents" in found
+    assert "0.1 %" in found["another split"] and "rest of every 1,000 documents" in found
 
 
-def test_axolotl_ends_early_and_leaves_out_what_is_long() -> None:
+def test_axolotl_ends_early_and_splits_by_chance() -> None:
     found = departing("axolotl.yaml", world=world_of(1, 1))
     assert found["steps of all epochs in one sum"].startswith("the run ends after 97 steps, 3 steps before")
-    assert {"long samples left out", "validation split off"} <= set(found)
+    assert "another split" in found and "long samples left out" not in found
     packed = departing("axolotl.yaml", "neat_packing: true\n", world_of(1, 1))
     assert "packing changes the batch" in packed and "steps of all epochs in one sum" not in packed
 

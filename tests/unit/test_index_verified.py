@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from crossfoot.data import samples, templates
+from crossfoot.data import over_long, samples, templates
 from crossfoot.data.conversation import Turn
 from crossfoot.data.tiny_tokenizer import tiny_folder, write_tiny_tokenizer
 from crossfoot.findings.finding import Refused
@@ -172,7 +172,7 @@ ALTERED = [
     (token_digest, "its digest of tokens is"),
     (count, "its number of trained tokens is"),
     (lost, "its number of lost tokens is 7 in the index, and must be 0"),
-    (line, "token "),
+    (line, "its record comes to 1 sample, and the index has 2 of it"),
     (cut, "tokens in the index"),
 ]
 
@@ -268,7 +268,7 @@ class Mutation:
         self.patch = monkeypatch.setattr
 
     def altered_samples(self, change: Callable[[samples.Sample], samples.Sample]) -> None:
-        made = samples.sft_samples
+        made = over_long.sft_samples
 
         def mutant(*words: Any) -> Iterator[Any]:
             yield from (change(one) if isinstance(one, samples.Sample) else one for one in made(*words))

@@ -14,14 +14,14 @@ import pytest
 from crossfoot.data import look as looking
 from crossfoot.data import measuring
 from crossfoot.data import tokenizer as loading
-from crossfoot.data.look import DataLook
+from crossfoot.data.look import DataLook, Leaks
 from crossfoot.data.records import read_records
 from crossfoot.data.samples import Texts
 from crossfoot.data.sampling import located, some_records
 from crossfoot.data.templates import Stretch
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.data.tokenizer import encoder_at_hand, load_encoder
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.build import ensure_index
 from crossfoot.index.look import look_at
 from crossfoot.planning.prepare import read_and_check
@@ -113,12 +113,13 @@ def test_repeats_and_what_validation_shares(tmp_path: Path) -> None:
     validation = jsonl(tmp_path / "b.jsonl", *map(record, (3, 1, 9)))
     run = written_run(tmp_path, [train], validation=[validation])
     look = look_at(run)
-    assert (look.repeated_samples, look.leaked_records, look.validation_records) == (2, 2, 3)
+    shared = ((Place(validation, 1), Place(train, 6)), (Place(validation, 2), Place(train, 2)))
+    assert (look.repeated_samples, look.leaks) == (2, Leaks(2, 3, shared, is_sure=True))
     index = ensure_index(run, [train], is_builder=True)
-    assert look_at(run, index).leaked_records == 2, "validation is not indexed yet"
+    assert look_at(run, index).leaks == look.leaks, "validation is not indexed yet"
     ensure_index(run, [validation], is_builder=True)
     exact = look_at(run, index)
-    assert (exact.repeated_samples, exact.leaked_records, exact.validation_records) == (2, 2, 3)
+    assert (exact.repeated_samples, exact.leaks) == (2, look.leaks)
 
 
 def test_a_bad_validation_record_stops_the_run_too(tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_the_shipped_data_is_good(name: str, monkeypatch: pytest.MonkeyPatch) ->
     if not all(Path(file).exists() for file in run.config.data.train):
         pytest.skip("its data is not here")
     look = look_at(run)
-    assert (look.findings, look.leaked_records, look.rejected_records) == ((), 0, 0)
+    assert (look.findings, look.leaks.records, look.rejected_records) == ((), 0, 0)
     assert look.lost_share < 0.01 and look.repeated_samples < 0.01 * look.samples
 
 

@@ -146,6 +146,8 @@ NEW_SOURCE = [{"path": "data.jsonl", "sha256": "6" * 64}]
         ("tokenizer.path", {"index__address": "c"}),
         ("data.train", {"index__address": "c", "index__sources": NEW_SOURCE}),
         ("batch.global_batch_size", {"plan__global_batch_size": 16, "plan__batches_sha256": "c"}),
+        ("data.validation", {"config__data__validation": 0.1, "plan__held_out_samples": 5}),
+        ("data.over_long", {"config__data__over_long": "split", "index__address": "c"}),
         ("lora", {"config__lora": None}),
         ("lora.r", {"config__lora__r": 8}),
         ("lora.alpha", {"config__lora__alpha": 9.5}),

@@ -10,7 +10,7 @@ import pytest
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checks.registry import Facts
 from crossfoot.checks.rules import run_static_rules
-from crossfoot.data.look import DataLook
+from crossfoot.data.look import DataLook, Leaks
 from crossfoot.findings.finding import Finding
 from crossfoot.written.model_facts import ModelFacts
 from crossfoot.written.run_file import load_run
@@ -107,11 +107,19 @@ def test_a_file_listed_twice_is_said_once(found) -> None:
 
 
 def test_validation_that_is_trained_on(found) -> None:
-    assert codes(found("data.validation=[./b.json]", leaked_records=100, validation_records=100)) == ["CF517"]
-    assert found("data.validation=[c.json]", leaked_records=1, validation_records=20) == ()
-    assert found("data.validation=[c.json]", leaked_records=2, validation_records=201) == ()
-    (finding,) = found("data.validation=[c.json]", leaked_records=2, validation_records=200)
+    assert codes(found("data.validation=[./b.json]", leaks=Leaks(100, 100))) == ["CF517"]
+    assert found("data.validation=[c.json]", leaks=Leaks(0, 20)) == ()
+    for few in (Leaks(1, 20), Leaks(2, 201)):
+        assert [one.severity for one in found("data.validation=[c.json]", leaks=few)] == ["note"]
+    (finding,) = found("data.validation=[c.json]", leaks=Leaks(2, 200, is_sure=True))
     assert finding.title == "2 of the 200 validation records are training records too"
+
+
+def test_many_records_left_out_for_their_length(found) -> None:
+    assert found("data.over_long=drop", over_long_records=9, has_counted_all=True) == ()
+    (finding,) = found("data.over_long=drop", over_long_records=10, has_counted_all=True)
+    assert finding.code == "CF576"
+    assert finding.title == "10 of 1,000 records are left out: they have more than 512 tokens"
 
 
 def test_an_epoch_smaller_than_a_batch(found) -> None:

@@ -110,6 +110,7 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
             "optimizer.name=adamw",
         ),
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=[v.jsonl]"),
+        ("validation.every_steps", ("validation.every_steps=2",), "data.validation=0.1"),
         ("validation.every_steps", (*VALIDATED, "validation.every_steps=10"), "validation.every_steps=9"),
         ("validation.patience", ("validation.patience=2",), "validation.patience=null"),
         ("validation.patience", (*VALIDATED, "validation.patience=4"), "validation.patience=3"),
@@ -134,6 +135,7 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ("data.template", ("data.template=alpaca2", "data.task=pretrain"), "data.task=sft"),
         ("data.system_prompt", ("data.system_prompt=x", "data.task=pretrain"), "data.task=sft"),
         ("data.train_on", ("data.train_on=last", "data.task=pretrain"), "data.task=sft"),
+        ("data.over_long", ("data.over_long=split", "data.task=pretrain"), "data.task=sft"),
         ("data.last_step", ("data.last_step=carry",), "train.epochs=2"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crossfoot.arithmetic.batch import BatchImpossible
+from crossfoot.arithmetic.held_out import NothingLeft
 from crossfoot.arithmetic.impossible import Impossible
 from crossfoot.arithmetic.layout import StepTooFull
 from crossfoot.arithmetic.rate import RateImpossible
@@ -22,6 +23,8 @@ def impossible_finding(error: Impossible, run: RunFile) -> Finding:
         return schedule_impossible(error, run)
     if isinstance(error, StepTooFull):
         return step_too_full(error, run)
+    if isinstance(error, NothingLeft):
+        return nothing_left(error, run)
     raise TypeError(f"no code for {type(error).__name__}") from error
 
 
@@ -70,6 +73,16 @@ def schedule_impossible(error: ScheduleImpossible, run: RunFile) -> Finding:
     is trained.
     """
     return _with_places("CF203", error, run)
+
+
+@rule_docs("CF563", name="nothing-left-to-train")
+def nothing_left(error: NothingLeft, run: RunFile) -> Finding:
+    """CF563: data.validation holds out all that there is to train on.
+
+    `data.validation: 500` holds out 500 different samples of the training data, and `0.05` five in a hundred,
+    rounded up. Samples that say the same, word for word, are one: they are all trained on, or none is.
+    """
+    return _with_places("CF563", error, run)
 
 
 def _with_places(code: str, error: Impossible, run: RunFile) -> Finding:

@@ -15,22 +15,18 @@ from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed, reason_of
 from crossfoot.written.adapter_folder import ADAPTER_CONFIG
 from crossfoot.written.git_lfs import is_pointer, lfs_pointer
-from crossfoot.written.model_facts import (
-    CONFIG_JSON,
-    hub_not_asked,
-    looks_local,
-    model_folder,
-    read_config_json,
-)
+from crossfoot.written.model_facts import CONFIG_JSON, model_folder, read_config_json
 from crossfoot.written.model_findings import model_not_causal
 from crossfoot.written.model_kinds import Kind, kind_of
 from crossfoot.written.model_tensors import Mismatch, mismatch, unfit_sizes
 from crossfoot.written.tensor_headers import DamagedFile, Tensor, read_tensors
 from crossfoot.written.weight_findings import (
-    FETCH_AGAIN,
+    code_not_run,
     empty_tensors,
+    fetch_again,
     is_adapter,
     model_unreadable,
+    pickled,
     quantised,
     reshaped,
     unused,
@@ -60,19 +56,16 @@ _PACKED_TYPES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "F4")
 
 
 def model_folder_findings(path: str) -> tuple[Finding, ...]:
-    """What is wrong with the model at `path`, without places: a folder, or a hub id whose files are in the
-    local cache. Of one that is not here nothing is said, but that it cannot be fetched when the hub is not
-    asked.
+    """What is wrong with the model at `path`, without places: a folder, or a hub's id whose files are in the
+    local cache. Of one that is not here nothing is said: see written/hub.py.
     """
     folder = model_folder(path)
-    if folder is None:
-        return tuple(_not_cached(path))
-    return tuple(_of_folder(path, folder))
+    return () if folder is None else tuple(_of_folder(path, folder))
 
 
 def has_weights_here(path: str) -> bool:
-    """Whether the weights of the model must be here now: the hub is asked for those of a hub id."""
-    return os.path.isdir(path) or (_is_offline() and model_folder(path) is not None)
+    """Whether there are files of the model to look into."""
+    return model_folder(path) is not None
 
 
 def config_findings(path: str, values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -114,7 +107,10 @@ def _of_folder(path: str, folder: Path) -> Iterator[Finding]:
     found = list(config_findings(path, values))
     yield from found
     is_model = not any(finding.code in ("CF542", "CF543", "CF566") for finding in found)
-    if is_model and has_weights_here(path):
+    named = values.get("auto_map")
+    if is_model and isinstance(named, dict) and (own := named.get("AutoModelForCausalLM")):
+        yield code_not_run(path, str(own), str(values["model_type"]))
+    if is_model:
         yield from _weights(path, folder, values)
 
 
@@ -122,6 +118,8 @@ def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Fin
     """What is wrong with the weight files of a model whose config.json is right."""
     tensors, bad = tensors_in(path, folder)
     yield from bad
+    if not bad and (pickles := [file for file in _weight_files(folder) if file.suffix == ".bin"]):
+        yield pickled(path, [file.name for file in pickles])
     if tensors is not None and not bad:
         yield from _judged(path, tensors, mismatch(values, tensors))
 
@@ -133,7 +131,7 @@ def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[
     try:
         files = _weight_files(folder)
     except DamagedFile as error:
-        return None, [model_unreadable(path, str(error), FETCH_AGAIN)]
+        return None, [model_unreadable(path, str(error), fetch_again(path))]
     tensors: dict[str, Tensor] = {}
     bad: list[Finding] = []
     is_known = True
@@ -143,9 +141,13 @@ def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[
         except DamagedFile as error:
             is_text = is_pointer(file)
             why = f"{file.name} is damaged or cut off: {error}"
-            bad.append(lfs_pointer(None, str(file)) if is_text else model_unreadable(path, why, FETCH_AGAIN))
+            bad.append(
+                lfs_pointer(None, str(file)) if is_text else model_unreadable(path, why, fetch_again(path))
+            )
         except OSError as error:
-            bad.append(model_unreadable(path, f"{file.name} cannot be read: {reason_of(error)}", FETCH_AGAIN))
+            bad.append(
+                model_unreadable(path, f"{file.name} cannot be read: {reason_of(error)}", fetch_again(path))
+            )
         else:
             is_known &= there is not None
             tensors |= there or {}
@@ -224,25 +226,11 @@ def _where_else(folder: Path) -> tuple[str, ...]:
     return tuple(f"set model.path to {child}" for child in inside if (child / CONFIG_JSON).is_file())[:1]
 
 
-def _not_cached(path: str) -> Iterator[Finding]:
-    """A hub id that is not on this machine, where the hub is not asked. It may be in the cache of the nodes.
-    A path that is nowhere is the rule CF541's.
-    """
-    if not looks_local(path) and _is_offline():
-        yield hub_not_asked(path)
-
-
 def _base_of(file: Path) -> str:
     try:
         return str(json.loads(file.read_bytes())["base_model_name_or_path"] or "")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _transformers() -> str:

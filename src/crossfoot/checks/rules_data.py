@@ -28,6 +28,9 @@ def truncated(facts: Facts) -> Iterator[Finding]:
     A sample that is longer is cut at its end, which is its answer: the model is never shown how those answers
     end, nor the end token. From 1 % of the trained tokens on it is said here; plan and receipt count every
     lost one. Without an index some records are looked at and the numbers are about right. (lie U11)
+
+    `data.over_long: split` makes several samples of a long conversation, cut between its rounds; `drop`
+    leaves long records out, and counts them.
     """
     look, run = facts.data, facts.run
     if look is None or look.lost_share < CONSIDERABLE:
@@ -59,6 +62,32 @@ def truncated(facts: Facts) -> Iterator[Finding]:
         label="" if run.is_written("data.max_seq_len") else "max_seq_len is not given: the default",
         notes=tuple(notes),
         helps=tuple(helps),
+    )
+
+
+@rule("CF576", "warning", name="over-long-left-out")
+def over_long_left_out(facts: Facts) -> Iterator[Finding]:
+    """CF576: `data.over_long: drop` leaves out a considerable part of the records.
+
+    Nothing of a record that is longer than `data.max_seq_len` is trained then, also not what would fit: the
+    model learns short answers. From 1 % of the records on it is said here; plan and index count each, and the
+    index lists them in its rejects.jsonl.
+    """
+    look, run = facts.data, facts.run
+    if look is None or look.over_long_records < max(1, CONSIDERABLE * look.records):
+        return
+    about = "" if look.is_whole and look.has_counted_all else "about "
+    are, have = ("is", "it has") if look.over_long_records == 1 else ("are", "they have")
+    yield Finding(
+        "CF576",
+        f"{about}{look.over_long_records:,} of {_looked_at(look, look.records)} {are} left out: {have} more "
+        f"than {run.config.data.max_seq_len:,} tokens",
+        severity="warning",
+        place=run.place("data.over_long"),
+        helps=(
+            "raise data.max_seq_len",
+            "or set data.over_long to split: conversations become several samples",
+        ),
     )
 
 
@@ -105,17 +134,19 @@ def same_file_twice(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("CF517", "warning", name="leaked-validation")
+@rule("CF517", "warning", "note", name="leaked-validation")
 def leaked(facts: Facts) -> Iterator[Finding]:
     """CF517: validation data is training data too.
 
     The validation loss then measures what was learned by heart. Said for a file that is in both lists, and
-    when at least 1 % (and two) of the validation records looked at are among the training records.
+    for records that say the same, word for word: by their tokens where both are indexed. Below 1 % of the
+    validation records, or of one alone, it is a note. `data.validation: 0.05` or `500` holds out a part of
+    the training data instead, with all duplicates of it, so that the two never meet.
     """
     run = facts.run
     trained = {os.path.realpath(file): place for place, file in enumerate(run.config.data.train)}
     shared = False
-    for place, file in enumerate(run.config.data.validation):
+    for place, file in enumerate(run.config.data.validation_files):
         first = trained.get(os.path.realpath(file))
         if first is None:
             continue
@@ -128,15 +159,18 @@ def leaked(facts: Facts) -> Iterator[Finding]:
             others=((run.place("data", "train", first), "trained on here"),),
             helps=("validate on records that are not trained on",),
         )
-    look = facts.data
-    if shared or look is None or look.leaked_records < max(2, CONSIDERABLE * look.validation_records):
+    if shared or facts.data is None or not facts.data.leaks.records:
         return
+    leaks = facts.data.leaks
+    is_many = leaks.records >= max(2, CONSIDERABLE * leaks.looked_at)
+    are = "is a training record" if leaks.records == 1 else "are training records"
     yield Finding(
         "CF517",
-        f"{look.leaked_records:,} of the {look.validation_records:,} validation records"
-        f"{'' if look.is_whole else ' looked at'} are training records too",
-        severity="warning",
+        f"{leaks.records:,} of the {leaks.looked_at:,} validation records"
+        f"{'' if leaks.is_sure else ' looked at'} {are} too",
+        severity="warning" if is_many else "note",
         place=run.place("data.validation"),
+        notes=tuple(f"{one} says what {other} says" for one, other in leaks.first),
         helps=("remove them from one of the two",),
     )
 
@@ -323,7 +357,7 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
     """(first place, second place, name as written the second time)."""
     found: list[tuple[Place, Place, str]] = []
     data = facts.run.config.data
-    for key, files in (("train", data.train), ("validation", data.validation)):
+    for key, files in (("train", data.train), ("validation", data.validation_files)):
         places: dict[str, list[int]] = defaultdict(list)
         for place, file in enumerate(files):
             places[os.path.realpath(file)].append(place)

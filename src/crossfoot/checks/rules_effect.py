@@ -89,7 +89,7 @@ def _decay_by_sgd(facts: Facts) -> str | None:
 
 def _never_validated(facts: Facts) -> str | None:
     config, schedule = facts.run.config, facts.schedule
-    if not config.data.validation:
+    if not config.data.validation:  # no files, and no part
         return "data.validation is empty"
     every = config.validation.every_steps
     if schedule is None or every is None or every < schedule.total_steps:
@@ -156,6 +156,11 @@ def _no_prompt(facts: Facts) -> str | None:
     return "data.task is pretrain, and documents have no prompt" if is_plain else None
 
 
+def _no_records(facts: Facts) -> str | None:
+    is_plain = facts.run.config.data.task == "pretrain"
+    return "data.task is pretrain, and its blocks are never too long" if is_plain else None
+
+
 def _no_next_epoch(facts: Facts) -> str | None:
     config, schedule = facts.run.config, facts.schedule
     if schedule is not None and schedule.step_size(0) >= schedule.num_samples:
@@ -205,6 +210,7 @@ WISHES: tuple[Wish, ...] = (
         Wish(f"data.{key}", _no_prompt, "train on conversations, with data.task: sft")
         for key in ("template", "system_prompt", "train_on")
     ),
+    Wish("data.over_long", _no_records, "train on conversations, with data.task: sft"),
     Wish("data.last_step", _no_next_epoch, "set data.last_step to short or drop"),
 )
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.written import model_findings
+from crossfoot.written.hub import hub_model
 from crossfoot.written.model_facts import (
     BUILTIN_TINY,
-    looks_local,
     model_missing,
     needs_trained_embeddings,
 )
@@ -107,18 +107,18 @@ def untrained_rows(facts: Facts) -> Iterator[Finding]:
 
 @rule("CF541", "error", "warning")
 def model_path(facts: Facts) -> Iterator[Finding]:
-    """CF541: `model.path` is neither a folder here nor a model that the hub gives.
+    """CF541: `model.path` is neither a folder here nor the id of a model on a hub.
 
     A path that exists, that begins with /, ./, ../ or ~, that ends with / or that has more than one slash is
-    taken for a folder, and must be one. Anything else (`name` or `owner/name`) is a hub id; whether the hub
-    has it is only known when the model is fetched; one that is not in the local cache is a warning where
-    HF_HUB_OFFLINE forbids to ask. Paths are relative to the folder that the command is started in.
+    taken for a folder, and must be one. `name`, `owner/name` and `modelscope:owner/name` are ids of a hub;
+    one that is not in the local cache is CF060. Paths are relative to the folder that the command is started
+    in.
     """
     path = facts.run.config.model.path
     if path == BUILTIN_TINY or os.path.isdir(path):
         return
     near, place = near_help(path, os.path.isdir), facts.run.place("model.path")
-    if not looks_local(path):
+    if hub_model(path) is not None:
         if near and "/" in path and os.path.isdir(os.path.dirname(path)):
             title = f"{path} is taken for a model of the hub: there is no such folder"
             yield Finding("CF541", title, severity="warning", place=place, helps=near)

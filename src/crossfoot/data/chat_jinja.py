@@ -8,16 +8,17 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, UndefinedError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from crossfoot.data.conversation import NotTrainable, Turn
 from crossfoot.data.special_text import Spans, Spellings
+from crossfoot.phrases import counted
 
 _WORD = secrets.token_hex(8)
 """No data has it: it marks places in a rendered text, and is taken out again."""
@@ -78,7 +79,7 @@ class ChatTemplate:
         """(the text of a conversation, what of it are the template's words, what of it is trained). trained:
         the answers that are, by their places among the turns.
 
-        Raises NotTrainable: CF572 (the template refuses it), CF573, CF574.
+        Raises NotTrainable: CF063, CF572 (the template refuses it), CF573, CF574.
         """
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         marked = self._text(messages)
@@ -86,7 +87,8 @@ class ChatTemplate:
         if self.has_marks:
             answers = self._marked_answers(text, spans, turns, trained)
         else:
-            answers = [self._answer(text, messages, place) for place in trained]
+            # The last one first: where that has its place, data.train_on: last is a way out for the others.
+            answers = [self._answer(text, messages, place) for place in reversed(trained)][::-1]
         return text, self._own_words(text, messages), answers
 
     def _text(self, messages: Sequence[Message], *, asks: bool = False) -> str:
@@ -96,13 +98,33 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a program: whatever it does is said of it
             reason = str(error).strip().splitlines() or [type(error).__name__]
+            if isinstance(error, UndefinedError) and "strftime_now" in reason[0]:
+                reason = [
+                    "it asks for today's date (strftime_now); write a date in its place, in a copy of it"
+                ]
             raise NotTrainable("CF572", f"the template refuses it: {reason[0]}") from error
         return text
+
+    @cached_property
+    def _closing(self) -> str:
+        """What ends a conversation behind its last answer and goes when a turn follows: blanks and special
+        tokens, as Phi-3's end of text. Empty where there is none.
+        """
+        told = [{"role": role, "content": "1"} for role in ("user", "assistant", "user")]
+        try:
+            whole, followed = self._text(told[:2]), self._text(told)
+        except NotTrainable:
+            return ""
+        shared = _alike(whole, followed)
+        ends = [match.end() for match in self._spellings.pattern.finditer(whole) if match.end() <= shared]
+        closing = whole[ends[-1] :] if ends else ""
+        return closing if closing.strip() and not self._spellings.pattern.sub("", closing).strip() else ""
 
     def _marked_answers(
         self, text: str, spans: Spans, turns: Sequence[Turn], trained: Sequence[int]
     ) -> list[tuple[int, int]]:
         answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+        spans = _joined(spans)
         if len(spans) != len(answers):
             reason = f"the template marks {len(spans)} answers of a conversation that has {len(answers)}"
             raise NotTrainable("CF572", reason)
@@ -115,10 +137,14 @@ class ChatTemplate:
     def _answer(self, text: str, messages: Sequence[Message], place: int) -> tuple[int, int]:
         """Where the answer of this place stands, its end token in it; blanks behind that are not trained."""
         before = self._text(messages[:place], asks=True)
-        until = self._text(messages[: place + 1])
-        for part, turns in ((before, place), (until, place + 1)):
+        until = self._text(messages[: place + 1]).removesuffix(self._closing)
+        for part, what in (
+            (before, f"asked after {counted(place, 'turn')}, it is"),
+            (until, f"{place + 1} turns alone are"),
+        ):
             if not text.startswith(part):
-                raise NotTrainable("CF573", _difference(text, part, turns))
+                code = "CF063" if place == len(messages) - 1 else "CF573"
+                raise NotTrainable(code, _difference(text, part, what))
         answer = until[len(before) :].rstrip()
         if not answer.endswith(tuple(self._special)):
             raise _no_end(answer)
@@ -166,12 +192,27 @@ def _without_marks(marked: str) -> tuple[str, Spans]:
     return text + marked[at:], spans
 
 
-def _difference(text: str, part: str, turns: int) -> str:
-    """Where the rendering of some turns is no beginning of the whole."""
-    same = next((at for at, (one, two) in enumerate(zip(text, part, strict=False)) if one != two), len(text))
+def _joined(spans: Spans) -> list[tuple[int, int]]:
+    """With those that adjoin as one: a template may mark an answer and its end by themselves."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined
+
+
+def _alike(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def _difference(text: str, part: str, what: str) -> str:
+    """Where the rendering of some turns (what: in words) is no beginning of the whole."""
+    same = _alike(text, part)
     begin = max(0, same - _SEEN_CHARACTERS // 2)
     alone, within = (_shown(one[begin : begin + _SEEN_CHARACTERS]) for one in (part, text))
-    what = "1 turn alone is" if turns == 1 else f"{turns} turns alone are"
     return f"from character {same + 1:,} on, {what} {alone}, and in the conversation {within}"
 
 

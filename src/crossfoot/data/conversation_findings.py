@@ -44,24 +44,49 @@ def template_refuses(place: Place, reason: str) -> Finding:
     )
 
 
+_MARKS = (
+    "put {% generation %} and {% endgeneration %} around the answer in a copy of the template, and name that "
+    "file in data.template"
+)
+
+
 @rule_docs("CF573")
 def prefix_changes(place: Place, reason: str) -> Finding:
-    """CF573: the template writes earlier turns otherwise once a turn is added, so no answer has a place.
+    """CF573: the template writes earlier turns otherwise once a turn is added, so an answer has no place.
 
     Without `{% generation %}` marks an answer is what a rendering gains by it: the conversation up to the
-    answer must be the beginning of the whole one. A template that puts the system prompt before the last
-    question, or takes the reasoning out of earlier answers, breaks that: the model would be trained on turns
-    that it never sees like this. With `data.train_on: last` only the last answer must have its place.
+    answer must be the beginning of the whole one. A template that takes the reasoning out of earlier answers
+    (Qwen3's does, and writes an empty one into the last) breaks that: the model would be trained on turns
+    that it never sees like this. Conversations of one answer are not concerned, and with
+    `data.train_on: last` only the last answer must have its place.
     """
     return Finding(
         "CF573",
         "the template changes earlier turns when one is added",
         place=place,
         label=reason,
+        helps=("set data.train_on to last", f"or {_MARKS}"),
+    )
+
+
+@rule_docs("CF063", name="asked-otherwise")
+def asked_otherwise(place: Place, reason: str) -> Finding:
+    """CF063: the template asks for the last answer with other words than it writes before one.
+
+    With add_generation_prompt a template ends in what the model goes on from. Some end there in words that
+    are not in the conversation with its answer: `<think>` (DeepSeek-R1's, which takes the reasoning out of
+    every answer), or the system prompt, put before the last question where that is the last turn (Mistral's
+    of 2024; in a conversation with its answer there is no system prompt at all). The model would be trained
+    on another beginning than it is asked with, and where the answer begins is not known.
+    """
+    return Finding(
+        "CF063",
+        "the template asks for an answer otherwise than it writes one",
+        place=place,
+        label=reason,
         helps=(
-            "set data.train_on to last",
-            "or put {% generation %} and {% endgeneration %} around the answer in a copy of the template, "
-            "and name that file in data.template",
+            _MARKS,
+            "or, where the system prompt moves, leave it out, or write it into the first question",
         ),
     )
 

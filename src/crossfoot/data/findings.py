@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from crossfoot.data.conversation_findings import (
     answer_without_end,
+    asked_otherwise,
     no_conversation,
     prefix_changes,
     template_refuses,
@@ -323,6 +324,25 @@ def no_end_token(place: Place, reason: str) -> Finding:
     )
 
 
+OVER_LONG = "CF564"
+
+
+@rule_docs("CF564", name="record-over-long")
+def over_long(place: Place, reason: str) -> Finding:
+    """CF564: a record has more tokens than data.max_seq_len, and `data.over_long: drop` leaves it out.
+
+    It is listed with this code in the index's rejects.jsonl, and stops nothing, whatever `data.bad_samples`
+    says: it is left out on purpose. CF576 says so when many are.
+    """
+    return Finding(
+        "CF564",
+        "this record is longer than the window",
+        place=place,
+        label=reason,
+        helps=("raise data.max_seq_len", "or set data.over_long to split or truncate"),
+    )
+
+
 FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF501": file_missing,
     "CF502": file_ending,
@@ -342,12 +362,14 @@ FINDINGS_BY_CODE: Mapping[str, Callable[[Place, str], Finding]] = {
     "CF527": broken_table,
     "CF571": no_conversation,
     "CF572": template_refuses,
+    "CF063": asked_otherwise,
     "CF573": prefix_changes,
     "CF574": answer_without_end,
     "CF575": template_unusable,
     "CF550": record_too_large,
     "CF551": no_tokens,
     "CF556": field_twice,
+    OVER_LONG: over_long,
 }
 """Every code of this package; `crossfoot explain CODE` shows the docstring."""
 
@@ -362,6 +384,7 @@ SEVERAL: Mapping[str, str] = {
     "CF511": "records have text that is not trainable",
     "CF571": "records are no conversations",
     "CF572": "records are not taken by the template",
+    "CF063": "records end in an answer that the template asks for otherwise than it writes it",
     "CF573": "records have turns that the template changes when one is added",
     "CF574": "records have answers that the template does not end with one end token",
     "CF550": "records are too large to be read",

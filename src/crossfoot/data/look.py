@@ -19,7 +19,7 @@ from crossfoot.data.measuring import Measured, Seen, TokenCounter, measure, prom
 from crossfoot.data.numbering import numbering_of, record_place
 from crossfoot.data.problems import Problems
 from crossfoot.data.records import read_records
-from crossfoot.data.samples import Shape, texts_of
+from crossfoot.data.samples import Shape, Texts, texts_of
 from crossfoot.data.sampling import SOME_RECORDS, WHOLE_BYTES, Drawn, located, number_at, some_records
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
@@ -29,7 +29,23 @@ from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
 
 FEWEST_OF_A_FILE = 8
+LEAKS_NAMED = 3
 NOTHING_LEFT = "data.bad_samples: skip would leave every record out"
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Validation records that are training records too, of how many, and the first of them: where each is
+    validated on, and trained on. is_sure: all were held against all.
+    """
+
+    records: int = 0
+    looked_at: int = 0
+    first: tuple[tuple[Place, Place], ...] = ()
+    is_sure: bool = False
+
+
+NO_LEAKS = Leaks()
 
 
 @dataclass(frozen=True)
@@ -40,10 +56,10 @@ class DataLook:
     is_indexed: the numbers are the index's, exact. is_whole: every record was read. is_counted: tokens are
     counted, not estimated from the size of the text. records: records looked at. rejected_records: of them,
     what data.bad_samples: skip leaves out. samples, repeated_samples: trainable ones, and those of them equal
-    to an earlier one. truncated_samples: longer than data.max_seq_len. lost_share: of all trained tokens, cut
-    off with that. longest_tokens: before any cut; longest_kept_tokens: after it. has_counted_all: every
-    sample that could be longer than data.max_seq_len was tokenised. hopeless_records: prompts
-    that, by estimate, fill the window. leaked_records: validation records that are training records too.
+    to an earlier one. truncated_samples: cut at data.max_seq_len. split_records, over_long_records: what
+    data.over_long splits, or leaves out. lost_share: of all trained tokens, cut off. longest_tokens: before
+    any cut; longest_kept_tokens: after it. has_counted_all: every sample that could be longer than
+    data.max_seq_len was tokenised. hopeless_records: prompts that, by estimate, fill the window.
     vocabulary: rows that the tokenizer needs, None when not known. special_text, template_words: records
     whose data spells out a special token, or the template's own words. findings: what indexing would refuse.
     """
@@ -57,13 +73,14 @@ class DataLook:
     rejected_example: str = ""
     repeated_samples: int = 0
     truncated_samples: int = 0
+    split_records: int = 0
+    over_long_records: int = 0
     lost_share: float = 0.0
     longest_tokens: int = 0
     longest_kept_tokens: int = 0
     has_counted_all: bool = False
     hopeless_records: int = 0
-    validation_records: int = 0
-    leaked_records: int = 0
+    leaks: Leaks = NO_LEAKS
     vocabulary: int | None = None
     special_text: SpelledNames = NO_NAMES
     template_words: SpelledNames = NO_NAMES
@@ -112,11 +129,12 @@ class Looking:
             for drawn in _draw(file, None if seen.is_whole else size / sum(sizes)):
                 self._take(drawn, file, seen)
             if seen.records == before and seen.is_whole and not self._is_bad(file):
-                self._refuse(file, f"{file}: no record")
+                self.refuse(file, f"{file}: no record")
         self.records += seen.records
         return seen
 
-    def _refuse(self, file: str, reason: str) -> None:
+    def refuse(self, file: str, reason: str) -> None:
+        """Note that a file, or all of them, come to nothing."""
         self.bad.append((self._number(file), Problem("CF505", 0, reason, fatal=True), None))
 
     def _take(self, drawn: Drawn, file: str, seen: Seen) -> None:
@@ -155,6 +173,10 @@ class Looking:
                     tally.book(SpelledRecord(one.file_id, number, found))
         return special.counted.named(self._place), template.counted.named(self._place)
 
+    def place_of(self, texts: Texts) -> Place:
+        """Where a record stands; its file where its number is not known."""
+        return self._place(texts.file_id, texts.number)
+
     def _place(self, file_id: int, number: int) -> Place:
         file = self.files[file_id]
         return record_place(file, numbering_of(file), number) if number else Place(file)
@@ -167,7 +189,7 @@ class Looking:
             return
         if any(map(self._is_bad, files)) or (not seen.is_whole and any(map(self._has_sample, files))):
             return
-        self._refuse(files[0], NOTHING_LEFT)
+        self.refuse(files[0], NOTHING_LEFT)
 
     def _has_sample(self, file: str) -> bool:
         made = (
@@ -221,11 +243,13 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
     if long_ones or (config.lora is not None and config.tokenizer is not None):
         counter = looking.counter
     if long_ones:
-        measured = measure(seen, long_ones, counter, config.data.max_seq_len)
+        measured = measure(seen, long_ones, counter, looking.shape)
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
     looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
+    if counter.is_exact and seen.is_whole and 0 < len(seen.texts) <= measured.dropped:
+        looking.refuse(config.data.train[0], "data.over_long: drop would leave every record out")
     looking.judge("train", seen)
     special_text, template_words = looking.spelled(seen)
     return DataLook(
@@ -238,6 +262,8 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         rejected_example=seen.example,
         repeated_samples=seen.repeated,
         truncated_samples=round(measured.truncated),
+        split_records=round(measured.split),
+        over_long_records=round(measured.dropped),
         lost_share=measured.lost_share,
         longest_tokens=measured.longest,
         longest_kept_tokens=min(measured.longest, config.data.max_seq_len),
@@ -255,10 +281,11 @@ def reject_hopeless(seen: Seen, looking: Looking) -> int:
     """
     run = looking.run
     window = run.config.data.max_seq_len
-    long_ones = [i for i in seen.longer_than(window) if prompt_bytes(seen.texts[i]) >= window - 2]
+    is_split = looking.shape.over_long == "split"  # then each round has a prompt
+    long_ones = [i for i in seen.longer_than(window) if is_split or prompt_bytes(seen.texts[i]) >= window - 2]
     if not long_ones:
         return 0
-    too_long = measure(seen, long_ones, looking.counter, window).too_long
+    too_long = measure(seen, long_ones, looking.counter, looking.shape).too_long
     for texts, start, problem in too_long:
         looking.reject(texts.file_id, problem, start, seen)
     return len(too_long)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from crossfoot.data.findings import Problem
-from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Texts, coded_texts
+from crossfoot.data.findings import OVER_LONG, Problem
+from crossfoot.data.over_long import parts_of, prompt_too_long
+from crossfoot.data.samples import BYTES_PER_TOKEN, Encoder, Shape, Texts, coded_texts
 from crossfoot.data.unread_fields import count_unread
 
 LONGEST_FIRST = 32
@@ -41,6 +42,10 @@ class TokenCounter:
             return map(_estimated, records)
         return (Counts(coded.masked_tokens, coded.trained) for coded in coded_texts(records, self.encoder))
 
+    def count_one(self, texts: Texts) -> Counts:
+        """Of one record."""
+        return next(self.count((texts,)))
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -65,7 +70,7 @@ def _estimated(texts: Texts) -> Counts:
 @dataclass
 class Seen:
     """The records that a look has read: texts of the trainable ones, the first byte of each whose line is
-    not known, and their fields that are not read.
+    not known, where each text is the first of its like, and their fields that are not read.
     """
 
     is_whole: bool
@@ -75,13 +80,12 @@ class Seen:
     repeated: int = 0
     texts: list[Texts] = field(default_factory=list)
     starts: list[int | None] = field(default_factory=list)
-    keys: set[tuple[str, ...]] = field(default_factory=set)
+    keys: dict[tuple[str, ...], int] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
 
     def add(self, texts: Texts, start: int | None) -> None:
         """Take a trainable record in."""
-        self.repeated += texts.parts in self.keys
-        self.keys.add(texts.parts)
+        self.repeated += self.keys.setdefault(texts.parts, len(self.texts)) < len(self.texts)
         self.texts.append(texts)
         self.starts.append(start)
         count_unread(self.unread, texts.unread)
@@ -99,39 +103,45 @@ class Seen:
 class Measured:
     """Numbers over all records that were read; the ones tokenised stand for the others.
 
-    count: samples tokenised. truncated, hopeless: samples. lost_share: of the trained tokens. longest: tokens
-    of the longest sample tokenised. too_long: records whose prompt fills the window, each with its start.
+    count: records tokenised. truncated, split, dropped, hopeless: records; dropped as over-long. lost_share:
+    of the trained tokens, cut off. longest: tokens of the longest record tokenised. too_long: records whose
+    prompt fills the window, each with its start.
     """
 
     count: int = 0
     truncated: float = 0.0
+    split: float = 0.0
+    dropped: float = 0.0
     hopeless: float = 0.0
     lost_share: float = 0.0
     longest: int = 0
     too_long: list[tuple[Texts, int | None, Problem]] = field(default_factory=list)
 
 
-def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, window: int) -> Measured:
-    """What a window of so many tokens does to the sft records seen. long_ones: as from seen.longer_than."""
-    measured = Measured()
+def measure(seen: Seen, long_ones: Sequence[int], counter: TokenCounter, shape: Shape) -> Measured:
+    """What the window does to the sft records seen. long_ones: as from seen.longer_than."""
+    measured, window = Measured(), shape.max_seq_len
     lost = trained = answer_bytes = 0.0
     weights = _chosen(seen, long_ones)
     measured.count = len(weights)
     counts = counter.count([seen.texts[place] for place in weights])
     for (place, weight), counted in zip(weights.items(), counts, strict=True):
-        masked, whole = counted.masked_tokens, len(counted.trained)
-        one = seen.texts[place]
-        if masked >= window:
+        one, whole = seen.texts[place], len(counted.trained)
+        parts = parts_of(one, counted, shape, counter.count_one)
+        if isinstance(parts, Problem):  # also one that the template refuses in parts, which indexing tells
+            measured.longest = max(measured.longest, whole)
+            measured.dropped += weight * (parts.code == OVER_LONG)
+            continue
+        if (problem := prompt_too_long(one, parts, window)) is not None:
             if counter.is_exact:
-                reason = f"the prompt has {masked} tokens, data.max_seq_len is {window}"
-                problem = one.problem("CF509", reason)
                 measured.too_long.append((one, seen.starts[place], problem))
-            elif masked >= SURE * window:
+            elif max(part.masked_tokens for part in parts) >= SURE * window:
                 measured.hopeless += weight
             continue
         measured.longest = max(measured.longest, whole)
-        measured.truncated += weight * (whole > window)
-        lost += weight * sum(counted.trained[window:])
+        measured.split += weight * (len(parts) > 1)
+        measured.truncated += weight * any(len(part.trained) > window for part in parts)
+        lost += weight * sum(sum(part.trained[window:]) for part in parts)
         trained += weight * sum(counted.trained)
         answer_bytes += weight * _trained_bytes(one)
     bytes_per_token = answer_bytes / trained if trained else BYTES_PER_TOKEN

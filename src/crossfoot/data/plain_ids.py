@@ -61,7 +61,7 @@ def plain_ids(config: Config, index_dir: str, destination: str, template: Templa
         made = ("from sentencepiece import SentencePieceProcessor", load, "encode(prompt)")
         answer = "tokenizer.decode([one for one in new if one < tokenizer.get_piece_size()])"
     else:
-        own = os.path.abspath(local_folder(path, index_dir, may_fetch=False) or path)
+        own = os.path.abspath(local_folder(path, index_dir, may_write=False) or path)
         load = [f"tokenizer = AutoTokenizer.from_pretrained({own!r})"]
         made = ("from transformers import AutoTokenizer", load, "encode(prompt, add_special_tokens=False)")
         answer = "tokenizer.decode(new, skip_special_tokens=True)"

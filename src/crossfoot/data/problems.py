@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from crossfoot.data.findings import FINDINGS_BY_CODE, SEVERAL, SKIP_HELP, Problem
+from crossfoot.data.findings import FINDINGS_BY_CODE, OVER_LONG, SEVERAL, SKIP_HELP, Problem
 from crossfoot.data.sampling import located
 from crossfoot.findings.finding import Finding, Refused
 
@@ -47,10 +47,10 @@ class Problems:
         return self._count >= ENOUGH_RECORDS
 
     def note(self, file_id: int, problem: Problem, start: int | None = None) -> bool:
-        """Take a problem in; True when it is only to be left out (data.bad_samples: skip). start: the first
-        byte of a record of which no number is known yet.
+        """Take a problem in; True when it is only to be left out (data.bad_samples: skip, data.over_long:
+        drop). start: the first byte of a record of which no number is known yet.
         """
-        if not problem.fatal and not self._stops:
+        if problem.code == OVER_LONG or (not problem.fatal and not self._stops):
             return True
         of_the_file = "" if problem.number or start is not None else self._files[file_id]
         kind = self._kinds.setdefault((problem.code, of_the_file), _Kind())

@@ -6,12 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from crossfoot.data.conversation import Columns, NotTrainable, kind, quoted_name, renamed, text_in, turns_of
+from crossfoot.data.conversation import (
+    Columns,
+    NotTrainable,
+    Turn,
+    kind,
+    quoted_name,
+    renamed,
+    text_in,
+    turns_of,
+)
 from crossfoot.data.findings import Problem
 from crossfoot.data.record import NamedTwice, Record
 from crossfoot.data.records import Task
@@ -26,6 +35,7 @@ BYTES_PER_TOKEN = 3.5
 """
 
 
+OverLong = Literal["truncate", "split", "drop"]
 Placed = tuple[list[int], list[tuple[int, int]]]
 """The ids of a text, and the characters of each: begin and end."""
 
@@ -73,12 +83,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shape:
-    """What becomes of a record, beside the tokenizer. template: of sft. columns: as in the config."""
+    """What becomes of a record, beside the tokenizer. template: of sft. columns, over_long: as in the
+    config.
+    """
 
     task: Task
     max_seq_len: int
     template: Template | None = None
     columns: Columns = field(default_factory=dict)
+    over_long: OverLong = "truncate"
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -90,7 +103,7 @@ class Shape:
 class Texts:
     """The texts of one good record. stretches: what is tokenised. unread: names of its fields that hold
     something and are not read. written: what is read, as it stands in the file. number, line: as of a
-    Problem.
+    Problem. turns: of a conversation.
     """
 
     file_id: int
@@ -99,6 +112,7 @@ class Texts:
     unread: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     line: int = 0
+    turns: tuple[Turn, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -112,6 +126,7 @@ class Texts:
 
 def texts_of(record: Record, file_id: int, shape: Shape) -> Texts | Problem:
     """The texts of a record, or why it cannot be trained on."""
+    turns: tuple[Turn, ...] = ()
     try:
         value = read_value(record, shape.columns)
         if shape.template is None:
@@ -128,7 +143,7 @@ def texts_of(record: Record, file_id: int, shape: Shape) -> Texts | Problem:
     except NotTrainable as error:
         return record.problem(error.code, error.reason)
     unread = unread_fields(value, shape.task, shape.columns)
-    return Texts(file_id, record.number, stretches, unread, written, record.line)
+    return Texts(file_id, record.number, stretches, unread, written, record.line, turns)
 
 
 def read_value(record: Record, columns: Columns) -> dict[str, Any]:
@@ -147,27 +162,6 @@ def _refuse_halves(text: str) -> None:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise NotTrainable("CF511", f"it holds {half}, half of a character") from error
-
-
-def sft_samples(
-    batch: Sequence[Texts], encoder: Encoder, max_seq_len: int
-) -> Iterator[Sample | tuple[int, Problem]]:
-    """A sample (or a file id and its Problem) for each record, cut at max_seq_len tokens. One of which no
-    trained token would be left is a Problem.
-    """
-    for texts, coded in zip(batch, coded_texts(batch, encoder), strict=True):
-        masked = coded.masked_tokens
-        if masked >= max_seq_len:
-            reason = f"the prompt has {masked} tokens, data.max_seq_len is {max_seq_len}"
-            yield texts.file_id, texts.problem("CF509", reason)
-            continue
-        problem = _not_as_text(texts, coded.parts, encoder)
-        if problem := problem or _not_trainable(coded.shortest_answer, coded.ids, encoder.facts, texts):
-            yield texts.file_id, problem
-            continue
-        ids = np.array(coded.ids[:max_seq_len], dtype=np.int32)
-        trained = np.frombuffer(coded.trained[:max_seq_len], dtype=np.uint8)
-        yield Sample(ids, trained, sum(coded.trained[max_seq_len:]), texts.file_id, texts.number)
 
 
 _LABEL = {False: b"\0", True: b"\1"}
@@ -219,7 +213,7 @@ def coded_texts(batch: Sequence[Texts], encoder: Encoder) -> Iterator[Coded]:
             ids += [*begin, *part, *end]
             trained += _LABEL[False] * len(begin) + labels + _LABEL[bool(stretch.trained)] * len(end)
             parts.append(part)
-        yield Coded(ids, trained, parts, min(answers))
+        yield Coded(ids, trained, parts, min(answers, default=0))
 
 
 def labels_of(places: Sequence[tuple[int, int]], trained: Spans) -> bytearray:
@@ -238,32 +232,23 @@ def labels_of(places: Sequence[tuple[int, int]], trained: Spans) -> bytearray:
     return labels
 
 
-def _not_as_text(texts: Texts, encoded: Sequence[Sequence[int]], encoder: Encoder) -> Problem | None:
-    """Its data spells out a special token, for which the vocabulary has no other tokens than that one."""
-    if encoder.special_text == "tokens" or all(map(encoder.special.fixed.isdisjoint, encoded)):
-        return None
-    for stretch, ids in zip(texts.stretches, encoded, strict=True):
-        if token := encoder.special.surviving(stretch.text, stretch.own, ids):
-            return texts.problem(
-                "CF511", f"it spells out {token}, and the tokenizer has no other tokens for that"
-            )
-    return None
-
-
-def _not_trainable(
-    own_tokens: int, whole: Sequence[int], facts: TokenizerFacts, texts: Texts
-) -> Problem | None:
-    """A trained text without a token of its own, or a token that the model's table has no row for: the
-    text spells out the tokenizer's added padding token.
+def untrainable(texts: Texts, coded: Coded, encoder: Encoder) -> Problem | None:
+    """What is wrong with the tokens of a record: its data spells out a special token, for which the
+    vocabulary has no other tokens than that one; a trained text has no token of its own; or the model's table
+    has no row for a token, the tokenizer's added padding token, which the text spells out.
     """
-    if not own_tokens:
+    if encoder.special_text != "tokens" and not all(map(encoder.special.fixed.isdisjoint, coded.parts)):
+        for stretch, ids in zip(texts.stretches, coded.parts, strict=True):
+            if token := encoder.special.surviving(stretch.text, stretch.own, ids):
+                return texts.problem(
+                    "CF511", f"it spells out {token}, and the tokenizer has no other tokens for that"
+                )
+    if not coded.shortest_answer:
         return texts.problem("CF551", "no token comes of its text")
-    highest = max(whole)
-    if highest < facts.vocabulary:
+    highest, rows = max(coded.ids), encoder.facts.vocabulary
+    if highest < rows:
         return None
-    reason = (
-        f"it spells out a special token with id {highest}, but the model's table has {facts.vocabulary} rows"
-    )
+    reason = f"it spells out a special token with id {highest}, but the model's table has {rows} rows"
     return texts.problem("CF511", reason)
 
 
@@ -281,8 +266,7 @@ def documents(batch: Sequence[Texts], encoder: Encoder) -> Iterator[Document | t
     end token.
     """
     for texts, coded in zip(batch, coded_texts(batch, encoder), strict=True):
-        problem = _not_as_text(texts, coded.parts, encoder)
-        if problem := problem or _not_trainable(coded.shortest_answer, coded.ids, encoder.facts, texts):
+        if problem := untrainable(texts, coded, encoder):
             yield texts.file_id, problem
         else:
             yield Document(np.array(coded.ids, dtype=np.int32), texts.file_id, texts.number)

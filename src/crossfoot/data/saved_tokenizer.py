@@ -34,7 +34,7 @@ def save_tokenizer(
     """
     path = tokenizer_path(config)
     copy_tokenizer(path, index_dir, destination)
-    folder = local_folder(path, index_dir, may_fetch=False) or path
+    folder = local_folder(path, index_dir, may_write=False) or path
     files = TokenizerFiles(folder)
     with suppress(Exception):  # what was trained is saved all the same, beside files that nobody can read
         files = read_tokenizer_files(folder)

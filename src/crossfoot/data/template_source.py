@@ -24,7 +24,7 @@ def shape_of(run: RunFile) -> Shape:
     """What becomes of a record of this run. Raises as `template_of`."""
     data = run.config.data
     template = template_of(run) if data.task == "sft" else None
-    return Shape(data.task, data.max_seq_len, template, data.field_names)
+    return Shape(data.task, data.max_seq_len, template, data.field_names, data.over_long)
 
 
 def template_of(run: RunFile) -> Template:
@@ -59,7 +59,7 @@ def _settings(run: RunFile) -> Settings:
     path = tokenizer_path(run.config)
     if path == BUILTIN_TINY:
         return Settings(SETTINGS)
-    return read_settings(local_folder(path, run.index_dir, may_fetch=False) or path)
+    return read_settings(local_folder(path, run.index_dir, may_write=False) or path)
 
 
 def _source(run: RunFile, files: TokenizerFiles) -> str:

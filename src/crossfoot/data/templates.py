@@ -83,14 +83,24 @@ class Template:
         return self.tokens, self.special
 
     def stretches(self, turns: Sequence[Turn]) -> tuple[Stretch, ...]:
-        """What comes of a conversation. Raises NotTrainable: CF572, CF573, CF574."""
-        if self.system is not None and turns[0].role != "system":
-            turns = (Turn("system", self.system), *turns)
+        """What comes of a conversation. Raises NotTrainable: CF063, CF572, CF573, CF574."""
+        trained = self.trained_answers(turns)
+        if not trained:
+            raise NotTrainable("CF571", "its last answer has the weight 0, and data.train_on is last")
+        return self.rendered(turns, trained)
+
+    def trained_answers(self, turns: Sequence[Turn]) -> list[int]:
+        """The answers of a conversation that are trained, by their places among its turns."""
         trained = [place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.is_trained]
         if self.train_on == "last":
             trained = [place for place in trained if place == len(turns) - 1]
-        if not trained:
-            raise NotTrainable("CF571", "its last answer has the weight 0, and data.train_on is last")
+        return trained
+
+    def rendered(self, turns: Sequence[Turn], trained: Sequence[int]) -> tuple[Stretch, ...]:
+        """What comes of turns of which these answers are trained. Raises as `stretches`."""
+        if self.system is not None and turns[0].role != "system":
+            turns = (Turn("system", self.system), *turns)
+            trained = [place + 1 for place in trained]
         if not self.source:
             return _inst_blocks(turns, trained, BUILT_IN[self.name])
         text, own, answers = _chat_template(self.source, *self._of_tokenizer).render(turns, trained)
@@ -99,7 +109,12 @@ class Template:
     def try_out(self) -> None:
         """Put a conversation into the template. Raises NotTrainable for what is wrong with any."""
         asked = (Turn("user", "1 + 1?"), Turn("assistant", "2."), Turn("user", "2 + 2?"))
-        (stretch, *_) = self.stretches((*asked, Turn("assistant", "4.")))
+        try:
+            (stretch, *_) = self.stretches((*asked, Turn("assistant", "4.")))
+        except NotTrainable as error:
+            if error.code != "CF573":  # that is wrong with records of several turns, each of which is named
+                raise
+            (stretch, *_) = self.stretches(asked[:2])
         if not self.source:
             return
         for name in ("bos_token", "eos_token"):

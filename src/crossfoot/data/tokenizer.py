@@ -12,7 +12,6 @@ and merges, which loses a blank at the start of a text. test_index.py and test_t
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +36,8 @@ from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.written.config import Config
 from crossfoot.written.git_lfs import fetching, is_pointer
-from crossfoot.written.model_facts import BUILTIN_TINY
+from crossfoot.written.hub import hub_model
+from crossfoot.written.model_facts import BUILTIN_TINY, model_folder
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -62,29 +62,19 @@ def tokenizer_path(config: Config) -> str:
     return config.tokenizer.path if config.tokenizer is not None else config.model.path
 
 
-def local_folder(path: str, index_dir: str, *, may_fetch: bool) -> str | None:
-    """The folder of a tokenizer: given, built in, or a hub id's snapshot. None: a hub id that is not on this
+def local_folder(path: str, index_dir: str, *, may_write: bool) -> str | None:
+    """The folder of a tokenizer: given, built in, or that of a hub's id in the cache. None: it is not on this
     machine.
 
-    may_fetch: builtin:tiny is written and a hub id downloaded if need be. Raises OSError or ValueError when
-    that fails.
+    may_write: builtin:tiny is written if need be. Raises OSError or ValueError when that fails, and
+    FileNotFoundError for what is no folder and no hub's id.
     """
     if path == BUILTIN_TINY:
-        return write_tiny_tokenizer(index_dir) if may_fetch else tiny_folder(index_dir)
-    if os.path.isdir(path):
-        return path
-    if os.path.exists(path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
+        return write_tiny_tokenizer(index_dir) if may_write else tiny_folder(index_dir)
+    if not os.path.isdir(path) and hub_model(path) is None:
         raise FileNotFoundError(f"no folder {path}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    wanted = [*TOKENIZER_FILES, CHAT_TEMPLATE, "config.json", "generation_config.json"]
-    try:
-        return str(snapshot_download(path, allow_patterns=wanted, local_files_only=not may_fetch))
-    except LocalEntryNotFoundError as error:
-        if may_fetch:
-            raise FileNotFoundError(f"no folder {path}, and it cannot be fetched from the hub") from error
-        return None
+    folder = model_folder(path)
+    return None if folder is None else str(folder)
 
 
 def fingerprint(path: str, folder: str) -> str:
@@ -127,7 +117,7 @@ def copy_tokenizer(path: str, index_dir: str, destination: str) -> None:
     Not save_pretrained: of a sentencepiece folder it writes a class that adds no begin token and that only
     transformers 5 knows. Raises OSError when the tokenizer is gone or the folder cannot be written.
     """
-    folder = local_folder(path, index_dir, may_fetch=True) or path
+    folder = local_folder(path, index_dir, may_write=True) or path
     for name in TOKENIZER_FILES:
         if os.path.isfile(os.path.join(folder, name)):
             shutil.copyfile(os.path.join(folder, name), os.path.join(destination, name))
@@ -136,12 +126,12 @@ def copy_tokenizer(path: str, index_dir: str, destination: str) -> None:
 def load_encoder(
     path: str, index_dir: str, *, place: Place | None = None, special_text: SpecialText = "text"
 ) -> Encoder:
-    """What tokenises the data, with its facts. Fetches the tokenizer if need be.
+    """What tokenises the data, with its facts. Writes builtin:tiny if need be.
 
     Raises Refused: CF520 (cannot be loaded), CF521 (no end token).
     """
     with _refusing(path, place or Place(path)):
-        folder = local_folder(path, index_dir, may_fetch=True) or path
+        folder = local_folder(path, index_dir, may_write=True) or path
         source = Source(path, fingerprint(path, folder), special_text)
         return _light(source, folder) or by_transformers(source, folder)
 
@@ -154,7 +144,7 @@ def load_at_hand(
     Raises Refused as `load_encoder`; of a large tokenizer.json only that it is cut off.
     """
     with _refusing(path, place or Place(path)):
-        folder = local_folder(path, index_dir, may_fetch=False)
+        folder = local_folder(path, index_dir, may_write=False)
         file = os.path.join(folder or "", "tokenizer.json")
         if folder is None or (os.path.isfile(file) and os.path.getsize(file) > LARGEST_JSON_BYTES):
             if folder is not None and not _ends_as_json(file):

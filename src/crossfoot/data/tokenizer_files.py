@@ -98,7 +98,7 @@ def tokenizer_files_of(run: RunFile) -> TokenizerFiles | None:
     config, index_dir = run.config, run.index_dir
     path, place = tokenizer_path(config), run.tokenizer_place
     try:
-        folder = local_folder(path, index_dir, may_fetch=False)
+        folder = local_folder(path, index_dir, may_write=False)
         is_tiny = path == BUILTIN_TINY
         found = _TINY if is_tiny else read_tokenizer_files(folder) if folder is not None else None
     except Exception as error:  # sentencepiece raises bare exceptions for a damaged file
@@ -229,7 +229,7 @@ def _chat_template(folder: str, values: Mapping[str, Any]) -> ChatTemplate | Non
 def _beside_models_own(found: TokenizerFiles, model: str, index_dir: str) -> TokenizerFiles:
     """With what the tokenizer in the model's folder says, where the run has another one."""
     try:
-        folder = local_folder(model, index_dir, may_fetch=False)
+        folder = local_folder(model, index_dir, may_write=False)
         if folder is None:
             return found
         template = _chat_template(folder, read_object(folder, "tokenizer_config.json"))

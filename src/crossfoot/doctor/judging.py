@@ -134,7 +134,7 @@ def _path_problem(node: Node, wanted: WantedPath) -> tuple[str, str, Severity] |
     told, name = node.facts["paths"][wanted.path], f"{wanted.name} {wanted.path}"
     if wanted.use == "read" and not told["is_usable"]:
         state = "cannot be read" if told["is_there"] else "is not there"
-        return f"{name} {state}", "copy it there, or put it on storage that every node mounts", "error"
+        return f"{name} {state}", wanted.bringing, "error"
     if wanted.use == "write" and not told["is_usable"]:
         help_ = "set run.dir (data.index_dir for the index) to a folder that can be written"
         return f"{name} cannot be made: {told['nearest']} cannot be written", help_, "error"

@@ -11,22 +11,26 @@ from crossfoot.checks.launch.rules_files import host_name, hostfile_line
 from crossfoot.checks.registry import Facts
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import CheckedRun, read_and_check
+from crossfoot.written.hub import hub_model
 from crossfoot.written.launch.findings import unreadable_launch_file
 from crossfoot.written.launch.hostfile import read_hostfile
 from crossfoot.written.launch.statement import Host
-from crossfoot.written.model_facts import BUILTIN_TINY, looks_local
+from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
 from crossfoot.written.source import UnreadableText, read_source
 
 
 @dataclass(frozen=True)
 class WantedPath:
-    """A path of the config. name: for people. use: read or write. place: where the config says it."""
+    """A path of the config. name: for people. use: read or write. place: where the config says it. bringing:
+    what to do where it cannot be read.
+    """
 
     name: str
     path: str
     use: str
     place: Place | None = None
+    bringing: str = "copy it there, or put it on storage that every node mounts"
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,21 @@ def read_hosts(hostfile: str) -> tuple[Host, ...]:
 
 
 def _paths(run: RunFile) -> Iterator[WantedPath]:
-    """What the run reads and writes; a model from a hub is no path."""
+    """What the run reads and writes; of a hub's model, its folder in the cache."""
     config = run.config
     yield WantedPath("run folder", run.run_dir, "write", run.place("run", "dir"))
     yield WantedPath("index", run.index_dir, "write", run.place("data", "index_dir"))
-    if config.model.path != BUILTIN_TINY and looks_local(config.model.path):
-        yield WantedPath("model", config.model.path, "read", run.place("model", "path"))
-    if config.tokenizer is not None and looks_local(config.tokenizer.path):
-        yield WantedPath("tokenizer", config.tokenizer.path, "read", run.place("tokenizer", "path"))
-    for key, names in (("train", config.data.train), ("validation", config.data.validation)):
+    for section in (config.model, config.tokenizer):
+        name = "model" if section is config.model else "tokenizer"
+        if section is None or section.path == BUILTIN_TINY:
+            continue
+        place = run.place(name, "path")
+        if (model := hub_model(section.path)) is None:
+            yield WantedPath(name, section.path, "read", place)
+        else:
+            where = str(model.folder or model.place_in_cache)
+            yield WantedPath(name, where, "read", place, f"fetch it into the cache: {model.fetching}")
+    for key, names in (("train", config.data.train), ("validation", config.data.validation_files)):
         for number, name in enumerate(names):
             yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
     if config.deepspeed is not None:

@@ -15,9 +15,11 @@ _TRAIN = (
     *("dataset_name", "data_files", "dataset_dir"),
 )
 """The first of these that is given counts."""
-_VALIDATION = ("test_datasets", "validation_file", "eval_dataset", "val_dataset", "eval_file")
-DATA_KEYS = frozenset((*_TRAIN, *_VALIDATION, "dataset_config_name"))
+VALIDATION_KEYS = ("test_datasets", "validation_file", "eval_dataset", "val_dataset", "eval_file")
+DATA_KEYS = frozenset((*_TRAIN, *VALIDATION_KEYS, "dataset_config_name"))
 """Keys that are read here."""
+SPLIT_KEYS = ("val_size", "val_set_size", "validation_split_percentage")
+"""Keys that split a part of the training data off for validation."""
 _INFO = "dataset_info.json"
 LARGEST_BYTES = 1 << 20
 
@@ -38,7 +40,7 @@ class DataFiles:
 
 def data_files(recipe: Recipe) -> DataFiles:
     """The files of a recipe, and what of them is not carried over."""
-    train, validation = recipe.get(*_TRAIN), recipe.get(*_VALIDATION)
+    train, validation = recipe.get(*_TRAIN), recipe.get(*VALIDATION_KEYS)
     if validation is not None and validation.asks_for_nothing:
         validation = None
     left: list[LeftOut] = [
@@ -53,6 +55,20 @@ def data_files(recipe: Recipe) -> DataFiles:
         validation,
         tuple(left),
     )
+
+
+def part_split_off(recipe: Recipe) -> int | float | None:
+    """The number or the share of the samples that is split off for validation there; None where none is.
+    run_clm.py of transformers means a percentage, run_clm_pt_with_peft.py by the same name a share, and
+    run_clm_sft_with_peft.py never reads it.
+    """
+    split = recipe.get(*SPLIT_KEYS)
+    number = split.number if split is not None else None
+    if split is None or not number or (recipe.stack.name == "alpaca2" and not recipe.is_pretraining):
+        return None
+    if recipe.stack.name == "hf" and "percentage" in split.key:
+        return number / 100
+    return number if number < 1 else int(number)
 
 
 def _files(recipe: Recipe, given: Given | None, left: list[LeftOut]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from crossfoot.importing.carried import Entry
+from crossfoot.importing.datasets import SPLIT_KEYS, part_split_off
 from crossfoot.importing.recipe import Given, Recipe
 from crossfoot.importing.trained import Batch, Epoch, axolotl_steps
 from crossfoot.phrases import counted
@@ -194,10 +195,7 @@ def _the_data(case: Case) -> Iterator[Departure]:
         yield Departure("packing changes the batch", text)
     if case.asked("group_by_length"):
         yield Departure("order by length", "the samples of a step are of like length, not drawn at random")
-    long = recipe.get("excess_length_strategy")
-    if (name == "axolotl" and (long is None or long.text == "drop")) or (
-        name == "llamafactory" and case.is_packing
-    ):
+    if name == "llamafactory" and case.is_packing:
         yield Departure(
             "long samples left out",
             f"what is longer than {case.max_seq_len} tokens is not trained; here it is cut, and counted",
@@ -219,14 +217,21 @@ def _the_data(case: Case) -> Iterator[Departure]:
 
 def _the_split(case: Case) -> Iterator[Departure]:
     recipe = case.recipe
-    split = case.asked("val_size", "val_set_size", "validation_split_percentage")
+    split = case.asked(*SPLIT_KEYS)
     if split is None or not split.number:
         return
     if recipe.stack.name == "alpaca2" and not recipe.is_pretraining:
         text = "run_clm_sft_with_peft.py never reads it: validation is validation_file"
         yield Departure("split without effect", text)
         return
-    part = split.number
-    text = f"{counted(case.held_out, 'sample')}" if case.held_out else f"{part:g} of the samples"
-    percent = f"; it is a share, not a percentage: {100 * part:g} %" if "percentage" in split.key else ""
-    yield Departure("validation split off", f"{text} are not trained there, and are here{percent}")
+    part = part_split_off(recipe) or 0
+    text = f"{part:g} of the samples" if part < 1 else counted(int(part), "sample")
+    text = counted(case.held_out, "sample") if case.held_out else text
+    is_share = "percentage" in split.key and recipe.stack.name == "alpaca2" and part < 1
+    percent = f"; it is a share, not a percentage: {100 * part:g} %" if is_share else ""
+    how = "are the first of the data" if recipe.stack.name == "hf" else "are drawn by chance"
+    yield Departure(
+        "another split",
+        f"{text} {how}, and what one of them says may be trained too; here as many are held out by what they "
+        f"say, whatever the seed, and all others that say the same with them{percent}",
+    )

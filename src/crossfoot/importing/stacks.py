@@ -135,6 +135,7 @@ _AXOLOTL = Stack(
             "lr.schedule": Default("cosine", "lr_scheduler"),
             "train.epochs": Default("1", "num_epochs"),
             "data.max_seq_len": Default("512", "sequence_len"),
+            "data.over_long": Default("drop", "excess_length_strategy"),
             "lora.dropout": Default("0.0", "lora_dropout"),
             "lora.target_modules": Default("[q_proj, v_proj]", "target_modules of a Llama", "peft"),
         }

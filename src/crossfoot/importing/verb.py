@@ -13,6 +13,7 @@ from crossfoot.findings.render import render
 from crossfoot.importing.carried import Carried, Entry
 from crossfoot.importing.carrying import carry
 from crossfoot.importing.config_text import all_entries, config_text
+from crossfoot.importing.datasets import part_split_off
 from crossfoot.importing.departures import Case, is_dropping
 from crossfoot.importing.findings import (
     gpus_not_said,
@@ -195,12 +196,8 @@ def _counted(recipe: Recipe, entries: Mapping[str, Entry]) -> int | None:
 
 def _held_out(recipe: Recipe, samples: int) -> int:
     """Samples that are split off for validation there."""
-    split = recipe.get("val_size", "val_set_size", "validation_split_percentage")
-    is_read = recipe.stack.name != "alpaca2" or recipe.is_pretraining
-    part = split.number if split is not None and is_read else None
-    if not part:
-        return 0
-    return int(part) if part > 1 else math.ceil(part * samples)
+    part = part_split_off(recipe) or 0
+    return part if isinstance(part, int) else math.ceil(part * samples)
 
 
 def _free_name(path: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from crossfoot.importing.carried import NOT_YET, Carrying, Entry
+from crossfoot.importing.datasets import SPLIT_KEYS, VALIDATION_KEYS, part_split_off
 from crossfoot.importing.recipe import Given, as_text, origin
 from crossfoot.phrases import listed
 from crossfoot.written.foreign_keys import foreign, words_for
@@ -81,12 +82,13 @@ def _lora(carrying: Carrying, given: Given) -> None:
 
 
 def _split(carrying: Carrying, given: Given) -> None:
-    recipe = carrying.recipe
-    if given.number == 0 or (recipe.stack.name == "alpaca2" and not recipe.is_pretraining):
+    part = part_split_off(carrying.recipe)
+    if part is None:
         carrying.leave(given, "no part is split off there either", trains=False)
+    elif (files := carrying.recipe.get(*VALIDATION_KEYS)) is not None and not files.asks_for_nothing:
+        carrying.leave(given, f"{files.key} says the files", trains=False)
     else:
-        help_ = "write those samples to a file of their own: data.validation: [FILE.json]"
-        carrying.leave(given, "no part of the data is split off: all of it is trained", help_)
+        carrying.put("data.validation", as_text(part), given)
 
 
 def _epochs(carrying: Carrying, given: Given) -> None:
@@ -237,7 +239,7 @@ WAYS: Mapping[str, Callable[[Carrying, Given], None]] = {
         ("modules_to_save", "additional_target", "lora_modules_to_save"), _put_list("lora.modules_to_save")
     ),
     **dict.fromkeys((*words_for("lora"), "adapter"), _lora),
-    **dict.fromkeys(("val_size", "val_set_size", "validation_split_percentage"), _split),
+    **dict.fromkeys(SPLIT_KEYS, _split),
     **dict.fromkeys(("num_train_epochs", "num_epochs"), _epochs),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _beta),
     "max_steps": _max_steps,

@@ -78,7 +78,7 @@ def ensure_index(
     except OSError as error:
         raise Refused(index_unwritable(Place(run.index_dir), said_by(error))) from error
     try:
-        folder = local_folder(path, run.index_dir, may_fetch=True)
+        folder = local_folder(path, run.index_dir, may_write=True)
         mark = identity(path, folder or path)
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
@@ -160,6 +160,7 @@ class _Reading:
     unread: Counter[str] = field(default_factory=Counter)
     special_text: SpelledRecords = NOTHING_SPELLED
     template_text: SpelledRecords = NOTHING_SPELLED
+    split_records: int = 0
     cut_short: bool = False
 
     def take(self, part: Part, file: str) -> list[Problem]:
@@ -167,6 +168,7 @@ class _Reading:
         self.records[part.file_id] += part.records
         add_unread(self.unread, part.unread)
         self.lost.add(*part.lost)
+        self.split_records += part.split_records
         self.special_text += part.special_text
         self.template_text += part.template_text
         left_out = [one for one in part.unusable if self.problems.note(part.file_id, one)]
@@ -226,7 +228,7 @@ def _write(
             special_text=data.special_text,
             sources=sources,
             tokenizer=encoder.facts,
-            reader=reader(path, local_folder(path, run.index_dir, may_fetch=False) or path),
+            reader=reader(path, local_folder(path, run.index_dir, may_write=False) or path),
             duplicate_samples=writer.duplicate_samples(),
             left_out_tokens=cutter.left_out_tokens,
             special_text_records=reading.special_text,
@@ -235,6 +237,8 @@ def _write(
             judged_characters=reading.lost.characters,
             lost_characters=reading.lost.lost,
             lost_words=tuple(reading.lost.examples),
+            over_long=shape.over_long if data.task == "sft" else "truncate",
+            split_records=reading.split_records,
             checksums={},
             **counts,
         )
@@ -286,7 +290,8 @@ def _expected(files: Sequence[str], task: Task) -> int | None:
 def _why_empty(files: Sequence[str], reading: _Reading, counts: dict[str, int]) -> str:
     names = ", ".join(files)
     if sum(reading.records):
-        return f"{names}: all {counts['rejected_records']} records were left out (data.bad_samples: skip)"
+        why = "data.over_long: drop" if counts["over_long_records"] else "data.bad_samples: skip"
+        return f"{names}: all {counts['rejected_records']} records were left out ({why})"
     return f"{names}: no record"
 
 

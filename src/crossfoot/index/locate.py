@@ -25,8 +25,8 @@ from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.index.store import CONTENT_VERSION, DataIndex, IndexDamaged, open_index
 from crossfoot.phrases import first_line, said_by
+from crossfoot.written.hub import not_here
 from crossfoot.written.look_alikes import to_ascii
-from crossfoot.written.model_facts import looks_local, model_missing
 from crossfoot.written.near_paths import near_help
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def place_of(run: RunFile, file: str) -> Place:
     """Where the config names this data file; the file itself when it does not."""
-    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation)):
+    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation_files)):
         if file in names:
             return run.place("data", key, names.index(file))
     return Place(file)
@@ -91,6 +91,8 @@ def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer: str) -> 
         "tokenizer": tokenizer,
         "sources": [[kind_of(source.path), source.sha256] for source in sources],
     }
+    if data.over_long != "truncate" and data.task == "sft":  # so that indexes of before keep their address
+        content["over_long"] = data.over_long
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -101,19 +103,17 @@ def tokenizer_mark(run: RunFile) -> str | None:
     """
     path = tokenizer_path(run.config)
     try:
-        folder = local_folder(path, run.index_dir, may_fetch=False)
+        folder = local_folder(path, run.index_dir, may_write=False)
         return identity(path, folder) if folder is not None else None
     except (OSError, ValueError) as error:
         raise Refused(tokenizer_refusal(run, error)) from error
 
 
 def tokenizer_refusal(run: RunFile, error: Exception) -> Finding:
-    """Why the run's tokenizer cannot be had: CF541 where it is that of a model which the hub does not give,
-    else CF520.
-    """
+    """Why the run's tokenizer cannot be had: CF060 where it is one of a hub that is not here, else CF520."""
     path = tokenizer_path(run.config)
-    if run.config.tokenizer is None and not looks_local(path):
-        return replace(model_missing(path, first_line(error)), place=run.tokenizer_place)
+    if missing := not_here(run):
+        return missing[-1]
     finding = tokenizer_unusable(run.tokenizer_place, first_line(error))
     near = () if os.path.exists(path) else near_help(path, os.path.isdir)
     return replace(finding, helps=(*near, *finding.helps))
@@ -142,7 +142,7 @@ def refuse_unwritable_index(run: RunFile) -> None:
 
 
 def _lists(data: DataSection) -> list[list[str]]:
-    return [files for files in (data.train, data.validation) if files]
+    return [files for files in (data.train, data.validation_files) if files]
 
 
 def find_index(run: RunFile, files: list[str]) -> DataIndex | None:

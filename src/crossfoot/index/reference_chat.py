@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -201,6 +201,7 @@ def _rendered(said: Sequence[Said], kept: set[int], template: Any) -> Run:
     whole = render(len(messages))
     text = re.sub(f"[{_BEGIN}{_END}]", "", whole)
     if _BEGIN in whole:
+        whole = whole.replace(_END + _BEGIN, "")
         found = [match.span() for match in re.finditer(f"{_BEGIN}[^{_BEGIN}{_END}]*{_END}", whole)]
         answers = [at for at, one in enumerate(said) if one.role == "assistant"]
         spans = [
@@ -209,10 +210,30 @@ def _rendered(said: Sequence[Said], kept: set[int], template: Any) -> Run:
             if at in kept
         ]
     else:
-        spans = [(len(render(at, asks=True)), len(render(at + 1).rstrip())) for at in sorted(kept)]
+        spans = [(len(render(at, asks=True)), _end(at, render, messages, words)) for at in sorted(kept)]
     return Run(
         _pieces(text, words), [(_unbroken(text, a), _unbroken(text, b)) for a, b in spans], False, False
     )
+
+
+def _end(at: int, render: Callable[..., str], messages: list[dict[str, str]], words: Sequence[str]) -> int:
+    """Where an answer ends: behind the last control token that stays when a user speaks next, where what goes
+    with him is control tokens alone.
+    """
+    alone = render(at + 1)
+    rest = messages[at + 1 :]
+    messages[at + 1 :] = [{"role": "user", "content": "1"}]
+    try:
+        followed = render(at + 2)
+    except Unusable:
+        followed = ""
+    messages[at + 1 :] = rest
+    same = next((n for n, (a, b) in enumerate(zip(alone, followed, strict=False)) if a != b), len(alone))
+    stays = max((alone.rfind(word, 0, same) + len(word) for word in words if word in alone[:same]), default=0)
+    gone = alone[stays:]
+    for word in words:
+        gone = gone.replace(word, "")
+    return stays if stays and not gone.strip() else len(alone.rstrip())
 
 
 def _unbroken(text: str, at: int) -> int:

@@ -25,8 +25,9 @@ from crossfoot.index.reference_tokenizers import (
     load_reference,
     settings_of,
 )
-from crossfoot.index.reference_tokens import Expected, difference_of, expected_answer
+from crossfoot.index.reference_tokens import Expected, difference_of, expected_answers
 from crossfoot.index.store import TOKENIZER, DataIndex, IndexHeader
+from crossfoot.phrases import counted
 
 SAMPLED_RECORDS = 200
 TOKENISED_CHARACTERS = 20_000_000
@@ -170,29 +171,41 @@ def _compare_answers(
     index: DataIndex, tokenizers: Sequence[ReferenceTokenizer], chosen: Sequence[int], told: Comparison
 ) -> None:
     header = index.header
-    wanted: list[dict[int, int]] = [{} for _ in index.files]
+    wanted: list[dict[int, list[int]]] = [{} for _ in index.files]
     for i in chosen:
-        wanted[int(index.file_ids[i])][int(index.numbers[i])] = i
+        wanted[int(index.file_ids[i])].setdefault(int(index.numbers[i]), []).append(i)
     for file, here in zip(index.files, wanted, strict=True):
         for found in _until_broken(file) if here else ():
-            if (i := here.pop(found.number, -1)) >= 0:
+            for i in here.pop(found.number, ()):
                 told.judge(
-                    index,
-                    i,
-                    _answer_of(found, header, tokenizers),
-                    len(tokenizers),
+                    index, i, _answer_of(found, header, tokenizers, _part_of(index, i)), len(tokenizers)
                 )
-                if not here:
-                    break
-        for i in here.values():
+            if not here:
+                break
+        for i in (i for ids in here.values() for i in ids):
             told.compared += 1
             told.differ(index, i, "there is no such record in its file")
 
 
+def _part_of(index: DataIndex, i: int) -> tuple[int, int]:
+    """(which sample of its record sample i is, how many that record has)."""
+    first = _first_of_record(index, i)
+    here = index.numbers[first : int(np.searchsorted(index.file_ids, index.file_ids[i], side="right"))]
+    return i - first, int(np.searchsorted(here, index.numbers[i], side="right"))
+
+
 def _answer_of(
-    found: Found, header: IndexHeader, tokenizers: Sequence[ReferenceTokenizer]
+    found: Found, header: IndexHeader, tokenizers: Sequence[ReferenceTokenizer], part: tuple[int, int]
 ) -> Callable[[int], Expected]:
-    return lambda reading: expected_answer(value_of(found), header, tokenizers[reading])
+    def expected(reading: int) -> Expected:
+        which, count = part
+        answers = expected_answers(value_of(found), header, tokenizers[reading])
+        if which >= len(answers) or which + 1 == count < len(answers):
+            made = counted(len(answers), "sample")
+            raise Unusable(f"its record comes to {made}, and the index has {count} of it")
+        return answers[which]
+
+    return expected
 
 
 def _until_broken(file: str) -> Iterator[Found]:

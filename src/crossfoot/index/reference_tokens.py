@@ -6,12 +6,12 @@ Written from the definitions, one text at a time, and without the code that buil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from crossfoot.index.reference_chat import runs_of, said_in
+from crossfoot.index.reference_chat import Run, Said, runs_of, said_in
 from crossfoot.index.reference_tokenizers import ReferenceTokenizer, Unusable
 from crossfoot.index.store import DataIndex, IndexHeader
 
@@ -33,15 +33,55 @@ class Expected:
         return tokens, whole
 
 
-def expected_answer(value: Any, header: IndexHeader, tokenizer: ReferenceTokenizer) -> Expected:
-    """The sample of an sft record: what is trained of its texts, and the end token behind a trained answer;
-    cut at the window.
+def expected_answers(value: Any, header: IndexHeader, tokenizer: ReferenceTokenizer) -> list[Expected]:
+    """The samples of an sft record: one, or those that data.over_long: split makes of it.
 
     Raises Unusable for a record that has none, NotComparable.
     """
+    said, template, window = said_in(value, header.columns), header.template, header.max_seq_len
+    found = [_tokens(runs_of(said, template), tokenizer)]
+    if len(found[0][0]) > window and header.over_long == "drop":
+        raise Unusable(f"it has {len(found[0][0]):,} tokens, and is left out as over-long")
+    if len(found[0][0]) > window and header.over_long == "split":
+
+        def fits(some: list[Said]) -> bool:
+            return len(_tokens(runs_of(some, template), tokenizer)[0]) <= window
+
+        found = [_tokens(runs_of(some, template), tokenizer) for some in _split(said, template, fits)]
+    return [_cut(*one, window) for one in found]
+
+
+def _split(said: Sequence[Said], template: Any, fits: Callable[[list[Said]], bool]) -> list[list[Said]]:
+    """Rounds in a row behind the system turn, as many as fit together; a round that does not fit is alone.
+    Without those in which no answer is trained.
+    """
+    own = [one for one in said if one.role == "system"]
+    spoken = [one for one in said if one.role != "system"]
+    groups: list[list[Said]] = []
+    for at in range(0, len(spoken), 2):
+        asked, answered = spoken[at : at + 2]
+        if template.train_on == "last" and answered is not spoken[-1]:
+            answered = answered._replace(counts=False)
+        if groups and fits([*groups[-1], asked, answered]):
+            groups[-1] += [asked, answered]
+        else:
+            groups.append([*own, asked, answered])
+    return [some for some in groups if any(one.counts for one in some if one.role == "assistant")]
+
+
+def _cut(ids: list[int], trained: list[bool], window: int) -> Expected:
+    if not any(trained[1:window]):
+        raise Unusable(f"nothing of its first {window} tokens is trained")
+    return Expected(ids[:window], trained[:window], sum(trained[window:]))
+
+
+def _tokens(runs: Iterable[Run], tokenizer: ReferenceTokenizer) -> tuple[list[int], list[bool]]:
+    """Ids before any cut, and which of them are trained: of what is trained of the texts, and the end token
+    behind a trained answer.
+    """
     ids: list[int] = []
     trained: list[bool] = []
-    for run in runs_of(said_in(value, header.columns), header.template):
+    for run in runs:
         if run.begins:
             ids += tokenizer.begin
             trained += [False] * len(tokenizer.begin)
@@ -52,10 +92,7 @@ def expected_answer(value: Any, header: IndexHeader, tokenizer: ReferenceTokeniz
         if run.ends:
             ids.append(tokenizer.end)
             trained.append(bool(run.trained))
-    if not any(trained[1 : header.max_seq_len]):
-        raise Unusable(f"nothing of its first {header.max_seq_len} tokens is trained")
-    kept = slice(header.max_seq_len)
-    return Expected(ids[kept], trained[kept], sum(trained[header.max_seq_len :]))
+    return ids, trained
 
 
 def difference_of(index: DataIndex, i: int, expected: Expected) -> str | None:

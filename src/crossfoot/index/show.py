@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 
+from crossfoot.arithmetic.held_out import NothingLeft, hold_out
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import numbering_of, record_place
+from crossfoot.data.over_long import parts_of, truncated
 from crossfoot.data.records import read_records
 from crossfoot.data.samples import Coded, Encoder, Shape, Texts, coded_texts, texts_of
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import load_encoder, tokenizer_path
-from crossfoot.index.locate import refuse_unopenable
-from crossfoot.phrases import counted
+from crossfoot.findings.finding import Refused
+from crossfoot.index.locate import find_index, refuse_unopenable
+from crossfoot.index.store import segment_digests
+from crossfoot.phrases import counted, listed
 from crossfoot.written.run_file import RunFile
 
 _TRAINED, _AROUND, _PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
@@ -30,6 +35,7 @@ def shown_samples(run: RunFile, count: int, *, colour: bool) -> Iterator[str]:
         tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place, special_text=data.special_text
     )
     shape = shape_of(run)
+    held_out = _held_out(run)
     found = ((file_id, one) for file_id, file in enumerate(data.train) for one in read_records(file))
     for file_id, record in islice(found, count):
         texts = record if isinstance(record, Problem) else texts_of(record, file_id, shape)
@@ -38,21 +44,48 @@ def shown_samples(run: RunFile, count: int, *, colour: bool) -> Iterator[str]:
             yield f"{texts.place(file)}: not trained, {texts.reason} ({texts.code})"
         else:
             place = record_place(file, numbering_of(file), texts.number)
-            (coded,) = coded_texts([texts], encoder)
-            yield f"{place}: {_counts(coded, shape)}\n{_text(texts, shape, encoder, colour=colour)}"
+            words = _counts(texts, shape, encoder, held_out)
+            yield f"{place}: {words}\n{_text(texts, encoder, colour=colour)}"
 
 
-def _counts(coded: Coded, shape: Shape) -> str:
-    """`57 tokens, 12 of them trained`."""
+def _held_out(run: RunFile) -> Collection[int]:
+    """Digests of what is held out for validation, as far as there is an index that says it."""
+    part = run.config.data.held_out
+    with suppress(Refused, NothingLeft):
+        if part is not None and (index := find_index(run, run.config.data.train)) is not None:
+            return frozenset(index.digests[hold_out(index.digests, part).validation].tolist())
+    return ()
+
+
+def _counts(texts: Texts, shape: Shape, encoder: Encoder, held_out: Collection[int]) -> str:
+    """`57 tokens, 12 of them trained`, what becomes of it where it is too long, and whether a part of it has
+    one of these digests.
+    """
+
+    def code(texts: Texts) -> Coded:
+        return next(coded_texts((texts,), encoder))
+
+    coded = code(texts)
     trained = sum(coded.trained[1:])
     words = f"{counted(len(coded.ids), 'token')}, {trained:,} of them trained"
-    if shape.task == "pretrain" or len(coded.ids) <= shape.max_seq_len:
+    if shape.task == "pretrain":
         return words
-    lost = sum(coded.trained[shape.max_seq_len :])
-    return f"{words}; cut at {shape.max_seq_len:,} tokens, which costs {lost:,} trained ones"
+    parts = parts_of(texts, coded, shape, code)
+    if isinstance(parts, Problem):
+        return f"{words}; left out, {parts.reason} ({parts.code})"
+    if len(parts) > 1:
+        lengths = [f"{len(part.ids):,}" for part in parts]
+        words += f"; split into {len(parts)} samples of {listed(lengths)} tokens"
+    if lost := sum(sum(part.trained[shape.max_seq_len :]) for part in parts):
+        words += f"; cut at {shape.max_seq_len:,} tokens, which costs {lost:,} trained ones"
+    samples = [truncated(part, texts, shape.max_seq_len) for part in parts]
+    kept = sum(segment_digests(one.ids, one.trained)[1] in held_out for one in samples)
+    if kept:
+        words += "; held out for validation" if kept == len(parts) else f"; {kept} held out for validation"
+    return words
 
 
-def _text(texts: Texts, shape: Shape, encoder: Encoder, *, colour: bool) -> str:
+def _text(texts: Texts, encoder: Encoder, *, colour: bool) -> str:
     names = {number: text for text, number in encoder.special.ids.items()}
     begin = "".join(names.get(number, "") for number in encoder.facts.bos_ids)
     end = names.get(encoder.facts.eos_id, "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b, sha256
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.arithmetic.epoch_order import Ids
+from crossfoot.arithmetic.held_out import HeldOut, hold_out
 from crossfoot.data.numbering import Numbering, record_place
-from crossfoot.data.samples import TokenizerFacts
+from crossfoot.data.samples import OverLong, TokenizerFacts
 from crossfoot.data.special_text import NOTHING_SPELLED, SpecialText, SpelledRecords
 from crossfoot.data.templates import Template
 from crossfoot.documents import Malformed, parse_object, read_object, value_of
@@ -78,7 +80,9 @@ class IndexHeader:
     version. real_tokens: all tokens. trained_tokens: tokens with a label after the causal shift.
     truncated_samples, lost_tokens: samples cut at max_seq_len and the trained tokens cut off with them.
     duplicate_samples: samples equal to an earlier one. empty_samples: samples without a trained token (none
-    is ever written; counted, not assumed). rejected_records: records left out, listed in rejects.
+    is ever written; counted, not assumed). rejected_records: records left out, listed in rejects;
+    over_long_records: of them, left out for their length (data.over_long: drop). split_records: that became
+    several samples.
     left_out_tokens: pretrain's last block, when it is a single token (after the causal shift it has no
     target). special_text_records, template_records: whose data spells out a special token, or the template's
     own words. unread_fields: of good records, those that hold something and are not read, with the number of
@@ -112,6 +116,9 @@ class IndexHeader:
     judged_characters: int = 0
     lost_characters: int = 0
     lost_words: tuple[str, ...] = ()
+    over_long: OverLong = "truncate"
+    split_records: int = 0
+    over_long_records: int = 0
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -123,8 +130,9 @@ class IndexHeader:
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that was left out (data.bad_samples: skip), with its code and why."""
+    """A record that was left out, with its code and why."""
 
+    file_id: int
     place: Place
     code: str
     reason: str
@@ -145,9 +153,10 @@ class DataIndex:
     """A whole index, memory-mapped and read-only. i below is a sample id, 0 to num_samples - 1, in file
     order.
 
-    tokens and trained hold all samples one after the other; sample i is offsets[i]:offsets[i+1]. trained is 1
+    tokens and trained hold all samples one after the other; sample i begins at offsets[i]. trained is 1
     where the token is a label as written (position 0 included); trained_tokens counts after the causal shift.
     files: the data files by the names they have now (the content decides the address, not the name).
+    held_out: of a part of the samples, what was split; the header counts the whole.
     """
 
     address: str
@@ -164,17 +173,40 @@ class DataIndex:
     lost_tokens: npt.NDArray[np.int32]
     file_ids: npt.NDArray[np.int32]
     numbers: npt.NDArray[np.int64]
+    held_out: HeldOut | None = None
 
     @property
     def num_samples(self) -> int:
-        """Samples in the index."""
-        return self.header.num_samples
+        """Samples that an id can name."""
+        return len(self.lengths)
+
+    @property
+    def unit(self) -> str:
+        """What a sample is of its files."""
+        if self.header.task == "pretrain":
+            return "blocks"
+        return "samples" if self.header.split_records else "records"
+
+    def picked(self, ids: Ids, held_out: HeldOut | None = None) -> DataIndex:
+        """These samples in this order, under the ids 0, 1, ... The tokens stay where they are."""
+        arrays = {name: getattr(self, name)[ids] for name in (*SAMPLE_ARRAYS, "offsets")}
+        return replace(self, held_out=held_out, **arrays)
+
+    def parted(self, part: int | float | None) -> tuple[DataIndex, DataIndex | None]:
+        """(what is trained on, what is held out for validation) when so much is, as `hold_out` has it; all of
+        it and None when nothing is. Raises NothingLeft.
+        """
+        if part is None:
+            return self, None
+        held_out = hold_out(self.digests, part)
+        return self.picked(held_out.training, held_out), self.picked(held_out.validation, held_out)
 
     def sample(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Token ids and label mask of sample i, both [length]. Raises IndexError outside the index."""
         if not 0 <= i < self.num_samples:
             raise IndexError(f"sample {i} of {self.num_samples}")
-        part = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        begin = int(self.offsets[i])
+        part = slice(begin, begin + int(self.lengths[i]))
         return self.tokens[part], self.trained[part].astype(np.bool_)
 
     def place(self, i: int) -> Place:
@@ -215,7 +247,10 @@ class DataIndex:
             rows = [value_of(_Rejected, parse_object(line)) for line in stream]
         if wrong := [row.file_id for row in rows if not 0 <= row.file_id < len(self.files)]:
             raise Malformed(f"there is no file {wrong[0]}")
-        return tuple(Reject(self.record_place(row.file_id, row.number), row.code, row.reason) for row in rows)
+        return tuple(
+            Reject(row.file_id, self.record_place(row.file_id, row.number), row.code, row.reason)
+            for row in rows
+        )
 
 
 def segment_digests(ids: npt.ArrayLike, trained: npt.ArrayLike) -> tuple[int, int]:
@@ -283,7 +318,9 @@ def open_index(folder: str, files: Sequence[str] | None = None) -> DataIndex:
     lengths = {name: (dtype, header.real_tokens) for name, dtype in TOKEN_ARRAYS.items()}
     lengths |= {name: (dtype, header.num_samples) for name, dtype in SAMPLE_ARRAYS.items()}
     lengths["offsets"] = ("<i8", header.num_samples + 1)
-    arrays = {name: _map(folder, name, dtype, length) for name, (dtype, length) in lengths.items()}
+    arrays: dict[str, Any] = {
+        name: _map(folder, name, dtype, length) for name, (dtype, length) in lengths.items()
+    }
     index = DataIndex(address=header.address, folder=folder, header=header, files=names, **arrays)
     try:
         if len(index.rejects) != header.rejected_records:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from crossfoot.data.findings import Problem
 from crossfoot.data.lost_characters import LostCharacters
+from crossfoot.data.over_long import sft_samples
 from crossfoot.data.records import record_of
 from crossfoot.data.samples import (
     Document,
@@ -18,7 +19,6 @@ from crossfoot.data.samples import (
     Shape,
     Texts,
     documents,
-    sft_samples,
     texts_of,
 )
 from crossfoot.data.special_text import NOTHING_SPELLED, SpelledRecord, SpelledRecords, SpelledTally
@@ -30,8 +30,8 @@ from crossfoot.index.columns import Columns, columns_of
 @dataclass
 class Part:
     """What a chunk came to. records: those read. unusable: seen before a token was made; untrainable: once it
-    was tokenised. columns: of sft, documents: of pretrain. unread, special_text, template_text,
-    lost (characters judged, lost, words): as in the header of the index.
+    was tokenised. columns: of sft, documents: of pretrain. split_records, unread, special_text,
+    template_text, lost (characters judged, lost, words): as in the header of the index.
     """
 
     file_id: int
@@ -40,6 +40,7 @@ class Part:
     unusable: list[Problem] = field(default_factory=list)
     untrainable: list[Problem] = field(default_factory=list)
     columns: Columns | None = None
+    split_records: int = 0
     documents: list[Document] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     special_text: SpelledRecords = NOTHING_SPELLED
@@ -68,13 +69,14 @@ class Tokeniser:
             else:
                 part.untrainable.append(made[1])
         part.columns = columns_of(samples) if samples else None
+        part.split_records = sum(count > 1 for count in Counter(one.number for one in samples).values())
         self._count_spelled(batch, part)
         return part
 
     def _made(self, batch: Sequence[Texts]) -> Iterator[Sample | Document | tuple[int, Problem]]:
         if self._shape.task == "pretrain":
             return documents(batch, self._encoder)
-        return sft_samples(batch, self._encoder, self._shape.max_seq_len)
+        return sft_samples(batch, self._encoder, self._shape)
 
     def _texts(self, chunk: Chunk, part: Part) -> list[Texts]:
         """The texts of the good records; the others, and what is counted of texts, go into the part."""

@@ -88,7 +88,7 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
         raise Refused(errors)
     began = time.monotonic()
     path = tokenizer_path(run.config)
-    folder = local_folder(path, run.index_dir, may_fetch=False) or path
+    folder = local_folder(path, run.index_dir, may_write=False) or path
     comparison = compare_with_files(index, folder, f"{run.config.run.seed} {index.address}")
     if comparison.differences:
         first = comparison.differences[0]
@@ -98,14 +98,10 @@ def _look(run: RunFile, index: DataIndex, may_build: bool, name: str) -> str:
     for note in (*index.spelled_notes, *comparison.notes):
         tell(f"{name}: {note}")
     if comparison.compared:
-        counts = f"{comparison.compared:,} of {comparison.total:,} {_kind(index)}"
+        counts = f"{comparison.compared:,} of {comparison.total:,} {index.unit}"
         seconds = time.monotonic() - began
         tell(f"{name} held against its files: {counts} re-tokenised, equal ({seconds:.1f} s)")
     return HELD
-
-
-def _kind(index: DataIndex) -> str:
-    return "records" if index.header.task == "sft" else "blocks"
 
 
 def _put_aside(run: RunFile, index: DataIndex, word: str) -> str:

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from crossfoot import durable
-from crossfoot.data.findings import Problem
+from crossfoot.data.findings import OVER_LONG, Problem
 from crossfoot.index.columns import Columns
 from crossfoot.index.store import (
     HEADER,
@@ -43,7 +43,7 @@ class IndexWriter:
         self._hashes = {os.path.basename(stream.name): sha256() for stream in self._all}
         self.counts = dict.fromkeys(
             ("num_samples", "real_tokens", "trained_tokens", "truncated_samples", "lost_tokens"), 0
-        ) | {"empty_samples": 0, "rejected_records": 0}
+        ) | {"empty_samples": 0, "rejected_records": 0, "over_long_records": 0}
 
     def __enter__(self) -> IndexWriter:
         return self
@@ -57,6 +57,7 @@ class IndexWriter:
         row = {"file_id": file_id, "number": problem.number, "code": problem.code, "reason": problem.reason}
         self._write(self._rejects, (json.dumps(row, ensure_ascii=False) + "\n").encode())
         self.counts["rejected_records"] += 1
+        self.counts["over_long_records"] += problem.code == OVER_LONG
 
     def append(self, columns: Columns) -> None:
         """Write these samples after the earlier ones."""

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from crossfoot.checks.model_folder import config_findings, model_folder_findings
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.models.attention import SEGMENT_ATTENTION, require_packable
 from crossfoot.models.fitting import refuse_unfitting
 from crossfoot.models.grow import grow_vocabulary
@@ -31,7 +31,8 @@ from crossfoot.models.start_adapter import merge_adapter
 from crossfoot.phrases import counted, first_line, size
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config
-from crossfoot.written.model_facts import looks_local, model_folder, model_missing
+from crossfoot.written.hub import hub_model, loadable, not_fetched
+from crossfoot.written.model_facts import model_folder, model_missing
 from crossfoot.written.model_findings import model_not_causal
 from crossfoot.written.model_tensors import compared
 from crossfoot.written.weight_findings import (
@@ -188,7 +189,7 @@ def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> A
 def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report) -> PreTrainedModel:
     """The model at `path`, its weights complete and all used; Refused otherwise."""
     _refuse_folder(path)
-    found = read_model_config(path)
+    folder, found = folder_at_hand(path), read_model_config(path)
     arguments: dict[str, Any] = {"dtype": DTYPES[config.model.dtype], "output_loading_info": True}
     arguments["trust_remote_code"] = False  # left out, transformers would ask a person at a terminal
     arguments["ignore_mismatched_sizes"] = True  # they are in the info, and refused; else a RuntimeError
@@ -201,11 +202,13 @@ def _from_pretrained(config: Config, path: str, zero_stage: int, report: Report)
     arguments["quantization_config"] = packing(config.model, DTYPES[config.model.dtype])
     broken = BROKEN_FILE if zero_stage == 3 else (*BROKEN_FILE, RuntimeError)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, config=found, **arguments)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, config=found, **arguments)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except (ImportError, *broken) as error:
         raise Refused(_not_loaded(config, path, error)) from error
+    if folder != path:
+        model.name_or_path = model.config.name_or_path = loadable(path)  # peft writes it into an adapter
     _require_complete(path, model, info)
     _require_used(path, model, info["unexpected_keys"], report)
     if config.data.is_packed:
@@ -217,12 +220,11 @@ def read_model_config(path: str) -> PretrainedConfig:
     """What the config.json of a model says, as transformers reads it. Refused: there is none, it is that of
     another kind of model, or of a quantised one.
     """
-    if looks_local(path) and not os.path.isdir(path):
-        raise Refused(model_missing(path))
+    folder = folder_at_hand(path)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        found: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ImportError, *BROKEN_FILE) as error:
-        raise Refused(_no_model(path, error)) from error
+        raise Refused(model_unreadable(path, first_line(error))) from error
     if wrong := tuple(config_findings(path, found.to_dict())):
         raise Refused(wrong)
     if type(found) not in AutoModelForCausalLM._model_mapping:
@@ -230,6 +232,17 @@ def read_model_config(path: str) -> PretrainedConfig:
     # A kernel that config.json asks for may be code that is fetched from the hub: the run config chooses.
     found._attn_implementation = found._experts_implementation = None
     return found
+
+
+def folder_at_hand(path: str) -> str:
+    """Of a model; its hub is never asked. Raises Refused (CF060, CF541)."""
+    if os.path.isdir(path):
+        return path
+    if (model := hub_model(path)) is None:
+        raise Refused(model_missing(path))
+    if (folder := model.folder) is None:
+        raise Refused(not_fetched(Place(path), "model.path", model))
+    return str(folder)
 
 
 def _refuse_folder(path: str) -> None:
@@ -276,10 +289,4 @@ def _not_loaded(config: Config, path: str, error: Exception) -> Finding:
     asked, why = config.model.attention, first_line(error)
     if asked != "auto" and "attention" in why.lower():
         return attention_missing(asked, why)
-    return _no_model(path, error)
-
-
-def _no_model(path: str, error: Exception) -> Finding:
-    if model_folder(path) is not None:
-        return model_unreadable(path, first_line(error))
-    return model_missing(path, first_line(error))
+    return model_unreadable(path, first_line(error))

@@ -22,6 +22,7 @@ from crossfoot.models.parameters import is_partitioned, whole
 from crossfoot.models.start_values import on_plain_base, start_values
 from crossfoot.models.usage_page import usage_page
 from crossfoot.written.adapter_folder import BASE_NAME
+from crossfoot.written.hub import loadable
 
 
 def open_to_others(folder: Path) -> None:
@@ -128,8 +129,11 @@ def _note_base(folder: Path, loaded: LoadedModel | None) -> None:
     """Beside an adapter whose base has another one merged into it: which. PEFT has no word for that."""
     if loaded is None or (merged := loaded.merged_first) is None:
         return
-    model = os.path.abspath(loaded.path) if os.path.isdir(loaded.path) else loaded.path
-    named = {"model": model, "merged_adapter": os.path.abspath(merged.folder), **merged.identity}
+    named = {
+        "model": loadable(loaded.path),
+        "merged_adapter": os.path.abspath(merged.folder),
+        **merged.identity,
+    }
     (folder / BASE_NAME).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from crossfoot.data.plain_ids import PlainIds
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.quantise import packed_layers
 from crossfoot.models.start_values import start_values
+from crossfoot.written.hub import loadable
 
 
 def usage_page(
@@ -61,9 +62,7 @@ def usage_page(
 
 def _base(model: PreTrainedModel | PeftModel, loaded: LoadedModel | None) -> str:
     """A hub id as it is, a folder from the root: the script may be started anywhere."""
-    path = loaded.path if loaded is not None else str(model.config.name_or_path or "the base model")
-    folder = os.path.expanduser(path)
-    return os.path.abspath(folder) if os.path.isdir(folder) else path
+    return loadable(loaded.path if loaded is not None else str(model.config.name_or_path or "the base model"))
 
 
 def _grown(loaded: LoadedModel | None) -> int:

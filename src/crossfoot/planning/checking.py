@@ -20,6 +20,7 @@ from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.runs.restarts import AUTO, is_started_again
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.written.findings import in_file_order
+from crossfoot.written.hub import said_beforehand
 from crossfoot.written.launch.read import is_out_of_sight
 from crossfoot.written.launch.statement import LaunchFile, with_named
 from crossfoot.written.overriding import told_apart
@@ -64,7 +65,8 @@ def _examine(
     """Launch files that may be held against the run together."""
     try:
         checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
-        checked = checked.and_found(unmet(Start(checked.run, _continues(checked, environ or NO_ENVIRONMENT))))
+        found = unmet(Start(checked.run, _continues(checked, environ or NO_ENVIRONMENT)))
+        checked = checked.and_found([*map(said_beforehand, found)])
         checked = survey(checked, existing_index(checked), look=True)
     except Refused as refused:
         return Examined(refused.findings)
@@ -165,7 +167,7 @@ def _data(facts: Facts) -> Iterator[str]:
 
 
 def _model(facts: Facts) -> Iterator[str]:
-    path = facts.run.config.model.path
-    yield "model config" if facts.model is not None else f"no model config: {path} is not on this machine"
-    if has_weights_here(path):
+    if facts.model is not None:
+        yield "model config"
+    if has_weights_here(facts.run.config.model.path):
         yield "weights"

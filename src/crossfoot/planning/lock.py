@@ -38,6 +38,7 @@ def make_lock(plan: RunPlan) -> dict[str, Any]:
         },
         "expects": plan.expects,
         "adapter": plan.adapter and plan.adapter.identity,
+        **({"commits": plan.commits} if plan.commits else {}),
     }
     return {**body, "sha256": lock_sha256(body)}
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import counted_on_nodes, in_a_sum
 from crossfoot.checks.deepspeed.stage_costs import WIDTHS
-from crossfoot.index.store import DataIndex
+from crossfoot.index.store import DataIndex, open_index
+from crossfoot.index.summary import losses, losses_of_files
 from crossfoot.phrases import counted, size, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
@@ -21,7 +22,15 @@ _NUMBER = 12
 
 def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
     """The page that `plan` prints and every run begins with."""
-    steps = (*_steps(plan), *_rate(plan), *_base(plan), *_lora(plan), *_matmul(plan), *_data(plan))
+    steps = (
+        *_steps(plan),
+        *_rate(plan),
+        *_hub(plan),
+        *_base(plan),
+        *_lora(plan),
+        *_matmul(plan),
+        *_data(plan),
+    )
     rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
     return "\n".join(rows)
 
@@ -137,6 +146,7 @@ def _steps(plan: RunPlan) -> Iterator[str]:
         f"index {plan.index.address[:8]}" if plan.index else "estimated: records counted, nothing tokenised"
     )
     yield _row(" ", "samples per epoch", schedule.num_samples, source)
+    yield from _held_out(plan)
     if config.train.epochs is not None:
         length = f"{counted(config.train.epochs, 'epoch')}   {plan.run.origin('train', 'epochs')}"
     else:
@@ -149,6 +159,18 @@ def _steps(plan: RunPlan) -> Iterator[str]:
         yield _row(" ", "samples in the very last step", schedule.last_step_samples, "")
     if schedule.dropped_samples:
         yield _row(" ", "samples dropped", schedule.dropped_samples, "the tail of each epoch is not trained")
+
+
+def _held_out(plan: RunPlan) -> Iterator[str]:
+    """What of the training data is kept for validation."""
+    part = plan.run.config.data.held_out
+    if part is None:
+        return
+    written = f"data.validation {part:g}   {plan.run.origin('data', 'validation')}"
+    held_out = None if plan.index is None else plan.index.held_out
+    count = "" if held_out is None else len(held_out.validation)
+    words = "which ones, the index says" if held_out is None else held_out.words
+    yield _row(" ", "samples held out for validation", count, f"{words}   {written}")
 
 
 def _rate(plan: RunPlan) -> Iterator[str]:
@@ -238,6 +260,13 @@ def _balance(plan: RunPlan, index: DataIndex) -> Iterator[str]:
         yield _row(" ", "imbalance of the ranks", f"{found.fullest:.3f}", origin)
 
 
+def _hub(plan: RunPlan) -> Iterator[str]:
+    """The commits of what a hub gave."""
+    for key, commit in plan.commits.items():
+        origin = f"{key}   {plan.run.origin(*key.split('.'))}"
+        yield _row(" ", f"commit of the {key.partition('.')[0]}", commit[:12], origin)
+
+
 def _base(plan: RunPlan) -> Iterator[str]:
     """What a quantised base weighs; nothing where its tensors are not known."""
     found, model = plan.parameters, plan.run.config.model
@@ -248,6 +277,23 @@ def _base(plan: RunPlan) -> Iterator[str]:
     yield _row(" ", "the base weighs", size(found.packed_bytes + whole), origin)
 
 
+def _losses(index: DataIndex) -> Iterator[str]:
+    """What of the records is not trained, or not as it stands."""
+    header, lost = index.header, losses(index)
+    if lost.truncated:
+        words = f"{lost.lost_tokens:,} trained tokens lost beyond data.max_seq_len {header.max_seq_len:,}"
+        yield _row(" ", "samples cut short", lost.truncated, words)
+    for label, number, key in (
+        ("conversations split", lost.split, "data.over_long split: into samples of whole rounds"),
+        ("records left out as over-long", lost.over_long, "data.over_long drop"),
+        ("records left out", lost.left_out, "data.bad_samples skip"),
+    ):
+        if number:
+            yield _row(" ", label, number, key)
+    for file, words in losses_of_files(open_index(index.folder, index.files)):
+        yield f"      {file}: {words}"
+
+
 def _data(plan: RunPlan) -> Iterator[str]:
     index, expects = plan.index, plan.expects
     if index is None or expects is None:
@@ -255,11 +301,7 @@ def _data(plan: RunPlan) -> Iterator[str]:
     yield _row(" ", "trained tokens", expects["trained_tokens"], f"of {expects['real_tokens']:,} read")
     yield from _balance(plan, index)
     header = index.header
-    if header.truncated_samples:
-        lost = f"{header.lost_tokens:,} trained tokens lost beyond data.max_seq_len {header.max_seq_len:,}"
-        yield _row(" ", "samples cut short", header.truncated_samples, lost)
-    if index.rejects:
-        yield _row(" ", "samples left out", len(index.rejects), "data.bad_samples skip")
+    yield from _losses(index)
     if header.special_text_records.records:
         kept = "they stay text" if header.special_text == "text" else "they become those tokens"
         origin = f"{kept}: data.special_text {header.special_text}"

@@ -19,6 +19,7 @@ from crossfoot.arithmetic.batch import (
     solve_batch,
     spread,
 )
+from crossfoot.arithmetic.held_out import NothingLeft, part_of
 from crossfoot.arithmetic.layout import (
     LLAMA_2_7B_WORK_PER_TOKEN,
     Layout,
@@ -40,6 +41,7 @@ from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.config import Config, OptimizerSection
 from crossfoot.written.deepspeed_file import DeepSpeedFile
+from crossfoot.written.hub import commits_of
 from crossfoot.written.launch.sizes import gpus_written, nodes_written
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_facts import read_model_facts
@@ -93,6 +95,27 @@ def solve_run_batch(run: RunFile, topology: Topology, deepspeed: DeepSpeedFile |
     try:
         return solve_batch(topology, **run.config.batch_numbers, fixed=fixed)
     except BatchImpossible as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
+def run_parts(run: RunFile, index: DataIndex) -> tuple[DataIndex, DataIndex | None]:
+    """What of the training files' index is trained on, and what is held out for validation, if anything is.
+    Refused, with the config's place, when nothing is left.
+    """
+    try:
+        return index.parted(run.config.data.held_out)
+    except NothingLeft as error:
+        raise Refused(impossible_finding(error, run)) from error
+
+
+def without_held_out(run: RunFile, samples: int) -> int:
+    """Of so many samples those that are trained on, about: none is taken for a duplicate. Refused as
+    `run_parts`.
+    """
+    part = run.config.data.held_out
+    try:
+        return samples if part is None else samples - part_of(samples, part)
+    except NothingLeft as error:
         raise Refused(impossible_finding(error, run)) from error
 
 
@@ -180,7 +203,9 @@ def _as_json(gpus: GpusPerNode) -> int | list[int]:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The whole plan. `index` None: the data is only counted, `estimated` is true and there are no hashes."""
+    """The whole plan. index: of what is trained on; None: the data is only counted, `estimated` is true and
+    there are no hashes.
+    """
 
     run: RunFile
     sourced: SourcedTopology
@@ -217,6 +242,11 @@ class RunPlan:
     @cached_property
     def _layout(self) -> Layout:
         return run_layout(self.run.config, self.batch)
+
+    @cached_property
+    def commits(self) -> dict[str, str]:
+        """Of model and tokenizer, by key, where a hub gave them."""
+        return commits_of(self.run)
 
     @cached_property
     def adapter(self) -> AdapterFolder | None:
@@ -272,6 +302,7 @@ class RunPlan:
     def numbers(self) -> dict[str, Any]:
         """What `plan --json` promises to have: what, not where from."""
         batch, schedule, rate, layout = self.batch, self.schedule, self.rate, self.layout()
+        held_out = None if self.index is None else self.index.held_out
         return {
             "micro_batch_size": batch.micro_batch_size,
             "micro_batch_tokens": batch.micro_batch_tokens,
@@ -287,6 +318,8 @@ class RunPlan:
             "target_trained_tokens": schedule.target_trained_tokens,
             "capacity_samples": batch.capacity_samples,
             "samples_per_epoch": schedule.num_samples,
+            "held_out_samples": None if held_out is None else len(held_out.validation),
+            "held_out_duplicates": None if held_out is None else held_out.duplicates,
             "steps_per_epoch": schedule.steps_per_epoch,
             "total_steps": schedule.total_steps,
             "last_step_samples": schedule.last_step_samples,

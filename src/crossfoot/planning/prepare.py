@@ -20,15 +20,18 @@ from crossfoot.planning.plan import (
     RunPlan,
     SourcedTopology,
     refuse_crowded,
+    run_parts,
     run_rate,
     run_schedule,
     solve_run_batch,
     topology_of,
+    without_held_out,
 )
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
+from crossfoot.written.hub import not_here, said_beforehand
 from crossfoot.written.launch.read import read_job, read_launch_file
 from crossfoot.written.launch.statement import LaunchFile
 from crossfoot.written.model_ends import read_model_ends
@@ -183,18 +186,27 @@ def plan_written(
     """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
     checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
     checked.refuse()
+    checked = checked.and_found([*map(said_beforehand, not_here(checked.run))])
     index = existing_index(checked)
     checked = survey(checked, index)
     return plan_checked(checked, index), checked.findings
 
 
 def existing_index(checked: CheckedRun) -> DataIndex | None:
-    """The index of the training data, when it is already built and can be looked for."""
+    """The index of what is trained on, when it is already built and can be looked for. Raises Refused, with
+    all that was found before, when data.validation leaves nothing of it.
+    """
     if any(finding.code in _NO_INDEX for finding in checked.findings):
         return None
+    index = None
     with suppress(Unsure, Refused):
-        return find_index(checked.run, checked.run.config.data.train)
-    return None
+        index = find_index(checked.run, checked.run.config.data.train)
+    try:
+        return None if index is None else run_parts(checked.run, index)[0]
+    except Unsure:
+        return None
+    except Refused as refused:
+        raise Refused([*checked.findings, *refused.findings]) from refused
 
 
 def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
@@ -264,7 +276,7 @@ def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
 
 def _estimate(run: RunFile) -> int:
     data = run.config.data
-    return estimate_samples(data.train, data.task, data.max_seq_len)
+    return without_held_out(run, estimate_samples(data.train, data.task, data.max_seq_len))
 
 
 def _files_missing(run: RunFile) -> list[Finding]:
@@ -272,7 +284,7 @@ def _files_missing(run: RunFile) -> list[Finding]:
     findings: list[Finding] = []
     data = run.config.data
     try:
-        refuse_unopenable([*data.train, *data.validation], data.task, run)
+        refuse_unopenable([*data.train, *data.validation_files], data.task, run)
     except Refused as refused:
         findings.extend(refused.findings)
     try:

@@ -20,6 +20,7 @@ from crossfoot.index.locate import refuse_broken_tokenizer, refuse_unwritable_in
 from crossfoot.runs.resume import PreviousAttempts, read_previous_attempts
 from crossfoot.runs.run_folder import refuse_used_folder
 from crossfoot.written.findings import in_file_order
+from crossfoot.written.hub import not_here
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
 from crossfoot.written.section import Unsure
@@ -41,6 +42,11 @@ class Start:
 
 Condition = Callable[[Start], Iterable[Finding]]
 """What stands against a start; a condition may raise Refused too. A key that the config has wrong ends it."""
+
+
+def hub_files_are_here(start: Start) -> Iterable[Finding]:
+    """Model and tokenizer of a hub are in the cache of this machine."""
+    return not_here(start.run)
 
 
 def model_loads(start: Start) -> Iterator[Finding]:
@@ -120,6 +126,7 @@ def index_folder_is_ours(start: Start) -> Iterable[Finding]:
 
 
 START_CONDITIONS: tuple[Condition, ...] = (
+    hub_files_are_here,
     model_loads,
     tokenizer_loads,
     attention_is_there,

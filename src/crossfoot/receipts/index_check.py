@@ -99,7 +99,8 @@ def _against_lock(
         notes.append(words)
     else:
         addresses.add(_address(lock["config"]["data"], promised, header))
-    if addresses != {promised["address"]}:
+    said = _over_long(lock["config"]["data"])
+    if addresses != {promised["address"]} or header.over_long != said:
         message = f"the index {index.folder} is not of the data, the tokenizer and the settings of the lock"
         causes.append(_cause("index differs", message))
     arrays = promised.get("arrays_sha256")
@@ -130,7 +131,14 @@ def _address(data: Mapping[str, Any], promised: Mapping[str, Any], header: Index
         "tokenizer": f"{header.tokenizer.fingerprint} {header.reader}",
         "sources": [[_ending(source["path"]), source["sha256"]] for source in promised["sources"]],
     }
+    if _over_long(data) != "truncate":
+        content["over_long"] = _over_long(data)
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _over_long(data: Mapping[str, Any]) -> str:
+    """What becomes of long records; blocks of documents have no length of their own."""
+    return str(data.get("over_long", "truncate")) if data["task"] == "sft" else "truncate"
 
 
 def _ending(path: str) -> str:
@@ -179,7 +187,7 @@ def _compared(
 def _counted(index: DataIndex, comparison: Comparison) -> list[str]:
     if not comparison.compared:
         return []
-    kind = "records" if index.header.task == "sft" else "blocks"
+    kind = index.unit
     differ = len(comparison.differences)
     words = f"{differ:,} differ" if differ > 1 else "1 differs" if differ else "none differs"
     return [
@@ -202,7 +210,7 @@ def _tokenizer(config: Mapping[str, Any], index_dir: str, mark: str) -> tuple[st
     own = config.get("tokenizer")
     path = at_home(str(own["path"] if own else config["model"]["path"]))
     try:
-        folder = local_folder(path, index_dir, may_fetch=False)
+        folder = local_folder(path, index_dir, may_write=False)
         if folder is None:
             return path, f"the tokenizer {path} is not on this machine"
         is_same = fingerprint(path, folder) == mark

@@ -84,8 +84,8 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
     for terms in distinct:
         own = [line for line in lines if promise.terms_for(line.attempt) == terms]
         _hold_rates(held, own, terms)
-        if promise.contents is None:
-            continue
+        if promise.contents is None or len(promise.contents.lengths) != terms.num_samples:
+            continue  # it contradicts the lock, which is told
         wanted = {line.step for line in own}
         if terms == promise.terms_for(max(promise.terms)):
             wanted |= set(range(asked_steps)) - {line.step for line in lines}
@@ -223,7 +223,9 @@ def _contradictions(
     own.append(("group_peaks", said_peaks, said_peaks if is_same else peaks))
     if terms.are_steps_known:
         own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
-    if contents is not None:
+    if contents is not None and len(contents.lengths) != terms.num_samples:
+        own.append(("samples_per_epoch", terms.num_samples, len(contents.lengths)))
+    elif contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
         own += [(name, expects[name], sum_) for name, sum_ in promised_sums(terms, contents).items()]
     for name, said, found in own:

@@ -113,7 +113,9 @@ def terms_of(lock: Mapping[str, Any], contents: Contents | None = None) -> Terms
             micro_batch_tokens=plan.get("micro_batch_tokens"),
             batch_from_samples=tuple((first, batch) for first, batch in plan.get("batch_from_samples") or ()),
             target_trained_tokens=plan.get("target_trained_tokens"),
-            trained_tokens=None if contents is None else contents.trained_tokens,
+            trained_tokens=contents.trained_tokens
+            if contents is not None and len(contents.lengths) == plan["samples_per_epoch"]
+            else None,
             said=(plan.get("total_steps", 0), plan.get("warmup_steps", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:

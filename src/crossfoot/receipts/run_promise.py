@@ -18,11 +18,12 @@ from crossfoot.findings.finding import Place, Refused
 from crossfoot.index.store import DataIndex, IndexDamaged, open_index
 from crossfoot.ledger.entry import Cause
 from crossfoot.ledger.findings import lock_unreadable, promise_broken
-from crossfoot.phrases import step_name
+from crossfoot.phrases import counted, step_name
 from crossfoot.receipts.promise import promised_rates
 from crossfoot.receipts.promise_audit import Promise, is_promised, lock_faults
 from crossfoot.receipts.promised_heights import beta2_of
-from crossfoot.receipts.promised_sets import Contents, Terms, terms_of
+from crossfoot.receipts.promised_held_out import trained_part
+from crossfoot.receipts.promised_sets import Terms, terms_of
 from crossfoot.runs.attempts import LOCK_FILE, Attempt, attempt_path
 from crossfoot.runs.reader import RunRecord
 from crossfoot.written.paths import at_home
@@ -40,13 +41,15 @@ class RunPromise:
 def promise_of_run(run: RunRecord) -> RunPromise:
     """The promise of a run folder. Raises Refused (CF706) for a lock from which no plan can be read."""
     run_dir, lock = run.run_dir, run.lock
-    index = find_index(run_dir, lock, run.started)
+    whole = find_index(run_dir, lock, run.started)
     causes: list[Cause] = []
     terms: dict[int, Terms] = {}
     judged: set[str] = set()
     locks = [(one.attempt.attempt, one.lock, _is_folded(one.attempt)) for one in run.attempts]
+    index: DataIndex | None = None
     for number, own, is_folded in locks or [(1, lock, False)]:
         try:
+            index = None if whole is None else trained_part(whole, own)
             planned = terms_of(own, index)
             if own["sha256"] not in judged:
                 causes += lock_faults(own, number, planned, index)
@@ -61,19 +64,21 @@ def promise_of_run(run: RunRecord) -> RunPromise:
         message = f"{LOCK_FILE} is not the lock of the first attempt"
         causes.append(Cause(0, None, None, "lock contradicts itself", message, None, None, *values))
     causes += _checkpoint_faults(run)
-    notes = (*_beta_note(lock), *(() if index is not None else (_no_index(lock),)))
+    notes = (*_beta_note(lock), *(_held_out_note(whole, index) if index is not None else (_no_index(lock),)))
     return RunPromise(Promise(terms, index), tuple(causes), notes)
 
 
 def refuse_broken_promise(
     lock: Mapping[str, Any],
-    contents: Contents,
+    index: DataIndex,
     rates: npt.NDArray[np.float64],
     ratios: Mapping[str, float],
 ) -> None:
     """Before a run is trained: what its lock says, and the rates it will be told, float64[total_steps], with
-    the ratios of its groups, must be what the lock's own numbers make. Raises Refused (CF709).
+    the ratios of its groups, must be what the lock's own numbers make. index: of all of data.train. Raises
+    Refused (CF709).
     """
+    contents = trained_part(index, lock)
     terms = terms_of(lock, contents)
     faults = [cause.message for cause in lock_faults(lock, 1, terms, contents)]
     promised, peak, _ = promised_rates(terms)
@@ -105,9 +110,15 @@ def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
             index = open_index(os.path.join(folder, address))
         except IndexDamaged:
             continue
-        if index.address == address and index.num_samples == lock["plan"]["samples_per_epoch"]:
+        if index.address == address and index.num_samples == _samples_of(lock["plan"]):
             return index
     return None
+
+
+def _samples_of(plan: Mapping[str, Any]) -> int:
+    """Of all of data.train."""
+    left_out = (plan.get("held_out_samples") or 0) + (plan.get("held_out_duplicates") or 0)
+    return int(plan["samples_per_epoch"]) + left_out
 
 
 def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt]) -> list[str]:
@@ -133,6 +144,18 @@ def _beta_note(lock: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"AdamW's second beta was {beta:.6g} at {batch:,} samples a step, as the optimizer itself says: the "
         f"half-life in samples of {optimizer['betas'][1]:g} at {optimizer['beta2_reference_batch']:,}",
+    )
+
+
+def _held_out_note(whole: DataIndex | None, trained: DataIndex) -> tuple[str, ...]:
+    """That nothing held out is promised to a step, where something is."""
+    if whole is None or whole.num_samples == trained.num_samples:
+        return ()
+    apart = np.isin(whole.digests, trained.digests, invert=True)
+    held_out = np.unique(whole.digests[apart]).size
+    return (
+        f"{counted(held_out, 'sample')} held out for validation, as worked out again from the data index: no "
+        "step is promised one of them, or a duplicate",
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted, listed
@@ -61,8 +62,16 @@ def where(ranks: Sequence[RankInfo], everyone: Sequence[RankInfo]) -> str:
 
 
 def _own(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
-    """What single ranks were refused for, once each."""
-    yield from dict.fromkeys(finding for rank_info in rank_infos for finding in rank_info.refused)
+    """What single ranks were refused for, once each; where not, when it is not so on all hosts."""
+    hosts = {rank_info.host for rank_info in rank_infos}
+    for finding in dict.fromkeys(finding for rank_info in rank_infos for finding in rank_info.refused):
+        ranks = [rank_info for rank_info in rank_infos if finding in rank_info.refused]
+        is_local = ranks[0].rank != 0 and {rank_info.host for rank_info in ranks} != hosts
+        yield (
+            replace(finding, notes=(*finding.notes, f"so it is on {where(ranks, rank_infos)}"))
+            if is_local
+            else finding
+        )
 
 
 def _shapes(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
@@ -113,7 +122,10 @@ def _nodes(rank_infos: Sequence[RankInfo]) -> dict[int, list[RankInfo]]:
 def _parts(rank_infos: Sequence[RankInfo]) -> Iterator[Finding]:
     """Rank 0's parts are the ones the others are held against; one finding for each part."""
     first = rank_infos[0]
+    is_missing = any(one.code == "CF060" for rank_info in rank_infos for one in rank_info.refused)
     for part, finding in PARTS.items():
+        if part == "model" and is_missing:  # which says it all
+            continue
         others: dict[tuple[tuple[str, str], ...], list[RankInfo]] = defaultdict(list)
         mine = first.parts.get(part, {})
         for rank_info in rank_infos:

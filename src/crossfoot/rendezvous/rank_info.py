@@ -25,7 +25,8 @@ from crossfoot.index.locate import tokenizer_mark
 from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
-from crossfoot.written.model_facts import BUILTIN_TINY
+from crossfoot.written.hub import commits_of
+from crossfoot.written.model_facts import model_folder
 from crossfoot.written.run_file import RunFile
 
 DECIDING = ("torch", "deepspeed", "transformers", "peft")
@@ -79,7 +80,7 @@ def rank_info_of(
     """
     run = checked.run
     data = run.config.data
-    files = [file for file in (*data.train, *data.validation) if os.path.isfile(file)]
+    files = [file for file in (*data.train, *data.validation_files) if os.path.isfile(file)]
     states = source_states(files, run.index_dir)
     deepspeed = checked.facts.deepspeed
     return RankInfo(
@@ -127,16 +128,15 @@ def data_facts(states: Sequence[SourceState]) -> dict[str, str]:
 
 
 def model_facts(run: RunFile) -> dict[str, str]:
-    """The model's config.json, the sizes of its weight files with parts of their bytes, and the tokenizer.
-
-    Empty for the built-in model and for a model that is not a folder here.
+    """The model's config.json, the sizes of its weight files with parts of their bytes, the tokenizer, and
+    the commits of what a hub gave. Of the model nothing where it is built in or not here.
     """
-    facts: dict[str, str] = {}
+    facts = {f"commit of {key}": commit[:12] for key, commit in commits_of(run).items()}
     with suppress(Refused):  # whoever needs a tokenizer that is not there says so
         if mark := tokenizer_mark(run):
             facts["tokenizer"] = f"sha256 {mark[:12]}"
-    folder = Path(run.config.model.path)
-    if run.config.model.path == BUILTIN_TINY or not folder.is_dir():
+    folder = model_folder(run.config.model.path)
+    if folder is None:
         return facts
     for file in sorted(one for one in folder.iterdir() if one.is_file()):
         if file.name == "config.json":

@@ -30,14 +30,14 @@ _OTHER_SHAPE = "the checkpoint holds tensors of the old shape, and they mean not
 
 NEVER: Mapping[str, str] = {
     **dict.fromkeys(
-        ("run.seed", "data.train", "data.last_step", "data.bad_samples"),
+        ("run.seed", "data.train", "data.validation", "data.last_step", "data.bad_samples"),
         _OTHER_STEPS,
     ),
     **dict.fromkeys(("batch.global_batch_size", "batch.target_trained_tokens"), _OTHER_STEPS),
     **dict.fromkeys(
         (
             *("data.task", "data.template", "data.system_prompt", "data.train_on", "data.columns"),
-            *("data.max_seq_len", "data.special_text", "tokenizer.path"),
+            *("data.max_seq_len", "data.over_long", "data.special_text", "tokenizer.path"),
         ),
         "the samples would be other tokens than those that were trained",
     ),
@@ -62,7 +62,7 @@ NEVER: Mapping[str, str] = {
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
 }
 """Keys that make another run of it, and why. Data, tokenizer, batch and length are compared by what they come
-to, not by how they are written: the same files may lie elsewhere.
+to, not by how they are written: the same files may lie elsewhere, and files of data.validation may change.
 """
 
 ALLOWABLE: Mapping[str, str] = {
@@ -96,7 +96,6 @@ FREE: frozenset[str] = frozenset(
         *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
         *("model.matmul", "model.kernels"),
         *(
-            "data.validation",
             "data.layout",
             "data.index_dir",
             "data.ignored_fields",
@@ -119,6 +118,7 @@ _BY_CONTENT = (
     "data.train_on",
     "data.columns",
     "data.max_seq_len",
+    "data.over_long",
     "data.bad_samples",
     "data.special_text",
     "tokenizer.path",
@@ -139,6 +139,8 @@ _RATE = (
     ),
     ("plan", "warmup_steps"),
 )
+_HELD_OUT = ("plan", "held_out_samples")
+"""Of the same index the same contents, however that part is written."""
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
 
 
@@ -230,9 +232,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
         elif not written:  # the same files, read in the same way, make other tokens
             addresses = (f"index {_at(lock, 'index', 'address')}" for lock in (before, now))
             found["tokenizer.path"] = Change("tokenizer.path", *addresses)
+    found.pop("data.validation", None)
+    if _same(before, now, ("index", "address")) and not _same(before, now, _HELD_OUT):
+        found["data.validation"] = Change("data.validation", *map(_validation, (before, now)))
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
         found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))
+    for key, commit in (_at(now, "commits") or {}).items():
+        if (was := _at(before, "commits", key)) not in (None, commit) and key not in found:
+            path = _at(now, "config", *key.split("."))
+            found[key] = Change(key, f"{path} ({was[:7]})", f"{path} ({commit[:7]})")
     if _same(before, now, *_RATE):
         _forget(found, "lr.")
     if _same(before, now, ("plan", "total_steps"), ("plan", "batches_sha256")):
@@ -320,6 +329,10 @@ def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
             if key not in FREE and (sorted(was) != sorted(becomes) if as_set else was != becomes):
                 found.append(Change(key, was, becomes))
     return found
+
+
+def _validation(lock: Mapping[str, Any]) -> Any:
+    return _at(lock, "config", "data", "validation")
 
 
 def _sources(lock: Mapping[str, Any]) -> list[str]:

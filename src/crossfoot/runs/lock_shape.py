@@ -69,10 +69,11 @@ class _Path:
 @dataclass(frozen=True)
 class _Data:
     train: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
+    validation: tuple[str, ...] | int | float = ()
     task: str = ""
     template: str = ""
     max_seq_len: int = 1
+    over_long: str = "truncate"
     last_step: Literal["short", "drop", "carry"] = "short"
     layout: Literal["packed", "padded"] = "padded"
     bad_samples: str = ""
@@ -173,6 +174,8 @@ class _Plan:
     num_nodes: int = 1
     gpus_per_node: GpusPerNode = 1
     samples_per_epoch: int = 1
+    held_out_samples: int | None = None
+    held_out_duplicates: int | None = None
     total_steps: int = 1
     warmup_steps: int = 0
     learning_rate: _Peak = _Peak()
@@ -185,6 +188,8 @@ class _Plan:
     def __post_init__(self) -> None:
         _refuse_beyond(1, MOST_SAMPLES, samples_per_epoch=self.samples_per_epoch)
         _refuse_beyond(0, MOST_STEPS, total_steps=self.total_steps)
+        for name in ("held_out_samples", "held_out_duplicates"):
+            _refuse_beyond(0, MOST_SAMPLES, **{name: getattr(self, name)})
         for name in ("micro_batch_size", "grad_accum_steps", "global_batch_size", "dp_degree"):
             _refuse_beyond(1, MOST_SAMPLES, **{name: getattr(self, name)})
         for name in ("work_per_token", "micro_batch_tokens", "target_trained_tokens"):

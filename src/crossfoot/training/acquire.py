@@ -14,6 +14,7 @@ from crossfoot.documents import parse, plain, value_of
 from crossfoot.environment.start_command import start_command
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.formats import show
+from crossfoot.index.store import open_index
 from crossfoot.launch.ranks_here import MARK_VARIABLE
 from crossfoot.launch.submit import submitted_job
 from crossfoot.output import say
@@ -45,7 +46,8 @@ def acquire(work: RankJob) -> RankJob:
     taken: list[tuple[ResumePoint, Resumed | None]] = []
 
     def take() -> str:
-        refuse_broken_promise(work.lock, work.index, work.plan.rate.every(), work.plan.rate.groups)
+        whole = open_index(work.index.folder, work.index.files)
+        refuse_broken_promise(work.lock, whole, work.plan.rate.every(), work.plan.rate.groups)
         resumed = _resume_run(work)
         resume_point = resumed.resume_point if resumed is not None else NEW_RUN
         make_folder(run, resume_point.attempt)

@@ -17,7 +17,7 @@ from crossfoot.index.verified import alone, verified_index
 from crossfoot.liveness.findings import run_lives
 from crossfoot.liveness.living import living
 from crossfoot.planning.lock import make_lock
-from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.plan import RunPlan, run_parts
 from crossfoot.planning.prepare import CheckedRun, plan_checked, read_and_check, survey
 from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.rendezvous.devices import look_at_device
@@ -29,6 +29,7 @@ from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
 from crossfoot.runs.restarts import is_started_again, take_over_without_continue
 from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
 from crossfoot.runs.run_folder import holds_run
+from crossfoot.written.hub import not_here
 from crossfoot.written.model_facts import BUILTIN_TINY, needs_trained_embeddings
 from crossfoot.written.run_file import RunFile
 
@@ -118,9 +119,9 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         line = TokenisingLine() if first else None
         return verified_index(checked.run, files, is_builder=first, says=says, progress=line, name=name)
 
-    index = index_of(config.data.train, "index")
-    held_out = config.data.validation
-    validation = index_of(held_out, "validation index") if held_out else None
+    index, validation = run_parts(checked.run, index_of(config.data.train, "index"))
+    if files := config.data.validation_files:
+        validation = index_of(files, "validation index")
     _refuse_untrained_rows(checked, index)
     checked = survey(checked, index, look=world.rank == 0)  # which alone says what the index tells
     checked.refuse()
@@ -183,11 +184,12 @@ def run_preflight(
 def _look_alone(
     run: RunFile, world: World, options: TrainOptions
 ) -> tuple[PreviousAttempts | None, tuple[Finding, ...], tuple[Finding, ...]]:
-    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder.
-    (that, what the start is refused for, warnings).
+    """What only rank 0 looks at: the conditions of a start, and what earlier attempts left in the run folder;
+    the others, whose cache may be another one, whether the model is here. (previous attempts, what the start
+    is refused for, warnings).
     """
     if world.rank != 0:
-        return None, (), ()
+        return None, not_here(run), ()
     start = Start(run, options.continues)
     found = unmet(start)
     if options.allow and not options.continues and not options.is_repeated:

@@ -19,6 +19,7 @@ from crossfoot.written.config_values import (
     Positive,
     Reason,
     Text,
+    files_or_part,
     one_or_each,
     one_or_in_time,
 )
@@ -41,7 +42,9 @@ class ModelSection(Section):
     """The base model."""
 
     path: Text
-    """A local Hugging Face folder, a hub id, or builtin:tiny (a two-layer Llama made on the spot)."""
+    """A Hugging Face folder, a hub's id whose files are in the cache (ORG/NAME, modelscope:ORG/NAME), or
+    builtin:tiny (a two-layer Llama made on the spot).
+    """
     adapter: Text | None = None
     """Start from this LoRA adapter: a folder that peft or crossfoot wrote, or the folder of the run that made
     it. Null: from the model alone.
@@ -73,7 +76,7 @@ class TokenizerSection(Section):
     """The tokenizer, when it is not the model's own."""
 
     path: Text
-    """A local Hugging Face folder, a hub id, or builtin:tiny."""
+    """As model.path: a folder, a hub's id, or builtin:tiny."""
 
 
 class DataSection(Section):
@@ -81,8 +84,8 @@ class DataSection(Section):
 
     train: Annotated[list[Text], Field(min_length=1)]
     """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
-    validation: list[Text] = []
-    """Files for the validation loss; none: no validation."""
+    validation: Annotated[list[Text] | int | float, WrapValidator(files_or_part)] = []
+    """Files for the validation loss; or a share (0.05) or a number (500) of data.train, held out for it."""
     task: Literal["sft", "pretrain"] = "sft"
     """sft: conversations, their answers trained. pretrain: documents joined and cut into blocks."""
     template: Text = "alpaca2"
@@ -100,19 +103,19 @@ class DataSection(Section):
     it is, or that token. The template's own are tokens always.
     """
     max_seq_len: Annotated[int, Field(ge=2)] = 512
-    """Tokens of the longest sample; longer ones are cut and the lost targets counted."""
+    """Tokens of the longest sample; data.over_long says what becomes of longer ones."""
+    over_long: Literal["truncate", "split", "drop"] = "truncate"
+    """truncate: their end is cut off. split: a conversation becomes several samples, each of as many whole
+    rounds as fit. drop: they are left out. Each is counted.
+    """
     layout: Literal["packed", "padded"] = "packed"
     """Where samples sit in a forward, which does not change what is trained. packed: one behind the other in
     one row, dealt so that all forwards take equally long. padded: one row a sample.
     """
     last_step: Literal["short", "drop", "carry"] = "short"
-    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch's first
-    step.
-    """
+    """The rest of an epoch: a smaller step, not trained (and counted), or the start of the next epoch."""
     bad_samples: Literal["stop", "skip"] = "stop"
-    """A sample that cannot be trained (no output, prompt fills the window): stop, or leave it out and count
-    it.
-    """
+    """A sample that cannot be trained (no output, prompt fills the window): stop, or count and skip it."""
     ignored_fields: list[Text] = []
     """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
@@ -122,6 +125,16 @@ class DataSection(Section):
     def field_names(self) -> dict[str, str]:
         """Our names of fields with the data's own, as plain texts."""
         return {str(ours): theirs for ours, theirs in self.columns.items()}
+
+    @property
+    def validation_files(self) -> list[str]:
+        """Of data.validation; none where it is a part of data.train."""
+        return self.validation if isinstance(self.validation, list) else []
+
+    @property
+    def held_out(self) -> int | float | None:
+        """The part of the training data that is held out for validation: a number, or a share below 1."""
+        return None if isinstance(self.validation, list) else self.validation
 
     @property
     def is_packed(self) -> bool:

@@ -86,6 +86,17 @@ def rows_or_new(value: Any, _: object) -> list[int | str] | str | None:
     raise PydanticCustomError("token_rows", "new, or a list of ids and ranges")
 
 
+_FILES = TypeAdapter[list[str]](list[Text], config=_LAZILY)
+_SHARE = TypeAdapter[float](Annotated[float, Field(gt=0, lt=1)], config=_LAZILY)
+
+
+def files_or_part(value: Any, _: object) -> list[str] | int | float:
+    """Names of files, a share of something, or a count."""
+    if isinstance(value, float):
+        return _SHARE.validate_python(value)
+    return _ONE_COUNT.validate_python(value) if type(value) is int else _FILES.validate_python(value)
+
+
 def one_or_in_time(value: Any, _: object) -> int | Thresholds:
     """A count, or a list of pairs: from so many samples on, that count."""
     return (

@@ -129,20 +129,17 @@ _CHANGED: Mapping[str, Foreign] = {
     "validation_file": Foreign("data.validation", "files, as a list: data.validation: [FILE.json]"),
     "val_dataset": Foreign("data.validation", "files, as a list: data.validation: [FILE.json]"),
     "eval_dataset": Foreign("data.validation", "files, as a list: data.validation: [FILE.json]"),
-    "val_set_size": Foreign(
-        "data.validation", "no part is split off: it is files, data.validation: [FILE.json]"
+    **dict.fromkeys(
+        ("val_set_size", "validation_split_percentage", "val_size", "split_dataset_ratio"),
+        Foreign("data.validation", "a share or a number of the samples of data.train: data.validation: 0.05"),
     ),
-    "validation_split_percentage": Foreign(
-        "data.validation", "no part is split off: it is files, data.validation: [FILE.json]"
-    ),
+    "excess_length_strategy": Foreign("data.over_long", values={"drop": "drop", "truncate": "truncate"}),
     "test_datasets": Foreign("data.validation", "files, as a list: data.validation: [FILE.json]"),
     "disable_gradient_checkpointing": Foreign(
         "model.gradient_checkpointing", values={"true": "false", "false": "true"}
     ),
     **dict.fromkeys(_FOR_LORA.split(), Foreign("lora", _ON_PURPOSE)),
     "full_finetuning": Foreign("lora", "without a section lora: all weights are trained"),
-    "val_size": Foreign("data.validation", "no part is split off: it is files, data.validation: [FILE.json]"),
-    "split_dataset_ratio": Foreign("data.validation", "no part is split off: it is files, [FILE.json]"),
     **dict.fromkeys(
         ("packing", "sample_packing", "neat_packing", "pack_to_max_length"),
         Foreign("data.layout", values={"true": "packed", "false": "padded"}),

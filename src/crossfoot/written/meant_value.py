@@ -26,6 +26,8 @@ _WORD = re.compile(r"\w+", re.ASCII)
 _FIRST_KEYS = {"model": "path", "tokenizer": "path", "lr": "reference"}
 """Sections of which a single value can only be one of their keys."""
 NEAR, CLEARLY = 0.7, 0.1
+HELD_OUT = "data.validation"
+"""A list, or a number."""
 
 
 def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str | None:
@@ -44,6 +46,8 @@ def meant_value(key: str, kind: str, value: Any, choices: Sequence[str]) -> str 
         return _whole(value) if isinstance(value, float) else _count(bare)
     if kind == "float_type":
         return _number(bare)
+    if key == HELD_OUT and isinstance(value, str) and (number := _number(bare)) is not None:
+        return number
     if kind in ("list_type", "tuple_type") and isinstance(value, str) and value:
         return _list(key, value, text)
     if kind == "bool_type":

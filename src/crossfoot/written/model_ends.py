@@ -5,12 +5,11 @@ read without torch.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossfoot.written.model_facts import cached_file
+from crossfoot.written.model_facts import model_folder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 """Generation ends by the second where that is there, else by the first."""
@@ -35,11 +34,9 @@ def read_model_ends(path: str) -> ModelEnds:
 
 
 def _values(path: str, name: str) -> dict[str, Any]:
-    file: str | None = os.path.join(path, name)
-    if not os.path.isdir(path):
-        file = cached_file(path, name)
+    folder = model_folder(path)
     try:
-        with open(file or "", encoding="utf-8") as stream:
+        with open(folder / name if folder is not None else "", encoding="utf-8") as stream:
             values = json.load(stream)
     except (OSError, ValueError, RecursionError):
         return {}

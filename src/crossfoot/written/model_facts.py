@@ -18,6 +18,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
 from crossfoot.written.config import Config
+from crossfoot.written.hub import hub_model
 from crossfoot.written.model_kinds import sees_both_sides
 from crossfoot.written.model_limits import beyond_sense, work_per_token
 from crossfoot.written.token_rows import untrained_rows
@@ -109,13 +110,13 @@ def read_model_facts(path: str) -> ModelFacts | None:
 
 
 def model_folder(path: str) -> Path | None:
-    """Where the files of a model are: the folder given, or the snapshot of a hub id in the local cache. None:
-    neither is there. Never asks the network.
+    """Where the files of a model or tokenizer are: the folder given, or that of a hub's id in the local
+    cache. None: neither is there. Never asks the network.
     """
     if os.path.isdir(path):
         return Path(path)
-    cached = cached_file(path, CONFIG_JSON)
-    return None if cached is None else Path(cached).parent
+    model = hub_model(path)
+    return None if model is None else model.folder
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
@@ -147,12 +148,6 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     return values
 
 
-def looks_local(path: str) -> bool:
-    """A path that exists, or is written like one; a hub id is name or owner/name."""
-    is_written_so = path.startswith(("/", "./", "../", "~")) or path.endswith("/") or path.count("/") > 1
-    return is_written_so or os.path.exists(path)
-
-
 def model_missing(path: str, why: str = "") -> Finding:
     """The finding CF541, without its place; its page is the rule's, in checks/rules_model.py."""
     return Finding(
@@ -161,19 +156,6 @@ def model_missing(path: str, why: str = "") -> Finding:
         notes=(*filter(None, [why]), "a model is a local Hugging Face folder, a hub id or builtin:tiny"),
         helps=("write the folder that holds config.json and the weights",),
         unreadable=True,
-    )
-
-
-def hub_not_asked(path: str) -> Finding:
-    """The finding CF541 as a warning, without its place: the cache of the nodes may have what this one has
-    not.
-    """
-    return Finding(
-        "CF541",
-        f"the model {path} is not in the local cache, and the hub is not asked",
-        severity="warning",
-        notes=("HF_HUB_OFFLINE is set",),
-        helps=(f"fetch it where there is a network: hf download {path}",),
     )
 
 
@@ -262,19 +244,3 @@ def _stretched(text: Mapping[str, Any], positions: Any) -> int | None:
 def _tied_by_default(model_type: str) -> bool:
     """What a config.json that does not name tie_word_embeddings means: True, but for the families above."""
     return model_type not in UNTIED_FAMILIES
-
-
-def cached_file(path: str, name: str) -> str | None:
-    """A file of a hub id in the local cache, or None. Never asks the network; what is no hub id does not
-    import the hub's library, which takes a tenth of a second.
-    """
-    if path == BUILTIN_TINY:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(path, name)
-    except HFValidationError:
-        return None
-    return found if isinstance(found, str) else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossfoot.shell_words import quoted
+from crossfoot.written.hub import MODELSCOPE
 
 if TYPE_CHECKING:
     from crossfoot.written.config import Config
@@ -25,7 +26,11 @@ _VARIABLE = re.compile(
 )
 _COMMAND = re.compile(r"\$\([^)]*\)|`[^`]*`")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)")
-_HUB = re.compile(r"https?://(?:www\.)?huggingface\.co/(?P<id>[\w.-]+/[\w.-]+)(?:/.*)?", re.ASCII)
+_HUB = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf-mirror\.com|(?P<modelscope>modelscope\.cn)/models)"
+    r"/(?P<id>[\w.-]+/[\w.-]+)(?:/.*)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def _faults(path: str, key: str) -> Iterator[PathFault]:
     if path != (bare := path.strip()):
         yield PathFault("a path without blanks around it", (f"write {bare}",), bare)
     if (hub := _HUB.fullmatch(path)) and key in ("model.path", "tokenizer.path"):
-        yield PathFault("a folder or the id of a model, not its page", (f"write {hub['id']}",), hub["id"])
+        named = (MODELSCOPE if hub["modelscope"] else "") + hub["id"]
+        yield PathFault("a folder or the id of a model, not its page", (f"write {named}",), named)
     if url := _URL.fullmatch(path):
         if url["scheme"].lower() == "file":
             rest = re.sub(r"^[^/]*(?=/)", "", url["rest"])

@@ -4,15 +4,24 @@ the loader. One function, one code, and its docstring is the page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Severity
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
+from crossfoot.shell_words import quoted
+from crossfoot.written.hub import hub_model, loadable
 
 _NAMED = 3
 _WHOLE_MODEL = "the folder must hold config.json and model.safetensors, as save_pretrained writes them"
-FETCH_AGAIN = "fetch the model again, or take the folder whose config.json belongs to these weights"
+
+
+def fetch_again(path: str) -> str:
+    """The help where the files of the model at `path` are not those that its config.json tells of."""
+    if (model := hub_model(path)) is not None:
+        return f"fetch all of its files, where there is a network: {model.fetching}"
+    return "fetch the model again, or take the folder whose config.json belongs to these weights"
 
 
 @rule_docs("CF542")
@@ -33,6 +42,51 @@ def model_unreadable(path: str, why: str, instead: str = _WHOLE_MODEL) -> Findin
     )
 
 
+@rule_docs("CF061", "warning", name="pickled-weights")
+def pickled(path: str, names: Sequence[str]) -> Finding:
+    """CF061: the weights of `model.path` are pickles.
+
+    pytorch_model.bin is a file of torch.save: a pickle, which can hold code that runs when it is loaded. It
+    is loaded with `weights_only`, which refuses everything but tensors; one that needs more is refused
+    (CF542), before the start where its first bytes show it, and never run. A model.safetensors in the same
+    folder is taken in its place; it loads faster, too.
+    """
+    hub = hub_model(path)
+    out = f"{path.rstrip('/')}-safetensors" if hub is None else hub.name.replace("/", "-")
+    model, target = (json.dumps(one, ensure_ascii=False) for one in (loadable(path) if hub else path, out))
+    words = f'M.from_pretrained({model}, dtype="auto").save_pretrained({target})'
+    command = f"python -c {quoted(f'from transformers import AutoModelForCausalLM as M; {words}')}"
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return Finding(
+        "CF061",
+        f"the weights of the model are pickles: {names[0]}{more}",
+        severity="warning",
+        notes=("they are loaded with weights_only: tensors, and no code",),
+        helps=(
+            f"write them as safetensors: {command}",
+            f"and name both: model.path={quoted(out)} tokenizer.path={quoted(path)}",
+        ),
+    )
+
+
+@rule_docs("CF062", "note", name="model-code-not-run")
+def code_not_run(path: str, named: str, family: str) -> Finding:
+    """CF062: the folder of `model.path` brings model code of its own, and that is not run.
+
+    `auto_map` in its config.json names a class in a Python file beside it; transformers runs it when
+    `trust_remote_code` is given. crossfoot never does, and has no key for it: code of a downloaded folder may
+    do anything, on every node. Where transformers has the family itself (llama, qwen2, ...), its own class is
+    trained, and the weights are held against that. A family that only the folder's code knows is refused
+    (CF542).
+    """
+    return Finding(
+        "CF062",
+        f"the model brings code of its own, {named}, and that is not run",
+        severity="note",
+        notes=(f"{path}: transformers' own {family} is trained",),
+    )
+
+
 @rule_docs("CF544")
 def weights_missing(path: str, names: Sequence[str], layers: tuple[int, int] | None = None) -> Finding:
     """CF544: tensors of the model are not in its weight files.
@@ -48,7 +102,7 @@ def weights_missing(path: str, names: Sequence[str], layers: tuple[int, int] | N
         "CF544",
         title,
         notes=(*_examples(names), "what is missing would be random numbers"),
-        helps=(FETCH_AGAIN,),
+        helps=(fetch_again(path),),
     )
 
 
@@ -135,7 +189,7 @@ def reshaped(path: str, tensors: Sequence[tuple[str, Sequence[int], Sequence[int
         f"{counted(len(tensors), 'tensor')} of the model {'has' if not more else 'have'} another shape than "
         f"config.json says: {path}",
         notes=(f"{name} is {_shape(there)} in the file, and {_shape(promised)} by config.json",),
-        helps=(FETCH_AGAIN,),
+        helps=(fetch_again(path),),
     )
 
 
@@ -176,7 +230,7 @@ def unused(
         title,
         severity=severity,
         notes=(*_examples(names), note),
-        helps=(FETCH_AGAIN if severity == "error" else "if that part is needed, take another model",),
+        helps=(fetch_again(path) if severity == "error" else "if that part is needed, take another model",),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from crossfoot.phrases import counted, listed
 from crossfoot.written.foreign_keys import OTHER_VALUES
-from crossfoot.written.meant_value import meant_value, nearest_word
+from crossfoot.written.meant_value import HELD_OUT, meant_value, nearest_word
 
 _KINDS = {
     "int_type": "a whole number",
@@ -44,6 +44,8 @@ def wanted(error: Mapping[str, Any]) -> str:
     """What must stand there, to follow "must be": `a whole number`, `at least 1`, `none, linear or sqrt`."""
     kind: str = error["type"]
     context: Mapping[str, Any] = error.get("ctx", {})
+    if kind == "list_type" and _key(error) == HELD_OUT:
+        return "a list of files, a share such as 0.05, or a number of samples"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         limit = context[bound]
@@ -98,7 +100,13 @@ def _perhaps(error: Mapping[str, Any]) -> Iterator[str]:
     elif kind == "int_type" and isinstance(value, str) and (thousands := _THOUSANDS.fullmatch(value)):
         count = int(thousands[1])
         yield f"write {count * 1000}, or {count * 1024}"
-    elif kind == "less_than_equal" and error["ctx"]["le"] == 1 and value <= 100:
+    elif _key(error) == HELD_OUT and value == 0:
+        yield "leave it out, for no validation"
+    elif (kind, _key(error)) == ("less_than", HELD_OUT) and value > 100:
+        yield f"write {round(value)} if so many samples are meant"
+    elif (kind == "less_than_equal" and error["ctx"]["le"] == 1 and value <= 100) or (
+        (kind, _key(error)) == ("less_than", HELD_OUT)
+    ):
         yield f"write {value / 100:g} if {value:g} % is meant: it is a share"
     elif kind == "string_type" and isinstance(value, dict) and _key(error) == "deepspeed":
         yield "write these settings into a JSON file, and its path here"
