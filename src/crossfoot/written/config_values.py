@@ -4,10 +4,9 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
-from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from crossfoot.arithmetic.batch import Thresholds
-from crossfoot.written.token_rows import NEW, is_row_word
+from crossfoot.written.token_rows import is_row_word
 
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -67,23 +66,25 @@ def names_or_all(value: Any, _: object) -> list[str] | str:
 
 DEFAULT_START = "default"
 _STARTS = re.compile(r"default|pissa|pissa_niter_[1-9]\d?|olora")
+_SOME_STARTS = TypeAdapter[str](Literal["default", "pissa", "pissa_niter_16", "olora"], config=_LAZILY)
+_NEW = TypeAdapter[str](Literal["new"], config=_LAZILY)
+_IDS = TypeAdapter[list[int]](Annotated[list[Index], Field(min_length=1)], config=_LAZILY)
 
 
 def start_of_lora(value: Any, _: object) -> str:
     """peft's words for how the matrices of an adapter begin; `default` is its True."""
-    if isinstance(value, str) and _STARTS.fullmatch(value):
-        return value
-    expected = "'default', 'pissa', 'pissa_niter_16' or 'olora'"
-    raise PydanticKnownError("literal_error", {"expected": expected})
+    is_one = isinstance(value, str) and _STARTS.fullmatch(value)
+    return str(value) if is_one else _SOME_STARTS.validate_python(value)
 
 
 def rows_or_new(value: Any, _: object) -> list[int | str] | str | None:
     """Ids of tokens and ranges of them, or the one word for those that the tokenizer adds."""
-    if value is None or value == NEW:
-        return NEW if value else None
-    if isinstance(value, list) and value and all(map(is_row_word, value)):
+    if value is None or is_row_word(value):
+        return value if value is None else [value]
+    if isinstance(value, list):
+        _IDS.validate_python([0 if is_row_word(word) else word for word in value])
         return value
-    raise PydanticCustomError("token_rows", "new, or a list of ids and ranges")
+    return _NEW.validate_python(value)
 
 
 _FILES = TypeAdapter[list[str]](list[Text], config=_LAZILY)

@@ -29,7 +29,6 @@ _KINDS = {
     "dict_type": "a section with keys",
     "finite_number": "a finite number",
     "string_too_short": "some text",
-    "token_rows": "new, or a list of token ids and ranges, as in [5, 32000-55295]",
 }
 _THOUSANDS = re.compile(r"([1-9]\d{0,5})[kK]", re.ASCII)
 _BOUNDS = {
