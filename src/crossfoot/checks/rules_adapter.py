@@ -104,7 +104,7 @@ def adapter_differs(facts: Facts) -> Iterator[Finding]:
 
 
 def _said(value: Any) -> str:
-    return f"[{', '.join(value)}]" if isinstance(value, list) else shown(value)
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else shown(value)
 
 
 def _compared(facts: Facts, adapter: AdapterFolder, lora: LoraSection) -> Iterator[tuple[str, str, Any, Any]]:
