@@ -6,7 +6,7 @@ export PDSH_SSH_ARGS_APPEND='-o ServerAliveInterval=5 -o ServerAliveCountMax=2'
 # what deepspeed sets on every host, besides PYTHON* and NCCL_*; no file keeps secrets
 export DS_ENV_FILE=$(mktemp) && exec 9<> "$DS_ENV_FILE" && rm "$DS_ENV_FILE"
 grep -hs = ~/.deepspeed_env .deepspeed_env >&9
-env | grep -E '^(PATH|CROSSFOOT_LAUNCH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_OFFLINE)=' >&9
+env | grep -E '^(PATH|CROSSFOOT_LAUNCH|DS_ACCELERATOR|OMP_NUM_THREADS|GLOO_SOCKET_IFNAME|HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|MODELSCOPE_CACHE)=' >&9
 export DS_ENV_FILE=/dev/fd/9
 exec deepspeed --quiet --hostfile launch/two-nodes.hostfile --master_port 29500 \
   --module crossfoot train configs/alpaca2-7b-lora.yaml

@@ -23,7 +23,11 @@ from support.severities import SEVERITIES, SOURCE, written_severities
 
 import_rule_docs()
 
-DEMOTED = {"CF763": "a run that may go on without that checkpoint", "CF776": "a run that saves and ends"}
+DEMOTED = {
+    "CF060": "a plan or a check, which start nothing",
+    "CF763": "a run that may go on without that checkpoint",
+    "CF776": "a run that saves and ends",
+}
 """Made as errors, shown as warnings: code -> by what."""
 
 

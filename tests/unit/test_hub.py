@@ -213,6 +213,24 @@ def test_a_folder_of_that_name_comes_first() -> None:
     assert find_all("run.yaml") == ()
 
 
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch harmed",)
+
+
+def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(cache: Path) -> None:
+    import torch
+
+    folder = fetched(cache)
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": torch.zeros(1, 1), "x": Harmful()}, folder / "pytorch_model.bin")
+    finding = refusal()
+    assert finding.code == "CF542" and not Path("harmed").exists()
+    assert finding.notes[0].startswith(
+        "pytorch_model.bin is a pickle that holds posix.system, not tensors alone"
+    )
+
+
 def test_pickled_weights_are_a_warning(cache: Path) -> None:
     import torch
 

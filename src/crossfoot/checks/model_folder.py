@@ -19,13 +19,14 @@ from crossfoot.written.model_facts import CONFIG_JSON, model_folder, read_config
 from crossfoot.written.model_findings import model_not_causal
 from crossfoot.written.model_kinds import Kind, kind_of
 from crossfoot.written.model_tensors import Mismatch, mismatch, unfit_sizes
-from crossfoot.written.tensor_headers import DamagedFile, Tensor, read_tensors
+from crossfoot.written.tensor_headers import DamagedFile, NotTensors, Tensor, read_tensors
 from crossfoot.written.weight_findings import (
     code_not_run,
     empty_tensors,
     fetch_again,
     is_adapter,
     model_unreadable,
+    not_only_tensors,
     pickled,
     quantised,
     reshaped,
@@ -138,6 +139,8 @@ def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[
     for file in files:
         try:
             there = read_tensors(str(file))
+        except NotTensors as error:
+            bad.append(not_only_tensors(path, file.name, error.named))
         except DamagedFile as error:
             is_text = is_pointer(file)
             why = f"{file.name} is damaged or cut off: {error}"

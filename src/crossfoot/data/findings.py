@@ -294,8 +294,8 @@ def field_twice(place: Place, reason: str) -> Finding:
 def tokenizer_unusable(place: Place, reason: str) -> Finding:
     """CF520: the tokenizer cannot be loaded.
 
-    There is no such folder, no tokenizer file in it, or a file that is damaged; or it is a hub id that cannot
-    be fetched from here. Without tokenizer.path the tokenizer is the model's own, and model.path is meant.
+    There is no such folder, no tokenizer file in it, or a file that is damaged. Without tokenizer.path the
+    tokenizer is the model's own, and model.path is meant. A hub's id that is not in the cache is CF060.
     """
     return Finding(
         "CF520",

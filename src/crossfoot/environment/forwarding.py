@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 FORWARDED = (
     *("DS_ACCELERATOR", "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"),
-    *("HF_HOME", "HF_HUB_OFFLINE"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MODELSCOPE_CACHE"),
 )
 """Those that are set here are written into what is rendered, so that it does the same from another shell."""
 

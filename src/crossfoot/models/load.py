@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from crossfoot.written.model_tensors import compared
 from crossfoot.written.weight_findings import (
     attention_missing,
     model_unreadable,
+    not_only_tensors,
     reshaped,
     unused,
     weights_missing,
@@ -289,4 +291,7 @@ def _not_loaded(config: Config, path: str, error: Exception) -> Finding:
     asked, why = config.model.attention, first_line(error)
     if asked != "auto" and "attention" in why.lower():
         return attention_missing(asked, why)
+    if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to load it all the same
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return not_only_tensors(path, "one of its weight files", named[1] if named else "something else")
     return model_unreadable(path, first_line(error))

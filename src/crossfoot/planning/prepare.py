@@ -152,8 +152,6 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
     run, batch = checked.run, checked.facts.batch
     reading = list(checked.reading)
     facts = checked.facts
-    if facts.tokenizer is None:  # it may have been fetched meanwhile
-        facts = replace(facts, tokenizer=_unless_unsure(lambda: tokenizer_files_of(run), reading))
     can_open = all(finding.code not in _NO_DATA for finding in reading)
     if look and can_open:
         special = facts.tokenizer.special if facts.tokenizer is not None else ()

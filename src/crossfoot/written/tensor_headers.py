@@ -52,6 +52,14 @@ class DamagedFile(ValueError):
     """A weight file is not what its name says, or ends before its end."""
 
 
+class NotTensors(DamagedFile):
+    """A pickle holds something else as well; torch does not load it with weights_only either."""
+
+    def __init__(self, named: str) -> None:
+        super().__init__(f"it holds {named}, and a weight file holds tensors only")
+        self.named = named
+
+
 def read_tensors(path: str) -> Mapping[str, Tensor] | None:
     """The tensors of a .safetensors file, or of one that torch.save wrote. None: a kind of torch file that is
     not looked into. Raises DamagedFile, OSError.
@@ -173,7 +181,7 @@ class _TensorsOnly(pickle.Unpickler):
             return _STORAGES[name]
         if (module, name) not in known:
             if module.partition(".")[0] not in _MAY_BE_LOADED or module.startswith("torch.nn.modules"):
-                raise DamagedFile(f"it holds {module}.{name}, and a weight file holds tensors only")
+                raise NotTensors(f"{module}.{name}")
             raise _NotPlain(f"{module}.{name}")
         return known[(module, name)]
 

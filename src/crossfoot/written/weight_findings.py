@@ -42,6 +42,12 @@ def model_unreadable(path: str, why: str, instead: str = _WHOLE_MODEL) -> Findin
     )
 
 
+def not_only_tensors(path: str, what: str, named: str) -> Finding:
+    """CF542 of weights that only the unsafe way of loading pickles would take. what: the file, in words."""
+    why = f"{what} is a pickle that holds {named}, not tensors alone: it is not loaded, and no code of it run"
+    return model_unreadable(path, why, "take a model of whole tensors, best as safetensors")
+
+
 @rule_docs("CF061", "warning", name="pickled-weights")
 def pickled(path: str, names: Sequence[str]) -> Finding:
     """CF061: the weights of `model.path` are pickles.
