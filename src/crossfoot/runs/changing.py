@@ -43,14 +43,21 @@ NEVER: Mapping[str, str] = {
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(
-        ("lora", "lora.r", "lora.dora", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE
+        (
+            "lora",
+            *map(
+                "lora.{}".format,
+                ("r", "dora", "target_modules", "modules_to_save", "trainable_token_indices"),
+            ),
+        ),
+        _OTHER_SHAPE,
     ),
     **dict.fromkeys(
         ("lora.alpha", "lora.scaling"),
         "what the adapter has learned would count more, or less, all at once",
     ),
     **dict.fromkeys(
-        ("model.adapter", "model.adapter_use", "model.quantization"),
+        ("model.adapter", "model.adapter_use", "model.quantization", "lora.init"),
         "the run would stand on other weights than it was trained on",
     ),
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",

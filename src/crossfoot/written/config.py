@@ -3,7 +3,6 @@
 Optional numbers are None when left out; who fills them is said in each docstring.
 """
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WrapValidator
@@ -21,12 +20,12 @@ from crossfoot.written.config_values import (
     Reason,
     Text,
     files_or_part,
-    names_or_all,
     one_or_each,
     one_or_in_time,
     text_or,
 )
 from crossfoot.written.data_sources import SourceSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.section import Section
 
 
@@ -245,49 +244,6 @@ class OptimizerSection(Section):
     """Gradients are clipped to this global norm; 0 switches clipping off."""
 
 
-class LoraSection(Section):
-    """LoRA (Hu et al. 2021) by peft. Absent: full fine-tuning."""
-
-    r: Count = 64
-    """Rank."""
-    alpha: Positive = 128.0
-    """What the adapter says is multiplied with alpha / r."""
-    scaling: Literal["standard", "rslora"] = "standard"
-    """rslora: multiplied with alpha / sqrt(r) (Kalajdzievski 2023), which does not fade as r grows. At r = 64
-    that is 8 times as much.
-    """
-    dora: bool = False
-    """DoRA (Liu et al. 2024): the length of every row of a weight is trained too, apart from its direction.
-    A forward takes markedly longer, because it makes the whole changed weight.
-    """
-    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
-    65,536 shares.
-    """
-    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(names_or_all)] = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ]
-    """Modules that get an adapter. all-linear: every linear module but the output head."""
-    modules_to_save: list[Text] = []
-    """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
-
-    @property
-    def scale(self) -> float:
-        """What the product of the two matrices is multiplied with."""
-        return self.alpha / (math.sqrt(self.r) if self.scaling == "rslora" else self.r)
-
-    @property
-    def kind(self) -> str:
-        """Its name."""
-        return "DoRA" if self.dora else {"standard": "LoRA", "rslora": "rsLoRA"}[self.scaling]
-
-
 class TrainSection(Section):
     """How long. Exactly one of the two."""
 
@@ -380,7 +336,10 @@ class Config(Section):
     @property
     def trains(self) -> str:
         """What is trained, in words: `LoRA r=64`."""
-        return "full fine-tuning" if self.lora is None else f"{self.lora.kind} r={self.lora.r}"
+        if self.lora is None:
+            return "full fine-tuning"
+        begun = f" ({self.lora.init})" if self.lora.changes_base else ""
+        return f"{self.lora.kind} r={self.lora.r}{begun}"
 
     @property
     def batch_numbers(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from crossfoot.phrases import listed
 from crossfoot.written.config import Config
 from crossfoot.written.config_values import Column
 from crossfoot.written.data_sources import SourceSection
-from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
+from crossfoot.written.foreign_keys import NEW_ADAPTERS, OTHER_VALUES, foreign, synonym
 from crossfoot.written.section import Section
 from crossfoot.written.slips import Kind
 
@@ -176,6 +176,9 @@ def option_as_override(option: str, text: str) -> str:
 
 def counterpart(name: str, text: str | None) -> Suggestion | None:
     """Where a key of this name stands here: one of ours, or another trainer's word for one."""
+    if name == "adapter" and (who_asks := NEW_ADAPTERS.get((text or "").lower())) is not None:
+        help_ = f"remove it: {who_asks} for a new adapter; model.adapter names one that is there"
+        return Suggestion("lora", help_, "foreign")
     return _moved(name, text) or translated(name, text)
 
 
