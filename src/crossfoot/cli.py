@@ -150,6 +150,15 @@ def _other_verbs(verbs: _Verbs) -> None:
     export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
+    text = "put adapters into their base: a model folder for transformers, vLLM and llama.cpp, proven equal"
+    merge = verbs.add_parser("merge", help=text, description=text)
+    merge.add_argument("source", type=path, metavar="RUN_DIR | ADAPTER", help="a run, or a PEFT folder")
+    merge.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
+    merge.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
+    kinds = ("float32", "bfloat16", "float16")
+    merge.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
+    merge.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
+    merge.set_defaults(verb=_merge)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
@@ -330,6 +339,18 @@ def _export(arguments: argparse.Namespace) -> int:
     from crossfoot.models.export import export
 
     return export(arguments.run_dir, arguments.out, arguments.step)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from crossfoot.extras import refuse_missing
+
+    refuse_missing("merge")
+    from crossfoot.models.quiet import hush_libraries
+
+    hush_libraries()
+    from crossfoot.models.merge import merge
+
+    return merge(arguments.source, arguments.out, arguments.step, arguments.dtype, arguments.base)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from crossfoot.models.export import export
+from crossfoot.models.merge import merge
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Step
@@ -64,6 +66,11 @@ def test_a_kind_is_trained_as_by_plain_torch(
             base.resize_token_embeddings(plain_torch.PIECES, mean_resizing=False)
             loaded = PeftModel.from_pretrained(base, folder).eval()(ids).logits
             assert (loaded - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        assert merge(str(seen.run_dir), str(tmp_path / "merged")) == 0
+        alone = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
+        assert (alone - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    told = json.loads((tmp_path / "merged" / "merge.json").read_text())
+    assert told["tokenizer"]["proven"] and told["logits"]["adapter"] > 0.01
 
 
 @pytest.mark.parametrize("kind", ["both", "pissa", "rows"])

@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models import load
 from crossfoot.models.adapt import prepare_training, trained_summary
 from crossfoot.models.head_loss import head_loss
 from crossfoot.models.load import load_model
+from crossfoot.models.merge import merge
 from crossfoot.models.quantise import held_bytes, is_packed, packed_layers
 from crossfoot.written.config import Config
 from crossfoot.written.parameter_counts import count_parameters
@@ -64,7 +67,7 @@ def loaded_from(values: dict[str, Any], **model: Any) -> tuple[Config, load.Load
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_stopped_and_continued_is_undisturbed_to_the_bit(
-    values: dict[str, Any], trains: Trains, quantization: str
+    values: dict[str, Any], trains: Trains, quantization: str, tmp_path: Path
 ) -> None:
     values["model"]["quantization"] = quantization
     whole = trains(values, "whole")
@@ -83,6 +86,27 @@ def test_stopped_and_continued_is_undisturbed_to_the_bit(
     assert sum("lora_A" in name for name in moved) == sum("lora_A" in name for name in whole.start) == 7
     endings = [run.paper(attempt, "ending.json") for attempt, run in ((1, whole), (2, going))]
     assert endings[0]["validation_loss"] == endings[1]["validation_loss"]
+    assert merge(str(going.run_dir), str(tmp_path / "merged")) == 0, "into the base's full weights"
+    assert answers(tmp_path / "merged") == answers_unmerged(values, going.run_dir / "adapter")
+
+
+def answers(folder: Path) -> list[list[int]]:
+    return greedy(AutoModelForCausalLM.from_pretrained(folder))
+
+
+def answers_unmerged(values: dict[str, Any], adapter: Path) -> list[list[int]]:
+    base = AutoModelForCausalLM.from_pretrained(values["model"]["path"])
+    base.resize_token_embeddings(260, mean_resizing=False)
+    return greedy(PeftModel.from_pretrained(base, adapter))
+
+
+def greedy(model: Any) -> list[list[int]]:
+    """What follows on each of 100 prompts."""
+    prompts = torch.arange(300).remainder(250).add(5).reshape(100, 3)
+    asks = {"attention_mask": torch.ones_like(prompts), "max_new_tokens": 8, "pad_token_id": 0}
+    told = model.eval().generate(prompts, do_sample=False, **asks)
+    found: list[list[int]] = told.tolist()
+    return found
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models.export import export
+from crossfoot.models.merge import merge
 from support import plain_torch
 from support.loop_room import Room
 from support.watched_run import Watched
@@ -106,6 +107,9 @@ def test_it_begins_where_the_other_ended(
         logits = by_peft(values, *on, seen.run_dir / "adapter")(IDS).logits
         export(str(seen.run_dir), str(tmp_path / "again"))
         assert torch.equal(by_peft(values, *on, tmp_path / "again")(IDS).logits, logits)
+        assert merge(str(seen.run_dir), str(tmp_path / "merged")) == 0
+        alone = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(IDS).logits
+        assert (alone - logits).norm() < 1e-6 * logits.norm()
     assert (seen.run_dir / "adapter" / "base.json").exists() is (use == "merge")
     assert told_by_the_page(seen.run_dir / "adapter", tmp_path) == pytest.approx(
         logits[0, -1].tolist(), rel=1e-3, abs=1e-4

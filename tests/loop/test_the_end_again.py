@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models.export import export
+from crossfoot.models.merge import merge
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.training import closing
 from support import plain_torch
@@ -150,6 +151,9 @@ def test_a_run_without_lora_is_exported_as_a_model(
     run = trains(values)
     assert export(str(run.run_dir), str(tmp_path / "out")) == 0
     assert files(tmp_path / "out") == files(run.run_dir / "model")
+    with pytest.raises(Refused) as refused:
+        merge(str(run.run_dir), str(tmp_path / "merged"))
+    assert refused.value.findings[0].code == "CF759"
 
 
 def test_what_cannot_be_exported_is_said(values: dict[str, Any], trains: Trains, tmp_path: Path) -> None:

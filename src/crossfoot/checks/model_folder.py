@@ -119,7 +119,7 @@ def _weights(path: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Fin
     """What is wrong with the weight files of a model whose config.json is right."""
     tensors, bad = tensors_in(path, folder)
     yield from bad
-    if not bad and (pickles := [file for file in _weight_files(folder) if file.suffix == ".bin"]):
+    if not bad and (pickles := [file for file in weight_files(folder) if file.suffix == ".bin"]):
         yield pickled(path, [file.name for file in pickles])
     if tensors is not None and not bad:
         yield from _judged(path, tensors, mismatch(values, tensors))
@@ -130,7 +130,7 @@ def tensors_in(path: str, folder: Path) -> tuple[dict[str, Tensor] | None, list[
     absent. None: one is of a kind that is not looked into.
     """
     try:
-        files = _weight_files(folder)
+        files = weight_files(folder)
     except DamagedFile as error:
         return None, [model_unreadable(path, str(error), fetch_again(path))]
     tensors: dict[str, Tensor] = {}
@@ -186,7 +186,7 @@ def _is_packed(name: str, tensor: Tensor) -> bool:
     return name.endswith(_PACKED_NAMES) or (is_weight and tensor.dtype in _PACKED_TYPES)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that transformers would load. DamagedFile: there are none, or some of them are not there."""
     for name in (SAFE, SAFE + _INDEX, TORCH, TORCH + _INDEX):
         file = folder / name

@@ -55,6 +55,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.mirrors.findings",
     "crossfoot.models.findings",
+    "crossfoot.models.merge_findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",

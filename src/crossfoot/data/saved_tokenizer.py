@@ -44,9 +44,7 @@ def save_tokenizer(
         template = Template(data.template, system=data.system_prompt)
     if template is not None:
         text = template.chat_template(begins=files.begin is not None)
-        with open(file, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        _change(destination, "tokenizer_config.json", "chat_template", lambda _: text)
+        write_chat_template(destination, text)
     elif os.path.isfile(own := os.path.join(folder, CHAT_TEMPLATE)):
         shutil.copyfile(own, file)
     if files.end is not None:
@@ -56,6 +54,13 @@ def save_tokenizer(
     with suppress(Refused):
         return plain_ids(config, index_dir, destination, template)
     return None
+
+
+def write_chat_template(folder: str, text: str) -> None:
+    """Where transformers looks for it: in a file of its own, and in the settings that have one."""
+    with open(os.path.join(folder, CHAT_TEMPLATE), "w", encoding="utf-8") as stream:
+        stream.write(text)
+    _change(folder, "tokenizer_config.json", "chat_template", lambda _: text)
 
 
 def with_end(ids: Any, end: int) -> Any:

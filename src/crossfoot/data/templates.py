@@ -133,14 +133,16 @@ class Template:
     def _system(self) -> str:
         return BUILT_IN[self.name] if self.system is None else self.system
 
-    def chat_template(self, *, begins: bool) -> str:
+    def chat_template(self, *, begins: bool, parted: bool = True) -> str:
         """The text of chat_template.jinja. begins: a text begins with the begin token, as every sample of a
-        template that is built in did.
+        template that is built in did. parted: a blank stands before an answer; answers were tokenised for
+        themselves, and sentencepiece puts one there of its own, where another tokenizer has none.
         """
         if self.source:
             return self.source if self.system is None else _WITH_SYSTEM % _jinja(self.system) + self.source
         text = _JINJA % _jinja(self._system)
-        return text if begins else text.replace("bos_token + ", "")
+        text = text if begins else text.replace("bos_token + ", "")
+        return text if parted else text.replace("' ' + message", "message")
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ run's precision, what was trained is set to the checkpoint's values, and saved a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.load import LoadedModel, load_model
+from crossfoot.models.parameters import give_values
 from crossfoot.models.quiet import hush_libraries
 from crossfoot.models.save import save_adapter
 from crossfoot.models.start_values import stored_start
@@ -111,14 +112,16 @@ def find_source(run_dir: str, step: int | None) -> Source:
     raise Refused(no_such_checkpoint(run_dir, step, there, tuple(notes)))
 
 
-def load_trained(source: Source) -> tuple[nn.Module, LoadedModel]:
-    """The model as it was after the checkpoint's steps, on the CPU. Raises Refused."""
+def load_trained(
+    source: Source, load: Callable[..., LoadedModel] = load_model
+) -> tuple[nn.Module, LoadedModel]:
+    """The model as it was after the checkpoint's steps, on the CPU; what is not trained as `load` makes it.
+    Raises Refused.
+    """
     config, manifest = source.config, source.checkpoint.manifest
     if config.model.path == BUILTIN_TINY:
         write_tiny_model(source.model_path)
-    loaded = load_model(
-        config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell
-    )
+    loaded = load(config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell)
     if (rows := _rows(manifest, table_names(loaded.model), config, loaded)) > loaded.vocabulary:
         grow_vocabulary(loaded.model, rows, None)
         loaded = replace(loaded, vocabulary=rows)
@@ -204,7 +207,7 @@ def _set_to(model: nn.Module, checkpoint: Checkpoint) -> None:
         for name, parameter in trained.items():
             value = tensors.read(name)
             assert value is not None
-            parameter.copy_(value)
+            give_values(parameter, value)
 
 
 @contextmanager

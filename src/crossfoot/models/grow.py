@@ -48,13 +48,13 @@ def _grow_module(module: nn.Module, rows: int, deepspeed_config: dict[str, Any] 
         with whole([old]), torch.no_grad():
             grown = torch.empty((rows, *old.shape[1:]), dtype=old.dtype, device=old.device)
             grown[: old.shape[0]] = old
-            grown[old.shape[0] :] = _mean_row(old)
+            grown[old.shape[0] :] = mean_row(old)
         setattr(module, name, nn.Parameter(grown, requires_grad=old.requires_grad))
     if deepspeed_config is not None:
         partition(module, deepspeed_config)
 
 
-def _mean_row(table: torch.Tensor) -> torch.Tensor:
+def mean_row(table: torch.Tensor) -> torch.Tensor:
     """Mean over the rows, in the table's dtype: float64 sums of blocks of rows, added in order."""
     total = torch.zeros(table.shape[1:], dtype=torch.float64, device=table.device)
     for block in table.detach().split(ROWS_AT_ONCE):

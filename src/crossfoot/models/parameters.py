@@ -77,3 +77,13 @@ def partition(module: nn.Module, deepspeed_config: dict[str, Any]) -> None:
     import deepspeed
 
     deepspeed.zero.Init(module=module, config_dict_or_path=deepspeed_config)
+
+
+def give_values(parameter: nn.Parameter, value: torch.Tensor) -> None:
+    """Set a parameter to these values, in its own precision; one that had none yet gets memory for them."""
+    if parameter.is_meta:
+        own = nn.Parameter(value.to(parameter.dtype), requires_grad=parameter.requires_grad)
+        torch.utils.swap_tensors(parameter, own)
+    else:
+        with torch.no_grad():
+            parameter.copy_(value)

@@ -81,16 +81,16 @@ def save_adapter(
         open_to_others(temporary)
         aside = target.with_name(f"{temporary.name}-old")
         rename_folder(temporary, target, aside)
-        _clear_leftovers(target)
+        clear_leftovers(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _clear_leftovers(target: Path) -> None:
+def clear_leftovers(target: Path) -> None:
     """Delete what earlier saves to this folder left beside it: the folder that made way, and those of saves
     that were killed. Of a folder that made way everything that the new one does not have is kept.
     """
-    known = {path.name for path in target.iterdir()}
+    known = {path.name for path in target.iterdir()} if target.is_dir() else set()
     leftover = re.compile(rf"\.{re.escape(target.name)}-([a-z0-9_]{{8}})(-old)?")  # as mkdtemp names them
     for path in list(target.parent.iterdir()):
         matched = leftover.fullmatch(path.name)

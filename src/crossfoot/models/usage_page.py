@@ -17,6 +17,15 @@ from crossfoot.models.quantise import packed_layers
 from crossfoot.models.start_values import start_values
 from crossfoot.written.hub import loadable
 
+_OTHER_IDS = (
+    "The ids are made as in training. `AutoTokenizer` and a chat template may make other ids of the "
+    "same text: the model then reads what it was not trained on."
+)
+_SAME_IDS = (
+    "`AutoTokenizer` of this folder and its chat template make the ids that were trained: merge.json says of "
+    "how many texts it was seen."
+)
+
 
 def usage_page(
     model: PreTrainedModel | PeftModel,
@@ -24,9 +33,12 @@ def usage_page(
     tensors: Mapping[str, torch.Tensor],
     loaded: LoadedModel | None,
     ids: PlainIds | None,
+    merged: str = "",
+    has_proven_tokens: bool = False,
 ) -> str:
     """The page. folder: where it will lie. tensors: what is saved there. loaded: what it was trained on. ids:
-    how ids are made; without, the script ends with the loaded model.
+    how ids are made; without, the script ends with the loaded model. merged: of what the model was made, in
+    words, when it was merged. has_proven_tokens: AutoTokenizer of the folder makes the trained ids.
     """
     base = _base(model, loaded)
     is_lora = isinstance(model, PeftModel)
@@ -34,6 +46,7 @@ def usage_page(
     what = f"A LoRA adapter, trained with crossfoot on `{base}`." if is_lora else (
         f"A whole model: `{base}` after full fine-tuning with crossfoot."
     )  # fmt: skip
+    what = merged or what
     grown = _grown(loaded) if is_lora else 0
     code = "\n".join(
         [
@@ -53,10 +66,7 @@ def usage_page(
         )
     words = [what, f"It needs `pip install {' '.join(packages)}`, and this:", f"```python\n{code}\n```"]
     if ids is not None:
-        words.append(
-            "The ids are made as in training. `AutoTokenizer` and a chat template may make other ids of the "
-            "same text: the model then reads what it was not trained on."
-        )
+        words.append(_SAME_IDS if has_proven_tokens else _OTHER_IDS)
     return "\n\n".join(words) + "\n"
 
 

@@ -77,6 +77,13 @@ class AdapterFolder:
             default=0,
         )
 
+    @property
+    def needed_rows(self) -> int:
+        """Rows that the base's tables need for it; 0 when it changes none of them."""
+        single = self.values.get("trainable_token_indices") or ()
+        lists = single.values() if isinstance(single, Mapping) else (single,)
+        return max(self.rows, *(max(rows, default=-1) + 1 for rows in lists), 0)
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """sha256 of its config, however that is laid out, and of its weights. Raises Refused."""
@@ -86,6 +93,11 @@ class AdapterFolder:
             raise Refused(adapter_unreadable(self.path, f"{self.weights}: {reason_of(error)}")) from error
         return {"config_sha256": sha256_of_document(self.values), "weights_sha256": weights}
 
+    def stands_on(self, earlier: AdapterFolder) -> bool:
+        """Whether this is the adapter, byte for byte, that was merged into its base. Raises Refused."""
+        noted = read_object(os.path.join(self.folder, BASE_NAME))
+        return {key: noted.get(key) for key in earlier.identity} == earlier.identity
+
     def place(self, key: str) -> Place:
         """Where adapter_config.json says a value; the file where it does not."""
         return self.tree.values.get((key,), Place(os.path.join(self.folder, ADAPTER_CONFIG)))
@@ -93,7 +105,7 @@ class AdapterFolder:
 
 @rule_docs("CF070", name="adapter-unreadable")
 def adapter_unreadable(path: str, why: str, place: Place | None = None) -> Finding:
-    """CF070: `model.adapter` names no PEFT adapter that can be read.
+    """CF070: what is named as an adapter is none that can be read.
 
     An adapter is a folder with adapter_config.json and adapter_model.safetensors (or adapter_model.bin), as
     peft and crossfoot write it; the folder of a crossfoot run stands for the adapter that this run has saved.
@@ -101,7 +113,7 @@ def adapter_unreadable(path: str, why: str, place: Place | None = None) -> Findi
     """
     return Finding(
         "CF070",
-        f"model.adapter cannot be read: {path}",
+        f"the adapter cannot be read: {path}",
         place=place,
         notes=(why,),
         helps=("name the folder that holds adapter_config.json, or that of the run which made it",),
