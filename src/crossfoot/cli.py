@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, generation_options, launch_options, path, train_options
+from crossfoot.cli_options import count, launch_options, path, speaking_verbs, train_options
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
 from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
-from crossfoot.verb_exit import exit_code_of, on_this_rank
+from crossfoot.verb_exit import exit_code_of, on_this_rank, ready_for_weights
 
 if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
@@ -150,19 +150,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
     export.set_defaults(verb=_export)
-    text = "what a model, an adapter or a run answers: to a text, or to each record of a file"
-    generate = verbs.add_parser("generate", help=text, description=text)
-    generation_options(generate)
-    asked = "a text; or a .txt, .jsonl, .json, .csv, .tsv or .parquet file"
-    generate.add_argument("--prompts", required=True, metavar="TEXT | FILE", help=asked)
-    generate.add_argument("--out", type=path, metavar="FILE", help="JSON lines, a new file; else: stdout")
-    size = "prompts that are answered at a time; 16"
-    generate.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help=size)
-    generate.set_defaults(verb=_generate)
-    text = "talk with a model, an adapter or a run"
-    chat = verbs.add_parser("chat", help=text, description=text)
-    generation_options(chat)
-    chat.set_defaults(verb=_chat)
+    speaking_verbs(verbs, _generate, _chat)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
@@ -332,36 +320,21 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from crossfoot.extras import refuse_missing
-
-    refuse_missing("export")
-    from crossfoot.models.quiet import hush_libraries
-
-    hush_libraries()
+    ready_for_weights("export")
     from crossfoot.models.export import export
 
     return export(arguments.run_dir, arguments.out, arguments.step)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    _ready("chat")
+    ready_for_weights("chat")
     from crossfoot.generating.chat import chat
 
     return chat(arguments.model, vars(arguments))
 
 
-def _ready(verb: str) -> None:
-    """For a verb with weights. Raises Refused when packages are missing."""
-    from crossfoot.extras import refuse_missing
-
-    refuse_missing(verb)
-    from crossfoot.models.quiet import hush_libraries
-
-    hush_libraries()
-
-
 def _generate(arguments: argparse.Namespace) -> int:
-    _ready("generate")
+    ready_for_weights("generate")
     from crossfoot.generating.generate import generate
 
     return generate(arguments.model, arguments.prompts, vars(arguments), arguments.out)

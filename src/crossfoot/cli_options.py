@@ -102,6 +102,23 @@ def generation_options(verb: argparse.ArgumentParser) -> None:
     add("--device-map", "cpu, cuda:0, auto ...; default: the first GPU, else the CPU", metavar="D")
 
 
+def speaking_verbs(verbs: Any, generate: object, chat: object) -> None:
+    """`crossfoot generate` and `crossfoot chat`. verbs: of the parser. generate, chat: what does them."""
+    text = "what a model, an adapter or a run answers: to a text, or to each record of a file"
+    one = verbs.add_parser("generate", help=text, description=text)
+    generation_options(one)
+    asked = "a text; or a .txt, .jsonl, .json, .csv, .tsv or .parquet file"
+    one.add_argument("--prompts", required=True, metavar="TEXT | FILE", help=asked)
+    one.add_argument("--out", type=path, metavar="FILE", help="JSON lines, a new file; else: stdout")
+    size = "prompts that are answered at a time; 16"
+    one.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help=size)
+    one.set_defaults(verb=generate)
+    text = "talk with a model, an adapter or a run"
+    other = verbs.add_parser("chat", help=text, description=text)
+    generation_options(other)
+    other.set_defaults(verb=chat)
+
+
 def path(text: str) -> str:
     """A path that no shell has read: of ~ in quotes it is the home."""
     if (fault := fault_of(text)) is not None:

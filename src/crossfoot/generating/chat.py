@@ -83,8 +83,8 @@ class Conversation:
             del self.turns[:2]
             left_out += 1
         if left_out:
-            rounds = counted(left_out, "oldest round")
-            tell(f"the window of {self.window:,} tokens is full: the {rounds} left out from here on")
+            rounds = counted(left_out, "oldest round is", "oldest rounds are")
+            tell(f"the window of {self.window:,} tokens is full: its {rounds} left out from here on")
         return None if self.window is not None and len(ids) >= self.window else ids
 
 

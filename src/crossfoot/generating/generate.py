@@ -23,7 +23,6 @@ from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
 from crossfoot.generating.streaming import Streamer
 from crossfoot.generating.voice import Voice, asking, find_voice
-from crossfoot.models.quiet import hush_libraries
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.written.findings import COMMAND_LINE
@@ -69,7 +68,6 @@ def prepare(path: str, values: Mapping[str, Any]) -> Asked:
     """What a path names, and how it is asked; says what is odd about that. Raises Refused for what is
     wrong.
     """
-    hush_libraries()
     voice = find_voice(path, values.get("step"), values.get("base"))
     settings, findings = settle(values, read_folder_values(voice.base_folder))
     device = choose_device(values.get("device_map"))

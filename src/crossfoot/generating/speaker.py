@@ -143,7 +143,7 @@ def _with_adapter(model: Any, adapter: AdapterFolder, dtype: str) -> nn.Module:
     stored = {_NAMES.get(tensor.dtype, "") for tensor in (adapter.tensors or {}).values()}
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=stored != {dtype})
     put_into(wrapped, adapter)
-    return wrapped  # type: ignore[no-any-return]
+    return wrapped
 
 
 def _as_asked(config: Config, dtype: str, quantization: str) -> Config:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossfoot.checkpoints.store import list_checkpoints
 from crossfoot.data.conversation import Columns
 from crossfoot.data.special_text import SpecialText
 from crossfoot.data.templates import BUILT_IN, TOKENIZERS, Template, built_in_of
