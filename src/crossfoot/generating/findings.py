@@ -40,7 +40,7 @@ def generation_without_effect(names: Sequence[str], why: str, place: Place, help
     return Finding(
         "CF801",
         f"{', '.join(names)} {have} no effect: {why}",
-        "warning",
+        severity="warning",
         place=place,
         helps=(help_,),
     )
@@ -56,7 +56,7 @@ def float16_on_cpu(place: Place) -> Finding:
     return Finding(
         "CF802",
         "float16 is slow on a CPU",
-        "warning",
+        severity="warning",
         place=place,
         helps=("write --dtype float32, or --dtype bfloat16 for half the memory",),
     )
@@ -151,7 +151,7 @@ def window_full(count: int, longest: int, window: int, limit: int) -> Finding:
         return Finding(
             "CF808",
             f"{prompts} with {limit:,} new tokens would be longer than the model's {window:,} tokens",
-            "warning",
+            severity="warning",
             notes=("their answers end there",),
             helps=(f"leave it so, or write --max-new-tokens {max(1, window - longest)}",),
         )

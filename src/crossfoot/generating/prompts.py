@@ -97,6 +97,9 @@ def _answered(value: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any
     listed = next((name for name in ("messages", "conversations") if name in value), None)
     if answer is None and listed is not None and isinstance(value[listed], list):
         return _answered_list(value, listed, columns)
+    if answer is None and listed is None:
+        has = ", ".join(list(value)[:8]) or "nothing"
+        raise NotTrainable("CF508", f'no "prompt", "instruction" or "messages"; it has: {has}')
     if answer is None or form_of_fields({**value, answer: ""}) is None:
         return dict(value), None
     told = value.get(answer)
