@@ -224,6 +224,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.data.train_sources import train_files
     from crossfoot.findings.formats import show
     from crossfoot.index.look import index_findings
     from crossfoot.index.summary import summary
@@ -238,11 +239,12 @@ def _index(arguments: argparse.Namespace) -> int:
     checked.refuse()
     data = checked.run.config.data
     found: list[Finding] = []
-    for files in filter(None, (data.train, data.validation_files)):
+    trained = train_files(data)
+    for files in filter(None, (trained, data.validation_files)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         for line in summary(index):
             say(line)
-        if files is data.train and (held_out := run_parts(checked.run, index)[0].held_out) is not None:
+        if files is trained and (held_out := run_parts(checked.run, index)[0].held_out) is not None:
             say(f"  held out for validation: {len(held_out.validation):,} {held_out.words}")
         found += index_findings(checked.run, index)
     if found:

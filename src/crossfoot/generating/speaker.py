@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
@@ -102,13 +102,15 @@ def load_speaker(
     """Load it. dtype, quantization: of the base; the checkpoint's own tensors stay as they were trained.
     Raises Refused.
     """
-    model = _loaded(voice, dtype, quantization).eval()
-    for part in (model, model.get_base_model() if voice.adapters or hasattr(model, "peft_config") else model):
+    vocabulary = asking.encoder.facts.vocabulary
+    model = _loaded(voice, dtype, quantization, vocabulary).eval()
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    for part in (model, base):
         part.config.use_cache = True
         part.generation_config = GenerationConfig()
     rows = rows_of(model.get_input_embeddings())
-    if rows < asking.encoder.facts.vocabulary and not voice.adapters and voice.checkpoint is None:
-        tell(f"warning: the tokenizer has {asking.encoder.facts.vocabulary:,} tokens, the model {rows:,}")
+    if rows < vocabulary:
+        tell(f"warning: the tokenizer has {vocabulary:,} tokens, the model {rows:,}")
     if device in _DIVIDED:
         return Speaker(_divided(model, device), asking, settings, "cuda")
     try:
@@ -117,7 +119,7 @@ def load_speaker(
         raise Refused(device_missing(device, first_line(error))) from error
 
 
-def _loaded(voice: Voice, dtype: str, quantization: str) -> Any:
+def _loaded(voice: Voice, dtype: str, quantization: str, vocabulary: int) -> Any:
     if (source := voice.checkpoint) is not None:
         changes = _as_asked(source.config, dtype, quantization)
         return load_trained(replace(source, config=changes))[0]
@@ -131,14 +133,19 @@ def _loaded(voice: Voice, dtype: str, quantization: str) -> Any:
     ).model
     for adapter in voice.adapters[:-1]:
         model = merge_adapter(model, adapter, None)
-    return _with_adapter(model, voice.adapters[-1], dtype) if voice.adapters else model
+    return _with_adapter(model, voice.adapters[-1], dtype, vocabulary) if voice.adapters else model
 
 
-def _with_adapter(model: Any, adapter: AdapterFolder, dtype: str) -> nn.Module:
-    """With the adapter beside its weights, as it was trained: merged, a small change is lost in bfloat16."""
-    if adapter.rows > rows_of(model.get_input_embeddings()):
-        grow_vocabulary(model, adapter.rows, None)
+def _with_adapter(model: Any, adapter: AdapterFolder, dtype: str, vocabulary: int) -> nn.Module:
+    """With the adapter beside its weights, as it was trained: merged, a small change is lost in bfloat16.
+    vocabulary: rows that the tokenizer needs.
+    """
     config = LoraConfig.from_pretrained(adapter.folder)
+    trained = config.trainable_token_indices or []
+    of_tables = trained.values() if isinstance(trained, dict) else [trained]
+    rows = max(adapter.rows, vocabulary, *(1 + max(ids, default=-1) for ids in of_tables))
+    if rows > rows_of(model.get_input_embeddings()):
+        grow_vocabulary(model, rows, None)
     config.inference_mode = True
     stored = {_NAMES.get(tensor.dtype, "") for tensor in (adapter.tensors or {}).values()}
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=stored != {dtype})
