@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -165,3 +166,34 @@ def test_mistakes_are_said_before_anything_is_loaded(
     values = json.loads(Path("alone/adapter_config.json").read_text())
     Path("alone/adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": "gone"}))
     assert code("alone") == "805"
+
+
+BOTH = {"r": 4, "alpha": 8, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+KINDS: dict[str, dict[str, Any]] = {
+    "DoRA": {"lora": {**BOTH, "dora": True}},
+    "PiSSA": {"lora": {**BOTH, "init": "pissa"}},
+    "rows of tables": {"lora": {**BOTH, "modules_to_save": [], "trainable_token_indices": "new"}},
+    "a whole model": {},
+    "of texts": {"lora": BOTH, "data": {"task": "pretrain", "max_seq_len": 24}},
+    "bfloat16": {"lora": BOTH, "model": {"dtype": "bfloat16"}},
+    "nf4 in bfloat16": {"lora": BOTH, "model": {"dtype": "bfloat16", "quantization": "nf4"}},
+    "nf4": {"lora": BOTH, "model": {"quantization": "nf4"}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_answers_by_what_it_saved_as_by_its_checkpoint(
+    kind: str, room: Room, trains: Callable[..., Watched], prompts: Path, told: Callable[..., Any]
+) -> None:
+    sections = copy.deepcopy(KINDS[kind])
+    if "data" in sections:
+        questions = room.values["data"]["train"][0]
+        sections["data"]["train"] = [questions.replace("questions", "texts")]
+        prompts.write_text('{"text": "red"}\n{"text": "月山水。月山水"}\n', encoding="utf-8")
+    common = {"batch": {"micro_batch_size": 2, "global_batch_size": 4}, "lr": {"reference": 0.3}}
+    steps = {"checkpoint": {"every_steps": 1, "keep": 2}, "train": {"max_steps": 2}}
+    run = trains(room.config(deepspeed=None, **common, **steps, **sections))
+    assert run.exit_code == 0
+    answers = told(run.run_dir, prompts)
+    assert told(run.run_dir, prompts, "--step", "2") == answers
+    assert told(run.run_dir, prompts, "--step", "1") != answers or kind == "rows of tables"

@@ -19,7 +19,7 @@ from crossfoot.generating.options import Settings
 from crossfoot.generating.voice import Voice
 from crossfoot.models.export import load_trained
 from crossfoot.models.grow import grow_vocabulary
-from crossfoot.models.load import load_model
+from crossfoot.models.load import DTYPES, load_model
 from crossfoot.models.parameters import rows_of
 from crossfoot.models.start_adapter import merge_adapter, put_into
 from crossfoot.output import tell
@@ -41,12 +41,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model, and how it is asked. device: where its ids go."""
+    """A model, and how it is asked. device: where its ids go. autocast: what it computes in where its
+    tensors are of several precisions, as in training by accelerate; None: in that of its tensors.
+    """
 
     model: Any
     asking: Asking
     settings: Settings
     device: str
+    autocast: torch.dtype | None = None
 
     def answers(
         self, batch: Sequence[Sequence[int]], limit: int, seed: int, streamer: BaseStreamer | None = None
@@ -62,7 +65,11 @@ class Speaker:
         values = {**self.settings.values, "max_new_tokens": limit}
         config = GenerationConfig(**values, eos_token_id=list(ends), pad_token_id=ends[0])
         torch.manual_seed(seed)
-        with torch.inference_mode():
+        kind = torch.device(self.device).type
+        with (
+            torch.inference_mode(),
+            torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None),
+        ):
             told = self.model.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
@@ -111,10 +118,12 @@ def load_speaker(
     rows = rows_of(model.get_input_embeddings())
     if rows < vocabulary:
         tell(f"warning: the tokenizer has {vocabulary:,} tokens, the model {rows:,}")
+    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    autocast = DTYPES[dtype] if len(kinds) > 1 else None
     if device in _DIVIDED:
-        return Speaker(_divided(model, device), asking, settings, "cuda")
+        return Speaker(_divided(model, device), asking, settings, "cuda", autocast)
     try:
-        return Speaker(model.to(device), asking, settings, device)
+        return Speaker(model.to(device), asking, settings, device, autocast)
     except RuntimeError as error:
         raise Refused(device_missing(device, first_line(error))) from error
 
