@@ -18,6 +18,13 @@ from tokenizers.pre_tokenizers import ByteLevel as Alphabet
 from transformers import AutoModelForCausalLM
 
 from crossfoot.cli import main
+from crossfoot.data.templates import Template
+from crossfoot.data.tokenizer import load_encoder
+from crossfoot.generating.asking import Asking
+from crossfoot.generating.chat import Conversation
+from crossfoot.generating.options import FolderValues, settle
+from crossfoot.generating.speaker import Answer
+from crossfoot.generating.streaming import Streamer
 from crossfoot.models.export import export
 from support import plain_torch
 from support.loop_room import Room
@@ -130,17 +137,47 @@ def test_sampling_follows_the_seed_and_answers_are_continued(
     assert [json.loads(line) for line in lines.splitlines()] == answers
 
 
-def test_chat_keeps_the_history_and_begins_anew(
+class Echo:
+    """Answers "ok", and keeps what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asking = Asking(load_encoder("builtin:tiny", str(folder)), Template("llama2"))
+        self.settings = settle({"max_new_tokens": 9}, FolderValues())[0]
+        self.asked: list[str] = []
+
+    def answers(self, batch: list[list[int]], limit: int, seed: int, streamer: Streamer) -> list[Answer]:
+        self.asked.append(self.asking.text(batch[0]))
+        ids = self.asking.encoder.encode(["ok"])[0]
+        for value in (batch[0], *([one] for one in ids), [2]):
+            streamer.put(torch.tensor(value))
+        streamer.end()
+        return [Answer(tuple(ids), "end")]
+
+
+def test_chat_keeps_the_history_and_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    echo = Echo(tmp_path)
+    chat = Conversation(echo, window=60)  # type: ignore[arg-type]
+    chat.answer("one")
+    chat.answer("two")
+    assert echo.asked[-1] == "[INST] one [/INST]ok[INST] two [/INST]"
+    chat.answer("three")
+    assert echo.asked[-1] == "[INST] two [/INST]ok[INST] three [/INST]"
+    assert "its 1 oldest round is left out" in capsys.readouterr().err
+    assert chat.order("/system sing") and not chat.order("/sing")
+    chat.answer("four")
+    assert echo.asked[-1] == "[INST] <<SYS>>\nsing\n<</SYS>>\n\nfour [/INST]"
+    chat.answer("much too long " * 9)
+    assert len(echo.asked) == 4 and "longer than the 60 tokens" in capsys.readouterr().err
+
+
+def test_chat_reads_lines_where_there_is_no_terminal(
     run: Watched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def talk(*lines: str) -> list[str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-        assert main(["chat", str(run.run_dir), "--max-new-tokens", "5"]) == 0
-        return capsys.readouterr().out.splitlines()
-
-    once = talk("Hi?")
-    assert len(once) == 1 and talk("Hi?", "/reset", "Hi?", "/exit", "Hi?") == once * 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi?\n\n/reset\nHi?\n/exit\nHi?\n"))
+    capsys.readouterr()
+    assert main(["chat", str(run.run_dir), "--max-new-tokens", "5"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 def test_mistakes_are_said_before_anything_is_loaded(

@@ -95,7 +95,11 @@ def find_voice(path: str, step: int | None, base: str | None) -> Voice:
         raise Refused(nothing_to_ask(path, why, "name the folder of a model, an adapter or a run"))
     folder = model_folder(path)
     if folder is None or not (folder / CONFIG_JSON).is_file():
-        why = f"has neither {CONFIG_JSON} nor {ADAPTER_CONFIG}" if folder else "is not in the cache"
+        why = (
+            f"has neither {CONFIG_JSON} nor {ADAPTER_CONFIG}"
+            if folder
+            else "is no folder here, and not in the cache of a hub"
+        )
         raise Refused(nothing_to_ask(path, why, "name the folder of a model, an adapter or a run"))
     return Voice(path, path, _dtype_of(str(folder)), str(folder), template=_template_in(str(folder)))
 
