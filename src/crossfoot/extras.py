@@ -21,7 +21,9 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "tensorboard": ("tensorboardX",),
 }
 """What is imported of each extra, by the names that import takes."""
-NEEDED_BY: Mapping[str, Extra] = {"train": "train", "prove": "train", "export": "train", "merge": "train"}
+NEEDED_BY: Mapping[str, Extra] = dict.fromkeys(
+    ("train", "prove", "export", "merge", "generate", "chat"), "train"
+)
 """The verbs that every installation has not got all packages for."""
 
 

@@ -50,6 +50,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",
     "crossfoot.data.source_findings",
+    "crossfoot.generating.findings",
     "crossfoot.importing.findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
@@ -202,7 +203,8 @@ def unknown_code(word: str) -> Finding:
     """CF020: `crossfoot explain` was asked for a code or a name that no finding has.
 
     Codes are CF and three digits: CF0 config, CF1 batch, CF2 rate and schedule, CF3 DeepSpeed file, CF4
-    launch and cluster, CF5 data, CF6 memory, CF7 run time. `crossfoot explain --all` begins with the names.
+    launch and cluster, CF5 data, CF6 memory, CF7 run time, CF8 use of a trained model. `crossfoot explain
+    --all` begins with the names.
     """
     word = word.strip()
     near = near_codes(word)

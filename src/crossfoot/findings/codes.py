@@ -19,6 +19,7 @@ FAMILIES: Mapping[str, str] = {
     "CF5": "data and model",
     "CF6": "memory",
     "CF7": "run time",
+    "CF8": "use of a trained model",
 }
 """How a code begins -> what its family is about."""
 
@@ -47,7 +48,7 @@ class Code:
         runs.
         """
         found_later = ("crossfoot.doctor.", "crossfoot.runs.")
-        if self.family == "CF7" or self.constructor.__module__.startswith(found_later):
+        if self.family in ("CF7", "CF8") or self.constructor.__module__.startswith(found_later):
             return ()
         return tuple(one for one in self.severities if one != "error" or self.error_is_opinion)
 
