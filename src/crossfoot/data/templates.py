@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from crossfoot.data.conversation import NotTrainable, Turn
@@ -166,8 +166,8 @@ def built_in_of(chat_template: str) -> Template | None:
     if system is None:
         return None
     template = Template("llama2", system=json.loads(system[1]))
-    written = [template.chat_template(begins=begins) for begins in (True, False)]
-    written += [text.replace("' ' + message", "message") for text in written]
+    ways = product((True, False), repeat=2)
+    written = [template.chat_template(begins=begins, parted=parted) for begins, parted in ways]
     return template if chat_template in written else None
 
 
