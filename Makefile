@@ -6,7 +6,7 @@ BIN := .venv/bin
 # A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
 $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
 
-.PHONY: demo test quick ranks check lint lies docs launch-examples figure real-data bench-tables clean help
+.PHONY: demo test quick ranks check lint lies docs launch-examples figure real-data reviews bench-tables clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -18,6 +18,7 @@ help:
 	@echo "make launch-examples  the files in launch/, from their configs"
 	@echo "make figure     docs/nothing-lost.svg: a run that is killed thirty times, and one that is not"
 	@echo "make real-data  real weights (SmolLM2-135M) and real Chinese reviews, into real/"
+	@echo "make reviews    train those weights on those reviews, and count how many held-out ones are told right"
 	@echo "make bench-tables  docs/benchmarks.md and README's table, from benchmarks/data; measures nothing"
 	@echo "make clean      remove .venv, caches and runs/demo; other runs and real/ stay"
 
@@ -65,6 +66,11 @@ figure: .venv/.installed-test
 
 real-data: .venv/.installed-real
 	@$(BIN)/python tools/real_data.py
+
+# A second call goes on where the first was stopped.
+reviews: real-data
+	@tools/two_ranks.sh configs/smollm2-reviews.yaml --continue auto
+	@$(BIN)/python tools/judge_reviews.py runs/smollm2-reviews/adapter
 
 bench-tables: .venv/.installed
 	@$(BIN)/python benchmarks/pages.py

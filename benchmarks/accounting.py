@@ -76,7 +76,7 @@ class Run:
 
     def plan(self, step: int) -> PlannedStep:
         """As StepPlanner does it."""
-        ids, epochs = self.schedule.samples(step), self.schedule.epochs_of(step)
+        ids, epochs = self.schedule.samples(step), self.schedule.passes_of(step)
         trained = int(self.data.trained_tokens[ids].sum(dtype=np.int64))
         slots = self.layout.slots(ids, self.data.lengths[ids])
         return PlannedStep(step, int(epochs[0]), RATE, trained, slots, ids, epochs)

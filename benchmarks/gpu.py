@@ -111,7 +111,7 @@ def _loss(device: str, dtype: str) -> dict[str, float]:
     exact = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
     (wanted,) = torch.autograd.grad(exact, head.weight)
     head = head.to(device, getattr(torch, dtype))
-    with HeadLoss(head).given(targets.to(device)):
+    with HeadLoss(head, lambda: head.weight).given(targets.to(device)):
         loss = head(hidden.to(device, head.weight.dtype))
     (found,) = torch.autograd.grad(loss, head.weight)
     return {"loss": relative(loss, exact), "weight": relative(found, wanted)}

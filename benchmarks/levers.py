@@ -32,7 +32,7 @@ from crossfoot.models.quiet import hush_libraries
 from crossfoot.output import say
 from crossfoot.training.batches import collate
 from crossfoot.training.cpu_compute import matmul, probe
-from crossfoot.training.cpu_memory import keep_memory, set_malloc
+from crossfoot.training.cpu_memory import keep_memory
 from crossfoot.training.engine import AccelerateEngine
 from crossfoot.training.loss import SummedLoss
 from crossfoot.training.optimizer import build_optimizer
@@ -99,14 +99,6 @@ def whole_logits(engine: AccelerateEngine) -> Iterator[None]:
 
 
 @contextmanager
-def memory_given_back(engine: AccelerateEngine) -> Iterator[None]:
-    """Large matrices to the system when they are freed, as glibc does it by itself."""
-    set_malloc(maps=65_536, trim=128 << 10)
-    yield
-    set_malloc(maps=0, trim=-1)
-
-
-@contextmanager
 def checkpointing(engine: AccelerateEngine) -> Iterator[None]:
     """Activations computed again in the backward."""
     base = engine.module.model.get_base_model()
@@ -129,7 +121,6 @@ def levers(engine: AccelerateEngine) -> dict[str, Callable[[int], int]]:
         "as shipped": lambda number: step(engine, number),
         "float32 by torch's own library": within(lambda _: matmul("highest")),
         "torch's dropout": within(torch_dropout),
-        "memory given back to the system": within(memory_given_back),
         "logits of all tokens at once": within(whole_logits),
         "with gradient checkpointing": within(checkpointing),
         "one sample a forward": lambda number: step(engine, number, slots=SAMPLES),

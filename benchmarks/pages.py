@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from crossfoot.phrases import counted
 from measuring import DATA, HERE, load, table
 from peers import CASES, ROWS
 
@@ -73,8 +74,9 @@ def machine_line(found: Row) -> str:
         told = "; ".join(part for part in (told, versions) if part)
         return f"On {told}." if "command" not in found else f"`{found['command']}` on {told}."
     extensions = ", ".join(machine.get("extensions", ())) or "no extensions of note"
+    cores = counted(machine["cores"], "core")
     return (
-        f"`{found['command']}` on {machine['cores']} cores of {machine['processor']} ({extensions}), "
+        f"`{found['command']}` on {cores} of {machine['processor']} ({extensions}), "
         f"{machine['memory_gib']} GiB; python {machine['python']}, {versions}."
     )
 
@@ -100,20 +102,14 @@ def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def readme_table(peers: Row) -> str:
-    """Rows of the peers, columns of the cases; float32 as each stack comes, and with the GEMM line, where
-    crossfoot's number is the same: it decides on that line for itself.
-    """
+    """Rows of the peers as they come, columns of the cases."""
     cases = by_case(peers["rows"])
-    columns = [(case, gemm) for case in cases for gemm in dict.fromkeys(row["gemm"] for row in cases[case])]
-    found = {(row["row"], row["case"], row["gemm"]): row for row in peers["rows"]}
-    lines = []
-    for name in dict.fromkeys(row["row"] for row in peers["rows"]):
-        own = [found.get((name, case, gemm)) for case, gemm in columns]
-        if name.startswith("crossfoot"):
-            own = [found.get((name, case, "highest")) for case, _ in columns]
-        lines.append([name, *map(rate, own)])
-    names = [caption(case) + (", medium" if gemm == "medium" else "") for case, gemm in columns]
-    return table(["real tokens per CPU second", *names], lines)
+    found = {(row["row"], row["case"]): row for row in peers["rows"] if row["gemm"] == "highest"}
+    lines = [
+        [name, *(rate(found.get((name, case))) for case in cases)]
+        for name in dict.fromkeys(row["row"] for row in peers["rows"])
+    ]
+    return table(["real tokens per CPU second", *map(caption, cases)], lines)
 
 
 def readme_part() -> str:
@@ -144,8 +140,8 @@ def company(peers: Row) -> str:
     if not loads or not shares:
         return ""
     return (
-        f"The machine's load was {min(loads):.0f} to {max(loads):.0f} on {peers['machine']['cores']} cores "
-        f"when a run began; every run had its one core for at least {min(shares):.0%} of its wall time."
+        f"The machine's load was {min(loads):.0f} to {max(loads):.0f} when a run began: other work had the "
+        f"other cores. Every run had its one core for at least {min(shares):.0%} of its wall time."
     )
 
 
@@ -202,7 +198,8 @@ def goals_line(peers: Row) -> str:
     all_ = reached(peers)
     met = sum(ratio >= goal for *_, ratio, goal in all_)
     where = "[docs/benchmarks.md](docs/benchmarks.md)"
-    return f"Of {len(all_)} goals set out for, {met} are met; {where} has what was measured, and how."
+    told = f"{met} {'is' if met == 1 else 'are'} met"
+    return f"Of {len(all_)} goals set out for, {told}; {where} has what was measured, and how."
 
 
 def peers_section(peers: Row, floor: Row | None) -> Iterable[str]:

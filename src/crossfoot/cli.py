@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, launch_options, path, serving_verbs, train_options
+from crossfoot.cli_options import count, launch_options, path, serving_verbs, speaking_verbs, train_options
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
 from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
-from crossfoot.verb_exit import exit_code_of, on_this_rank
+from crossfoot.verb_exit import exit_code_of, on_this_rank, ready_for_weights
 
 if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
@@ -159,6 +159,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     merge.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
     merge.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
     merge.set_defaults(verb=_merge)
+    speaking_verbs(verbs, _generate, _chat)
     serving_verbs(verbs, _serve, _loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
@@ -233,6 +234,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from crossfoot.data.train_sources import train_files
     from crossfoot.findings.formats import show
     from crossfoot.index.look import index_findings
     from crossfoot.index.summary import summary
@@ -247,11 +249,12 @@ def _index(arguments: argparse.Namespace) -> int:
     checked.refuse()
     data = checked.run.config.data
     found: list[Finding] = []
-    for files in filter(None, (data.train, data.validation_files)):
+    trained = train_files(data)
+    for files in filter(None, (trained, data.validation_files)):
         index = verified_index(checked.run, files, progress=TokenisingLine())
         for line in summary(index):
             say(line)
-        if files is data.train and (held_out := run_parts(checked.run, index)[0].held_out) is not None:
+        if files is trained and (held_out := run_parts(checked.run, index)[0].held_out) is not None:
             say(f"  held out for validation: {len(held_out.validation):,} {held_out.words}")
         found += index_findings(checked.run, index)
     if found:
@@ -329,27 +332,31 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from crossfoot.extras import refuse_missing
-
-    refuse_missing("export")
-    from crossfoot.models.quiet import hush_libraries
-
-    hush_libraries()
+    ready_for_weights("export")
     from crossfoot.models.export import export
 
     return export(arguments.run_dir, arguments.out, arguments.step)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from crossfoot.extras import refuse_missing
-
-    refuse_missing("merge")
-    from crossfoot.models.quiet import hush_libraries
-
-    hush_libraries()
+    ready_for_weights("merge")
     from crossfoot.models.merge import merge
 
     return merge(arguments.source, arguments.out, arguments.step, arguments.dtype, arguments.base)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    ready_for_weights("chat")
+    from crossfoot.generating.chat import chat
+
+    return chat(arguments.model, vars(arguments))
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    ready_for_weights("generate")
+    from crossfoot.generating.generate import generate
+
+    return generate(arguments.model, arguments.prompts, vars(arguments), arguments.out)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

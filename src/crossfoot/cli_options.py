@@ -73,6 +73,53 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     add("--detach", action="store_true", help="submit, and do not follow the log")
 
 
+def generation_options(verb: argparse.ArgumentParser) -> None:
+    """Options of `crossfoot generate` and `crossfoot chat`, those of generation as transformers names them.
+    One that is not given is not there.
+    """
+    left_out = argparse.SUPPRESS
+
+    def add(name: str, text: str, **more: Any) -> None:
+        verb.add_argument(name, default=left_out, help=text, **more)
+
+    verb.add_argument("model", type=path, metavar="MODEL | RUN_DIR | ADAPTER", help="what is asked")
+    add("--step", "of a run: its checkpoint after N steps", type=count, metavar="N")
+    add("--base", "of an adapter: where its base model is now", type=path, metavar="FOLDER")
+    add("--template", "alpaca2, llama2, tokenizer or a Jinja file; default: as in training", metavar="T")
+    add("--system-prompt", "the system turn; default: the template's", metavar="TEXT")
+    add("--max-new-tokens", "tokens of the longest answer; 256", type=int, metavar="N")
+    sampled = "draw tokens; default: take the likeliest, unless generation_config.json says otherwise"
+    add("--do-sample", sampled, action=argparse.BooleanOptionalAction)
+    add("--temperature", "above 0: how freely is drawn; 1.0", type=float, metavar="X")
+    add("--top-p", "draw from the likeliest tokens of so much probability; 1.0", type=float, metavar="X")
+    add("--top-k", "draw from so many; 50, 0 is all", type=int, metavar="N")
+    add("--repetition-penalty", "above 1: what was said is less likely", type=float, metavar="X")
+    add("--num-beams", "answers that are followed at a time; 1", type=int, metavar="N")
+    add("--seed", "of what is drawn; 0", type=int, metavar="N")
+    kinds = ("float32", "bfloat16", "float16")
+    add("--dtype", "what is computed in; default: as trained, or as the model is saved", choices=kinds)
+    kept = "keep the base in 4 or 8 bits, by bitsandbytes"
+    add("--quantization", kept, choices=("none", "nf4", "int8"))
+    add("--device-map", "cpu, cuda:0, auto ...; default: the first GPU, else the CPU", metavar="D")
+
+
+def speaking_verbs(verbs: Any, generate: object, chat: object) -> None:
+    """`crossfoot generate` and `crossfoot chat`. verbs: of the parser. generate, chat: what does them."""
+    text = "what a model, an adapter or a run answers: to a text, or to each record of a file"
+    one = verbs.add_parser("generate", help=text, description=text)
+    generation_options(one)
+    asked = "a text; or a .txt, .jsonl, .json, .csv, .tsv or .parquet file"
+    one.add_argument("--prompts", required=True, metavar="TEXT | FILE", help=asked)
+    one.add_argument("--out", type=path, metavar="FILE", help="JSON lines, a new file; else: stdout")
+    size = "prompts that are answered at a time; 16"
+    one.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help=size)
+    one.set_defaults(verb=generate)
+    text = "talk with a model, an adapter or a run"
+    other = verbs.add_parser("chat", help=text, description=text)
+    generation_options(other)
+    other.set_defaults(verb=chat)
+
+
 def serving_verbs(
     verbs: argparse._SubParsersAction[Any],
     serve: Callable[[argparse.Namespace], int],

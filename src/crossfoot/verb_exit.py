@@ -82,6 +82,16 @@ def _done(verb: Callable[[], int]) -> int:
         return 1
 
 
+def ready_for_weights(verb: str) -> None:
+    """For a verb that loads a model: its packages are here, and are quiet. Raises Refused."""
+    from crossfoot.extras import refuse_missing
+
+    refuse_missing(verb)
+    from crossfoot.models.quiet import hush_libraries
+
+    hush_libraries()
+
+
 def on_this_rank(verb: str, work: Callable[[World], int], interrupted: str) -> int:
     """Do one rank's work, if its packages are here. Of a refusal the first rank of every node speaks; a
     signal says `interrupted`.

@@ -72,6 +72,9 @@ TABLES = "[embed_tokens, lm_head]"
 KINDS: dict[str, dict[str, str]] = {
     "tables": {"lora.modules_to_save": TABLES},
     "only-lora": {"lora.modules_to_save": "[]"},
+    "pissa": {"lora.modules_to_save": "[]", "lora.init": "pissa"},
+    "rows": {"lora.modules_to_save": "[]", "lora.trainable_token_indices": "[3, 200-259]"},
+    "tied-rows": {"lora.modules_to_save": "[]", "lora.trainable_token_indices": "[3, 200-259]"},
     "tied": {"lora.modules_to_save": TABLES},
     "tied-only-lora": {"lora.modules_to_save": "[]"},
     "grown": {"lora.modules_to_save": TABLES},
@@ -84,11 +87,16 @@ Cell = tuple[str, str]
 QUICK: tuple[Cell, ...] = (
     ("tables", "zero0"),
     ("tables", "zero3-offload"),
+    ("pissa", "zero3"),
     ("full", "zero3-offload"),
     ("bfloat16", "zero2-offload"),
 )
 ALL: tuple[Cell, ...] = (
-    *itertools.product([kind for kind in KINDS if kind != "bfloat16"], ("accelerate", *ZERO)),
+    *(
+        (kind, topology)
+        for kind, topology in itertools.product(KINDS, ("accelerate", *ZERO))
+        if kind != "bfloat16" and not (kind.endswith("rows") and topology.startswith("zero3"))
+    ),
     *(("bfloat16", topology) for topology in ZERO if topology != "zero0"),
 )
 
@@ -186,9 +194,16 @@ class Saved:
         rows = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json")).get_vocab_size()
         table = (rows if kind == "grown" else ROWS, HIDDEN)
         if not kind.startswith("full"):
-            a = {f"base_model.model.{name}.lora_A.weight": (R, shape[1]) for name, shape in linear.items()}
-            b = {f"base_model.model.{name}.lora_B.weight": (shape[0], R) for name, shape in linear.items()}
-            tables = ("model.embed_tokens", "lm_head") if "only" not in kind else ()
+            r = 2 * R if kind == "pissa" else R
+            a = {f"base_model.model.{name}.lora_A.weight": (r, shape[1]) for name, shape in linear.items()}
+            b = {f"base_model.model.{name}.lora_B.weight": (shape[0], r) for name, shape in linear.items()}
+            tables = () if "[]" in KINDS[kind]["lora.modules_to_save"] else ("model.embed_tokens", "lm_head")
+            if kind.endswith("rows"):
+                delta = "token_adapter.trainable_tokens_delta"
+                trained = (
+                    ("model.embed_tokens",) if kind == "tied-rows" else ("model.embed_tokens", "lm_head")
+                )
+                return {**a, **b, **{f"base_model.model.{name}.{delta}": (61, HIDDEN) for name in trained}}
             return {**a, **b, **{f"base_model.model.{name}.weight": table for name in tables}}
         norms = ("input_layernorm", "post_attention_layernorm")
         vectors = [f"model.layers.{layer}.{name}" for layer in range(LAYERS) for name in norms]

@@ -118,7 +118,9 @@ def test_records_of_one_kind_are_one_finding(tmp_path: Path, good: int, advises_
 
 def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> None:
     good = jsonl(tmp_path / "a.jsonl", GOOD)
-    files = [good, str(tmp_path / "none.jsonl"), str(tmp_path)]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    files = [good, str(tmp_path / "none.jsonl"), str(folder)]
     run = written_run(tmp_path, files)
     error = refused(run)
     assert [(f.code, f.place) for f in error.findings] == [
@@ -126,8 +128,8 @@ def test_missing_files_are_named_where_the_config_names_them(tmp_path: Path) -> 
         ("CF501", run.place("data", "train", 2)),
     ]
     assert "No such file" in error.findings[0].label and error.exit_code == 2
-    assert error.findings[1].label == f"{tmp_path} is a folder"
-    assert error.findings[1].helps == (f"name its files: {good}",)
+    assert error.findings[1].label == f"{folder} is a folder without a data file"
+    assert error.findings[1].helps[0].startswith("put data files into it")
     with pytest.raises(Refused):
         find_index(run, files)
     with pytest.raises(Refused):

@@ -25,6 +25,10 @@ TABLES = {"modules_to_save": ["embed_tokens", "lm_head"]}
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"scaling": "rslora", "target_modules": "all-linear", **TABLES},
     "dora": {"dora": True, "target_modules": ["q_proj", "down_proj"], **TABLES},
+    "pissa": {"init": "pissa", "target_modules": "all-linear", **TABLES},
+    "olora": {"init": "olora", "dora": True, "scaling": "rslora", "target_modules": ["q_proj", "down_proj"]}
+    | TABLES,
+    "rows": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 66, 256, 257, 258, 259]},
     "both": {"dora": True, "scaling": "rslora", "target_modules": "all-linear", **TABLES},
 }
 
@@ -44,7 +48,8 @@ def test_a_kind_is_trained_as_by_plain_torch(
     seen = trains(values)
     assert seen.exit_code == 0
     model, start, steps = plainly(values, room)
-    assert all(torch.equal(seen.start[name], value) for name, value in start.items())
+    for name, value in start.items():
+        assert (seen.start[name] - value).abs().max() <= 1e-6 * value.abs().max() * ("init" in KINDS[kind])
     before = start
     for after, step in zip(seen.after, steps, strict=True):
         shares = plain_torch.apart(after, step.after, before)
@@ -60,17 +65,18 @@ def test_a_kind_is_trained_as_by_plain_torch(
             base = AutoModelForCausalLM.from_pretrained(values["model"]["path"])
             base.resize_token_embeddings(plain_torch.PIECES, mean_resizing=False)
             loaded = PeftModel.from_pretrained(base, folder).eval()(ids).logits
-            assert (loaded - wanted).abs().max() < 1e-4 * wanted.abs().max()
+            assert (loaded - wanted).abs().max() < 1e-5 * wanted.abs().max()
         assert merge(str(seen.run_dir), str(tmp_path / "merged")) == 0
         alone = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
-        assert (alone - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        assert (alone - wanted).abs().max() < 1e-5 * wanted.abs().max()
     told = json.loads((tmp_path / "merged" / "merge.json").read_text())
     assert told["tokenizer"]["proven"] and told["logits"]["adapter"] > 0.01
 
 
-def test_a_stopped_run_goes_on_bitwise(room: Room, trains: Callable[..., Watched]) -> None:
+@pytest.mark.parametrize("kind", ["both", "pissa", "rows"])
+def test_a_stopped_run_goes_on_bitwise(kind: str, room: Room, trains: Callable[..., Watched]) -> None:
     values = room.config(
-        lora={"r": 4, "alpha": 6, **KINDS["both"]},
+        lora={"r": 4, "alpha": 6, **KINDS[kind]},
         deepspeed=None,
         batch={"micro_batch_size": 2, "global_batch_size": 5},
         optimizer={"name": "adamw"},

@@ -12,6 +12,7 @@ import pytest
 from crossfoot.cli import main
 from crossfoot.runs.validations import read_validations
 from support.loop_room import Room
+from support.steering import until
 from support.wandb_file import wandb_rows
 from support.watched_run import Watched
 
@@ -76,6 +77,7 @@ def test_both_show_the_ledger(
 
     assert main(["mirror", str(folder), "--to", "wandb", "--offline"]) == 0
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    until(lambda: "foots" in wandb_rows(file)[1])  # wandb's own process writes, on a busy machine later
     rows, summary = wandb_rows(file)
     assert [row["loss"] for row in rows] == [line["loss"] for line in run.ledger]
     assert rows[1]["validation/loss"] == validations[0].loss and summary["foots"] is True

@@ -85,7 +85,7 @@ def test_every_step_is_what_a_count_of_the_samples_makes(schedule: Schedule, win
         schedule = replace(schedule)
     steps = list(counted(schedule))
     told = [
-        list(zip(schedule.epochs_of(k).tolist(), schedule.samples(k).tolist(), strict=True))
+        list(zip(schedule.passes_of(k).tolist(), schedule.samples(k).tolist(), strict=True))
         for k in range(schedule.total_steps)
     ]
     assert told == steps

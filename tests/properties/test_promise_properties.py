@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 
 from crossfoot.arithmetic import schedule as told
 from crossfoot.arithmetic.layout import Layout, PackedLayout, PaddedLayout
+from crossfoot.arithmetic.mixture import Mixture, Share
 from crossfoot.arithmetic.rate import RateImpossible, plan_rate
 from crossfoot.ledger.measured import measured_of, samples_sha256, slots_of, slots_sha256
+from crossfoot.ledger.seen_samples import LedgerSource, counted_by_source
 from crossfoot.ledger.witness import ForwardWitness, SegmentWitness, StepWitness
 from crossfoot.receipts import promise, promised_sets
 from crossfoot.receipts.promise_audit import is_promised
+from crossfoot.receipts.promised_mixture import PromisedSource
 from crossfoot.receipts.promised_sets import Terms
 
 LR: dict[str, Any] = {
@@ -43,20 +47,40 @@ class Data:
     digests: Any
     lengths: Any
     trained_tokens: Any
+    file_ids: Any = None
 
 
-def data_of(num_samples: int, seed: int) -> Data:
+def data_of(num_samples: int, seed: int, sources: Sequence[PromisedSource] = ()) -> Data:
     draw = np.random.default_rng(seed)
     return Data(
         draw.integers(0, 3 * num_samples, num_samples).astype(np.uint64) << np.uint64(40),
         draw.integers(2, LONGEST, num_samples, endpoint=True).astype(np.int32),
         draw.integers(1, 5, num_samples).astype(np.int32),
+        # two files a source, the second of which has most of it
+        np.repeat(
+            np.arange(2 * len(sources)), [n for s in sources for n in (min(1, s.samples), s.samples - 1)]
+        ),
     )
 
 
 @st.composite
+def any_sources(draw: st.DrawFn) -> tuple[PromisedSource, ...]:
+    """Most often none: then an epoch is every sample once."""
+    sources: list[PromisedSource] = []
+    for number in range(draw(st.sampled_from([0, 0, 1, 2, 3]))):
+        samples = draw(st.integers(1, 30))
+        used = draw(st.integers(1, samples))
+        per_epoch = draw(st.sampled_from([used, 2 * used]) | st.integers(1, 60))
+        first = sum(source.samples for source in sources)
+        sources.append(PromisedSource(f"s{number}", first, samples, used, per_epoch, files=2))
+    return tuple(sources)
+
+
+@st.composite
 def any_terms(draw: st.DrawFn) -> Terms:
-    samples, batch, seed = draw(st.integers(1, 60)), draw(st.integers(1, 20)), draw(st.integers(0, 5))
+    sources = draw(any_sources())
+    samples = sum(one.per_epoch for one in sources) or draw(st.integers(1, 60))
+    batch, seed = draw(st.integers(1, 20)), draw(st.integers(0, 5))
     pairs, target = (), None
     by = draw(st.sampled_from(["one batch", "batches", "tokens"]))
     if by == "batches":
@@ -67,8 +91,9 @@ def any_terms(draw: st.DrawFn) -> Terms:
         target = draw(st.integers(1, 40))
         batch = min(target, 60)  # a sample has at least one trained token
     last_step = draw(st.sampled_from(["short", "drop", "carry"]))
-    tokens_of = data_of(samples, seed).trained_tokens
-    assume(last_step != "drop" or (samples >= batch and int(tokens_of.sum()) >= (target or 0)))
+    tokens_of = data_of(sum(one.samples for one in sources) or samples, seed).trained_tokens
+    enough = int(tokens_of.sum()) if not sources else samples
+    assume(last_step != "drop" or (samples >= batch and enough >= (target or 0)))
     ranks, forwards = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     by_epochs = draw(st.booleans())
     work_per_token = draw(st.sampled_from([None, 1, 50]))
@@ -90,10 +115,12 @@ def any_terms(draw: st.DrawFn) -> Terms:
         batch_from_samples=pairs,
         target_trained_tokens=target,
         trained_tokens=tokens_of,
+        sources=sources,
     )
 
 
 def schedule_of(terms: Terms) -> told.Schedule:
+    shares = tuple(Share(source.first, source.used, source.per_epoch) for source in terms.sources)
     return told.Schedule(
         num_samples=terms.num_samples,
         global_batch_size=terms.global_batch_size,
@@ -104,6 +131,7 @@ def schedule_of(terms: Terms) -> told.Schedule:
         batch_from_samples=terms.batch_from_samples,
         target_trained_tokens=terms.target_trained_tokens,
         trained_tokens=terms.trained_tokens,
+        mixture=Mixture(shares, terms.seed) if shares else None,
     )
 
 
@@ -126,7 +154,7 @@ def test_every_step_is_what_the_loop_is_told(terms: Terms, at_once: tuple[int, i
 
 
 def hold_every_step(terms: Terms) -> None:
-    schedule, data = schedule_of(terms), data_of(terms.num_samples, terms.seed)
+    schedule, data = schedule_of(terms), data_of(terms.data_samples, terms.seed, terms.sources)
     layout = layout_of(terms)
     assert promised_sets.total_steps(terms) == schedule.total_steps
     assert promised_sets.batches_sha256(terms) == told.batches_sha256(schedule)
@@ -148,8 +176,11 @@ def hold_every_step(terms: Terms) -> None:
         assert step.slots_sha256 == slots_sha256(slots_of(told_so))
         per_rank = measured_of(told_so).per_rank
         assert (step.ranks, step.ranks_sha256) == (per_rank.ranks, per_rank.sha256)
+        sources = [LedgerSource(source.first + source.samples) for source in terms.sources]
+        assert step.sources == counted_by_source(sources, ids, data.trained_tokens)
     sums = promise.promised_sums(terms, data)
     forwards = [block.each(lambda ids: layout.forwards(data.lengths[ids])) for block in schedule.blocks()]
+    assert sums["distinct_samples"] == schedule.distinct_samples == len(seen)
     assert sums["forwards"] == sum(step.forwards for step in steps)
     assert sums["forwards"] == int(np.concatenate(forwards).sum()) * layout.dp_degree
 
@@ -174,7 +205,7 @@ def obedient(slots: list[list[Any]], data: Data) -> list[StepWitness]:
 
 @given(any_terms(), st.integers(0, 12), st.integers(0, 12))
 def test_a_part_of_the_run_is_that_part_of_the_whole(terms: Terms, first: int, size: int) -> None:
-    data = data_of(terms.num_samples, terms.seed)
+    data = data_of(terms.data_samples, terms.seed, terms.sources)
     whole = list(promise.promised_steps(terms, data, 0, promised_sets.total_steps(terms)))
     assert list(promise.promised_steps(terms, data, first, first + size)) == whole[first : first + size]
 

@@ -87,7 +87,7 @@ def test_every_sample_is_trained_once_an_epoch(schedule: Schedule) -> None:
     assert schedule.epochs is not None
     seen: Counter[tuple[int, int]] = Counter()
     for k in range(schedule.total_steps):
-        seen.update(zip(schedule.epochs_of(k).tolist(), schedule.samples(k).tolist(), strict=True))
+        seen.update(zip(schedule.passes_of(k).tolist(), schedule.samples(k).tolist(), strict=True))
     assert set(seen.values()) == {1}
     everything = {(epoch, i) for epoch in range(schedule.epochs) for i in range(schedule.num_samples)}
     missing = everything - set(seen)

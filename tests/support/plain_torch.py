@@ -181,6 +181,8 @@ def fresh_model(config: dict[str, Any]) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
+    rows = lora.get("trainable_token_indices", [])
+    rows = list(range(256, PIECES)) if rows == "new" else rows
     wanted = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora["r"],
@@ -188,8 +190,10 @@ def fresh_model(config: dict[str, Any]) -> Any:
         lora_dropout=0.0,
         use_rslora=lora.get("scaling") == "rslora",
         use_dora=lora.get("dora", False),
+        init_lora_weights=lora.get("init", True),
         target_modules=lora["target_modules"],
-        modules_to_save=lora["modules_to_save"],
+        modules_to_save=lora.get("modules_to_save") or None,
+        trainable_token_indices={name: rows for name in ("embed_tokens", "lm_head")} if rows else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["run"]["seed"])

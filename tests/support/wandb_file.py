@@ -10,7 +10,7 @@ from typing import Any
 
 def wandb_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(history rows, summary) of an offline wandb file: seven bytes, then LevelDB's log format in blocks of
-    32 KiB.
+    32 KiB. One that is still being written: what is whole of it.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -22,6 +22,8 @@ def wandb_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", content, at)
+        if at + 7 + length > len(content):
+            break
         parts += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind not in (1, 4):  # a whole record, or the last part of one

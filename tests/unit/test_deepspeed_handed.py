@@ -157,7 +157,7 @@ def test_zero_is_handed_over_in_the_words_of_today(inside: dict[str, Any], hande
 @pytest.mark.parametrize(("stage", "sized"), [(0, 0), (1, 2), (2, 2), (3, 1)])
 def test_buckets_are_as_large_as_what_is_trained(stage: int, sized: int) -> None:
     names = ("reduce_bucket_size", "allgather_bucket_size")
-    for trained, size in ((1_000, 1_000), (10**9, LARGEST_BUCKET)):
+    for trained, size in ((1_000, 1_000), (999, 1_000), (10**9, LARGEST_BUCKET)):
         file = {"zero_optimization": {"stage": stage}}
         given = resolve_deepspeed(file, config_of(), uneven(), Parameters(trained, 2 * trained, 2 * trained))
         assert given["zero_optimization"] == {"stage": stage, **dict.fromkeys(names[:sized], size)}

@@ -21,7 +21,7 @@ from support.launching import ROOT
 from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
-BELOW_THE_WALL = {"training", "probing", "models", "metering", "rendezvous"}
+BELOW_THE_WALL = {"training", "generating", "probing", "models", "metering", "rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""
@@ -103,7 +103,8 @@ def test_what_is_declared_is_imported() -> None:
 
 
 def test_what_tests_and_tools_import_is_declared() -> None:
-    modules = (*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"))
+    folders = (ROOT / "benchmarks", ROOT / "tools")
+    modules = (*(ROOT / "tests").rglob("*.py"), *(path for folder in folders for path in folder.glob("*.py")))
     beside = {canonicalize_name(path.stem) for path in modules} | {"support"}
     declared = EVERYWHERE.union(beside, {"tomli"}, *EXTRAS.values())  # pytest brings tomli where it is needed
     assert not [

@@ -83,3 +83,13 @@ def test_a_word_for_another_thing_is_never_the_nearest() -> None:
 def test_the_word_that_says_the_same(name: str, text: str, word: str | None) -> None:
     meant = translated(name, text)
     assert meant is not None and meant.word == word
+
+
+def test_a_kind_of_adapter_is_no_path_of_one() -> None:
+    meant = suggest(("adapter",), text="qlora")
+    assert meant is not None and meant.path == "lora"
+    assert meant.help.startswith(
+        "remove it: the section lora: and model.quantization: nf4 ask for a new adapter"
+    )
+    moved = suggest(("adapter",), text="runs/pt")
+    assert moved is not None and moved.path == "model.adapter"

@@ -20,6 +20,7 @@ from crossfoot.importing.reading import read_recipe
 from crossfoot.importing.recipe import World
 from crossfoot.importing.stacks import STACKS
 from crossfoot.importing.verb import Imported, imported_recipe, world_of
+from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import plan_written
 from crossfoot.written.known_keys import choices, is_known
 from crossfoot.written.run_file import load_run
@@ -318,6 +319,36 @@ def test_words_behind_the_file_count() -> None:
     with pytest.raises(Refused) as caught:
         imported("run_sft.sh", "learning_rate=1e-4")
     assert "lr.reference=1e-4" in caught.value.findings[0].helps[0]
+
+
+def mixed(*lines: str) -> Imported:
+    """LLaMA-Factory on two data sets, the second of which is shorter than the limit."""
+    for name, count in (("a", 30), ("b", 9)):
+        records = [{"instruction": f"{name}{n}", "input": "", "output": "x"} for n in range(count)]
+        Path(f"data/{name}.json").write_text(json.dumps(records), encoding="utf-8")
+    info = {name: {"file_name": f"{name}.json"} for name in ("a", "b")}
+    Path("data/dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    text = re.sub("(?m)^(dataset: ).*$", "dataset: a,b", foreign_recipes.LLAMA_FACTORY)
+    Path("mixed.yaml").write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+    return imported_recipe("mixed.yaml", (), world_of(1, 1), None)
+
+
+def test_a_limit_of_samples_is_carried_over_for_each_data_set() -> None:
+    made = mixed("max_samples: 20", "mix_strategy: concat")
+    entries = "[{path: data/a.json, max_samples: 20}, {path: data/b.json, max_samples: 20}]"
+    assert re.search(rf"  train: {re.escape(entries)} +# mixed.yaml:\d+ dataset, max_samples", made.text)
+    assert made.case.epoch is not None and made.case.epoch.samples == 29 - 3  # val_size 0.1
+    assert not {"max_samples", "mix_strategy"} & {left.given.key for left in made.carried.left}
+    Path("my.yaml").write_text(made.text, encoding="utf-8")
+    assert [finding.code for finding in find_all("my.yaml", [])].count("CF529") == 1
+
+
+def test_how_data_sets_are_drawn_in_turns_is_named() -> None:
+    made = mixed("mix_strategy: interleave_over", "interleave_probs: 0.7,0.3")
+    left = {one.given.key: one for one in made.carried.left}
+    assert "until the last is used up" in left["mix_strategy"].why and left["mix_strategy"].trains
+    assert "weight: 2" in left["interleave_probs"].help
+    assert made.case.epoch is None
 
 
 BROKEN = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crossfoot.arithmetic.zero_stages import Parameters, Widths, stage_cost
-from crossfoot.written.config import LoraSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.parameter_counts import count_parameters
 
 TABLES = ["embed_tokens", "lm_head"]
@@ -26,9 +26,10 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
         LoraSection(r=3, target_modules=["q_proj", "mlp.down_proj"]),
         LoraSection(r=2, target_modules=["v_proj"], modules_to_save=["lm_head"], dora=True),
         LoraSection(r=2, target_modules="all-linear", dora=True),
+        LoraSection(r=2, target_modules=["v_proj"], trainable_token_indices=[3, "5-9"]),
         None,
     ],
-    ids=("all", "some", "head and dora", "all-linear", "full"),
+    ids=("all", "some", "head and dora", "all-linear", "rows", "full"),
 )
 @pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=[family for family, _ in FAMILIES])
 def test_the_counts_are_those_of_the_model(
@@ -47,6 +48,8 @@ def test_the_counts_are_those_of_the_model(
     if lora is not None:
         asked = {"target_modules": lora.target_modules, "modules_to_save": lora.modules_to_save or None}
         ties = bool(config.tie_word_embeddings and lora.modules_to_save)
+        if lora.trainable_token_indices:
+            asked["trainable_token_indices"] = {name: [3, 5, 6, 7, 8, 9] for name in TABLES}
         wanted = LoraConfig(r=lora.r, use_dora=lora.dora, ensure_weight_tying=ties, **asked)
         model = get_peft_model(model, wanted)
     held = sum(parameter.numel() for parameter in model.parameters())

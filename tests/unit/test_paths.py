@@ -140,15 +140,19 @@ def test_a_repair_keeps_the_rest_of_the_file() -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     Path("d").mkdir()
+    Path("empty").mkdir()
     write_samples(Path("d/a.jsonl"), 1)
     helps = {
-        "[d]": "name its files: d/a.jsonl",
+        "[empty]": "put data files into it (.json, .jsonl",
         "[tatsu-lab/alpaca]": "a data set of the hub is not fetched",
-        "['d/*.jsonl']": "patterns are not filled in",
+        "['d/*.json']": "correct the pattern",
+        "['d/{a,b}.jsonl']": "make one entry of each",
     }
     for files, help_ in helps.items():
         (finding,) = find_all("c.yaml", [f"data.train={files}"])
         assert finding.code == "CF501" and help_ in finding.helps[0]
+    (finding,) = find_all("c.yaml", ["data.validation=[d]"])
+    assert finding.helps == ("name its files: d/a.jsonl",)
 
 
 @pytest.mark.parametrize("words", [("receipt",), ("watch", "--once"), ("export", "r"), ("check",)])

@@ -186,11 +186,11 @@ def test_all_steps_of_earlier_attempts_are_remembered_without_their_slots() -> N
     planned = []
     for step in range(schedule.total_steps):
         slots = [[[int(sample) for sample in schedule.samples(step)]]]
-        of = {"samples": schedule.samples(step), "sample_epochs": schedule.epochs_of(step)}
-        planned.append(replace(data.plan(step, slots, epoch=int(schedule.epochs_of(step)[0])), **of))
+        of = {"samples": schedule.samples(step), "sample_epochs": schedule.passes_of(step)}
+        planned.append(replace(data.plan(step, slots, epoch=int(schedule.passes_of(step)[0])), **of))
     told = [one.step(plan, data.obey(plan)) for plan in planned]
     assert {entry.attempt for entry in told} == {1}
-    assert remember(other, lambda k: (schedule.samples(k), schedule.epochs_of(k)), told[:3]) == 3
+    assert remember(other, lambda k: (schedule.samples(k), schedule.passes_of(k)), told[:3]) == 3
     for plan, before in zip(planned[3:], told[3:], strict=True):
         assert other.step(plan, data.obey(plan)) == replace(before, attempt=2)
     again = other.step(planned[-1], data.obey(planned[-1]))

@@ -151,6 +151,8 @@ NEW_SOURCE = [{"path": "data.jsonl", "sha256": "6" * 64}]
         ("lora", {"config__lora": None}),
         ("lora.r", {"config__lora__r": 8}),
         ("lora.alpha", {"config__lora__alpha": 9.5}),
+        ("lora.init", {"config__lora__init": "pissa"}),
+        ("lora.trainable_token_indices", {"config__lora__trainable_token_indices": [5]}),
         ("lora.target_modules", {"config__lora__target_modules": ["q_proj"]}),
         ("lora.modules_to_save", {"config__lora__modules_to_save": ["lm_head"]}),
         ("optimizer.name", {"config__optimizer__name": "sgd"}),

@@ -60,6 +60,14 @@ def test_the_adapter_that_the_section_describes(codes) -> None:
     assert codes({"modules_to_save": TABLES}, "lora.modules_to_save=[lm_head, embed_tokens]") == []
 
 
+def test_what_a_continued_adapter_has_already(codes) -> None:
+    begun, rows = ("lora.init=pissa", "lora.r=4", "lora.alpha=4"), "lora.trainable_token_indices=[5]"
+    assert codes({"lora_alpha": 4}, *begun) == ["CF077"]
+    assert codes({"lora_alpha": 4}, *begun, "model.adapter_use=merge") == []
+    assert codes({}, rows) == ["CF072"]
+    assert codes({}, rows, "model.adapter_use=merge") == []
+
+
 @pytest.mark.parametrize(
     ("values", "times"),
     [

@@ -125,7 +125,7 @@ def test_many_records_left_out_for_their_length(found) -> None:
 def test_an_epoch_smaller_than_a_batch(found) -> None:
     assert found(num_samples=32) == ()
     (finding,) = found(num_samples=31)
-    assert finding.title == "a step has 32 samples, and the data only 31: every step trains 31"
+    assert finding.title == "a step has 32 samples, and an epoch only 31: every step trains 31"
     (finding,) = found("data.last_step=carry", num_samples=31)
     assert "a step holds samples more than once" in finding.title
 

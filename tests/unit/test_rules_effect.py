@@ -11,7 +11,8 @@ from crossfoot.checks.rules_effect import WISHES
 from crossfoot.findings.finding import Finding
 from crossfoot.planning.checking import find_all
 from crossfoot.planning.prepare import read_and_check
-from crossfoot.written.config import Config, LoraSection, TokenizerSection
+from crossfoot.written.config import Config, TokenizerSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.resolved import dump_config
 from crossfoot.written.run_file import load_run
 from support.launching import write_samples
@@ -37,7 +38,8 @@ ALWAYS = {
     "cluster": {"num_nodes", "gpus_per_node"},
     "lr": {"reference", "rule", "warmup_steps", "warmup_fraction", "warmup_samples", "groups"},
     "optimizer": {"name", "max_grad_norm"},
-    "lora": {"r", "alpha", "scaling", "dora", "dropout", "target_modules", "modules_to_save"},
+    "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"}
+    | {"trainable_token_indices"},
     "train": {"epochs", "max_steps"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},

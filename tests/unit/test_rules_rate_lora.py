@@ -87,6 +87,10 @@ def test_what_is_said(found, words: tuple[str, ...], codes: set[str]) -> None:
     assert set(found(*words)) == codes
 
 
+def test_another_case_is_what_is_meant(found) -> None:
+    assert found("lr.groups={lora_b: 16}")["CF215"].helps == ("write lora_B",)
+
+
 def test_a_tied_output_layer_has_the_rate_of_the_embedding(found) -> None:
     finding = found("lr.groups={lm_head: 0.5}", tied=True)["CF215"]
     assert finding.title.endswith("lm_head is tied to embed_tokens, and one tensor has one rate")

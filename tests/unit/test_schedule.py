@@ -74,7 +74,7 @@ def test_what_becomes_of_the_rest_of_an_epoch(
 def test_a_carried_step_spans_two_epochs() -> None:
     schedule = Schedule(37, 16, 42, "carry", epochs=2)
     assert schedule.pieces(2) == ((0, 32, 37), (1, 0, 11))
-    assert schedule.epochs_of(2).tolist() == [0] * 5 + [1] * 11
+    assert schedule.passes_of(2).tolist() == [0] * 5 + [1] * 11
     expected = np.concatenate([epoch_order(37, 42, 0)[32:], epoch_order(37, 42, 1)[:11]])
     assert schedule.samples(2).tolist() == expected.tolist()
     assert schedule.pieces(4) == ((1, 27, 37),)
@@ -84,7 +84,7 @@ def test_a_carried_step_may_hold_several_small_epochs() -> None:
     schedule = Schedule(3, 8, 1, "carry", epochs=4)
     assert sizes(schedule) == [8, 4]
     assert schedule.pieces(0) == ((0, 0, 3), (1, 0, 3), (2, 0, 2))
-    assert schedule.epochs_of(1).tolist() == [2, 3, 3, 3]
+    assert schedule.passes_of(1).tolist() == [2, 3, 3, 3]
 
 
 @pytest.mark.parametrize(

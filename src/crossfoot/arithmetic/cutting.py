@@ -268,7 +268,10 @@ def by_tokens(length: Length, target: int, tokens_at: Callable[[int, int], Ids])
     """Steps of as few samples as have `target` trained tokens together. tokens_at: trained tokens of the
     samples at the positions lo .. hi-1; not all may be 0.
     """
-    position, window = 0, WINDOW_SAMPLES
+    position, window = (
+        0,
+        min(WINDOW_SAMPLES, 16 * length.num_samples),
+    )  # the order of each epoch is made for it
     while length.end is None or position < length.end:
         until = length.open_until(position)
         hi = position + window if until is None else min(position + window, until)

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from crossfoot.arithmetic.epoch_order import Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
+from crossfoot.arithmetic.splitmix import finalised
 from crossfoot.phrases import counted
 
 _KEY = 0x63726F7373666F74
 """Not a run's seed: runs that differ in their seeds are judged on the same samples."""
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_LAST_SHIFT = 31
-"""The finaliser of splitmix64 (Steele et al. 2014): every 64-bit word becomes another one."""
 
 
 class NothingLeft(Impossible):
@@ -55,7 +53,7 @@ def hold_out(digests: NDArray[np.uint64], part: int | float) -> HeldOut:
     most of them stay. Raises NothingLeft.
     """
     contents, first = np.unique(digests, return_index=True)
-    chosen = np.argsort(_hashed(contents))[: part_of(len(contents), part)]
+    chosen = np.argsort(finalised(contents ^ np.uint64(_KEY)))[: part_of(len(contents), part)]
     is_held_out = np.isin(digests, contents[chosen])
     return HeldOut(
         training=np.flatnonzero(~is_held_out).astype(np.int64),
@@ -78,10 +76,3 @@ def part_of(contents: int, part: int | float) -> int:
             ),
         )
     return count
-
-
-def _hashed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mixed = words ^ np.uint64(_KEY)
-    for shift, factor in _ROUNDS:
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(_LAST_SHIFT))

@@ -4,7 +4,8 @@
     step --dp_degree x grad_accum_steps--> slots : (rank, forward) -> sample ids
 
 The steps know nothing of ranks, nodes or accumulation; step k is a function of k alone, so nothing is skipped
-on resume. A sample id is its row in the data index, from 0. All arrays are int64 unless said otherwise.
+on resume. A sample id is its row in the data index, from 0. All arrays are int64 unless said otherwise. With
+sources that have weights an epoch is what `mixture` takes of them; else it is every sample once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from crossfoot.arithmetic.cutting import (
 )
 from crossfoot.arithmetic.epoch_order import EpochOrder, Ids
 from crossfoot.arithmetic.impossible import Impossible, alternatives
+from crossfoot.arithmetic.mixture import Mixture
 
 Piece = tuple[int, int, int]
 
@@ -83,7 +85,7 @@ class Block:
 class Schedule:
     """Every optimizer step of a run, as sets of samples. Equal on all ranks and all topologies.
 
-    num_samples: samples of the data. global_batch_size: samples per optimizer step over all ranks, the most
+    num_samples: samples of an epoch. global_batch_size: samples per optimizer step over all ranks, the most
     where it changes. last_step: what becomes of the rest of an epoch: a smaller step (short), not trained in
     that epoch (drop), or the beginning of the next epoch's first step (carry). Exactly one of epochs and
     max_steps is given; with max_steps and carry, every step is full. Raises ScheduleImpossible, and
@@ -91,7 +93,7 @@ class Schedule:
 
     batch_from_samples: where the batch changes, the batch that holds from so many trained samples on. Or
     target_trained_tokens: a step has as few samples as have so many trained tokens; trained_tokens: of every
-    sample, [num_samples].
+    sample of the data. mixture: what an epoch takes of each source; None: every sample once.
     """
 
     num_samples: int
@@ -103,6 +105,7 @@ class Schedule:
     batch_from_samples: Thresholds = ()
     target_trained_tokens: int | None = None
     trained_tokens: NDArray[np.integer] | None = field(default=None, repr=False, compare=False)
+    mixture: Mixture | None = None
     _orders: dict[int, EpochOrder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +153,11 @@ class Schedule:
 
     @property
     def distinct_samples(self) -> int:
-        """Different samples over the whole run. With drop and several epochs this looks at their orders."""
+        """Different samples over the whole run. With drop and several epochs this looks at their orders; with
+        a mixture at all steps, until every sample was in one.
+        """
+        if self.mixture is not None:
+            return self._distinct_of(self.mixture)
         last_epoch, _place = divmod(self._cuts.span(self.total_steps - 1)[0], self.num_samples)
         if self.last_step != "drop" or not last_epoch:
             return min(self.scheduled_samples, self.num_samples)
@@ -161,6 +168,22 @@ class Schedule:
             tail = self._order(epoch).at(self._cuts.trained_of(epoch), self.num_samples)
             never = np.intersect1d(never, tail, assume_unique=True)
         return self.num_samples - int(never.size)
+
+    def _distinct_of(self, mixture: Mixture) -> int:
+        seen = np.zeros(max(share.first + share.samples for share in mixture.shares), dtype=np.bool_)
+        most, found = sum(share.samples for share in mixture.shares), 0
+        for block in self.blocks():
+            seen[block.ids] = True
+            found = int(np.count_nonzero(seen))
+            if found == most:
+                break
+        return found
+
+    @property
+    def first_epoch_tokens(self) -> int:
+        """Trained tokens of the first epoch; 0 where they are not known."""
+        tokens = self.trained_tokens
+        return 0 if tokens is None else int(tokens[self._at(0, self.num_samples)].sum(dtype=np.int64))
 
     @property
     def dropped_samples(self) -> int:
@@ -199,9 +222,14 @@ class Schedule:
         """Ids of step k in the epoch's order, int64[step_size(k)]. Keeps a window of at most two epochs."""
         return self._at(*self.span(k))
 
-    def epochs_of(self, k: int) -> Ids:
-        """The epoch of each sample of step k, int64[step_size(k)]. Seen in two epochs is not seen twice."""
+    def passes_of(self, k: int) -> Ids:
+        """The epoch of each sample of step k, int64[step_size(k)]; with a mixture the pass over its source.
+        Seen in two of them is not seen twice.
+        """
         pieces = self.pieces(k)
+        if self.mixture is not None:
+            passes = [self.mixture.passes(epoch, self._order(epoch).at(*piece)) for epoch, *piece in pieces]
+            return np.concatenate(passes)
         return np.repeat(
             np.array([epoch for epoch, _lo, _hi in pieces], dtype=np.int64),
             [hi - lo for _epoch, lo, hi in pieces],
@@ -245,7 +273,11 @@ class Schedule:
 
     def _at(self, lo: int, hi: int) -> Ids:
         """Ids at the positions lo .. hi-1 of the run, int64[hi - lo]."""
-        return np.concatenate([self._order(epoch).at(*piece) for epoch, *piece in self._pieces(lo, hi)])
+        found = []
+        for epoch, *piece in self._pieces(lo, hi):
+            numbers = self._order(epoch).at(*piece)
+            found.append(numbers if self.mixture is None else self.mixture.samples(epoch, numbers))
+        return np.concatenate(found)
 
     def _order(self, epoch: int) -> EpochOrder:
         """The order of an epoch; two epochs are kept because a carried step looks at two."""
@@ -279,7 +311,7 @@ def _no_step(schedule: Schedule, wanted: int) -> ScheduleImpossible:
     have, takes = f"{samples} samples", f"{wanted}"
     lower, key = f"lower the batch: {samples} samples a step are an epoch", "batch.global_batch_size"
     if schedule.trained_tokens is not None and target is not None:
-        tokens = int(schedule.trained_tokens.sum(dtype=np.int64))
+        tokens = schedule.first_epoch_tokens
         have, takes, key = f"{tokens:,} trained tokens", f"{wanted:,}", "batch.target_trained_tokens"
         lower = f"lower the target: {tokens:,} trained tokens are an epoch"
     return ScheduleImpossible(

@@ -17,6 +17,7 @@ WRITTEN_BY_PEOPLE = (
     "crossfoot.written.key_findings",
     "crossfoot.written.deepspeed_file",
     "crossfoot.written.launch.findings",
+    "crossfoot.data.source_findings",
     "crossfoot.checks.impossible",
 )
 """Modules whose findings have an example too, beside every rule."""

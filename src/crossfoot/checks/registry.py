@@ -16,7 +16,7 @@ from crossfoot.checks.deepspeed.handed_over import handed_over, todays_form
 from crossfoot.findings.codes import FIRST_VERSION, all_codes, find_code
 from crossfoot.findings.finding import Finding, Refused, Severity
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.written.config import Unsure
+from crossfoot.written.section import Unsure
 
 if TYPE_CHECKING:
     from crossfoot.arithmetic.batch import BatchPlan
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crossfoot.arithmetic.schedule import Schedule
     from crossfoot.data.look import DataLook
     from crossfoot.data.tokenizer_files import TokenizerFiles
+    from crossfoot.index.planned_sources import PlannedSource
     from crossfoot.written.adapter_folder import AdapterFolder
     from crossfoot.written.deepspeed_file import DeepSpeedFile
     from crossfoot.written.launch.statement import LaunchFile
@@ -48,6 +49,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.file_findings",
     "crossfoot.data.findings",
     "crossfoot.data.set_findings",
+    "crossfoot.data.source_findings",
+    "crossfoot.generating.findings",
     "crossfoot.importing.findings",
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
@@ -88,7 +91,7 @@ class Facts:
     the arithmetic refused them (that is a finding of its own). launch: what the run will be started with.
     model: None when there is no config.json to read. data: a look at some of the samples, None without one.
     tokenizer: None while it is not on this machine, or when it cannot be read. ends: of the model's files.
-    adapter: that the run starts from.
+    adapter: that the run starts from. sources: the entries of data.train, once their samples are counted.
     """
 
     run: RunFile
@@ -102,6 +105,7 @@ class Facts:
     tokenizer: TokenizerFiles | None = None
     ends: ModelEnds | None = None
     adapter: AdapterFolder | None = None
+    sources: tuple[PlannedSource, ...] = ()
 
     @property
     def vocabulary(self) -> int | None:
@@ -201,7 +205,8 @@ def unknown_code(word: str) -> Finding:
     """CF020: `crossfoot explain` was asked for a code or a name that no finding has.
 
     Codes are CF and three digits: CF0 config, CF1 batch, CF2 rate and schedule, CF3 DeepSpeed file, CF4
-    launch and cluster, CF5 data, CF6 memory, CF7 run time. `crossfoot explain --all` begins with the names.
+    launch and cluster, CF5 data, CF6 memory, CF7 run time, CF8 use of a trained model. `crossfoot explain
+    --all` begins with the names.
     """
     word = word.strip()
     near = near_codes(word)

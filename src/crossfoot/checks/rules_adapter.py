@@ -11,7 +11,8 @@ from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
 from crossfoot.written.adapter_folder import PREFIX, AdapterFolder
-from crossfoot.written.config import Config, LoraSection
+from crossfoot.written.config import Config
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import promised_tensors
 from crossfoot.written.shown import shown
@@ -103,7 +104,7 @@ def adapter_differs(facts: Facts) -> Iterator[Finding]:
 
 
 def _said(value: Any) -> str:
-    return f"[{', '.join(value)}]" if isinstance(value, list) else shown(value)
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else shown(value)
 
 
 def _compared(facts: Facts, adapter: AdapterFolder, lora: LoraSection) -> Iterator[tuple[str, str, Any, Any]]:
@@ -113,6 +114,8 @@ def _compared(facts: Facts, adapter: AdapterFolder, lora: LoraSection) -> Iterat
     yield "alpha", "lora_alpha", lora.alpha, values.get("lora_alpha")
     yield "scaling", "use_rslora", lora.scaling, "rslora" if values.get("use_rslora") else "standard"
     yield "dora", "use_dora", lora.dora, bool(values.get("use_dora"))
+    rows = "trainable_token_indices"
+    yield rows, rows, lora.trainable_token_indices, values.get(rows)
     model = facts.model
     targets = adapted_modules(lora.target_modules, model.model_type if model else "")
     if targets is not None and adapter.modules:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crossfoot.checks.registry import Facts, rule
+from crossfoot.data.train_sources import place_of, train_files, train_sources
 from crossfoot.findings.finding import Finding, Place
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def same_file_twice(facts: Facts) -> Iterator[Finding]:
     """CF516: one list of data files names the same file twice.
 
     Its records are then samples twice over: trained twice in every epoch, or counted twice in the validation
-    loss. To weigh a file more on purpose, make a file that holds its records more often, and say so in its
-    name.
+    loss. To weigh a file more on purpose, give it a weight: `{path: a.jsonl, weight: 2}`.
     """
     for first, again, name in _listed_twice(facts):
         yield Finding(
@@ -144,7 +143,7 @@ def leaked(facts: Facts) -> Iterator[Finding]:
     the training data instead, with all duplicates of it, so that the two never meet.
     """
     run = facts.run
-    trained = {os.path.realpath(file): place for place, file in enumerate(run.config.data.train)}
+    trained = {os.path.realpath(file): file for file in train_files(run.config.data)}
     shared = False
     for place, file in enumerate(run.config.data.validation_files):
         first = trained.get(os.path.realpath(file))
@@ -156,7 +155,7 @@ def leaked(facts: Facts) -> Iterator[Finding]:
             f"{file} is validated on, and trained on too",
             severity="warning",
             place=run.place("data", "validation", place),
-            others=((run.place("data", "train", first), "trained on here"),),
+            others=((place_of(run, first), "trained on here"),),
             helps=("validate on records that are not trained on",),
         )
     if shared or facts.data is None or not facts.data.leaks.records:
@@ -188,14 +187,14 @@ def epoch_smaller_than_a_batch(facts: Facts) -> Iterator[Finding]:
         return
     have, want = schedule.num_samples, max(batch for _, batch in schedule.batches)
     if schedule.target_trained_tokens is not None and schedule.trained_tokens is not None:
-        have, want = int(schedule.trained_tokens.sum(dtype="int64")), schedule.target_trained_tokens
+        have, want = schedule.first_epoch_tokens, schedule.target_trained_tokens
     if have >= want:
         return
     carries = schedule.last_step == "carry"
     what = "samples" if schedule.target_trained_tokens is None else "trained tokens"
     yield Finding(
         "CF518",
-        f"a step has {want:,} {what}, and the data only {have:,}: "
+        f"a step has {want:,} {what}, and an epoch only {have:,}: "
         + ("a step holds samples more than once" if carries else f"every step trains {have:,}"),
         severity="warning",
         place=_batch_place(facts),
@@ -222,12 +221,12 @@ def many_epochs(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place("train.max_steps"),
         notes=(
-            f"the data has {schedule.num_samples:,} samples: the first epoch is "
+            f"an epoch has {schedule.num_samples:,} samples: the first epoch is "
             f"{schedule.steps_per_epoch:,} steps",
         )
         if schedule.is_uneven
         else (
-            f"the data has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
+            f"an epoch has {schedule.num_samples:,} samples, a step {schedule.global_batch_size:,}: "
             f"an epoch is {schedule.steps_per_epoch:,} steps",
         ),
         helps=("set train.epochs to 3, in the place of train.max_steps",)
@@ -357,15 +356,13 @@ def _listed_twice(facts: Facts) -> list[tuple[Place, Place, str]]:
     """(first place, second place, name as written the second time)."""
     found: list[tuple[Place, Place, str]] = []
     data = facts.run.config.data
-    for key, files in (("train", data.train), ("validation", data.validation_files)):
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, file in enumerate(files):
-            places[os.path.realpath(file)].append(place)
-        for first, *others in places.values():
-            found.extend(
-                (facts.run.place("data", key, first), facts.run.place("data", key, again), files[again])
-                for again in others
-            )
+    trained = ((number, file) for number, source in enumerate(train_sources(data)) for file in source.files)
+    for key, files in (("train", trained), ("validation", enumerate(data.validation_files))):
+        first: dict[str, int] = {}
+        for number, file in files:
+            if (before := first.setdefault(os.path.realpath(file), number)) != number:
+                here, there = (facts.run.place("data", key, one) for one in (number, before))
+                found.append((there, here, file))
     return found
 
 

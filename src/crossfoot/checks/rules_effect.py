@@ -16,7 +16,7 @@ from crossfoot.checks.rules_rate import RULE_OF
 from crossfoot.extras import missing_of
 from crossfoot.findings.finding import Finding, Severity
 from crossfoot.phrases import after_steps, counted
-from crossfoot.written.config import Unsure
+from crossfoot.written.section import Unsure
 from crossfoot.written.shown import shown
 
 

@@ -56,10 +56,13 @@ def rate_of_full_fine_tuning(facts: Facts) -> Iterator[Finding]:
     training all weights (Stanford Alpaca: 2e-5); copied into a LoRA run they learn a small part of what the
     same samples could teach. Chinese-LLaMA-Alpaca-2 uses 1e-4 (SFT) and 2e-4 (pretraining) with LoRA, QLoRA
     1e-4 and 2e-4. The warning speaks up to 2e-5. A low rate may be meant, where an adapter that has been
-    trained before is only refined: then accept it.
+    trained before is only refined: then accept it. With `lora.init` nothing is said: PiSSA's own rate is
+    2e-5 (Meng et al. 2024), because its matrices do not begin at 0.
     """
     rate, config = facts.rate, facts.run.config
     if config.lora is None or config.optimizer.name != "adamw" or rate is None or rate.peak > FULL_RATE:
+        return
+    if config.lora.changes_base:
         return
     yield Finding(
         "CF212",
@@ -142,6 +145,8 @@ def trained_kinds(facts: Facts) -> tuple[str, ...]:
     if lora is None:
         return tuple(kind for kind in GROUPS[2:] if kind != "lm_head" or not is_tied)
     saved = [name.rpartition(".")[2] for name in lora.modules_to_save]
+    if lora.trainable_token_indices is not None:
+        saved += ["embed_tokens", "lm_head"]
     tables = {"embed_tokens": INPUT_TABLE_NAMES, "lm_head": OUTPUT_TABLE_NAMES}
     kinds = {kind for kind, names in tables.items() if any(name in names for name in saved)}
     if is_tied and "lm_head" in kinds:
@@ -171,12 +176,13 @@ def group_without_parameters(facts: Facts) -> Iterator[Finding]:
         )
         if group == "lm_head" and facts.model is not None and facts.model.tied:
             why = "lm_head is tied to embed_tokens, and one tensor has one rate"
+        meant = next((kind for kind in trained if kind.lower() == group.lower()), None)
         yield Finding(
             "CF215",
             f"lr.groups.{group} gives a rate to no parameter: {why}",
             place=facts.run.place("lr", "groups", group),
             notes=(f"trained here: {listed(trained, 'and')}",),
-            helps=("remove it, or name one of them",),
+            helps=(f"write {meant}" if meant else "remove it, or name one of them",),
         )
 
 

@@ -91,6 +91,14 @@ class ChatTemplate:
             answers = [self._answer(text, messages, place) for place in reversed(trained)][::-1]
         return text, self._own_words(text, messages), answers
 
+    def asked(self, turns: Sequence[Turn]) -> tuple[str, Spans]:
+        """(the text up to where the answer to the last turn begins, what of it are the template's words).
+        Raises NotTrainable: CF572.
+        """
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        text, _ = _without_marks(self._text(messages, asks=True))
+        return text, self._own_words(text, messages, asks=True)
+
     def _text(self, messages: Sequence[Message], *, asks: bool = False) -> str:
         try:
             text: str = self._template.render(
@@ -150,7 +158,7 @@ class ChatTemplate:
             raise _no_end(answer)
         return len(before), len(before) + len(answer)
 
-    def _own_words(self, text: str, messages: Sequence[Message]) -> Spans:
+    def _own_words(self, text: str, messages: Sequence[Message], *, asks: bool = False) -> Spans:
         """All but the special tokens that the data spells out: something stands in for each of those in a
         second rendering, which shows where they are.
         """
@@ -164,7 +172,8 @@ class ChatTemplate:
 
         pattern = self._spellings.pattern
         hidden = self._text(
-            [{**message, "content": pattern.sub(stand_in, message["content"])} for message in messages]
+            [{**message, "content": pattern.sub(stand_in, message["content"])} for message in messages],
+            asks=asks,
         )
         parts = re.split(f"\U0010fffe{_WORD}([0-9]+)\U0010fffe", _without_marks(hidden)[0])
         parts[1::2] = [found[int(number)] for number in parts[1::2]]

@@ -50,6 +50,9 @@ class Coder(Protocol):
     def placed(self, text: str, own: Spans) -> Placed:
         """Of one text, with the characters of each."""
 
+    def text(self, ids: list[int]) -> str:
+        """Of ids, special tokens left out."""
+
 
 @dataclass(frozen=True)
 class LibraryEncoder:
@@ -68,6 +71,10 @@ class LibraryEncoder:
     def encode_placed(self, texts: Sequence[str], own: Sequence[Spans]) -> list[Placed]:
         """As of Encoder."""
         return list(map(self.coder.placed, texts, own))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As of Encoder."""
+        return self.coder.text(list(ids))
 
 
 class _TokenizersCoder:
@@ -108,6 +115,11 @@ class _TokenizersCoder:
         self._tokenizer.encode_special_tokens = not is_seen
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def text(self, ids: list[int]) -> str:
+        """As of Coder."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _is_seen(self, text: str, own: Spans) -> bool | None:
         """Whether its special tokens are tokens; None: those in the spans alone."""
@@ -259,6 +271,9 @@ class _PythonCoder:
 
     def placed(self, text: str, own: Spans) -> Placed:
         raise ValueError("a tokenizer written in Python does not say which characters a token is made of")
+
+    def text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _ids(self, text: str, own: Spans) -> list[int]:
         if self.sees_all or not self.special.spellings.in_data(text, own):

@@ -57,10 +57,12 @@ class Problem:
 
 @rule_docs("CF501")
 def file_missing(place: Place | None, reason: str) -> Finding:
-    """CF501: a data file does not exist, is a folder, or may not be read.
+    """CF501: a data file does not exist or may not be read, or an entry of data.train comes to no file.
 
-    Paths in data.train and data.validation are relative to the folder that the command is started in, not to
-    the config. Under a cluster's scheduler that is the folder from which the job was submitted.
+    A folder in data.train means the data files in it, and a pattern (`news-*.jsonl`) those that match; there
+    must be one. data.validation names its files one by one. Paths are relative to the folder that the command
+    is started in, not to the config. Under a cluster's scheduler that is the folder from which the job was
+    submitted.
     """
     return Finding(
         "CF501",

@@ -25,6 +25,7 @@ from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import NO_NAMES, SpelledNames, SpelledRecord, SpelledTally
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import encoder_at_hand, tokenizer_path
+from crossfoot.data.train_sources import train_files
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.written.run_file import RunFile
 
@@ -247,9 +248,10 @@ def of_records(run: RunFile, seen: Seen, looking: Looking) -> DataLook:
         looking.is_cut_short |= measured.count < len(long_ones)
         for texts, start, problem in measured.too_long:
             looking.reject(texts.file_id, problem, start, seen)
-    looking.refuse_nothing_left(seen, config.data.train, len(measured.too_long))
+    files = train_files(config.data)
+    looking.refuse_nothing_left(seen, files, len(measured.too_long))
     if counter.is_exact and seen.is_whole and 0 < len(seen.texts) <= measured.dropped:
-        looking.refuse(config.data.train[0], "data.over_long: drop would leave every record out")
+        looking.refuse(files[0], "data.over_long: drop would leave every record out")
     looking.judge("train", seen)
     special_text, template_words = looking.spelled(seen)
     return DataLook(

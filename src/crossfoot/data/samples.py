@@ -67,6 +67,9 @@ class Encoder(Protocol):
     def encode_placed(self, texts: Sequence[str], own: Sequence[Spans]) -> Sequence[Placed]:
         """The same, each with where in its text it begins and ends."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, without its special tokens."""
+
 
 @dataclass(frozen=True)
 class Sample:

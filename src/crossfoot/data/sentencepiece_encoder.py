@@ -74,6 +74,11 @@ class _SentencepieceCoder:
             places += [(begin + first, begin + last) for first, last in part_places]
         return ids, places
 
+    def text(self, ids: list[int]) -> str:
+        """As of Coder: added tokens, which the file does not have, are special or padding."""
+        text: str = self.processor.decode([one for one in ids if one < self.processor.get_piece_size()])
+        return text
+
     def _placed(self, text: str) -> Placed:
         try:
             found = self.processor.encode(text, out_type="offset_mapping")

@@ -14,10 +14,10 @@ from crossfoot.data.tokenizer import local_folder, tokenizer_path
 from crossfoot.data.tokenizer_files import TokenizerFiles, tokenizer_files_of
 from crossfoot.data.tokenizer_settings import Settings, read_settings
 from crossfoot.findings.finding import Refused
-from crossfoot.written.config import Unsure
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.near_paths import near_help
 from crossfoot.written.run_file import RunFile
+from crossfoot.written.section import Unsure
 
 
 def shape_of(run: RunFile) -> Shape:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from crossfoot.data.conversation import NotTrainable, Turn
@@ -98,13 +99,25 @@ class Template:
 
     def rendered(self, turns: Sequence[Turn], trained: Sequence[int]) -> tuple[Stretch, ...]:
         """What comes of turns of which these answers are trained. Raises as `stretches`."""
-        if self.system is not None and turns[0].role != "system":
-            turns = (Turn("system", self.system), *turns)
-            trained = [place + 1 for place in trained]
+        if len(told := self._with_system(turns)) > len(turns):
+            turns, trained = told, [place + 1 for place in trained]
         if not self.source:
             return _inst_blocks(turns, trained, BUILT_IN[self.name])
         text, own, answers = _chat_template(self.source, *self._of_tokenizer).render(turns, trained)
         return (Stretch(text, own, tuple(answers)),)
+
+    def asked(self, turns: Sequence[Turn]) -> tuple[Stretch, ...]:
+        """What comes of turns of which the user's is the last, up to where an answer begins. Raises
+        NotTrainable: CF572.
+        """
+        if not self.source:
+            return self.rendered(turns, ())
+        text, own = _chat_template(self.source, *self._of_tokenizer).asked(self._with_system(turns))
+        return (Stretch(text, own),)
+
+    def _with_system(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        is_lacking = self.system is not None and turns[0].role != "system"
+        return (Turn("system", self.system or ""), *turns) if is_lacking else turns
 
     def try_out(self) -> None:
         """Put a conversation into the template. Raises NotTrainable for what is wrong with any."""
@@ -143,6 +156,19 @@ class Template:
         text = _JINJA % _jinja(self._system)
         text = text if begins else text.replace("bos_token + ", "")
         return text if parted else text.replace("' ' + message", "message")
+
+
+def built_in_of(chat_template: str) -> Template | None:
+    """The template that is built in and was written as this chat_template; None: it is another one. Its
+    questions and answers are then tokenised as they were trained.
+    """
+    system = re.search(r'if told else (".*?") -%}', chat_template, re.DOTALL)
+    if system is None:
+        return None
+    template = Template("llama2", system=json.loads(system[1]))
+    ways = product((True, False), repeat=2)
+    written = [template.chat_template(begins=begins, parted=parted) for begins, parted in ways]
+    return template if chat_template in written else None
 
 
 @lru_cache(maxsize=8)

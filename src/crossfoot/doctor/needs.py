@@ -9,6 +9,7 @@ from typing import cast
 from crossfoot.arithmetic.batch import GpusPerNode
 from crossfoot.checks.launch.rules_files import host_name, hostfile_line
 from crossfoot.checks.registry import Facts
+from crossfoot.data.train_sources import place_of, train_sources
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.planning.prepare import CheckedRun, read_and_check
 from crossfoot.written.hub import hub_model
@@ -106,8 +107,10 @@ def _paths(run: RunFile) -> Iterator[WantedPath]:
         else:
             where = str(model.folder or model.place_in_cache)
             yield WantedPath(name, where, "read", place, f"fetch it into the cache: {model.fetching}")
-    for key, names in (("train", config.data.train), ("validation", config.data.validation_files)):
-        for number, name in enumerate(names):
-            yield WantedPath(f"data.{key}", name, "read", run.place("data", key, number))
+    for source in train_sources(config.data):
+        for name in source.files:
+            yield WantedPath("data.train", name, "read", place_of(run, name))
+    for number, name in enumerate(config.data.validation_files):
+        yield WantedPath("data.validation", name, "read", run.place("data", "validation", number))
     if config.deepspeed is not None:
         yield WantedPath("DeepSpeed file", config.deepspeed, "read", run.place("deepspeed"))

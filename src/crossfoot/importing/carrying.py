@@ -26,12 +26,12 @@ def carry(recipe: Recipe) -> Carried:
 
 
 def _files(carrying: Carrying, found: DataFiles) -> None:
-    for path, files, given in (
-        ("data.train", found.train, found.train_given),
-        ("data.validation", found.validation, found.validation_given),
+    for path, text, given in (
+        ("data.train", found.train_text, found.train_given),
+        ("data.validation", as_text(list(found.validation)), found.validation_given),
     ):
-        if files and given is not None:
-            carrying.put(path, as_text(list(files)), given)
+        if given is not None and text != "[]":
+            carrying.put(path, text, given)
     for given, why, help_, trains in found.left:
         carrying.leave(given, why, help_, trains)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.importing.recipe import Given, Recipe, as_text
+from crossfoot.written.yaml_tree import in_yaml
 
 _TRAIN = (
     *("datasets", "dataset", "train_file", "train_files", "train_data_file", "data_path", "train_data"),
@@ -16,7 +17,8 @@ _TRAIN = (
 )
 """The first of these that is given counts."""
 VALIDATION_KEYS = ("test_datasets", "validation_file", "eval_dataset", "val_dataset", "eval_file")
-DATA_KEYS = frozenset((*_TRAIN, *VALIDATION_KEYS, "dataset_config_name"))
+_MIXING = ("max_samples", "mix_strategy", "interleave_probs")
+DATA_KEYS = frozenset((*_TRAIN, *VALIDATION_KEYS, *_MIXING, "dataset_config_name"))
 """Keys that are read here."""
 SPLIT_KEYS = ("val_size", "val_set_size", "validation_split_percentage")
 """Keys that split a part of the training data off for validation."""
@@ -29,13 +31,24 @@ LeftOut = tuple[Given, str, str, bool]
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Files to train and to validate on, as a run config names them, and the keys that say so."""
+    """Files to train and to validate on, as a run config names them, and the keys that say so. limit: samples
+    that are taken of each file that is trained on.
+    """
 
     train: tuple[str, ...] = ()
     train_given: Given | None = None
     validation: tuple[str, ...] = ()
     validation_given: Given | None = None
     left: tuple[LeftOut, ...] = ()
+    limit: int | None = None
+
+    @property
+    def train_text(self) -> str:
+        """data.train, in YAML."""
+        if self.limit is None:
+            return as_text(list(self.train))
+        entries = (f"{{path: {in_yaml(file)}, max_samples: {self.limit}}}" for file in self.train)
+        return f"[{', '.join(entries)}]"
 
 
 def data_files(recipe: Recipe) -> DataFiles:
@@ -48,13 +61,46 @@ def data_files(recipe: Recipe) -> DataFiles:
         for given in recipe.given.values()
         if given.key in _TRAIN and given is not train and train is not None and given.is_known
     ]
+    limit = recipe.get("max_samples")
+    taken = _limit(recipe, limit, validation, left)
+    left += _mixing(recipe)
     return DataFiles(
         tuple(_files(recipe, train, left)),
-        train,
+        train if train is None or taken is None else replace(train, key=f"{train.key}, max_samples"),
         tuple(_files(recipe, validation, left)),
         validation,
         tuple(left),
+        taken,
     )
+
+
+def _limit(recipe: Recipe, limit: Given | None, validation: Given | None, left: list[LeftOut]) -> int | None:
+    """Samples that are taken of each file, the first ones: LLaMA-Factory counts as data.train does."""
+    if limit is None or limit.asks_for_nothing:
+        return None
+    number = limit.number
+    if recipe.stack.name != "llamafactory" or number is None or number < 1:
+        help_ = "limit entries of data.train: [{path: FILE, max_samples: 1000}]"
+        left.append((limit, "its samples are counted otherwise there", help_, True))
+        return None
+    if validation is not None:
+        left.append((limit, "it limits validation files too, which are used whole here", "", False))
+    return int(number)
+
+
+def _mixing(recipe: Recipe) -> Iterator[LeftOut]:
+    """How the data sets are drawn there, where that is not one behind the other and shuffled."""
+    strategy, shares = recipe.get("mix_strategy"), recipe.get("interleave_probs")
+    if strategy is None or strategy.asks_for_nothing or strategy.text == "concat":
+        if shares is not None and not shares.asks_for_nothing:
+            yield shares, "it says nothing without mix_strategy", "", False
+        return
+    why = "data sets are drawn in turns there, by chance, until the "
+    why += "first is" if strategy.text.startswith("interleave_under") else "last is"
+    help_ = "say how often each is trained: data.train: [{path: FILE, weight: 2}, ...]"
+    yield strategy, f"{why} used up", help_, True
+    if shares is not None and not shares.asks_for_nothing:
+        yield shares, "a share of draws is no count of samples; a weight is", help_, True
 
 
 def part_split_off(recipe: Recipe) -> int | float | None:

@@ -182,16 +182,27 @@ def _case(recipe: Recipe, entries: Mapping[str, Entry], samples: int | None) -> 
 
 
 def _counted(recipe: Recipe, entries: Mapping[str, Entry]) -> int | None:
-    """The records of the training files, where all are here and quickly read; documents are no samples."""
-    files = read_value(entries["data.train"].value)
-    if recipe.is_pretraining or not isinstance(files, list):
+    """The records of the training files that are used, where all are here and quickly read; documents are no
+    samples.
+    """
+    entry = read_value(entries["data.train"].value)
+    strategy = recipe.get("mix_strategy")
+    if recipe.is_pretraining or not isinstance(entry, list):
+        return None
+    if strategy is not None and strategy.text.startswith("interleave"):
         return None
     try:
-        if sum(os.path.getsize(file) for file in files) > _LARGEST_DATA_BYTES:
+        limits = {one["path"] if isinstance(one, dict) else one: _limit_of(one) for one in entry}
+        if sum(map(os.path.getsize, limits)) > _LARGEST_DATA_BYTES:
             return None
-        return estimate_samples(files, "sft", 1)
-    except (OSError, TypeError, Refused):
+        return sum(int(min(estimate_samples([file], "sft", 1), most)) for file, most in limits.items())
+    except (OSError, TypeError, KeyError, Refused):
         return None
+
+
+def _limit_of(entry: object) -> float:
+    limit = entry.get("max_samples") if isinstance(entry, dict) else None
+    return math.inf if limit is None else limit
 
 
 def _held_out(recipe: Recipe, samples: int) -> int:

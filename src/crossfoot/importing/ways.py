@@ -10,9 +10,9 @@ from crossfoot.importing.carried import NOT_YET, Carrying, Entry
 from crossfoot.importing.datasets import SPLIT_KEYS, VALIDATION_KEYS, part_split_off
 from crossfoot.importing.recipe import Given, as_text, origin
 from crossfoot.phrases import listed
-from crossfoot.written.config import LoraSection
 from crossfoot.written.foreign_keys import foreign, words_for
 from crossfoot.written.known_keys import Suggestion, choices, counterpart, is_optional, ours
+from crossfoot.written.lora_section import LoraSection
 
 _BESIDE = ("tracking.", "checkpoint.", "validation.", "run.", "faults.")
 """Sections of which nothing that is trained hangs."""

@@ -23,6 +23,7 @@ from crossfoot.data.samples import BlockCutter, Encoder, Sample, Shape
 from crossfoot.data.special_text import NOTHING_SPELLED, SpelledRecords
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import identity, load_encoder, local_folder, reader, tokenizer_path
+from crossfoot.data.train_sources import place_of
 from crossfoot.data.unread_fields import add_unread
 from crossfoot.durable import sync
 from crossfoot.findings.finding import Place, Refused
@@ -32,7 +33,6 @@ from crossfoot.index.findings import builder_silent, data_changed, index_unwrita
 from crossfoot.index.locate import (
     address_of,
     count_records,
-    place_of,
     refuse_unopenable,
     tokenizer_refusal,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from crossfoot.data.records import KINDS, Task, count_file
 from crossfoot.data.samples import BYTES_PER_TOKEN
 from crossfoot.data.template_source import template_of
 from crossfoot.data.tokenizer import identity, load_at_hand, local_folder, tokenizer_path
+from crossfoot.data.train_sources import is_data_file, place_of, train_files
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.index.findings import index_unwritable
 from crossfoot.index.sources import SourceState, source_states
@@ -32,14 +34,6 @@ from crossfoot.written.near_paths import near_help
 if TYPE_CHECKING:
     from crossfoot.written.config import DataSection
     from crossfoot.written.run_file import RunFile
-
-
-def place_of(run: RunFile, file: str) -> Place:
-    """Where the config names this data file; the file itself when it does not."""
-    for key, names in (("train", run.config.data.train), ("validation", run.config.data.validation_files)):
-        if file in names:
-            return run.place("data", key, names.index(file))
-    return Place(file)
 
 
 def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = None) -> None:
@@ -57,21 +51,33 @@ def refuse_unopenable(files: Sequence[str], task: Task, run: RunFile | None = No
 def _with_near(finding: Finding, file: str, task: Task) -> Finding:
     """With what was probably meant: the files of a folder, several in one entry, or one of a like name."""
     if os.path.isdir(file):
-        files = [os.path.join(file, name) for name in sorted(os.listdir(file)) if name.endswith(KINDS[task])]
-        more = ", ..." if len(files) > 3 else ""
-        helps = (f"name its files: {', '.join(files[:3])}{more}",) if files else finding.helps
-        return replace(finding, helps=helps)
+        return _of_folder(finding, file, task)
     if os.path.lexists(file):
         return finding
     several = [part for part in re.split(r"[,;\s]+", to_ascii(file)) if part]
     if len(several) > 1 and all(map(os.path.isfile, several)):
         return replace(finding, helps=(f"make {len(several)} entries of it: {', '.join(several)}",))
-    if re.search(r"[*?]|\{.*,.*\}|\[.+\]", file):
-        return replace(finding, helps=("patterns are not filled in: name the files one by one",))
+    if re.search(r"\{.*,.*\}", file):
+        return replace(finding, helps=("{a,b} is not filled in: make one entry of each",))
+    if glob.has_magic(file):
+        helps = (f"correct the pattern; it is looked for from {os.getcwd()} on",)
+        return replace(finding, label=f"no file matches {file}", helps=helps)
     near = near_help(file)
     if not near and re.fullmatch(r"[\w-]+/[\w-]+", file):
         near = ("a data set of the hub is not fetched: download it, and name its files",)
     return replace(finding, helps=near or finding.helps)
+
+
+def _of_folder(finding: Finding, folder: str, task: Task) -> Finding:
+    """data.train means its files, where it has any; data.validation names them."""
+    names = sorted(name for name in os.listdir(folder) if is_data_file(name, task))
+    if not names:
+        helps = (f"put data files into it ({', '.join(KINDS[task])}), or name another folder",)
+        return replace(finding, label=f"{folder} is a folder without a data file", helps=helps)
+    more = ", ..." if len(names) > 3 else ""
+    return replace(
+        finding, helps=(f"name its files: {', '.join(os.path.join(folder, one) for one in names[:3])}{more}",)
+    )
 
 
 def address_of(run: RunFile, sources: Sequence[SourceState], tokenizer: str) -> str:
@@ -142,7 +148,7 @@ def refuse_unwritable_index(run: RunFile) -> None:
 
 
 def _lists(data: DataSection) -> list[list[str]]:
-    return [files for files in (data.train, data.validation_files) if files]
+    return [files for files in (train_files(data), data.validation_files) if files]
 
 
 def find_index(run: RunFile, files: list[str]) -> DataIndex | None:

@@ -12,6 +12,7 @@ from crossfoot.data.look import LEAKS_NAMED, DataLook, Leaks, Looking, of_record
 from crossfoot.data.measuring import Seen
 from crossfoot.data.set_findings import DataSet, set_findings
 from crossfoot.data.special_text import SpelledNames
+from crossfoot.data.train_sources import train_files
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import find_index
 from crossfoot.index.store import DataIndex
@@ -25,14 +26,14 @@ def look_at(run: RunFile, index: DataIndex | None = None, special: Collection[st
     Files that cannot be opened are passed over: they are findings already.
     """
     data = run.config.data
-    files = [file for file in dict.fromkeys((*data.train, *data.validation_files))]
+    files = [file for file in dict.fromkeys((*train_files(data), *data.validation_files))]
     looking = Looking(run, files, special)
     if index is not None:
         look = of_index(index)
         looking.of_the_whole += index_findings(run, index)
         seen = None
     else:
-        seen = looking.see(data.train)
+        seen = looking.see(train_files(data))
         look = of_records(run, seen, looking)
     if data.validation_files:
         look = with_validation(look, looking, index, seen)
@@ -71,7 +72,7 @@ def index_findings(run: RunFile, index: DataIndex) -> tuple[Finding, ...]:
     return set_findings(
         run,
         DataSet(
-            "train" if list(index.files) == list(run.config.data.train) else "validation",
+            "train" if list(index.files) == train_files(run.config.data) else "validation",
             sum(source.records for source in header.sources) - header.rejected_records,
             True,
             header.unread_fields,
@@ -98,7 +99,7 @@ def with_validation(look: DataLook, looking: Looking, index: DataIndex | None, s
     too_long = reject_hopeless(there, looking) if data.task == "sft" else 0
     looking.refuse_nothing_left(there, data.validation_files, too_long)
     looking.judge("validation", there)
-    known = seen if seen is not None else Looking(run, looking.files).see(data.train)
+    known = seen if seen is not None else Looking(run, looking.files).see(train_files(data))
     shared = [one for one in there.texts if one.parts in known.keys]
     both = [(one, known.texts[known.keys[one.parts]]) for one in shared[:LEAKS_NAMED]]
     told = tuple((looking.place_of(one), looking.place_of(other)) for one, other in both)

@@ -14,6 +14,7 @@ from crossfoot.data.records import read_records
 from crossfoot.data.samples import Coded, Encoder, Shape, Texts, coded_texts, texts_of
 from crossfoot.data.template_source import shape_of
 from crossfoot.data.tokenizer import load_encoder, tokenizer_path
+from crossfoot.data.train_sources import train_files
 from crossfoot.findings.finding import Refused
 from crossfoot.index.locate import find_index, refuse_unopenable
 from crossfoot.index.store import segment_digests
@@ -30,16 +31,17 @@ def shown_samples(run: RunFile, count: int, *, colour: bool) -> Iterator[str]:
     has, and the sample; one that cannot be trained with the reason. Raises Refused as the index does.
     """
     data = run.config.data
-    refuse_unopenable(data.train, data.task, run)
+    files = train_files(data)
+    refuse_unopenable(files, data.task, run)
     encoder = load_encoder(
         tokenizer_path(run.config), run.index_dir, place=run.tokenizer_place, special_text=data.special_text
     )
     shape = shape_of(run)
     held_out = _held_out(run)
-    found = ((file_id, one) for file_id, file in enumerate(data.train) for one in read_records(file))
+    found = ((file_id, one) for file_id, file in enumerate(files) for one in read_records(file))
     for file_id, record in islice(found, count):
         texts = record if isinstance(record, Problem) else texts_of(record, file_id, shape)
-        file = data.train[file_id]
+        file = files[file_id]
         if isinstance(texts, Problem):
             yield f"{texts.place(file)}: not trained, {texts.reason} ({texts.code})"
         else:
@@ -52,7 +54,7 @@ def _held_out(run: RunFile) -> Collection[int]:
     """Digests of what is held out for validation, as far as there is an index that says it."""
     part = run.config.data.held_out
     with suppress(Refused, NothingLeft):
-        if part is not None and (index := find_index(run, run.config.data.train)) is not None:
+        if part is not None and (index := find_index(run, train_files(run.config.data))) is not None:
             return frozenset(index.digests[hold_out(index.digests, part).validation].tolist())
     return ()
 

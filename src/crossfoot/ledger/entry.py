@@ -167,7 +167,8 @@ class StepEntry:
     forward, as they were met; None in a line of format 3.
     wrong_rate_ranks, wrong_weight_forwards: how many differ from the plan. causes: at most
     MOST_CAUSES_OF_A_KIND of each kind; cause_count: all of them. per_rank: columns, and of many ranks that
-    did what was planned their digest alone.
+    did what was planned their digest alone. sources: samples and trained tokens of each source of the data,
+    by what was found in the batches; the line has the key where the plan tells them apart.
     """
 
     step: int
@@ -209,6 +210,7 @@ class StepEntry:
     per_rank: PerRank
     group_lrs: Mapping[str, float] = field(default_factory=dict)
     planned_group_lrs: Mapping[str, float] = field(default_factory=dict)
+    sources: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.attempt < 1:
@@ -226,7 +228,7 @@ class StepEntry:
         ]
         document["causes"] = [cause.to_json() for cause in self.causes]
         document["per_rank"] = plain(self.per_rank)
-        for name in ("group_lrs", "planned_group_lrs"):
+        for name in ("group_lrs", "planned_group_lrs", "sources"):
             if not getattr(self, name):
                 del document[name]
             else:

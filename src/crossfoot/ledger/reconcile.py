@@ -38,7 +38,7 @@ from crossfoot.ledger.naming import (
     name_witness_faults,
     unplanned_id,
 )
-from crossfoot.ledger.seen_samples import SeenSamples
+from crossfoot.ledger.seen_samples import LedgerSource, SeenSamples, counted_by_source
 from crossfoot.ledger.skipping import Policies, stated_skip
 from crossfoot.ledger.witness import StepWitness, WitnessRows
 
@@ -52,10 +52,10 @@ class Reconciler:
     """Turns planned steps and witnesses into ledger entries, and remembers which samples were trained.
 
     digests, token_digests: uint64[N]; lengths, trained_tokens: int32[N], all of the data index (memory-mapped
-    ones stay so). dp_degree: data-parallel ranks. origin: sample id -> "file:line". attempt: its number, for
-    the lines. policies: which updates are left out on purpose; None: none. Steps are handed in ascending
-    order; those of earlier attempts first, by `remember`. Holds up to four bytes a sample, and 8 or 16 more
-    once content had to be looked up that was not planned.
+    ones stay so). dp_degree: data-parallel ranks. sources: of the data, where they are told apart. origin:
+    sample id -> "file:line". attempt: its number, for the lines. policies: which updates are left out on
+    purpose; None: none. Steps are handed in ascending order; those of earlier attempts first, by `remember`.
+    Holds up to four bytes a sample, and 8 or 16 more once content had to be looked up that was not planned.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Reconciler:
         *,
         dp_degree: int,
         num_samples: int | None = None,
+        sources: Sequence[LedgerSource] = (),
         origin: Callable[[int], str] | None = None,
         attempt: int = 1,
         policies: Policies | None = None,
@@ -86,7 +87,8 @@ class Reconciler:
         self._origin = origin
         self._attempt = attempt
         self._policies = policies or Policies()
-        self._real = SeenSamples(expected)
+        self._sources = sources
+        self._real = SeenSamples(expected, sources)
         self._planned_in_run = np.zeros(expected, dtype=np.bool_)
 
     def mark_samples(self, ids: Int64Array, epochs: Int64Array) -> None:
@@ -199,6 +201,7 @@ class Reconciler:
             cause_count=len(faults.causes),
             not_finite=faults.not_finite,
             causes=_first_of_each_kind(faults.causes),
+            sources=counted_by_source(self._sources, trained[0], self._content.trained_tokens),
             group_lrs=measured.group_lrs,
             planned_group_lrs=planned.group_lrs,
             per_rank=measured.per_rank.short() if is_as_planned else measured.per_rank,
@@ -225,7 +228,7 @@ def remember(
     steps.
 
     lines: those that count, in ascending order. samples_of: step -> its sample ids and the epoch of each, as
-    planned (`Schedule.samples` and `Schedule.epochs_of`); no slots are dealt, so 100,000 steps are seconds.
+    planned (`Schedule.samples` and `Schedule.passes_of`); no slots are dealt, so 100,000 steps are seconds.
     """
     steps, samples, epochs, waiting = 0, [], [], 0
     for line in lines:

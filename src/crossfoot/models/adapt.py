@@ -9,7 +9,7 @@ Without it peft unties them with a warning.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -24,17 +24,24 @@ from crossfoot.models.load import DTYPES, LoadedModel, Report
 from crossfoot.models.parameters import is_partitioned, is_tied, numel_of, partition, rows_of
 from crossfoot.models.quantise import packed_layers
 from crossfoot.models.start_adapter import merge_adapter, put_into
+from crossfoot.models.start_values import take_from_base
 from crossfoot.phrases import counted
 from crossfoot.written import model_findings
 from crossfoot.written.adapter_folder import merged_first, open_adapter, read_adapter
-from crossfoot.written.config import Config, LoraSection
+from crossfoot.written.config import Config
 from crossfoot.written.config_values import ALL_LINEAR
+from crossfoot.written.lora_section import LoraSection
+from crossfoot.written.token_rows import token_rows
 
 _LINEAR = (nn.Linear, Conv1D)
 
 
 def prepare_training(
-    config: Config, loaded: LoadedModel, report: Report, trained_dtype: str | None = None
+    config: Config,
+    loaded: LoadedModel,
+    report: Report,
+    trained_dtype: str | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Freeze and unfreeze, and add the adapters; returns the model to train. All ranks call it and get the
     same weights.
@@ -49,27 +56,32 @@ def prepare_training(
     accelerate engine wants "float32": trained tensors are their own master, and the forward runs under
     autocast. With model.dtype float32 both are the same.
 
+    start: with `lora.init`, what the matrices began with, in a run that goes on.
+
     Raises Refused: names in lora.target_modules or lora.modules_to_save that match nothing, a module in both,
-    LoRA matrices on one side of a tied table.
+    LoRA matrices on one side of a tied table, a rank that a weight has not.
     """
     base = loaded.model
     dtype = DTYPES[trained_dtype or config.model.dtype]
     if config.lora is None:
         return _train_all(base, dtype)
     targets = _targets(base, config.lora)
-    findings = [
+    if findings := [
         *_unmatched(base, config.lora, targets),
         *_in_both(base, config.lora, targets),
         *_half_tied(base, loaded, targets),
         *_packed(base, config),
-    ]
-    if findings:
+    ]:
         raise Refused(findings)
 
     shared = loaded.tied and bool(_tables_in(base, config.lora.modules_to_save))
+    peft_config = _peft_config(config.lora, targets, shared)
+    peft_config.trainable_token_indices = _token_rows(config.lora, loaded)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        model = get_peft_model(base, _peft_config(config.lora, targets, shared), autocast_adapter_dtype=False)
+        model = get_peft_model(base, peft_config, autocast_adapter_dtype=False)
+        if config.lora.changes_base:
+            report(take_from_base(model, config.lora, DTYPES[config.model.dtype], start))
     draw_less(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -78,12 +90,11 @@ def prepare_training(
     if adapter is not None and config.model.adapter_use == "continue":
         put_into(model, adapter)
         report(f"continued: the adapter {adapter.path}")
-    if shared:
-        if not is_tied(base):
-            raise Refused(_cannot_tie(base, config.lora.modules_to_save))
-        report("embed_tokens and lm_head are one tensor: trained as one")
-    elif loaded.tied:
-        report("embed_tokens and lm_head are one tensor: not trained")
+    if shared and not is_tied(base):
+        raise Refused(_cannot_tie(base, config.lora.modules_to_save))
+    if loaded.tied:
+        trained = "trained as one" if shared or peft_config.trainable_token_indices else "not trained"
+        report(f"embed_tokens and lm_head are one tensor: {trained}")
     if config.model.gradient_checkpointing and not getattr(base, "_require_grads_hooks", None):
         base.enable_input_require_grads()
     if loaded.zero_stage == 3:
@@ -182,6 +193,15 @@ def _peft_config(lora: LoraSection, targets: list[str], shared: bool) -> LoraCon
     )
 
 
+def _token_rows(lora: LoraSection, loaded: LoadedModel) -> dict[str, list[int]] | None:
+    """The rows of each table that are trained; peft follows the input table to one that is tied to it."""
+    if lora.trainable_token_indices is None:
+        return None
+    rows = token_rows(lora.trainable_token_indices, loaded.first_new, loaded.vocabulary)
+    tables = table_names(loaded.model)
+    return dict.fromkeys(tables[:1] if loaded.tied else tables, rows)
+
+
 def _matches(module_name: str, written: str) -> bool:
     """peft's rule: the whole name, or its end after a dot."""
     return module_name == written or module_name.endswith("." + written)
@@ -266,6 +286,8 @@ def _label(names: list[str]) -> str:
     """The line of the summary a trained parameter (with all its names) belongs to."""
     if any(".lora_" in name for name in names):
         return "LoRA"
+    if rows := [name.split(".token_adapter.")[0] for name in names if ".token_adapter." in name]:
+        return "rows of " + " and ".join(_trailing_names(rows)) + (", one tensor" if len(rows) > 1 else "")
     saved = [
         name.split(".modules_to_save.")[0].rsplit(".", 1)[-1] for name in names if ".modules_to_save." in name
     ]

@@ -7,8 +7,8 @@ run's precision, what was trained is set to the checkpoint's values, and saved a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from crossfoot.models.load import LoadedModel, load_model
 from crossfoot.models.parameters import give_values
 from crossfoot.models.quiet import hush_libraries
 from crossfoot.models.save import save_adapter
+from crossfoot.models.start_values import stored_start
 from crossfoot.models.stored import StoredTensors
 from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.output import say, tell
@@ -44,6 +45,7 @@ from crossfoot.written.adapter_folder import adapter_unreadable, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.paths import with_homes
+from crossfoot.written.token_rows import token_rows
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,15 @@ def load_trained(
     if config.model.path == BUILTIN_TINY:
         write_tiny_model(source.model_path)
     loaded = load(config, source.model_path, vocabulary=0, zero_stage=0, deepspeed_config=None, report=tell)
-    if (rows := _rows(manifest, table_names(loaded.model))) > loaded.vocabulary:
+    if (rows := _rows(manifest, table_names(loaded.model), config, loaded)) > loaded.vocabulary:
         grow_vocabulary(loaded.model, rows, None)
         loaded = replace(loaded, vocabulary=rows)
     # DeepSpeed trains in the model's precision beside a float32 master, accelerate in float32: saved at the
     # end of a run is what the forward uses.
     trained_dtype = None if source.engine == "deepspeed" else "float32"
-    model = prepare_training(config, loaded, tell, trained_dtype=trained_dtype)
+    with _reading(source.checkpoint):
+        start = stored_start(source.checkpoint)
+    model = prepare_training(config, loaded, tell, trained_dtype=trained_dtype, start=start)
     _set_to(model, source.checkpoint)
     return model, loaded
 
@@ -167,8 +171,11 @@ def _refuse_other_adapter(config: Config, lock: Mapping[str, Any]) -> None:
         raise Refused(adapter_unreadable(adapter.path, "it has changed since this run was trained on it"))
 
 
-def _rows(manifest: Manifest, tables: list[str]) -> int:
+def _rows(manifest: Manifest, tables: list[str], config: Config, loaded: LoadedModel) -> int:
     """Rows of the model's tables as the checkpoint has them; 0 when they were not trained."""
+    if config.lora is not None and (named := config.lora.trainable_token_indices) is not None:
+        trained = next(one.shape[0] for name, one in manifest.tensors.items() if ".token_adapter." in name)
+        return token_rows(named, loaded.first_new, loaded.first_new + trained)[-1] + 1
     return max(
         (
             stored.shape[0]
@@ -196,12 +203,18 @@ def _set_to(model: nn.Module, checkpoint: Checkpoint) -> None:
     ]
     if differing:
         raise Refused(other_shapes(name_of, differing))
+    with _reading(checkpoint), StoredTensors(checkpoint) as tensors, torch.no_grad():
+        for name, parameter in trained.items():
+            value = tensors.read(name)
+            assert value is not None
+            give_values(parameter, value)
+
+
+@contextmanager
+def _reading(checkpoint: Checkpoint) -> Iterator[None]:
+    """What the disk refuses inside is Refused."""
     try:
-        with StoredTensors(checkpoint) as tensors, torch.no_grad():
-            for name, parameter in trained.items():
-                value = tensors.read(name)
-                assert value is not None
-                give_values(parameter, value)
+        yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = said_by(error) if isinstance(error, OSError) else str(error)
-        raise Refused(not_readable(name_of, "this machine", reason)) from error
+        raise Refused(not_readable(checkpoint.name, "this machine", reason)) from error

@@ -21,6 +21,7 @@ PLACES = {
     "CF547": "lora.modules_to_save",
     "CF548": "lora.modules_to_save",
     "CF549": "lora.modules_to_save",
+    "CF076": "lora.r",
     "CF599": "lora.modules_to_save",
     **dict.fromkeys(("CF565", "CF566", "CF567", "CF568", "CF569", "CF570"), "model.path"),
 }

@@ -8,7 +8,7 @@ losses would be wrong in the third digit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,9 +99,11 @@ class HeadLoss:
     3, which gathers the weight for its call) work as ever.
     """
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Module, weight: Callable[[], torch.Tensor]) -> None:
+        """weight: of the layer, as it is now."""
         self._logits = head.forward
         self._head = head
+        self._weight = weight
         self._targets: torch.Tensor | None = None
         head.forward = self._forward
 
@@ -124,8 +126,8 @@ class HeadLoss:
         kept = torch.nonzero(targets != IGNORED_LABEL).squeeze(-1)
         rows = hidden.flatten(0, 1)[kept]
         if not self._head.training:
-            return _evaluated(rows, self._head.weight, targets[kept])
-        loss: torch.Tensor = _SummedCrossEntropy.apply(rows, self._head.weight, targets[kept])
+            return _evaluated(rows, self._weight(), targets[kept])
+        loss: torch.Tensor = _SummedCrossEntropy.apply(rows, self._weight(), targets[kept])
         return loss
 
 
@@ -138,6 +140,12 @@ def head_loss(model: PreTrainedModel) -> HeadLoss | None:
     trained = getattr(head, "modules_to_save", None)
     if trained is not None:
         head = trained[head.active_adapters[0]]
-    if model.config.model_type not in PLAIN_HEADS or type(head) is not nn.Linear or head.bias is not None:
+    rows = getattr(head, "token_adapter", None)
+    linear = head if rows is None else rows.base_layer
+    if model.config.model_type not in PLAIN_HEADS or type(linear) is not nn.Linear or linear.bias is not None:
         return None
-    return None if model.dtype == torch.float16 else HeadLoss(head)
+    if model.dtype == torch.float16:
+        return None
+    if rows is not None:  # peft puts the trained rows into the weight
+        return HeadLoss(rows, lambda: rows.get_merged_weights(rows.active_adapters))
+    return HeadLoss(linear, lambda: linear.weight)

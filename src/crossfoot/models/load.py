@@ -77,6 +77,11 @@ class LoadedModel:
     merged_first: AdapterFolder | None = None
 
     @property
+    def first_new(self) -> int:
+        """Rows of the table before it was grown to the tokenizer."""
+        return max(self.vocabulary_before, self.merged_first.rows if self.merged_first is not None else 0)
+
+    @property
     def grown_rows(self) -> int:
         """New rows of the table: a merged adapter's, or set to the mean of the old ones."""
         return self.vocabulary - self.vocabulary_before
@@ -116,30 +121,16 @@ def load_model(
     tied = is_tied(model)
     before = rows_of(model.get_input_embeddings())
     partitioned = deepspeed_config if handle is not None else None
-    merged_first = None
+    model, merged_first = _with_adapter(model, config, partitioned, report)
+    rows = rows_of(model.get_input_embeddings())
     if (adapter := read_adapter(config.model)) is not None:
         vocabulary = max(vocabulary, adapter.rows)
-        if config.model.adapter_use == "merge":
-            model, merged_first = merge_adapter(model, adapter, partitioned), adapter
-            report(f"merged into the base: the adapter {adapter.path}")
-    rows = rows_of(model.get_input_embeddings())
     if vocabulary > rows:
         grow_vocabulary(model, vocabulary, partitioned)
         new = vocabulary - rows
         report(f"vocabulary grown {rows:,} -> {vocabulary:,}: {new:,} new rows set to the mean of the old")
     use_cache = bool(getattr(model.config, "use_cache", False))
-    model.config.use_cache = False  # a cache of keys and values is for generation only
-    if config.model.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        report("gradient checkpointing: activations are computed again in the backward")
-    if config.model.kernels == "liger":
-        take_liger(model)
-        report("norms and MLP are computed by Liger's kernels")
-    model.train()
-    compute_as_in_training(model)
-    if layers := len(list(packed_layers(model))):
-        kept = f"{counted(layers, 'linear layer')} of it in {config.model.quantization}"
-        report(f"the base weighs {size(held_bytes(model))}: {kept}, by bitsandbytes")
+    _prepare_forward(model, config, report)
     loaded = LoadedModel(
         model=model,
         path=path,
@@ -153,6 +144,36 @@ def load_model(
     )
     model._crossfoot_deepspeed_handle = handle
     return loaded
+
+
+def _with_adapter(
+    model: PreTrainedModel, config: Config, partitioned: dict[str, Any] | None, report: Report
+) -> tuple[PreTrainedModel, AdapterFolder | None]:
+    """The model, and the adapter that became part of it, if one is to. partitioned: the DeepSpeed config of
+    ZeRO-3.
+    """
+    adapter = read_adapter(config.model)
+    if adapter is None or config.model.adapter_use != "merge":
+        return model, None
+    merged = merge_adapter(model, adapter, partitioned)
+    report(f"merged into the base: the adapter {adapter.path}")
+    return merged, adapter
+
+
+def _prepare_forward(model: PreTrainedModel, config: Config, report: Report) -> None:
+    """How a forward in training is computed: without a cache, by which kernels, what is computed again."""
+    model.config.use_cache = False  # a cache of keys and values is for generation only
+    if config.model.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        report("gradient checkpointing: activations are computed again in the backward")
+    if config.model.kernels == "liger":
+        take_liger(model)
+        report("norms and MLP are computed by Liger's kernels")
+    model.train()
+    compute_as_in_training(model)
+    if layers := len(list(packed_layers(model))):
+        kept = f"{counted(layers, 'linear layer')} of it in {config.model.quantization}"
+        report(f"the base weighs {size(held_bytes(model))}: {kept}, by bitsandbytes")
 
 
 def _zero3_handle(zero_stage: int, deepspeed_config: dict[str, Any] | None) -> Any:

@@ -1,8 +1,9 @@
 """Whether a merged folder answers as base and adapters do: logits, by plain transformers and plain peft.
 
-Both sides compute in float32. A folder in float32 may differ by rounding alone: ROUNDING. One in 16 bits
-differs by what its numbers lost; how much that may be is measured: peft merges the same adapters its own way,
-the result is rounded to the same 16 bits, and its logits are compared too. Twice that is the bound.
+A folder in float32 may differ by ROUNDING; both sides compute in float64 then, because through 30 layers the
+order of float32 sums is worth more than that. For one in 16 bits they compute in float32, and it may differ
+by what its numbers lost. How much that is is measured: peft merges the same adapters its own way, the result
+is rounded to the same 16 bits, and its logits are compared too. Twice that is the bound.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ PROMPTS = 32
 MOST_TOKENS = 128
 """Of a prompt; what comes after is not computed."""
 ROUNDING = 1e-6
-"""|difference| / |logits| of the worst prompt, between two orders of the same float32 sums."""
-_FLOAT32_BYTES = 4
+"""|difference| / |logits| of the worst prompt, from weights that were rounded to float32 once."""
 _ROOM = 1.2
 """Beside the weights of one model: the largest layer once more, activations, logits."""
 
@@ -63,12 +63,13 @@ def prove_merged(
     prompts: Sequence[Sequence[int]],
 ) -> Proof:
     """Compare. trained_dtype: of the base in training; None: as it is stored."""
-    needed = _needed_bytes(base)
+    computed = torch.float64 if dtype == torch.float32 else torch.float32
+    needed = _needed_bytes(base, computed)
     free = psutil.virtual_memory().available
     if needed > free:
         why = f"the comparison needs {size(needed)} of memory, and {size(free)} are free"
         return Proof(None, ROUNDING, why=why)
-    unmerged = _unmerged(base, adapters, trained_dtype)
+    unmerged = _unmerged(base, adapters, trained_dtype).to(computed)
     longest = getattr(unmerged.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
     prompts = [ids[: min(longest, MOST_TOKENS)] for ids in prompts]
     with unmerged.disable_adapter():
@@ -79,7 +80,8 @@ def prove_merged(
     if dtype != torch.float32:
         bound += 2 * _apart(_logits(_rounded(unmerged, dtype), prompts), wanted)
     del unmerged, without
-    merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    merged = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    merged.to(computed).eval()
     found = _logits(merged, prompts)
     same = sum(bool(a[-1].argmax() == b[-1].argmax()) for a, b in zip(found, wanted, strict=True))
     return Proof(_apart(found, wanted), bound, moved, same, len(prompts))
@@ -87,7 +89,9 @@ def prove_merged(
 
 def _unmerged(base: Path, adapters: Sequence[AdapterFolder], dtype: torch.dtype | None) -> PeftModel:
     """The base under the last adapter, in float32; the ones before it are merged as training merges them."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype=dtype or "auto")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype or "auto", trust_remote_code=False
+    )
     *before, last = adapters
     for adapter in before:
         model = merge_adapter(model, adapter, None)
@@ -107,7 +111,7 @@ def _rounded(model: PeftModel, dtype: torch.dtype) -> nn.Module:
 def _logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """[tokens, vocabulary] of each prompt, one at a time: no padding."""
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([list(ids)])).logits[0].float() for ids in prompts]
+        return [model(input_ids=torch.tensor([list(ids)])).logits[0] for ids in prompts]
 
 
 def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
@@ -120,9 +124,9 @@ def _apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> flo
     return worst
 
 
-def _needed_bytes(base: Path) -> int:
+def _needed_bytes(base: Path, computed: torch.dtype) -> int:
     numbers = sum(torch.Size(one.shape).numel() for one in BaseFiles(base).tensors.values())
-    return int(numbers * _FLOAT32_BYTES * _ROOM)
+    return int(numbers * computed.itemsize * _ROOM)
 
 
 def prompts_of(index: DataIndex) -> list[list[int]]:

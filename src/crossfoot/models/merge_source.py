@@ -144,8 +144,11 @@ def _write_adapter(run: Source, base: str, folder: str) -> None:
         rows = rows_of(model.get_input_embeddings())
         return LoadedModel(model, path, rows, rows, is_tied(model), 0, use_cache=True, merged_first=first)
 
-    with torch.device("meta"):
-        model, loaded = load_trained(run, shapes)
+    if run.config.lora is not None and run.config.lora.changes_base:  # a plain one is worked out of the base
+        model, loaded = load_trained(run)
+    else:
+        with torch.device("meta"):
+            model, loaded = load_trained(run, shapes)
     save_adapter(model, folder, gather=False, loaded=loaded)
 
 

@@ -38,7 +38,7 @@ _ADAPTER = "default"
 def without_values(config: PretrainedConfig, rows: int = 0) -> PreTrainedModel:
     """The model of a config.json, with shapes and no values; its tables grown to at least `rows` rows."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     if rows > rows_of(model.get_input_embeddings()):
         grow_vocabulary(model, rows, None)
     return model

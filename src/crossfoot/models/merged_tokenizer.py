@@ -156,6 +156,10 @@ class _AutoCoder:
         (ids,) = self.ids([text], [own])
         return ids, [(0, len(text))] * len(ids)
 
+    def text(self, ids: list[int]) -> str:
+        """As of Coder."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
 
 def _compared(folder: str, index: DataIndex, encoder: LibraryEncoder) -> TokenProof:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -55,6 +55,21 @@ def whole(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole_to_change(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Inside, these parameters have their full values; under ZeRO-3 rank 0's are then cut into parts for all.
+    All ranks must enter.
+    """
+    parted = [parameter for parameter in parameters if is_partitioned(parameter)]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0):
+        yield
+
+
 def partition(module: nn.Module, deepspeed_config: dict[str, Any]) -> None:
     """Under ZeRO-3: cut every parameter of `module` that is still whole into parts; rank 0's values go to
     all.

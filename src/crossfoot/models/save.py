@@ -19,6 +19,7 @@ from crossfoot.data.plain_ids import PlainIds
 from crossfoot.durable import by_umask, rename_folder
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
+from crossfoot.models.start_values import on_plain_base, start_values
 from crossfoot.models.usage_page import usage_page
 from crossfoot.written.adapter_folder import BASE_NAME
 from crossfoot.written.hub import loadable
@@ -113,9 +114,12 @@ def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, tor
 
 
 def _write_adapter(model: PeftModel, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    says: dict[str, object] = {}
+    if start_values(model):
+        tensors, says = on_plain_base(model, tensors)
     model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
     file = folder / "adapter_config.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = json.loads(file.read_text(encoding="utf-8")) | says
     if isinstance(values.get("target_modules"), list):
         values["target_modules"].sort()  # a set to peft: its order would differ from process to process
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from crossfoot.findings.finding import Refused
 from crossfoot.models.grow import grow_vocabulary
-from crossfoot.models.parameters import is_partitioned, is_tied, partition, rows_of
+from crossfoot.models.parameters import is_tied, partition, rows_of, whole_to_change
 from crossfoot.phrases import first_line
 from crossfoot.written.adapter_folder import AdapterFolder, adapter_unreadable
 
@@ -96,7 +96,7 @@ def _in_float64(layer: nn.Module) -> Iterator[None]:
     and under ZeRO-3 rank 0's values are cut into parts for all.
     """
     base = list(layer.get_base_layer().parameters())
-    with _changing(base):
+    with whole_to_change(base):
         own = [(parameter, parameter.data) for parameter in base]
         for parameter in layer.parameters():
             parameter.data = parameter.data.double()
@@ -104,15 +104,3 @@ def _in_float64(layer: nn.Module) -> Iterator[None]:
         for parameter, values in own:
             values.copy_(parameter.data)
             parameter.data = values
-
-
-@contextmanager
-def _changing(parameters: list[nn.Parameter]) -> Iterator[None]:
-    parted = [parameter for parameter in parameters if is_partitioned(parameter)]
-    if not parted:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0):
-        yield

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from crossfoot.data.plain_ids import PlainIds
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.quantise import packed_layers
+from crossfoot.models.start_values import start_values
 from crossfoot.written.hub import loadable
 
 _OTHER_IDS = (
@@ -57,6 +58,8 @@ def usage_page(
     if is_lora and loaded is not None and loaded.merged_first is not None:
         merged = os.path.abspath(loaded.merged_first.folder)
         what += f" It stands on that model with another adapter merged into it first: `{merged}`."
+    if start_values(model):
+        what += " It was trained beside a changed base (`lora.init`); saved, it stands on the base as it was."
     if next(packed_layers(model), None) is not None:
         what += (
             " The base was kept in 4 or 8 bits; the script loads it whole, which answers a little otherwise."

@@ -19,12 +19,12 @@ from crossfoot.planning.several_starts import files_with_the_same_words, merged
 from crossfoot.planning.start_conditions import Start, unmet
 from crossfoot.runs.restarts import AUTO, is_started_again
 from crossfoot.runs.run_folder import holds_run
-from crossfoot.written.config import Unsure
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.hub import said_beforehand
 from crossfoot.written.launch.read import is_out_of_sight
 from crossfoot.written.launch.statement import LaunchFile, with_named
 from crossfoot.written.overriding import told_apart
+from crossfoot.written.section import Unsure
 
 NO_ENVIRONMENT: Mapping[str, str] = {}
 

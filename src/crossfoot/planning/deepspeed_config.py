@@ -90,8 +90,9 @@ def resolve_deepspeed(
 
 
 def _size_buckets(zero: dict[str, Any], parameters: Parameters | None) -> None:
-    """Bucket sizes that the file leaves open, in elements."""
-    size = LARGEST_BUCKET if parameters is None else min(LARGEST_BUCKET, parameters.trained)
+    """Bucket sizes that the file leaves open, in elements; even, or DeepSpeed stops."""
+    trained = LARGEST_BUCKET if parameters is None else parameters.trained
+    size = min(LARGEST_BUCKET, trained + trained % 2)
     stage = zero.get("stage") or 0
     for name in BUCKETS[: {0: 0, 3: 1}.get(stage, 2)]:
         zero.setdefault(name, size)

@@ -11,9 +11,11 @@ from crossfoot.index.summary import losses, losses_of_files
 from crossfoot.phrases import counted, size, step_name
 from crossfoot.planning.balance import balance_of
 from crossfoot.planning.plan import RunPlan
+from crossfoot.planning.source_table import source_table
 from crossfoot.written.config_values import ALL_LINEAR
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.model_modules import adapted_modules
+from crossfoot.written.token_rows import token_rows
 
 _LABEL = 40
 _NUMBER = 12
@@ -30,7 +32,8 @@ def render_plan(plan: RunPlan, lock_sha256: str | None = None) -> str:
         *_matmul(plan),
         *_data(plan),
     )
-    rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps]
+    sources = source_table(plan.sources, plan.index)
+    rows = [_title(plan, lock_sha256), *_batch(plan), "", *steps, *sources]
     return "\n".join(rows)
 
 
@@ -217,8 +220,14 @@ def _lora(plan: RunPlan) -> Iterator[str]:
     if lora.scaling == "rslora":
         origin = f"alpha {lora.alpha:g} / sqrt(r {lora.r})   lora.scaling   {run.origin('lora', 'scaling')}"
         yield _row(" ", "scale of the adapters", f"{lora.scale:g}", origin)
+    facts = read_model_facts(run.config.model.path)
+    if lora.trainable_token_indices is not None and facts is not None and plan.index is not None:
+        first_new = max(facts.vocab_size, plan.adapter.rows if plan.adapter is not None else 0)
+        rows = max(first_new, plan.index.header.tokenizer.vocabulary)
+        named = f"{len(token_rows(lora.trainable_token_indices, first_new, rows)):,}"
+        origin = f"lora.trainable_token_indices   {run.origin('lora', 'trainable_token_indices')}"
+        yield _row(" ", "rows of tokens trained", named, origin)
     if lora.target_modules == ALL_LINEAR:
-        facts = read_model_facts(run.config.model.path)
         names = adapted_modules(ALL_LINEAR, facts.model_type if facts else "")
         said = "every linear module but the head" if names is None else ", ".join(names)
         origin = f"{said}   lora.target_modules   {run.origin('lora', 'target_modules')}"

@@ -19,7 +19,7 @@ from crossfoot.arithmetic.batch import (
     solve_batch,
     spread,
 )
-from crossfoot.arithmetic.held_out import NothingLeft, part_of
+from crossfoot.arithmetic.held_out import NothingLeft
 from crossfoot.arithmetic.layout import (
     LLAMA_2_7B_WORK_PER_TOKEN,
     Layout,
@@ -28,6 +28,7 @@ from crossfoot.arithmetic.layout import (
     StepTooFull,
     refuse_full_steps,
 )
+from crossfoot.arithmetic.mixture import Mixture
 from crossfoot.arithmetic.rate import RateImpossible, RatePlan, half_life_beta, plan_rate
 from crossfoot.arithmetic.schedule import Schedule, ScheduleImpossible, batches_sha256
 from crossfoot.arithmetic.zero_stages import Parameters, StageCost
@@ -36,6 +37,7 @@ from crossfoot.checks.deepspeed.stage_costs import costs_of, parameters_of
 from crossfoot.checks.impossible import impossible_finding
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Refused
+from crossfoot.index.planned_sources import PlannedSource, are_told_apart
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.deepspeed_config import zero_stage
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
@@ -108,27 +110,20 @@ def run_parts(run: RunFile, index: DataIndex) -> tuple[DataIndex, DataIndex | No
         raise Refused(impossible_finding(error, run)) from error
 
 
-def without_held_out(run: RunFile, samples: int) -> int:
-    """Of so many samples those that are trained on, about: none is taken for a duplicate. Refused as
-    `run_parts`.
-    """
-    part = run.config.data.held_out
-    try:
-        return samples if part is None else samples - part_of(samples, part)
-    except NothingLeft as error:
-        raise Refused(impossible_finding(error, run)) from error
-
-
 def run_schedule(
-    run: RunFile, batch: BatchPlan, num_samples: int, trained_tokens: NDArray[np.int32] | None = None
+    run: RunFile,
+    batch: BatchPlan,
+    sources: Sequence[PlannedSource],
+    trained_tokens: NDArray[np.int32] | None = None,
 ) -> Schedule:
-    """The steps of this run over `num_samples` samples; Refused, with the config's places, without any.
-    trained_tokens: of each sample, which batch.target_trained_tokens needs.
+    """The steps of this run over its sources; Refused, with the config's places, without any. trained_tokens:
+    of each sample, which batch.target_trained_tokens needs.
     """
     config = run.config
+    mixture = Mixture(tuple(source.share for source in sources), config.run.seed)
     try:
         schedule = Schedule(
-            num_samples=num_samples,
+            num_samples=mixture.samples_per_epoch,
             global_batch_size=batch.global_batch_size,
             seed=config.run.seed,
             last_step=config.data.last_step,
@@ -137,6 +132,7 @@ def run_schedule(
             batch_from_samples=config.batch.from_samples,
             target_trained_tokens=config.batch.target_trained_tokens,
             trained_tokens=trained_tokens,
+            mixture=None if mixture.is_plain else mixture,
         )
     except ScheduleImpossible as error:
         raise Refused(impossible_finding(error, run)) from error
@@ -204,7 +200,7 @@ def _as_json(gpus: GpusPerNode) -> int | list[int]:
 @dataclass(frozen=True)
 class RunPlan:
     """The whole plan. index: of what is trained on; None: the data is only counted, `estimated` is true and
-    there are no hashes.
+    there are no hashes. sources: the entries of data.train; none of a proof, whose data is made up.
     """
 
     run: RunFile
@@ -214,6 +210,7 @@ class RunPlan:
     rate: RatePlan
     deepspeed: DeepSpeedFile | None
     index: DataIndex | None
+    sources: tuple[PlannedSource, ...] = ()
 
     @property
     def estimated(self) -> bool:
@@ -318,6 +315,7 @@ class RunPlan:
             "target_trained_tokens": schedule.target_trained_tokens,
             "capacity_samples": batch.capacity_samples,
             "samples_per_epoch": schedule.num_samples,
+            **({"sources": [one.numbers for one in self.sources]} if are_told_apart(self.sources) else {}),
             "held_out_samples": None if held_out is None else len(held_out.validation),
             "held_out_duplicates": None if held_out is None else held_out.duplicates,
             "steps_per_epoch": schedule.steps_per_epoch,

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from crossfoot.arithmetic.batch import BatchPlan, Topology
+from crossfoot.arithmetic.held_out import NothingLeft
+from crossfoot.checks.impossible import impossible_finding
 from crossfoot.checks.rules import Facts, run_static_rules
 from crossfoot.checks.rules_batch_in_time import steps_not_known
 from crossfoot.data.tokenizer_files import tokenizer_files_of
+from crossfoot.data.train_sources import train_files
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.index.locate import estimate_samples, find_index, refuse_unopenable, tokenizer_mark
+from crossfoot.index.locate import find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import index_findings, look_at
+from crossfoot.index.planned_sources import PlannedSource, planned_sources
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.plan import (
     RunPlan,
@@ -25,11 +29,9 @@ from crossfoot.planning.plan import (
     run_schedule,
     solve_run_batch,
     topology_of,
-    without_held_out,
 )
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.adapter_folder import AdapterFolder, read_adapter
-from crossfoot.written.config import Unsure
 from crossfoot.written.deepspeed_file import DeepSpeedFile, load_deepspeed_file
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.hub import not_here, said_beforehand
@@ -39,6 +41,7 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import read_model_facts
 from crossfoot.written.overriding import Override
 from crossfoot.written.run_file import RunFile, read_run
+from crossfoot.written.section import Unsure
 
 T = TypeVar("T")
 
@@ -159,13 +162,13 @@ def survey(checked: CheckedRun, index: DataIndex | None = None, *, look: bool = 
         reading.extend(facts.data.findings if facts.data is not None else ())
     elif index is not None:
         reading.extend(index_findings(run, index))
-    samples = index.num_samples if index else None
-    if samples is None and can_open:
-        samples = _unless_unsure(lambda: _estimate(run), reading)
+    if index is not None or can_open:
+        sources = _unless_unsure(lambda: _sources(run, index), reading)
+        facts = replace(facts, sources=sources or ())
     needs_tokens = _unless_unsure(lambda: run.config.batch.target_trained_tokens, []) is not None
-    if batch is not None and samples is not None and (index is not None or not needs_tokens):
+    if batch is not None and facts.sources and (index is not None or not needs_tokens):
         trained = index.trained_tokens if index is not None else None
-        schedule = _unless_unsure(lambda: run_schedule(run, batch, samples, trained), reading)
+        schedule = _unless_unsure(lambda: run_schedule(run, batch, facts.sources, trained), reading)
         facts = replace(facts, schedule=schedule)
         if schedule is not None and index is not None:
             _unless_unsure(lambda: refuse_crowded(run, batch, schedule, index), reading)
@@ -198,7 +201,7 @@ def existing_index(checked: CheckedRun) -> DataIndex | None:
         return None
     index = None
     with suppress(Unsure, Refused):
-        index = find_index(checked.run, checked.run.config.data.train)
+        index = find_index(checked.run, train_files(checked.run.config.data))
     try:
         return None if index is None else run_parts(checked.run, index)[0]
     except Unsure:
@@ -222,7 +225,14 @@ def plan_checked(checked: CheckedRun, index: DataIndex | None) -> RunPlan:
     if facts.batch is None or facts.schedule is None or facts.rate is None:
         raise RuntimeError("no error was found, and there is no plan")
     return RunPlan(
-        checked.run, checked.sourced, facts.batch, facts.schedule, facts.rate, facts.deepspeed, index
+        checked.run,
+        checked.sourced,
+        facts.batch,
+        facts.schedule,
+        facts.rate,
+        facts.deepspeed,
+        index,
+        facts.sources,
     )
 
 
@@ -272,9 +282,12 @@ def _deepspeed(run: RunFile) -> DeepSpeedFile | None:
     return load_deepspeed_file(run.config.deepspeed, run.place("deepspeed"))
 
 
-def _estimate(run: RunFile) -> int:
-    data = run.config.data
-    return without_held_out(run, estimate_samples(data.train, data.task, data.max_seq_len))
+def _sources(run: RunFile, index: DataIndex | None) -> tuple[PlannedSource, ...]:
+    """The entries of data.train, counted. Raises Refused."""
+    try:
+        return planned_sources(run, index)
+    except NothingLeft as error:
+        raise Refused(impossible_finding(error, run)) from error
 
 
 def _files_missing(run: RunFile) -> list[Finding]:
@@ -282,7 +295,7 @@ def _files_missing(run: RunFile) -> list[Finding]:
     findings: list[Finding] = []
     data = run.config.data
     try:
-        refuse_unopenable([*data.train, *data.validation_files], data.task, run)
+        refuse_unopenable([*train_files(data), *data.validation_files], data.task, run)
     except Refused as refused:
         findings.extend(refused.findings)
     try:

@@ -19,11 +19,11 @@ from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import refuse_broken_tokenizer, refuse_unwritable_index
 from crossfoot.runs.resume import PreviousAttempts, read_previous_attempts
 from crossfoot.runs.run_folder import refuse_used_folder
-from crossfoot.written.config import Unsure
 from crossfoot.written.findings import in_file_order
 from crossfoot.written.hub import not_here
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.run_file import RunFile
+from crossfoot.written.section import Unsure
 from crossfoot.written.weight_findings import attention_missing, kernels_missing
 
 

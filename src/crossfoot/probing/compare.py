@@ -26,7 +26,9 @@ when its weights are moved by the roundoff; a group's bound is 16 times that, wh
 of real weights: errors of up to 3 times that). It is never more than 0.25: a factor of 4/3 could hide."""
 SKETCHED = 1024
 """Entries of every tensor that the diagnosis looks at."""
-NOT_NAMES = frozenset(("model", "base_model", "default", "modules_to_save", "base_layer", "weight", "bias"))
+NOT_NAMES = frozenset(
+    ("model", "base_model", "default", "modules_to_save", "base_layer", "weight", "bias", "token_adapter")
+)
 
 
 def group_of(name: str) -> str:
@@ -37,7 +39,7 @@ def group_of(name: str) -> str:
     its bias are one group: some biases have no gradient but rounding (k_proj's, without rotary positions).
     """
     words = [word for word in name.split(".") if word not in NOT_NAMES and not word.isdigit()]
-    is_adapter = len(words) > 1 and words[-1].startswith("lora_")
+    is_adapter = len(words) > 1 and words[-1].startswith(("lora_", "trainable_tokens_"))
     return ".".join(words[-2:] if is_adapter else words[-1:]) or name
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from crossfoot.arithmetic.layout import Layout, PackedLayout
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.models.parameters import is_partitioned, shape_of, whole
+from crossfoot.models.start_values import start_values
 from crossfoot.probing.compare import Comparison, Sums, label_of
 from crossfoot.probing.diagnose import Step, known_factor, name_mistake, step_of
 from crossfoot.probing.reference import Reference
@@ -142,8 +143,10 @@ def _gradient(reference: Reference, name: str) -> torch.Tensor:
 
 def fill_lora_b(model: nn.Module, seed: int) -> int:
     """Give every LoRA matrix B random values, the same on every rank and ZeRO stage; returns how many there
-    are. All ranks call it, before the engine is made.
+    are. All ranks call it, before the engine is made. None where `lora.init` gave them values.
     """
+    if start_values(model):
+        return 0
     generator = torch.Generator().manual_seed(seed)
     filled = 0
     for name, parameter in model.named_parameters():

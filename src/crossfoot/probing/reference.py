@@ -17,6 +17,7 @@ from crossfoot.models.adapt import prepare_training
 from crossfoot.models.load import load_model
 from crossfoot.models.quantise import is_packed
 from crossfoot.written.config import Config
+from crossfoot.written.config_values import DEFAULT_START
 
 
 class Reference:
@@ -27,7 +28,8 @@ class Reference:
             update={"dtype": "float32", "attention": "eager", "kernels": "torch"}
             | {"gradient_checkpointing": False}
         )
-        config = config.model_copy(update={"model": model_section})
+        lora = config.lora and config.lora.model_copy(update={"init": DEFAULT_START})  # all is copied
+        config = config.model_copy(update={"model": model_section, "lora": lora})
         loaded = load_model(
             config, path, vocabulary=vocabulary, zero_stage=0, deepspeed_config=None, report=lambda line: None
         )

@@ -16,6 +16,7 @@ from crossfoot.environment.world import Engine as EngineKind
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.index.planned_sources import whole_source
 from crossfoot.ledger.reconcile import PlannedStep
 from crossfoot.output import json_text, say
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
@@ -30,6 +31,8 @@ from crossfoot.runs.run_folder import ATTEMPT_NAME
 from crossfoot.training.rank_job import RankJob, engine_of, refuse_start, run_preflight
 from crossfoot.training.session import follow
 from crossfoot.written.config import Config, LrSection, OptimizerSection, TrackingSection, TrainSection
+from crossfoot.written.config_values import DEFAULT_START
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_facts import BUILTIN_TINY, read_model_facts
 
 NOT_NEEDED = ("CF50", "CF51", "CF52", "CF53", "CF540")
@@ -162,7 +165,9 @@ def _model(ranks: Any, world: World, checked: CheckedRun, folder: Path, full: bo
 
         raise Refused(placed(next(found for _, found in everyone if found), checked.run))
     if is_small:
-        without = ", without model.adapter" if config.model.adapter else ""
+        begun = config.lora is not None and config.lora.changes_base
+        left_out = (("model.adapter", config.model.adapter), ("lora.init", begun))
+        without = "".join(f", without {key}" for key, is_there in left_out if is_there)
         return _Model(str(folder / "model"), everyone[0][0] + without, True)
     return _Model(path, f"{path}, its own weights", False)
 
@@ -188,7 +193,7 @@ def _work(
         rate=RATE,
         shortest=SHORTEST_TOKENS if model.is_small else SHORTEST_REAL_TOKENS,
     )
-    schedule = run_schedule(run, batch, made_up.index.num_samples)
+    schedule = run_schedule(run, batch, [whole_source(made_up.index.num_samples)])
     plan = RunPlan(
         run,
         checked.sourced,
@@ -211,6 +216,7 @@ def _proof_config(config: Config, model: _Model, folder: str) -> Config:
             "run": config.run.model_copy(update={"dir": folder}),
             "model": config.model.model_copy(update=proved),
             "tokenizer": None,
+            "lora": config.lora and config.lora.model_copy(update=_proved_adapters(config.lora, model)),
             "optimizer": OptimizerSection(name="sgd", max_grad_norm=0.0),
             "batch": config.batch.model_copy(
                 update={"global_batch_size": None, "target_trained_tokens": None}  # of the largest step
@@ -220,6 +226,18 @@ def _proof_config(config: Config, model: _Model, folder: str) -> Config:
             "tracking": TrackingSection(),
         }
     )
+
+
+def _proved_adapters(lora: LoraSection, model: _Model) -> dict[str, Any]:
+    """What a proof changes in the section: the weights of a small model may have fewer directions than the
+    adapter begins with, and without a tokenizer only rows are trained that are surely there.
+    """
+    changes: dict[str, Any] = {"init": DEFAULT_START} if model.is_small else {}
+    facts = read_model_facts(model.path)
+    if lora.trainable_token_indices is not None and facts is not None:
+        last = facts.vocab_size - 1
+        changes["trainable_token_indices"] = [f"{last - last // 4}-{last}"]
+    return changes
 
 
 def _measure(
@@ -278,15 +296,22 @@ def _measure(
         roundoff=None if model.is_small else ROUNDOFF[config.model.dtype],
     )
     verdict = prove_gradient(subject, batch)
-    said = (
-        [f"fresh LoRA matrices B hold random values: at zero, A has no gradient ({filled} of them)"]
-        if filled
-        else []
-    )
+    said = _said(config, filled, dropout)
+    return verdict, _setup(work, batch, engine, model, said)
+
+
+def _said(config: Config, filled: int, dropout: float) -> tuple[str, ...]:
+    """What a proof changed. filled: matrices B with random values. dropout: the largest that was on."""
+    said = []
+    if filled:
+        said.append(
+            f"fresh LoRA matrices B hold random values: at zero, A has no gradient ({filled} of them)"
+        )
+    if config.lora is not None and config.lora.trainable_token_indices is not None:
+        said.append("of the tables the last quarter of the rows is trained: the tokenizer is not looked at")
     if dropout:
         said.append(f"dropout {dropout:g} -> 0: its draws are no part of the arithmetic")
-    said.append(LEFT_OUT)
-    return verdict, _setup(work, batch, engine, model, tuple(said))
+    return (*said, LEFT_OUT)
 
 
 def _setup(work: RankJob, batch: ProofBatch, engine: Any, model: _Model, said: tuple[str, ...]) -> ProofSetup:

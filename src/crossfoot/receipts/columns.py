@@ -12,6 +12,7 @@ from crossfoot.receipts.promise import PromisedStep
 from crossfoot.runs.lock_shape import Expects
 
 Sums = dict[str, int]
+_OF_SOURCE = ((0, "samples"), (1, "trained tokens"))
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,17 @@ def real_of(entries: Sequence[StepEntry]) -> Sums:
         sums["steps at another rate"] += entry.wrong_rate_ranks > 0 or is_other_rate
         sums["steps with a wrong token weight"] += entry.wrong_weight_forwards > 0
     return dict(sums)
+
+
+def rows_of_sources(names: Sequence[str], counts: Iterable[Sequence[tuple[int, int]]]) -> Sums:
+    """A row for the samples and one for the trained tokens of each source. counts: of each step."""
+    sums = [[0, 0] for _ in names]
+    for step in counts:
+        for both, (samples, tokens) in zip(sums, step, strict=True):
+            both[0] += samples
+            both[1] += tokens
+    rows = zip(names, sums, strict=True)
+    return {f"{what} of {name}": both[place] for name, both in rows for place, what in _OF_SOURCE}
 
 
 def _rows(

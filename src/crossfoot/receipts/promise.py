@@ -39,7 +39,8 @@ RATE_FLOOR = 1e-12
 @dataclass(frozen=True)
 class PromisedStep:
     """One step over all ranks. first_seen_samples: trained by no step before. The sha256 are the first 16 hex
-    digits, as a ledger line has them; ranks_sha256: of samples, tokens and forwards of each rank.
+    digits, as a ledger line has them; ranks_sha256: of samples, tokens and forwards of each rank. sources:
+    samples and trained tokens of each, where they are told apart.
     """
 
     step: int
@@ -52,6 +53,7 @@ class PromisedStep:
     samples_sha256: str
     slots_sha256: str
     ranks_sha256: str
+    sources: tuple[tuple[int, int], ...] = ()
 
 
 def promised_rates(terms: Terms) -> tuple[Float64Array, float, int]:
@@ -115,7 +117,7 @@ def layout_sha256(terms: Terms, contents: Contents) -> str:
 
 def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
     """Over all steps and ranks, by the names that a lock's `expects` has."""
-    seen = np.zeros(terms.num_samples, dtype=np.bool_)
+    seen = np.zeros(terms.data_samples, dtype=np.bool_)
     samples = real_tokens = trained_tokens = forwards = 0
     for part in parts(terms):
         seen[part.ids] = True
@@ -134,14 +136,15 @@ def promised_sums(terms: Terms, contents: Contents) -> dict[str, int]:
 
 def promised_steps(terms: Terms, contents: Contents, first: int, end: int) -> Iterator[PromisedStep]:
     """Steps [first, end) of the run, in order. What comes before is looked at for first_seen_samples only."""
-    seen = np.zeros(terms.num_samples, dtype=np.bool_)
+    seen = np.zeros(terms.data_samples, dtype=np.bool_)
     for part in parts(terms):
         if part.step >= end:
             return
-        # only where epochs meet, in the first step of a part, may a step hold a sample twice
         _, *begins = np.cumsum([0, *part.sizes[:-1]]).tolist()
         steps = np.split(part.ids, begins)
-        steps[0] = np.unique(steps[0])
+        # else only where epochs meet, in the first step of a part, may a step hold a sample twice
+        repeating = len(steps) if terms.repeats else 1
+        steps[:repeating] = map(np.unique, steps[:repeating])
         fresh = np.array([np.count_nonzero(~seen[ids]) for ids in _marking(seen, steps)])
         if part.step + len(part.sizes) <= first:
             continue
@@ -163,6 +166,7 @@ def _alike(
     digests = np.take_along_axis(digests, by_digest, axis=1)
     sets = _hashes(digests)
     counts = slots_of_steps(terms, lengths)
+    of_sources = _of_sources(terms, contents, ids, trained)
     slots, ranks = [""] * len(ids), [""] * len(ids)
     for count in np.unique(counts).tolist():
         rows = np.flatnonzero(counts == count)
@@ -184,7 +188,20 @@ def _alike(
             samples_sha256=sets[row],
             slots_sha256=slots[row],
             ranks_sha256=ranks[row],
+            sources=tuple(map(tuple, of_sources[row].tolist())),
         )
+
+
+def _of_sources(
+    terms: Terms, contents: Contents, ids: Int64Array, trained: npt.NDArray[np.int32]
+) -> Int64Array:
+    """int64[n_steps, sources, 2]: samples and trained tokens, by the files that the samples come from."""
+    count = len(terms.sources)
+    if not count:
+        return np.empty((len(ids), 0, 2), dtype=np.int64)
+    ends = np.cumsum([source.files for source in terms.sources])
+    places = np.searchsorted(ends, contents.file_ids[ids], side="right")
+    return np.stack([_sums(places, count, what) for what in (np.ones_like(places), trained)], axis=2)
 
 
 def _marking(seen: npt.NDArray[np.bool_], rows: Iterable[Int64Array]) -> Iterator[Int64Array]:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from crossfoot.ledger.entry import MOST_CAUSES_OF_A_KIND, NO_STEP, Cause, StepEntry
 from crossfoot.receipts.promise import (
     RATE_FLOOR,
@@ -84,7 +86,7 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
     for terms in distinct:
         own = [line for line in lines if promise.terms_for(line.attempt) == terms]
         _hold_rates(held, own, terms)
-        if promise.contents is None or len(promise.contents.lengths) != terms.num_samples:
+        if promise.contents is None or len(promise.contents.lengths) != terms.data_samples:
             continue  # it contradicts the lock, which is told
         wanted = {line.step for line in own}
         if terms == promise.terms_for(max(promise.terms)):
@@ -94,7 +96,8 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
             held.steps.update((step.step, step) for step in steps if step.step in wanted)
     for line in lines:
         if line.step in held.steps:
-            _hold_samples(held, line, held.steps[line.step])
+            names = [source.name for source in promise.terms_for(line.attempt).sources]
+            _hold_samples(held, line, held.steps[line.step], names)
     return held
 
 
@@ -141,7 +144,16 @@ def _hold_rate(held: Held, line: StepEntry, group: str, promised: float, peak: f
     return is_real_other
 
 
-def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
+def _other_sources(line: StepEntry, promised: PromisedStep, names: Sequence[str]) -> str:
+    """Of which sources a step had more or fewer samples than promised; empty where that is not known."""
+    words = []
+    for name, (samples, _), (real, _) in zip(names, promised.sources, line.sources, strict=False):
+        if samples != real:
+            words.append(f"{abs(real - samples):,} {'more' if real > samples else 'fewer'} of {name}")
+    return f": {', '.join(words)}" if words else ""
+
+
+def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep, names: Sequence[str]) -> None:
     is_real_other = line.samples_sha256 != promised.samples_sha256
     held.other_samples += is_real_other
     is_told_other = line.planned_samples_sha256 != promised.samples_sha256
@@ -152,11 +164,14 @@ def _hold_samples(held: Held, line: StepEntry, promised: PromisedStep) -> None:
             f"the step had {line.real_samples} with {told[:8]}"
         )
         values = (promised.samples_sha256, told)
+        message += _other_sources(line, promised, names)
         held.add((Cause(line.step, None, None, SAMPLES, message, None, None, *values),))
     if is_real_other:
         return
     if line.slots_sha256 in (None, promised.slots_sha256):
         held.add(_count_faults(line, promised))
+        if not line.cause_count:
+            held.add(_source_faults(line, promised, names))
         return
     held.other_layouts += 1
     if not line.cause_count:
@@ -191,6 +206,17 @@ def _count_faults(line: StepEntry, promised: PromisedStep) -> Iterator[Cause]:
             yield Cause(line.step, None, None, "does not add up", message, None, None, total, ranks)
 
 
+def _source_faults(line: StepEntry, promised: PromisedStep, names: Sequence[str]) -> Iterator[Cause]:
+    """What the line counted of each source; a line of an older version tells none apart."""
+    for name, wanted, found in zip(names, promised.sources, line.sources, strict=False):
+        if wanted != found:
+            message = (
+                f"of {name} the lock promises {wanted[0]:,} samples with {wanted[1]:,} trained tokens, "
+                f"the line has {found[0]:,} with {found[1]:,}"
+            )
+            yield Cause(line.step, None, None, COUNTS, message, None, None, wanted[0], found[0])
+
+
 def lock_faults(
     lock: Mapping[str, Any], attempt: int, terms: Terms, contents: Contents | None
 ) -> Iterator[Cause]:
@@ -200,6 +226,23 @@ def lock_faults(
     for name, promised, found in _contradictions(lock, terms, contents):
         message = f"the lock of attempt {attempt} says {name} {promised}, its own numbers make {found}"
         yield Cause(NO_STEP, None, None, "lock contradicts itself", message, None, None, promised, found)
+
+
+def _source_numbers(
+    lock: Mapping[str, Any], terms: Terms, contents: Contents | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """What the lock says of each source, and what follows from its weight and from the files' samples."""
+    if not terms.sources:
+        return
+    ends = np.cumsum([source.files for source in terms.sources])
+    held = None if contents is None else np.diff(np.searchsorted(contents.file_ids, ends), prepend=0).tolist()
+    for place, (said, source) in enumerate(zip(lock["plan"]["sources"], terms.sources, strict=True)):
+        yield f"samples_per_epoch of {source.name}", said["samples_per_epoch"], source.per_epoch
+        yield f"used_samples of {source.name}", said["used_samples"], source.used
+        if held is not None:
+            yield f"samples of {source.name}", said["samples"], held[place]
+    taken = sum(source.per_epoch for source in terms.sources)
+    yield "samples_per_epoch", terms.num_samples, taken
 
 
 def _contradictions(
@@ -221,10 +264,12 @@ def _contradictions(
         said_beta = plan["beta2"]
         own.append(("beta2", said_beta, said_beta if math.isclose(said_beta, beta, rel_tol=1e-12) else beta))
     own.append(("group_peaks", said_peaks, said_peaks if is_same else peaks))
+    own += _source_numbers(lock, terms, contents)
     if terms.are_steps_known:
         own.append(("batches_sha256", plan["batches_sha256"], batches_sha256(terms)))
-    if contents is not None and len(contents.lengths) != terms.num_samples:
-        own.append(("samples_per_epoch", terms.num_samples, len(contents.lengths)))
+    if contents is not None and len(contents.lengths) != terms.data_samples:
+        name = "samples" if terms.sources else "samples_per_epoch"
+        own.append((name, terms.data_samples, len(contents.lengths)))
     elif contents is not None:
         own.append(("layout_sha256", plan["layout_sha256"], layout_sha256(terms, contents)))
         own += [(name, expects[name], sum_) for name, sum_ in promised_sums(terms, contents).items()]

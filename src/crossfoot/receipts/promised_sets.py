@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from crossfoot.receipts.promised_mixture import PromisedSource, promised_sources, taken
+
 Int64Array = npt.NDArray[np.int64]
 
 _BLOCK_SAMPLES = 1 << 20
@@ -28,6 +30,10 @@ class Contents(Protocol):
     @property
     def digests(self) -> npt.NDArray[np.uint64]:
         """64-bit digest of token ids and label mask."""
+
+    @property
+    def file_ids(self) -> npt.NDArray[np.int32]:
+        """The file that it comes from."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -45,6 +51,7 @@ class Terms:
     a slot is limited by samples. global_batch_size: the largest of batch_from_samples, (from, batch) where
     the batch changes. trained_tokens: of each sample, where a step ends by target_trained_tokens; None when
     the data index is not at hand, and said, the steps and the warm-up steps that the lock says, has to do.
+    num_samples: of an epoch. sources: where they are told apart.
     """
 
     num_samples: int
@@ -64,6 +71,17 @@ class Terms:
     target_trained_tokens: int | None = None
     trained_tokens: npt.NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
     said: tuple[int, int] = field(default=(0, 0), compare=False)
+    sources: tuple[PromisedSource, ...] = ()
+
+    @property
+    def data_samples(self) -> int:
+        """Samples of the data index."""
+        return sum(source.samples for source in self.sources) or self.num_samples
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an epoch may hold a sample more than once."""
+        return any(source.per_epoch != source.used for source in self.sources)
 
     @property
     def slots_per_step(self) -> int:
@@ -113,11 +131,11 @@ def terms_of(lock: Mapping[str, Any], contents: Contents | None = None) -> Terms
             micro_batch_tokens=plan.get("micro_batch_tokens"),
             batch_from_samples=tuple((first, batch) for first, batch in plan.get("batch_from_samples") or ()),
             target_trained_tokens=plan.get("target_trained_tokens"),
-            trained_tokens=contents.trained_tokens
-            if contents is not None and len(contents.lengths) == plan["samples_per_epoch"]
-            else None,
             said=(plan.get("total_steps", 0), plan.get("warmup_steps", 0)),
+            sources=promised_sources(lock),
         )
+        if contents is not None and len(contents.lengths) == terms.data_samples:
+            terms = replace(terms, trained_tokens=contents.trained_tokens)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it does not say what it plans: {error}") from error
     counts = [terms.num_samples, terms.global_batch_size, terms.micro_batch_size]
@@ -241,8 +259,9 @@ def _up_to_target(sums: Int64Array, target: int) -> list[int]:
 
 
 def _order(terms: Terms, epoch: int) -> Iterator[Int64Array]:
-    """The samples in the order of an epoch, in parts: all whose words are in the first band of values, then
-    in the next one. The words are drawn anew for every band, so that few are held at once.
+    """The samples in the order of an epoch, in parts: all numbers of it whose words are in the first band of
+    values, then in the next one. The words are drawn anew for every band, so that few are held at once. A
+    number is a sample's id, or, with sources, what an epoch takes of them.
     """
     samples, (bands, _) = terms.num_samples, divmod(terms.num_samples + _BAND_SAMPLES - 1, _BAND_SAMPLES)
     for band in range(bands):
@@ -254,7 +273,8 @@ def _order(terms: Terms, epoch: int) -> Iterator[Int64Array]:
             inside = np.flatnonzero((drawn >= np.uint64(low)) & (drawn <= np.uint64(high - 1)))
             words.append(drawn[inside])
             ids.append(inside + start)
-        yield np.concatenate(ids)[np.argsort(np.concatenate(words), kind="stable")]
+        numbers = np.concatenate(ids)[np.argsort(np.concatenate(words), kind="stable")]
+        yield taken(terms.sources, terms.seed, epoch, numbers) if terms.sources else numbers
 
 
 def batches_sha256(terms: Terms) -> str:

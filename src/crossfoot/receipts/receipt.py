@@ -26,6 +26,7 @@ from crossfoot.receipts.columns import (
     planned_of_lock,
     planned_of_steps,
     real_of,
+    rows_of_sources,
 )
 from crossfoot.receipts.early_stop import early_stop
 from crossfoot.receipts.promise_audit import Held, hold
@@ -165,6 +166,11 @@ def _columns(
         real |= others
         done = planned_of_steps(step for step in asked if step.step in seen) | none
         promised = planned_of_steps(asked) | none
+        names = _told_apart(records[-1].lock if records else {}, count)
+        if names:
+            real |= rows_of_sources(names, (entry.sources for entry in count))
+            done |= rows_of_sources(names, (step.sources for step in asked if step.step in seen))
+            promised |= rows_of_sources(names, (step.sources for step in asked))
     else:
         done = planned_of(count, asked_steps)
         promised = _promised(count, done, asked_steps, expects, records)
@@ -172,6 +178,14 @@ def _columns(
         column |= {name: 0 for name in real if name not in column}
         column["updates applied"] -= sum(skip.steps for skip in skips)
     return done, promised, real
+
+
+def _told_apart(lock: Mapping[str, Any], count: Sequence[StepEntry]) -> list[str]:
+    """The names of the sources that all lines count apart; none where one does not (an older version wrote
+    it).
+    """
+    names = [str(source["name"]) for source in lock.get("plan", {}).get("sources") or ()]
+    return names if all(len(entry.sources) == len(names) for entry in count) else []
 
 
 def _promised(

@@ -117,8 +117,9 @@ def find_index(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt
 
 def _samples_of(plan: Mapping[str, Any]) -> int:
     """Of all of data.train."""
-    left_out = (plan.get("held_out_samples") or 0) + (plan.get("held_out_duplicates") or 0)
-    return int(plan["samples_per_epoch"]) + left_out
+    sources = plan.get("sources")
+    trained = sum(source["samples"] for source in sources) if sources else int(plan["samples_per_epoch"])
+    return int(trained + (plan.get("held_out_samples") or 0) + (plan.get("held_out_duplicates") or 0))
 
 
 def index_dirs(run_dir: str, lock: Mapping[str, Any], attempts: Sequence[Attempt]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import crossfoot
+from crossfoot.data.train_sources import train_files
 from crossfoot.digests import sha256_of_file, sha256_of_parts
 from crossfoot.documents import plain
 from crossfoot.environment.world import World
@@ -80,7 +81,7 @@ def rank_info_of(
     """
     run = checked.run
     data = run.config.data
-    files = [file for file in (*data.train, *data.validation_files) if os.path.isfile(file)]
+    files = [file for file in (*train_files(data), *data.validation_files) if os.path.isfile(file)]
     states = source_states(files, run.index_dir)
     deepspeed = checked.facts.deepspeed
     return RankInfo(

@@ -17,6 +17,7 @@ from typing import Any
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.runs.attempts import Change
+from crossfoot.runs.mixture_change import mixture_change
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.known_keys import sections
 from crossfoot.written.overriding import another_run_dir
@@ -42,14 +43,21 @@ NEVER: Mapping[str, str] = {
         "the samples would be other tokens than those that were trained",
     ),
     **dict.fromkeys(
-        ("lora", "lora.r", "lora.dora", "lora.target_modules", "lora.modules_to_save"), _OTHER_SHAPE
+        (
+            "lora",
+            *map(
+                "lora.{}".format,
+                ("r", "dora", "target_modules", "modules_to_save", "trainable_token_indices"),
+            ),
+        ),
+        _OTHER_SHAPE,
     ),
     **dict.fromkeys(
         ("lora.alpha", "lora.scaling"),
         "what the adapter has learned would count more, or less, all at once",
     ),
     **dict.fromkeys(
-        ("model.adapter", "model.adapter_use", "model.quantization"),
+        ("model.adapter", "model.adapter_use", "model.quantization", "lora.init"),
         "the run would stand on other weights than it was trained on",
     ),
     "optimizer.name": "the checkpoint holds the state of the old optimizer, and the new one needs its own",
@@ -228,6 +236,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
     found.pop("data.validation", None)
     if _same(before, now, ("index", "address")) and not _same(before, now, _HELD_OUT):
         found["data.validation"] = Change("data.validation", *map(_validation, (before, now)))
+    if not found.keys() & {"data.train", "data.validation"} and (mixture := mixture_change(before, now)):
+        found[mixture.key] = mixture
     found.pop("model.adapter", None)
     if not _same(before, now, ("adapter",)):
         found["model.adapter"] = Change("model.adapter", _named_adapter(before), _named_adapter(now))

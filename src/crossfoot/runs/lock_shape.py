@@ -67,8 +67,20 @@ class _Path:
 
 
 @dataclass(frozen=True)
+class _Entry:
+    path: str
+    name: str | None = None
+    weight: float = 1.0
+    max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(0, _LARGEST_RATIO, weight=self.weight)
+        _refuse_beyond(1, documents.LARGEST_INTEGER, max_samples=self.max_samples)
+
+
+@dataclass(frozen=True)
 class _Data:
-    train: tuple[str, ...] = ()
+    train: tuple[str | _Entry, ...] = ()
     validation: tuple[str, ...] | int | float = ()
     task: str = ""
     template: str = ""
@@ -163,6 +175,20 @@ class _Peak:
 
 
 @dataclass(frozen=True)
+class _PlannedSource:
+    name: str
+    files: int
+    samples: int
+    used_samples: int
+    samples_per_epoch: int
+
+    def __post_init__(self) -> None:
+        _refuse_beyond(1, MOST_SAMPLES, files=self.files, samples=self.samples)
+        _refuse_beyond(1, MOST_SAMPLES, used_samples=self.used_samples)
+        _refuse_beyond(1, MOST_SAMPLES, samples_per_epoch=self.samples_per_epoch)
+
+
+@dataclass(frozen=True)
 class _Plan:
     micro_batch_size: int = 1
     grad_accum_steps: int = 1
@@ -174,6 +200,7 @@ class _Plan:
     num_nodes: int = 1
     gpus_per_node: GpusPerNode = 1
     samples_per_epoch: int = 1
+    sources: tuple[_PlannedSource, ...] | None = None
     held_out_samples: int | None = None
     held_out_duplicates: int | None = None
     total_steps: int = 1

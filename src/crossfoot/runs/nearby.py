@@ -21,8 +21,8 @@ from crossfoot.runs.attempts import ENDING_FILE, LEDGER_FILE, RECEIPT_FILE, atte
 from crossfoot.runs.ending import CUT_SHORT, Ending, read_ending
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.runs.run_folder import HEARTBEAT_FOLDER, holds_run
-from crossfoot.written.config import Unsure
 from crossfoot.written.run_file import read_run
+from crossfoot.written.section import Unsure
 
 MOST_SHOWN = 5
 ALIVE_SECONDS = 60.0

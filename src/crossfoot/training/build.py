@@ -48,7 +48,7 @@ from crossfoot.training.open_ledger import open_ledger
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.progress import ProgressLine
 from crossfoot.training.rank_job import RankJob
-from crossfoot.training.restoring import find_checkpoint, load_checkpoint
+from crossfoot.training.restoring import find_checkpoint, find_start, load_checkpoint
 from crossfoot.training.step_hooks import StepHooks
 from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 from crossfoot.written.model_facts import BUILTIN_TINY
@@ -77,7 +77,11 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     try:
         loaded = load_base(work, ranks, deepspeed_config, report)
         trained_dtype = None if deepspeed_config else "float32"
-        model = prepare_training(config, loaded, report, trained_dtype=trained_dtype)
+        checkpoint, start = None, None
+        if work.resume_point.checkpoint is not None:
+            checkpoint = find_checkpoint(plan.run.run_dir, work.resume_point.checkpoint, ranks)
+            start = find_start(checkpoint, ranks)
+        model = prepare_training(config, loaded, report, trained_dtype=trained_dtype, start=start)
     except Refused as refused:
         raise Refused(placed(refused.findings, plan.run)) from refused
     for line in trained_summary(model)[2]:
@@ -90,12 +94,11 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         report(f"lora.dropout {dropout:g}: its draws are the same wherever {where}")
     optimizer = build_optimizer(model, plan.optimizer, config.lr.groups)
     engine = start_engine(work, SummedLoss(model), optimizer, deepspeed_config, ranks)
-    run_dir, resume_point = plan.run.run_dir, work.resume_point
-    if resume_point.checkpoint is not None:
-        load_checkpoint(engine, model, find_checkpoint(run_dir, resume_point.checkpoint, ranks), ranks)
+    if checkpoint is not None:
+        load_checkpoint(engine, model, checkpoint, ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
     layout = plan.layout(folded=work.folded)
-    done = sum(map(plan.schedule.step_size, range(resume_point.first_step)))
+    done = sum(map(plan.schedule.step_size, range(work.resume_point.first_step)))
     progress = ProgressLine(work.steps, done) if ranks.is_first else None
     book, reconciler = open_ledger(work, layout, report) if ranks.is_first else (None, None)
     policies = Policies(config.faults.nonfinite, config.faults.overflow)

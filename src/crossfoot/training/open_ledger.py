@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from crossfoot.arithmetic.layout import Layout
 from crossfoot.findings.render import render
+from crossfoot.index.planned_sources import are_told_apart
 from crossfoot.ledger.book import LedgerBook
 from crossfoot.ledger.reconcile import Reconciler, remember
+from crossfoot.ledger.seen_samples import LedgerSource
 from crossfoot.ledger.skipping import policies_of
+from crossfoot.planning.plan import RunPlan
 from crossfoot.runs.attempts import LEDGER_FILE, attempt_path, counted, later_attempt, read_attempts
 from crossfoot.training.rank_job import RankJob
 
@@ -41,9 +44,20 @@ def open_ledger(
         origin=index.origin,
         attempt=attempt,
         policies=policies_of(work.lock),
+        sources=_ledger_sources(work.plan),
     )
     if previous_attempts is not None:
         schedule = work.plan.schedule
         lines, _ = counted(previous_attempts.lines, read_attempts(run_dir))
-        remember(reconciler, lambda step: (schedule.samples(step), schedule.epochs_of(step)), lines)
+        remember(reconciler, lambda step: (schedule.samples(step), schedule.passes_of(step)), lines)
     return book, reconciler
+
+
+def _ledger_sources(plan: RunPlan) -> tuple[LedgerSource, ...]:
+    """The sources whose samples the lines count apart."""
+    if not are_told_apart(plan.sources):
+        return ()
+    return tuple(
+        LedgerSource(one.share.first + one.samples, one.share.samples, one.share.per_epoch)
+        for one in plan.sources
+    )

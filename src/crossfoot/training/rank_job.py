@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crossfoot.data.tiny_tokenizer import tiny_folder
+from crossfoot.data.train_sources import train_files
 from crossfoot.environment.ancestry import launchers_above
 from crossfoot.environment.world import Engine, World, engine_for, refuse_nested, unplanned_nodes
 from crossfoot.findings.finding import Finding, Refused
@@ -119,7 +120,7 @@ def make_rank_job(path: str, overrides: Sequence[str], world: World, options: Tr
         line = TokenisingLine() if first else None
         return verified_index(checked.run, files, is_builder=first, says=says, progress=line, name=name)
 
-    index, validation = run_parts(checked.run, index_of(config.data.train, "index"))
+    index, validation = run_parts(checked.run, index_of(train_files(config.data), "index"))
     if files := config.data.validation_files:
         validation = index_of(files, "validation index")
     _refuse_untrained_rows(checked, index)

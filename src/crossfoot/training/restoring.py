@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import NoneType
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from crossfoot.checkpoints.findings import not_readable, other_optimizer, other_
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint, checkpoint_in
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.models.start_values import START, stored_start
 from crossfoot.models.stored import StoredTensors
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.engine import Engine
@@ -30,6 +32,23 @@ def find_checkpoint(run_dir: str, name: str, ranks: Ranks) -> Checkpoint:
         found: list[Checkpoint] = []
         together(ranks, lambda: found.append(checkpoint_in(run_dir, name)), bool)
     return found[0]
+
+
+def find_start(checkpoint: Checkpoint, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """What the adapters began with, where the base depends on it. Raises Refused, on all, where a rank cannot
+    read it.
+    """
+    found: dict[str, torch.Tensor] = {}
+
+    def read() -> None:
+        try:
+            found.update(stored_start(checkpoint))
+        except (SafetensorError, RuntimeError) as error:
+            raise OSError(str(error)) from error
+
+    with _refusing(checkpoint.name):
+        together(ranks, read, NoneType)
+    return found
 
 
 def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ranks: Ranks) -> None:
@@ -50,7 +69,7 @@ def load_checkpoint(engine: Engine, model: nn.Module, checkpoint: Checkpoint, ra
         engine.set_loss_scale(manifest.loss_scale)
     with StoredTensors(checkpoint) as stored:
         reader = _Reader(stored)
-        for tensor in state.tensors():
+        for tensor in state.trained():
             state.write(tensor.name, tensor.moment, reader.tensor(tensor))
     with _refusing(checkpoint.name):
         together(ranks, reader.check, bool)
@@ -81,7 +100,7 @@ def _differences(state: TrainedState, checkpoint: Checkpoint) -> Iterator[Findin
     manifest, name = checkpoint.manifest, checkpoint.name
     if manifest.optimizer != state.optimizer_name:
         yield other_optimizer(name, manifest.optimizer, state.optimizer_name)
-    moments = tuple(f".{moment}" for kept in MOMENTS.values() for moment in kept)
+    moments = tuple(f".{moment}" for kept in (*MOMENTS.values(), (START,)) for moment in kept)
     saved = {stored for stored in manifest.tensors if not stored.endswith(moments)}
     lacking = [trained for trained in state.shapes if trained not in saved]
     if lacking:

@@ -97,7 +97,7 @@ def save_checkpoint(
         writer = _start_writer(folder, shares, ranks.rank)
         try:
             for owner, tensor in _in_turn(shares):
-                value = state.read(tensor.name, tensor.moment)
+                value = state.value(tensor)
                 if owner == ranks.rank:
                     writer.put(tensor, value)
                 del value

@@ -1,10 +1,10 @@
 """The trained state of one rank, whatever the engine: float32 values and what the optimizer keeps for them.
 
 One tensor at a time, by its name in `model.named_parameters()`: "NAME" is the value, "NAME.exp_avg" and
-"NAME.exp_avg_sq" belong to adamw. Reading and writing are collective where the engine divides the state among
-the ranks (ZeRO), so all ranks ask for the same tensors in the same order. Offloading to the CPU
-changes nothing of it; offloading to disks, which plans refuse (CF312), is not handled here, nor float16 on
-stage 0 (CF311). The loss scale of float16 is the engine's.
+"NAME.exp_avg_sq" belong to adamw, "NAME.start" is what the base was changed by. Reading and writing are
+collective where the engine divides the state among the ranks (ZeRO), so all ranks ask for the same tensors in
+the same order. Offloading to the CPU changes nothing of it; offloading to disks, which plans refuse (CF312),
+is not handled here, nor float16 on stage 0 (CF311). The loss scale of float16 is the engine's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from crossfoot.models.parameters import is_partitioned, shape_of
+from crossfoot.models.start_values import START, start_values
 from crossfoot.training.engine import Engine
 
 MOMENTS: Mapping[str, tuple[str, ...]] = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ()}
@@ -26,7 +27,9 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {"adamw": ("exp_avg", "exp_avg_sq"), "s
 
 
 class StateTensor(NamedTuple):
-    """A value (moment None) or a moment of the parameter `name`, whole."""
+    """A value (moment None) or a moment of the parameter `name`, whole; or the value that it began with
+    (START), where the base depends on it.
+    """
 
     name: str
     moment: str | None
@@ -53,14 +56,26 @@ class TrainedState(ABC):
         self.optimizer_name = type(optimizer).__name__.lower()
         self.moments = MOMENTS[self.optimizer_name]
         self.shapes = {name: shape_of(parameter) for name, parameter in self._parameters.items()}
+        self._start = start_values(model)
 
     def tensors(self) -> list[StateTensor]:
         """Everything there is to save now, the same on every rank."""
+        begun = [StateTensor(name, START, self.shapes[name]) for name in self._start]
+        return [*self.trained(), *begun]
+
+    def trained(self) -> list[StateTensor]:
+        """What of it changes from step to step."""
         return [
             StateTensor(name, moment, shape)
             for name, shape in self.shapes.items()
             for moment in (None, *(self.moments if self.has_moments(name) else ()))
         ]
+
+    def value(self, tensor: StateTensor) -> torch.Tensor:
+        """One of `tensors()`, as `read` gives it. Collective."""
+        if tensor.moment == START:
+            return self._start[tensor.name]
+        return self.read(tensor.name, tensor.moment)
 
     def has_moments(self, name: str) -> bool:
         """Whether the optimizer keeps anything for this parameter yet: it does from its first step on."""

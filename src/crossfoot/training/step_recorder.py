@@ -40,16 +40,15 @@ class StepPlanner:
         """The slots, the rate and the trained tokens of a step, all ranks."""
         schedule = self._plan.schedule
         ids = schedule.samples(step)
-        epochs = schedule.epochs_of(step)
         return PlannedStep(
             step=step,
-            epoch=int(epochs[0]),
+            epoch=schedule.pieces(step)[0][0],
             lr=self._plan.rate.at(step),
             group_lrs=self._plan.rate.groups_at(step),
             trained_tokens=int(self._index.trained_tokens[ids].sum(dtype=np.int64)),
             slots=self._layout.slots(ids, self._index.lengths[ids]),
             samples=ids,
-            sample_epochs=epochs,
+            sample_epochs=schedule.passes_of(step),
         )
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from crossfoot.findings.codes import find_code
 from crossfoot.findings.finding import Acceptance, Finding
-from crossfoot.written.config import Unsure
 from crossfoot.written.known_keys import ACCEPT
 from crossfoot.written.run_file import RunFile
+from crossfoot.written.section import Unsure
 
 
 def accept_known(run: RunFile, findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -3,10 +3,9 @@
 Optional numbers are None when left out; who fills them is said in each docstring.
 """
 
-import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import Field, WrapValidator
 
 from crossfoot.arithmetic.batch import Thresholds
 from crossfoot.written.config_values import (
@@ -21,29 +20,13 @@ from crossfoot.written.config_values import (
     Reason,
     Text,
     files_or_part,
-    names_or_all,
     one_or_each,
     one_or_in_time,
+    text_or,
 )
-
-
-class Unsure(AttributeError):
-    """A key was asked for that the file has wrong: whoever asks cannot judge this config."""
-
-
-class Section(BaseModel):
-    """A block of the config: unknown keys are errors, types are not guessed, values do not change."""
-
-    # Every verb waits for this module: annotations are real objects (no `from __future__`), so pydantic need
-    # not evaluate them from text, and only the whole Config is ever compiled. Together about 50 ms.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-    if not TYPE_CHECKING:  # a type checker would take every name for a key
-
-        def __getattr__(self, name: str) -> Any:
-            if name in type(self).model_fields:
-                raise Unsure(name)
-            return super().__getattr__(name)
+from crossfoot.written.data_sources import SourceSection
+from crossfoot.written.lora_section import LoraSection
+from crossfoot.written.section import Section
 
 
 class RunSection(Section):
@@ -101,8 +84,13 @@ class TokenizerSection(Section):
 class DataSection(Section):
     """What is trained on. Paths are relative to the working directory."""
 
-    train: Annotated[list[Text], Field(min_length=1)]
-    """JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one document); also gzipped."""
+    train: Annotated[
+        list[Annotated[Text | SourceSection, WrapValidator(text_or(SourceSection))]], Field(min_length=1)
+    ]
+    """Sources. Each is a file, a folder (all data files in it, by name), a pattern (data/*.json), or {path,
+    name, weight, max_samples}. Files: JSON, JSONL, CSV, Parquet or, for pretrain, plain text (one line is one
+    document); also gzipped.
+    """
     validation: Annotated[list[Text] | int | float, WrapValidator(files_or_part)] = []
     """Files for the validation loss; or a share (0.05) or a number (500) of data.train, held out for it."""
     task: Literal["sft", "pretrain"] = "sft"
@@ -139,6 +127,11 @@ class DataSection(Section):
     """Fields of the records that are not trained on purpose, such as history: nothing is said of them."""
     index_dir: Text | None = None
     """Where token indexes are kept, on storage all nodes see. Default: .index beside the run folder."""
+
+    @property
+    def sources(self) -> tuple[SourceSection, ...]:
+        """The entries of train, each with all of its keys."""
+        return tuple(SourceSection(path=one) if isinstance(one, str) else one for one in self.train)
 
     @property
     def field_names(self) -> dict[str, str]:
@@ -251,49 +244,6 @@ class OptimizerSection(Section):
     """Gradients are clipped to this global norm; 0 switches clipping off."""
 
 
-class LoraSection(Section):
-    """LoRA (Hu et al. 2021) by peft. Absent: full fine-tuning."""
-
-    r: Count = 64
-    """Rank."""
-    alpha: Positive = 128.0
-    """What the adapter says is multiplied with alpha / r."""
-    scaling: Literal["standard", "rslora"] = "standard"
-    """rslora: multiplied with alpha / sqrt(r) (Kalajdzievski 2023), which does not fade as r grows. At r = 64
-    that is 8 times as much.
-    """
-    dora: bool = False
-    """DoRA (Liu et al. 2024): the length of every row of a weight is trained too, apart from its direction.
-    A forward takes markedly longer, because it makes the whole changed weight.
-    """
-    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """Dropout before A. Draws differ between topologies, so 0 is the default. On CPUs: to the nearest of
-    65,536 shares.
-    """
-    target_modules: Annotated[list[Text] | Literal["all-linear"], WrapValidator(names_or_all)] = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ]
-    """Modules that get an adapter. all-linear: every linear module but the output head."""
-    modules_to_save: list[Text] = []
-    """Modules trained in full and saved with the adapter: embed_tokens, lm_head for a grown vocabulary."""
-
-    @property
-    def scale(self) -> float:
-        """What the product of the two matrices is multiplied with."""
-        return self.alpha / (math.sqrt(self.r) if self.scaling == "rslora" else self.r)
-
-    @property
-    def kind(self) -> str:
-        """Its name."""
-        return "DoRA" if self.dora else {"standard": "LoRA", "rslora": "rsLoRA"}[self.scaling]
-
-
 class TrainSection(Section):
     """How long. Exactly one of the two."""
 
@@ -386,7 +336,10 @@ class Config(Section):
     @property
     def trains(self) -> str:
         """What is trained, in words: `LoRA r=64`."""
-        return "full fine-tuning" if self.lora is None else f"{self.lora.kind} r={self.lora.r}"
+        if self.lora is None:
+            return "full fine-tuning"
+        begun = f" ({self.lora.init})" if self.lora.changes_base else ""
+        return f"{self.lora.kind} r={self.lora.r}{begun}"
 
     @property
     def batch_numbers(self) -> dict[str, Any]:

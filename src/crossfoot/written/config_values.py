@@ -1,10 +1,13 @@
 """What the values of a run config may be: numbers within bounds, texts, lists or one word for them."""
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from crossfoot.arithmetic.batch import Thresholds
+from crossfoot.written.token_rows import is_row_word
 
 # The upper bounds are beyond any cluster and any data: what is larger is a slip of the keyboard.
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -13,6 +16,7 @@ Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 """float32 holds both."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _UNSEEN = r"\p{C}\p{Zl}\p{Zp}"
 """Characters without a shape of their own: control codes, direction marks, line separators."""
@@ -57,9 +61,48 @@ _NAMES = TypeAdapter[list[str]](Annotated[list[Text], Field(min_length=1)], conf
 ALL_LINEAR = "all-linear"
 
 
+_TEXT = TypeAdapter[str](Text, config=_LAZILY)
+
+
+def text_or(section: type[BaseModel]) -> Callable[[Any, object], Any]:
+    """A text, or the section that says more. What is wrong with it is said of the one or of the other."""
+
+    def validated(value: Any, _: object) -> Any:
+        return (
+            section.model_validate(value)
+            if isinstance(value, dict | section)
+            else _TEXT.validate_python(value)
+        )
+
+    return validated
+
+
 def names_or_all(value: Any, _: object) -> list[str] | str:
     """Names of modules, or the one word for all of them."""
     return ALL_LINEAR if value in (ALL_LINEAR, [ALL_LINEAR]) else _NAMES.validate_python(value)
+
+
+DEFAULT_START = "default"
+_STARTS = re.compile(r"default|pissa|pissa_niter_[1-9]\d?|olora")
+_SOME_STARTS = TypeAdapter[str](Literal["default", "pissa", "pissa_niter_16", "olora"], config=_LAZILY)
+_NEW = TypeAdapter[str](Literal["new"], config=_LAZILY)
+_IDS = TypeAdapter[list[int]](Annotated[list[Index], Field(min_length=1)], config=_LAZILY)
+
+
+def start_of_lora(value: Any, _: object) -> str:
+    """peft's words for how the matrices of an adapter begin; `default` is its True."""
+    is_one = isinstance(value, str) and _STARTS.fullmatch(value)
+    return str(value) if is_one else _SOME_STARTS.validate_python(value)
+
+
+def rows_or_new(value: Any, _: object) -> list[int | str] | str | None:
+    """Ids of tokens and ranges of them, or the one word for those that the tokenizer adds."""
+    if value is None or is_row_word(value):
+        return value if value is None else [value]
+    if isinstance(value, list):
+        _IDS.validate_python([0 if is_row_word(word) else word for word in value])
+        return value
+    return _NEW.validate_python(value)
 
 
 _FILES = TypeAdapter[list[str]](list[Text], config=_LAZILY)

@@ -135,8 +135,8 @@ def missing_key(path: str, place: Place) -> Finding:
 
     The place is the section that should hold it, or the file when a whole section is absent.
     """
-    section, _, key = path.partition(".")
-    if not key:
+    section, _, key = path.rpartition(".")
+    if not section:
         return Finding(
             "CF006",
             f"the section {path} is missing",

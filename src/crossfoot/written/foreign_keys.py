@@ -75,8 +75,11 @@ class Foreign:
 
 
 _FILES = "files, as a list: data.train: [FILE.json]"
+_LIMITS = "each entry has its own: data.train: [{path: FILE.json, max_samples: 1000}]"
+_WEIGHTS = "each entry has a weight: data.train: [{path: FILE.json, weight: 2}]"
 _ATTENTION = {"true": "flash_attention_2"}
 _MODULES = "a list of names, or all-linear; the default is all seven linear layers of a block"
+_INIT = "default (its true), pissa, pissa_niter_16 or olora"
 _ON_PURPOSE = "add a section lora:; without one all weights are trained"
 
 _FOR_LORA = """
@@ -109,11 +112,18 @@ _CHANGED: Mapping[str, Foreign] = {
     "lora_target_linear": Foreign("lora.target_modules", values={"true": "all-linear"}),
     "use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
     "peft_use_rslora": Foreign("lora.scaling", values={"true": "rslora", "false": "standard"}),
+    **dict.fromkeys(
+        ("init_lora_weights", "lora_init_weights", "peft_init_lora_weights"), Foreign("lora.init", _INIT)
+    ),
+    "pissa_init": Foreign("lora.init", values={"true": "pissa_niter_16", "false": "default"}),
     "additional_target": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "lora_modules_to_save": Foreign("lora.modules_to_save", "a list of names: [embed_tokens, lm_head]"),
     "stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "training_stage": Foreign("data.task", values={"sft": "sft", "pt": "pretrain"}),
     "dataset": Foreign("data.train", _FILES),
+    "max_samples": Foreign("data.train", _LIMITS),
+    "mix_strategy": Foreign("data.train", _WEIGHTS),
+    "interleave_probs": Foreign("data.train", _WEIGHTS),
     "datasets": Foreign("data.train", _FILES),
     "dataset_dir": Foreign("data.train", _FILES),
     "dataset_name": Foreign("data.train", _FILES),
@@ -205,18 +215,17 @@ _NONE_TRAINED: Mapping[str, str] = {
     "a base in 4 bits (model.quantization: nf4) is NF4 computed in model.dtype, quantised once": """
         quantization_method quant_method quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant
         double_quant double_quantization""",
-    "all samples are trained; make a smaller file, or set train.max_steps": """max_samples
-        max_train_samples num_samples""",
+    "all samples are trained; limit entries of data.train, or set train.max_steps": """max_train_samples
+        num_samples""",
     "the order of samples follows from run.seed, always shuffled": """group_by_length shuffle
         length_column_name train_sampling_strategy""",
     "answers are trained and prompts are not (data.task: sft)": """train_on_inputs train_on_prompt
         mask_history completion_only_loss assistant_only_loss response_template dataset_text_field""",
-    "plain LoRA, rsLoRA and DoRA are what there is": """pissa_init lora_bias use_galore
-        neftune_noise_alpha lora_init_weights init_lora_weights bias freeze_trainable_layers""",
+    "LoRA, rsLoRA, DoRA, PiSSA and OLoRA are what there is": """lora_bias use_galore
+        neftune_noise_alpha bias freeze_trainable_layers""",
     "full training saves and shards by DeepSpeed (deepspeed: FILE); there is no FSDP": """fsdp fsdp_config
         fsdp_transformer_layer_cls_to_wrap""",
     "trained weights keep a float32 master": "pure_bf16",
-    "data sets are read one behind the other": "mix_strategy interleave_probs",
     "the model is taken as its config.json says": "rope_scaling shift_attn upcast_layernorm",
     "it stands in the DeepSpeed file, as zero_optimization.stage": "zero_stage",
     "the tokenizer's own special tokens are used": """special_tokens resize_vocab use_fast_tokenizer
@@ -263,10 +272,23 @@ OTHER_VALUES: Mapping[str, Mapping[str, str]] = {
         "adam": "adam couples the weight decay with its steps: adamw is another optimizer",
         **dict.fromkeys(("adamax", "nadam", "radam", "lamb", "lion"), "crossfoot has adamw and sgd only"),
     },
+    "lora.init": {
+        **dict.fromkeys(("eva", "corda", "lora_ga"), "it begins from what the data does in the model"),
+        **dict.fromkeys(("gaussian", "orthogonal"), "it draws other random numbers for A; B begins at 0 too"),
+        "loftq": "it begins with what quantising a base loses; see model.quantization",
+    },
     "tracking.wandb": {"tensorboard": "TensorBoard's files are tracking.tensorboard: true"},
     "lr.schedule": {"cosine_with_min_lr": "it is cosine with a floor: schedule: cosine and min_ratio"},
 }
 """Values that are a letter or two from one of ours, and another thing: our key -> theirs -> what it is."""
+
+
+NEW_ADAPTERS: Mapping[str, str] = {
+    "lora": "the section lora: asks",
+    "qlora": "the section lora: and model.quantization: nf4 ask",
+    "dora": "the section lora: with dora: true asks",
+}
+"""axolotl's values of `adapter`, which is a path with us -> what asks for that here."""
 
 
 def foreign(word: str) -> Foreign | None:

@@ -12,12 +12,15 @@ from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 
 from crossfoot.phrases import listed
-from crossfoot.written.config import Config, Section
+from crossfoot.written.config import Config
 from crossfoot.written.config_values import Column
-from crossfoot.written.foreign_keys import OTHER_VALUES, foreign, synonym
+from crossfoot.written.data_sources import SourceSection
+from crossfoot.written.foreign_keys import NEW_ADAPTERS, OTHER_VALUES, foreign, synonym
+from crossfoot.written.section import Section
 from crossfoot.written.slips import Kind
 
 ACCEPT = ("checks", "accept")
+TRAIN = ("data", "train")
 COLUMNS, GROUPS = ("data", "columns"), ("lr", "groups")
 """Keys that have keys of their own. Those of ACCEPT and GROUPS are free: codes and names of findings, and
 kinds of parameters."""
@@ -147,6 +150,11 @@ def suggest(
     return _nearest(what, name, inside, prefix, taken, text) or _near_elsewhere(name, text)
 
 
+def suggest_of_source(name: str, taken: Iterable[str]) -> Suggestion | None:
+    """What was most likely meant by an unknown key in an entry of data.train."""
+    return _nearest("key of a source", name, tuple(SourceSection.model_fields), "", taken, None)
+
+
 def option_as_override(option: str, text: str) -> str:
     """What to write in place of `--learning_rate 1e-4`, which crossfoot has not. text: the value, "" without
     one.
@@ -168,6 +176,9 @@ def option_as_override(option: str, text: str) -> str:
 
 def counterpart(name: str, text: str | None) -> Suggestion | None:
     """Where a key of this name stands here: one of ours, or another trainer's word for one."""
+    if name == "adapter" and (who_asks := NEW_ADAPTERS.get((text or "").lower())) is not None:
+        help_ = f"remove it: {who_asks} for a new adapter; model.adapter names one that is there"
+        return Suggestion("lora", help_, "foreign")
     return _moved(name, text) or translated(name, text)
 
 

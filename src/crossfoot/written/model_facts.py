@@ -21,6 +21,7 @@ from crossfoot.written.config import Config
 from crossfoot.written.hub import hub_model
 from crossfoot.written.model_kinds import sees_both_sides
 from crossfoot.written.model_limits import beyond_sense, work_per_token
+from crossfoot.written.token_rows import untrained_rows
 
 BUILTIN_TINY = "builtin:tiny"
 CONFIG_JSON = "config.json"
@@ -168,6 +169,10 @@ def needs_trained_embeddings(
     """
     if config.lora is None or tokenizer_vocabulary <= model_vocab_rows:
         return None
+    named = config.lora.trainable_token_indices
+    untrained = untrained_rows(named, model_vocab_rows, tokenizer_vocabulary)
+    if not untrained:
+        return None
     saved = {name.rsplit(".", 1)[-1] for name in config.lora.modules_to_save}
     has_input, has_output = bool(saved & set(INPUT_TABLE_NAMES)), bool(saved & set(OUTPUT_TABLE_NAMES))
     if (has_input and has_output) or (tied and (has_input or has_output)):
@@ -179,12 +184,10 @@ def needs_trained_embeddings(
             f"the tokenizer has {tokenizer_vocabulary:,} tokens, the model {model_vocab_rows:,} rows, "
             f"and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not trained"
         ),
-        notes=(
-            f"{tokenizer_vocabulary - model_vocab_rows:,} new rows would stay as they were made up: "
-            "the mean of the old rows",
-        ),
+        notes=(f"{untrained:,} new rows would stay as they were made up: the mean of the old rows",),
         helps=(
             "set lora.modules_to_save to [embed_tokens, lm_head]",
+            "or train the new rows alone: set lora.trainable_token_indices to new",
             "or use the model's own tokenizer: leave tokenizer.path out",
         ),
     )

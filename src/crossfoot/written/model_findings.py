@@ -60,6 +60,16 @@ def packed_to_save(names: Sequence[str], quantization: str) -> Finding:
     )
 
 
+def rank_beyond(rank: int, names: Sequence[str], side: int) -> Finding:
+    """CF076, without its place. side: of the smallest of these weights."""
+    return Finding(
+        "CF076",
+        f"lora.r is {rank}, and lora.init takes directions out of a weight, of which {names[0]} has {side}",
+        notes=(f"too small: {listed(names, 'and')}",) if len(names) > 1 else (),
+        helps=(f"set lora.r to {side} or less", "or set lora.init to default"),
+    )
+
+
 def _names_nothing(
     code: str, key: str, lacking: Sequence[str], there: Sequence[str], usual: str = ""
 ) -> Finding:

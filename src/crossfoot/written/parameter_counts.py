@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crossfoot.arithmetic.zero_stages import Parameters
-from crossfoot.written.config import LoraSection
+from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.model_facts import INPUT_TABLE_NAMES, OUTPUT_TABLE_NAMES
 from crossfoot.written.model_modules import adapted_modules
 from crossfoot.written.model_tensors import Shape, promised_tensors
+from crossfoot.written.token_rows import token_rows
 
 
 def count_parameters(
@@ -31,11 +32,14 @@ def count_parameters(
         return Parameters(trained=base, used=base, held=base)
     saved = {name for name in promised if _is_named(name, lora.modules_to_save, promised)}
     copies = sum(math.prod(promised[name]) for name in saved)
-    targets = adapted_modules(lora.target_modules, values["model_type"]) or ()
+    if lora.trainable_token_indices is not None:
+        tables = [shape for name, shape in promised.items() if name.split(".")[-2] in _TABLES]
+        first_new = values["vocab_size"]
+        named = token_rows(lora.trainable_token_indices, first_new, max(rows, first_new))
+        copies += len(named) * sum(width for _, width in tables)
     adapters = sum(
         lora.r * sum(shape) + (_magnitudes(name, shape) if lora.dora else 0)
-        for name, shape in promised.items()
-        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised)
+        for name, shape in adapted_weights(values, lora, promised)
     )
     packed = [] if quantization == "none" else list(_packed(promised))
     return Parameters(
@@ -47,6 +51,17 @@ def count_parameters(
     )
 
 
+def adapted_weights(
+    values: Mapping[str, Any], lora: LoraSection, promised: Mapping[str, Shape]
+) -> Iterator[tuple[str, Shape]]:
+    """The weights that get an adapter, by name. promised: every tensor of the model."""
+    targets = adapted_modules(lora.target_modules, values["model_type"]) or ()
+    for name, shape in promised.items():
+        if name.endswith(".weight") and len(shape) == 2 and _is_named(name, targets, promised):
+            yield name, shape
+
+
+_TABLES = frozenset((*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES))
 _PACKED_BYTES: Mapping[str, Callable[[int, int], int]] = {
     "nf4": lambda rows, columns: -(-rows * columns // 2) + 4 * -(-rows * columns // 64),
     "int8": lambda rows, columns: rows * columns + 4 * rows,
@@ -56,9 +71,8 @@ _PACKED_BYTES: Mapping[str, Callable[[int, int], int]] = {
 
 def _packed(promised: Mapping[str, Shape]) -> Iterator[tuple[int, int]]:
     """Shapes of the weights that a quantised base packs: of all linear layers but the head."""
-    tables = {*INPUT_TABLE_NAMES, *OUTPUT_TABLE_NAMES}
     for name, shape in promised.items():
-        if len(shape) == 2 and name.split(".")[-2] not in tables:
+        if len(shape) == 2 and name.split(".")[-2] not in _TABLES:
             yield shape[0], shape[1]
 
 

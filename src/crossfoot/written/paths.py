@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossfoot.shell_words import quoted
+from crossfoot.written.data_sources import SourceSection
 from crossfoot.written.hub import MODELSCOPE
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     *(("run", "dir"), ("model", "path"), ("model", "adapter"), ("tokenizer", "path")),
-    *(("data", "train"), ("data", "validation"), ("data", "index_dir"), ("deepspeed",)),
+    *(("data", "train"), ("data", "train", "path"), ("data", "validation"), ("data", "index_dir")),
+    ("deepspeed",),
 )
 """The keys of a config that hold a path, or a list of them."""
 _VARIABLE = re.compile(
@@ -70,7 +72,9 @@ def with_homes(config: Config) -> Config:
 
 def _at_home(value: Any) -> Any:
     if isinstance(value, list):
-        return [at_home(one) for one in value]
+        return [_at_home(one) for one in value]
+    if isinstance(value, SourceSection):
+        return value.model_copy(update={"path": at_home(value.path)})
     return at_home(value) if isinstance(value, str) else value
 
 

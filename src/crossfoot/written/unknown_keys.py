@@ -9,13 +9,14 @@ from typing import Any
 from crossfoot.findings.finding import Edit, Finding
 from crossfoot.phrases import listed
 from crossfoot.shell_words import quoted_path
+from crossfoot.written.data_sources import SourceSection
 from crossfoot.written.edits import replacing
 from crossfoot.written.findings import unknown_key
 from crossfoot.written.key_findings import foreign_keys, moved_keys
-from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest
+from crossfoot.written.known_keys import Suggestion, is_known, sections, suggest, suggest_of_source
 from crossfoot.written.shown import dotted
 from crossfoot.written.source import Source
-from crossfoot.written.yaml_tree import Tree
+from crossfoot.written.yaml_tree import Keys, Tree
 
 MOST_FOREIGN = 2
 """More words of other trainers in one place are one finding."""
@@ -40,6 +41,17 @@ class UnknownKeys:
         for group in _together(told):
             self.findings.append(self._one(*group[0]) if len(group) == 1 else self._many(group))
 
+    def take_of_source(self, keys: Keys) -> None:
+        """The same of a key in an entry of data.train: ("data", "train", 0, KEY)."""
+        entry = self._value(keys[:-1])
+        name, spot = str(keys[-1]), self.tree.spots[keys]
+        suggestion = suggest_of_source(name, entry)
+        fix: tuple[Edit, ...] = ()
+        if suggestion and suggestion.is_sure and spot.key is not None and spot.key.file == self.source.path:
+            fix = (replacing(self.source, spot.key, suggestion.path),)
+        keys_there = tuple(SourceSection.model_fields)
+        self.findings.append(unknown_key(dotted(keys), spot.key or spot.value, suggestion, keys_there, fix))
+
     def may_hold(self, path: str) -> bool:
         """Whether a missing key or section may be among the unknown ones under another name."""
         return any(meant == path or meant.startswith(f"{path}.") for meant in self.meant)
@@ -48,8 +60,8 @@ class UnknownKeys:
         parent = self._value(path[:-1])
         return suggest(path, set(parent), parent[path[-1]], self._written(path))
 
-    def _value(self, path: Path) -> Any:
-        value = self.tree.value
+    def _value(self, path: Keys) -> Any:
+        value: Any = self.tree.value
         for key in path:
             value = value[key]
         return value

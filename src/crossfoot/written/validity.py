@@ -30,7 +30,7 @@ from crossfoot.written.findings import (
     warmup_given_twice,
     wrong_value,
 )
-from crossfoot.written.known_keys import ACCEPT, is_known, sections, suggest
+from crossfoot.written.known_keys import ACCEPT, TRAIN, is_known, sections, suggest
 from crossfoot.written.meant_value import NOTHING
 from crossfoot.written.paths import PATH_KEYS, fault_of
 from crossfoot.written.shown import dotted
@@ -47,7 +47,7 @@ _LIMITS = ("micro_batch_size", "micro_batch_tokens")
 _STAND_INS: Mapping[Keys, Any] = {
     ("run", "name"): "unknown",
     ("model", "path"): "unknown",
-    ("data", "train"): ["unknown"],
+    TRAIN: ["unknown"],
     ("batch",): {},
     ("lr", "reference"): 1.0,
     ("train",): {},
@@ -85,14 +85,17 @@ def judge(tree: Tree, source: Source) -> Validity:
 
 
 def _one_way_to_say_it(config: Config) -> Config:
-    """With the number of nodes beside a list of GPUs, which is one number when all of them are alike, and
-    with a batch that never changes as one number: the same plan is the same config.
+    """With the number of nodes beside a list of GPUs, which is one number when all of them are alike, with a
+    source of which only the path is said as that path, and with a batch that never changes as one number: the
+    same plan is the same config.
     """
     gpus, batches = config.cluster.gpus_per_node, config.batch.from_samples
     said: dict[str, Any] = {}
     if isinstance(gpus, tuple):
         nodes = {"gpus_per_node": alike(gpus), "num_nodes": len(gpus)}
         said["cluster"] = config.cluster.model_copy(update=nodes)
+    if "train" in config.data.__dict__:
+        said["data"] = config.data.model_copy(update={"train": [one.shortest for one in config.data.sources]})
     if len(batches) == 1:
         said["batch"] = config.batch.model_copy(update={"global_batch_size": batches[0][1]})
     return config.model_copy(update=said)
@@ -176,7 +179,11 @@ def _in_plain_words(error: ValidationError, tree: Tree, source: Source, judged: 
         place = place_of(ACCEPT, tree.spots, source.path)
         judged.findings.append(accepted_without_reason(tree.value["checks"]["accept"], place))
     unknown = UnknownKeys(tree, source)
-    unknown.take(tuple(map(str, each["loc"])) for each in details if each["type"] == "extra_forbidden")
+    extra = [each["loc"] for each in details if each["type"] == "extra_forbidden"]
+    unknown.take(tuple(map(str, keys)) for keys in extra if keys[:2] != TRAIN)
+    for keys in (keys for keys in extra if keys[:2] == TRAIN):
+        unknown.take_of_source(keys)
+        judged.unsure.add(TRAIN)
     judged.findings.extend(unknown.findings)
     judged.unsure.update(tuple(path.split(".")) for path in unknown.meant)
     for detail in details:

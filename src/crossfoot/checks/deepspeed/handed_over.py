@@ -15,7 +15,8 @@ from typing import Any
 
 from crossfoot.checks.deepspeed.values import PRECISION_OF, wrong_value
 from crossfoot.checks.deepspeed.vocabulary import Entry, KeyPath, entries, vocabulary, zero_stage
-from crossfoot.written.config import Config, Unsure
+from crossfoot.written.config import Config
+from crossfoot.written.section import Unsure
 from crossfoot.written.shown import shown
 
 ZERO = "zero_optimization"

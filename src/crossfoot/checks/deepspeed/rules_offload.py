@@ -24,7 +24,9 @@ def offloading(facts: Facts) -> Iterator[Finding]:
     are supported. DeepSpeed would like an Adam of its own with them, which it compiles when it starts; this
     run hands it torch's fused AdamW, which steps on the CPU as well, and switches
     `zero_force_ds_cpu_optimizer` off. Not supported are what needs DeepSpeed's own: `ratio` below 1 and
-    `super_offload`; and `"device": "nvme"`, which is not tested here. The older names `cpu_offload` and
+    `super_offload`; and `"device": "nvme"`. Tried on stage 3 (DeepSpeed 0.19.8, 2 ranks on CPUs), that begins
+    by compiling C++ of DeepSpeed's on every node, while the other ranks wait; it wants libaio as well, and
+    leaves the state in files that no checkpoint here reads. The older names `cpu_offload` and
     `cpu_offload_param` mean the same as the blocks (CF319).
     """
     deepspeed = facts.handed_over

@@ -1,0 +1,1 @@
+"""What a trained model says: `crossfoot generate` and `crossfoot chat`."""
