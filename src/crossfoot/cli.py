@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
-from crossfoot.cli_options import count, launch_options, path, serving_verbs, speaking_verbs, train_options
+from crossfoot.cli_options import (
+    count,
+    doctor_options,
+    launch_options,
+    mirror_options,
+    path,
+    saving_verbs,
+    serving_verbs,
+    speaking_verbs,
+    train_options,
+)
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
@@ -144,31 +154,12 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
-    text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
-    export = verbs.add_parser("export", help=text, description=text)
-    export.add_argument("run_dir", type=path, metavar="RUN_DIR")
-    export.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
-    export.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
-    export.set_defaults(verb=_export)
-    text = "put adapters into their base: a model folder for transformers, vLLM and llama.cpp, proven equal"
-    merge = verbs.add_parser("merge", help=text, description=text)
-    merge.add_argument("source", type=path, metavar="RUN_DIR | ADAPTER", help="a run, or a PEFT folder")
-    merge.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
-    merge.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
-    kinds = ("float32", "bfloat16", "float16")
-    merge.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
-    merge.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
-    merge.set_defaults(verb=_merge)
+    saving_verbs(verbs, _export, _merge)
     speaking_verbs(verbs, _generate, _chat)
     serving_verbs(verbs, _serve, _loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
-    mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
-    files = "folder for TensorBoard's files; default: RUN_DIR/tensorboard/counted"
-    mirror.add_argument("out", type=path, metavar="OUT", nargs="?", help=files)
-    mirror.add_argument("--to", choices=("tensorboard", "wandb"), default="tensorboard")
-    mirror.add_argument("--project", default="crossfoot", help="at Weights & Biases")
-    mirror.add_argument("--offline", action="store_true", help="Weights & Biases: into the run folder only")
+    mirror_options(mirror)
     mirror.set_defaults(verb=_mirror)
     watch = verbs.add_parser("watch", help="show a run while it runs or afterwards, from its files alone")
     watch.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
@@ -176,12 +167,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     watch.add_argument("--plain", action="store_true", help="plain lines, also on a terminal")
     watch.set_defaults(verb=_watch)
     doctor = verbs.add_parser("doctor", help="what the machines have, and what would fail; repairs nothing")
-    doctor.add_argument(
-        "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"
-    )
-    doctor.add_argument("overrides", metavar="key=value", nargs="*", help="override: cluster.num_nodes=2")
-    doctor.add_argument("--hostfile", type=path, metavar="FILE", help="look at each of its hosts, over ssh")
-    doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
+    doctor_options(doctor)
     doctor.set_defaults(verb=_doctor)
     explain = verbs.add_parser("explain", help="the manual page of a finding")
     explain.add_argument("code", metavar="CODE", nargs="?", help="such as CF101, or a name: train-batch-size")

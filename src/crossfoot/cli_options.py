@@ -73,6 +73,46 @@ def launch_options(launch: argparse.ArgumentParser) -> None:
     add("--detach", action="store_true", help="submit, and do not follow the log")
 
 
+def saving_verbs(verbs: Any, export: object, merge: object) -> None:
+    """`crossfoot export` and `crossfoot merge`. verbs: of the parser. export, merge: what does them."""
+    text = "make an adapter (of a run without lora: a model) of any checkpoint of a run"
+    one = verbs.add_parser("export", help=text, description=text)
+    one.add_argument("run_dir", type=path, metavar="RUN_DIR")
+    one.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
+    one.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
+    one.set_defaults(verb=export)
+    text = "put adapters into their base: a model folder for transformers, vLLM and llama.cpp, proven equal"
+    other = verbs.add_parser("merge", help=text, description=text)
+    other.add_argument("source", type=path, metavar="RUN_DIR | ADAPTER", help="a run, or a PEFT folder")
+    other.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
+    other.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
+    kinds = ("float32", "bfloat16", "float16")
+    other.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
+    other.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
+    other.set_defaults(verb=merge)
+
+
+def mirror_options(mirror: argparse.ArgumentParser) -> None:
+    """The words of `crossfoot mirror`."""
+    where = "folder of the run; default: this folder"
+    mirror.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
+    files = "folder for TensorBoard's files; default: RUN_DIR/tensorboard/counted"
+    mirror.add_argument("out", type=path, metavar="OUT", nargs="?", help=files)
+    mirror.add_argument("--to", choices=("tensorboard", "wandb"), default="tensorboard")
+    mirror.add_argument("--project", default="crossfoot", help="at Weights & Biases")
+    mirror.add_argument("--offline", action="store_true", help="Weights & Biases: into the run folder only")
+
+
+def doctor_options(doctor: argparse.ArgumentParser) -> None:
+    """The words of `crossfoot doctor`."""
+    doctor.add_argument(
+        "config", type=path, metavar="CONFIG", nargs="?", help="run config to hold the machines against"
+    )
+    doctor.add_argument("overrides", metavar="key=value", nargs="*", help="override: cluster.num_nodes=2")
+    doctor.add_argument("--hostfile", type=path, metavar="FILE", help="look at each of its hosts, over ssh")
+    doctor.add_argument("--json", action="store_true", help="all facts and findings as JSON")
+
+
 def generation_options(verb: argparse.ArgumentParser) -> None:
     """Options of `crossfoot generate` and `crossfoot chat`, those of generation as transformers names them.
     One that is not given is not there.

@@ -251,7 +251,7 @@ def test_skipped_samples_are_counted_and_the_run_goes_on(bad_data: Path) -> None
     assert "foots: yes" in done.stdout
     plan = start([sys.executable, "-m", "crossfoot", "plan", bad_data, *words])
     for page in (done.stdout, plan.stdout):
-        row = next(line for line in page.splitlines() if "samples left out" in line)
+        row = next(line for line in page.splitlines() if "records left out" in line)
         assert row.split()[3] == "2"
     numbers = json.loads(
         start([sys.executable, "-m", "crossfoot", "plan", bad_data, *words, "--json"]).stdout
