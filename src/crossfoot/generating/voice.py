@@ -19,20 +19,17 @@ from crossfoot.data.tokenizer_settings import read_settings
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import base_missing, no_template, nothing_to_ask
-from crossfoot.index.store import IndexDamaged, read_header
 from crossfoot.models.export import Source, find_source
 from crossfoot.models.tiny_model import write_tiny_model
+from crossfoot.models.trained_with import trained_with
 from crossfoot.phrases import after_steps, reason_of
-from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.runs.attempts import read_attempts, run_lock_path
 from crossfoot.runs.ending import read_lock
 from crossfoot.runs.nearby import is_run, refuse_no_run
 from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
-from crossfoot.written.config import Config
 from crossfoot.written.hub import hub_model
 from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder, read_config_json
-from crossfoot.written.paths import with_homes
 
 MODEL_NAME = "model"
 """The folder in a run's folder that holds the model of a run without lora."""
@@ -107,12 +104,8 @@ def find_voice(path: str, step: int | None, base: str | None) -> Voice:
 def _of_run(run_dir: str, step: int | None, base: str | None) -> Voice:
     """What it has saved; before its end, and for a step, a checkpoint."""
     lock, started = read_lock(run_lock_path(run_dir)), read_attempts(run_dir)
-    config = with_homes(Config.model_validate(lock["config"]))
-    folders = index_dirs(run_dir, lock, started)
-    index_dir = next(filter(os.path.isdir, folders), folders[0])
-    template = None
-    with suppress(IndexDamaged, KeyError, TypeError):
-        template = read_header(os.path.join(index_dir, lock["index"]["address"])).template
+    told = trained_with(run_dir, lock, started)
+    config, index_dir, template = told.config, told.index_dir, told.template
     if template is None and config.data.task == "sft" and config.data.template in BUILT_IN:
         template = Template(config.data.template, system=config.data.system_prompt)
     own = base or config.model.path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.templates import Template
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
-from crossfoot.index.store import IndexDamaged, read_header
 from crossfoot.models.adapt import prepare_training, table_names
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.grow import grow_vocabulary
@@ -34,9 +33,9 @@ from crossfoot.models.save import save_adapter
 from crossfoot.models.start_values import stored_start
 from crossfoot.models.stored import StoredTensors
 from crossfoot.models.tiny_model import write_tiny_model
+from crossfoot.models.trained_with import trained_with
 from crossfoot.output import say, tell
 from crossfoot.phrases import after_steps, said_by
-from crossfoot.receipts.run_promise import index_dirs
 from crossfoot.runs.attempts import lock_path, read_attempts
 from crossfoot.runs.ending import read_lock
 from crossfoot.runs.nearby import refuse_no_run
@@ -44,7 +43,6 @@ from crossfoot.runs.resume import of_another_run
 from crossfoot.written.adapter_folder import adapter_unreadable, read_adapter
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY
-from crossfoot.written.paths import with_homes
 from crossfoot.written.token_rows import token_rows
 
 
@@ -151,17 +149,13 @@ def _source(run_dir: str, checkpoint: Checkpoint) -> Source:
     except Refused:
         started = ()  # what the attempts noted is lost, and only the precision follows from it
     engines = [one.engine for one in started if one.attempt == attempt]
-    config = with_homes(Config.model_validate(lock["config"]))
+    told = trained_with(run_dir, lock, started)
+    config = told.config
     if config.model.adapter_use == "merge":
         _refuse_other_adapter(config, lock)
     else:  # what was continued is in the checkpoint
         config = config.model_copy(update={"model": config.model.model_copy(update={"adapter": None})})
-    folders = index_dirs(run_dir, lock, started)
-    index_dir = next(filter(os.path.isdir, folders), folders[0])
-    template = None
-    with suppress(IndexDamaged, KeyError, TypeError):
-        template = read_header(os.path.join(index_dir, lock["index"]["address"])).template
-    return Source(checkpoint, config, index_dir, next(iter(engines), None), template)
+    return Source(checkpoint, config, told.index_dir, next(iter(engines), None), told.template)
 
 
 def _refuse_other_adapter(config: Config, lock: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.load import DTYPES, read_model_config
 from crossfoot.models.merge_findings import no_room, not_proven, other_ids
 from crossfoot.models.merge_proof import Proof, prompts_of, prove_merged, seeded_prompts
-from crossfoot.models.merge_source import MergeSource, TrainedWith, open_source, require_base
+from crossfoot.models.merge_source import MergedRun, MergeSource, open_source, require_base
 from crossfoot.models.merge_stages import MergedTensors, Stage
 from crossfoot.models.merged_tokenizer import TokenProof, prove_tokenizer
 from crossfoot.models.save import clear_leftovers, open_to_others
@@ -221,7 +221,7 @@ def _add_tokenizer(
     return tokens
 
 
-def _compared(run: TrainedWith, folder: Path) -> TokenProof:
+def _compared(run: MergedRun, folder: Path) -> TokenProof:
     if run.index is None:
         return TokenProof(why="the run's index is not there any more")
     tell(f"comparing the tokens of {run.index.num_samples:,} samples with AutoTokenizer's ...")

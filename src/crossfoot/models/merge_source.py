@@ -21,8 +21,9 @@ from crossfoot.models.merge_stages import without_values
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.models.save import save_adapter
 from crossfoot.models.tiny_model import write_tiny_model
+from crossfoot.models.trained_with import trained_with
 from crossfoot.phrases import after_steps
-from crossfoot.receipts.run_promise import find_index, index_dirs
+from crossfoot.receipts.run_promise import find_index
 from crossfoot.runs.attempts import read_attempts, run_lock_path
 from crossfoot.runs.ending import read_lock
 from crossfoot.runs.nearby import is_run, refuse_no_run
@@ -36,7 +37,6 @@ from crossfoot.written.adapter_folder import (
 )
 from crossfoot.written.config import Config
 from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder
-from crossfoot.written.paths import with_homes
 
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """How init_lora_weights begins, where peft changes the base as it makes the adapter."""
@@ -48,7 +48,7 @@ _UNREAD = (
 
 
 @dataclass(frozen=True)
-class TrainedWith:
+class MergedRun:
     """What a run was trained with. index: None where it is gone."""
 
     config: Config
@@ -66,7 +66,7 @@ class MergeSource:
     adapters: tuple[AdapterFolder, ...]
     base: str
     dtype: str | None
-    run: TrainedWith | None
+    run: MergedRun | None
     what: str
 
 
@@ -93,7 +93,7 @@ def _of_run(run_dir: str, step: int | None, base: str | None, work: str) -> Merg
     """The newest good checkpoint of a run, or that of a step; where there is none, the adapter that it
     saved.
     """
-    run = _trained_with(run_dir)
+    run = _merged_run(run_dir)
     config = run.config
     if config.lora is None:
         whole = f"crossfoot export {quoted_path(run_dir)} OUT"
@@ -116,15 +116,11 @@ def _of_run(run_dir: str, step: int | None, base: str | None, work: str) -> Merg
     return MergeSource(adapters, named, config.model.dtype, run, what)
 
 
-def _trained_with(run_dir: str) -> TrainedWith:
+def _merged_run(run_dir: str) -> MergedRun:
     lock = read_lock(run_lock_path(run_dir))
     attempts = read_attempts(run_dir)
-    folders = index_dirs(run_dir, lock, attempts)
-    return TrainedWith(
-        with_homes(Config.model_validate(lock["config"])),
-        next(filter(os.path.isdir, folders), folders[0]),
-        find_index(run_dir, lock, attempts),
-    )
+    told = trained_with(run_dir, lock, attempts)
+    return MergedRun(told.config, told.index_dir, find_index(run_dir, lock, attempts))
 
 
 def require_base(path: str, base: str) -> Path:
