@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.cli_options import (
-    count,
     doctor_options,
+    import_options,
     launch_options,
     mirror_options,
     path,
@@ -96,20 +96,7 @@ def _parser() -> tuple[Parser, _Verbs]:
 def _import_verb(verbs: _Verbs) -> None:
     """The verb by which a run config comes to be."""
     imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
-    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
-    imports.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
-    )
-    imports.add_argument(
-        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
-    )
-    imports.add_argument(
-        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
-    )
-    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
-    imports.add_argument(
-        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
-    )
+    import_options(imports)
     imports.set_defaults(verb=_import)
 
 
@@ -155,7 +142,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
     saving_verbs(verbs, _export, _merge)
-    speaking_verbs(verbs, _generate, _chat)
+    speaking_verbs(verbs, _generate, _chat, _tune)
     serving_verbs(verbs, _serve, _loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
@@ -343,6 +330,16 @@ def _generate(arguments: argparse.Namespace) -> int:
     from crossfoot.generating.generate import generate
 
     return generate(arguments.model, arguments.prompts, vars(arguments), arguments.out)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from crossfoot.tuning.tuning_file import read_tuning
+
+    file = read_tuning(arguments.file)
+    ready_for_weights("tune")
+    from crossfoot.tuning.tune import tune
+
+    return tune(file, arguments.into)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

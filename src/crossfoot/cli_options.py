@@ -9,6 +9,24 @@ from typing import Any
 from crossfoot.written.paths import at_home, fault_of
 
 
+def import_options(imports: argparse.ArgumentParser) -> None:
+    """The words of `crossfoot import`."""
+    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
+    imports.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
+    )
+    imports.add_argument(
+        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
+    )
+    imports.add_argument(
+        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
+    )
+    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
+    imports.add_argument(
+        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
+    )
+
+
 def train_options(train: argparse.ArgumentParser) -> None:
     """Options of `crossfoot train`."""
     add = train.add_argument
@@ -143,8 +161,8 @@ def generation_options(verb: argparse.ArgumentParser) -> None:
     add("--device-map", "cpu, cuda:0, auto ...; default: the first GPU, else the CPU", metavar="D")
 
 
-def speaking_verbs(verbs: Any, generate: object, chat: object) -> None:
-    """`crossfoot generate` and `crossfoot chat`. verbs: of the parser. generate, chat: what does them."""
+def speaking_verbs(verbs: Any, generate: object, chat: object, tune: object) -> None:
+    """`crossfoot generate`, `chat` and `tune`. verbs: of the parser. The others: what does them."""
     text = "what a model, an adapter or a run answers: to a text, or to each record of a file"
     one = verbs.add_parser("generate", help=text, description=text)
     generation_options(one)
@@ -158,6 +176,20 @@ def speaking_verbs(verbs: Any, generate: object, chat: object) -> None:
     other = verbs.add_parser("chat", help=text, description=text)
     generation_options(other)
     other.set_defaults(verb=chat)
+    text = "find the generation parameters with which a model, an adapter or a run answers best"
+    third = verbs.add_parser("tune", help=text, description=text)
+    tune_options(third)
+    third.set_defaults(verb=tune)
+
+
+def tune_options(tune: argparse.ArgumentParser) -> None:
+    """The words of `crossfoot tune`."""
+    what = "model, prompts, goal and parameters, in YAML: docs/tune.md"
+    tune.add_argument("file", type=path, metavar="GENERATION.yaml", help=what)
+    where = (
+        "a model's folder that gets the best parameters as its generation_config.json; the old one is kept"
+    )
+    tune.add_argument("--into", type=path, metavar="FOLDER", help=where)
 
 
 def serving_verbs(
