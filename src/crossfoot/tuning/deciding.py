@@ -10,6 +10,7 @@ from typing import Any
 from crossfoot.tuning.intervals import Estimate, difference
 from crossfoot.tuning.space import simplicity
 from crossfoot.tuning.trials import Trial
+from crossfoot.tuning.tuning_file import Goal
 
 MOST_FINALISTS = 4
 
@@ -28,13 +29,15 @@ class Decision:
     scores: dict[int, Estimate]
 
 
-def decide(
-    trials: Sequence[Trial], *, is_maximized: bool, among: Collection[int] | None = None
-) -> Decision | None:
+def decide(trials: Sequence[Trial], goal: Goal, among: Collection[int] | None = None) -> Decision | None:
     """Of trials that did not fail; None without one. among: numbers of those that may be chosen."""
 
     def by_mean(trial: Trial) -> tuple[Any, ...]:
-        return -trial.score.mean if is_maximized else trial.score.mean, simplicity(trial.values), trial.number
+        return (
+            -trial.score.mean if goal.is_maximized else trial.score.mean,
+            simplicity(trial.values),
+            trial.number,
+        )
 
     def by_simplicity(trial: Trial) -> tuple[Any, ...]:
         return simplicity(trial.values), *by_mean(trial)
@@ -47,7 +50,7 @@ def decide(
     gaps = {trial.number: difference(trial.units, highest.units) for trial in measured}
     alike = [trial for trial in measured if trial is not highest and gaps[trial.number].holds_zero]
     chosen = min((highest, *(trial for trial in alike if trial in eligible)), key=by_simplicity)
-    scores = {trial.number: trial.score for trial in measured}
+    scores = {trial.number: trial.score.within(*goal.bounds) for trial in measured}
     return Decision(highest, tuple(sorted(alike, key=by_simplicity)), chosen, gaps, scores)
 
 
@@ -62,7 +65,7 @@ def finalists(decision: Decision) -> list[Trial]:
     return sorted((trial for trial in both if trial.number in numbers), key=lambda trial: trial.number)
 
 
-def decide_at_last(first: Decision, trials: Sequence[Trial], *, is_maximized: bool) -> Decision:
+def decide_at_last(first: Decision, trials: Sequence[Trial], goal: Goal) -> Decision:
     """Among the finalists, by what they were worth when they were measured once more: the best of many was
     also the luckiest. trials: with those measurements.
     """
@@ -72,4 +75,4 @@ def decide_at_last(first: Decision, trials: Sequence[Trial], *, is_maximized: bo
         if repeats := [one for one in trials if one.is_final and one.number == number and not one.failed]:
             again[number] = reduce(Trial.beside, repeats)
     judged = [again.get(one.number, one) for one in trials if not one.is_final]
-    return decide(judged, is_maximized=is_maximized, among=numbers) or first
+    return decide(judged, goal, numbers) or first

@@ -28,6 +28,12 @@ class Estimate:
         """Whether there may be no difference at all."""
         return self.low <= 0 <= self.high
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The interval cut to what there can be."""
+        if not math.isfinite(self.low):
+            return self
+        return Estimate(self.mean, max(self.low, least), min(self.high, most))
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Of values that are independent of each other."""

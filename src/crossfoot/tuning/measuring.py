@@ -108,7 +108,8 @@ class Subject:
             told = speaker.answers([self.ids[index] for index in batch], limits[batch[0]], seed)
             seconds += time.perf_counter() - begun
             for index, answer in zip(batch, told, strict=True):
-                answers[index], tokens[index] = self.asking.text(answer.ids), len(answer.ids)
+                answers[index] = self.asking.text(answer.ids).replace("\0", "\ufffd")
+                tokens[index] = len(answer.ids)
         total = sum(tokens)
         scores = [total / seconds] if config.goal.is_timed else self.judge(answers, tokens)
         return Trial(number, values, (tuple(scores),), (tuple(answers),), (total,), (round(seconds, 4),))

@@ -44,7 +44,7 @@ def ranked(decision: Decision, trials: Sequence[Trial], is_maximized: bool) -> l
     return sorted(searched, key=order)
 
 
-def verdict(decision: Decision) -> list[str]:
+def verdict_lines(decision: Decision) -> list[str]:
     """What came out, in sentences."""
     chosen, highest = decision.chosen, decision.highest
     lines = [f"best: {words_of(chosen.values)} (trial {chosen.number})"]
@@ -66,7 +66,7 @@ def verdict(decision: Decision) -> list[str]:
 
 def summary(goal: Goal, decision: Decision, trials: Sequence[Trial], prompts: int) -> str:
     """For a terminal."""
-    rows = [("trial", goal.measure, "tokens/s", "values")]
+    rows: list[tuple[str, ...]] = [("trial", goal.measure, "tokens/s", "values")]
     order = ranked(decision, trials, goal.is_maximized)
     for trial in order[:_MOST_ROWS]:
         score = decision.scores.get(trial.number)
@@ -79,7 +79,7 @@ def summary(goal: Goal, decision: Decision, trials: Sequence[Trial], prompts: in
     ]
     if len(order) > _MOST_ROWS:
         lines.append(f"and {counted(len(order) - _MOST_ROWS, 'trial')} more in trials.jsonl")
-    return "\n".join([*lines, intervals_words(goal, prompts), "", *verdict(decision)])
+    return "\n".join([*lines, intervals_words(goal, prompts), "", *verdict_lines(decision)])
 
 
 def intervals_words(goal: Goal, prompts: int) -> str:

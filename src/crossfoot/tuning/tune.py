@@ -86,7 +86,8 @@ def _search(subject: Subject, kept: TrialFile) -> list[Trial]:
 def _outcome(subject: Subject, trial: Trial) -> str:
     if trial.failed:
         return f"failed: {trial.failed}"
-    return f"{subject.file.config.goal.measure} {score_words(trial.score)}"
+    goal = subject.file.config.goal
+    return f"{goal.measure} {score_words(trial.score.within(*goal.bounds))}"
 
 
 def _decide(subject: Subject, kept: TrialFile, searched: Sequence[Trial]) -> Decision:
@@ -94,7 +95,7 @@ def _decide(subject: Subject, kept: TrialFile, searched: Sequence[Trial]) -> Dec
     nobody was chosen by. Raises Refused (CF818).
     """
     goal, repeats = subject.file.config.goal, subject.file.config.repeats
-    first = decide(searched, is_maximized=goal.is_maximized)
+    first = decide(searched, goal)
     if first is None:
         raise Refused(all_trials_failed(len(searched), [trial.failed for trial in searched]))
     best = finalists(first)
@@ -110,7 +111,7 @@ def _decide(subject: Subject, kept: TrialFile, searched: Sequence[Trial]) -> Dec
         again = subject.measure(trial.number, trial.values, [repeats + repeat])
         kept.add(replace(again, is_final=True))
     finals = kept.trials[len(kept.trials) - len(turns) :] if turns else []
-    return decide_at_last(first, [*searched, *finals], is_maximized=goal.is_maximized)
+    return decide_at_last(first, [*searched, *finals], goal)
 
 
 def _write(subject: Subject, trials: Sequence[Trial], decision: Decision, into: str | None) -> None:

@@ -4,6 +4,7 @@ Torch-free.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ class Goal(_Section):
     def needs_references(self) -> bool:
         """Whether answers are held against the right ones."""
         return self.measure in ("exact_match", "chrf")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that an answer can be worth."""
+        least = -math.inf if self.measure == "command" else 0.0
+        return least, {"exact_match": 1.0, "chrf": 100.0}.get(self.measure, math.inf)
 
     @property
     def is_timed(self) -> bool:
