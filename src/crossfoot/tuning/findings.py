@@ -114,13 +114,13 @@ def start_out_of_place(name: str, why: str, place: Place, help_: str) -> Finding
 
 @rule_docs("CF816")
 def nothing_to_choose(place: Place) -> Finding:
-    """CF816: every parameter has one value, so that there is nothing to choose.
+    """CF816: every parameter that has an effect has one value, so that there is nothing to choose.
 
     `crossfoot generate` answers with fixed parameters. A search needs two values of one parameter at least.
     """
     return Finding(
         "CF816",
-        "parameters leaves nothing to choose: each has one value",
+        "parameters leaves nothing to choose: what has an effect has one value",
         place=place,
         helps=("give one of them a list or a range: do_sample: [false, true]",),
     )

@@ -100,8 +100,9 @@ class _Reader:
             if key not in RANGE_KEYS:
                 near, where = nearest_word(key, RANGE_KEYS), self.key(*keys, key)
                 self.findings.append(unknown_tuning_key(f"parameters.{name}.{key}", where, near, RANGE_KEYS))
+        meant = [nearest_word(key, RANGE_KEYS) for key in value]
         for key in ("low", "high"):
-            if key not in value:
+            if key not in value and key not in meant:
                 self.findings.append(tuning_key_missing(f"parameters.{name}.{key}", self.key(*keys)))
         low, high = (
             self.value(name, value[key], (*keys, key)) if key in value else None for key in ("low", "high")
@@ -165,7 +166,7 @@ def _of_effect(space: Space, reader: _Reader) -> Iterator[Finding]:
     idle = [name for name in space if not has_effect(name, widest)]
     sampled = [name for name in idle if name != "length_penalty"]
     if sampled:
-        why = "do_sample is false" + ("" if "do_sample" in space else " where it is not said")
+        why = "do_sample is false" + ("" if "do_sample" in space else " unless it is said")
         help_ = "write do_sample: [false, true], or leave them out"
         yield generation_without_effect(sampled, why, reader.key("parameters", sampled[0]), help_)
     if "length_penalty" in idle:

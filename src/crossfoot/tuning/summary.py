@@ -48,18 +48,18 @@ def verdict_lines(decision: Decision) -> list[str]:
     """What came out, in sentences."""
     chosen, highest = decision.chosen, decision.highest
     lines = [f"best: {words_of(chosen.values)} (trial {chosen.number})"]
-    alike = [trial.number for trial in (highest, *decision.alike) if trial.number != chosen.number]
+    others = sorted(trial.number for trial in decision.alike if trial.number != chosen.number)
     if chosen.number != highest.number:
         lines.append(
-            f"the highest mean has trial {highest.number}, {score_words(decision.scores[highest.number])}, "
-            f"but the difference may be chance: the simplest is taken"
+            f"trial {highest.number} has the best mean, {score_words(decision.scores[highest.number])}, "
+            f"but the difference may be chance, and trial {chosen.number} is simpler"
         )
-    if alike:
-        numbers = [str(number) for number in sorted(alike)[:_MOST_NUMBERS]]
-        more = [f"{len(alike) - len(numbers)} more"] if len(alike) > len(numbers) else []
-        trials = "trial" if len(alike) == 1 else "trials"
-        lines.append(f"not told apart from the highest: {trials} {listed([*numbers, *more])}")
-    else:
+    if others:
+        numbers = list(map(str, others[:_MOST_NUMBERS]))
+        more = [f"{len(others) - len(numbers)} more"] if len(others) > len(numbers) else []
+        trials = "trial" if len(others) == 1 else "trials"
+        lines.append(f"not told apart from trial {highest.number}: {trials} {listed([*numbers, *more])}")
+    elif chosen.number == highest.number:
         lines.append("every other trial is worse by more than chance explains")
     return lines
 

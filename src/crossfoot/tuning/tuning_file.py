@@ -185,19 +185,23 @@ def _of_goal(tree: Tree, path: str) -> Iterator[Finding]:
 
 
 def _in_plain_words(error: ValidationError, tree: Tree, path: str) -> Iterator[Finding]:
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    known = {
+        one["loc"]: tuple((Goal if len(one["loc"]) > 1 else TuningConfig).model_fields) for one in details
+    }
+    unknown = [one["loc"] for one in details if one["type"] == "extra_forbidden"]
+    meant = {keys: nearest_word(str(keys[-1]), known[keys]) for keys in unknown}
+    for detail in details:
         keys: Keys = detail["loc"]
         name, spot = dotted(keys), tree.spots.get(keys)
         place = spot.value if spot else place_of(tree, keys, path)
-        if detail["type"] == "extra_forbidden":
-            known = tuple((Goal if len(keys) > 1 else TuningConfig).model_fields)
+        if keys in meant:
             where = spot.key if spot and spot.key else place
-            yield unknown_tuning_key(name, where, nearest_word(str(keys[-1]), known), known)
-        elif detail["type"] == "missing":
+            yield unknown_tuning_key(name, where, meant[keys], known[keys])
+        elif detail["type"] != "missing":
+            yield wrong_value(name, detail["input"], wanted(detail), place, _choices_near(detail))
+        elif keys[-1] not in meant.values():
             yield tuning_key_missing(name, place)
-        else:
-            helps = _choices_near(detail)
-            yield wrong_value(name, detail["input"], wanted(detail), place, helps)
 
 
 def _choices_near(detail: Mapping[str, Any]) -> tuple[str, ...]:
