@@ -231,6 +231,8 @@ def test_the_luckiest_of_many_is_measured_once_more() -> None:
 
 def test_trials_are_kept_and_a_torn_line_is_measured_again(tmp_path: Path) -> None:
     made_of = {"config": {"seed": 0, "goal": "x"}, "prompts": "p", "own_values": {"top_k": 3}}
+    with TrialFile(str(tmp_path), {**made_of, "prompts": "not measured yet"}):
+        pass
     one, two = trial(1, "10", **SAMPLED), trial(2, "11", do_sample=False)
     with TrialFile(str(tmp_path), made_of) as file:
         file.add(one)

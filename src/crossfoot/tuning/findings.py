@@ -9,6 +9,7 @@ from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, listed
 
 _SHOWN = 3
+_TRIED = """echo '{"prompt": "1 + 1?", "answer": "2", "reference": "2", "tokens": 1}'"""
 SMALLEST = {
     "model": "model: FOLDER",
     "prompts": "prompts: FILE.jsonl",
@@ -139,10 +140,7 @@ def command_failed(command: str, why: str, place: Place, said: Sequence[str] = (
         f"{command} {why}",
         place=place,
         notes=tuple(f"it said: {line}" for line in said),
-        helps=(
-            "mend it, and give the same command again; try it alone: "
-            """echo '{"prompt": "1 + 1?", "answer": "2", "reference": "2", "tokens": 1}' | """ + command,
-        ),
+        helps=(f"try it alone: {_TRIED} | {command}", "mend it, and give the same command again"),
     )
 
 

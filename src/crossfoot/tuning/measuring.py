@@ -11,12 +11,12 @@ import psutil
 import torch
 
 from crossfoot.digests import sha256_of_document
-from crossfoot.findings.finding import Finding
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.generating.asking import Asking
-from crossfoot.generating.findings import float16_on_cpu
+from crossfoot.generating.findings import float16_on_cpu, nothing_to_ask
 from crossfoot.generating.generate import batches_of, limits_of, tell_findings
 from crossfoot.generating.options import FolderValues, read_folder_values, settle
-from crossfoot.generating.prompts import Prompt, read_prompts
+from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
 from crossfoot.generating.voice import Voice, asking, find_voice
 from crossfoot.output import tell
@@ -144,6 +144,8 @@ def find_subject(file: TuningFile) -> Subject:
     voice = find_voice(config.model, config.step, config.base)
     own = read_folder_values(voice.base_folder)
     device = choose_device(config.device_map)
+    if not is_file(config.prompts):
+        raise Refused(nothing_to_ask(config.prompts, "is no file", "name a file of prompts"))
     prompts = read_prompts(config.prompts, voice.columns or {})
     refuse_missing_references(config.goal, config.prompts, prompts)
     asks = asking(voice, config.template, config.system_prompt)

@@ -98,7 +98,8 @@ def tuning_page(
 def _trade_off(search: _Search) -> Iterator[Html]:
     if search.measure != "tokens_per_second":
         speed = Axis("new tokens a second, all prompts together", has_zero=True)
-        yield chart("Over speed", speed, search.up, search.dots(lambda trial: trial.tokens_per_second))
+        note = "Measured while it searched: other work on the machine shows here too."
+        yield chart("Over speed", speed, search.up, search.dots(lambda trial: trial.tokens_per_second), note)
     if search.measure != "length":
         length = Axis("tokens of an answer, the mean", has_zero=True)
         yield chart("Over length", length, search.up, search.dots(lambda trial: trial.tokens_per_answer))

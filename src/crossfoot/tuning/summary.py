@@ -25,8 +25,8 @@ def number_words(value: float) -> str:
 
 
 def score_words(score: Estimate) -> str:
-    """`0.45 (0.21 to 0.69)`; of a single value without the interval."""
-    if not math.isfinite(score.low):
+    """`0.45 (0.21 to 0.69)`; without an interval where nothing varied, or nothing could."""
+    if not math.isfinite(score.low) or score.low == score.high:
         return number_words(score.mean)
     return f"{number_words(score.mean)} ({number_words(score.low)} to {number_words(score.high)})"
 

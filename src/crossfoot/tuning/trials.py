@@ -93,6 +93,13 @@ class TrialFile:
         self.path = os.path.join(self.folder, TRIALS)
         self._file = open(self.path, "a+b")  # noqa: SIM115
         try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Refused(other_tuning(self.folder, ["another command is at work in it"])) from error
@@ -100,6 +107,8 @@ class TrialFile:
             pass  # a file system without locks
         lines = Path(self.path).read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
+        if len(whole) < 2:  # nothing was measured yet: any search may begin here
+            whole = []
         self._file.truncate(sum(map(len, whole)))
         if whole:
             self._take(whole)
