@@ -319,7 +319,7 @@ def test_generation_config_is_read_by_transformers(tmp_path: Path) -> None:
     values = generation_config(OWN, BEST, (2, 7))
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
     read = GenerationConfig.from_pretrained(tmp_path)
-    assert (read.temperature, read.top_k, read.top_p, read.eos_token_id) == (0.7, 10, 1.0, 2)
+    assert (read.temperature, read.top_k, read.top_p, read.eos_token_id) == (0.7, 10, 1.0, [2, 7])
     greedy = generation_config(OWN, {"do_sample": False, "max_new_tokens": 24}, (2,))
     assert "top_p" not in greedy and "_from_model_config" not in greedy and greedy["use_cache"] is True
     assert generation_config({}, BEST, (2, 7))["eos_token_id"] == [2, 7]

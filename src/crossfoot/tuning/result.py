@@ -56,12 +56,15 @@ def generation_config(
     own: Mapping[str, Any], effective: Mapping[str, Any], ends: Sequence[int]
 ) -> dict[str, Any]:
     """As transformers reads it: these values, and what the model's own file says besides. ends: ids of the
-    tokens that end an answer, where that says none.
+    tokens that ended an answer while it was measured; they end it from now on.
     """
     kept = {name: value for name, value in own.items() if name not in (*NAMES, *_OF_ITS_MAKING)}
-    kept.setdefault("eos_token_id", ends[0] if len(ends) == 1 else list(ends))
+    said = kept.get("eos_token_id")
+    ids = list(
+        dict.fromkeys([*(said if isinstance(said, list) else [said] if said is not None else []), *ends])
+    )
     kept.setdefault("pad_token_id", ends[0])
-    return {**kept, **effective}
+    return {**kept, "eos_token_id": ids[0] if len(ids) == 1 else ids, **effective}
 
 
 def own_file(folder: str) -> dict[str, Any]:
