@@ -326,7 +326,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     ready_for_weights("merge")
-    from crossfoot.models.merge import merge
+    from crossfoot.merging.merge import merge
 
     return merge(arguments.source, arguments.out, arguments.step, arguments.dtype, arguments.base)
 

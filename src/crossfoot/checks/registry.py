@@ -56,7 +56,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.launch.findings",
     "crossfoot.mirrors.findings",
     "crossfoot.models.findings",
-    "crossfoot.models.merge_findings",
+    "crossfoot.merging.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
     "crossfoot.usage",

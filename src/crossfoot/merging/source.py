@@ -14,10 +14,10 @@ from crossfoot.checkpoints.store import list_checkpoints
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
 from crossfoot.index.store import DataIndex
+from crossfoot.merging.findings import base_not_here, not_mergeable, nothing_to_merge, other_base
+from crossfoot.merging.stages import without_values
 from crossfoot.models.export import Source, find_source, load_trained
 from crossfoot.models.load import LoadedModel, read_model_config
-from crossfoot.models.merge_findings import base_not_here, not_mergeable, nothing_to_merge, other_base
-from crossfoot.models.merge_stages import without_values
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.models.save import save_adapter
 from crossfoot.models.tiny_model import write_tiny_model

@@ -23,9 +23,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from crossfoot.findings.finding import Refused
-from crossfoot.models.base_files import BaseFiles
+from crossfoot.merging.base_files import BaseFiles
+from crossfoot.merging.findings import other_base
 from crossfoot.models.grow import grow_vocabulary, mean_row
-from crossfoot.models.merge_findings import other_base
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.written.adapter_folder import PREFIX, AdapterFolder
 

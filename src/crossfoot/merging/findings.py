@@ -11,7 +11,7 @@ from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import AdapterFolder
 
 if TYPE_CHECKING:
-    from crossfoot.models.merged_tokenizer import TokenProof
+    from crossfoot.merging.token_proof import TokenProof
 
 _NAME_IT = "name the folder of a run, or that of its adapter"
 _BY_PEFT = "load base and adapter by peft instead"

@@ -28,16 +28,16 @@ from crossfoot.digests import sha256_of_file
 from crossfoot.durable import rename_folder
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
-from crossfoot.models.base_files import BaseFiles
+from crossfoot.merging.base_files import BaseFiles
+from crossfoot.merging.findings import no_room, not_proven, other_ids
+from crossfoot.merging.logit_proof import Proof, prompts_of, prove_merged, seeded_prompts
+from crossfoot.merging.source import MergedRun, MergeSource, open_source, require_base
+from crossfoot.merging.stages import MergedTensors, Stage
+from crossfoot.merging.tensor_writer import Form, write_tensors
+from crossfoot.merging.token_proof import TokenProof, prove_tokenizer
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.load import DTYPES, read_model_config
-from crossfoot.models.merge_findings import no_room, not_proven, other_ids
-from crossfoot.models.merge_proof import Proof, prompts_of, prove_merged, seeded_prompts
-from crossfoot.models.merge_source import MergedRun, MergeSource, open_source, require_base
-from crossfoot.models.merge_stages import MergedTensors, Stage
-from crossfoot.models.merged_tokenizer import TokenProof, prove_tokenizer
 from crossfoot.models.save import clear_leftovers, open_to_others
-from crossfoot.models.tensor_writer import Form, write_tensors
 from crossfoot.models.usage_page import usage_page
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, said_by, size
