@@ -321,7 +321,7 @@ def _export(arguments: argparse.Namespace) -> int:
     ready_for_weights("export")
     from crossfoot.models.export import export
 
-    return export(arguments.run_dir, arguments.out, arguments.step)
+    return export(arguments.run_dir, arguments.out, arguments.step, arguments.base)
 
 
 def _merge(arguments: argparse.Namespace) -> int:

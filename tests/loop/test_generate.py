@@ -197,12 +197,12 @@ def test_mistakes_are_said_before_anything_is_loaded(
     assert code(str(run.run_dir), "--device-map", "gpu") == "809"
     assert code(str(run.run_dir), "--template", "no.jinja") == "806"
     assert code(str(run.run_dir), "--step", "99") == "756"
-    assert code("nowhere") == "804"
-    assert code(str(tmp_path)) == "804"
+    assert code("nowhere") == "759"
+    assert code(str(tmp_path)) == "759"
     shutil.copytree(run.run_dir / "adapter", "alone")
     values = json.loads(Path("alone/adapter_config.json").read_text())
     Path("alone/adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": "gone"}))
-    assert code("alone") == "805"
+    assert code("alone") == "769"
 
 
 BOTH = {"r": 4, "alpha": 8, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}

@@ -216,7 +216,7 @@ def test_what_cannot_be_merged_is_said(
 
     (tmp_path / "empty").mkdir()
     assert "CF759" in said(str(tmp_path / "empty"), str(out))
-    assert "CF040" in said(str(tmp_path / "nowhere"), str(out))
+    assert "CF759" in said(str(tmp_path / "nowhere"), str(out))
     assert "is a whole model already" in said(str(base), str(out))
     assert "CF769" in said(made("astray", base_model_name_or_path=str(tmp_path / "gone")), str(out))
     assert "CF772" in said(str(adapter), str(out), "--base", str(tmp_path / "other"))
