@@ -39,7 +39,8 @@ def open_source(path: str, step: int | None, base: str | None, work: str) -> Mod
     source = tiny_written(find_model(path, "merge", step=step, base=base, from_checkpoint=True))
     if not source.is_adapted:
         if source.run is None:
-            raise Refused(no_model(path, "merge", "is a whole model already"))
+            lora = "name the folder of a run that trained with lora, or of an adapter"
+            raise Refused(no_model(path, "merge", "is a whole model already", lora))
         whole = f"write that: crossfoot export {quoted_path(path)} OUT"
         raise Refused(no_model(path, "merge", "trained the whole model", whole))
     if source.checkpoint is not None:
