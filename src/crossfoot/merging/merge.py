@@ -193,7 +193,7 @@ def _keep_files(base: Path, folder: Path) -> None:
 
 def _prove(source: ModelSource, base: Path, folder: Path, merged: MergedTensors, dtype: torch.dtype) -> Proof:
     rows = merged.shapes[f"{merged.tables[0]}.weight"][0]
-    index = source.run.open_index() if source.run is not None else None
+    index = source.run.index if source.run is not None else None
     prompts = seeded_prompts(rows) if index is None else prompts_of(index)
     tell(f"comparing the logits of {len(prompts)} prompts with those of base and adapter ...")
     trained = None if source.trained_dtype is None else DTYPES[source.trained_dtype]
@@ -221,7 +221,7 @@ def _add_tokenizer(
 
 
 def _compared(run: TrainedRun, folder: Path) -> TokenProof:
-    if (index := run.open_index()) is None:
+    if (index := run.index) is None:
         return TokenProof(why="the run's index is not there any more")
     tell(f"comparing the tokens of {index.num_samples:,} samples with AutoTokenizer's ...")
     path, special_text = tokenizer_path(run.config), run.config.data.special_text

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from crossfoot.checkpoints.findings import no_such_checkpoint
@@ -96,7 +97,8 @@ class TrainedRun:
         adapter_as_it_was(model.adapter, self.lock.get("adapter") or {}, who)
         return self
 
-    def open_index(self) -> DataIndex | None:
+    @cached_property
+    def index(self) -> DataIndex | None:
         """The tokens that it was trained on; None where they are not there any more."""
         return find_index(self.run_dir, self.lock, self.attempts)
 
