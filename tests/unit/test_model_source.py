@@ -125,6 +125,8 @@ def test_a_base_is_found_where_the_adapter_lies(here: Path, monkeypatch: pytest.
     model(here / "project" / "runs" / "models" / "base")
     code, words = refused(one)
     assert code == "CF769" and "trained on models/base" in words and "--base FOLDER" in words
+    both = [str(here / "project" / place / "models" / "base") for place in ("runs", ".")]
+    assert f"it may be {both[0]} or {Path(both[1])}" in words
     monkeypatch.chdir(here / "project")
     assert find_model(str(one), "ask").base == "models/base"
     assert find_model(str(one), "ask", base="runs/models/base").base == "runs/models/base"

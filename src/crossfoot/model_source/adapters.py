@@ -53,16 +53,23 @@ def found_from(path: str, folder: str) -> str:
     """
     if not path or os.path.isabs(path) or ":" in path or model_folder(path) is not None:
         return path
+    found = _seen_from(path, folder)
+    return found[0] if len(found) == 1 else path
+
+
+def _seen_from(path: str, folder: str) -> list[str]:
+    """The folders of this relative path, from `folder` and from those that it lies in."""
     found: dict[str, str] = {}
     above = Path(os.path.abspath(folder))
     for start in (above, *list(above.parents)[:_LEVELS_ABOVE]):
         if (candidate := start / path).is_dir():
             found.setdefault(os.path.realpath(candidate), str(candidate))
-    return next(iter(found.values())) if len(found) == 1 else path
+    return list(found.values())
 
 
 def require_base(path: str, base: str, does: str) -> None:
     """Raises Refused (CF769) where the base of `path` is not here."""
     folder = model_folder(base) if base else None
     if folder is None or not (folder / CONFIG_JSON).is_file():
-        raise Refused(base_not_here(path, base, does))
+        meant = [] if not base or os.path.isabs(base) else _seen_from(base, path)
+        raise Refused(base_not_here(path, base, does, meant))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import listed
 from crossfoot.shell_words import quoted_path
 
 _NAME_IT = "name the folder of a run, of an adapter (adapter_config.json) or of a model (config.json)"
@@ -24,7 +27,7 @@ def no_model(path: str, does: str, why: str, *helps: str, notes: tuple[str, ...]
 
 
 @rule_docs("CF769", name="base-not-here")
-def base_not_here(path: str, base: str, does: str) -> Finding:
+def base_not_here(path: str, base: str, does: str, meant: Sequence[str] = ()) -> Finding:
     """CF769: the base model of an adapter is not on this machine.
 
     An adapter is only what was added, and says nothing without the weights that it was added to. Its config
@@ -38,8 +41,13 @@ def base_not_here(path: str, base: str, does: str) -> Finding:
     if does == "serve":
         merge = f"crossfoot merge {quoted_path(path)} OUT --base FOLDER"
         help_ = f"merge it where its base is now, and serve OUT: {merge}"
+    several = (f"it may be {listed(meant, 'or')}",) if len(meant) > 1 else ()
     return Finding(
-        "CF769", f"the base model of {path} is not here", notes=(named,), helps=(help_,), unreadable=True
+        "CF769",
+        f"the base model of {path} is not here",
+        notes=(named, *several),
+        helps=(help_,),
+        unreadable=True,
     )
 
 
