@@ -132,6 +132,13 @@ def test_a_base_is_found_where_the_adapter_lies(here: Path, monkeypatch: pytest.
     assert find_model(str(one), "ask", base="runs/models/base").base == "runs/models/base"
 
 
+def test_an_adapter_stands_without_the_papers_of_its_run(here: Path) -> None:
+    (here / "demo" / "attempt-001").mkdir(parents=True)
+    one = adapter(here / "demo" / "adapter", model(here / "base"))
+    assert find_model(str(one), "merge").run is None
+    assert refused("demo", "merge")[0] == "CF706"
+
+
 @pytest.mark.parametrize("base", ["", "/gone", "gone", "some-org/gone"])
 def test_a_base_that_is_not_here(here: Path, base: str) -> None:
     one = adapter(here / "an adapter", base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,15 +149,15 @@ def find_model(
     CF769, CF772, what runs, checkpoints and adapters are refused for.
     """
     here = find_named(path, does, step)
-    run = read_trained_run(here.run_dir) if here.run_dir else None
-    if run is not None and here.kind == "run":
+    if here.kind == "run":
+        run = read_trained_run(path)
         has_checkpoint = from_checkpoint and list_checkpoints(path)
         saved = None if step is not None or has_checkpoint else run.saved
         if saved is None:
             return checkpoint_source(path, does, step=step, base=base)
         return _saved_source(run.on(base), saved, does)
-    if run is not None and (here.kind == "adapter") is (run.config.lora is not None):
-        return _saved_source(run.on(base), path, does)
+    if here.run_dir and (known := _run_of(here)) is not None:
+        return _saved_source(known.on(base), path, does)
     if here.kind == "adapter":
         return _adapter_source(path, base, does)
     folder = str(model_folder(path))
@@ -188,6 +189,16 @@ def refuse_missing_base(path: str, does: str) -> None:
 def _require_base(run: TrainedRun, what: str, does: str) -> None:
     if run.config.model.path != BUILTIN_TINY:
         require_base(what, run.base, does)
+
+
+def _run_of(saved: Named) -> TrainedRun | None:
+    """The run that has saved an adapter or a model; None where its papers cannot be read, or it saves the
+    other of the two: what it has saved stands without it too.
+    """
+    with suppress(Refused):
+        run = read_trained_run(saved.run_dir)
+        return run if (saved.kind == "adapter") is (run.config.lora is not None) else None
+    return None
 
 
 def _saved_source(run: TrainedRun, saved: str, does: str) -> ModelSource:
