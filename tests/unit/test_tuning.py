@@ -15,9 +15,9 @@ import pytest
 from transformers import GenerationConfig
 
 from crossfoot.data.conversation import Turn
+from crossfoot.data.prompts import Prompt, read_prompts
 from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.generating.prompts import Prompt, read_prompts
 from crossfoot.generating.scores import exact_match
 from crossfoot.tuning.deciding import Decision, decide, decide_at_last, finalists
 from crossfoot.tuning.intervals import difference, estimate

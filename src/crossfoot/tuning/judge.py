@@ -8,8 +8,8 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 
+from crossfoot.data.prompts import Prompt
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.generating.prompts import Prompt
 from crossfoot.generating.scores import ChrF, exact_match
 from crossfoot.phrases import counted, reason_of
 from crossfoot.tuning.findings import command_failed, no_reference

@@ -10,15 +10,16 @@ from typing import Any
 import psutil
 import torch
 
+from crossfoot.data.prompts import Prompt, read_prompts
 from crossfoot.digests import sha256_of_document
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding
 from crossfoot.generating.asking import Asking
-from crossfoot.generating.findings import float16_on_cpu, nothing_to_ask
+from crossfoot.generating.findings import float16_on_cpu
 from crossfoot.generating.generate import batches_of, limits_of, tell_findings
 from crossfoot.generating.options import FolderValues, read_folder_values, settle
-from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
-from crossfoot.generating.voice import Voice, asking, find_voice
+from crossfoot.generating.voice import asking, find_voice
+from crossfoot.model_source.source import ModelSource
 from crossfoot.output import tell
 from crossfoot.phrases import first_line
 from crossfoot.tuning.judge import Judge, judge_of, refuse_missing_references
@@ -39,7 +40,7 @@ class Subject:
     """
 
     file: TuningFile
-    voice: Voice
+    voice: ModelSource
     asking: Asking
     device: str
     prompts: list[Prompt]
@@ -144,9 +145,7 @@ def find_subject(file: TuningFile) -> Subject:
     voice = find_voice(config.model, config.step, config.base)
     own = read_folder_values(voice.base_folder)
     device = choose_device(config.device_map)
-    if not is_file(config.prompts):
-        raise Refused(nothing_to_ask(config.prompts, "is no file", "name a file of prompts"))
-    prompts = read_prompts(config.prompts, voice.columns or {})
+    prompts = read_prompts(config.prompts, voice.columns)
     refuse_missing_references(config.goal, config.prompts, prompts)
     asks = asking(voice, config.template, config.system_prompt)
     ids = asks.ids([prompt.turns for prompt in prompts])
@@ -162,7 +161,7 @@ def find_subject(file: TuningFile) -> Subject:
     return subject
 
 
-def _of_precision(file: TuningFile, voice: Voice, device: str) -> list[Finding]:
+def _of_precision(file: TuningFile, voice: ModelSource, device: str) -> list[Finding]:
     tried = file.space.get("dtype", Choice((voice.dtype,)))
     if device == "cpu" and tried.holds("float16"):
         return [float16_on_cpu(file.place("parameters", "dtype"), "leave float16 to a GPU")]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossfoot.generating.prompts import Prompt
+from crossfoot.data.prompts import Prompt
 from crossfoot.phrases import counted
 from crossfoot.reports.chart import Axis, Bar, Point, Series, bars, chart
 from crossfoot.reports.page import Html, Page, figures, heading, paragraph, table, verdict
