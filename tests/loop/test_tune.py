@@ -113,6 +113,7 @@ def test_what_is_written(
     header, first, *others = lines_of(tmp_path / "out")
     assert header["format"] == 1 and first["values"]["temperature"] == 0.7
     assert len(first["scores"]) == 2 and len(first["scores"][0]) == len(first["answers"][0]) == 3
+    assert first["answers"][0] != first["answers"][1], "each repeat has its own seed"
     for line in others:
         is_greedy = not line["values"]["do_sample"]
         assert ("temperature" in line["values"]) != is_greedy
@@ -152,7 +153,7 @@ def test_what_cannot_be_gone_on_with_is_named(
     monkeypatch.setattr(Speaker, "answers", broken)
     assert tune("broken", trials=2) == 1
     assert "CF818" in (said := capsys.readouterr().out) and "all 2 trials failed" in said
-    for word, code in (("model: ", "CF804"), ("prompts: ", "CF804")):
+    for word, code in (("model: ", "CF759"), ("prompts: ", "CF804")):
         file = tmp_path / "tune.yaml"
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace(word, f"{word}{tmp_path}/absent/"), encoding="utf-8")

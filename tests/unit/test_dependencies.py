@@ -21,7 +21,8 @@ from support.launching import ROOT
 from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
-BELOW_THE_WALL = set("training tuning generating probing merging models metering rendezvous".split())
+BELOW_THE_WALL = {"training", "tuning", "generating", "probing", "merging", "models", "metering"}
+BELOW_THE_WALL |= {"rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""

@@ -28,7 +28,8 @@ from crossfoot.tuning.trials import Trial
 from crossfoot.tuning.tuning_file import TuningFile
 from crossfoot.written.model_facts import read_model_facts
 
-_SEEDS_OF_A_REPEAT = 2**32
+_SEEDS_OF_A_REPEAT = 1_000_003
+"""So far apart that no batch has the seed of another repeat; torch on a CPU takes the last 32 bits of one."""
 _ROOM = 1.5
 """A second model is kept beside others while so many times its size is free."""
 
