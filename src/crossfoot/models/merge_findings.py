@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.phrases import size
+from crossfoot.phrases import counted, size
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import AdapterFolder
 
@@ -77,6 +78,27 @@ def no_room(out: str, needed_bytes: int, free_bytes: int) -> Finding:
             "name a folder on a disk with room",
             "or ask for 2 bytes a number instead of 4: --dtype bfloat16",
         ),
+    )
+
+
+@rule_docs("CF785", "error", "warning")
+def base_has_changed(run_dir: str, base: str, files: Sequence[str], is_named: bool) -> Finding:
+    """CF785: the weights of a base model are not those that the run began with.
+
+    A run notes the sizes of its base's weight files and the sha256 of parts of them. An adapter on other
+    weights is another model, which may answer well or not at all; the proof of a merge cannot see that. The
+    same weights in other files, or in another precision, differ by their bytes too: name them with `--base`,
+    and what differs is a warning.
+    """
+    shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+    sure = ("leave out --base, or be sure that these are the same weights",)
+    other = ("name the folder that has them: --base FOLDER", f"if these will do: --base {quoted_path(base)}")
+    return Finding(
+        "CF785",
+        f"{base} does not have the weights that {run_dir} began with",
+        severity="warning" if is_named else "error",
+        notes=(f"{counted(len(files), 'file')} of other content, or gone: {shown}",),
+        helps=sure if is_named else other,
     )
 
 

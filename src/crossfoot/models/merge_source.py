@@ -13,10 +13,17 @@ import torch
 from crossfoot.checkpoints.store import list_checkpoints
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.findings.finding import Refused
+from crossfoot.findings.formats import show
 from crossfoot.index.store import DataIndex
 from crossfoot.models.export import Source, find_source, load_trained
 from crossfoot.models.load import LoadedModel, read_model_config
-from crossfoot.models.merge_findings import base_not_here, not_mergeable, nothing_to_merge, other_base
+from crossfoot.models.merge_findings import (
+    base_has_changed,
+    base_not_here,
+    not_mergeable,
+    nothing_to_merge,
+    other_base,
+)
 from crossfoot.models.merge_stages import without_values
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.models.save import save_adapter
@@ -36,7 +43,7 @@ from crossfoot.written.adapter_folder import (
     read_adapter,
 )
 from crossfoot.written.config import Config
-from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder
+from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder, weight_marks
 
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """How init_lora_weights begins, where peft changes the base as it makes the adapter."""
@@ -102,7 +109,8 @@ def _of_run(run_dir: str, step: int | None, base: str | None, work: str) -> Merg
     if base is None and config.model.path == BUILTIN_TINY:
         write_tiny_model(own)
     named = base or own
-    require_base(run_dir, named)
+    folder = require_base(run_dir, named)
+    _compare_base(run_dir, folder, is_named=base is not None)
     saved = os.path.join(run_dir, ADAPTER_NAME)
     what = run_dir
     if step is None and not list_checkpoints(run_dir) and os.path.isdir(saved):
@@ -121,6 +129,17 @@ def _merged_run(run_dir: str) -> MergedRun:
     attempts = read_attempts(run_dir)
     told = trained_with(run_dir, lock, attempts)
     return MergedRun(told.config, told.index_dir, find_index(run_dir, lock, attempts))
+
+
+def _compare_base(run_dir: str, folder: Path, is_named: bool) -> None:
+    """Hold a base's weights against those that the run began with. Raises Refused."""
+    noted = next((one.base for one in read_attempts(run_dir) if one.base), {})
+    marks = weight_marks(folder) if noted else {}
+    if other := [name for name in noted if marks.get(name) != noted[name]]:
+        finding = base_has_changed(run_dir, str(folder), other, is_named)
+        if not is_named:
+            raise Refused(finding)
+        show([finding])
 
 
 def require_base(path: str, base: str) -> Path:
