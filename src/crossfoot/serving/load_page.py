@@ -12,7 +12,6 @@ from crossfoot.serving.load_result import PERCENTILES, LoadResult, Sample, Stage
 _HEADS = ("users", "requests", "failed", "requests/s", "tokens/s", "first token", "between tokens", "answer")
 _MILLISECONDS = "the median / the 95th percentile, in milliseconds, of the requests that were answered"
 _MILLI = 1000
-_MOST_REASONS = 5
 _SETTINGS: dict[str, Callable[[LoadResult], object]] = {
     "begun": lambda one: one.begun.replace("T", " ").replace("+00:00", " UTC"),
     "server": lambda one: one.server,
@@ -91,10 +90,8 @@ def _verdict(result: LoadResult) -> Html:
     if result.passed:
         answered = f"all of {counted(result.requests, 'request')} were answered"
         return verdict("good", f"{result.name}: passed, {answered}.")
-    reasons = result.why.most_common(_MOST_REASONS)
-    why = (f"{counted(number, 'time')}: {reason}" for reason, number in reasons)
     failed = f"{result.failed:,} of {counted(result.requests, 'request')} failed"
-    return verdict("bad", f"{result.name}: FAILED, {failed}.", *why)
+    return verdict("bad", f"{result.name}: FAILED, {failed}.", *result.reasons)
 
 
 def _latency(results: Sequence[LoadResult]) -> Iterator[Html]:
