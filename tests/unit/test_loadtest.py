@@ -230,6 +230,13 @@ def test_what_differs_between_two_tests_is_said() -> None:
     assert "What differs" not in load_page([first])
 
 
+def test_a_test_without_an_answer_says_so() -> None:
+    lost = replace(_result("a"), passed=False, stages=(stage_of(1, 9, 1.0, []), stage_of(2, 9, 1.0, [])))
+    page = load_page([lost])
+    assert "No request was answered." in page and "More users at once" not in page
+    assert "27 of 27 requests failed" in page and "<figure" not in page
+
+
 def test_what_is_no_result_is_not_compared() -> None:
     Path("other.json").write_text("{}", encoding="utf-8")
     _result("plain").write(Path("plain.json"))

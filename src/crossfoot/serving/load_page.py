@@ -38,10 +38,10 @@ def load_page(results: Sequence[LoadResult]) -> str:
         heading("What it bears"),
         table(("test", *_HEADS), list(_rows(results)), note),
         heading("Latency"),
-        figures(*_latency(results)),
+        figures(*_latency(results)) or paragraph("No request was answered."),
     )
-    if any(len(one.stages) > 1 for one in results):
-        page.add(heading("More users at once"), figures(*_over_users(results)))
+    if any(len(one.stages) > 1 for one in results) and (over_users := figures(*_over_users(results))):
+        page.add(heading("More users at once"), over_users)
     machine = figures(*_machine(results))
     unseen = paragraph("The server's process was not seen from where the test ran.")
     page.add(heading("The server's machine"), machine or unseen)
