@@ -18,7 +18,7 @@ _SETTINGS: dict[str, Callable[[LoadResult], object]] = {
     "address": lambda one: one.url,
     "model": lambda one: one.model,
     "users at once": lambda one: ", ".join(str(stage.users) for stage in one.stages),
-    "seconds until all have begun": lambda one: one.plan.get("ramp_up_seconds", ""),
+    "seconds until all have begun": lambda one: f"{one.plan.get('ramp_up_seconds', 0):g}",
     "requests of each user": lambda one: one.plan.get("loops", ""),
     "different questions": lambda one: one.plan.get("prompts", ""),
     "most tokens of an answer": lambda one: one.plan.get("max_tokens", ""),
@@ -126,7 +126,12 @@ def _over_users(results: Sequence[LoadResult]) -> Iterator[Html]:
         value: Callable[[Stage], float | None], what: str = "", is_dashed: bool = False
     ) -> list[Series]:
         return [
-            Series(f"{result.name}{what}", list(_points(result, value)), colour=number, is_dashed=is_dashed)
+            Series(
+                _label(results, result, what),
+                list(_points(result, value)),
+                colour=number,
+                is_dashed=is_dashed,
+            )
             for number, result in enumerate(results)
         ]
 
@@ -137,11 +142,17 @@ def _over_users(results: Sequence[LoadResult]) -> Iterator[Html]:
 
         return milliseconds
 
-    both = [*lines(first_token(50), ", median"), *lines(first_token(95), ", 95 %", is_dashed=True)]
+    both = [*lines(first_token(50), "median"), *lines(first_token(95), "95 %", is_dashed=True)]
     yield chart("Until the first token", users, Axis("milliseconds", has_zero=True), both)
     tokens, requests = Axis("tokens a second", has_zero=True), Axis("requests a second", has_zero=True)
     yield chart("Tokens of all users", users, tokens, lines(lambda stage: stage.tokens_per_second))
     yield chart("Requests of all users", users, requests, lines(lambda stage: stage.requests_per_second))
+
+
+def _label(results: Sequence[LoadResult], result: LoadResult, what: str = "") -> str:
+    """For a legend: of one test alone, its name says nothing."""
+    name = result.name if len(results) > 1 else ""
+    return ", ".join(filter(None, (name, what)))
 
 
 def _points(result: LoadResult, value: Callable[[Stage], float | None]) -> Iterator[Point]:
@@ -156,7 +167,7 @@ def _machine(results: Sequence[LoadResult]) -> Iterator[Html]:
         for number, result in enumerate(results):
             known = ((sample.at, value(sample)) for sample in result.samples)
             points = [Point(at, each) for at, each in known if each is not None]
-            lines.append(Series(result.name, points, colour=number))
+            lines.append(Series(_label(results, result), points, colour=number))
         return chart(title, Axis("seconds since the test began"), Axis(unit, has_zero=True), lines)
 
     yield over_time("CPU of the server", "cores in use", lambda sample: sample.cpu)
