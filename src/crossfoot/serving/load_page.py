@@ -18,7 +18,7 @@ _SETTINGS: dict[str, Callable[[LoadResult], object]] = {
     "address": lambda one: one.url,
     "model": lambda one: one.model,
     "users at once": lambda one: ", ".join(str(stage.users) for stage in one.stages),
-    "seconds until all have begun": lambda one: f"{one.plan.get('ramp_up_seconds', 0):g}",
+    "seconds until all have begun": lambda one: one.plan.get("ramp_up_seconds", ""),
     "requests of each user": lambda one: one.plan.get("loops", ""),
     "different questions": lambda one: one.plan.get("prompts", ""),
     "most tokens of an answer": lambda one: one.plan.get("max_tokens", ""),
