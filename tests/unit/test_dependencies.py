@@ -64,7 +64,7 @@ def _imports(file: Path) -> Iterator[tuple[str, bool]]:
         else:
             continue
         for top in {module.partition(".")[0] for module in modules} - {"crossfoot", "__future__"}:
-            if top not in sys.stdlib_module_names:
+            if top not in sys.stdlib_module_names | {"tomllib"}:  # of Python 3.11's library
                 yield canonicalize_name(DISTRIBUTIONS.get(top, top)), id(node) in inside
 
 

@@ -14,10 +14,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,12 +28,21 @@ from crossfoot.data.prompts import read_prompts
 from crossfoot.documents import Malformed, parse_object
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.formats import show
+from crossfoot.liveness.signals import restored, taken
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, reason_of
 from crossfoot.serving.asking import ask
 from crossfoot.serving.load_findings import no_result, no_server, not_loopback, requests_failed
 from crossfoot.serving.load_page import load_page, load_table
-from crossfoot.serving.load_result import RESULT_FORMAT, LoadResult, Sample, Stage, read_result, stage_of
+from crossfoot.serving.load_result import (
+    RESULT_FORMAT,
+    LoadResult,
+    Sample,
+    Stage,
+    read_result,
+    stage_of,
+    told_apart,
+)
 from crossfoot.serving.resources import ServerProcesses, gpus_now
 from crossfoot.shell_words import joined
 
@@ -69,7 +81,22 @@ class LoadOptions:
 
 
 def loadtest(url: str, options: LoadOptions) -> int:
-    """The verb; returns the exit code: 1 when a request failed. Raises Refused."""
+    """The verb; returns the exit code: 1 when a request failed. Raises Refused, and KeyboardInterrupt for
+    every signal that ends a process: then nothing is written.
+    """
+    before = taken(_interrupt)
+    try:
+        return _loadtest(url, options)
+    finally:
+        restored(before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    tell("nothing is written")
+    raise KeyboardInterrupt
+
+
+def _loadtest(url: str, options: LoadOptions) -> int:
     url = _api(url)
     _refuse_others(url, options)
     prompts = _prompts(options.prompts)
@@ -82,6 +109,7 @@ def loadtest(url: str, options: LoadOptions) -> int:
         "timeout_seconds": options.timeout,
         "is_completion": options.is_completion,
         "headers": _key(),
+        "parent": os.getpid(),
     }
     processes = ServerProcesses(urlsplit(url).port or 80)
     if not processes.words:
@@ -92,7 +120,7 @@ def loadtest(url: str, options: LoadOptions) -> int:
             beside = () if options.is_completion else ("if it has no chat template: --completions",)
             raise Refused(no_server(url, f"the first request failed: {why}", *beside))
         samples: list[Sample] = []
-        begun = time.monotonic()
+        date, begun = datetime.now(timezone.utc), time.monotonic()
         stages = []
         for users in options.users:
             plan = {**base, "users": users, "loops": options.loops, "ramp_up_seconds": options.ramp_up}
@@ -100,10 +128,18 @@ def loadtest(url: str, options: LoadOptions) -> int:
             stages.append(_Users(plan, Path(folder) / str(users)).run(processes, begun, samples))
     kept = {"users": options.users, "ramp_up_seconds": options.ramp_up, "loops": options.loops}
     kept |= {"max_tokens": options.max_tokens, "prompts": len(prompts)}
-    passed = not any(stage.failed for stage in stages)
-    name = options.name or model
     result = LoadResult(
-        RESULT_FORMAT, name, url, model, kept, processes.words, passed, tuple(stages), tuple(samples)
+        format=RESULT_FORMAT,
+        name=options.name or model,
+        url=url,
+        model=model,
+        plan=kept,
+        server=processes.words,
+        passed=not any(stage.failed for stage in stages),
+        stages=tuple(stages),
+        samples=tuple(samples),
+        begun=date.isoformat(timespec="seconds"),
+        has_server_ended=processes.have_ended,
     )
     return _finish(result, options.out)
 
@@ -112,7 +148,9 @@ def compare(paths: Sequence[str], out: str | None) -> int:
     """Earlier tests on one page; returns the exit code. Raises Refused."""
     if len(paths) < 2:
         raise Refused(no_result(paths[0], "a comparison takes two or more"))
-    results = [read_result(path) for path in paths]
+    if twice := [path for path, number in Counter(map(os.path.realpath, paths)).items() if number > 1]:
+        raise Refused(no_result(twice[0], "it is named twice"))
+    results = told_apart(paths, [read_result(path) for path in paths])
     page = _unused(out or "comparison", ".html")
     say(load_table(results))
     page.write_text(load_page(results), encoding="utf-8")
@@ -128,7 +166,7 @@ def _finish(result: LoadResult, out: str | None) -> int:
     say(load_table([result]))
     say(f"\n{page}: the page; {document}: all numbers")
     if not result.passed:
-        show([requests_failed(result.failed, result.requests, result.why)])
+        show([requests_failed(result.failed, result.requests, result.reasons)])
     return int(not result.passed)
 
 
@@ -185,6 +223,7 @@ class _Users:
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
         if child.returncode:
             raise RuntimeError(f"locust ended with code {child.returncode}:\n{self._log.read_text()}")
         return self._stage(self._read())
