@@ -87,7 +87,7 @@ def test_a_task_in_english_is_asked_in_english(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     (task,) = read_tasks([str(path)])
-    (request,) = requests_of(task, "clean", 1)
+    (request,) = requests_of(task, "clean")
     assert request.context == "1 + 1 = ?\nA. 1\nB. 2\nAnswer: B\n\n1 + 2 = ?\nA. 3\nB. 4\nC. 5\nAnswer:"
     assert request.continuations == (" A", " B", " C")
     with pytest.raises(Refused, match="CF861"):

@@ -136,6 +136,15 @@ def test_a_folder_of_one_encoding_is_read(folder: Path, encoding: str) -> None:
     assert (read.items, read.shots) == (plain.items, plain.shots)
 
 
+@pytest.mark.parametrize(("question", "code"), [("龘齉", "CF504"), ("爨彧龘齉鬱麤靐龗" * 3, "CF559")])
+def test_a_table_that_does_not_tell_goes_with_its_folder(folder: Path, question: str, code: str) -> None:
+    (folder / "val" / "s_val.csv").write_bytes(f"{HEADER}0,{question},a,b,c,d,B\n".encode("gb18030"))
+    assert _refused("ceval=exam")[0].code == code
+    for path in folder.rglob("*_*_*.csv"):
+        path.write_bytes(path.read_text(encoding="utf-8").encode("gb18030"))
+    assert _one("ceval=exam").items[-1].question == question
+
+
 def test_a_folder_of_two_encodings_is_named_file_by_file(folder: Path) -> None:
     path = folder / "val" / "china_geography_val.csv"
     path.write_bytes(path.read_text(encoding="utf-8").encode("gb18030"))
@@ -236,6 +245,9 @@ def test_columns_of_another_case_or_missing_are_one_finding(folder: Path) -> Non
 def test_a_table_without_rows_and_a_program_named_csv(folder: Path) -> None:
     (folder / "val" / "s_val.csv").write_text(HEADER, encoding="utf-8")
     assert _found("ceval=exam") == ("CF863 a task has nothing to ask", "exam/val/s_val.csv")
+    (folder / "val" / "t_val.csv").mkdir()
+    assert _found("ceval=exam")[0].endswith("cannot be read: exam/val/t_val.csv: is a directory")
+    (folder / "val" / "t_val.csv").rmdir()
     (folder / "val" / "s_val.csv").write_bytes(b"PK\x03\x04" + bytes(60))
     assert _refused("ceval=exam")[0].code == "CF557"
 
@@ -250,9 +262,9 @@ def test_worked_examples_that_are_missing_or_few_are_named(folder: Path) -> None
     (finding,) = caught.value.findings
     assert (finding.code, finding.title) == ("CF861", "fewer than 5 worked examples in 2 of 3 subjects")
     assert str(finding.place) == "exam/dev/china_geography_dev.csv"
-    assert finding.label == "there is no such file, or nothing in it"
+    assert finding.label == "it is not there" and finding.helps[1].endswith("--shots 0")
     assert [(str(place), label) for place, label in finding.others] == [
-        ("exam/dev/everyday_physics_dev.csv", "of everyday_physics, it has 2")
+        ("exam/dev/everyday_physics_dev.csv", "2 of everyday_physics")
     ]
     assert len(requests_of(task, "clean", 0)) == 36
     shutil.rmtree(folder / "dev")
@@ -311,6 +323,7 @@ BAD: list[tuple[Any, str, str]] = [
         "answer is B, the letter of one choice and the text of another",
     ),
     ({**CHOICE, "id": 1}, "CF859", "id 1 is that of own.jsonl:1 too"),
+    ({**CHOICE, "id": [1]}, "CF860", '"id" is neither text nor a whole number'),
     ({**CHOICE, "split": "dev", "answer": None}, "CF856", "a worked example needs one"),
 ]
 
@@ -330,6 +343,11 @@ def test_a_file_that_is_no_task(folder: Path) -> None:
     assert _found("own.jsonl") == ("CF863 a task has nothing to ask", "own.jsonl")
     Path("own.jsonl").write_bytes((json.dumps({"text": HANS * 9}, ensure_ascii=False)).encode("gb18030"))
     assert _refused("own.jsonl")[0].code == "CF559"
+    twice = json.dumps(CHOICE)[:-1] + ', "answer": "A"}'
+    Path("own.jsonl").write_text(twice, encoding="utf-8")
+    assert _refused("own.jsonl")[0].label == 'it has "answer" twice'
+    Path("own.jsonl.gz").write_bytes(b"\x1f\x8b\x08" + bytes(20))
+    assert _refused("own.jsonl.gz")[0].code == "CF526"
     Path("a.txt").write_bytes("第一\n第".encode() + b"\xff\n")
     assert _found("a.txt") == ("CF504 this line is not UTF-8", "a.txt:2")
     Path("a.csv").write_text(HEADER + ROW, encoding="utf-8")

@@ -74,7 +74,7 @@ def mixed_encodings(most: str, others: Sequence[tuple[str, str]]) -> Finding:
 
 
 @rule_docs("CF861")
-def too_few_shots(shots: int, subjects: int, found: Found) -> Finding:
+def too_few_shots(shots: int, fewest: int, subjects: int, found: Found) -> Finding:
     """CF861: more worked examples are asked for than a subject has.
 
     They come from the dev split: SUBJECT_dev.csv of C-Eval, dev/SUBJECT.csv of CMMLU, the records with
@@ -85,7 +85,7 @@ def too_few_shots(shots: int, subjects: int, found: Found) -> Finding:
         "CF861",
         f"fewer than {counted(shots, 'worked example')} in {len(found):,} of {counted(subjects, 'subject')}",
         **shown(found),
-        helps=("put the examples there", "or ask for fewer: --shots 0"),
+        helps=("put the examples there", f"or ask for as many as all have: --shots {fewest}"),
     )
 
 

@@ -16,6 +16,7 @@ from crossfoot.tasks.task_file import RECORDS, TEXT, read_task_file
 from crossfoot.written.near_paths import near_help
 
 SHIPPED = "exam"
+_READABLE = "name files that can be read"
 _EXAMS: dict[str, Form] = {"ceval": "ceval", "cmmlu": "cmmlu"}
 
 
@@ -49,6 +50,9 @@ def read_tasks(
                 tasks.append(_file(word, path, name))
         except Refused as error:
             wrong += error.findings
+        except OSError as error:
+            named_file = f"{error.filename}: " if error.filename else ""
+            wrong.append(unknown_task(word, f"cannot be read: {named_file}{reason_of(error)}", _READABLE))
     if wrong:
         raise Refused(wrong)
     refuse_unknown_subjects(subjects, known)
@@ -79,10 +83,7 @@ def _file(word: str, path: str, name: str) -> Task:
         raise Refused(unknown_task(word, "is neither a file nor the name of a task", *near_help(path)))
     if kind_of(path) not in kinds:
         raise Refused(unknown_task(word, "is no kind of file that is read", f"read are {listed(kinds)}"))
-    try:
-        return read_task_file(path, name)
-    except OSError as error:
-        raise Refused(unknown_task(word, reason_of(error), "name a file that can be read")) from error
+    return read_task_file(path, name)
 
 
 def _refuse_one_name(words: Sequence[str], names: Sequence[str]) -> None:

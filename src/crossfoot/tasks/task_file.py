@@ -10,7 +10,7 @@ from typing import Any
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import kind_of
 from crossfoot.data.packing import BROKEN, open_bytes
-from crossfoot.data.record import Record
+from crossfoot.data.record import NamedTwice, Record
 from crossfoot.data.records import broken_packing, read_records
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.tasks.encodings import refuse_other
@@ -102,6 +102,8 @@ class _Reading:
         value = record.value
         if not isinstance(value, dict):
             raise _Other("it is no object")
+        if isinstance(value, NamedTwice):
+            raise _Other(f'it has "{value.name}" twice')
         asks = next((name for name in _KINDS if name in value), None)
         if asks is None or (_KINDS[asks] == "choice") != ("choices" in value):
             raise _Other(f"it has {', '.join(list(value)[:_NAMED_FIELDS]) or 'nothing'}")
@@ -112,9 +114,10 @@ class _Reading:
         if value.get("split", _DEV) != _DEV or ("split" in value and kind != "choice"):
             raise _Other('"split" may be "dev", of records with choices')
         subject = _text_of(value, "subject") if "subject" in value else self.name
-        item = Item(
-            self.name, subject, str(value.get("id", record.number)), str(place), _text_of(value, asks)
-        )
+        id_ = record.number if value.get("id") is None else value["id"]
+        if not isinstance(id_, str | int):
+            raise _Other('"id" is neither text nor a whole number')
+        item = Item(self.name, subject, str(id_), str(place), _text_of(value, asks))
         if kind == "generate":
             has_none = _is_missing(value, "reference")
             return replace(item, reference=None if has_none else _text_of(value, "reference"))
@@ -150,7 +153,7 @@ def _records(path: str, name: str) -> Task:
     if not reading.items:
         raise Refused(no_items(path, "it has worked examples alone" if reading.shots else "it is empty"))
     shots = {subject: tuple(items) for subject, items in reading.shots.items()}
-    shots_from = dict.fromkeys((item.subject for item in reading.items), path) if shots else {}
+    shots_from = dict.fromkeys((item.subject for item in reading.items), path)
     return Task(
         name,
         reading.kind or "choice",
