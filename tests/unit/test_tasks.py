@@ -310,6 +310,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({**CHOICE, "choices": ["1"]}, "CF860", '"choices" has 1; it may have 2 to 26'),
     ({**CHOICE, "question": 3}, "CF860", '"question" is no text'),
     ({**CHOICE, "question": "\ud83d"}, "CF860", '"question" holds half a character, \\ud83d'),
+    ({**CHOICE, "choices": ["\ud83d", "1"]}, "CF860", "one of the choices holds half a character, \\ud83d"),
+    ({**CHOICE, "choices": ["1", 2]}, "CF860", "one of the choices is no text"),
     ({**CHOICE, "split": "train"}, "CF860", '"split" may be "dev", of records with choices'),
     ({"prompt": "a", "reference": "b"}, "CF860", 'it has "prompt", and the first record is of another form'),
     ({**CHOICE, "question": " "}, "CF855", "it is empty"),

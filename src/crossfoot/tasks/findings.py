@@ -46,7 +46,7 @@ def unknown_subject(names: Sequence[str], near: Sequence[str], known: Sequence[s
     return Finding(
         "CF852",
         f"no task has the subject{'' if len(names) == 1 else 's'} {listed(names, 'or')}",
-        notes=(f"there are: {has}",),
+        notes=(f"there are: {has}",) if known else ("exams have subjects: exam, ceval=FOLDER, cmmlu=FOLDER",),
         helps=nearest or ("name subjects that are there, or leave --subjects out",),
         unreadable=True,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from crossfoot.data.numbering import kind_of
 from crossfoot.findings.finding import Finding, Refused
@@ -87,11 +87,9 @@ def _file(word: str, path: str, name: str) -> Task:
 
 
 def _refuse_one_name(words: Sequence[str], names: Sequence[str]) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise Refused(list(_named_twice(words, names, twice)))
-
-
-def _named_twice(words: Sequence[str], names: Sequence[str], twice: Sequence[str]) -> Iterator[Finding]:
-    for name in twice:
-        yield named_twice(name, [word for word, each in zip(words, names, strict=True) if each == name])
+    """Refused (CF862) where two words come to one name."""
+    by_name: dict[str, list[str]] = {}
+    for word, name in zip(words, names, strict=True):
+        by_name.setdefault(name, []).append(word)
+    if twice := [named_twice(name, those) for name, those in by_name.items() if len(those) > 1]:
+        raise Refused(twice)

@@ -10,7 +10,7 @@ from typing import Any
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import kind_of
 from crossfoot.data.packing import BROKEN, open_bytes
-from crossfoot.data.record import NamedTwice, Record
+from crossfoot.data.record import NamedTwice, Record, undecodable
 from crossfoot.data.records import broken_packing, read_records
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.tasks.encodings import refuse_other
@@ -53,8 +53,7 @@ def _text(path: str, name: str) -> Task:
             text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        reason = f"byte 0x{error.object[error.start]:02x} does not belong to UTF-8 text"
-        raise Refused(Problem("CF504", line, reason).finding(path)) from error
+        raise Refused(undecodable(line, error).finding(path)) from error
     except BROKEN as error:
         raise Refused(broken_packing(error, 0).finding(path)) from error
     if not text.strip():
@@ -64,7 +63,7 @@ def _text(path: str, name: str) -> Task:
 
 @dataclass
 class _Reading:
-    """A file while it is read. kinds: of its first record. seen: ids, and where each stands."""
+    """A file while it is read. kind: of its first record. seen: ids, and where each stands."""
 
     path: str
     name: str
@@ -125,8 +124,10 @@ class _Reading:
 
     def _choice(self, item: Item, value: Mapping[str, Any], place: Place) -> Item:
         choices = value["choices"]
-        if not isinstance(choices, list) or not all(isinstance(one, str) for one in choices):
+        if not isinstance(choices, list):
             raise _Other('"choices" is no list of texts')
+        for choice in choices:
+            _checked(choice, "one of the choices")
         if not 2 <= len(choices) <= len(LETTERS):
             raise _Other(f'"choices" has {len(choices)}; it may have 2 to {len(LETTERS)}')
         if (why := doubt_about(tuple(choices))) is not None:
@@ -169,13 +170,17 @@ def _is_missing(value: Mapping[str, Any], name: str) -> bool:
 
 
 def _text_of(value: Mapping[str, Any], name: str) -> str:
-    text = value[name]
+    return _checked(value[name], f'"{name}"')
+
+
+def _checked(text: Any, name: str) -> str:
+    """A text of whole characters."""
     if not isinstance(text, str):
-        raise _Other(f'"{name}" is no text')
+        raise _Other(f"{name} is no text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _Other(f'"{name}" holds half a character, \\u{ord(text[error.start]):04x}') from error
+        raise _Other(f"{name} holds half a character, \\u{ord(text[error.start]):04x}") from error
     return text
 
 
