@@ -55,7 +55,7 @@ def _found(*words: str, **options: Any) -> tuple[str, str]:
 def _cmmlu(folder: Path) -> None:
     """Make a folder of CMMLU out of one of C-Eval."""
     for split, named in (("dev", "dev"), ("val", "test")):
-        for path in sorted((folder / split).glob("*.csv")):
+        for path in sorted((folder / split).glob("[a-z]*.csv")):
             rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
             target = folder / named / path.name.replace(f"_{split}", "")
             target.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def _cmmlu(folder: Path) -> None:
                     [["", "Question", *"ABCD", "Answer"], *(row[:7] for row in rows[1:])]
                 )
             path.unlink()
-    (folder / "val").rmdir()
+    shutil.rmtree(folder / "val")
 
 
 def test_the_shipped_set_is_balanced_and_right_in_form() -> None:
@@ -101,6 +101,20 @@ def test_both_exams_come_to_the_same_items(folder: Path) -> None:
 
     assert said(cmmlu) == said(ceval)
     assert {name: len(shots) for name, shots in cmmlu.shots.items()} == dict.fromkeys(ceval.subjects, 5)
+
+
+def test_what_lies_beside_the_tables_is_passed_over(folder: Path) -> None:
+    for name in (
+        "README.md",
+        "._china_geography_val.csv",
+        "china_geography_val.csv.gb18030",
+        "notes_val.txt",
+    ):
+        (folder / "val" / name).write_bytes(b"\xff\xfe\x00")
+    assert len(_one("ceval=exam").items) == 36
+    _cmmlu(folder)
+    (folder / "test" / "notes.txt").touch()
+    assert len(_one("cmmlu=exam").items) == 36
 
 
 def test_subjects_and_splits_are_chosen(folder: Path) -> None:
@@ -165,12 +179,15 @@ def test_a_damaged_byte_is_named_with_its_line(folder: Path) -> None:
 
 def test_a_folder_that_is_not_the_exams_names_what_is_meant(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "notes" / "val").mkdir(parents=True)
+    (tmp_path / "notes" / "val" / "notes_val.txt").touch()
     said = {
         "ceval=.": ("ceval=./exam",),
         "ceval=exam/val": ("ceval=exam",),
         "ceval=exan": ("exam",),
         "cmmlu=exam": ("ceval=exam",),
         "ceval=empty": ("dev, val and test",),
+        "cmmlu=notes": ("dev, val and test",),
         "exam/": ("ceval=exam/",),
     }
     for word, (help_,) in said.items():
@@ -355,4 +372,7 @@ def test_a_file_that_is_no_task(folder: Path) -> None:
     Path("a.csv").write_text(HEADER + ROW, encoding="utf-8")
     assert "is no kind of file that is read" in _found("a.csv")[0]
     assert "own.jsonl" in " ".join(_refused("own.json")[0].helps)
+    Path("a=b.jsonl").write_text(json.dumps(CHOICE), encoding="utf-8")
+    assert _one("a=b.jsonl").name == "a=b" and _one("a=a=b.jsonl").name == "a"
+    assert _found("=a=b.jsonl")[0].startswith("CF850")
     assert _found("exam", "exam=own.jsonl")[0] == "CF862 two tasks are called exam: exam and exam=own.jsonl"
