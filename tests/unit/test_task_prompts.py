@@ -157,6 +157,12 @@ def test_an_export_holds_what_is_asked(tmp_path: Path) -> None:
     assert "num_fewshot: 2" in text and "sampler: first_n" in text and "target_delimiter: ''" in text
 
 
+def test_subjects_of_one_word_do_not_write_over_each_other(tmp_path: Path) -> None:
+    renamed = [replace(item, subject=f"a{'-+*'[number % 3]}b") for number, item in enumerate(EXAM.items)]
+    export_task(replace(EXAM, items=tuple(renamed), shots={}), str(tmp_path / "export"), "clean", 0)
+    assert sum(len(list(_documents(path.parent, path.name))) for path in tmp_path.rglob("*.jsonl")) == 36
+
+
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     def refused(task: Task, folder: Path, scorer: str = "clean") -> str:
         with pytest.raises(Refused) as caught:
