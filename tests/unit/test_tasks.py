@@ -103,6 +103,14 @@ def test_both_exams_come_to_the_same_items(folder: Path) -> None:
     assert {name: len(shots) for name, shots in cmmlu.shots.items()} == dict.fromkeys(ceval.subjects, 5)
 
 
+def test_a_word_is_read_as_it_is_typed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(_one("ceval=~/exam").items) == 36
+    assert _refused("exam,ceval=exam")[0].helps == ("write several tasks apart: exam ceval=exam",)
+    assert _refused("CEVAL=exam")[0].helps == ("name it as the exam that it holds: ceval=exam",)
+    assert "ceval=FOLDER" in _refused("ceval")[0].helps[0]
+
+
 def test_what_lies_beside_the_tables_is_passed_over(folder: Path) -> None:
     for name in (
         "README.md",

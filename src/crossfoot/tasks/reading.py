@@ -65,7 +65,7 @@ def _named(word: str) -> tuple[str, str]:
         return SHIPPED, EXAM
     name, equals, path = word.partition("=")
     if equals and name and not os.path.exists(word):
-        return name, path
+        return name, os.path.expanduser(path)  # a shell expands it only where a word begins with it
     return os.path.basename(word).removesuffix(".gz").removesuffix(kind_of(word)), word
 
 
@@ -80,7 +80,9 @@ def _file(word: str, path: str, name: str) -> Task:
         helps = [f"name it as the exam that it holds: {form}={quoted_path(path)}"] if form else []
         raise Refused(unknown_task(word, "is a folder", *helps))
     if not os.path.isfile(path):
-        raise Refused(unknown_task(word, "is neither a file nor the name of a task", *near_help(path)))
+        apart = (f"write several tasks apart: {word.replace(',', ' ')}",) if "," in word else ()
+        helps = (*apart, *near_help(path))
+        raise Refused(unknown_task(word, "is neither a file nor the name of a task", *helps))
     if kind_of(path) not in kinds:
         raise Refused(unknown_task(word, "is no kind of file that is read", f"read are {listed(kinds)}"))
     return read_task_file(path, name)
