@@ -75,14 +75,14 @@ def _form_of(word: str, name: str) -> Form | None:
 
 def _file(word: str, path: str, name: str) -> Task:
     kinds = (*RECORDS, TEXT)
+    apart = (f"write several tasks apart: {word.replace(',', ' ')}",) if "," in word else ()
     if os.path.isdir(path):
         form = form_of_folder(path)
-        helps = [f"name it as the exam that it holds: {form}={quoted_path(path)}"] if form else []
-        raise Refused(unknown_task(word, "is a folder", *helps))
+        holds = (f"name it as the exam that it holds: {form}={quoted_path(path)}",) if form else ()
+        raise Refused(unknown_task(word, "is a folder", *apart, *holds))
     if not os.path.isfile(path):
-        apart = (f"write several tasks apart: {word.replace(',', ' ')}",) if "," in word else ()
-        helps = (*apart, *near_help(path))
-        raise Refused(unknown_task(word, "is neither a file nor the name of a task", *helps))
+        why = "is neither a file nor the name of a task"
+        raise Refused(unknown_task(word, why, *apart, *near_help(path)))
     if kind_of(path) not in kinds:
         raise Refused(unknown_task(word, "is no kind of file that is read", f"read are {listed(kinds)}"))
     return read_task_file(path, name)
