@@ -76,6 +76,8 @@ def _allowed(file: str, package: str, is_inside: bool) -> bool:
         return package in EXTRAS["train"] or (package in ASKED_FOR | EXTRAS["tune"] and is_inside)
     if room == "mirrors":
         return package in MIRRORED_TO and is_inside
+    if package in EXTRAS["eval"]:
+        return room == "tasks" and is_inside
     return file in ELSEWHERE or (package in LAST_RESORT and is_inside)
 
 
@@ -99,7 +101,10 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
-    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY | EXTRAS["tune"] == imported
+    assert (
+        EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY | EXTRAS["tune"] | EXTRAS["eval"]
+        == imported
+    )
     assert set(ELSEWHERE) <= set(SOURCES)
 
 
@@ -122,6 +127,7 @@ def test_the_table_of_extras_is_pyprojects() -> None:
     assert EXTRAS["test"] >= MIRRORED_TO, "the tests write what is shown by others"
     assert EXTRAS["test"] >= EXTRAS["serve"], "the tests start what serves and what loads"
     assert EXTRAS["test"] >= EXTRAS["tune"], "the tests search"
+    assert EXTRAS["test"] >= EXTRAS["eval"], "the tests judge answers"
 
 
 @pytest.mark.parametrize("verb", NEEDED_BY)

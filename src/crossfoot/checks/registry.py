@@ -61,6 +61,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.models.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
+    "crossfoot.tasks.findings",
+    "crossfoot.tasks.item_findings",
     "crossfoot.tuning.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from crossfoot.data.prompts import Prompt
 from crossfoot.findings.finding import Place, Refused
-from crossfoot.generating.scores import ChrF, exact_match
 from crossfoot.phrases import counted, reason_of
+from crossfoot.tasks.answers import ChrF, exact_match
 from crossfoot.tuning.findings import command_failed, no_reference
 from crossfoot.tuning.tuning_file import Goal
 
