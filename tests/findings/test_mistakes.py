@@ -228,6 +228,12 @@ VALUES = [
     ("dtype: float32", "gradient_checkpointing: 'False'", "write false", "false"),
     ("r: 16", "target_modules: q_proj v_proj", "write [q_proj, v_proj]", "[q_proj, v_proj]"),
     ("r: 16", "target_modules: all", "write all-linear", "all-linear"),
+    (
+        "r: 16",
+        "trainable_token_indices: neu",
+        "lora.trainable_token_indices can be new, or a list of ids and ranges such as 5-9",
+        None,
+    ),
     ("epochs: 2", "max_steps: -1", "leave it out to train by train.epochs", None),
     ("epochs: 2", "epochs: 2.0", "write 2", "2"),
     ("epochs: 2", "epochs: 1.5", None, None),

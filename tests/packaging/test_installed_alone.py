@@ -98,7 +98,8 @@ def _same(scripts: Path, run: Run, *words: str | Path) -> str:
 def test_the_wheel_is_typed_and_has_its_version(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name == f"crossfoot-{crossfoot.__version__}-py3-none-any.whl"
-    assert {"crossfoot/py.typed", "crossfoot/checks/deepspeed/vocabulary.json"} <= set(names)
+    data = {"py.typed", "checks/deepspeed/vocabulary.json", "reports/page.css"}
+    assert {f"crossfoot/{name}" for name in data} <= set(names)
     assert not [name for name in names if not name.startswith("crossfoot")]
 
 

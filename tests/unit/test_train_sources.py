@@ -108,6 +108,7 @@ def test_a_file_has_the_place_of_its_entry() -> None:
         ({"path": "a.jsonl", "max_samples": 0}, "CF007", "data.train[0].max_samples must be at least 1"),
         (["a.jsonl"], "CF007", "data.train[0] must be text"),
         ({"path": "a.jsnl", "weight": 2}, "CF501", "the nearest name there is a.jsonl"),
+        ({"path": "D", "weight": 2}, "CF501", "the nearest name there is d"),
         ({"path": "a.jsonl", "weight": 0.05}, "CF512", "raise its weight to 0.167"),
         ({"path": "a.jsonl", "max_samples": 7}, "CF529", "write weight: 1.167 instead"),
     ],

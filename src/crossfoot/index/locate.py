@@ -62,7 +62,7 @@ def _with_near(finding: Finding, file: str, task: Task) -> Finding:
     if glob.has_magic(file):
         helps = (f"correct the pattern; it is looked for from {os.getcwd()} on",)
         return replace(finding, label=f"no file matches {file}", helps=helps)
-    near = near_help(file)
+    near = near_help(file) or near_help(file, os.path.isdir)
     if not near and re.fullmatch(r"[\w-]+/[\w-]+", file):
         near = ("a data set of the hub is not fetched: download it, and name its files",)
     return replace(finding, helps=near or finding.helps)

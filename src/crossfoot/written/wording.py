@@ -37,14 +37,18 @@ _BOUNDS = {
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }
+_EITHER = {
+    HELD_OUT: "a list of files, a share such as 0.05, or a number of samples",
+    "lora.trainable_token_indices": "new, or a list of ids and ranges such as 5-9",
+}
 
 
 def wanted(error: Mapping[str, Any]) -> str:
     """What must stand there, to follow "must be": `a whole number`, `at least 1`, `none, linear or sqrt`."""
     kind: str = error["type"]
     context: Mapping[str, Any] = error.get("ctx", {})
-    if kind == "list_type" and _key(error) == HELD_OUT:
-        return "a list of files, a share such as 0.05, or a number of samples"
+    if kind in ("list_type", "literal_error") and (either := _EITHER.get(_key(error))):
+        return either
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         limit = context[bound]

@@ -1,0 +1,93 @@
+"""One HTML file: a title and what follows it. Its style is inside: light, dark, phone, desktop, paper."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NewType
+
+Html = NewType("Html", str)
+"""Made by this room, where every text has gone through `escaped`. Texts of others are plain str."""
+_STYLE = Path(__file__).with_name("page.css")
+_NUMBER = re.compile(r"[-+]?[\d.]|-?$")
+"""How a cell begins that stands at the right."""
+
+
+class Page:
+    """A page that grows from top to bottom. title: also what the browser calls it. lang: of its texts."""
+
+    def __init__(self, title: str, lang: str = "en") -> None:
+        self._title, self._lang = escaped(title), escaped(lang)
+        self._parts: list[Html] = []
+
+    def add(self, *parts: Html) -> Page:
+        """Go on with these; returns the page."""
+        self._parts.extend(parts)
+        return self
+
+    def render(self) -> str:
+        """The whole file."""
+        return (
+            f'<!doctype html>\n<html lang="{self._lang}"><head><meta charset="utf-8">'
+            f"<title>{self._title}</title>\n"
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">\n'
+            f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n<body><h1>{self._title}</h1>\n"
+            + "\n".join(filter(None, self._parts))
+            + "\n</body></html>\n"
+        )
+
+
+def escaped(text: str) -> Html:
+    """A text as it can stand in HTML, between tags and inside quotes."""
+    return Html(html.escape(text))
+
+
+def heading(text: str) -> Html:
+    """What a part of the page is about."""
+    return Html(f"<h2>{escaped(text)}</h2>")
+
+
+def paragraph(text: str, is_small: bool = False) -> Html:
+    """is_small: what only some readers want to know."""
+    return Html(f"<p{' class=small' if is_small else ''}>{escaped(text)}</p>")
+
+
+def verdict(kind: Literal["good", "bad", "plain"], text: str, *why: str) -> Html:
+    """The one sentence to take along, and its reasons, in a box of its colour."""
+    reasons = "".join(f"<li>{escaped(one)}</li>" for one in why)
+    return Html(
+        f'<div class="verdict {kind}">{escaped(text)}{f"<ul>{reasons}</ul>" if reasons else ""}</div>'
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Html:
+    """rows: as long as heads each; the first cell names the row. Columns of numbers stand at the right. A
+    wide table scrolls by itself.
+    """
+    are_numbers = [at > 0 and all(_NUMBER.match(row[at]) for row in rows) for at in range(len(heads))]
+    sides = [' class="number"' if is_number else "" for is_number in are_numbers]
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        each = (f"<{tag}{side}>{escaped(cell)}</{tag}>" for cell, side in zip(cells, sides, strict=True))
+        return f"<tr>{''.join(each)}</tr>"
+
+    body = "\n".join(row(cells, "td") for cells in rows)
+    return Html(
+        f'<div class="wide" tabindex="0"><table><thead>{row(heads, "th")}</thead>\n'
+        f"<tbody>{body}</tbody></table></div>{paragraph(note, is_small=True) if note else ''}"
+    )
+
+
+def figure(title: str, drawn: str, note: str = "", is_wide: bool = False) -> Html:
+    """drawn: HTML. note: below it. is_wide: as wide as the page."""
+    wide, below = (' class="full"' if is_wide else ""), (paragraph(note, is_small=True) if note else "")
+    return Html(f"<figure{wide}><figcaption>{escaped(title)}</figcaption>{drawn}{below}</figure>")
+
+
+def figures(*each: Html) -> Html:
+    """Beside each other where there is room. Nothing where all of them are empty."""
+    shown = "\n".join(filter(None, each))
+    return Html(f'<div class="figures">{shown}</div>' if shown else "")
