@@ -165,9 +165,13 @@ def _legend(series: Sequence[Series]) -> str:
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def bars(title: str, each: Sequence[Bar], note: str = "", is_wide: bool = False) -> Html:
-    """Bars from 0 to the right, one below the other; values below 0 are written, and have no bar."""
-    longest = max((bar.value if bar.high is None else bar.high for bar in each), default=0.0)
+def bars(
+    title: str, each: Sequence[Bar], note: str = "", is_wide: bool = False, end: float | None = None
+) -> Html:
+    """Bars from 0 to the right, one below the other; values below 0 are written, and have no bar. end: what
+    the whole width stands for; None: the longest bar.
+    """
+    longest = end or max((bar.value if bar.high is None else bar.high for bar in each), default=0.0)
     rows = "".join(_bar(bar, longest if longest > 0 else 1.0) for bar in each)
     return figure(title, f'<div class="bars">{rows}</div>', note, is_wide) if each else Html("")
 

@@ -23,6 +23,7 @@ from crossfoot.scores.tables import (
 )
 from crossfoot.scores.work_summary import memory_by_rank
 
+_GREY = 5
 _SECONDS = Axis("seconds of computing", has_zero=True)
 
 
@@ -88,12 +89,12 @@ def _bars(task: TaskSummary) -> Html:
             percent(part.accuracy.value),
             100 * part.accuracy.low,
             100 * part.accuracy.high,
-            int(part is task.whole),
+            _GREY if part is task.whole else 0,
         )
         for part in parts
         if part.accuracy is not None
     ]
-    return figures(bars("Accuracy, with 95 % intervals", drawn, is_wide=True))
+    return figures(bars("Accuracy from 0 to 100 %, with 95 % intervals", drawn, is_wide=True, end=100))
 
 
 def _budgets(summary: Summary) -> Html:
