@@ -17,7 +17,7 @@ from crossfoot.scores.item_score import Score, Scored, likeliest
 from crossfoot.scores.page import evaluation_log, evaluation_page
 from crossfoot.scores.result_folder import finish, read_evaluation
 from crossfoot.scores.summary import submission, summary_document, summary_of
-from crossfoot.scores.tables import result_lines
+from crossfoot.scores.tables import remarks, result_lines
 from crossfoot.scores.work_summary import memory_by_rank
 from support.made_scores import (
     ORIGIN,
@@ -129,6 +129,9 @@ def test_hidden_answers_are_given_in_the_form_of_ceval(tmp_path: Path) -> None:
 def test_the_pages_say_everything() -> None:
     log = made_log("<models> | 模型")
     summary = summary_of(log, "5" * 64)
+    assert not any("scored again" in words for words in remarks(summary))
+    on_gpu = replace(summary, origin=replace(summary.origin, device="cuda NVIDIA H200"))
+    assert next(remarks(on_gpu)).startswith("1 item scored again")
     page, text = evaluation_page(summary, log.written), evaluation_log(summary)
     lines = "\n".join(result_lines(summary))
     for words in (
@@ -136,6 +139,7 @@ def test_the_pages_say_everything() -> None:
         "mean of the subjects",
         "chrF",
         "bits per byte",
+        "who guesses has 25.0 % right",
         "a letter was drawn",
         "5" * 64,
     ):

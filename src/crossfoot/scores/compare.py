@@ -121,7 +121,12 @@ def _changed_items(pairs: Sequence[Pair]) -> Iterator[str]:
 def _row(pair: Pair) -> tuple[str, ...]:
     score = pair.first.score
     right = "" if score.gold is None else f"right: {letter(score.gold)}"
-    return str(score.key), pair.first.work.place, f"{_answer(pair.first)} -> {_answer(pair.second)}", right
+    return (
+        str(score.key),
+        pair.first.work.short_place,
+        f"{_answer(pair.first)} -> {_answer(pair.second)}",
+        right,
+    )
 
 
 def _answer(item: Scored) -> str:

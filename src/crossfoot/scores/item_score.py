@@ -155,6 +155,11 @@ class Work:
     peak_bytes: int
     rank: int = 0
 
+    @property
+    def short_place(self) -> str:
+        """Without the folder."""
+        return self.place.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class Scored:
