@@ -182,7 +182,7 @@ def _bar(bar: Bar, longest: float) -> str:
     if bar.low is not None and bar.high is not None:
         drawn += f'<path class="whisker" d="M{_share(bar.low, longest)} 4H{_share(bar.high, longest)}"/>'
     picture = f'<svg viewBox="0 0 {_WIDTH} 8" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
-    name, value = escaped(bar.label), escaped(bar.text)
+    name, value = escaped(bar.label).replace("_", "_<wbr>"), escaped(bar.text)
     return f'<span class="name">{name}</span>{picture}<span class="value">{value}</span>'
 
 
