@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from crossfoot.data.conversation import Turn
+from crossfoot.data.prompts import Prompt, is_file, read_prompts
 from crossfoot.data.templates import Template, built_in_of
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.answer_file import PART, AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.options import FolderValues, read_folder_values, settle
-from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.line_file import line_of
 
 NOTHING = FolderValues()
