@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from crossfoot.arithmetic.intervals import Interval
 from crossfoot.output import visible_line
 from crossfoot.phrases import clock, counted, size
+from crossfoot.scores.item_log import shown
 from crossfoot.scores.summary import Summary, TaskSummary
 from crossfoot.scores.work_summary import CANNOT_TELL, WorkSummary
 
@@ -158,7 +159,7 @@ def made_with(summary: Summary) -> str:
         f"torch {origin.torch}",
         f"seed {origin.seed}",
     ]
-    return ", ".join([*words, *(f"{name} {value}" for name, value in origin.options.items())])
+    return ", ".join([*words, *(f"{name} {shown(value)}" for name, value in origin.options.items())])
 
 
 def remarks(summary: Summary) -> Iterator[str]:
