@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crossfoot.findings.finding import Refused
 from crossfoot.scores.item_log import ItemLog, read_log
 from crossfoot.scores.item_score import Score, Scored, Work
+from crossfoot.scores.result_folder import finish
 from crossfoot.scores.score_file import score_text
 from crossfoot.scores.summary import summary_of
-from support.made_scores import ORIGIN
+from support.made_scores import ORIGIN, made_log, write_log
 
 _TEXT = st.text(st.characters(exclude_characters="\0"), max_size=8)
 _SCORE = st.floats(max_value=0) | st.sampled_from([-0.0, math.nan, -math.inf, -5e-324])
@@ -86,3 +90,28 @@ def test_a_log_that_was_cut_anywhere_is_gone_on_with(
         _log(Path(folder), left, [rank] * len(left))
         again = read_log(folder)
         assert score_text(one.score for one in again.items) == score_text(one.score for one in items)
+
+
+_VALUES = st.sampled_from(
+    ["null", "-1", "7", "1e999", "[]", "{}", '"x"', "[0.5]", '"rolling"', "true", "1" * 400]
+)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_log_with_another_value_is_refused_or_read_and_never_a_traceback(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_log(Path(folder), made_log().items) / "items.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n")
+        at = data.draw(st.integers(0, len(lines) - 2))
+        document = json.loads(lines[at])
+        key = data.draw(st.sampled_from(sorted(document)))
+        if data.draw(st.booleans()):
+            document.pop(key)
+            lines[at] = json.dumps(document)
+        else:
+            document[key] = "<here>"
+            lines[at] = json.dumps(document).replace('"<here>"', data.draw(_VALUES))
+        path.write_text("\n".join(lines), encoding="utf-8")
+        with suppress(Refused):
+            finish(folder)
