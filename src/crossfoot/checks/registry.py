@@ -59,6 +59,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.mirrors.findings",
     "crossfoot.model_source.findings",
     "crossfoot.models.findings",
+    "crossfoot.scores.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
     "crossfoot.tasks.findings",

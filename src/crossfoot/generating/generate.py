@@ -16,13 +16,14 @@ from crossfoot.digests import sha256_of_document
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.formats import in_colour
 from crossfoot.findings.render import render
-from crossfoot.generating.answer_file import AnswerFile, line_of
+from crossfoot.generating.answer_file import AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import float16_on_cpu, generation_without_effect, window_full
 from crossfoot.generating.options import Settings, read_folder_values, settle
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
 from crossfoot.generating.streaming import Streamer
 from crossfoot.generating.voice import asking, find_voice
+from crossfoot.line_file import line_of
 from crossfoot.model_source.source import ModelSource
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted

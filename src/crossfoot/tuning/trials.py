@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Any
 
-from crossfoot.documents import Malformed, parse_object, plain, value_of
+from crossfoot.documents import Malformed, plain, value_of
 from crossfoot.findings.finding import Refused
-from crossfoot.generating.answer_file import line_of
+from crossfoot.line_file import LineFile
 from crossfoot.tuning.findings import other_tuning, trials_damaged
 from crossfoot.tuning.intervals import Estimate, estimate
 
@@ -91,40 +89,26 @@ class TrialFile:
         """Take in what is there. Raises Refused: CF819, CF820; OSError."""
         os.makedirs(self.folder, exist_ok=True)
         self.path = os.path.join(self.folder, TRIALS)
-        self._file = open(self.path, "a+b")  # noqa: SIM115
         try:
-            self._open()
+            self._file = LineFile(self.path, {"format": FORMAT, **self.made_of})
+        except BlockingIOError as error:
+            raise Refused(other_tuning(self.folder, ["another command is at work in it"])) from error
+        except Malformed as error:
+            raise Refused(trials_damaged(self.path, error.line, str(error))) from error
+        try:
+            self._take()
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self) -> None:
+    def _take(self) -> None:
+        number = 1
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(other_tuning(self.folder, ["another command is at work in it"])) from error
-        except OSError:
-            pass  # a file system without locks
-        lines = Path(self.path).read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        if len(whole) < 2:  # nothing was measured yet: any search may begin here
-            whole = []
-        self._file.truncate(sum(map(len, whole)))
-        if whole:
-            self._take(whole)
-        else:
-            self._write({"format": FORMAT, **self.made_of})
-
-    def _take(self, lines: Sequence[bytes]) -> None:
-        for number, line in enumerate(lines, start=1):
-            try:
-                value = parse_object(line)
-                if number == 1:
-                    self._compare(value)
-                else:
-                    self.trials.append(value_of(Trial, value))
-            except Malformed as error:
-                raise Refused(trials_damaged(self.path, number, str(error))) from error
+            self._compare(self._file.first)
+            for number, value in enumerate(self._file.before.rest, start=2):  # noqa: B007 - said where it breaks
+                self.trials.append(value_of(Trial, value))
+        except Malformed as error:
+            raise Refused(trials_damaged(self.path, number, str(error))) from error
 
     def _compare(self, first: Mapping[str, Any]) -> None:
         if first.get("format") != FORMAT:
@@ -138,12 +122,8 @@ class TrialFile:
 
     def add(self, trial: Trial) -> None:
         """Keep one. Raises OSError."""
-        self._write(plain(trial))
+        self._file.append(plain(trial))
         self.trials.append(trial)
-
-    def _write(self, value: Mapping[str, Any]) -> None:
-        self._file.write((line_of(value) + "\n").encode())
-        self._file.flush()
 
     def __enter__(self) -> TrialFile:
         return self
