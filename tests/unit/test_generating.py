@@ -12,10 +12,11 @@ from crossfoot.data.conversation import Turn
 from crossfoot.data.templates import Template, built_in_of
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.findings.finding import Refused
-from crossfoot.generating.answer_file import PART, AnswerFile, line_of
+from crossfoot.generating.answer_file import PART, AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.options import FolderValues, read_folder_values, settle
 from crossfoot.generating.prompts import Prompt, is_file, read_prompts
+from crossfoot.line_file import line_of
 
 NOTHING = FolderValues()
 CHATML = (

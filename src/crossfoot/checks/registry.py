@@ -55,6 +55,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.index.findings",
     "crossfoot.launch.findings",
     "crossfoot.mirrors.findings",
+    "crossfoot.scores.findings",
     "crossfoot.models.findings",
     "crossfoot.models.merge_findings",
     "crossfoot.serving.findings",

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from crossfoot import durable
 from crossfoot.digests import sha256_of_document
+from crossfoot.documents import Malformed
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.findings import answers_taken
-from crossfoot.output import escaped
+from crossfoot.line_file import LineFile, line_of
 from crossfoot.phrases import reason_of
 
 PART = ".part"
 """Behind the name of the answers, until all are there."""
-_NOT_IN_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class AnswerFile:
@@ -29,48 +27,33 @@ class AnswerFile:
     def __init__(self, out: str, made_of: Mapping[str, Any]) -> None:
         """made_of: all that decides the answers. Raises Refused (CF807)."""
         self._out, self._part = out, out + PART
-        self._mark = sha256_of_document(made_of)
-        self.answers: dict[int, dict[str, Any]] = {}
+        first = {"answers_to": sha256_of_document(made_of)}
         if os.path.lexists(out):
             raise Refused(answers_taken(out, "is there already", "name a file that is not there yet"))
+        others = answers_taken(
+            out,
+            f"was begun with other prompts, options or weights: {self._part}",
+            "name another file, or remove that one",
+        )
         try:
-            whole = self._read()
-            self._file: IO[str] = open(self._part, "a", encoding="utf-8")  # noqa: SIM115
-            self._file.truncate(whole)
-            if not whole:
-                self._line({"answers_to": self._mark})
+            self._file = LineFile(self._part, first)
+        except Malformed as error:
+            raise Refused(others) from error
+        except BlockingIOError as error:
+            why = "is being written by another command"
+            raise Refused(answers_taken(out, why, "wait for it, or name another file")) from error
         except OSError as error:
             help_ = "name a file in a folder that is there and can be written to"
             raise Refused(answers_taken(out, f"cannot be written: {reason_of(error)}", help_)) from error
-
-    def _read(self) -> int:
-        """Take in the answers so far; returns the bytes of whole lines."""
-        if not os.path.exists(self._part):
-            return 0
-        with open(self._part, "rb") as stream:
-            lines = stream.read().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        if not whole:
-            return 0
-        try:
-            first, *answers = [json.loads(line) for line in whole]
-            self.answers = {one["index"]: one for one in answers}
-            is_same = first["answers_to"] == self._mark
-        except (ValueError, KeyError, TypeError):
-            is_same = False
-        if not is_same:
-            why = f"was begun with other prompts, options or weights: {self._part}"
-            raise Refused(answers_taken(self._out, why, "name another file, or remove that one"))
-        return sum(map(len, whole))
+        if self._file.first != first or not all("index" in one for one in self._file.before.rest):
+            self._file.close()
+            raise Refused(others)
+        self.answers: dict[int, dict[str, Any]] = {one["index"]: one for one in self._file.before.rest}
 
     def add(self, answer: dict[str, Any]) -> None:
         """Keep one. Raises OSError."""
         self.answers[answer["index"]] = answer
-        self._line(answer)
-
-    def _line(self, value: Mapping[str, Any]) -> None:
-        self._file.write(line_of(value) + "\n")
-        self._file.flush()
+        self._file.append(answer)
 
     def finish(self) -> None:
         """All are there. Raises OSError."""
@@ -89,9 +72,3 @@ class AnswerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-
-def line_of(value: Mapping[str, Any]) -> str:
-    """A line of JSON: letters of all scripts as they are; what would end a line elsewhere as an escape."""
-    text = json.dumps(value, ensure_ascii=False)
-    return _NOT_IN_A_LINE.sub(lambda found: escaped(found[0]), text)

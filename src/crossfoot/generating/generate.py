@@ -15,7 +15,7 @@ from crossfoot.digests import sha256_of_document
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.formats import in_colour
 from crossfoot.findings.render import render
-from crossfoot.generating.answer_file import AnswerFile, line_of
+from crossfoot.generating.answer_file import AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import float16_on_cpu, generation_without_effect, window_full
 from crossfoot.generating.options import Settings, read_folder_values, settle
@@ -23,6 +23,7 @@ from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
 from crossfoot.generating.streaming import Streamer
 from crossfoot.generating.voice import Voice, asking, find_voice
+from crossfoot.line_file import line_of
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.written.findings import COMMAND_LINE

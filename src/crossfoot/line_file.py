@@ -1,0 +1,110 @@
+"""Lines of JSON that are kept one by one as they come, behind one that says of what they are made: a command
+that was killed goes on with them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from crossfoot import durable
+from crossfoot.documents import Malformed, parse_object
+from crossfoot.output import escaped
+
+_NOT_IN_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SYNC_EVERY = 64
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What a file holds. first: of what the others are made; None where no line is whole. torn_bytes: of a
+    last line without an end, which is left out.
+    """
+
+    first: dict[str, Any] | None
+    rest: tuple[dict[str, Any], ...]
+    torn_bytes: int
+
+
+def lines_of(content: bytes) -> Lines:
+    """Raises Malformed, whose line says which."""
+    whole, end, torn = content.rpartition(b"\n")
+    values = []
+    for number, line in enumerate((whole + end).splitlines(), start=1):
+        try:
+            values.append(parse_object(line))
+        except Malformed as error:
+            raise Malformed(str(error), number, error.column) from error
+    return Lines(values[0] if values else None, tuple(values[1:]), len(torn))
+
+
+class LineFile:
+    """A file of lines, open for this process alone. before: what was there; first: its first line."""
+
+    def __init__(self, path: str, first: Mapping[str, Any]) -> None:
+        """first: the first line, if the file is new. A torn last line is cut off. Raises BlockingIOError
+        where another process writes it, any other OSError, and Malformed.
+        """
+        self.path = path
+        self._file: IO[bytes] = open(path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            _lock(self._file.fileno())
+            self._file.seek(0)
+            content = self._file.read()
+            self.before = lines_of(content)
+            self._whole_bytes = len(content) - self.before.torn_bytes
+            self._unsynced = 0
+            self._file.truncate(self._whole_bytes)
+            if self.before.first is None:
+                self.append(first)
+                durable.sync(os.path.dirname(path) or ".")
+            self.first = dict(first) if self.before.first is None else self.before.first
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, value: Mapping[str, Any]) -> None:
+        """One line, whole or not at all; now and then all of them are made durable. Raises OSError."""
+        line = memoryview((line_of(value) + "\n").encode("utf-8"))
+        try:
+            written = 0
+            while written < len(line):  # more than once only when the disk is nearly full
+                written += self._file.write(line[written:])
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._whole_bytes)
+            raise
+        self._whole_bytes += len(line)
+        self._unsynced += 1
+        if self._unsynced == _SYNC_EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """A power cut takes nothing of what is there. Raises OSError."""
+        durable.sync_open(self._file.fileno())
+        self._unsynced = 0
+
+    def close(self) -> None:
+        """Another process may write it."""
+        self._file.close()
+
+
+def line_of(value: Mapping[str, Any]) -> str:
+    """A line of JSON: letters of all scripts as they are; what would end a line elsewhere as an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _NOT_IN_A_LINE.sub(lambda found: escaped(found[0]), text)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
