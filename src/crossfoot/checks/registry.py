@@ -60,6 +60,8 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.models.merge_findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
+    "crossfoot.tasks.findings",
+    "crossfoot.tasks.item_findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",

@@ -20,12 +20,15 @@ from crossfoot.data.numbering import kind_of
 
 @dataclass(frozen=True)
 class Other:
-    """code: of its finding. what: in words, behind "is". helps: ways to make a file of it that is read."""
+    """code: of its finding. what: in words, behind "is". helps: ways to make a file of it that is read.
+    encoding: of a text, as iconv calls it; empty: not known, or no text.
+    """
 
     code: str
     what: str
     helps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    encoding: str = ""
 
 
 _PACKERS = {
@@ -170,7 +173,7 @@ def _encoded(path: str, head: bytes) -> Other | None:
             "text in an encoding that is not known here",
             ("save it as UTF-8 in the program that made it",),
         )
-    return Other("CF559", f"{name} text", (converting.recoded(path, name),))
+    return Other("CF559", f"{name} text", (converting.recoded(path, name),), encoding=name)
 
 
 def _wide(head: bytes) -> str | None:

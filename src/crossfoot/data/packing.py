@@ -8,6 +8,7 @@ import zlib
 from typing import BinaryIO, TextIO, cast
 
 ENDING = ".gz"
+UTF8 = "UTF-8"
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading raises when the packed bytes are damaged or cut off."""
 
@@ -22,6 +23,8 @@ def open_bytes(path: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if is_packed(path) else open(path, "rb")
 
 
-def open_text(path: str) -> TextIO:
-    """Its text, with line ends as they are and without a mark at the beginning."""
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+def open_text(path: str, encoding: str = UTF8) -> TextIO:
+    """Its text, with line ends as they are and, of UTF-8, without a mark at the beginning."""
+    return io.TextIOWrapper(
+        open_bytes(path), encoding="utf-8-sig" if encoding == UTF8 else encoding, newline=""
+    )

@@ -8,19 +8,25 @@ from collections.abc import Iterator
 from itertools import islice
 
 from crossfoot.data.findings import Problem
-from crossfoot.data.packing import is_packed, open_bytes, open_text
+from crossfoot.data.packing import UTF8, is_packed, open_bytes, open_text
 from crossfoot.data.record import EXACT_BYTES, LARGEST_RECORD_BYTES, Record
 
 TABLES = (".csv", ".tsv")
 
 
-def table_records(path: str) -> Iterator[Record | Problem]:
+def header_of(path: str, encoding: str = UTF8) -> list[str]:
+    """The names of the columns. Raises UnicodeDecodeError and csv.Error."""
+    with open_text(path, encoding) as stream:
+        return next(csv.reader(stream, delimiter=_delimiter(path), strict=True), [])
+
+
+def table_records(path: str, encoding: str = UTF8) -> Iterator[Record | Problem]:
     """A record for each row: its cells that are not empty, by the names in the header. Rows are numbered
     from 1 behind the header.
     """
     csv.field_size_limit(LARGEST_RECORD_BYTES)
     number, line = 0, 1
-    with open_text(path) as stream:
+    with open_text(path, encoding) as stream:
         rows = csv.reader(stream, delimiter=_delimiter(path), strict=True)
         try:
             header = next(rows, [])
@@ -45,7 +51,7 @@ def table_records(path: str) -> Iterator[Record | Problem]:
         except csv.Error as error:
             yield Problem("CF527", number + 1, str(error), fatal=True, line=line)
         except UnicodeDecodeError as error:
-            reason = f"byte 0x{error.object[error.start]:02x} does not belong to UTF-8 text"
+            reason = f"byte 0x{error.object[error.start]:02x} does not belong to {encoding} text"
             yield Problem("CF504", number + 1, reason, fatal=True, line=line)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from crossfoot.findings.finding import Finding
+
 Kind = Literal["choice", "generate", "perplexity"]
 Form = Literal["ceval", "cmmlu", "own", "text"]
 Asking = Literal["loglikelihood", "letter", "generate", "rolling"]
@@ -39,8 +41,9 @@ class Item:
 @dataclass(frozen=True)
 class Task:
     """name: unique in an evaluation. form: how it is written down, and with whose words it is asked. split:
-    of which its items are; empty where there are none. shots: worked examples by subject, in their order;
-    none: an empty mapping.
+    of which its items are; empty where there are none. shots: worked examples by subject, in their order.
+    shots_from: in which file they are, or should be, by subject; empty: nowhere. warnings: what is odd about
+    it, and does not stop.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Task:
     shots: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
     form: Form = "own"
     split: str = ""
+    shots_from: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
