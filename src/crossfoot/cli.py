@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
 from crossfoot.cli_options import (
-    count,
     doctor_options,
+    evaluating_verb,
+    import_verb,
     launch_options,
     mirror_options,
     path,
+    require_evaluated,
     saving_verbs,
     serving_verbs,
     speaking_verbs,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
     from crossfoot.planning.checking import Examined
 
-_IMPORT = "make a run config of another trainer's script or config, and say what that would have trained"
 _Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -87,30 +88,10 @@ def _parser() -> tuple[Parser, _Verbs]:
     # `deepspeed --module crossfoot VERB` puts it before the verb
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    _import_verb(verbs)
+    import_verb(verbs, _import)
     _config_verbs(verbs)
     _other_verbs(verbs)
     return parser, verbs
-
-
-def _import_verb(verbs: _Verbs) -> None:
-    """The verb by which a run config comes to be."""
-    imports = verbs.add_parser("import", help=_IMPORT, description=_IMPORT)
-    imports.add_argument("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
-    imports.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL"
-    )
-    imports.add_argument(
-        "--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout"
-    )
-    imports.add_argument(
-        "--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open"
-    )
-    imports.add_argument("--nodes", type=count, metavar="N", help="nodes")
-    imports.add_argument(
-        "--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted"
-    )
-    imports.set_defaults(verb=_import)
 
 
 def _config_verbs(verbs: _Verbs) -> None:
@@ -156,6 +137,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.set_defaults(verb=_receipt)
     saving_verbs(verbs, _export, _merge)
     speaking_verbs(verbs, _generate, _chat)
+    evaluating_verb(verbs, _evaluate)
     serving_verbs(verbs, _serve, _loadtest)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
@@ -343,6 +325,24 @@ def _generate(arguments: argparse.Namespace) -> int:
     from crossfoot.generating.generate import generate
 
     return generate(arguments.model, arguments.prompts, vars(arguments), arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.compare is not None:
+        from crossfoot.scores.compare import compare
+
+        return compare(*arguments.compare)
+    require_evaluated(arguments)
+    ready_for_weights("evaluate")
+    from crossfoot.evaluation.evaluate import evaluate
+    from crossfoot.evaluation.preparing import options_of
+
+    options = options_of(arguments)
+    return on_this_rank(
+        "evaluate",
+        lambda world: evaluate(arguments.model, options, world),
+        "stopped: what was scored is kept, and the same command goes on with it",
+    )
 
 
 def _serve(arguments: argparse.Namespace) -> int:

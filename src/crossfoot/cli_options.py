@@ -6,7 +6,23 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from crossfoot.findings.finding import Refused
+from crossfoot.usage import bad_usage
 from crossfoot.written.paths import at_home, fault_of
+
+
+def import_verb(verbs: Any, does: object) -> None:
+    """The verb by which a run config comes to be."""
+    text = "make a run config of another trainer's script or config, and say what that would have trained"
+    imports = verbs.add_parser("import", help=text, description=text)
+    add = imports.add_argument
+    add("file", type=path, metavar="FILE", help="a script, or YAML or JSON")
+    add("overrides", metavar="key=value", nargs="*", help="what it does not say: model.path=MODEL")
+    add("--out", type=path, metavar="FILE", help="the run config, a new file; default: stdout")
+    add("--gpus", type=count, metavar="N", help="GPUs of a node, where the file leaves them open")
+    add("--nodes", type=count, metavar="N", help="nodes")
+    add("--samples", type=count, metavar="N", help="of an epoch, where they cannot be counted")
+    imports.set_defaults(verb=does)
 
 
 def train_options(train: argparse.ArgumentParser) -> None:
@@ -160,6 +176,47 @@ def speaking_verbs(verbs: Any, generate: object, chat: object) -> None:
     other.set_defaults(verb=chat)
 
 
+def evaluating_verb(verbs: Any, evaluate: object) -> None:
+    """`crossfoot evaluate`. verbs: of the parser. evaluate: what does it."""
+    text = "score a model, an adapter or a run on tasks; the scores depend on no batch size"
+    one = verbs.add_parser("evaluate", help=text, description=text)
+    add = one.add_argument
+    add("model", type=path, metavar="MODEL | RUN_DIR | ADAPTER", nargs="?", help="what is evaluated")
+    named = "exam (the set that comes along), ceval=FOLDER, cmmlu=FOLDER, FILE.jsonl, NAME=FILE"
+    add("--tasks", nargs="+", metavar="TASK", help=named)
+    add("--split", metavar="NAME", help="of an exam; default: the one whose answers are known")
+    add("--subjects", nargs="+", default=(), metavar="NAME", help="of an exam; default: all")
+    add("--shots", type=whole, metavar="N", help="worked examples before each question; 5")
+    scorers = ("clean", "clean-choices", "alpaca2", "alpaca2-chat", "alpaca2-text", "alpaca2-chat-text")
+    how = "clean: log-likelihood of the letters; clean-choices: of the choices; alpaca2: as that project does"
+    add("--scorer", choices=scorers, default="clean", help=how)
+    tokens = "tokens that a forward may hold; auto follows the memory, and no score depends on it"
+    add("--budget", type=budget, metavar="auto | TOKENS", help=tokens)
+    longer = "prompts beyond the model's positions: drop-shots (default), or refuse"
+    add("--too-long", choices=("drop-shots", "refuse"), default="drop-shots", help=longer)
+    add("--out", type=path, metavar="FOLDER", help="of the results; default: evaluations/ beside the run")
+    add("--step", type=count, metavar="N", help="of a run: its checkpoint after N steps")
+    add("--base", type=path, metavar="FOLDER", help="of an adapter: where its base model is now")
+    kinds = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=kinds, help="what is computed in; default: as trained, or as the model is saved")
+    kept = "keep the base in 4 or 8 bits, by bitsandbytes"
+    add("--quantization", choices=("none", "nf4", "int8"), default="none", help=kept)
+    where = "cpu, cuda:0, auto ...; default: the first GPU, else the CPU; of several ranks each has its own"
+    add("--device-map", metavar="D", help=where)
+    two = "instead: which items two evaluations answer otherwise, and whether that is more than chance"
+    add("--compare", nargs=2, type=path, metavar=("A", "B"), help=two)
+    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    one.set_defaults(verb=evaluate)
+
+
+def require_evaluated(given: argparse.Namespace) -> None:
+    """Raises Refused (CF029) where not all words of an evaluation are given."""
+    missing = "MODEL" if given.model is None else "" if given.tasks else "--tasks"
+    if missing:
+        help_ = "crossfoot evaluate MODEL --tasks exam, or crossfoot evaluate --compare A B"
+        raise Refused(bad_usage(f"crossfoot evaluate needs {missing}", [help_]))
+
+
 def serving_verbs(
     verbs: argparse._SubParsersAction[Any],
     serve: Callable[[argparse.Namespace], int],
@@ -237,6 +294,11 @@ def whole(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("at least 0")
     return number
+
+
+def budget(text: str) -> int | None:
+    """`auto`, or a number of tokens."""
+    return None if text == "auto" else count(text)
 
 
 def count(text: str) -> int:

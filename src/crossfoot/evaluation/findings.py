@@ -1,0 +1,127 @@
+"""What can be wrong when a model is evaluated: with memory, with what is asked, with the forward itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.phrases import counted, listed, size
+from crossfoot.tasks.items import Request
+
+_SHOWN = 3
+
+
+@rule_docs("CF875", name="kind-not-evaluated")
+def kind_not_evaluated(kinds: Sequence[str], tasks: Sequence[str]) -> Finding:
+    """CF875: a task asks for what `crossfoot evaluate` does not compute yet.
+
+    Choices are scored, by log-likelihood (`--scorer clean`) or by the letter of the next token (`--scorer
+    alpaca2`). Generated texts and perplexity are read, and not computed yet.
+    """
+    return Finding(
+        "CF875",
+        f"{listed(tasks)}: {listed(kinds)} cannot be evaluated yet",
+        helps=("name tasks with choices; crossfoot generate answers a file of prompts",),
+        unreadable=True,
+    )
+
+
+@rule_docs("CF876", "warning", name="rows-not-independent")
+def rows_disturb_each_other(rows: int, tokens: int) -> Finding:
+    """CF876: on this machine a row gives other numbers beside other rows than alone.
+
+    How matrices are multiplied may depend on how many rows they have. Items are padded so that on today's
+    CPUs it does not; while it evaluates, crossfoot computes a row of each shape again alone and compares all
+    its logits, bit by bit. Where they differ, every row is computed alone from there on: slower, and the
+    scores still depend on nothing but the item.
+    """
+    return Finding(
+        "CF876",
+        f"of {rows:,} rows of {tokens:,} tokens the last one differs from the same row alone",
+        severity="warning",
+        notes=("from here on every row is computed alone, so that scores do not depend on the batch",),
+        helps=("set --budget 1 to compute alone from the beginning",),
+    )
+
+
+@rule_docs("CF877", name="model-beyond-memory")
+def model_too_large(model: str, needed: int, free: int, device: str, fits: Sequence[str]) -> Finding:
+    """CF877: a model is larger than the memory that is free where it would be loaded.
+
+    Its bytes are those of its tensors, from the headers of the weight files, in the dtype that is asked for;
+    nothing is loaded to know that. On a CPU every rank of a machine holds a model of its own.
+    """
+    needs = f"{model} takes {size(needed)}, and {size(free)} are free on {device}"
+    return Finding(
+        "CF877",
+        needs,
+        helps=tuple(fits) or ("take a machine with more memory, or a smaller model",),
+    )
+
+
+@rule_docs("CF878", name="row-beyond-memory")
+def one_row_too_large(tokens: int, place: str) -> Finding:
+    """CF878: a single row does not fit into the memory beside the model.
+
+    Out of memory is answered by fewer rows at a time, down to one. The items that were scored so far are
+    kept: the same command goes on with them.
+    """
+    return Finding(
+        "CF878",
+        f"out of memory with one row of {counted(tokens, 'token')}: {place}",
+        helps=("write fewer --shots, or --dtype bfloat16 for half the memory",),
+    )
+
+
+@rule_docs("CF879", "error", "warning", name="prompt-beyond-positions")
+def prompts_too_long(
+    found: Sequence[tuple[Request, int]], positions: int, dropped: int = 0, *, drops: bool = True
+) -> Finding:
+    """CF879: prompts are longer than the model's positions.
+
+    Worked examples are left out one by one, the last first, until a prompt fits; how many items have lost
+    some is said, and each line of the scores has its own number. `--too-long refuse` stops instead. A
+    question that does not fit without any example is always refused: cut, it would be another question.
+    """
+    places = [(_place(request), counted(tokens, "token")) for request, tokens in found[:_SHOWN]]
+    (place, label), *others = places
+    more = len(found) - len(places)
+    if dropped:
+        title = f"{counted(len(found), 'prompt has', 'prompts have')} lost {counted(dropped, 'shot')}"
+        helps: tuple[str, ...] = ("write fewer --shots, so that all items have as many",)
+    else:
+        are = "prompt is" if len(found) == 1 else "prompts are"
+        title = f"{len(found):,} {are} too long"
+        helps = ("leave --too-long out, so that shots are left out",) if not drops else ()
+        helps = (*helps, "write fewer --shots, or take the items out")
+    return Finding(
+        "CF879",
+        f"{title}: the model has {positions:,} positions",
+        severity="warning" if dropped else "error",
+        place=place,
+        label=label,
+        others=tuple(others),
+        notes=(f"{more:,} more are not shown here",) if more > 0 else (),
+        helps=helps,
+    )
+
+
+@rule_docs("CF880", name="evaluating-rank-lost")
+def rank_lost(said: str) -> Finding:
+    """CF880: a rank of an evaluation has ended before the others.
+
+    Each rank computes items of its own; the scores are made when all have done theirs. What was scored so far
+    is in the log: the same command goes on with it, on any number of ranks.
+    """
+    return Finding(
+        "CF880",
+        "a rank has ended before its items were scored",
+        notes=(said,),
+        helps=("see what it said, and start the same command again: it goes on",),
+    )
+
+
+def _place(request: Request) -> Place:
+    file, _, line = request.item.place.rpartition(":")
+    return Place(file, int(line)) if line.isdecimal() else Place(request.item.place)
