@@ -87,7 +87,7 @@ class Scoring:
     noise: float = 0.0
     is_alone: bool = False
     rescored: int = 0
-    _checked: set[tuple[Shape, int]] = field(default_factory=set)
+    _checked: set[Shape] = field(default_factory=set)
     _close: set[int] = field(default_factory=set)
 
     def run(self, pieces: Sequence[Piece]) -> None:
@@ -182,12 +182,11 @@ class Scoring:
 
     def _is_disturbed(self, prefix: Prefix, batch: Sequence[Row], shape: Shape, logits: torch.Tensor) -> bool:
         """Whether the last row gives something else, by a single bit, when it is computed alone. Looked at
-        once for a shape and each doubling of the rows.
+        once for each shape.
         """
-        kind = shape, len(batch).bit_length()
-        if len(batch) == 1 or kind in self._checked:
+        if len(batch) == 1 or shape in self._checked:
             return False
-        self._checked.add(kind)
+        self._checked.add(shape)
         alone = self._computed(prefix, batch[-1:], shape)
         return alone is not None and not torch.equal(alone[0][0].nan_to_num(), logits[-1].nan_to_num())
 

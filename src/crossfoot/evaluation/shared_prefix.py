@@ -10,7 +10,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 
-class _Shared(DynamicLayer):
+class _Shared(DynamicLayer):  # type: ignore[misc]
     """A layer whose keys and values are read, and never added to: a forward holds those of one layer at a
     time.
     """
