@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from crossfoot.cli import main
 from crossfoot.findings.finding import Refused
 from crossfoot.serving.asking import ask
+from crossfoot.serving.load_page import load_page
 from crossfoot.serving.load_result import LoadResult, read_result, stage_of
 from crossfoot.serving.loadtest import LoadOptions, loadtest
 from support.answering_server import answering
@@ -51,7 +53,7 @@ def test_one_failed_request_fails_the_test(capsys: pytest.CaptureFixture[str]) -
     assert not result.passed and (result.failed, result.requests) == (1, 4)
     out = capsys.readouterr().out
     assert "CF842" in out and "1 of 4 requests failed" in out and "Unexpected fields" in out
-    assert "FAILED. 1 of 4 requests" in Path("loadtest.html").read_text(encoding="utf-8")
+    assert "FAILED, 1 of 4 requests" in Path("loadtest.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,30 @@ def test_two_tests_are_shown_side_by_side(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.count("half") == 2
     page = Path("comparison.html").read_text(encoding="utf-8")
     assert "2 load tests" in page and "<b>half" not in page and "&lt;b&gt;half" in page
+
+
+def test_two_tests_of_one_name_are_told_apart_by_their_files(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("half/run", "full/run"):
+        Path(folder).mkdir(parents=True)
+        _result("tiny").write(Path(folder, "loadtest.json"))
+    _result("tiny").write(Path("loadtest-2.json"))
+    _result("other").write(Path("other.json"))
+    files = ["half/run/loadtest.json", "full/run/loadtest.json", "other.json"]
+    assert main(["loadtest", "--compare", *files]) == 0
+    page = Path("comparison.html").read_text(encoding="utf-8")
+    assert "tiny (half)" in page and "tiny (full)" in page and "other (" not in page
+    assert main(["loadtest", "--compare", files[0], "loadtest-2.json", "--out", "b"]) == 0
+    assert "tiny (half/run/loadtest)" in (out := capsys.readouterr().out) and "tiny (loadtest-2)" in out
+    assert main(["loadtest", "--compare", files[0], f"./{files[0]}", "--out", "c"]) == 2
+    assert "named twice" in capsys.readouterr().out
+
+
+def test_what_differs_between_two_tests_is_said() -> None:
+    first, other = _result("a"), replace(_result("b"), plan={"loops": 7}, begun="2026-01-02T03:04:05+00:00")
+    page = load_page([first, other])
+    said = page.partition("What differs")[2].partition("What it bears")[0]
+    assert "2026-01-02 03:04:05 UTC" in said and "requests of each user" in said and "address" not in said
+    assert "What differs" not in load_page([first])
 
 
 def test_what_is_no_result_is_not_compared() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,12 +51,13 @@ class Origin:
     crossfoot: str = ""
     format: int = FORMAT
 
-    def differences(self, now: Origin) -> Iterator[str]:
-        """In words, what decides the scores and is another thing now."""
-        before, after = self._decisive(), now._decisive()
+    def differences(self, other: Origin, here: str = "there", there: str = "now") -> Iterator[str]:
+        """In words, what decides the scores and is not the same in both. here, there: where that is."""
+        before, after = self._decisive(), other._decisive()
         for name in dict.fromkeys((*before, *after)):
-            if before.get(name) != after.get(name):
-                yield f"{name.replace('_', ' ')}: {before.get(name, '-')} there, {after.get(name, '-')} now"
+            one, two = before.get(name, "-"), after.get(name, "-")
+            if one != two:
+                yield f"{name.replace('_', ' ')}: {one} {here}, {two} {there}"
 
     def _decisive(self) -> dict[str, Any]:
         values: dict[str, Any] = plain(self) | plain(self.options)
@@ -79,15 +81,20 @@ class BudgetChange:
 
 @dataclass(frozen=True)
 class LogRead:
-    """A log. folder: where it is. origin: None of an empty one. items: each once, in the order of its scores.
-    budgets: by rank, in the order of time. told: what was left out of it.
+    """A log. folder: where it is. origin: None of an empty one. written: the items, each once, by rank and in
+    the order of time; budgets likewise. told: what was left out of it.
     """
 
     folder: str
     origin: Origin | None
-    items: tuple[Scored, ...]
+    written: tuple[Scored, ...]
     budgets: tuple[BudgetChange, ...]
     told: tuple[Finding, ...]
+
+    @cached_property
+    def items(self) -> tuple[Scored, ...]:
+        """In the order of their scores."""
+        return tuple(sorted(self.written, key=lambda item: item.score.order))
 
     def done(self, origin: Origin, asked: Mapping[Key, str]) -> dict[Key, Scored]:
         """The items that need not be computed again. asked: all items -> the digest of their prompt. Raises
@@ -121,8 +128,8 @@ def read_log(folder: str | Path) -> LogRead:
     reading = _Reading(str(folder))
     for path in files:
         reading.take(path)
-    items = sorted(reading.items.values(), key=lambda item: item.score.order)
-    return LogRead(str(folder), reading.origin, tuple(items), tuple(reading.budgets), tuple(reading.told))
+    written, budgets, told = reading.items.values(), reading.budgets, reading.told
+    return LogRead(str(folder), reading.origin, tuple(written), tuple(budgets), tuple(told))
 
 
 class _Reading:

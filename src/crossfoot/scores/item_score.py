@@ -178,6 +178,7 @@ def score_line(score: Score) -> dict[str, Any]:
     """Of scores.jsonl: what was given, and what follows from it. Floats are written so that they are read
     back bit by bit.
     """
+    given = {**vars(score), "scores": plain(score.scores), "chrf": plain(score.chrf)}
     follows = {
         "answer": score.answer,
         "answer_per_token": score.answer_per_token,
@@ -185,15 +186,14 @@ def score_line(score: Score) -> dict[str, Any]:
         "is_correct": score.is_correct,
         "margin": plain(score.margin),
     }
-    line: dict[str, Any] = plain(score)
-    return line | follows
+    return given | follows
 
 
 def likeliest(scores: Sequence[float]) -> int | None:
     """The index of the highest, the first of equal ones; None with a NaN, or without any."""
     if not scores or any(map(math.isnan, scores)):
         return None
-    return max(range(len(scores)), key=lambda index: scores[index])
+    return scores.index(max(scores))
 
 
 def letter(index: int | None) -> str:

@@ -20,9 +20,9 @@ def score_text(scores: Iterable[Score]) -> str:
     return "".join(f"{line_of(score_line(one))}\n" for one in sorted(scores, key=lambda one: one.order))
 
 
-def scores_sha256(text: str) -> str:
-    """Hex digits of what `score_text` gave."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def scores_sha256(text: str | bytes) -> str:
+    """Hex digits of what `score_text` gave, or of the file."""
+    return hashlib.sha256(text.encode("utf-8") if isinstance(text, str) else text).hexdigest()
 
 
 def write_scores(folder: str | Path, scores: Iterable[Score]) -> str:

@@ -13,18 +13,31 @@ _HEADS = ("users", "requests", "failed", "requests/s", "tokens/s", "first token"
 _MILLISECONDS = "the median / the 95th percentile, in milliseconds, of the requests that were answered"
 _MILLI = 1000
 _MOST_REASONS = 5
+_SETTINGS: dict[str, Callable[[LoadResult], object]] = {
+    "begun": lambda one: one.begun.replace("T", " ").replace("+00:00", " UTC"),
+    "server": lambda one: one.server,
+    "address": lambda one: one.url,
+    "model": lambda one: one.model,
+    "users at once": lambda one: ", ".join(str(stage.users) for stage in one.stages),
+    "seconds until all have begun": lambda one: one.plan.get("ramp_up_seconds", ""),
+    "requests of each user": lambda one: one.plan.get("loops", ""),
+    "different questions": lambda one: one.plan.get("prompts", ""),
+    "most tokens of an answer": lambda one: one.plan.get("max_tokens", ""),
+}
 
 
 def load_page(results: Sequence[LoadResult]) -> str:
     """HTML with everything in it; nothing is fetched when it is opened."""
-    title = "Load test" if len(results) == 1 else f"{len(results)} load tests"
-    page = Page(f"{title}: {' · '.join(one.name for one in results)}")
-    for one in results:
-        page.add(*_verdict(one))
+    page = Page(f"Load test: {results[0].name}" if len(results) == 1 else f"{len(results)} load tests")
+    page.add(*map(_verdict, results))
+    settings = [row for name in _SETTINGS if any((row := _setting(name, results))[1:])]
+    names = ("", *(one.name for one in results))
+    if differing := [row for row in settings if len(set(row[1:])) > 1]:
+        page.add(heading("What differs"), table(names, differing))
+    note = f"first token, between tokens, answer: {_MILLISECONDS}"
     page.add(
-        table(
-            ("test", *_HEADS), list(_rows(results)), f"first token, between tokens, answer: {_MILLISECONDS}"
-        ),
+        heading("What it bears"),
+        table(("test", *_HEADS), list(_rows(results)), note),
         heading("Latency"),
         figures(*_latency(results)),
     )
@@ -32,7 +45,8 @@ def load_page(results: Sequence[LoadResult]) -> str:
         page.add(heading("More users at once"), figures(*_over_users(results)))
     machine = figures(*_machine(results))
     unseen = paragraph("The server's process was not seen from where the test ran.")
-    return page.add(heading("The server's machine"), machine or unseen).render()
+    page.add(heading("The server's machine"), machine or unseen)
+    return page.add(heading("How it was asked"), table(names, settings)).render()
 
 
 def load_table(results: Sequence[LoadResult]) -> str:
@@ -69,36 +83,36 @@ def _two(values: Sequence[float]) -> str:
     return f"{half * _MILLI:,.{digits}f} / {high * _MILLI:,.{digits}f}"
 
 
-def _verdict(result: LoadResult) -> Iterator[Html]:
-    plan = result.plan
-    asked = f"{counted(result.requests, 'request')}, {plan.get('loops')} by each user"
+def _setting(name: str, results: Sequence[LoadResult]) -> tuple[str, ...]:
+    return (name, *(str(_SETTINGS[name](one)) for one in results))
+
+
+def _verdict(result: LoadResult) -> Html:
     if result.passed:
-        yield verdict("good", f"{result.name}: passed. All of {asked}, were answered.")
-    else:
-        reasons = result.why.most_common(_MOST_REASONS)
-        why = (f"{counted(number, 'time')}: {reason}" for reason, number in reasons)
-        yield verdict("bad", f"{result.name}: FAILED. {result.failed:,} of {asked}, failed.", *why)
-    yield paragraph(
-        f"{result.url}, model {result.model}; ramp-up {plan.get('ramp_up_seconds')} s, at most "
-        f"{plan.get('max_tokens')} tokens an answer",
-        is_small=True,
-    )
-    if result.server:
-        yield paragraph(f"server: {result.server}", is_small=True)
+        answered = f"all of {counted(result.requests, 'request')} were answered"
+        return verdict("good", f"{result.name}: passed, {answered}.")
+    reasons = result.why.most_common(_MOST_REASONS)
+    why = (f"{counted(number, 'time')}: {reason}" for reason, number in reasons)
+    failed = f"{result.failed:,} of {counted(result.requests, 'request')} failed"
+    return verdict("bad", f"{result.name}: FAILED, {failed}.", *why)
 
 
 def _latency(results: Sequence[LoadResult]) -> Iterator[Html]:
-    stages = [(result, stage) for result in results for stage in result.stages]
+    """Of one test every stage; of several the last one of each, or there would be more lines than colours."""
+    if len(results) == 1:
+        stages = [(counted(stage.users, "user"), stage) for stage in results[0].stages]
+    else:
+        last = [(result.name, result.stages[-1]) for result in results if result.stages]
+        stages = [(f"{name}, {counted(stage.users, 'user')}", stage) for name, stage in last]
 
     def by_percentile(title: str, values: Callable[[Stage], Sequence[float]]) -> Html:
         lines = [
             Series(
-                f"{result.name}, {counted(stage.users, 'user')}",
+                label,
                 [Point(at, value * _MILLI) for at, value in zip(PERCENTILES, values(stage), strict=False)],
-                colour=number,
                 is_dashed=number >= COLOURS,
             )
-            for number, (result, stage) in enumerate(stages)
+            for number, (label, stage) in enumerate(stages)
         ]
         percent = Axis("percent of the requests that had it by then", at=(0, 25, 50, 75, 100))
         return chart(title, percent, Axis("milliseconds", has_zero=True), lines)

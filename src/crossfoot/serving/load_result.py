@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Sample:
 @dataclass(frozen=True)
 class LoadResult:
     """format: RESULT_FORMAT. name: that tells it from another one. plan: what was asked for. server: its
-    process, "" where none was seen. passed: no request failed.
+    process, "" where none was seen. passed: no request failed. begun: ISO 8601, in UTC.
     """
 
     format: int
@@ -71,6 +71,7 @@ class LoadResult:
     passed: bool
     stages: tuple[Stage, ...]
     samples: tuple[Sample, ...]
+    begun: str = ""
 
     @property
     def failed(self) -> int:
@@ -101,6 +102,29 @@ def read_result(path: str) -> LoadResult:
     if result.format != RESULT_FORMAT:
         raise Refused(no_result(path, f"its format is {result.format}, and {RESULT_FORMAT} is read here"))
     return result
+
+
+def told_apart(paths: Sequence[str], results: Sequence[LoadResult]) -> list[LoadResult]:
+    """The results, read from these files. Where several have one name, what differs in the paths is added."""
+    files = [Path(path).absolute().with_suffix("").parts for path in paths]
+    named = []
+    for file, result in zip(files, results, strict=True):
+        others = [files[at] for at, one in enumerate(results) if one.name == result.name]
+        if len(others) > 1:
+            result = replace(result, name=f"{result.name} ({_what_differs(file, others)})")
+        named.append(result)
+    return named
+
+
+def _what_differs(file: Sequence[str], files: Sequence[Sequence[str]]) -> str:
+    """Of a path, without the parts that all of them begin and end with."""
+
+    def shared(columns: Iterable[tuple[str, ...]]) -> int:
+        return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+    start = shared(zip(*files, strict=False))
+    end = shared(zip(*(one[start:][::-1] for one in files), strict=False))
+    return "/".join(file[start : len(file) - end]) or file[-1]
 
 
 def stage_of(users: int, loops: int, seconds: float, answers: Sequence[Mapping[str, Any]]) -> Stage:

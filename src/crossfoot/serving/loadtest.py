@@ -14,9 +14,11 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +31,15 @@ from crossfoot.phrases import counted, reason_of
 from crossfoot.serving.asking import ask
 from crossfoot.serving.load_findings import no_prompts, no_result, no_server, not_loopback, requests_failed
 from crossfoot.serving.load_page import load_page, load_table
-from crossfoot.serving.load_result import RESULT_FORMAT, LoadResult, Sample, Stage, read_result, stage_of
+from crossfoot.serving.load_result import (
+    RESULT_FORMAT,
+    LoadResult,
+    Sample,
+    Stage,
+    read_result,
+    stage_of,
+    told_apart,
+)
 from crossfoot.serving.resources import ServerProcesses, gpus_now
 from crossfoot.shell_words import joined
 
@@ -91,7 +101,7 @@ def loadtest(url: str, options: LoadOptions) -> int:
             beside = () if options.is_completion else ("if it has no chat template: --completions",)
             raise Refused(no_server(url, f"the first request failed: {why}", *beside))
         samples: list[Sample] = []
-        begun = time.monotonic()
+        date, begun = datetime.now(timezone.utc), time.monotonic()
         stages = []
         for users in options.users:
             plan = {**base, "users": users, "loops": options.loops, "ramp_up_seconds": options.ramp_up}
@@ -99,10 +109,17 @@ def loadtest(url: str, options: LoadOptions) -> int:
             stages.append(_Users(plan, Path(folder) / str(users)).run(processes, begun, samples))
     kept = {"users": options.users, "ramp_up_seconds": options.ramp_up, "loops": options.loops}
     kept |= {"max_tokens": options.max_tokens, "prompts": len(prompts)}
-    passed = not any(stage.failed for stage in stages)
-    name = options.name or model
     result = LoadResult(
-        RESULT_FORMAT, name, url, model, kept, processes.words, passed, tuple(stages), tuple(samples)
+        format=RESULT_FORMAT,
+        name=options.name or model,
+        url=url,
+        model=model,
+        plan=kept,
+        server=processes.words,
+        passed=not any(stage.failed for stage in stages),
+        stages=tuple(stages),
+        samples=tuple(samples),
+        begun=date.isoformat(timespec="seconds"),
     )
     return _finish(result, options.out)
 
@@ -111,7 +128,9 @@ def compare(paths: Sequence[str], out: str | None) -> int:
     """Earlier tests on one page; returns the exit code. Raises Refused."""
     if len(paths) < 2:
         raise Refused(no_result(paths[0], "a comparison takes two or more"))
-    results = [read_result(path) for path in paths]
+    if twice := [path for path, number in Counter(map(os.path.realpath, paths)).items() if number > 1]:
+        raise Refused(no_result(twice[0], "it is named twice"))
+    results = told_apart(paths, [read_result(path) for path in paths])
     page = _unused(out or "comparison", ".html")
     say(load_table(results))
     page.write_text(load_page(results), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""The pages that crossfoot writes, one line each: what its name is in the tests, and what makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from crossfoot.reports.axes import Axis
+from crossfoot.reports.chart import Bar, Point, Series, bars, chart
+from crossfoot.reports.page import Page, figures, heading, paragraph, table, verdict
+from crossfoot.serving.load_page import load_page
+from crossfoot.serving.load_result import LoadResult, Sample, stage_of
+
+LONG = "Chinese-LLaMA-Alpaca-2-7B-bfloat16-merged-400-1a2b3c4d"
+
+
+def everything() -> str:
+    """What a page can have."""
+    steps = [Point(x, math.exp(-x / 300) + math.sin(x) / 20, 0.1, 1.2) for x in range(1, 3000)]
+    steps[900:920] = [Point(x, math.nan) for x in range(901, 921)]
+    trials = [Point(5 + x * x % 37, 30 + x * 7 % 11, 29, 42) for x in range(30)]
+    sizes = [Point(2**k, 1e-5 * 2 ** (k / 2)) for k in range(11)]
+    batches = Axis("samples per optimizer step", is_log=True, at=[2**k for k in range(11)])
+    drawn = (
+        chart(
+            "Loss",
+            Axis("step", is_whole=True),
+            Axis("loss"),
+            [Series("train 训练", steps)],
+            "note",
+            is_wide=True,
+        ),
+        chart("Trials", Axis("tokens a second"), Axis("chrF"), [Series("trial", trials, "dots")]),
+        chart(
+            "Rates",
+            batches,
+            Axis("rate", is_log=True),
+            [Series(f"{LONG}, {n}", _times(1.2**n, sizes)) for n in range(9)],
+        ),
+        bars("Scores", [Bar(LONG, 0.5, "50.0 ± 2.1 %", 0.48, 0.52), Bar("gsm8k", 0.05, "5.0 %", colour=3)]),
+    )
+    words = [verdict("good", "Good."), verdict("bad", "Bad.", LONG, "二"), verdict("plain", "Plain.")]
+    rows = [(f"trial {n}", "true", LONG, "45.0 ± 3.1") for n in range(3)]
+    return (
+        Page(f"Everything 全部 {LONG}")
+        .add(
+            *words, heading("Words 文字"), paragraph("Some words. " * 30), paragraph("Small.", is_small=True)
+        )
+        .add(table(("trial", "do_sample", "model", "exact match"), rows, "A note."), figures(*drawn))
+        .render()
+    )
+
+
+def one_load_test() -> str:
+    """Of one stage, as with the defaults."""
+    return load_page([_load_test("tiny", (10,))])
+
+
+def failed_load_tests() -> str:
+    """Three of many stages side by side, with failures and long names."""
+    names = (LONG, f"{LONG}-int8", "甲")
+    return load_page([_load_test(name, (1, 2, 5, 10, 128), failed=at) for at, name in enumerate(names)])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "everything": everything,
+    "one load test": one_load_test,
+    "load tests side by side": failed_load_tests,
+}
+
+
+def _times(factor: float, points: Sequence[Point]) -> list[Point]:
+    return [point._replace(y=factor * point.y) for point in points]
+
+
+def _load_test(name: str, users: tuple[int, ...], failed: int = 0) -> LoadResult:
+    """Others for every number of failures."""
+
+    def answers(number: int) -> Iterator[dict[str, object]]:
+        for at in range(number):
+            first = 0.05 + number * 0.01 + at * 0.002 + failed
+            arrived = [first + token * (0.013 + number * 1e-4 + failed / 50) for token in range(12)]
+            yield {"error": "HTTP 500: out of memory" * (at < failed), "arrived": arrived, "tokens": 12} | {
+                "seconds": arrived[-1]
+            }
+
+    stages = tuple(stage_of(number, 4, 3.0 + failed, list(answers(number * 4))) for number in users)
+    samples = tuple(
+        Sample(at / 2, 1, 1.5 + at % 3 + failed, (3 + failed) * 1_200_000_000 + at * 1_000_000)
+        for at in range(200)
+    )
+    plan = {"loops": 4, "ramp_up_seconds": 1, "max_tokens": 64}
+    server = "python -m transformers serve /models/" + name
+    return LoadResult(1, name, "http://127.0.0.1:8000/v1", name, plan, server, not failed, stages, samples)
