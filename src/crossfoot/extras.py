@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve", "eval"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
@@ -20,6 +20,7 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "quant": ("bitsandbytes",),
     "tensorboard": ("tensorboardX",),
     "serve": ("fastapi", "locust", "openai", "uvicorn"),
+    "eval": ("sacrebleu",),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {

@@ -75,6 +75,8 @@ def _allowed(file: str, package: str, is_inside: bool) -> bool:
         return package in EXTRAS["train"] or (package in ASKED_FOR and is_inside)
     if room == "mirrors":
         return package in MIRRORED_TO and is_inside
+    if package in EXTRAS["eval"]:
+        return room == "tasks" and is_inside
     return file in ELSEWHERE or (package in LAST_RESORT and is_inside)
 
 
@@ -98,7 +100,7 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
-    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY == imported
+    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | EXTRAS["eval"] | ASKED_FOR | LOADED_BY == imported
     assert set(ELSEWHERE) <= set(SOURCES)
 
 
@@ -120,6 +122,7 @@ def test_the_table_of_extras_is_pyprojects() -> None:
         assert {canonicalize_name(name) for name in packages} == EXTRAS[extra]
     assert EXTRAS["test"] >= MIRRORED_TO, "the tests write what is shown by others"
     assert EXTRAS["test"] >= EXTRAS["serve"], "the tests start what serves and what loads"
+    assert EXTRAS["test"] >= EXTRAS["eval"], "the tests judge answers"
 
 
 @pytest.mark.parametrize("verb", NEEDED_BY)

@@ -38,6 +38,23 @@ def recoded(path: str, encoding: str) -> str:
     return f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(path)} > {shlex.quote(name)}"
 
 
+def recoded_in_place(path: str, encoding: str) -> str:
+    """A help: the file itself becomes UTF-8, and the old one stays beside it, under a name nobody reads."""
+    new, old = (new_name_behind(path, ending) for ending in ("utf8", encoding.lower()))
+    steps = (
+        f"iconv -f {encoding} -t UTF-8 {shlex.quote(path)} > {shlex.quote(new)}",
+        f"mv -n {_words(path, old)}",
+        f"mv -n {_words(new, path)}",
+    )
+    return f"convert it, and keep the old one: {' && '.join(steps)}"
+
+
+def new_name_behind(path: str, ending: str) -> str:
+    """The first of `PATH.ending`, `PATH.ending-1`, ... that nothing has."""
+    names = (f"{path}.{ending}{f'-{n}' if n else ''}" for n in count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def converted(path: str, record: str) -> str:
     """A help: every record r of the file as the Python expression `record` says."""
     if kind_of(path) == ".parquet":

@@ -52,7 +52,18 @@ def table_records(path: str, encoding: str = UTF8) -> Iterator[Record | Problem]
             yield Problem("CF527", number + 1, str(error), fatal=True, line=line)
         except UnicodeDecodeError as error:
             reason = f"byte 0x{error.object[error.start]:02x} does not belong to {encoding} text"
-            yield Problem("CF504", number + 1, reason, fatal=True, line=line)
+            yield Problem("CF504", 0, reason, fatal=True, line=_undecodable_line(path, encoding))
+
+
+def _undecodable_line(path: str, encoding: str) -> int:
+    """The first: text is decoded in blocks, ahead of the rows. 0 where the encoding has wide line ends."""
+    with open_bytes(path) as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                raw.decode(encoding)
+            except UnicodeDecodeError:
+                return 0 if encoding.startswith(("UTF-16", "UTF-32")) else number
+    return 0
 
 
 def count_table(path: str) -> int | Problem:

@@ -56,7 +56,8 @@ def letter_in(text: str, item: Item) -> int | None:
     for pattern in _patterns(letters):
         if match := pattern.search(text):
             return letters.index(match[1])
-    if match := re.search("|".join(map(re.escape, item.choices)), text):
+    named = [re.escape(choice) for choice in item.choices if choice]
+    if named and (match := re.search("|".join(named), text)):
         return len(item.choices) - 1 - item.choices[::-1].index(match[0])  # of equal ones the last
     return None
 

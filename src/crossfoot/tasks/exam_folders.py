@@ -120,26 +120,26 @@ def _tables(form: Form, folder: str, split: str) -> dict[str, str]:
 
 def _refuse_another(form: Form, folder: str) -> None:
     """Refused for a folder that is not of this exam, with what is meant if that is near."""
-    is_form = _form_of(folder)
+    is_form = form_of_folder(folder)
     if is_form == form:
         return
     around = os.path.normpath(os.path.join(folder, ".."))
     inner = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-    deeper = next((each for each in inner if _form_of(each)), None)
+    deeper = next((each for each in inner if form_of_folder(each)), None)
     if is_form is not None:
         why, help_ = f"is a folder of {is_form}", f"name it so: {is_form}={quoted_path(folder)}"
-    elif _tables_in(folder) and (of_around := _form_of(around)) is not None:
+    elif _tables_in(folder) and (of_around := form_of_folder(around)) is not None:
         why, help_ = "is one split alone", f"name the folder around it: {of_around}={quoted_path(around)}"
     elif deeper is not None:
         why = f"holds no tables in dev, val or test, but {deeper} does"
-        help_ = f"name that: {_form_of(deeper)}={quoted_path(deeper)}"
+        help_ = f"name that: {form_of_folder(deeper)}={quoted_path(deeper)}"
     else:
         why = "holds no tables in dev, val or test" if inner else "is empty"
         help_ = "name the folder as the exam is handed out: folders dev, val and test with .csv in them"
     raise Refused(no_exam_folder(folder, why, help_))
 
 
-def _form_of(folder: str) -> Form | None:
+def form_of_folder(folder: str) -> Form | None:
     """Of which exam a folder is, by the names of its tables."""
     cevals = LAYOUTS["ceval"].named
     names = [(split, name) for split in SPLITS for name in _tables_in(os.path.join(folder, split))]

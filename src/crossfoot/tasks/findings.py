@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crossfoot.data.converting import recoded
+from crossfoot.data.converting import recoded_in_place
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, listed
@@ -61,7 +61,9 @@ def mixed_encodings(most: str, others: Sequence[tuple[str, str]]) -> Finding:
     (numbers, ids, line ends) before you convert them.
     """
     found = [(Place(file), f"{encoding} text") for file, encoding in others]
-    helps = tuple(recoded(file, encoding) for file, encoding in others[:SHOWN] if encoding != "UTF-8")
+    helps = tuple(
+        recoded_in_place(file, encoding) for file, encoding in others[:SHOWN] if encoding != "UTF-8"
+    )
     return Finding(
         "CF853",
         f"the tables of an exam are {most}, but for {len(others):,} of them",

@@ -60,8 +60,7 @@ def requests_of(task: Task, scorer: str, shots: int | None = None) -> tuple[Requ
         return tuple(Request(item, kind, ("",), 0, item.question, (), decoding) for item in task.items)
     number = DEFAULT_SHOTS if shots is None and task.shots_from else shots or 0
     _refuse_too_few(task, number)
-    way = SCORERS[scorer]
-    wording = way.wording(task)
+    way, wording = SCORERS[scorer], wording_of(task, scorer)
     prefixes = {subject: _prefixes(wording, task, subject, number) for subject in task.subjects}
     return tuple(
         Request(
@@ -75,6 +74,11 @@ def requests_of(task: Task, scorer: str, shots: int | None = None) -> tuple[Requ
         )
         for item in task.items
     )
+
+
+def wording_of(task: Task, scorer: str) -> Wording:
+    """Of a task of choices."""
+    return SCORERS[scorer].wording(task)
 
 
 def _refuse_too_few(task: Task, number: int) -> None:
@@ -174,6 +178,6 @@ SCORERS: Mapping[str, Scorer] = {
     "alpaca2-chat-text": Scorer("generate", _alpaca2_chat, _SAMPLED),
 }
 """clean compares the letters behind a question and its choices, clean-choices the choices behind the
-question alone. alpaca2 takes the likeliest letter, alpaca2-text the letter in a sampled text; chat: with the prompt of
-that project's chat models.
+question alone. alpaca2 takes the likeliest letter, alpaca2-text the letter in a sampled text; chat: with
+the prompt of that project's chat models.
 """

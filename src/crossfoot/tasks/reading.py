@@ -9,7 +9,7 @@ from crossfoot.data.numbering import kind_of
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import listed, reason_of
 from crossfoot.shell_words import quoted_path
-from crossfoot.tasks.exam_folders import EXAM, read_exam, refuse_unknown_subjects, subjects_of
+from crossfoot.tasks.exam_folders import EXAM, form_of_folder, read_exam, refuse_unknown_subjects, subjects_of
 from crossfoot.tasks.findings import named_twice, unknown_task
 from crossfoot.tasks.items import Form, Task
 from crossfoot.tasks.task_file import RECORDS, TEXT, read_task_file
@@ -72,7 +72,8 @@ def _form_of(word: str, name: str) -> Form | None:
 def _file(word: str, path: str, name: str) -> Task:
     kinds = (*RECORDS, TEXT)
     if os.path.isdir(path):
-        helps = [f"name the exam that it holds: {exam}={quoted_path(path)}" for exam in _EXAMS]
+        form = form_of_folder(path)
+        helps = [f"name it as the exam that it holds: {form}={quoted_path(path)}"] if form else []
         raise Refused(unknown_task(word, "is a folder", *helps))
     if not os.path.isfile(path):
         raise Refused(unknown_task(word, "is neither a file nor the name of a task", *near_help(path)))

@@ -88,13 +88,14 @@ class _Reading:
         self.seen.setdefault(item.id, place)
         if not item.question.strip():
             self.mistakes.note(no_question, place, "it is empty")
+        lacks_answer = _is_missing(record.value, "answer") and _is_missing(record.value, "reference")
         if record.value.get("split") == _DEV:
             self.shots.setdefault(item.subject, []).append(item)
-            if item.gold is None:
+            if lacks_answer:
                 self.mistakes.note(no_answer, place, "a worked example needs one")
         else:
             self.items.append(item)
-            if item.gold is None and item.reference is None:
+            if lacks_answer:
                 self.unanswered.append(place)
 
     def _item(self, record: Record, place: Place) -> Item:
@@ -115,7 +116,8 @@ class _Reading:
             self.name, subject, str(value.get("id", record.number)), str(place), _text_of(value, asks)
         )
         if kind == "generate":
-            return replace(item, reference=_text_of(value, "reference") if "reference" in value else None)
+            has_none = _is_missing(value, "reference")
+            return replace(item, reference=None if has_none else _text_of(value, "reference"))
         return self._choice(item, value, place) if kind == "choice" else item
 
     def _choice(self, item: Item, value: Mapping[str, Any], place: Place) -> Item:
@@ -126,10 +128,9 @@ class _Reading:
             raise _Other(f'"choices" has {len(choices)}; it may have 2 to {len(LETTERS)}')
         if (why := doubt_about(tuple(choices))) is not None:
             self.mistakes.note(doubtful_choices, place, why)
-        answer = value.get("answer")
         gold = None
-        if answer is not None and answer != "":
-            gold, why = _gold(answer, choices)
+        if not _is_missing(value, "answer"):
+            gold, why = _gold(value["answer"], choices)
             if why:
                 self.mistakes.note(not_a_choice, place, why)
         return replace(item, choices=tuple(choices), gold=gold)
@@ -158,6 +159,10 @@ def _records(path: str, name: str) -> Task:
         shots_from=shots_from,
         warnings=warnings,
     )
+
+
+def _is_missing(value: Mapping[str, Any], name: str) -> bool:
+    return value.get(name) is None or value[name] == ""
 
 
 def _text_of(value: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,145 @@
+"""A task written for lm-evaluation-harness (0.4.13): YAML, and its items beside it, so that the harness asks
+the same, character by character, and needs no network for it.
+
+Each document holds what is asked, ready: `heading`, `asked`, `choices`, `gold`. A template would have to say
+again what prompts.py says.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from crossfoot.durable import replace
+from crossfoot.findings.finding import Refused
+from crossfoot.shell_words import quoted_path
+from crossfoot.tasks.findings import not_exported
+from crossfoot.tasks.items import Item, Kind, Request, Task
+from crossfoot.tasks.prompts import GENERATED, SCORERS, requests_of, wording_of
+
+_PREFIX = "crossfoot_"
+_MEAN = {"aggregation": "mean", "higher_is_better": True}
+_LOSS = {"aggregation": "weighted_perplexity", "higher_is_better": False}
+_ASKED: Mapping[Kind, Mapping[str, Any]] = {
+    "choice": {
+        "output_type": "multiple_choice",
+        "description": "heading",
+        "doc_to_text": "asked",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "target_delimiter": "",
+        "fewshot_delimiter": "\n\n",
+        "metric_list": [{"metric": "acc", **_MEAN}, {"metric": "acc_norm", **_MEAN}],
+    },
+    "generate": {
+        "output_type": "generate_until",
+        "doc_to_text": "asked",
+        "doc_to_target": "reference",
+        "generation_kwargs": {
+            "until": list(GENERATED.until),
+            "max_gen_toks": GENERATED.max_new_tokens,
+            "do_sample": GENERATED.do_sample,
+        },
+        "metric_list": [
+            {"metric": "exact_match", **_MEAN, "ignore_case": True, "ignore_punctuation": True},
+        ],
+    },
+    "perplexity": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "asked",
+        "metric_list": [
+            {"metric": "word_perplexity", **_LOSS},
+            {"metric": "byte_perplexity", **_LOSS},
+            {"metric": "bits_per_byte", **_LOSS, "aggregation": "bits_per_byte"},
+        ],
+    },
+}
+"""What the YAML of a subject says of how it is asked: names of the fields of its documents, most of it."""
+_FEWSHOT = {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}}
+
+
+def export_task(task: Task, folder: str, scorer: str = "clean", shots: int | None = None) -> str:
+    """Write it into a folder that is not there yet, or empty. Returns the command that evaluates it there.
+    Raises Refused: CF861, CF864; OSError.
+    """
+    if SCORERS[scorer].asking != "loglikelihood" and task.kind == "choice":
+        raise Refused(not_exported(task.name, f"the harness has no scorer {scorer}", "write --scorer clean"))
+    answers = {"choice": "gold", "generate": "reference"}.get(task.kind)
+    if answers and any(getattr(item, answers) is None for item in task.items):
+        help_ = "export a split whose answers are known"
+        raise Refused(not_exported(task.name, "its answers are hidden", help_))
+    if os.path.isdir(folder) and os.listdir(folder):
+        help_ = "name a folder that is not there yet"
+        raise Refused(not_exported(task.name, f"{folder} holds files already", help_))
+    requests = requests_of(task, scorer, shots)
+    os.makedirs(folder, exist_ok=True)
+    for name, text in _files(task, requests, scorer, os.path.abspath(folder)).items():
+        replace(os.path.join(folder, name), text)
+    return f"lm_eval --include_path {quoted_path(folder)} --tasks {_PREFIX}{_word(task.name)} --model hf"
+
+
+def _files(task: Task, requests: Sequence[Request], scorer: str, folder: str) -> dict[str, str]:
+    """Their texts, by name: a group, and a task and its documents for each subject."""
+    group = _PREFIX + _word(task.name)
+    files: dict[str, str] = {}
+    names = []
+    for number, subject in enumerate(task.subjects):
+        name = f"{group}_{_word(subject) or number}"
+        names.append(name)
+        asked = [request for request in requests if request.item.subject == subject]
+        shots = task.shots.get(subject, ())[: asked[0].shots]
+        files[f"{name}.jsonl"] = _lines(_document(task, request.item, scorer) for request in asked)
+        data = {"test": os.path.join(folder, f"{name}.jsonl")}
+        if shots:
+            files[f"{name}.dev.jsonl"] = _lines(_document(task, shot, scorer) for shot in shots)
+            data["dev"] = os.path.join(folder, f"{name}.dev.jsonl")
+        config = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": data}}
+        fewshot = {**_FEWSHOT, "num_fewshot": len(shots)} if shots else {}
+        files[f"{name}.yaml"] = _yaml({**config, "test_split": "test", **_ASKED[task.kind], **fewshot})
+    metrics = [
+        {"metric": each["metric"], "aggregation": "mean", "weight_by_size": True}
+        for each in _ASKED[task.kind]["metric_list"]
+        if each["aggregation"] == "mean"
+    ]
+    listed = {"aggregate_metric_list": metrics} if metrics else {}
+    files[f"{group}.yaml"] = _yaml({"group": group, "task": names, **listed})
+    return files
+
+
+def _document(task: Task, item: Item, scorer: str) -> dict[str, Any]:
+    named: dict[str, Any] = {"id": item.id, "subject": item.subject}
+    if task.kind != "choice":
+        reference = {} if item.reference is None else {"reference": item.reference}
+        return {**named, "asked": item.question, **reference}
+    wording = wording_of(task, scorer)
+    return {
+        **named,
+        "heading": wording.heading(item.subject),
+        "asked": wording.question(item),
+        "choices": list(wording.continuations(item)),
+        "gold": item.gold,
+    }
+
+
+def _lines(documents: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    yaml = YAML()
+    yaml.width = 1 << 20
+    text = io.StringIO()
+    yaml.dump(dict(config), text)
+    return text.getvalue()
+
+
+def _word(name: str) -> str:
+    """A name without what the harness takes for a pattern or a list of names."""
+    return re.sub(r"[^\w-]+", "_", name)
