@@ -44,7 +44,7 @@ class Budget:
             return
         holds = self._held_by(free)
         first = min(FIRST, self.most, holds)
-        why = f"{FIRST:,} to begin with" if first == FIRST else f"memory for {holds:,}, by the estimate"
+        why = "to begin with" if first == FIRST else f"memory for {holds:,}, by the estimate"
         self._change(first, why, free)
 
     def rows(self, row_tokens: int) -> int:

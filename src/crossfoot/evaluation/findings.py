@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Place
@@ -10,6 +11,8 @@ from crossfoot.phrases import counted, listed, size
 from crossfoot.tasks.items import Request
 
 _SHOWN = 3
+_WRITTEN = re.compile(r"(.*):(\d+)(?:, (.*))?")
+"""A place as a text."""
 
 
 @rule_docs("CF875", name="kind-not-evaluated")
@@ -123,5 +126,5 @@ def rank_lost(said: str) -> Finding:
 
 
 def _place(request: Request) -> Place:
-    file, _, line = request.item.place.rpartition(":")
-    return Place(file, int(line)) if line.isdecimal() else Place(request.item.place)
+    found = _WRITTEN.fullmatch(request.item.place)
+    return Place(found[1], int(found[2]), part=found[3] or "") if found else Place(request.item.place)

@@ -147,7 +147,7 @@ def _origin(voice: Voice, asks: Asking, options: Options, dtype: str, device: st
         seed=0,
         dtype=dtype,
         device=f"{kind} {name}",
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         options={
             "tokenizer": asks.encoder.facts.fingerprint,
             "quantization": options.quantization,
