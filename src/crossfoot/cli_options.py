@@ -192,6 +192,9 @@ def evaluating_verb(verbs: Any, evaluate: object) -> None:
     add("--scorer", choices=scorers, default="clean", help=how)
     tokens = "tokens that a forward may hold; auto follows the memory, and no score depends on it"
     add("--budget", type=budget, metavar="auto | TOKENS", help=tokens)
+    seen = "of a text whose perplexity is measured: tokens that the model sees; 1024, or its positions"
+    add("--window", type=count, metavar="N", help=seen)
+    add("--stride", type=count, metavar="N", help="of a window: tokens that are predicted; half of it")
     longer = "prompts beyond the model's positions: drop-shots (default), or refuse"
     add("--too-long", choices=("drop-shots", "refuse"), default="drop-shots", help=longer)
     add("--out", type=path, metavar="FOLDER", help="of the results; default: evaluations/ beside the run")

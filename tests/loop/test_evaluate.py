@@ -362,12 +362,37 @@ def test_a_run_its_adapter_and_a_checkpoint(
 
 
 def test_what_is_not_computed_yet_is_said(evaluates: Evaluates, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("Some words.", encoding="utf-8")
-    refused = evaluates(on=str(text))
-    assert refused.code == 2 and "CF875" in refused.told and "perplexity" in refused.told
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1 + 1 =", "reference": "2"}\n', encoding="utf-8")
+    refused = evaluates(on=str(prompts))
+    assert refused.code == 2 and "CF875" in refused.told and "prompts: texts" in refused.told
     refused = evaluates("--scorer", "alpaca2-text")
     assert refused.code == 2 and "--scorer alpaca2-text" in refused.told
+
+
+def test_perplexity_is_that_of_plain_transformers(evaluates: Evaluates, model: str, tmp_path: Path) -> None:
+    text = "".join(f"{number} is a number, 数字. " for number in range(20))
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    words = ("--window", "100", "--stride", "40")
+    found = [evaluates(*words, "--budget", budget, on=str(file)) for budget in ("1", "500", "auto")]
+    assert found[0].code == 0 and len({one.scores for one in found}) == 1
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(text).input_ids
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    total, predicted = 0.0, 1
+    while predicted < len(ids):
+        end = min(predicted + (100 if predicted == 1 else 40), len(ids))
+        seen = ids[max(0, end - 101) : end]
+        with torch.no_grad():
+            told = plain(torch.tensor([seen[:-1]])).logits[0].log_softmax(-1)
+        for back in range(1, end - predicted + 1):
+            total += float(told[-back, seen[-back]])
+        predicted = end
+    (line,) = found[0].lines
+    assert line["scores"] == [pytest.approx(total, rel=1e-5)] and line["tokens"] == [len(ids) - 1]
+    assert line["bytes"] == len(text.encode()) and line["characters"] == [len(text)]
+    assert evaluates(on=str(file)).code == 0
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(

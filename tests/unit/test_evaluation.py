@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from crossfoot.data.samples import Encoder
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.evaluation.fitting import held_bytes, refuse_too_large
-from crossfoot.evaluation.questions import Question, ask, in_tokens, letter_ids
+from crossfoot.evaluation.questions import Question, Windows, ask, in_tokens, letter_ids, windows_of
 from crossfoot.evaluation.rows import Piece, dealt, pieces_of, rows_of, shape_of, without
 from crossfoot.findings.finding import Refused
 from crossfoot.tasks.items import Item, Request
@@ -32,6 +32,7 @@ TEXTS = (
     "is it  so? ",
     "no",
 )
+WHOLE = Windows(1024, 512)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def as_the_harness_cuts(encoder: Encoder, context: str, continuation: str) -> tu
 def test_a_continuation_has_the_tokens_that_the_harness_gives_it(
     encoder: Encoder, context: str, continuation: str
 ) -> None:
-    (question,) = in_tokens(encoder, [request(context, (continuation,))])
+    (question,) = in_tokens(encoder, [request(context, (continuation,))], WHOLE)
     before, after = as_the_harness_cuts(encoder, context, continuation)
     (ours,) = question.pairs
     if after:
@@ -83,7 +84,7 @@ def test_a_continuation_has_the_tokens_that_the_harness_gives_it(
 
 
 def test_an_empty_context_is_the_end_token(encoder: Encoder) -> None:
-    (question,) = in_tokens(encoder, [request("", ("no",))])
+    (question,) = in_tokens(encoder, [request("", ("no",))], WHOLE)
     assert question.pairs[0][0] == (encoder.facts.eos_id,)
 
 
@@ -95,13 +96,15 @@ def test_letters_stand_alone_and_behind_a_colon(encoder: Encoder) -> None:
 
 def test_shots_are_left_out_one_by_one(encoder: Encoder) -> None:
     asked = request("the answer: A", (" B", " C"), shots=4)
-    (whole,) = in_tokens(encoder, [asked])
-    fits = ask(encoder, [asked], whole.positions)
+    (whole,) = in_tokens(encoder, [asked], WHOLE)
+    fits = ask(encoder, [asked], whole.positions, WHOLE)
     assert fits.questions == (whole,) and not fits.over_long and not fits.dropped
-    (shorter,) = ask(encoder, [asked], whole.positions - 1).questions
+    (shorter,) = ask(encoder, [asked], whole.positions - 1, WHOLE).questions
     assert (shorter.request.shots, shorter.dropped) == (3, 1) and shorter.positions < whole.positions
-    assert ask(encoder, [asked], whole.positions - 1, drops=False).over_long == ((asked, whole.positions),)
-    nothing = ask(encoder, [asked], 0)
+    assert ask(encoder, [asked], whole.positions - 1, WHOLE, drops=False).over_long == (
+        (asked, whole.positions),
+    )
+    nothing = ask(encoder, [asked], 0, WHOLE)
     assert not nothing.questions and nothing.over_long[0][0].shots == 0
 
 
@@ -110,6 +113,28 @@ def question(
 ) -> Question:
     words = tuple(map(str, continuations))
     return Question(request("?", words, subject), tuple((context, one) for one in continuations))
+
+
+@given(length=st.integers(1, 60), seen=st.integers(1, 20), stride=st.integers(1, 20))
+def test_windows_predict_each_token_once(length: int, seen: int, stride: int) -> None:
+    """With all that a window may see before it."""
+    text = tuple(range(100, 100 + length))
+    whole = (1, *text)
+    windows = windows_of(seen, None, stride)
+    pairs = windows.pairs(text, 1)
+    assert tuple(token for _, after in pairs for token in after) == text
+    at = 1
+    for context, after in pairs:
+        assert context == whole[at - len(context) : at]
+        assert len(context) + len(after) - 1 == min(seen, length, at + len(after) - 1)
+        at += len(after)
+
+
+def test_a_window_is_asked_for_or_half_predicted() -> None:
+    assert windows_of(8192, None, None) == Windows(1024, 512)
+    assert windows_of(256, None, None) == Windows(256, 128)
+    assert windows_of(None, 33, None) == Windows(33, 17)
+    assert windows_of(8192, 2048, 4096) == Windows(2048, 2048)
 
 
 def test_continuations_that_begin_alike_share_a_row() -> None:

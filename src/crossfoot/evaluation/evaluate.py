@@ -4,10 +4,12 @@ score does not depend on how many items are computed at a time, or where.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from crossfoot.evaluation.fitting import refuse_too_large
 from crossfoot.evaluation.memory import Memory, estimated_bytes
 from crossfoot.evaluation.preparing import Options, Prepared, prepare
 from crossfoot.evaluation.progress import Progress
-from crossfoot.evaluation.questions import letter_ids
+from crossfoot.evaluation.questions import Question, letter_ids
 from crossfoot.evaluation.rows import Piece, dealt, pieces_of, shape_of, without
 from crossfoot.evaluation.scorer import Letters, Scorer
 from crossfoot.evaluation.scoring import NOISE, Result, Scoring
@@ -143,7 +145,6 @@ def _letters(ready: Prepared) -> Callable[[Request], Letters]:
 def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
     question = ready.questions[result.number]
     request, item = question.request, question.request.item
-    is_letter = request.kind == "letter"
     score = Score(
         task=item.task,
         index=ready.indexes[result.number],
@@ -154,9 +155,7 @@ def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
         prompt_sha256=prompt_sha256(request),
         shots_dropped=question.dropped,
         gold=item.gold,
-        scores=tuple(result.totals),
-        tokens=() if is_letter else tuple(len(after) for _, after in question.pairs),
-        characters=() if is_letter else tuple(len(one.lstrip()) for one in request.continuations),
+        **_told(question, result.totals),
         bucket=result.bucket,
         prefix_tokens=result.prefix_tokens,
         is_rescored=result.is_rescored,
@@ -170,6 +169,24 @@ def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
         rank=rank,
     )
     return Scored(score, work)
+
+
+def _told(question: Question, totals: Sequence[float]) -> dict[str, Any]:
+    """The scores, and how much text each is of."""
+    request, tokens = question.request, tuple(len(after) for _, after in question.pairs)
+    if request.kind == "letter":
+        return {"scores": tuple(totals)}
+    if request.kind == "loglikelihood":
+        characters = tuple(len(one.lstrip()) for one in request.continuations)
+        return {"scores": tuple(totals), "tokens": tokens, "characters": characters}
+    text = request.context
+    return {
+        "scores": (math.fsum(totals),),
+        "tokens": (sum(tokens),),
+        "characters": (len(text),),
+        "words": len(text.split()),
+        "bytes": len(text.encode("utf-8", "surrogatepass")),
+    }
 
 
 def _wait(ranks: Ranks) -> None:

@@ -12,10 +12,11 @@ import torch
 
 from crossfoot import __version__
 from crossfoot.digests import sha256_of_document
+from crossfoot.documents import plain
 from crossfoot.environment.world import World
-from crossfoot.evaluation.findings import kind_not_evaluated, prompts_too_long
+from crossfoot.evaluation.findings import prompts_too_long, texts_not_generated
 from crossfoot.evaluation.placing import place_of_rank
-from crossfoot.evaluation.questions import Asked, Question, ask
+from crossfoot.evaluation.questions import Asked, Question, Windows, ask, windows_of
 from crossfoot.evaluation.rows import STEP
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.generating.asking import Asking
@@ -28,13 +29,12 @@ from crossfoot.tasks.prompts import requests_of
 from crossfoot.tasks.reading import read_tasks
 from crossfoot.written.model_facts import read_model_facts
 
-_NOT_YET = {"generate": "generated texts", "perplexity": "perplexity"}
-
 
 @dataclass(frozen=True)
 class Options:
     """The words of the command line. tasks: as they stand there. budget: tokens; None: auto. out: the folder
-    of the results; None: beside the run. drops: shots of prompts that are too long.
+    of the results; None: beside the run. drops: shots of prompts that are too long. window, stride: of texts
+    whose perplexity is measured, in tokens.
     """
 
     tasks: tuple[str, ...]
@@ -50,6 +50,8 @@ class Options:
     quantization: str = "none"
     device: str | None = None
     drops: bool = True
+    window: int | None = None
+    stride: int | None = None
 
 
 def options_of(given: Namespace) -> Options:
@@ -68,6 +70,8 @@ def options_of(given: Namespace) -> Options:
         quantization=given.quantization,
         device=given.device_map,
         drops=given.too_long == "drop-shots",
+        window=given.window,
+        stride=given.stride,
     )
 
 
@@ -103,8 +107,10 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
     facts = read_model_facts(voice.base)
     positions = facts.positions if facts is not None else None
     flat = [one for each in requests for one in each]
-    asked = ask(asks.encoder, flat, positions, drops=options.drops)
+    windows = windows_of(positions, options.window, options.stride)
+    asked = ask(asks.encoder, flat, positions, windows, drops=options.drops)
     tell_findings(list(_too_long(asked, positions, options)))
+    any_text = any(task.kind == "perplexity" for task in tasks)
     device = place_of_rank(options.device, world)
     dtype = options.dtype or voice.dtype
     return Prepared(
@@ -112,7 +118,7 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
         asks,
         asked.questions,
         tuple(index for each in requests for index in range(len(each))),
-        _origin(voice, asks, options, dtype, device),
+        _origin(voice, asks, options, dtype, device, windows if any_text else None),
         options.out or _folder(path, options, tasks),
         device,
         dtype,
@@ -121,12 +127,10 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
 
 
 def _refuse_kinds(tasks: Sequence[Task], options: Options) -> None:
-    others = [task for task in tasks if task.kind != "choice"]
-    if others:
-        kinds = list(dict.fromkeys(_NOT_YET[task.kind] for task in others))
-        raise Refused(kind_not_evaluated(kinds, [task.name for task in others]))
+    if texts := [task.name for task in tasks if task.kind == "generate"]:
+        raise Refused(texts_not_generated(texts))
     if options.scorer.endswith("-text"):
-        raise Refused(kind_not_evaluated(["generated texts"], [f"--scorer {options.scorer}"]))
+        raise Refused(texts_not_generated([f"--scorer {options.scorer}"]))
 
 
 def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator[Finding]:
@@ -137,7 +141,9 @@ def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator
         yield prompts_too_long(shortened, positions, sum(one.dropped for one in asked.dropped))
 
 
-def _origin(voice: Voice, asks: Asking, options: Options, dtype: str, device: str) -> Origin:
+def _origin(
+    voice: Voice, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
+) -> Origin:
     """Of what the scores are made."""
     kind = torch.device(device).type
     name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(device)
@@ -152,6 +158,7 @@ def _origin(voice: Voice, asks: Asking, options: Options, dtype: str, device: st
             "tokenizer": asks.encoder.facts.fingerprint,
             "quantization": options.quantization,
             "padding": STEP,
+            **({} if windows is None else plain(windows)),
         },
         model=voice.what,
         crossfoot=__version__,

@@ -15,10 +15,15 @@ Ids = tuple[int, ...]
 _AT_A_TIME = 256
 
 
+WINDOW = 1024
+"""Tokens that a model sees at most, when the perplexity of a text is measured."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A request in tokens. request: with the shots that fit. dropped: shots that were left out of it. pairs:
-    of each choice the context and the continuation; of a letter one context, and nothing to go on with.
+    of each choice the context and the continuation; of a letter one context, and nothing to go on with; of a
+    text its windows, each what stands before, and what is predicted.
     """
 
     request: Request
@@ -52,13 +57,45 @@ class Asked:
         return tuple(one for one in self.questions if one.dropped)
 
 
-def ask(encoder: Encoder, requests: Sequence[Request], positions: int | None, *, drops: bool = True) -> Asked:
+@dataclass(frozen=True)
+class Windows:
+    """How a text longer than a model's positions is read. seen: tokens of a window. stride: of these, the
+    last ones, are predicted; but for the first window, where all are.
+    """
+
+    seen: int
+    stride: int
+
+    def pairs(self, ids: Ids, begin: int) -> tuple[tuple[Ids, Ids], ...]:
+        """Each token of `ids` is predicted once. begin: the token before the first one."""
+        found: list[tuple[Ids, Ids]] = [((begin,), ids[: self.seen])]
+        for start in range(self.seen, len(ids), self.stride):
+            end = min(start + self.stride, len(ids))
+            found.append((ids[end - self.seen - 1 : start], ids[start:end]))
+        return tuple(found)
+
+
+def windows_of(positions: int | None, window: int | None, stride: int | None) -> Windows:
+    """positions: of the model. window, stride: as asked for; None: WINDOW, and half a window."""
+    seen = min(window or WINDOW, positions or window or WINDOW)
+    half, _ = divmod(seen + 1, 2)
+    return Windows(seen, min(stride or half, seen))
+
+
+def ask(
+    encoder: Encoder,
+    requests: Sequence[Request],
+    positions: int | None,
+    windows: Windows,
+    *,
+    drops: bool = True,
+) -> Asked:
     """positions: of the model; None: not known. drops: leave out shots, the last first, until a prompt
     fits.
     """
     questions: list[Question] = []
     over_long: list[tuple[Request, int]] = []
-    for question in in_tokens(encoder, requests):
+    for question in in_tokens(encoder, requests, windows):
         dropped = 0
         while positions is not None and question.positions > positions:
             shorter = question.request.shorter() if drops else None
@@ -66,22 +103,26 @@ def ask(encoder: Encoder, requests: Sequence[Request], positions: int | None, *,
                 over_long.append((question.request, question.positions))
                 break
             dropped += 1
-            (question,) = in_tokens(encoder, [shorter])
+            (question,) = in_tokens(encoder, [shorter], windows)
         else:
             questions.append(Question(question.request, question.pairs, dropped))
     return Asked(tuple(questions), tuple(over_long))
 
 
-def in_tokens(encoder: Encoder, requests: Sequence[Request]) -> Iterator[Question]:
+def in_tokens(encoder: Encoder, requests: Sequence[Request], windows: Windows) -> Iterator[Question]:
     """Of each request, in order."""
     begin = tuple(encoder.facts.bos_ids)
+    before = begin or (encoder.facts.eos_id,)
     rest = iter(requests)
     while batch := list(islice(rest, _AT_A_TIME)):
         texts = list(dict.fromkeys(text for request in batch for text in _texts(request)))
         ids = dict(zip(texts, map(tuple, encoder.encode(texts)), strict=True))
         for request in batch:
+            if request.kind == "rolling":
+                yield Question(request, windows.pairs(ids[request.context], before[-1]))
+                continue
             pairs = [_cut(ids, request.context, one) for one in request.continuations or ("",)]
-            started = [(begin + context or (encoder.facts.eos_id,), after) for context, after in pairs]
+            started = [(begin + context or before, after) for context, after in pairs]
             yield Question(request, tuple(started))
 
 

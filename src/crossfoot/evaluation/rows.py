@@ -73,17 +73,19 @@ def rounded_up(tokens: int) -> int:
 
 def rows_of(number: int, question: Question) -> list[Row]:
     """Continuations whose inputs begin alike share one row: of single letters there is one for all."""
-    rows: list[tuple[Ids, list[Target]]] = []
+    rows: dict[Ids, list[tuple[Ids, list[Target]]]] = {}
     for choice, (context, after) in sorted(enumerate(question.pairs), key=lambda one: -len(one[1][1])):
         ids = context + after[:-1]
-        target = Target(choice, len(context) - 1, after)
-        home = next((targets for there, targets in rows if there[: len(ids)] == ids), None)
+        alike = rows.setdefault(context, [])
+        home = next((targets for there, targets in alike if there[: len(ids)] == ids), None)
         if home is None:
-            rows.append((ids, home := []))
-        home.append(target)
+            alike.append((ids, home := []))
+        if after:
+            home.append(Target(choice, len(context) - 1, after))
     return [
-        Row(number, ids, min(one.start for one in targets), tuple(one for one in targets if one.ids))
-        for ids, targets in rows
+        Row(number, ids, len(context) - 1, tuple(targets))
+        for context, alike in rows.items()
+        for ids, targets in alike
     ]
 
 

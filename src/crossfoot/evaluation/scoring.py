@@ -151,7 +151,8 @@ class Scoring:
         self.least_rows, _ = divmod(self.least_rows + 1, 2)
 
     def _hand_on(self, result: Result) -> None:
-        if result.margin_a_token < self.noise:
+        is_choice = self.questions[result.number].request.kind != "rolling"
+        if is_choice and result.margin_a_token < self.noise:
             self._close.add(result.number)
             return
         result.is_rescored = result.number in self._close
