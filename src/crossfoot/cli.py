@@ -303,12 +303,12 @@ def _export(arguments: argparse.Namespace) -> int:
     ready_for_weights("export")
     from crossfoot.models.export import export
 
-    return export(arguments.run_dir, arguments.out, arguments.step)
+    return export(arguments.run_dir, arguments.out, arguments.step, arguments.base)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
     ready_for_weights("merge")
-    from crossfoot.models.merge import merge
+    from crossfoot.merging.merge import merge
 
     return merge(arguments.source, arguments.out, arguments.step, arguments.dtype, arguments.base)
 

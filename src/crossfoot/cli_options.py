@@ -96,6 +96,7 @@ def saving_verbs(verbs: Any, export: object, merge: object) -> None:
     one.add_argument("run_dir", type=path, metavar="RUN_DIR")
     one.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     one.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
+    one.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
     one.set_defaults(verb=export)
     text = "put adapters into their base: a model folder for transformers, vLLM and llama.cpp, proven equal"
     other = verbs.add_parser("merge", help=text, description=text)
@@ -263,7 +264,12 @@ def loadtest_options(test: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=count, metavar="N", default=64, help="of an answer; 64")
     add("--timeout", type=seconds, metavar="S", default=120.0, help="silence that is a failure; 120")
     add("--model", metavar="NAME", help="default: the one that the server has")
-    add("--prompts", type=path, metavar="FILE", help="one question a line; default: five of our own")
+    add(
+        "--prompts",
+        type=path,
+        metavar="FILE",
+        help="as training reads them; default: five of our own",
+    )
     add("--completions", action="store_true", help="texts to go on with, for a model without a chat template")
     add("--name", metavar="NAME", help="of this test, on the page; default: the model")
     add("--out", type=path, metavar="PATH", help="write PATH.json and PATH.html; default: loadtest")

@@ -124,6 +124,56 @@ def test_a_run_without_an_adapter_speaks_by_its_last_checkpoint(
     assert {path: path.stat().st_mtime_ns for path in run.run_dir.rglob("*")} == before
 
 
+def test_a_checkpoint_behind_what_was_saved_counts(
+    room: Room, trains: Callable[..., Watched], prompts: Path, told: Callable[..., Any]
+) -> None:
+    """A run that was stopped, and saved; that went on, and was killed."""
+    batch = {"micro_batch_size": 2, "global_batch_size": 4}
+    steps = {"checkpoint": {"every_steps": 1, "keep": 3}, "train": {"max_steps": 2}}
+    values = room.config(deepspeed=None, lora=BOTH, batch=batch, lr={"reference": 0.3}, **steps)
+    run = trains(values, stop_after=1)
+    early = told(run.run_dir, prompts)
+    shutil.copytree(run.run_dir / "adapter", run.run_dir / "early")
+    assert trains(values, continues=True).exit_code == 0
+    late = told(run.run_dir, prompts)
+    assert late == told(run.run_dir, prompts, "--step", "2") != early
+    shutil.rmtree(run.run_dir / "adapter")
+    (run.run_dir / "early").rename(run.run_dir / "adapter")
+    (run.run_dir / "attempt-002" / "ending.json").unlink()
+    assert told(run.run_dir, prompts) == late
+    assert told(run.run_dir / "adapter", prompts) == early
+
+
+def test_a_run_finds_its_base_from_elsewhere(
+    room: Room,
+    trains: Callable[..., Watched],
+    prompts: Path,
+    told: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its config names the model by a path from where it was started."""
+    shutil.copytree(room.values["model"]["path"], tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    batch = {"micro_batch_size": 2, "global_batch_size": 4}
+    steps = {"checkpoint": {"every_steps": 1, "keep": 1}, "train": {"max_steps": 1}}
+    named = {"model": {"path": "models/base"}, "lora": BOTH, "batch": batch, "lr": {"reference": 0.3}}
+    run = trains(room.config(deepspeed=None, **named, **steps))
+    answers = told(run.run_dir, prompts)
+    (elsewhere := tmp_path / "else" / "where").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    assert told(run.run_dir, prompts) == told(run.run_dir, prompts, "--step", "1") == answers
+    assert export(str(run.run_dir), "out") == 0
+    assert told(Path("out"), prompts) == answers
+    shutil.move(tmp_path / "models", tmp_path / "moved")
+    for words in (["generate", str(run.run_dir), "--prompts", "Hi?"], ["export", str(run.run_dir), "again"]):
+        assert main(words) == 2
+        assert "[CF769]" in "".join(capsys.readouterr())
+    base = ("--base", str(tmp_path / "moved" / "base"))
+    assert told(run.run_dir, prompts, *base) == told(run.run_dir, prompts, "--step", "1", *base) == answers
+
+
 def test_sampling_follows_the_seed_and_answers_are_continued(
     run: Watched, prompts: Path, told: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -197,12 +247,12 @@ def test_mistakes_are_said_before_anything_is_loaded(
     assert code(str(run.run_dir), "--device-map", "gpu") == "809"
     assert code(str(run.run_dir), "--template", "no.jinja") == "806"
     assert code(str(run.run_dir), "--step", "99") == "756"
-    assert code("nowhere") == "804"
-    assert code(str(tmp_path)) == "804"
+    assert code("nowhere") == "759"
+    assert code(str(tmp_path)) == "759"
     shutil.copytree(run.run_dir / "adapter", "alone")
     values = json.loads(Path("alone/adapter_config.json").read_text())
     Path("alone/adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": "gone"}))
-    assert code("alone") == "805"
+    assert code("alone") == "769"
 
 
 BOTH = {"r": 4, "alpha": 8, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}

@@ -12,8 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from crossfoot.merging.merge import merge
 from crossfoot.models.export import export
-from crossfoot.models.merge import merge
 from support import plain_torch
 from support.loop_room import Room
 from support.plain_torch import Step

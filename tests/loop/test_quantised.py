@@ -19,11 +19,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
+from crossfoot.merging.merge import merge
 from crossfoot.models import load
 from crossfoot.models.adapt import prepare_training, trained_summary
 from crossfoot.models.head_loss import head_loss
 from crossfoot.models.load import load_model
-from crossfoot.models.merge import merge
 from crossfoot.models.quantise import held_bytes, is_packed, packed_layers
 from crossfoot.written.config import Config
 from crossfoot.written.parameter_counts import count_parameters

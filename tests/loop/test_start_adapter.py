@@ -17,8 +17,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
+from crossfoot.merging.merge import merge
 from crossfoot.models.export import export
-from crossfoot.models.merge import merge
 from support import plain_torch
 from support.loop_room import Room
 from support.watched_run import Watched

@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from crossfoot.findings.finding import Refused
+from crossfoot.merging.merge import merge
 from crossfoot.models.export import export
-from crossfoot.models.merge import merge
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.training import closing
 from support import plain_torch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from crossfoot.scores.item_log import BudgetChange, ItemLog, Origin
+from crossfoot.scores.item_log import BudgetChange, ItemLog, LogRead, Origin
 from crossfoot.scores.item_score import Score, Scored, Work
 
 ORIGIN = Origin("f" * 64, "clean", 0, "float32", "cpu", "2.13.0", {"shots": 5}, model="models/tiny")
@@ -61,3 +62,74 @@ def write_log(
                 log.budget(BudgetChange(8192, "out of memory", 10**9, rank))
             log.add(own[half:])
     return folder
+
+
+def made_text(index: int, task: str = "translate", seed: int = 0) -> Scored:
+    """An item that is answered by a text."""
+    draw = random.Random(f"{task} {index} {seed}")
+    score = Score(
+        task,
+        index,
+        task,
+        str(index),
+        "generate",
+        0,
+        f"{index:064x}",
+        text=draw.choice(
+            ("北京是中国的首都。", "A | quick\nbrown fox jumps over the lazy dog, and then sleeps")
+        ),
+        is_exact=draw.random() < 0.5,
+        chrf=draw.uniform(20, 90),
+        tokens=(20,),
+        characters=(30,),
+        bucket=64,
+    )
+    return Scored(score, made_work(f"{task}.jsonl:{index + 1}", draw))
+
+
+def made_rolling(index: int, task: str = "wiki", seed: int = 0) -> Scored:
+    """A text whose perplexity is measured."""
+    draw = random.Random(f"{task} {index} {seed}")
+    score = Score(
+        task,
+        index,
+        f"{task}{index}.txt",
+        f"{task}{index}.txt/0",
+        "rolling",
+        0,
+        f"{index:064x}",
+        scores=(draw.uniform(-5000, -4000),),
+        tokens=(2000,),
+        characters=(3000,),
+        words=700,
+        bytes=6000,
+        bucket=512,
+    )
+    return Scored(score, made_work(f"{task}{index}.txt:1", draw))
+
+
+def made_log(model: str = "models/tiny") -> LogRead:
+    """Three tasks on two ranks, as they are read; every remark is made of some item."""
+    items = [
+        *made_items(48, seed=5),
+        made_choice(48, "hidden", gold=None, shots=3, shots_dropped=2),
+        made_choice(49, "law", scores=(math.nan,) * 4),
+        made_choice(50, "law", scores=(-1.0,) * 4, is_rescored=True),
+        made_choice(
+            51, "law", scores=(), tokens=(), characters=(), kind="generate", choice=1, letter_found=False
+        ),
+        *map(made_text, range(9)),
+        *map(made_rolling, range(3)),
+    ]
+    written = [replace(one, work=replace(one.work, rank=at % 2)) for at, one in enumerate(items)]
+    written.sort(key=lambda one: one.work.rank)
+    budgets = [
+        BudgetChange(tokens, why, free, rank, seconds)
+        for rank in (0, 1)
+        for tokens, why, free, seconds in (
+            (16384, "half of the free memory", 4 * 10**9, 0.0),
+            (8192, "out of memory: halved", 10**9, 0.4 + rank / 10),
+            (12288, "ten forwards have fitted: grown", None, 0.9),
+        )
+    ]
+    return LogRead("evaluations/tiny", replace(ORIGIN, model=model), tuple(written), tuple(budgets), ())

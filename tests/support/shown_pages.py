@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from crossfoot.reports.axes import Axis
 from crossfoot.reports.chart import Bar, Point, Series, bars, chart
 from crossfoot.reports.page import Page, figures, heading, paragraph, table, verdict
+from crossfoot.scores.page import evaluation_page
+from crossfoot.scores.summary import summary_of
 from crossfoot.serving.load_page import load_page
 from crossfoot.serving.load_result import LoadResult, Sample, stage_of
+from support.made_scores import made_log
 
 LONG = "Chinese-LLaMA-Alpaca-2-7B-bfloat16-merged-400-1a2b3c4d"
 
@@ -62,10 +65,17 @@ def failed_load_tests() -> str:
     return load_page([_load_test(name, (1, 2, 5, 10, 128), failed=at) for at, name in enumerate(names)])
 
 
+def evaluation() -> str:
+    """Of three tasks on two ranks, with long names and all that can be remarked."""
+    log = made_log(LONG)
+    return evaluation_page(summary_of(log, "5" * 64), log.written)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "everything": everything,
     "one load test": one_load_test,
     "load tests side by side": failed_load_tests,
+    "evaluation": evaluation,
 }
 
 

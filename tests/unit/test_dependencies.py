@@ -21,7 +21,7 @@ from support.launching import ROOT
 from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
-BELOW_THE_WALL = {"training", "generating", "probing", "models", "metering", "rendezvous"}
+BELOW_THE_WALL = {"training", "generating", "probing", "merging", "models", "metering", "rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from crossfoot.data.conversation import Turn
+from crossfoot.data.prompts import Prompt, is_file, read_prompts
 from crossfoot.data.templates import Template, built_in_of
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.answer_file import PART, AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.options import FolderValues, read_folder_values, settle
-from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.line_file import line_of
 
 NOTHING = FolderValues()
@@ -187,6 +187,8 @@ def test_answers_are_kept_as_they_come_and_written_in_order(tmp_path: Path) -> N
         AnswerFile(out, {"seed": 2})
     with AnswerFile(out, {"seed": 1}) as file:
         assert file.answers == {1: {"index": 1, "answer": "b"}}
+        with pytest.raises(Refused, match=r"CF807.*written by another command"):
+            AnswerFile(out, {"seed": 1})
         file.add({"index": 0, "answer": "中\u2028"})
         file.finish()
     lines = Path(out).read_text(encoding="utf-8").splitlines()

@@ -70,7 +70,7 @@ def test_one_failed_request_fails_the_test(capsys: pytest.CaptureFixture[str]) -
 def test_only_a_whole_answer_is_one(how: str, says: str) -> None:
     with answering(how) as server:
         plan = {"url": f"{server.url}/v1", "model": "tiny", "max_tokens": 4, "timeout_seconds": 0.5}
-        seen = ask({**plan, "is_completion": False, "headers": {}}, "Hello")
+        seen = ask({**plan, "is_completion": False, "headers": {}}, [{"role": "user", "content": "Hello"}])
     assert re.search(says, seen["error"])
     assert len(seen["arrived"]) == (0 if how in ("refuses", "silent") else 3)
 
@@ -134,7 +134,7 @@ def test_no_server_no_address_no_questions() -> None:
         loadtest("http://127.0.0.1:port", LoadOptions())
     Path("empty.txt").write_text("\n", encoding="utf-8")
     for name in ("empty.txt", "nothing.txt"):
-        with pytest.raises(Refused, match="CF844"):
+        with pytest.raises(Refused, match="CF804"):
             loadtest("http://127.0.0.1:1", LoadOptions(prompts=name))
 
 

@@ -17,9 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
 from crossfoot.cli import main
-from crossfoot.models import merge as merge_module
-from crossfoot.models import merge_stages
-from crossfoot.models.merge import merge
+from crossfoot.merging import merge as merge_module
+from crossfoot.merging import stages
+from crossfoot.merging.merge import merge
 from crossfoot.written.adapter_folder import open_adapter
 
 ROWS = 40
@@ -171,7 +171,7 @@ def test_a_wrong_merge_is_not_proven(
     base, adapter, out = tmp_path / "base", tmp_path / "adapter", tmp_path / "out"
     small(base, tied=False)
     adapt(adapter, base, **LINEAR, **BOTH)
-    whole = merge_stages.Stage.merged
+    whole = stages.Stage.merged
 
     def wrong(stage: Any, name: str, base: Any) -> torch.Tensor:
         value, before = whole(stage, name, base), base(name)
@@ -179,7 +179,7 @@ def test_a_wrong_merge_is_not_proven(
             return before + 1.001 * (value - before) if "q_proj" in name else value
         return before if name == "model.layers.1.self_attn.q_proj.weight" else value
 
-    monkeypatch.setattr(merge_stages.Stage, "merged", wrong)
+    monkeypatch.setattr(stages.Stage, "merged", wrong)
     assert main(["merge", str(adapter), str(out)]) == 3
     assert "error[CF789]" in capsys.readouterr().out
     assert account(out)["proven"] is False
@@ -216,7 +216,7 @@ def test_what_cannot_be_merged_is_said(
 
     (tmp_path / "empty").mkdir()
     assert "CF759" in said(str(tmp_path / "empty"), str(out))
-    assert "CF040" in said(str(tmp_path / "nowhere"), str(out))
+    assert "CF759" in said(str(tmp_path / "nowhere"), str(out))
     assert "is a whole model already" in said(str(base), str(out))
     assert "CF769" in said(made("astray", base_model_name_or_path=str(tmp_path / "gone")), str(out))
     assert "CF772" in said(str(adapter), str(out), "--base", str(tmp_path / "other"))

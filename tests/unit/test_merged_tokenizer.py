@@ -15,7 +15,7 @@ from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tokenizer import load_encoder, tokenizer_path
 from crossfoot.index.build import ensure_index
 from crossfoot.index.store import DataIndex
-from crossfoot.models.merged_tokenizer import TokenProof, prove_tokenizer
+from crossfoot.merging.token_proof import TokenProof, prove_tokenizer
 from index_cases import jsonl, written_run
 from support.launching import ROOT
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import tokenizer_cases as cases
-from crossfoot.data.plain_ids import plain_ids
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.index.build import ensure_index
 from index_cases import jsonl, written_run
@@ -84,8 +83,8 @@ def test_pretraining(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": "今天天气很好"})
     run = written_run(tmp_path, [path], task="pretrain")
     ids, _ = ensure_index(run, [path], is_builder=True).sample(0)
-    save_tokenizer(run.config, run.index_dir, str(tmp_path))
-    said = plain_ids(run.config, run.index_dir, str(tmp_path), None)
+    said = save_tokenizer(run.config, run.index_dir, str(tmp_path))
+    assert said is not None
     names: dict[str, Any] = {"folder": str(tmp_path)}
     exec("\n".join((said.imports, said.asked, *said.ids)), names)
     assert names["ids"] == ids[: len(names["ids"])].tolist() == [1, *names["ids"][1:]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from crossfoot.data.saved_tokenizer import save_tokenizer, with_end
 from crossfoot.index.build import ensure_index
 from index_cases import GOOD, alpaca2, jsonl, written_run
-from tokenizer_cases import JSON, write
+from tokenizer_cases import JSON, LLAMA, train_sentencepiece, write
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}{% endfor %}"
 
@@ -32,6 +33,28 @@ def with_chat(tmp_path: Path, **files: str) -> str:
     return write(tmp_path / "chat", {**written, **files})
 
 
+@pytest.mark.parametrize("name", sorted(set(JSON) - {"special tokens are split"}))
+def test_a_whole_conversation_has_the_trained_ids(tmp_path: Path, name: str) -> None:
+    """Whether or not the tokenizer puts a blank before an answer that it is given for itself."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(saved(tmp_path, write(tmp_path / "own", JSON[name]())))
+    run = written_run(tmp_path, [str(tmp_path / "a.jsonl")], tokenizer=str(tmp_path / "own"))
+    ids, _ = ensure_index(run, run.config.data.train, is_builder=True).sample(0)
+    told = [
+        {"role": "user", "content": GOOD["instruction"]},
+        {"role": "assistant", "content": GOOD["output"]},
+    ]
+    assert tokenizer.apply_chat_template(told, return_dict=False) == ids.tolist()
+
+
+def test_sentencepiece_has_a_blank_of_its_own(tmp_path: Path) -> None:
+    own = Path(write(tmp_path / "own", {"tokenizer_config.json": json.dumps(LLAMA)}))
+    shutil.copyfile(train_sentencepiece(tmp_path), own / "tokenizer.model")
+    template = (saved(tmp_path, str(own)) / "chat_template.jinja").read_text(encoding="utf-8")
+    assert "' ' + message['content']" in template
+
+
 @pytest.mark.parametrize("name", ["tiny", "template of the end"])
 def test_the_saved_tokenizer_asks_as_was_trained(tmp_path: Path, name: str) -> None:
     """Token for token, also where the tokenizer puts no begin token before a text."""
@@ -45,7 +68,7 @@ def test_the_saved_tokenizer_asks_as_was_trained(tmp_path: Path, name: str) -> N
     assert found == ids[~trained].tolist()
     assert (found[0] == 1) is (name == "tiny")
     answered = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "x"}], tokenize=False)
-    assert answered.endswith(" [/INST] x</s>") and answered.count(alpaca2(GOOD["instruction"], "")) == 1
+    assert answered.endswith(" [/INST]x</s>") and answered.count(alpaca2(GOOD["instruction"], "")) == 1
     told = [{"role": "system", "content": "Be brief."}, *asked, {"role": "assistant", "content": "x"}, *asked]
     text = tokenizer.apply_chat_template(told, tokenize=False)
     assert text.count("<<SYS>>\nBe brief.\n<</SYS>>") == 1 and text.count("[INST]") == 2

@@ -89,7 +89,7 @@ def test_a_model_is_served_as_it_is(model: Path) -> None:
 @pytest.mark.parametrize(
     ("lacks", "says"),
     [
-        ("config.json", "no config.json"),
+        ("config.json", "neither config.json"),
         ("tokenizer.json", "no tokenizer"),
         ("model.safetensors", "no weights"),
     ],
@@ -135,7 +135,12 @@ def test_what_was_merged_before_is_served_again_and_another_adapter_is_not_it(
         return subprocess.CompletedProcess(words, 1)
 
     monkeypatch.setattr(subprocess, "run", merges)
-    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 16}', encoding="utf-8")
+    values = {"peft_type": "LORA", "r": 16, "base_model_name_or_path": "gone"}
+    (adapter / "adapter_config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(Refused, match="CF769"):
+        serve(str(adapter), ServeOptions("vllm", "127.0.0.1", 8000))
+    values["base_model_name_or_path"] = str(folder)
+    (adapter / "adapter_config.json").write_text(json.dumps(values), encoding="utf-8")
     assert serve(str(adapter), ServeOptions("vllm", "127.0.0.1", 8000)) == 1
     assert asked[0][3] == "merge" and asked[0][5] != os.path.relpath(folder)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from crossfoot.data.samples import Encoder
 from crossfoot.data.special_text import Spellings
 from crossfoot.data.templates import Template
-from crossfoot.data.tokenizer import load_encoder, local_folder, tokenizer_path
+from crossfoot.data.tokenizer import local_folder, tokenizer_path
 from crossfoot.data.tokenizer_settings import JSON_FILE, MODEL_FILE, read_settings
 from crossfoot.written.config import Config
 
@@ -37,12 +37,14 @@ class PlainIds:
     packages: tuple[str, ...] = ()
 
 
-def plain_ids(config: Config, index_dir: str, destination: str, template: Template | None) -> PlainIds:
+def plain_ids(
+    encoder: Encoder, config: Config, index_dir: str, destination: str, template: Template | None
+) -> PlainIds:
     """How the ids of this run's samples are made from the files in `destination`, which hold a copy of its
-    tokenizer; one that was made of several files is added there. template: of sft. Raises Refused, OSError.
+    tokenizer; one that was made of several files is added there. encoder: the run's. template: of sft. Raises
+    OSError.
     """
     path, data = tokenizer_path(config), config.data
-    encoder = load_encoder(path, index_dir, special_text=data.special_text)
     library = encoder.facts.library.split()[0]
     asked, prompt = _prompt(template)
     if encoder.reading is not None:

@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from crossfoot.data.plain_ids import PlainIds, plain_ids
-from crossfoot.data.templates import BUILT_IN, Template
-from crossfoot.data.tokenizer import CHAT_TEMPLATE, copy_tokenizer, local_folder, tokenizer_path
+from crossfoot.data.template_source import built_in_template
+from crossfoot.data.templates import Template
+from crossfoot.data.tokenizer import CHAT_TEMPLATE, copy_tokenizer, load_encoder, local_folder, tokenizer_path
 from crossfoot.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from crossfoot.data.tokenizer_settings import read_object
 from crossfoot.findings.finding import Refused
@@ -35,25 +36,23 @@ def save_tokenizer(
     path = tokenizer_path(config)
     copy_tokenizer(path, index_dir, destination)
     folder = local_folder(path, index_dir, may_write=False) or path
-    files = TokenizerFiles(folder)
+    files, encoder = TokenizerFiles(folder), None
     with suppress(Exception):  # what was trained is saved all the same, beside files that nobody can read
         files = read_tokenizer_files(folder)
-    file = os.path.join(destination, CHAT_TEMPLATE)
-    data = config.data
-    if template is None and data.task == "sft" and data.template in BUILT_IN:
-        template = Template(data.template, system=data.system_prompt)
+    with suppress(Refused):
+        encoder = load_encoder(path, index_dir, special_text=config.data.special_text)
+    template = template or built_in_template(config.data)
     if template is not None:
-        text = template.chat_template(begins=files.begin is not None)
+        parted = encoder is None or template.is_parted(encoder.encode)
+        text = template.chat_template(begins=files.begin is not None, parted=parted)
         write_chat_template(destination, text)
     elif os.path.isfile(own := os.path.join(folder, CHAT_TEMPLATE)):
-        shutil.copyfile(own, file)
+        shutil.copyfile(own, os.path.join(destination, CHAT_TEMPLATE))
     if files.end is not None:
         end = files.end.id
         for name in MODEL_CONFIGS:
             _change(destination, name, "eos_token_id", lambda ids: with_end(ids, end))
-    with suppress(Refused):
-        return plain_ids(config, index_dir, destination, template)
-    return None
+    return None if encoder is None else plain_ids(encoder, config, index_dir, destination, template)
 
 
 def write_chat_template(folder: str, text: str) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from crossfoot.data.conversation import NotTrainable
 from crossfoot.data.conversation_findings import template_unusable
 from crossfoot.data.findings import FINDINGS_BY_CODE
 from crossfoot.data.samples import Shape
-from crossfoot.data.templates import BUILT_IN, TOKENIZERS, Template
+from crossfoot.data.templates import BUILT_IN, TOKENIZERS, Template, built_in_of
 from crossfoot.data.tiny_tokenizer import SETTINGS
 from crossfoot.data.tokenizer import local_folder, tokenizer_path
-from crossfoot.data.tokenizer_files import TokenizerFiles, tokenizer_files_of
+from crossfoot.data.tokenizer_files import TokenizerFiles, read_tokenizer_files, tokenizer_files_of
 from crossfoot.data.tokenizer_settings import Settings, read_settings
 from crossfoot.findings.finding import Refused
+from crossfoot.written.config import DataSection
 from crossfoot.written.model_facts import BUILTIN_TINY
 from crossfoot.written.near_paths import near_help
 from crossfoot.written.run_file import RunFile
@@ -32,9 +34,9 @@ def template_of(run: RunFile) -> Template:
     yet, Refused when it cannot be used: CF573 to CF575, CF520.
     """
     data = run.config.data
+    if (built_in := built_in_template(data)) is not None:
+        return built_in
     template = Template(data.template, system=data.system_prompt, train_on=data.train_on)
-    if data.template in BUILT_IN:
-        return template
     files = tokenizer_files_of(run)
     if files is None:
         raise Unsure("tokenizer")
@@ -53,6 +55,31 @@ def template_of(run: RunFile) -> Template:
             raise Refused(template_unusable(place, error.reason)) from error
         raise Refused(FINDINGS_BY_CODE[error.code](place, error.reason)) from error
     return template
+
+
+def built_in_template(data: DataSection) -> Template | None:
+    """The template of an sft run, where it needs no tokenizer; None of others, and of texts."""
+    if data.task != "sft" or data.template not in BUILT_IN:
+        return None
+    return Template(data.template, system=data.system_prompt, train_on=data.train_on)
+
+
+def template_in(folder: str) -> Template | None:
+    """The chat_template in a folder, one of ours as it was trained; None where there is none."""
+    files = TokenizerFiles(folder)
+    with suppress(Exception):  # what is wrong with the tokenizer is said as it is loaded
+        files = read_tokenizer_files(folder)
+    if files.chat_template is None:
+        return None
+    return built_in_of(files.chat_template.text) or jinja_template(folder, files.chat_template.text)
+
+
+def jinja_template(folder: str, source: str) -> Template:
+    """A template in Jinja with the special tokens of the tokenizer in a folder. Raises what its files make
+    the libraries raise.
+    """
+    tokens = tuple((name, token["content"]) for name, token in read_settings(folder).named.items())
+    return Template(TOKENIZERS, source, tokens, tuple(sorted(read_tokenizer_files(folder).special)))
 
 
 def _settings(run: RunFile) -> Settings:

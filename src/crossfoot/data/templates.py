@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -27,6 +27,8 @@ MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 TOKENIZERS = "tokenizer"
 """data.template: the chat_template that the tokenizer's folder has."""
 TrainOn = Literal["all", "last"]
+_ANSWERS = ("Yes.", "the end", "2", "好的。")
+"""Whose ids show whether a tokenizer puts a blank before a text of its own accord."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,21 @@ class Template:
         (stretch,) = _inst_blocks((Turn("user", "\0"),), (), self._system)
         before, _, after = stretch.text.partition("\0")
         return before, after
+
+    def is_parted(self, encode: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> bool:
+        """Whether a blank before an answer gives a conversation as one text the ids that were trained, of a
+        question and its answer each for itself. encode: the ids of each text.
+        """
+        if self.source:
+            return False
+        question = "1".join(self.around_question)
+
+        def alike(blank: str) -> int:
+            whole = encode([question + blank + answer for answer in _ANSWERS])
+            first, *answers = encode([question, *_ANSWERS])
+            return sum([*first, *own] == [*ids] for own, ids in zip(answers, whole, strict=True))
+
+        return alike(" ") >= alike("")
 
     @property
     def _system(self) -> str:

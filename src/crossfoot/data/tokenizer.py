@@ -51,6 +51,8 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""A folder with one of them has a tokenizer."""
 CHAT_TEMPLATE = "chat_template.jinja"
 """No part of what makes tokens: it is not in the fingerprint, and is written anew beside what was trained."""
 LARGEST_JSON_BYTES = 6 << 20

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crossfoot.data.findings import Problem
 from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
-
-SHOWN = 3
-_FORMS = 'read are {"prompt": TEXT}, {"instruction": TEXT}, {"messages": [...]}, and what training reads'
 
 
 @rule_docs("CF800")
@@ -59,56 +55,6 @@ def float16_on_cpu(place: Place) -> Finding:
         severity="warning",
         place=place,
         helps=("write --dtype float32, or --dtype bfloat16 for half the memory",),
-    )
-
-
-@rule_docs("CF803")
-def not_a_prompt(file: str, problems: Sequence[Problem]) -> Finding:
-    """CF803: records of a file of prompts ask nothing that can be read.
-
-    A line of a .txt file is a prompt. Records of .jsonl, .json, .csv, .tsv and .parquet are read as in
-    training: instruction (and input), messages, conversations, prompt. Their last answer, if they have one,
-    is left out and kept as the reference. The first such records are shown.
-    """
-    (place, reason), *others = [(one.place(file), one.reason) for one in problems[:SHOWN]]
-    is_one = len(problems) == 1
-    more = len(problems) - SHOWN
-    return Finding(
-        "CF803",
-        "a record asks nothing" if is_one else f"{len(problems):,} records ask nothing",
-        place=place,
-        label=reason,
-        others=tuple(others),
-        notes=(f"{more:,} more are not shown here",) if more > 0 else (),
-        helps=(f"write each as a prompt; {_FORMS}",),
-        unreadable=True,
-    )
-
-
-@rule_docs("CF804")
-def nothing_to_ask(path: str, why: str, help_: str) -> Finding:
-    """CF804: what was named is neither a model, nor an adapter, nor a run.
-
-    A model is a folder with config.json and weights, or a hub's id whose files are in the cache; an adapter
-    is a folder with adapter_config.json; a run is the folder that `run.dir` says. Files of prompts are also
-    looked for before anything is loaded.
-    """
-    return Finding("CF804", f"{path} {why}", helps=(help_,), unreadable=True)
-
-
-@rule_docs("CF805", name="adapter-without-base")
-def base_missing(adapter: str, base: str) -> Finding:
-    """CF805: the base model that an adapter was trained on is not on this machine.
-
-    An adapter holds what was trained on top of a model, and says nothing without it. Its adapter_config.json
-    names the base by the path that it had in training, or by a hub's id; nothing is fetched.
-    """
-    named = f"its base is {base}, which is not here" if base else "it does not say what its base is"
-    return Finding(
-        "CF805",
-        f"the adapter {adapter} cannot be asked: {named}",
-        helps=("name the folder of the base: --base FOLDER",),
-        unreadable=True,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from crossfoot.data.conversation import Turn
+from crossfoot.data.prompts import Prompt, is_file, read_prompts
 from crossfoot.digests import sha256_of_document
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.formats import in_colour
@@ -19,11 +20,11 @@ from crossfoot.generating.answer_file import AnswerFile
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import float16_on_cpu, generation_without_effect, window_full
 from crossfoot.generating.options import Settings, read_folder_values, settle
-from crossfoot.generating.prompts import Prompt, is_file, read_prompts
 from crossfoot.generating.speaker import Speaker, choose_device, load_speaker
 from crossfoot.generating.streaming import Streamer
-from crossfoot.generating.voice import Voice, asking, find_voice
+from crossfoot.generating.voice import asking, find_voice
 from crossfoot.line_file import line_of
+from crossfoot.model_source.source import ModelSource
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.written.findings import COMMAND_LINE
@@ -39,7 +40,7 @@ class Asked:
     line gives. window: tokens the model was made for.
     """
 
-    voice: Voice
+    voice: ModelSource
     asking: Asking
     settings: Settings
     device: str
@@ -101,7 +102,7 @@ def generate(path: str, prompts: str, values: Mapping[str, Any], out: str | None
     """
     is_one = not is_file(prompts)
     asked = prepare(path, values)
-    columns = asked.voice.columns or {}
+    columns = asked.voice.columns
     listed = [Prompt((Turn("user", prompts),))] if is_one else read_prompts(prompts, columns)
     ids = asked.asking.ids([prompt.turns for prompt in listed])
     limits = limits_of(asked, ids)

@@ -16,8 +16,8 @@ from crossfoot.findings.finding import Refused
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import device_missing
 from crossfoot.generating.options import Settings
-from crossfoot.generating.voice import Voice
-from crossfoot.models.export import load_trained
+from crossfoot.model_source.source import ModelSource
+from crossfoot.models.export import load_trained, trained
 from crossfoot.models.grow import grow_vocabulary
 from crossfoot.models.load import DTYPES, load_model
 from crossfoot.models.parameters import rows_of
@@ -104,7 +104,7 @@ def choose_device(asked: str | None) -> str:
 
 
 def load_speaker(
-    voice: Voice, asking: Asking, settings: Settings, *, dtype: str, quantization: str, device: str
+    voice: ModelSource, asking: Asking, settings: Settings, *, dtype: str, quantization: str, device: str
 ) -> Speaker:
     """Load it. dtype, quantization: of the base; the checkpoint's own tensors stay as they were trained.
     Raises Refused.
@@ -128,10 +128,11 @@ def load_speaker(
         raise Refused(device_missing(device, first_line(error))) from error
 
 
-def _loaded(voice: Voice, dtype: str, quantization: str, vocabulary: int) -> Any:
-    if (source := voice.checkpoint) is not None:
-        changes = _as_asked(source.config, dtype, quantization)
-        return load_trained(replace(source, config=changes))[0]
+def _loaded(voice: ModelSource, dtype: str, quantization: str, vocabulary: int) -> Any:
+    if voice.checkpoint is not None:
+        run, _ = trained(voice)
+        run = replace(run, config=_as_asked(run.config, dtype, quantization))
+        return load_trained(replace(voice, run=run))[0]
     model = load_model(
         _as_asked(_config_of(voice.base), dtype, quantization),
         voice.base,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from crossfoot.model_source.source import ModelSource
 from crossfoot.models.save import open_to_others
 from crossfoot.written.model_facts import TINY_SIZES, TINY_VOCABULARY
 
@@ -51,3 +52,10 @@ def write_tiny_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def tiny_written(source: ModelSource) -> ModelSource:
+    """The same source, its base written where that is builtin:tiny."""
+    if source.is_tiny:
+        write_tiny_model(source.base)
+    return source

@@ -165,9 +165,13 @@ def _legend(series: Sequence[Series]) -> str:
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def bars(title: str, each: Sequence[Bar], note: str = "", is_wide: bool = False) -> Html:
-    """Bars from 0 to the right, one below the other; values below 0 are written, and have no bar."""
-    longest = max((bar.value if bar.high is None else bar.high for bar in each), default=0.0)
+def bars(
+    title: str, each: Sequence[Bar], note: str = "", is_wide: bool = False, end: float | None = None
+) -> Html:
+    """Bars from 0 to the right, one below the other; values below 0 are written, and have no bar. end: what
+    the whole width stands for; None: the longest bar.
+    """
+    longest = end or max((bar.value if bar.high is None else bar.high for bar in each), default=0.0)
     rows = "".join(_bar(bar, longest if longest > 0 else 1.0) for bar in each)
     return figure(title, f'<div class="bars">{rows}</div>', note, is_wide) if each else Html("")
 
@@ -178,7 +182,7 @@ def _bar(bar: Bar, longest: float) -> str:
     if bar.low is not None and bar.high is not None:
         drawn += f'<path class="whisker" d="M{_share(bar.low, longest)} 4H{_share(bar.high, longest)}"/>'
     picture = f'<svg viewBox="0 0 {_WIDTH} 8" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
-    name, value = escaped(bar.label), escaped(bar.text)
+    name, value = escaped(bar.label).replace("_", "_<wbr>"), escaped(bar.text)
     return f'<span class="name">{name}</span>{picture}<span class="value">{value}</span>'
 
 

@@ -33,10 +33,15 @@ class Pair:
     second: Scored
 
     @property
+    def is_judged(self) -> bool:
+        """Whether it is known of both if they are right."""
+        return self.first.score.is_correct is not None and self.second.score.is_correct is not None
+
+    @property
     def side(self) -> int:
         """Of _SIDES; -1 where both answered the same, or are both right."""
         one, other = self.first.score, self.second.score
-        if one.is_correct is not None and one.is_correct != other.is_correct:
+        if self.is_judged and one.is_correct != other.is_correct:
             return int(bool(one.is_correct))
         return -1 if one.answer == other.answer or one.is_correct else 2
 
@@ -121,7 +126,12 @@ def _changed_items(pairs: Sequence[Pair]) -> Iterator[str]:
 def _row(pair: Pair) -> tuple[str, ...]:
     score = pair.first.score
     right = "" if score.gold is None else f"right: {letter(score.gold)}"
-    return str(score.key), pair.first.work.place, f"{_answer(pair.first)} -> {_answer(pair.second)}", right
+    return (
+        str(score.key),
+        pair.first.work.short_place,
+        f"{_answer(pair.first)} -> {_answer(pair.second)}",
+        right,
+    )
 
 
 def _answer(item: Scored) -> str:
@@ -136,7 +146,7 @@ def _made(one: Evaluation) -> str:
 
 
 def _shares(pairs: Sequence[Pair]) -> Iterator[str]:
-    judged = [pair for pair in pairs if pair.first.score.is_correct is not None]
+    judged = [pair for pair in pairs if pair.is_judged]
     if not judged:
         return
     rows: list[tuple[str, ...]] = [("", "first", "second", "second - first", "p")]
@@ -203,7 +213,7 @@ def _verdict(pairs: Sequence[Pair]) -> str:
     if not changed:
         moved = sum(repr(pair.first.score.scores) != repr(pair.second.score.scores) for pair in pairs)
         return f"the same answers to all {counted(len(pairs), 'item')}; the scores of {moved:,} differ"
-    judged = [pair for pair in pairs if pair.first.score.is_correct is not None]
+    judged = [pair for pair in pairs if pair.is_judged]
     head = f"{changed:,} of {counted(len(pairs), 'item')} answered otherwise"
     if not judged:
         return head

@@ -57,12 +57,18 @@ class Origin:
         for name in dict.fromkeys((*before, *after)):
             one, two = before.get(name, "-"), after.get(name, "-")
             if one != two:
-                yield f"{name.replace('_', ' ')}: {one} {here}, {two} {there}"
+                yield f"{name.replace('_', ' ')}: {shown(one)} {here}, {shown(two)} {there}"
 
     def _decisive(self) -> dict[str, Any]:
         values: dict[str, Any] = plain(self) | plain(self.options)
         told = ("options", "model", "crossfoot")
         return {name: value for name, value in values.items() if name not in told}
+
+
+def shown(value: object) -> str:
+    """As people read it: a digest by its first letters."""
+    text = str(value)
+    return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{40,}", text) else text
 
 
 @dataclass(frozen=True)

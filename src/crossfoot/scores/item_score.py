@@ -70,6 +70,8 @@ class Score:
         for name, counts in (("tokens", self.tokens), ("characters", self.characters)):
             if self.scores and len(counts) not in (0, len(self.scores)):
                 raise ValueError(f"{len(self.scores)} scores and {len(counts)} {name}")
+        if self.kind == "rolling" and (len(self.scores), len(self.tokens)) != (1, 1):
+            raise ValueError("a text has one log-likelihood and one number of tokens")
         choices = len(self.scores) if self.kind in ("loglikelihood", "letter") else len(LETTERS)
         for index in (self.gold, self.choice):
             if index is not None and not 0 <= index < choices:
@@ -154,6 +156,11 @@ class Work:
     milliseconds: float
     peak_bytes: int
     rank: int = 0
+
+    @property
+    def short_place(self) -> str:
+        """Without the folder."""
+        return self.place.rpartition("/")[2]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from crossfoot.scores.tables import (
 )
 from crossfoot.scores.work_summary import memory_by_rank
 
+_GREEN, _GREY = 2, 5
 _SECONDS = Axis("seconds of computing", has_zero=True)
 
 
@@ -79,8 +80,8 @@ def _html(found: Table) -> Html:
 
 
 def _bars(task: TaskSummary) -> Html:
-    """The accuracy of each subject with its interval."""
-    parts = [*task.subjects, *([task.whole] if len(task.subjects) > 1 else [])]
+    """The accuracies with their intervals: of all, of groups, of subjects."""
+    parts = [*([task.whole] if len(task.subjects) > 1 else []), *task.groups, *task.subjects]
     drawn = [
         Bar(
             part.name,
@@ -88,12 +89,12 @@ def _bars(task: TaskSummary) -> Html:
             percent(part.accuracy.value),
             100 * part.accuracy.low,
             100 * part.accuracy.high,
-            int(part is task.whole),
+            _GREY if part is task.whole else _GREEN * (part in task.groups),
         )
         for part in parts
         if part.accuracy is not None
     ]
-    return figures(bars("Accuracy, with 95 % intervals", drawn, is_wide=True))
+    return figures(bars("Accuracy from 0 to 100 %, with 95 % intervals", drawn, is_wide=True, end=100))
 
 
 def _budgets(summary: Summary) -> Html:

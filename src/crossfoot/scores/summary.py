@@ -34,9 +34,9 @@ class Perplexity:
 @dataclass(frozen=True)
 class Part:
     """Some items. judged: whose right answer is known. correct: of these; a text is, if it is exactly the
-    reference. accuracy: their share, with its Wilson interval. accuracy_per_token, accuracy_per_character:
-    were the likeliest choice taken by that. mean_log_likelihood: of the right choices, or of texts. chrf:
-    mean, from 0 to 100. Whatever has no meaning is None.
+    reference. accuracy: their share, with its Wilson interval; guessing: the share that pure chance gives.
+    accuracy_per_token, accuracy_per_character: were the likeliest choice taken by that. mean_log_likelihood:
+    of the right choices, or of texts. chrf: mean, from 0 to 100. Whatever has no meaning is None.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Part:
     judged: int
     correct: int
     accuracy: Interval | None
+    guessing: float | None
     accuracy_per_token: float | None
     accuracy_per_character: float | None
     mean_log_likelihood: float | None
@@ -165,6 +166,7 @@ def _part(name: str, scores: Sequence[Score]) -> Part:
         len(judged),
         correct,
         wilson(correct, len(judged)) if judged else None,
+        _mean(1 / len(one.scores) for one in judged if one.has_choices and one.scores),
         _accuracy((one.answer_per_token, one.gold) for one in scores),
         _accuracy((one.answer_per_character, one.gold) for one in scores),
         _mean(map(_log_likelihood, scores)) if len({one.kind == "rolling" for one in scores}) == 1 else None,

@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from crossfoot.arithmetic.intervals import Interval
 from crossfoot.output import visible_line
 from crossfoot.phrases import clock, counted, size
+from crossfoot.scores.item_log import shown
 from crossfoot.scores.summary import Summary, TaskSummary
 from crossfoot.scores.work_summary import CANNOT_TELL, WorkSummary
 
@@ -99,6 +100,8 @@ def task_table(task: TaskSummary) -> Table:
         for name, cells in columns.items():
             cells.append({"subject": MEAN, "accuracy": percent(task.macro_accuracy)}.get(name, ""))
     notes = [INTERVALS if task.whole.judged else "the right answers are hidden"]
+    if task.whole.guessing is not None:
+        notes.append(f"who guesses has {percent(task.whole.guessing)} right")
     if task.whole.accuracy_per_token is not None:
         notes.append("per token, per character: were the likeliest choice taken by that")
     return _table(columns, notes)
@@ -132,6 +135,10 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 9.95 else clock(seconds)
+
+
 def headline(summary: Summary) -> str:
     """The result in one line."""
     whole = summary.whole
@@ -152,18 +159,20 @@ def made_with(summary: Summary) -> str:
         f"torch {origin.torch}",
         f"seed {origin.seed}",
     ]
-    return ", ".join([*words, *(f"{name} {value}" for name, value in origin.options.items())])
+    return ", ".join([*words, *(f"{name} {shown(value)}" for name, value in origin.options.items())])
 
 
 def remarks(summary: Summary) -> Iterator[str]:
     """What is to be known beside the shares."""
     found = summary.counts
+    if not summary.origin.device.startswith("cpu"):
+        again = counted(found.rescored, "item")
+        yield f"{again} scored again at one fixed shape, since the margin was within rounding"
     for number, words in (
         (
             found.with_shots_dropped,
             f"with fewer shots than asked for: {counted(found.shots_dropped, 'shot')} did not fit",
         ),
-        (found.rescored, "scored again at one fixed shape: the margin was within rounding"),
         (found.without_letter, "whose answer held no letter: a letter was drawn"),
         (found.not_a_number, "whose score is NaN: counted as wrong"),
         (found.level, "whose two best choices are exactly level: the first of them counts"),
@@ -190,7 +199,7 @@ def throughput(work: WorkSummary) -> Table:
     """Time, throughput and memory."""
     ranks = f" on {work.ranks} ranks" if work.ranks > 1 else ""
     rows = {
-        f"time of computing{ranks}": clock(work.seconds),
+        f"time of computing{ranks}": _time(work.seconds),
         "items a second": _number(work.items_per_second),
         "tokens a second, padding in": _number(work.token_slots_per_second),
         "rows in a forward, on average": f"{work.mean_rows:.1f}",
@@ -209,7 +218,7 @@ def budget_table(summary: Summary) -> Table:
     """How many tokens a forward was given, and why."""
     rows = (
         (
-            clock(each.seconds),
+            _time(each.seconds),
             f"{each.rank}",
             f"{each.budget_tokens:,}",
             "" if each.free_bytes is None else size(each.free_bytes),

@@ -83,7 +83,7 @@ def _seconds_by_rank(items: Sequence[Scored]) -> dict[int, float]:
 def _slowest(items: Sequence[Scored]) -> Iterator[SlowItem]:
     for one in sorted(items, key=lambda item: -item.work.milliseconds)[:SLOWEST]:
         score, work = one.score, one.work
-        yield SlowItem(score.task, score.id, work.place, score.bucket, work.milliseconds)
+        yield SlowItem(score.task, score.id, work.short_place, score.bucket, work.milliseconds)
 
 
 def memory_by_rank(written: Sequence[Scored]) -> dict[int, list[Moment]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,15 +14,15 @@ MOST_FAILURES = 5
 _SAID = ("content", "reasoning_content", "tool_calls")
 
 
-def ask(plan: Mapping[str, Any], prompt: str) -> dict[str, Any]:
-    """One answer: when it was asked for (by the clock), the seconds until each token came, and what went
-    wrong.
+def ask(plan: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """One answer to a conversation (to go on with: to what is asked last): when it was asked for (by the
+    clock), the seconds until each token came, and what went wrong.
     """
     arrived: list[float] = []
     at, begun = time.time(), time.monotonic()
     error, tokens = "", 0
     try:
-        tokens = _stream(plan, prompt, begun, arrived)
+        tokens = _stream(plan, messages, begun, arrived)
     except (OSError, http.client.HTTPException, ValueError) as problem:
         error = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
     return {
@@ -34,16 +34,16 @@ def ask(plan: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     }
 
 
-def _stream(plan: Mapping[str, Any], prompt: str, begun: float, arrived: list[float]) -> int:
+def _stream(
+    plan: Mapping[str, Any], messages: Sequence[Mapping[str, str]], begun: float, arrived: list[float]
+) -> int:
     """The tokens of the answer as the server counts them, 0 where it does not. Raises for anything but a
     whole answer.
     """
     url = urlsplit(plan["url"])
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=plan["timeout_seconds"])
-    asked = (
-        {"prompt": prompt} if plan["is_completion"] else {"messages": [{"role": "user", "content": prompt}]}
-    )
+    asked = {"prompt": messages[-1]["content"]} if plan["is_completion"] else {"messages": messages}
     body = {"model": plan["model"], "stream": True, "max_tokens": plan["max_tokens"], **asked}
     place = "completions" if plan["is_completion"] else "chat/completions"
     headers = {"Content-Type": "application/json", **plan["headers"]}

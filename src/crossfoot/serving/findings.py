@@ -24,17 +24,6 @@ def port_taken(host: str, port: int, why: str, free: int | None) -> Finding:
     return Finding("CF830", f"nothing can listen on {host}, port {port}: {why}", helps=tuple(helps))
 
 
-@rule_docs("CF831", name="nothing-to-serve")
-def nothing_to_serve(path: str, why: str, *helps: str) -> Finding:
-    """CF831: what was named is no model that a server could load.
-
-    `crossfoot serve` takes the folder of a run, an adapter, or a model: a folder with config.json, weights in
-    safetensors and a tokenizer. Runs and adapters are merged into their base first.
-    """
-    known = "name the folder of a run, of an adapter, or of a model with config.json, weights and tokenizer"
-    return Finding("CF831", f"no model to serve: {path} {why}", helps=helps or (known,), unreadable=True)
-
-
 @rule_docs("CF832", name="server-did-not-start")
 def not_started(words: Sequence[str], code: int) -> Finding:
     """CF832: the server ended before it answered.

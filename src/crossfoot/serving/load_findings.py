@@ -68,14 +68,3 @@ def no_result(path: str, why: str) -> Finding:
         helps=("name the JSON files that crossfoot loadtest URL has written",),
         unreadable=True,
     )
-
-
-@rule_docs("CF844", name="no-prompts")
-def no_prompts(path: str, why: str) -> Finding:
-    """CF844: the file with the questions of a load test cannot be used.
-
-    It is a text in UTF-8 with one question a line; empty lines do not count.
-    """
-    return Finding(
-        "CF844", f"{path} holds no questions: {why}", helps=("write one question a line",), unreadable=True
-    )

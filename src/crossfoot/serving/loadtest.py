@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from crossfoot.data.prompts import read_prompts
 from crossfoot.documents import Malformed, parse_object
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.formats import show
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, reason_of
 from crossfoot.serving.asking import ask
-from crossfoot.serving.load_findings import no_prompts, no_result, no_server, not_loopback, requests_failed
+from crossfoot.serving.load_findings import no_result, no_server, not_loopback, requests_failed
 from crossfoot.serving.load_page import load_page, load_table
 from crossfoot.serving.load_result import (
     RESULT_FORMAT,
@@ -265,13 +266,8 @@ def _key() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _prompts(path: str | None) -> list[str]:
+def _prompts(path: str | None) -> list[list[dict[str, str]]]:
+    """The messages of each."""
     if path is None:
-        return list(_PROMPTS)
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(no_prompts(path, reason_of(error))) from error
-    if not lines:
-        raise Refused(no_prompts(path, "it is empty"))
-    return lines
+        return [[{"role": "user", "content": text}] for text in _PROMPTS]
+    return [prompt.messages for prompt in read_prompts(path, {})]

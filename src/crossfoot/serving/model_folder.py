@@ -13,20 +13,20 @@ from pathlib import Path
 
 from crossfoot.checkpoints.manifest import MANIFEST_FILE
 from crossfoot.checkpoints.store import list_checkpoints
+from crossfoot.data.tokenizer import VOCABULARIES
 from crossfoot.digests import sha256_of_file
 from crossfoot.documents import Malformed, read_object
 from crossfoot.findings.finding import Refused
+from crossfoot.model_source.findings import no_model
+from crossfoot.model_source.source import find_named, refuse_missing_base
+from crossfoot.model_source.trained_run import read_trained_run
 from crossfoot.output import tell
-from crossfoot.runs.attempts import run_lock_path
-from crossfoot.runs.ending import read_lock
-from crossfoot.runs.nearby import is_run, refuse_no_run
-from crossfoot.serving.findings import not_served, nothing_to_serve
-from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, open_adapter
+from crossfoot.serving.findings import not_served
+from crossfoot.written.adapter_folder import open_adapter
 from crossfoot.written.model_facts import CONFIG_JSON, model_folder
 
 MERGE_JSON = "merge.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _SETTINGS = "tokenizer_config.json"
 
@@ -61,31 +61,27 @@ def served_model(path: str, step: int | None) -> Served:
     """What `path` names, merged when it is a run or an adapter and has not been merged before. Raises Refused
     and NotMade.
     """
-    name = os.path.basename(os.path.abspath(path))
-    if is_run(path):
-        return Served(name, _of_run(path, step))
-    if step is not None:
-        raise Refused(nothing_to_serve(path, "is no run, so that it has no steps", "leave out --step"))
-    if os.path.isfile(os.path.join(path, ADAPTER_CONFIG)):
-        return Served(name, _merged(path, _mark_of_adapter(path)))
-    folder = model_folder(path)
-    if folder is None:
-        refuse_no_run(path, "serve")
-        raise Refused(nothing_to_serve(path, "is not there"))
-    _refuse_incomplete(path, folder)
-    return Served(name, folder)
+    here = find_named(path, "serve", step)
+    if here.kind == "run":
+        folder = _of_run(path, step)
+    elif here.kind == "adapter":
+        folder = _merged(path, _mark_of_adapter(path))
+    else:
+        folder = model_folder(path) or Path(path)
+        _refuse_incomplete(path, folder)
+    return Served(os.path.basename(os.path.abspath(path)), folder)
 
 
 def _of_run(run_dir: str, step: int | None) -> Path:
     steps = {one.step: one for one in list_checkpoints(run_dir)}
-    if not steps and step is None and os.path.isdir(saved := os.path.join(run_dir, ADAPTER_NAME)):
-        return _merged(run_dir, _mark_of_adapter(saved))
+    run = read_trained_run(run_dir)
+    if not steps and step is None and (saved := run.saved) is not None:
+        return _merged(run_dir, _mark_of_adapter(saved)) if run.config.lora else Path(saved)
     newest = max(steps, default=None) if step is None else step
     known = steps.get(newest) if newest is not None else None
     mark = "" if known is None else sha256_of_file(Path(known.folder) / MANIFEST_FILE)[:8]
     at = () if newest is None else ("--step", str(newest))
-    is_whole = read_lock(run_lock_path(run_dir))["config"].get("lora") is None
-    return _merged(run_dir, f"{newest}-{mark}", at, "export" if is_whole else "merge")
+    return _merged(run_dir, f"{newest}-{mark}", at, "merge" if run.config.lora else "export")
 
 
 def _mark_of_adapter(path: str) -> str:
@@ -100,6 +96,7 @@ def _merged(source: str, mark: str, options: Sequence[str] = (), verb: str = "me
     folder = Path(f"{os.path.abspath(source)}-merged-{mark}")
     shown = os.path.relpath(folder)
     if not folder.is_dir():
+        refuse_missing_base(source, "serve")
         tell(f"making a model of {source}, kept in {shown} ...")
         # in a process of its own: torch and what it has loaded go with it, and the server has the memory
         words = [sys.executable, "-m", "crossfoot", verb, source, shown, *options]
@@ -116,8 +113,8 @@ def _merged(source: str, mark: str, options: Sequence[str] = (), verb: str = "me
 
 def _refuse_incomplete(path: str, folder: Path) -> None:
     if not (folder / CONFIG_JSON).is_file():
-        raise Refused(nothing_to_serve(path, f"has no {CONFIG_JSON}"))
+        raise Refused(no_model(path, "serve", f"has no {CONFIG_JSON}"))
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
-        raise Refused(nothing_to_serve(path, "has no weights (*.safetensors)"))
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise Refused(nothing_to_serve(path, "has no tokenizer (tokenizer.json, tokenizer.model)"))
+        raise Refused(no_model(path, "serve", "has no weights (*.safetensors)"))
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise Refused(no_model(path, "serve", "has no tokenizer (tokenizer.json, tokenizer.model)"))

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.findings.finding import Refused
-from crossfoot.serving.findings import not_for_vllm, nothing_to_serve
+from crossfoot.model_source.findings import base_not_here
+from crossfoot.serving.findings import not_for_vllm
 from crossfoot.serving.model_folder import Served
 from crossfoot.serving.server import url_of
 from crossfoot.shell_words import joined
@@ -31,7 +32,7 @@ def vllm_page(path: str, served: Served | None, host: str, port: int, dtype: str
             raise Refused(not_for_vllm(path, reasons, command))
         base = str(adapter.values.get("base_model_name_or_path") or "")
         if not base:
-            raise Refused(nothing_to_serve(path, "does not say which base it was trained on"))
+            raise Refused(base_not_here(path, base, "serve"))
         rank = next(each for each in _RANKS if each >= _rank(adapter))
         name = "adapter"
         words = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{name}={adapter.folder}"]

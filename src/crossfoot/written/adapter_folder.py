@@ -93,11 +93,6 @@ class AdapterFolder:
             raise Refused(adapter_unreadable(self.path, f"{self.weights}: {reason_of(error)}")) from error
         return {"config_sha256": sha256_of_document(self.values), "weights_sha256": weights}
 
-    def stands_on(self, earlier: AdapterFolder) -> bool:
-        """Whether this is the adapter, byte for byte, that was merged into its base. Raises Refused."""
-        noted = read_object(os.path.join(self.folder, BASE_NAME))
-        return {key: noted.get(key) for key in earlier.identity} == earlier.identity
-
     def place(self, key: str) -> Place:
         """Where adapter_config.json says a value; the file where it does not."""
         return self.tree.values.get((key,), Place(os.path.join(self.folder, ADAPTER_CONFIG)))

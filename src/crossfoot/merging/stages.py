@@ -23,9 +23,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from crossfoot.findings.finding import Refused
-from crossfoot.models.base_files import BaseFiles
+from crossfoot.merging.base_files import BaseFiles
+from crossfoot.model_source.findings import other_base
 from crossfoot.models.grow import grow_vocabulary, mean_row
-from crossfoot.models.merge_findings import other_base
 from crossfoot.models.parameters import is_tied, rows_of
 from crossfoot.written.adapter_folder import PREFIX, AdapterFolder
 
@@ -69,7 +69,7 @@ class Stage:
                 base, settings, autocast_adapter_dtype=False, low_cpu_mem_usage=True
             )
         except ValueError as error:  # none of its modules is in this model
-            raise Refused(other_base(adapter, str(error))) from error
+            raise Refused(other_base(adapter.path, str(error))) from error
         self._inner: nn.Module = self._model.get_base_model()
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         by_key: dict[str, nn.Parameter] = get_peft_model_state_dict(
@@ -153,18 +153,18 @@ class Stage:
                 yield name, key
 
     def _refuse_unfitting(self, by_key: dict[str, nn.Parameter]) -> None:
-        stored = self.adapter.tensors or {}
+        path, stored = self.adapter.path, self.adapter.tensors or {}
         there = {key: one.shape for key, one in stored.items() if not _TWICE.search(key)}
         wanted = {key: tuple(one.shape) for key, one in by_key.items()}
         wanted |= {key: there[key] for key in self._instead.values()}
         for key in sorted(wanted.keys() | there.keys()):
             if key not in there:
-                raise Refused(other_base(self.adapter, f"by its settings it has {key}, and its file has not"))
+                raise Refused(other_base(path, f"by its settings it has {key}, and its file has not"))
             if key not in wanted:
-                raise Refused(other_base(self.adapter, f"this model has nothing that {key} belongs to"))
+                raise Refused(other_base(path, f"this model has nothing that {key} belongs to"))
             if tuple(there[key]) != wanted[key]:
                 sizes = f"{list(there[key])} in the adapter, {list(wanted[key])} by the model"
-                raise Refused(other_base(self.adapter, f"{key} is {sizes}"))
+                raise Refused(other_base(path, f"{key} is {sizes}"))
 
 
 class MergedTensors:
@@ -228,7 +228,7 @@ class MergedTensors:
                 lacking = [name for name in lacking if name not in tables]
         if lacking:
             adapter = self._stages[-1].adapter
-            raise Refused(other_base(adapter, f"the files of the base model have no {lacking[0]}"))
+            raise Refused(other_base(adapter.path, f"the files of the base model have no {lacking[0]}"))
 
 
 def _table_paths(model: PreTrainedModel) -> list[str]:

@@ -11,56 +11,9 @@ from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import AdapterFolder
 
 if TYPE_CHECKING:
-    from crossfoot.models.merged_tokenizer import TokenProof
+    from crossfoot.merging.token_proof import TokenProof
 
-_NAME_IT = "name the folder of a run, or that of its adapter"
 _BY_PEFT = "load base and adapter by peft instead"
-
-
-@rule_docs("CF759", name="nothing-to-merge")
-def nothing_to_merge(path: str, why: str, *helps: str) -> Finding:
-    """CF759: what was named for `crossfoot merge` holds no adapter.
-
-    A merge puts an adapter into the weights of its base. It takes the folder of a run with a section lora, or
-    a folder with adapter_config.json as peft and crossfoot write it. A run without lora trained the whole
-    model: `crossfoot export` writes that, and it stands alone already.
-    """
-    return Finding("CF759", f"nothing to merge: {path} {why}", helps=helps or (_NAME_IT,), unreadable=True)
-
-
-@rule_docs("CF769", name="base-not-here")
-def base_not_here(path: str, base: str, why: str = "") -> Finding:
-    """CF769: the base model of an adapter is not on this machine.
-
-    An adapter is only what was added; the weights that it was added to are needed for a merge. The adapter's
-    config says where they were when it was trained. `--base` names the folder they are in now, or a hub id
-    that is in the local cache; nothing is downloaded. Of a base that was kept in 4 or 8 bits it is the full
-    weights that are needed.
-    """
-    named = f"it was trained on {base}" if base else "it does not say what it was trained on"
-    return Finding(
-        "CF769",
-        f"the base model of {path} is not here",
-        notes=(named, *filter(None, [why])),
-        helps=("name the folder with the base model's config.json and weights: --base FOLDER",),
-        unreadable=True,
-    )
-
-
-@rule_docs("CF772", name="base-of-another")
-def other_base(adapter: AdapterFolder, why: str) -> Finding:
-    """CF772: an adapter and a base model do not belong together.
-
-    Every matrix of an adapter belongs to one weight of its base, and fits its sides. One that does not was
-    trained on another model, or on another size of it. An adapter that stands on a base with another adapter
-    merged into it needs that very one: the sha256 is compared.
-    """
-    return Finding(
-        "CF772",
-        f"the adapter {adapter.path} does not belong to this base model",
-        notes=(why,),
-        helps=("name the base model that it was trained on: --base FOLDER",),
-    )
 
 
 @rule_docs("CF784", name="no-room-to-merge")

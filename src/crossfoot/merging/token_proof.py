@@ -191,9 +191,9 @@ def _with_chats(proof: TokenProof, folder: str, index: DataIndex) -> TokenProof:
     with open(file, encoding="utf-8") as stream:
         own = stream.read()
     begins = "bos_token + " in own
-    texts = [own] if template.source else [own, template.chat_template(begins=begins, parted=False)]
+    ways = [template.chat_template(begins=begins, parted=parted) for parted in (True, False)]
     found: dict[str, TokenProof] = {}
-    for text in texts:
+    for text in dict.fromkeys([own] if template.source else [own, *ways]):
         write_chat_template(folder, text)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         chats = list(islice(_conversations(index, tokenizer), CONVERSATIONS))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from crossfoot.models.base_files import DTYPE_NAMES
+from crossfoot.merging.base_files import DTYPE_NAMES
 
 _ALIGNED = 8
 """The header's length is a multiple of it, so that numbers lie where a machine reads them at once."""

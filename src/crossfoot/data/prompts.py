@@ -19,11 +19,11 @@ from crossfoot.data.conversation import (
 )
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import kind_of
+from crossfoot.data.prompt_findings import no_prompts, not_a_prompt
 from crossfoot.data.record import Record
 from crossfoot.data.records import KINDS, read_records
 from crossfoot.data.samples import read_value
-from crossfoot.findings.finding import Refused
-from crossfoot.generating.findings import not_a_prompt, nothing_to_ask
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.phrases import reason_of
 from crossfoot.written.near_paths import near_help
 
@@ -44,15 +44,18 @@ class Prompt:
         """What the user asks last."""
         return self.turns[-1].text
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """As a server takes a conversation."""
+        return [{"role": turn.role, "content": turn.text} for turn in self.turns]
+
 
 def is_file(given: str) -> bool:
     """Whether --prompts names a file. Raises Refused (CF804) for the name of one that is not there."""
     if os.path.isfile(given):
         return True
     if given.endswith(_ENDINGS) and len(given.split()) == 1:
-        why = "is a folder" if os.path.isdir(given) else "is no file"
-        helps = (*near_help(given), "correct the path; it is relative to the folder you are in")
-        raise Refused(nothing_to_ask(given, why, helps[0]))
+        raise Refused(_not_there(given))
     return False
 
 
@@ -60,9 +63,11 @@ def read_prompts(file: str, columns: Columns) -> list[Prompt]:
     """Of a file, in order. columns: data.columns of the run. Raises Refused: CF803, CF804, what the readers
     of data find.
     """
+    if not os.path.isfile(file):
+        raise Refused(_not_there(file))
     if kind_of(file) not in KINDS["pretrain"]:
         kinds = ", ".join(KINDS["pretrain"])
-        raise Refused(nothing_to_ask(file, "is no kind of file that is read", f"read are {kinds}"))
+        raise Refused(no_prompts(file, "is no kind of file that is read", f"read are {kinds}"))
     prompts: list[Prompt] = []
     wrong: list[Problem] = []
     try:
@@ -74,12 +79,18 @@ def read_prompts(file: str, columns: Columns) -> list[Prompt]:
             except NotTrainable as error:
                 wrong.append(record.problem(error.code, error.reason))
     except OSError as error:
-        raise Refused(nothing_to_ask(file, reason_of(error), "name a file that can be read")) from error
+        raise Refused(no_prompts(file, reason_of(error), "name a file that can be read")) from error
     if wrong:
         raise Refused(not_a_prompt(file, wrong))
     if not prompts:
-        raise Refused(nothing_to_ask(file, "holds no prompt", "write a prompt into it"))
+        raise Refused(no_prompts(file, "holds no prompt", "write a prompt into it"))
     return prompts
+
+
+def _not_there(file: str) -> Finding:
+    why = "is a folder" if os.path.isdir(file) else "is no file"
+    helps = (*near_help(file), "correct the path; it is relative to the folder you are in")
+    return no_prompts(file, why, helps[0])
 
 
 def _prompt(record: Record, columns: Columns) -> Prompt:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crossfoot.index.store import DataIndex
-from crossfoot.models.base_files import BaseFiles
+from crossfoot.merging.base_files import BaseFiles
 from crossfoot.models.start_adapter import merge_adapter
 from crossfoot.phrases import size
 from crossfoot.written.adapter_folder import AdapterFolder

@@ -28,16 +28,18 @@ from crossfoot.digests import sha256_of_file
 from crossfoot.durable import rename_folder
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
-from crossfoot.models.base_files import BaseFiles
+from crossfoot.merging.base_files import BaseFiles
+from crossfoot.merging.findings import no_room, not_proven, other_ids
+from crossfoot.merging.logit_proof import Proof, prompts_of, prove_merged, seeded_prompts
+from crossfoot.merging.source import open_source
+from crossfoot.merging.stages import MergedTensors, Stage
+from crossfoot.merging.tensor_writer import Form, write_tensors
+from crossfoot.merging.token_proof import TokenProof, prove_tokenizer
+from crossfoot.model_source.source import ModelSource
+from crossfoot.model_source.trained_run import TrainedRun
 from crossfoot.models.findings import export_taken, not_saved
 from crossfoot.models.load import DTYPES, read_model_config
-from crossfoot.models.merge_findings import no_room, not_proven, other_ids
-from crossfoot.models.merge_proof import Proof, prompts_of, prove_merged, seeded_prompts
-from crossfoot.models.merge_source import MergedRun, MergeSource, open_source, require_base
-from crossfoot.models.merge_stages import MergedTensors, Stage
-from crossfoot.models.merged_tokenizer import TokenProof, prove_tokenizer
 from crossfoot.models.save import clear_leftovers, open_to_others
-from crossfoot.models.tensor_writer import Form, write_tensors
 from crossfoot.models.usage_page import usage_page
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, said_by, size
@@ -49,7 +51,6 @@ _DISK_SHARE = 1.01
 """Of the tensors' bytes: tokenizer, settings."""
 _KEPT_FILES = ("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """Of the base, that belong to the merged model too."""
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -89,8 +90,8 @@ def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _merge(source: MergeSource, folder: Path, out: str, dtype: str | None) -> tuple[Proof, TokenProof]:
-    base = require_base(source.adapters[-1].path, source.base)
+def _merge(source: ModelSource, folder: Path, out: str, dtype: str | None) -> tuple[Proof, TokenProof]:
+    base = Path(source.base_folder)
     tell(f"{source.what}: into {source.base}, one tensor at a time ...")
     config = read_model_config(str(base))
     values = read_config_json(base)
@@ -99,7 +100,7 @@ def _merge(source: MergeSource, folder: Path, out: str, dtype: str | None) -> tu
     for adapter in source.adapters:
         rows = max(rows, adapter.needed_rows)
         stages.append(Stage(adapter, config, rows))
-    trained = None if source.dtype is None else DTYPES[source.dtype]
+    trained = None if source.trained_dtype is None else DTYPES[source.trained_dtype]
     merged = MergedTensors(BaseFiles(base), config, stages, trained)
     wanted = DTYPES[dtype] if dtype is not None else trained or _dtype_of(merged)
     plan = _planned(merged, wanted)
@@ -190,29 +191,27 @@ def _keep_files(base: Path, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def _prove(source: MergeSource, base: Path, folder: Path, merged: MergedTensors, dtype: torch.dtype) -> Proof:
+def _prove(source: ModelSource, base: Path, folder: Path, merged: MergedTensors, dtype: torch.dtype) -> Proof:
     rows = merged.shapes[f"{merged.tables[0]}.weight"][0]
     index = source.run.index if source.run is not None else None
     prompts = seeded_prompts(rows) if index is None else prompts_of(index)
     tell(f"comparing the logits of {len(prompts)} prompts with those of base and adapter ...")
-    trained = None if source.dtype is None else DTYPES[source.dtype]
+    trained = None if source.trained_dtype is None else DTYPES[source.trained_dtype]
     return prove_merged(str(folder), base, source.adapters, trained, dtype, prompts)
 
 
 def _add_tokenizer(
-    source: MergeSource, base: Path, folder: Path, out: str, merged: MergedTensors, dtype: torch.dtype
+    source: ModelSource, base: Path, folder: Path, out: str, merged: MergedTensors, dtype: torch.dtype
 ) -> TokenProof:
     """Put the tokenizer and a README into the folder. A run's is held against its index."""
     run = source.run
     if run is None:
-        lies = Path(source.adapters[-1].folder)
-        own = lies if any((lies / name).is_file() for name in _VOCABULARIES) else base
+        own = Path(source.tokenizer)
         for name in (*TOKENIZER_FILES, CHAT_TEMPLATE):
             if (own / name).is_file():
                 shutil.copyfile(own / name, folder / name)
         return TokenProof(why="an adapter has no texts: merge the run to have the tokenizer proven")
-    template = run.index.header.template if run.index is not None else None
-    ids = save_tokenizer(run.config, run.index_dir, str(folder), template)
+    ids = save_tokenizer(run.config, run.index_dir, str(folder), run.template)
     tokens = _compared(run, folder)
     made = f"`{source.base}` with {source.what} merged into it by crossfoot, in {_name(dtype)}."
     model, where = merged.model.to(dtype), os.path.abspath(out)
@@ -221,19 +220,19 @@ def _add_tokenizer(
     return tokens
 
 
-def _compared(run: MergedRun, folder: Path) -> TokenProof:
-    if run.index is None:
+def _compared(run: TrainedRun, folder: Path) -> TokenProof:
+    if (index := run.index) is None:
         return TokenProof(why="the run's index is not there any more")
-    tell(f"comparing the tokens of {run.index.num_samples:,} samples with AutoTokenizer's ...")
+    tell(f"comparing the tokens of {index.num_samples:,} samples with AutoTokenizer's ...")
     path, special_text = tokenizer_path(run.config), run.config.data.special_text
     encoder = load_encoder(path, run.index_dir, special_text=special_text)
     assert isinstance(encoder, LibraryEncoder)
-    return prove_tokenizer(str(folder), run.index, encoder)
+    return prove_tokenizer(str(folder), index, encoder)
 
 
 def _write_account(
     folder: Path,
-    source: MergeSource,
+    source: ModelSource,
     base: Path,
     merged: MergedTensors,
     dtype: torch.dtype,
@@ -251,7 +250,7 @@ def _write_account(
         "dtype": _name(dtype),
         "base": {
             "path": os.path.abspath(base),
-            "dtype_in_training": source.dtype,
+            "dtype_in_training": source.trained_dtype,
             "sha256": _digests([base / CONFIG_JSON, *merged.files.files]),
         },
         "adapters": [{"path": one.path, **one.identity} for one in source.adapters],

@@ -1,0 +1,1 @@
+"""Base and adapters become one model folder, proven."""
