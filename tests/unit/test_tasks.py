@@ -55,7 +55,7 @@ def _found(*words: str, **options: Any) -> tuple[str, str]:
 def _cmmlu(folder: Path) -> None:
     """Make a folder of CMMLU out of one of C-Eval."""
     for split, named in (("dev", "dev"), ("val", "test")):
-        for path in sorted((folder / split).glob("*.csv")):
+        for path in sorted((folder / split).glob("[a-z]*.csv")):
             rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
             target = folder / named / path.name.replace(f"_{split}", "")
             target.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def _cmmlu(folder: Path) -> None:
                     [["", "Question", *"ABCD", "Answer"], *(row[:7] for row in rows[1:])]
                 )
             path.unlink()
-    (folder / "val").rmdir()
+    shutil.rmtree(folder / "val")
 
 
 def test_the_shipped_set_is_balanced_and_right_in_form() -> None:
@@ -103,6 +103,29 @@ def test_both_exams_come_to_the_same_items(folder: Path) -> None:
     assert {name: len(shots) for name, shots in cmmlu.shots.items()} == dict.fromkeys(ceval.subjects, 5)
 
 
+def test_a_word_is_read_as_it_is_typed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(_one("ceval=~/exam").items) == 36
+    for word in ("exam,ceval=exam", "exam,own.jsonl"):
+        assert _refused(word)[0].helps[0] == f"write several tasks apart: {word.replace(',', ' ')}"
+    assert _refused("CEVAL=exam")[0].helps == ("name it as the exam that it holds: ceval=exam",)
+    assert "ceval=FOLDER" in _refused("ceval")[0].helps[0]
+
+
+def test_what_lies_beside_the_tables_is_passed_over(folder: Path) -> None:
+    for name in (
+        "README.md",
+        "._china_geography_val.csv",
+        "china_geography_val.csv.gb18030",
+        "notes_val.txt",
+    ):
+        (folder / "val" / name).write_bytes(b"\xff\xfe\x00")
+    assert len(_one("ceval=exam").items) == 36
+    _cmmlu(folder)
+    (folder / "test" / "notes.txt").touch()
+    assert len(_one("cmmlu=exam").items) == 36
+
+
 def test_subjects_and_splits_are_chosen(folder: Path) -> None:
     assert _one("ceval=exam", subjects=["china_geography"]).subjects == ("china_geography",)
     dev = _one("ceval=exam", split="dev")
@@ -136,6 +159,15 @@ def test_a_folder_of_one_encoding_is_read(folder: Path, encoding: str) -> None:
     assert (read.items, read.shots) == (plain.items, plain.shots)
 
 
+@pytest.mark.parametrize(("question", "code"), [("龘齉", "CF504"), ("爨彧龘齉鬱麤靐龗" * 3, "CF559")])
+def test_a_table_that_does_not_tell_goes_with_its_folder(folder: Path, question: str, code: str) -> None:
+    (folder / "val" / "s_val.csv").write_bytes(f"{HEADER}0,{question},a,b,c,d,B\n".encode("gb18030"))
+    assert _refused("ceval=exam")[0].code == code
+    for path in folder.rglob("*_*_*.csv"):
+        path.write_bytes(path.read_text(encoding="utf-8").encode("gb18030"))
+    assert _one("ceval=exam").items[-1].question == question
+
+
 def test_a_folder_of_two_encodings_is_named_file_by_file(folder: Path) -> None:
     path = folder / "val" / "china_geography_val.csv"
     path.write_bytes(path.read_text(encoding="utf-8").encode("gb18030"))
@@ -156,12 +188,15 @@ def test_a_damaged_byte_is_named_with_its_line(folder: Path) -> None:
 
 def test_a_folder_that_is_not_the_exams_names_what_is_meant(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "notes" / "val").mkdir(parents=True)
+    (tmp_path / "notes" / "val" / "notes_val.txt").touch()
     said = {
         "ceval=.": ("ceval=./exam",),
         "ceval=exam/val": ("ceval=exam",),
         "ceval=exan": ("exam",),
         "cmmlu=exam": ("ceval=exam",),
         "ceval=empty": ("dev, val and test",),
+        "cmmlu=notes": ("dev, val and test",),
         "exam/": ("ceval=exam/",),
     }
     for word, (help_,) in said.items():
@@ -236,6 +271,9 @@ def test_columns_of_another_case_or_missing_are_one_finding(folder: Path) -> Non
 def test_a_table_without_rows_and_a_program_named_csv(folder: Path) -> None:
     (folder / "val" / "s_val.csv").write_text(HEADER, encoding="utf-8")
     assert _found("ceval=exam") == ("CF863 a task has nothing to ask", "exam/val/s_val.csv")
+    (folder / "val" / "t_val.csv").mkdir()
+    assert _found("ceval=exam")[0].endswith("cannot be read: exam/val/t_val.csv: is a directory")
+    (folder / "val" / "t_val.csv").rmdir()
     (folder / "val" / "s_val.csv").write_bytes(b"PK\x03\x04" + bytes(60))
     assert _refused("ceval=exam")[0].code == "CF557"
 
@@ -250,9 +288,9 @@ def test_worked_examples_that_are_missing_or_few_are_named(folder: Path) -> None
     (finding,) = caught.value.findings
     assert (finding.code, finding.title) == ("CF861", "fewer than 5 worked examples in 2 of 3 subjects")
     assert str(finding.place) == "exam/dev/china_geography_dev.csv"
-    assert finding.label == "there is no such file, or nothing in it"
+    assert finding.label == "it is not there" and finding.helps[1].endswith("--shots 0")
     assert [(str(place), label) for place, label in finding.others] == [
-        ("exam/dev/everyday_physics_dev.csv", "of everyday_physics, it has 2")
+        ("exam/dev/everyday_physics_dev.csv", "2 of everyday_physics")
     ]
     assert len(requests_of(task, "clean", 0)) == 36
     shutil.rmtree(folder / "dev")
@@ -298,6 +336,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({**CHOICE, "choices": ["1"]}, "CF860", '"choices" has 1; it may have 2 to 26'),
     ({**CHOICE, "question": 3}, "CF860", '"question" is no text'),
     ({**CHOICE, "question": "\ud83d"}, "CF860", '"question" holds half a character, \\ud83d'),
+    ({**CHOICE, "choices": ["\ud83d", "1"]}, "CF860", "one of the choices holds half a character, \\ud83d"),
+    ({**CHOICE, "choices": ["1", 2]}, "CF860", "one of the choices is no text"),
     ({**CHOICE, "split": "train"}, "CF860", '"split" may be "dev", of records with choices'),
     ({"prompt": "a", "reference": "b"}, "CF860", 'it has "prompt", and the first record is of another form'),
     ({**CHOICE, "question": " "}, "CF855", "it is empty"),
@@ -311,6 +351,7 @@ BAD: list[tuple[Any, str, str]] = [
         "answer is B, the letter of one choice and the text of another",
     ),
     ({**CHOICE, "id": 1}, "CF859", "id 1 is that of own.jsonl:1 too"),
+    ({**CHOICE, "id": [1]}, "CF860", '"id" is neither text nor a whole number'),
     ({**CHOICE, "split": "dev", "answer": None}, "CF856", "a worked example needs one"),
 ]
 
@@ -330,9 +371,17 @@ def test_a_file_that_is_no_task(folder: Path) -> None:
     assert _found("own.jsonl") == ("CF863 a task has nothing to ask", "own.jsonl")
     Path("own.jsonl").write_bytes((json.dumps({"text": HANS * 9}, ensure_ascii=False)).encode("gb18030"))
     assert _refused("own.jsonl")[0].code == "CF559"
+    twice = json.dumps(CHOICE)[:-1] + ', "answer": "A"}'
+    Path("own.jsonl").write_text(twice, encoding="utf-8")
+    assert _refused("own.jsonl")[0].label == 'it has "answer" twice'
+    Path("own.jsonl.gz").write_bytes(b"\x1f\x8b\x08" + bytes(20))
+    assert _refused("own.jsonl.gz")[0].code == "CF526"
     Path("a.txt").write_bytes("第一\n第".encode() + b"\xff\n")
     assert _found("a.txt") == ("CF504 this line is not UTF-8", "a.txt:2")
     Path("a.csv").write_text(HEADER + ROW, encoding="utf-8")
     assert "is no kind of file that is read" in _found("a.csv")[0]
     assert "own.jsonl" in " ".join(_refused("own.json")[0].helps)
+    Path("a=b.jsonl").write_text(json.dumps(CHOICE), encoding="utf-8")
+    assert _one("a=b.jsonl").name == "a=b" and _one("a=a=b.jsonl").name == "a"
+    assert _found("=a=b.jsonl")[0].startswith("CF850")
     assert _found("exam", "exam=own.jsonl")[0] == "CF862 two tasks are called exam: exam and exam=own.jsonl"

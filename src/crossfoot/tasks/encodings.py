@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from crossfoot.data.file_findings import other_file
 from crossfoot.data.file_kind import Other, begins_as_text, other_bytes
 from crossfoot.data.file_look import HEAD_BYTES
-from crossfoot.data.packing import UTF8, open_bytes
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.data.packing import BROKEN, UTF8, open_bytes
+from crossfoot.data.records import broken_packing
+from crossfoot.findings.finding import Refused
 from crossfoot.tasks.findings import mixed_encodings
 from crossfoot.written.git_lfs import is_pointer, lfs_pointer
 
 ANY = ""
-"""Of a file that has ASCII alone, as far as it was looked at: every encoding that is read writes it so."""
+"""Of a file that has ASCII alone, which every encoding writes so, or too little else to tell."""
 
 
 def encoding_of(path: str) -> str | Other:
-    """As iconv calls it, ANY, or what the file is instead of a text. Raises Refused (CF565), OSError."""
+    """As iconv calls it, ANY, or what the file is instead. Raises Refused (CF526, CF565), OSError."""
     if is_pointer(path):
         raise Refused(lfs_pointer(None, path))
-    with open_bytes(path) as stream:
-        head = stream.read(HEAD_BYTES)
+    try:
+        with open_bytes(path) as stream:
+            head = stream.read(HEAD_BYTES)
+    except BROKEN as error:
+        raise Refused(broken_packing(error, 0).finding(path)) from error
     if begins_as_text(head):
-        return ANY if head.isascii() else UTF8
-    return other_bytes(path, head) or UTF8
+        return UTF8 if _is_telling(head) else ANY
+    return other_bytes(path, head) or ANY
+
+
+def _is_telling(head: bytes) -> bool:
+    """Whether it is UTF-8 without a doubt."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not head.isascii()
 
 
 def refuse_other(path: str) -> None:
@@ -38,7 +52,7 @@ def refuse_other(path: str) -> None:
 def common_encoding(paths: Iterable[str]) -> str:
     """The one of all of them. Raises Refused: CF853 for several, CF557 to CF559 for what is none."""
     by_path: dict[str, str] = {}
-    wrong: list[Finding] = []
+    unknown: dict[str, Other] = {}
     for path in paths:
         found = encoding_of(path)
         if isinstance(found, str):
@@ -46,10 +60,12 @@ def common_encoding(paths: Iterable[str]) -> str:
         elif found.encoding:
             by_path[path] = found.encoding
         else:
-            wrong.append(other_file(path, found))
-    if wrong:
-        raise Refused(wrong)
-    return _only(by_path)
+            unknown[path] = found
+    most = _only(by_path)
+    is_short_text = most != UTF8  # too few characters to know GB18030 by; the reader decodes it strictly
+    if wrong := [(path, one) for path, one in unknown.items() if one.code != "CF559" or not is_short_text]:
+        raise Refused([other_file(path, one) for path, one in wrong])
+    return most
 
 
 def _only(by_path: Mapping[str, str]) -> str:

@@ -46,7 +46,7 @@ def unknown_subject(names: Sequence[str], near: Sequence[str], known: Sequence[s
     return Finding(
         "CF852",
         f"no task has the subject{'' if len(names) == 1 else 's'} {listed(names, 'or')}",
-        notes=(f"there are: {has}",),
+        notes=(f"there are: {has}",) if known else ("exams have subjects: exam, ceval=FOLDER, cmmlu=FOLDER",),
         helps=nearest or ("name subjects that are there, or leave --subjects out",),
         unreadable=True,
     )
@@ -74,7 +74,7 @@ def mixed_encodings(most: str, others: Sequence[tuple[str, str]]) -> Finding:
 
 
 @rule_docs("CF861")
-def too_few_shots(shots: int, subjects: int, found: Found) -> Finding:
+def too_few_shots(shots: int, fewest: int, subjects: int, found: Found) -> Finding:
     """CF861: more worked examples are asked for than a subject has.
 
     They come from the dev split: SUBJECT_dev.csv of C-Eval, dev/SUBJECT.csv of CMMLU, the records with
@@ -85,7 +85,7 @@ def too_few_shots(shots: int, subjects: int, found: Found) -> Finding:
         "CF861",
         f"fewer than {counted(shots, 'worked example')} in {len(found):,} of {counted(subjects, 'subject')}",
         **shown(found),
-        helps=("put the examples there", "or ask for fewer: --shots 0"),
+        helps=("put the examples there", f"or ask for as many as all have: --shots {fewest}"),
     )
 
 

@@ -21,7 +21,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.shell_words import quoted_path
 from crossfoot.tasks.findings import not_exported
 from crossfoot.tasks.items import Item, Kind, Request, Task
-from crossfoot.tasks.prompts import GENERATED, SCORERS, requests_of, wording_of
+from crossfoot.tasks.prompts import GENERATED, SCORERS, Wording, requests_of, wording_of
 
 _PREFIX = "crossfoot_"
 _MEAN = {"aggregation": "mean", "higher_is_better": True}
@@ -90,15 +90,19 @@ def _files(task: Task, requests: Sequence[Request], scorer: str, folder: str) ->
     group = _PREFIX + _word(task.name)
     files: dict[str, str] = {}
     names = []
-    for number, subject in enumerate(task.subjects):
-        name = f"{group}_{_word(subject) or number}"
+    wording = wording_of(task, scorer) if task.kind == "choice" else None
+    by_subject: dict[str, list[Request]] = {}
+    for request in requests:
+        by_subject.setdefault(request.item.subject, []).append(request)
+    for number, (subject, asked) in enumerate(by_subject.items()):
+        name = f"{group}_{_word(subject)}"
+        name += f"_{number}" if name in names else ""
         names.append(name)
-        asked = [request for request in requests if request.item.subject == subject]
         shots = task.shots.get(subject, ())[: asked[0].shots]
-        files[f"{name}.jsonl"] = _lines(_document(task, request.item, scorer) for request in asked)
+        files[f"{name}.jsonl"] = _lines(_document(request.item, wording) for request in asked)
         data = {"test": os.path.join(folder, f"{name}.jsonl")}
         if shots:
-            files[f"{name}.dev.jsonl"] = _lines(_document(task, shot, scorer) for shot in shots)
+            files[f"{name}.dev.jsonl"] = _lines(_document(shot, wording) for shot in shots)
             data["dev"] = os.path.join(folder, f"{name}.dev.jsonl")
         config = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": data}}
         fewshot = {**_FEWSHOT, "num_fewshot": len(shots)} if shots else {}
@@ -113,12 +117,12 @@ def _files(task: Task, requests: Sequence[Request], scorer: str, folder: str) ->
     return files
 
 
-def _document(task: Task, item: Item, scorer: str) -> dict[str, Any]:
+def _document(item: Item, wording: Wording | None) -> dict[str, Any]:
+    """wording: of a task of choices."""
     named: dict[str, Any] = {"id": item.id, "subject": item.subject}
-    if task.kind != "choice":
+    if wording is None:
         reference = {} if item.reference is None else {"reference": item.reference}
         return {**named, "asked": item.question, **reference}
-    wording = wording_of(task, scorer)
     return {
         **named,
         "heading": wording.heading(item.subject),

@@ -42,8 +42,8 @@ class Item:
 class Task:
     """name: unique in an evaluation. form: how it is written down, and with whose words it is asked. split:
     of which its items are; empty where there are none. shots: worked examples by subject, in their order.
-    shots_from: in which file they are, or should be, by subject; empty: nowhere. warnings: what is odd about
-    it, and does not stop.
+    shots_from: in which file they are, or should be, by subject. warnings: what is odd about it, and does not
+    stop.
     """
 
     name: str

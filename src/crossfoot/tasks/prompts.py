@@ -8,6 +8,7 @@ that project's tables. The only difference: its scripts read tables with pandas,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,15 +52,17 @@ class Scorer:
 
 def requests_of(task: Task, scorer: str, shots: int | None = None) -> tuple[Request, ...]:
     """One for each item, in their order. scorer: of SCORERS, for tasks of choices; texts are asked as they
-    stand. shots: worked examples before each question; None: DEFAULT_SHOTS, or none where the task has no
-    place for them. Raises Refused (CF861) where a subject has fewer.
+    stand. shots: worked examples before each question; None: DEFAULT_SHOTS, of one's own task as many of
+    them as every subject has. Raises Refused (CF861) where a subject has fewer.
     """
     if task.kind != "choice":
         kind: Asking = "generate" if task.kind == "generate" else "rolling"
         decoding = GENERATED if task.kind == "generate" else None
         return tuple(Request(item, kind, ("",), 0, item.question, (), decoding) for item in task.items)
-    number = DEFAULT_SHOTS if shots is None and task.shots_from else shots or 0
-    _refuse_too_few(task, number)
+    fewest = min(len(task.shots.get(subject, ())) for subject in task.subjects)
+    usual = min(DEFAULT_SHOTS, fewest) if task.form == "own" else DEFAULT_SHOTS
+    number = usual if shots is None else shots
+    _refuse_too_few(task, number, fewest)
     way, wording = SCORERS[scorer], wording_of(task, scorer)
     prefixes = {subject: _prefixes(wording, task, subject, number) for subject in task.subjects}
     return tuple(
@@ -81,18 +84,16 @@ def wording_of(task: Task, scorer: str) -> Wording:
     return SCORERS[scorer].wording(task)
 
 
-def _refuse_too_few(task: Task, number: int) -> None:
+def _refuse_too_few(task: Task, number: int, fewest: int) -> None:
     found = []
     for subject in task.subjects if number else ():
-        has = task.shots.get(subject, ())
-        if len(has) < number:
-            file = task.shots_from.get(subject)
-            said = f"of {subject}, it has {len(has)}" if has else f"of {subject}, there is none"
-            if file is not None and not has and task.form != "own":
-                said = "there is no such file, or nothing in it"
-            found.append((Place(file or task.name), said))
+        has = len(task.shots.get(subject, ()))
+        file = task.shots_from.get(subject, task.name)
+        if has < number:
+            said = f"{has or 'none'} of {subject}" if os.path.exists(file) else "it is not there"
+            found.append((Place(file), said))
     if found:
-        raise Refused(too_few_shots(number, len(task.subjects), found))
+        raise Refused(too_few_shots(number, fewest, len(task.subjects), found))
 
 
 def _prefixes(wording: Wording, task: Task, subject: str, number: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from crossfoot.data.numbering import kind_of
 from crossfoot.findings.finding import Finding, Refused
@@ -16,6 +16,7 @@ from crossfoot.tasks.task_file import RECORDS, TEXT, read_task_file
 from crossfoot.written.near_paths import near_help
 
 SHIPPED = "exam"
+_READABLE = "name files that can be read"
 _EXAMS: dict[str, Form] = {"ceval": "ceval", "cmmlu": "cmmlu"}
 
 
@@ -49,6 +50,9 @@ def read_tasks(
                 tasks.append(_file(word, path, name))
         except Refused as error:
             wrong += error.findings
+        except OSError as error:
+            named_file = f"{error.filename}: " if error.filename else ""
+            wrong.append(unknown_task(word, f"cannot be read: {named_file}{reason_of(error)}", _READABLE))
     if wrong:
         raise Refused(wrong)
     refuse_unknown_subjects(subjects, known)
@@ -61,7 +65,7 @@ def _named(word: str) -> tuple[str, str]:
         return SHIPPED, EXAM
     name, equals, path = word.partition("=")
     if equals and name and not os.path.exists(word):
-        return name, path
+        return name, os.path.expanduser(path)  # a shell expands it only where a word begins with it
     return os.path.basename(word).removesuffix(".gz").removesuffix(kind_of(word)), word
 
 
@@ -71,26 +75,23 @@ def _form_of(word: str, name: str) -> Form | None:
 
 def _file(word: str, path: str, name: str) -> Task:
     kinds = (*RECORDS, TEXT)
+    apart = (f"write several tasks apart: {word.replace(',', ' ')}",) if "," in word else ()
     if os.path.isdir(path):
         form = form_of_folder(path)
-        helps = [f"name it as the exam that it holds: {form}={quoted_path(path)}"] if form else []
-        raise Refused(unknown_task(word, "is a folder", *helps))
+        holds = (f"name it as the exam that it holds: {form}={quoted_path(path)}",) if form else ()
+        raise Refused(unknown_task(word, "is a folder", *apart, *holds))
     if not os.path.isfile(path):
-        raise Refused(unknown_task(word, "is neither a file nor the name of a task", *near_help(path)))
+        why = "is neither a file nor the name of a task"
+        raise Refused(unknown_task(word, why, *apart, *near_help(path)))
     if kind_of(path) not in kinds:
         raise Refused(unknown_task(word, "is no kind of file that is read", f"read are {listed(kinds)}"))
-    try:
-        return read_task_file(path, name)
-    except OSError as error:
-        raise Refused(unknown_task(word, reason_of(error), "name a file that can be read")) from error
+    return read_task_file(path, name)
 
 
 def _refuse_one_name(words: Sequence[str], names: Sequence[str]) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise Refused(list(_named_twice(words, names, twice)))
-
-
-def _named_twice(words: Sequence[str], names: Sequence[str], twice: Sequence[str]) -> Iterator[Finding]:
-    for name in twice:
-        yield named_twice(name, [word for word, each in zip(words, names, strict=True) if each == name])
+    """Refused (CF862) where two words come to one name."""
+    by_name: dict[str, list[str]] = {}
+    for word, name in zip(words, names, strict=True):
+        by_name.setdefault(name, []).append(word)
+    if twice := [named_twice(name, those) for name, those in by_name.items() if len(those) > 1]:
+        raise Refused(twice)

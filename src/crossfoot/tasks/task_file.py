@@ -10,7 +10,7 @@ from typing import Any
 from crossfoot.data.findings import Problem
 from crossfoot.data.numbering import kind_of
 from crossfoot.data.packing import BROKEN, open_bytes
-from crossfoot.data.record import Record
+from crossfoot.data.record import NamedTwice, Record, undecodable
 from crossfoot.data.records import broken_packing, read_records
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.tasks.encodings import refuse_other
@@ -53,8 +53,7 @@ def _text(path: str, name: str) -> Task:
             text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        reason = f"byte 0x{error.object[error.start]:02x} does not belong to UTF-8 text"
-        raise Refused(Problem("CF504", line, reason).finding(path)) from error
+        raise Refused(undecodable(line, error).finding(path)) from error
     except BROKEN as error:
         raise Refused(broken_packing(error, 0).finding(path)) from error
     if not text.strip():
@@ -64,7 +63,7 @@ def _text(path: str, name: str) -> Task:
 
 @dataclass
 class _Reading:
-    """A file while it is read. kinds: of its first record. seen: ids, and where each stands."""
+    """A file while it is read. kind: of its first record. seen: ids, and where each stands."""
 
     path: str
     name: str
@@ -102,6 +101,8 @@ class _Reading:
         value = record.value
         if not isinstance(value, dict):
             raise _Other("it is no object")
+        if isinstance(value, NamedTwice):
+            raise _Other(f'it has "{value.name}" twice')
         asks = next((name for name in _KINDS if name in value), None)
         if asks is None or (_KINDS[asks] == "choice") != ("choices" in value):
             raise _Other(f"it has {', '.join(list(value)[:_NAMED_FIELDS]) or 'nothing'}")
@@ -112,9 +113,10 @@ class _Reading:
         if value.get("split", _DEV) != _DEV or ("split" in value and kind != "choice"):
             raise _Other('"split" may be "dev", of records with choices')
         subject = _text_of(value, "subject") if "subject" in value else self.name
-        item = Item(
-            self.name, subject, str(value.get("id", record.number)), str(place), _text_of(value, asks)
-        )
+        id_ = record.number if value.get("id") is None else value["id"]
+        if not isinstance(id_, str | int):
+            raise _Other('"id" is neither text nor a whole number')
+        item = Item(self.name, subject, str(id_), str(place), _text_of(value, asks))
         if kind == "generate":
             has_none = _is_missing(value, "reference")
             return replace(item, reference=None if has_none else _text_of(value, "reference"))
@@ -122,8 +124,10 @@ class _Reading:
 
     def _choice(self, item: Item, value: Mapping[str, Any], place: Place) -> Item:
         choices = value["choices"]
-        if not isinstance(choices, list) or not all(isinstance(one, str) for one in choices):
+        if not isinstance(choices, list):
             raise _Other('"choices" is no list of texts')
+        for choice in choices:
+            _checked(choice, "one of the choices")
         if not 2 <= len(choices) <= len(LETTERS):
             raise _Other(f'"choices" has {len(choices)}; it may have 2 to {len(LETTERS)}')
         if (why := doubt_about(tuple(choices))) is not None:
@@ -150,7 +154,7 @@ def _records(path: str, name: str) -> Task:
     if not reading.items:
         raise Refused(no_items(path, "it has worked examples alone" if reading.shots else "it is empty"))
     shots = {subject: tuple(items) for subject, items in reading.shots.items()}
-    shots_from = dict.fromkeys((item.subject for item in reading.items), path) if shots else {}
+    shots_from = dict.fromkeys((item.subject for item in reading.items), path)
     return Task(
         name,
         reading.kind or "choice",
@@ -166,13 +170,17 @@ def _is_missing(value: Mapping[str, Any], name: str) -> bool:
 
 
 def _text_of(value: Mapping[str, Any], name: str) -> str:
-    text = value[name]
+    return _checked(value[name], f'"{name}"')
+
+
+def _checked(text: Any, name: str) -> str:
+    """A text of whole characters."""
     if not isinstance(text, str):
-        raise _Other(f'"{name}" is no text')
+        raise _Other(f"{name} is no text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _Other(f'"{name}" holds half a character, \\u{ord(text[error.start]):04x}') from error
+        raise _Other(f"{name} holds half a character, \\u{ord(text[error.start]):04x}") from error
     return text
 
 
