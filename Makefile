@@ -6,12 +6,13 @@ BIN := .venv/bin
 # A .venv does not survive being moved: its scripts name their folder. The stamps hold it; elsewhere they are void.
 $(foreach stamp,$(wildcard .venv/.installed*),$(if $(filter-out 1,$(shell grep -qxF "$(CURDIR)" $(stamp) && echo 1 || echo 0)),$(shell rm -f $(stamp))))
 
-.PHONY: demo test quick ranks check lint lies docs launch-examples figure real-data reviews bench-tables clean help
+.PHONY: demo serve test quick ranks check lint lies docs launch-examples figure real-data reviews bench-tables clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       plan a small run, train it on 2 ranks, print its receipt (under 3 minutes once installed)"
+	@echo "make serve      serve what the demo has trained, on http://127.0.0.1:8000 (docs/serve.md); Ctrl-C ends it"
 	@echo "make test       the tests: make quick, then make ranks; PYTEST_ARGS='-m slow' for the long ones (docs/testing.md)"
 	@echo "make check      formatting, lint and types (make lint), and make quick"
 	@echo "make docs       docs/findings.md, from the manual pages; make lies: docs/lies.md, from a test run"
@@ -24,6 +25,10 @@ help:
 
 demo: .venv/.installed
 	@tools/demo.sh
+
+serve: .venv/.installed-serve
+	@[ -e runs/demo/receipt.json ] || tools/demo.sh
+	@$(BIN)/crossfoot serve runs/demo
 
 # The quick tests side by side; then those that start ranks, on two workers (support/dealing.py deals them out).
 QUICK := tests/unit tests/findings tests/properties tests/loop
@@ -78,6 +83,11 @@ bench-tables: .venv/.installed
 # A stamp is written last, so a killed installation leaves none; a changed list of packages makes it old.
 .venv/.installed: pyproject.toml constraints.txt tools/install.sh
 	@PYTHON="$(PYTHON)" tools/install.sh '[train]'
+	@echo "$(CURDIR)" > $@
+
+.venv/.installed-serve: pyproject.toml constraints.txt tools/install.sh
+	@PYTHON="$(PYTHON)" tools/install.sh '[train,serve]'
+	@echo "$(CURDIR)" > .venv/.installed
 	@echo "$(CURDIR)" > $@
 
 .venv/.installed-test: pyproject.toml constraints.txt tools/install.sh

@@ -1,11 +1,18 @@
-"""Some forty DeepSpeed files after public ones: name -> (file, the errors that are right about it)."""
+"""Some forty DeepSpeed files after public ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from published_deepspeed_files import AUTO_BATCH
-
+AUTO_BATCH = dict.fromkeys(
+    (
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+    ),
+    "auto",
+)
 AUTO_ADAMW = {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")}
 AUTO_WARMUP = {
     "type": "WarmupLR",
@@ -101,7 +108,42 @@ COMPRESSION_OFF = {
     "layer_reduction": OFF,
 }
 
-PUBLIC: dict[str, tuple[dict[str, Any], set[str]]] = {
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # scripts/training/ds_zero2_no_offload.json of Chinese-LLaMA-Alpaca-2
+    "alpaca2_zero2_no_offload": {
+        "fp16": {**FP16_AUTO, "loss_scale_window": 100, "min_loss_scale": 1e-10},
+        "zero_optimization": {**ZERO_2, "allgather_bucket_size": 1e8, "reduce_bucket_size": 1e8},
+        **AUTO_BATCH,
+        **QUIET,
+    },
+    # after the ZeRO-2 example of the transformers documentation, without optimizer, scheduler and offload
+    "transformers_zero2": {
+        **LLAMA_FACTORY,
+        "zero_optimization": {**FACTORY_2, "allgather_bucket_size": 5e8, "reduce_bucket_size": 5e8},
+    },
+    # after the ZeRO-3 files that transformers fills in
+    "common_zero3": {
+        **LLAMA_FACTORY,
+        "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "min_loss_scale": 1},
+        "zero_optimization": {**ZERO_3, "overlap_comm": False},
+    },
+    # after the ZeRO-3 files with every number written out, without offload
+    "explicit_zero3": {
+        "bf16": BF16_AUTO,
+        "zero_optimization": {
+            **ZERO_3,
+            "reduce_bucket_size": 5e7,
+            "stage3_prefetch_bucket_size": 5e7,
+            "stage3_param_persistence_threshold": 1e5,
+            "stage3_gather_16bit_weights_on_model_save": False,
+        },
+        **AUTO_BATCH,
+        "steps_per_print": 5,
+        "wall_clock_breakdown": False,
+    },
+}
+"""In the manner of the published ones, without an error in them: what people bring along."""
+PUBLIC: dict[str, tuple[dict[str, Any], set[str]]] = {  # name -> (file, the errors that are right about it)
     "transformers docs, zero2 offload": (
         {**HF, "zero_optimization": {**ZERO_2, "offload_optimizer": PINNED}},
         set(),

@@ -27,6 +27,8 @@ versions, seen, waiting = {}, set(), [Requirement(line) for line in json.loads(s
 while waiting:
     wanted = waiting.pop()
     name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+    if name.startswith(("nvidia-", "cuda-")) or name == "triton":
+        continue  # of torch's CUDA build, which pins them
     for extra in ("", *wanted.extras):
         if (name, extra) in seen:
             continue

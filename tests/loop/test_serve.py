@@ -87,5 +87,5 @@ def test_a_load_test_of_it_and_one_in_which_it_is_killed(running: Running) -> No
         os.kill(running.server.pid, signal.SIGKILL)
         code = tested.wait()
     killed = read_result("loadtest-2.json")
-    assert not killed.passed and "the answer broke off" in killed.why
+    assert not killed.passed and "the answer broke off" in killed.why and killed.has_server_ended
     assert code == 1 and running.process.wait() == 1

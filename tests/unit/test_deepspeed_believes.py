@@ -12,7 +12,7 @@ from crossfoot.arithmetic.batch import Topology, solve_batch
 from crossfoot.checks.deepspeed.vocabulary import vocabulary
 from crossfoot.planning.deepspeed_config import resolve_deepspeed
 from crossfoot.written.config import Config
-from published_deepspeed_files import PUBLISHED
+from public_deepspeed_files import PUBLISHED
 
 SHIPPED = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
 

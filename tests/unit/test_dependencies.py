@@ -21,7 +21,9 @@ from support.launching import ROOT
 from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
-BELOW_THE_WALL = {"training", "generating", "probing", "merging", "models", "metering", "rendezvous"}
+BELOW_THE_WALL = {
+    *("training", "evaluation", "generating", "probing", "merging", "models", "metering", "rendezvous")
+}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""
@@ -63,7 +65,7 @@ def _imports(file: Path) -> Iterator[tuple[str, bool]]:
         else:
             continue
         for top in {module.partition(".")[0] for module in modules} - {"crossfoot", "__future__"}:
-            if top not in sys.stdlib_module_names:
+            if top not in sys.stdlib_module_names | {"tomllib"}:  # of Python 3.11's library
                 yield canonicalize_name(DISTRIBUTIONS.get(top, top)), id(node) in inside
 
 

@@ -201,6 +201,19 @@ def test_answers_are_kept_as_they_come_and_written_in_order(tmp_path: Path) -> N
     assert line_of({"a": "\ud800"}) == '{"a": "\\ud800"}'
 
 
+def test_a_full_disk_keeps_the_answers_so_far(tmp_path: Path) -> None:
+    out = str(tmp_path / "answers.jsonl")
+    with pytest.raises(Refused) as told, AnswerFile(out, {}) as file:
+        file.add({"index": 0})
+        file._file = Path("/dev/full").open("w")  # noqa: SIM115
+        file.add({"index": 1})
+    (finding,) = told.value.findings
+    assert finding.title == f"{out} cannot be written: no space left on device"
+    assert finding.helps == (f"make room and give the same command again: 1 answer is kept in {out}{PART}",)
+    with AnswerFile(out, {}) as file:
+        assert list(file.answers) == [0]
+
+
 def test_a_part_that_was_killed_in_its_first_line_begins_anew(tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     Path(f"{out}{PART}").write_text('{"answers')

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crossfoot.cli import main
@@ -15,6 +20,7 @@ from crossfoot.serving.asking import ask
 from crossfoot.serving.load_page import load_page
 from crossfoot.serving.load_result import LoadResult, read_result, stage_of
 from crossfoot.serving.loadtest import LoadOptions, loadtest
+from crossfoot.serving.resources import ServerProcesses
 from support.answering_server import answering
 
 SHORT = ("--users", "2", "--loops", "2", "--ramp-up", "0")
@@ -92,6 +98,47 @@ def test_a_server_that_is_gone_in_the_middle_fails_the_test() -> None:
     assert code == 1 and result.requests == 18 and result.failed == 17
     assert result.why["Connection refused"] >= 1 and sum(result.why.values()) == 17
     assert result.why["never sent: the user had given up, after 5 failures in a row"] == 7
+    assert result.reasons[-1].startswith("7 times: never sent") and not result.has_server_ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_who_is_interrupted_writes_nothing_and_leaves_no_users(number: signal.Signals) -> None:
+    with answering("well", "silent") as server:
+
+        def send() -> None:
+            while len(server.bodies) < 3:
+                server.asked.wait(0.05)
+            os.kill(os.getpid(), number)
+
+        sends = threading.Thread(target=send)
+        sends.start()
+        assert main(["loadtest", server.url, *SHORT]) == 130
+        sends.join()
+        assert not list(Path().iterdir())
+    assert not [one for one in psutil.Process().children() if "locust" in one.cmdline()]
+
+
+def test_a_server_whose_process_has_ended_is_known() -> None:
+    bound = "import socket; bound = socket.create_server(('127.0.0.1', 0))"
+    program = f"{bound}; print(bound.getsockname()[1], flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        processes = ServerProcesses(int(server.stdout.readline()))
+        assert processes.words and processes.look() and not processes.have_ended
+        server.kill()
+        server.wait()
+        assert processes.have_ended and processes.look() is None
+    ended = replace(_result("a"), has_server_ended=True, stages=(stage_of(1, 9, 1.0, []),))
+    assert ended.reasons[0] == "the server's process has ended in the middle of the test"
+    why = {f"reason {number}": number for number in range(1, 9)}
+    many = replace(ended, stages=(replace(ended.stages[0], why=why | dict(ended.stages[0].why)),))
+    assert [one.partition(":")[0] for one in many.reasons[1:]] == [
+        *(f"{number} times" for number in (8, 7, 6, 5)),
+        "4 other reasons",
+        "9 times",
+    ]
 
 
 def test_what_the_first_answer_says_ends_the_test_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +228,13 @@ def test_what_differs_between_two_tests_is_said() -> None:
     said = page.partition("What differs")[2].partition("What it bears")[0]
     assert "2026-01-02 03:04:05 UTC" in said and "requests of each user" in said and "address" not in said
     assert "What differs" not in load_page([first])
+
+
+def test_a_test_without_an_answer_says_so() -> None:
+    lost = replace(_result("a"), passed=False, stages=(stage_of(1, 9, 1.0, []), stage_of(2, 9, 1.0, [])))
+    page = load_page([lost])
+    assert "No request was answered." in page and "More users at once" not in page
+    assert "27 of 27 requests failed" in page and "<figure" not in page
 
 
 def test_what_is_no_result_is_not_compared() -> None:

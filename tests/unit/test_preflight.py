@@ -250,7 +250,9 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     told = {"RANK": 0, "WORLD_SIZE": sum(layout), "LOCAL_RANK": 0, "LOCAL_SIZE": layout[0]}
     told |= {"CROSS_RANK": 0, "CROSS_SIZE": len(layout)}
     world = read_world({name: str(number) for name, number in told.items()})
-    plan = SimpleNamespace(zero_stage=2, run=SimpleNamespace(index_dir="index", path="my.yaml", overrides=()))
+    model = SimpleNamespace(model=SimpleNamespace(path="builtin:tiny"))
+    run = SimpleNamespace(index_dir="index", path="my.yaml", overrides=(), config=model)
+    plan = SimpleNamespace(zero_stage=2, run=run)
     work = SimpleNamespace(
         world=world, resume_point=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), resumed=None
     )

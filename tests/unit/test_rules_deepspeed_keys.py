@@ -12,7 +12,7 @@ import pytest
 from crossfoot.checks.deepspeed.vocabulary import entries, vocabulary
 from crossfoot.findings.finding import Finding
 from deepspeed_checking import Look, deepspeed_findings, fixed
-from published_deepspeed_files import PUBLISHED
+from public_deepspeed_files import PUBLISHED
 
 SHIPPED = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
 

@@ -21,7 +21,8 @@ from crossfoot.evaluation.rows import STEP
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.generate import tell_findings
-from crossfoot.generating.voice import Voice, asking, find_voice
+from crossfoot.generating.voice import asking, find_voice
+from crossfoot.model_source.source import ModelSource
 from crossfoot.runs.nearby import is_run
 from crossfoot.scores.item_log import Origin
 from crossfoot.tasks.items import Task
@@ -81,7 +82,7 @@ class Prepared:
     ranks on this machine.
     """
 
-    voice: Voice
+    voice: ModelSource
     asks: Asking
     questions: tuple[Question, ...]
     indexes: tuple[int, ...]
@@ -142,7 +143,7 @@ def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator
 
 
 def _origin(
-    voice: Voice, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
+    voice: ModelSource, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
 ) -> Origin:
     """Of what the scores are made."""
     kind = torch.device(device).type

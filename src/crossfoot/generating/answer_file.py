@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from crossfoot.documents import Malformed
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.findings import answers_taken
 from crossfoot.line_file import LineFile, line_of
-from crossfoot.phrases import reason_of
+from crossfoot.phrases import counted, reason_of
 
 PART = ".part"
 """Behind the name of the answers, until all are there."""
@@ -51,15 +52,29 @@ class AnswerFile:
         self.answers: dict[int, dict[str, Any]] = {one["index"]: one for one in self._file.before.rest}
 
     def add(self, answer: dict[str, Any]) -> None:
-        """Keep one. Raises OSError."""
+        """Keep one. Raises Refused (CF807)."""
+        with self._writing():
+            self._file.append(answer)
         self.answers[answer["index"]] = answer
-        self._file.append(answer)
 
     def finish(self) -> None:
-        """All are there. Raises OSError."""
-        self._file.close()
-        durable.replace(self._out, "".join(f"{line}\n" for line in self.lines()))
+        """All are there. Raises Refused (CF807)."""
+        with self._writing():
+            self._file.close()
+            durable.replace(self._out, "".join(f"{line}\n" for line in self.lines()))
         os.remove(self._part)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is written inside may find the disk full; the answers so far stay."""
+        try:
+            yield
+        except OSError as error:
+            why = f"cannot be written: {reason_of(error)}"
+            kept = counted(len(self.answers), "answer")
+            are = "is" if len(self.answers) == 1 else "are"
+            help_ = f"make room and give the same command again: {kept} {are} kept in {self._part}"
+            raise Refused(answers_taken(self._out, why, help_)) from error
 
     def lines(self) -> Iterator[str]:
         """In the order of the prompts."""
@@ -71,4 +86,5 @@ class AnswerFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a line that found the disk full; all others have been flushed
+            self._file.close()

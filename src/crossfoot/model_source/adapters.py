@@ -67,9 +67,10 @@ def _seen_from(path: str, folder: str) -> list[str]:
     return list(found.values())
 
 
-def require_base(path: str, base: str, does: str) -> None:
-    """Raises Refused (CF769) where the base of `path` is not here."""
+def require_base(path: str, base: str, does: str) -> Path:
+    """The folder of a base model. Raises Refused (CF769) where that of `path` is not here."""
     folder = model_folder(base) if base else None
     if folder is None or not (folder / CONFIG_JSON).is_file():
         meant = [] if not base or os.path.isabs(base) else _seen_from(base, path)
         raise Refused(base_not_here(path, base, does, meant))
+    return folder

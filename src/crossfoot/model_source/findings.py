@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
-from crossfoot.phrases import listed
+from crossfoot.phrases import counted, listed
 from crossfoot.shell_words import quoted_path
 
 _NAME_IT = "name the folder of a run, of an adapter (adapter_config.json) or of a model (config.json)"
@@ -64,4 +64,25 @@ def other_base(path: str, why: str, *helps: str) -> Finding:
         f"the adapter {path} does not belong to this base model",
         notes=(why,),
         helps=helps or ("name the base model that it was trained on: --base FOLDER",),
+    )
+
+
+@rule_docs("CF785", "error", "warning")
+def base_has_changed(run_dir: str, base: str, files: Sequence[str], is_named: bool) -> Finding:
+    """CF785: the weights of a base model are not those that the run began with.
+
+    A run notes the sizes of its base's weight files and the sha256 of parts of them. An adapter on other
+    weights is another model, which may answer well or not at all; the proof of a merge cannot see that. The
+    same weights in other files, or in another precision, differ by their bytes too: name them with `--base`,
+    and what differs is a warning.
+    """
+    shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+    sure = ("leave out --base, or be sure that these are the same weights",)
+    other = ("name the folder that has them: --base FOLDER", f"if these will do: --base {quoted_path(base)}")
+    return Finding(
+        "CF785",
+        f"{base} does not have the weights that {run_dir} began with",
+        severity="warning" if is_named else "error",
+        notes=(f"{counted(len(files), 'file')} of other content, or gone: {shown}",),
+        helps=sure if is_named else other,
     )

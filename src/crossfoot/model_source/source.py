@@ -16,16 +16,25 @@ from crossfoot.data.templates import Template
 from crossfoot.data.tiny_tokenizer import tiny_folder
 from crossfoot.data.tokenizer import VOCABULARIES, tokenizer_path
 from crossfoot.findings.finding import Refused
+from crossfoot.findings.formats import in_colour
+from crossfoot.findings.render import render
 from crossfoot.model_source.adapters import base_of, chain_of, require_base
-from crossfoot.model_source.findings import no_model
+from crossfoot.model_source.findings import base_has_changed, no_model
 from crossfoot.model_source.trained_run import TrainedRun, find_checkpoint, read_trained_run
+from crossfoot.output import tell
 from crossfoot.phrases import after_steps
 from crossfoot.runs.nearby import is_run, runs_near
 from crossfoot.runs.run_folder import MODEL_NAME
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
 from crossfoot.written.hub import hub_model
-from crossfoot.written.model_facts import BUILTIN_TINY, CONFIG_JSON, model_folder, read_config_json
+from crossfoot.written.model_facts import (
+    BUILTIN_TINY,
+    CONFIG_JSON,
+    model_folder,
+    read_config_json,
+    weight_marks,
+)
 
 Kind = Literal["run", "adapter", "model"]
 _KINDS = ("float32", "bfloat16", "float16")
@@ -155,9 +164,9 @@ def find_model(
         saved = None if step is not None or has_checkpoint else run.saved
         if saved is None:
             return checkpoint_source(path, does, step=step, base=base)
-        return _saved_source(run.on(base), saved, does)
+        return _saved_source(run, saved, does, base)
     if here.run_dir and (known := _run_of(here)) is not None:
-        return _saved_source(known.on(base), path, does)
+        return _saved_source(known, path, does, base)
     if here.kind == "adapter":
         return _adapter_source(path, base, does)
     folder = str(model_folder(path))
@@ -171,7 +180,7 @@ def checkpoint_source(
     checkpoint = find_checkpoint(run_dir, step)
     run = read_trained_run(run_dir, checkpoint.manifest.attempt).on(base).at(checkpoint)
     what = f"{run_dir} {after_steps(checkpoint.step)}"
-    _require_base(run, run_dir, does)
+    _require_base(run, run_dir, does, is_named=base is not None)
     return _of_run(run, what, run.base, checkpoint=checkpoint)
 
 
@@ -181,14 +190,23 @@ def refuse_missing_base(path: str, does: str) -> None:
     """
     here = find_named(path, does)
     if here.kind == "run":
-        _require_base(read_trained_run(path), path, does)
+        _require_base(read_trained_run(path), path, does, is_named=False)
     elif here.kind == "adapter":
         _adapter_source(path, None, does)
 
 
-def _require_base(run: TrainedRun, what: str, does: str) -> None:
-    if run.config.model.path != BUILTIN_TINY:
-        require_base(what, run.base, does)
+def _require_base(run: TrainedRun, what: str, does: str, is_named: bool) -> None:
+    """With the weights that the run began with, unless others are named."""
+    if run.config.model.path == BUILTIN_TINY:
+        return
+    folder = require_base(what, run.base, does)
+    noted = next((one.base for one in run.attempts if one.base), {})
+    marks = weight_marks(folder) if noted else {}
+    if other := [name for name in noted if marks.get(name) != noted[name]]:
+        finding = base_has_changed(run.run_dir, str(folder), other, is_named)
+        if not is_named:
+            raise Refused(finding)
+        tell(render([finding], in_colour()))
 
 
 def _run_of(saved: Named) -> TrainedRun | None:
@@ -201,12 +219,13 @@ def _run_of(saved: Named) -> TrainedRun | None:
     return None
 
 
-def _saved_source(run: TrainedRun, saved: str, does: str) -> ModelSource:
+def _saved_source(run: TrainedRun, saved: str, does: str, base: str | None) -> ModelSource:
     """What a run has saved in this folder."""
+    run = run.on(base)
     if run.config.lora is None:
         return _of_run(run, saved, saved)
     adapters = chain_of(open_adapter(saved))
-    _require_base(run, saved, does)
+    _require_base(run, saved, does, is_named=base is not None)
     return _of_run(run, saved, run.base, adapters)
 
 

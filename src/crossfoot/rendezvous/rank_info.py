@@ -18,7 +18,7 @@ from typing import Any
 
 import crossfoot
 from crossfoot.data.train_sources import train_files
-from crossfoot.digests import sha256_of_file, sha256_of_parts
+from crossfoot.digests import sha256_of_file
 from crossfoot.documents import plain
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
@@ -27,7 +27,7 @@ from crossfoot.index.sources import SourceState, source_states
 from crossfoot.planning.prepare import CheckedRun
 from crossfoot.rendezvous.devices import CPU, Device
 from crossfoot.written.hub import commits_of
-from crossfoot.written.model_facts import model_folder
+from crossfoot.written.model_facts import CONFIG_JSON, model_folder, weight_marks
 from crossfoot.written.run_file import RunFile
 
 DECIDING = ("torch", "deepspeed", "transformers", "peft")
@@ -139,12 +139,9 @@ def model_facts(run: RunFile) -> dict[str, str]:
     folder = model_folder(run.config.model.path)
     if folder is None:
         return facts
-    for file in sorted(one for one in folder.iterdir() if one.is_file()):
-        if file.name == "config.json":
-            facts[file.name] = f"sha256 {sha256_of_file(file)[:12]}"
-        elif file.suffix in (".safetensors", ".bin"):
-            facts[file.name] = f"{file.stat().st_size:,} bytes, parts sha256 {sha256_of_parts(file)[:12]}"
-    return facts
+    if (file := folder / CONFIG_JSON).is_file():
+        facts[file.name] = f"sha256 {sha256_of_file(file)[:12]}"
+    return facts | weight_marks(folder)
 
 
 def code_facts(package: Path) -> dict[str, str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from crossfoot.arithmetic.batch import GpusPerNode
@@ -61,7 +61,8 @@ class Attempt:
     which attempt wrote it, and the sha256 of that one's lock; None without one. elastic_id: the id that
     torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
     overrides; none when `crossfoot launch` did, which has them in its own files. matmul: how its ranks
-    multiply float32 matrices, noted before the first step; None on GPUs and in 16 bits.
+    multiply float32 matrices, noted before the first step; None on GPUs and in 16 bits. base: of the weight
+    files that it began with, as `weight_marks` gives them; none of a model that is built in.
     """
 
     attempt: int
@@ -84,6 +85,7 @@ class Attempt:
     elastic_id: str | None = None
     command: tuple[str, ...] = ()
     matmul: str | None = None
+    base: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):

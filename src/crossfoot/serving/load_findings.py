@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted
-
-_MOST_REASONS = 5
 
 
 @rule_docs("CF840", name="address-of-others")
@@ -37,20 +35,17 @@ def no_server(url: str, why: str, *helps: str) -> Finding:
 
 
 @rule_docs("CF842", name="requests-failed")
-def requests_failed(failed: int, requests: int, why: Mapping[str, int]) -> Finding:
+def requests_failed(failed: int, requests: int, reasons: Sequence[str]) -> Finding:
     """CF842: requests of a load test have failed, and so has the test.
 
     A request is answered when the stream came to its end: an HTTP error, an error inside the stream, a
     connection that is refused, breaks off or stays silent longer than --timeout is a failure. The percentiles
     are of the whole answers alone, so they flatter a server that has failed.
     """
-    reasons = tuple(f"{counted(number, 'time')}: {reason}" for reason, number in why.items())
-    more = len(reasons) - _MOST_REASONS
-    notes = (*reasons[:_MOST_REASONS], *([f"and {counted(more, 'other reason')}"] if more > 0 else []))
     return Finding(
         "CF842",
         f"the load test has failed: {failed:,} of {counted(requests, 'request')} failed",
-        notes=notes,
+        notes=tuple(reasons),
         helps=("look at what the server itself says, mend it, and test with fewer users: --users 1",),
     )
 

@@ -12,7 +12,6 @@ from crossfoot.serving.load_result import PERCENTILES, LoadResult, Sample, Stage
 _HEADS = ("users", "requests", "failed", "requests/s", "tokens/s", "first token", "between tokens", "answer")
 _MILLISECONDS = "the median / the 95th percentile, in milliseconds, of the requests that were answered"
 _MILLI = 1000
-_MOST_REASONS = 5
 _SETTINGS: dict[str, Callable[[LoadResult], object]] = {
     "begun": lambda one: one.begun.replace("T", " ").replace("+00:00", " UTC"),
     "server": lambda one: one.server,
@@ -39,10 +38,10 @@ def load_page(results: Sequence[LoadResult]) -> str:
         heading("What it bears"),
         table(("test", *_HEADS), list(_rows(results)), note),
         heading("Latency"),
-        figures(*_latency(results)),
+        figures(*_latency(results)) or paragraph("No request was answered."),
     )
-    if any(len(one.stages) > 1 for one in results):
-        page.add(heading("More users at once"), figures(*_over_users(results)))
+    if any(len(one.stages) > 1 for one in results) and (over_users := figures(*_over_users(results))):
+        page.add(heading("More users at once"), over_users)
     machine = figures(*_machine(results))
     unseen = paragraph("The server's process was not seen from where the test ran.")
     page.add(heading("The server's machine"), machine or unseen)
@@ -91,10 +90,8 @@ def _verdict(result: LoadResult) -> Html:
     if result.passed:
         answered = f"all of {counted(result.requests, 'request')} were answered"
         return verdict("good", f"{result.name}: passed, {answered}.")
-    reasons = result.why.most_common(_MOST_REASONS)
-    why = (f"{counted(number, 'time')}: {reason}" for reason, number in reasons)
     failed = f"{result.failed:,} of {counted(result.requests, 'request')} failed"
-    return verdict("bad", f"{result.name}: FAILED, {failed}.", *why)
+    return verdict("bad", f"{result.name}: FAILED, {failed}.", *result.reasons)
 
 
 def _latency(results: Sequence[LoadResult]) -> Iterator[Html]:
@@ -129,7 +126,12 @@ def _over_users(results: Sequence[LoadResult]) -> Iterator[Html]:
         value: Callable[[Stage], float | None], what: str = "", is_dashed: bool = False
     ) -> list[Series]:
         return [
-            Series(f"{result.name}{what}", list(_points(result, value)), colour=number, is_dashed=is_dashed)
+            Series(
+                _label(results, result, what),
+                list(_points(result, value)),
+                colour=number,
+                is_dashed=is_dashed,
+            )
             for number, result in enumerate(results)
         ]
 
@@ -140,11 +142,17 @@ def _over_users(results: Sequence[LoadResult]) -> Iterator[Html]:
 
         return milliseconds
 
-    both = [*lines(first_token(50), ", median"), *lines(first_token(95), ", 95 %", is_dashed=True)]
+    both = [*lines(first_token(50), "median"), *lines(first_token(95), "95 %", is_dashed=True)]
     yield chart("Until the first token", users, Axis("milliseconds", has_zero=True), both)
     tokens, requests = Axis("tokens a second", has_zero=True), Axis("requests a second", has_zero=True)
     yield chart("Tokens of all users", users, tokens, lines(lambda stage: stage.tokens_per_second))
     yield chart("Requests of all users", users, requests, lines(lambda stage: stage.requests_per_second))
+
+
+def _label(results: Sequence[LoadResult], result: LoadResult, what: str = "") -> str:
+    """For a legend: of one test alone, its name says nothing."""
+    name = result.name if len(results) > 1 else ""
+    return ", ".join(filter(None, (name, what)))
 
 
 def _points(result: LoadResult, value: Callable[[Stage], float | None]) -> Iterator[Point]:
@@ -159,7 +167,7 @@ def _machine(results: Sequence[LoadResult]) -> Iterator[Html]:
         for number, result in enumerate(results):
             known = ((sample.at, value(sample)) for sample in result.samples)
             points = [Point(at, each) for at, each in known if each is not None]
-            lines.append(Series(result.name, points, colour=number))
+            lines.append(Series(_label(results, result), points, colour=number))
         return chart(title, Axis("seconds since the test began"), Axis(unit, has_zero=True), lines)
 
     yield over_time("CPU of the server", "cores in use", lambda sample: sample.cpu)

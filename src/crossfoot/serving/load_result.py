@@ -14,13 +14,15 @@ import numpy as np
 
 from crossfoot.documents import Malformed, read_object, value_of
 from crossfoot.findings.finding import Refused
-from crossfoot.phrases import reason_of
+from crossfoot.phrases import counted, reason_of
 from crossfoot.serving.asking import MOST_FAILURES
 from crossfoot.serving.load_findings import no_result
 
 RESULT_FORMAT = 1
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 _MOST_LETTERS = 200
+_MOST_REASONS = 5
+_NEVER_SENT = f"never sent: the user had given up, after {MOST_FAILURES} failures in a row"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Sample:
 @dataclass(frozen=True)
 class LoadResult:
     """format: RESULT_FORMAT. name: that tells it from another one. plan: what was asked for. server: its
-    process, "" where none was seen. passed: no request failed. begun: ISO 8601, in UTC.
+    process, "" where none was seen. passed: no request failed. begun: ISO 8601, in UTC. has_server_ended: in
+    the middle of the test.
     """
 
     format: int
@@ -72,6 +75,7 @@ class LoadResult:
     stages: tuple[Stage, ...]
     samples: tuple[Sample, ...]
     begun: str = ""
+    has_server_ended: bool = False
 
     @property
     def failed(self) -> int:
@@ -87,6 +91,16 @@ class LoadResult:
     def why(self) -> Counter[str]:
         """What went wrong, in all stages."""
         return sum((Counter(stage.why) for stage in self.stages), Counter[str]())
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why requests failed, as sentences: what users were told first, what they did not even ask last."""
+        why = sorted(self.why.items(), key=lambda one: (one[0] == _NEVER_SENT, -one[1]))
+        said = [f"{counted(number, 'time')}: {reason}" for reason, number in why]
+        if (more := len(said) - _MOST_REASONS) > 0:
+            said[_MOST_REASONS - 1 : -1] = [f"{counted(more, 'other reason')}"]
+        ended = ("the server's process has ended in the middle of the test",)
+        return (*(ended if self.has_server_ended else ()), *said)
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -133,7 +147,7 @@ def stage_of(users: int, loops: int, seconds: float, answers: Sequence[Mapping[s
     good = [one for one in answers if not one["error"]]
     why = Counter(str(one["error"])[:_MOST_LETTERS] for one in answers if one["error"])
     if lost := requests - len(answers):
-        why[f"never sent: the user had given up, after {MOST_FAILURES} failures in a row"] += lost
+        why[_NEVER_SENT] += lost
     span = max(seconds, 1e-9)
     return Stage(
         users,

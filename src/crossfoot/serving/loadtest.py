@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from crossfoot.data.prompts import read_prompts
 from crossfoot.documents import Malformed, parse_object
 from crossfoot.findings.finding import Refused
 from crossfoot.findings.formats import show
+from crossfoot.liveness.signals import restored, taken
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, reason_of
 from crossfoot.serving.asking import ask
@@ -79,7 +81,22 @@ class LoadOptions:
 
 
 def loadtest(url: str, options: LoadOptions) -> int:
-    """The verb; returns the exit code: 1 when a request failed. Raises Refused."""
+    """The verb; returns the exit code: 1 when a request failed. Raises Refused, and KeyboardInterrupt for
+    every signal that ends a process: then nothing is written.
+    """
+    before = taken(_interrupt)
+    try:
+        return _loadtest(url, options)
+    finally:
+        restored(before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    tell("nothing is written")
+    raise KeyboardInterrupt
+
+
+def _loadtest(url: str, options: LoadOptions) -> int:
     url = _api(url)
     _refuse_others(url, options)
     prompts = _prompts(options.prompts)
@@ -92,6 +109,7 @@ def loadtest(url: str, options: LoadOptions) -> int:
         "timeout_seconds": options.timeout,
         "is_completion": options.is_completion,
         "headers": _key(),
+        "parent": os.getpid(),
     }
     processes = ServerProcesses(urlsplit(url).port or 80)
     if not processes.words:
@@ -121,6 +139,7 @@ def loadtest(url: str, options: LoadOptions) -> int:
         stages=tuple(stages),
         samples=tuple(samples),
         begun=date.isoformat(timespec="seconds"),
+        has_server_ended=processes.have_ended,
     )
     return _finish(result, options.out)
 
@@ -147,7 +166,7 @@ def _finish(result: LoadResult, out: str | None) -> int:
     say(load_table([result]))
     say(f"\n{page}: the page; {document}: all numbers")
     if not result.passed:
-        show([requests_failed(result.failed, result.requests, result.why)])
+        show([requests_failed(result.failed, result.requests, result.reasons)])
     return int(not result.passed)
 
 
@@ -204,6 +223,7 @@ class _Users:
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
         if child.returncode:
             raise RuntimeError(f"locust ended with code {child.returncode}:\n{self._log.read_text()}")
         return self._stage(self._read())

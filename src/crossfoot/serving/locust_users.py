@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import time
 
 from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+from crossfoot.processes import end_with
 from crossfoot.serving.asking import MOST_FAILURES, ask
 
 PLAN = json.loads(os.environ["CROSSFOOT_LOADTEST"])
+end_with(PLAN["parent"], signal.SIGKILL)
 _numbers = itertools.count()
 _at_work = [0]
 _gone = [0]

@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import psutil
 
+from crossfoot.processes import state_of
+
 _GPU_SECONDS = 5.0
 _ASK_GPUS = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
 
@@ -25,6 +27,11 @@ class ServerProcesses:
             with suppress(psutil.Error):
                 self.words = " ".join(self._listener.cmdline()[-6:])
             self.look()
+
+    @property
+    def have_ended(self) -> bool:
+        """What was listening has been seen, and is gone."""
+        return self._listener is not None and state_of(self._listener) == "gone"
 
     def look(self) -> tuple[float, int] | None:
         """(cores in use since the last look, resident bytes); None when it is not seen, or gone."""

@@ -12,7 +12,7 @@ from crossfoot.serving.findings import no_chat_template
 from crossfoot.serving.model_folder import NotMade, Served, served_model
 from crossfoot.serving.server import TransformersServer, refuse_port
 from crossfoot.serving.vllm import vllm_page
-from crossfoot.shell_words import quoted
+from crossfoot.shell_words import called, quoted
 
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]|--")
 """What would be another thing in the name of a model: NAME@REVISION, NAME:FILE, a cache's own --."""
@@ -85,5 +85,5 @@ in Python (pip install openai):
   print(answer.{answer})
 
 under load, from another terminal:
-  crossfoot loadtest {quoted(url)}
+  {quoted(called("crossfoot"))} loadtest {quoted(url)}
 """

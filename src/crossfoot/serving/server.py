@@ -17,7 +17,8 @@ from types import FrameType, TracebackType
 
 from crossfoot.findings.finding import Refused
 from crossfoot.liveness.signals import restored, taken
-from crossfoot.phrases import reason_of
+from crossfoot.output import tell
+from crossfoot.phrases import clock, reason_of
 from crossfoot.serving.findings import not_started, port_taken, server_ended
 from crossfoot.serving.model_folder import Served
 
@@ -25,15 +26,14 @@ LOOK_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 """A server that was asked to end may take so long to finish its answers."""
 _ANSWER_SECONDS = 5.0
+_TELL_SECONDS = 30.0
 _MOST_PORTS = 1000
 _LOWEST_FREE_PORT = 1024
 _HIGHEST_PORT = 65535
 _START = """
-import contextlib, ctypes, os, signal, sys
-with contextlib.suppress(OSError, AttributeError):
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody's server ends
-    if os.getppid() != int(sys.argv.pop(1)):
-        sys.exit("nobody is there any more to serve for")
+import signal, sys
+from crossfoot.processes import end_with
+end_with(int(sys.argv.pop(1)), signal.SIGTERM)
 from transformers.cli.transformers import main
 sys.argv[0] = "transformers"
 main()
@@ -82,12 +82,16 @@ class TransformersServer:
 
     def wait_until_it_answers(self) -> bool:
         """False when it was asked to end before. Raises Refused when it ends by itself."""
+        begun = told = time.monotonic()
         while not self._is_asked_to_end:
             if (code := self._child.poll()) is not None:
                 raise Refused(not_started(self.words, code))
             with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=_ANSWER_SECONDS):
                 return True
             time.sleep(LOOK_SECONDS)
+            if (now := time.monotonic()) - told > _TELL_SECONDS:
+                told = now
+                tell(f"still loading, after {clock(now - begun)} ...")
         return False
 
     def wait_until_it_is_to_end(self) -> None:

@@ -34,6 +34,7 @@ from crossfoot.runs.resume_command import CONFIG_NAME
 from crossfoot.runs.run_folder import forget_attempt, make_folder, release_folder
 from crossfoot.training.rank_job import RankJob
 from crossfoot.written.accepting import accept_known
+from crossfoot.written.model_facts import model_folder, weight_marks
 from crossfoot.written.resolved import dump_config
 
 
@@ -126,7 +127,13 @@ def _attempt(work: RankJob, findings: Sequence[Finding], environ: Mapping[str, s
         checkpoint_plan=resume_point.checkpoint_plan,
         elastic_id=environ.get("TORCHELASTIC_RUN_ID") or None,
         command=() if _is_launched(work, environ) else _command(work),
+        base=_base(work.plan.run.config.model.path),
     )
+
+
+def _base(path: str) -> dict[str, str]:
+    folder = model_folder(path)
+    return {} if folder is None else weight_marks(folder)
 
 
 def _is_launched(work: RankJob, environ: Mapping[str, str]) -> bool:

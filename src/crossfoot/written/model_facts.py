@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from crossfoot.digests import sha256_of_parts
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import reason_of
 from crossfoot.written.config import Config
@@ -117,6 +118,18 @@ def model_folder(path: str) -> Path | None:
         return Path(path)
     model = hub_model(path)
     return None if model is None else model.folder
+
+
+def weight_marks(folder: Path) -> dict[str, str]:
+    """What tells weight files from others of the same sizes: name -> bytes, and the sha256 of parts. Raises
+    OSError.
+    """
+    files = (file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin"))
+    return {
+        file.name: f"{file.stat().st_size:,} bytes, parts sha256 {sha256_of_parts(file)[:12]}"
+        for file in files
+        if file.is_file()
+    }
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
