@@ -104,9 +104,16 @@ def evaluates(
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scorer", ["clean", "clean-choices", "alpaca2"])
-def test_the_scores_are_one_file_for_all_budgets(evaluates: Evaluates, dtype: str, scorer: str) -> None:
+@pytest.mark.parametrize(
+    ("scorer", "dtype"),
+    [
+        ("clean", "bfloat16"),
+        ("clean-choices", "float32"),
+        ("clean-choices", "bfloat16"),
+        ("alpaca2", "float32"),
+    ],
+)
+def test_the_scores_are_one_file_for_all_budgets(evaluates: Evaluates, scorer: str, dtype: str) -> None:
     words = ("--dtype", dtype, "--scorer", scorer, "--shots", "2")
     found = [evaluates(*words, "--budget", budget) for budget in BUDGETS]
     assert {one.code for one in found} == {0} and len(found[0].lines) == 24
