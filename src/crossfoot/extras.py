@@ -25,7 +25,7 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {
-    **dict.fromkeys(("train", "prove", "export", "merge", "generate", "chat"), "train"),
+    **dict.fromkeys(("train", "prove", "export", "merge", "generate", "chat", "evaluate"), "train"),
     **dict.fromkeys(("serve", "loadtest"), "serve"),
     "tune": "tune",
 }

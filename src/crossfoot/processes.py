@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -127,25 +128,53 @@ def usable_cores() -> int:
     return max(1, min(limits))
 
 
+def free_memory() -> int:
+    """Bytes that this process may still take without anything being moved to a disk: what the machine has
+    left, or its control groups.
+    """
+    return max(0, min([int(psutil.virtual_memory().available), *_headrooms()]))
+
+
 def _quotas() -> Iterator[int]:
     """Whole cores that each control group of this process may use, where it has such a limit; of version 2
     (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
     """
+    for text in _limits("cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(ValueError):  # "max" is no number
+            quota, period = map(int, text.split())
+            if quota > 0:
+                yield max(1, round(quota / period))
+
+
+def _headrooms() -> Iterator[int]:
+    """Bytes that each control group of this process may still take, where it has such a limit. A group counts
+    what it has read of files too, which it gives back when it must.
+    """
+    files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    for text in _limits("memory", ("memory.max", "memory.current", "memory.stat"), files):
+        limit, used, *stat = text.split()
+        with suppress(ValueError):
+            inactive = [int(number) for name, number in pairwise(stat) if name.endswith("inactive_file")]
+            yield int(limit) - int(used) + max(inactive, default=0)
+
+
+def _limits(controller: str, second: Sequence[str], first: Sequence[str]) -> Iterator[str]:
+    """What the files of a controller say, of each control group of this process that has them. second, first:
+    their names in version 2 and 1.
+    """
     with suppress(OSError):
         for line in _proc("self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
             folder = Path(path)
             for group in (folder, *folder.parents):
                 place = _CGROUPS / controllers / group.relative_to("/")
-                with suppress(OSError, ValueError):  # "max" is no number
-                    quota, period = " ".join(
-                        (place / name).read_text(encoding="ascii") for name in names
-                    ).split()
-                    if int(quota) > 0:
-                        yield max(1, round(int(quota) / int(period)))
+                with suppress(OSError, ValueError):
+                    yield " ".join(
+                        (place / name).read_text(encoding="ascii")
+                        for name in (first if controllers else second)
+                    )
 
 
 def has_handler(pid: int, number: signal.Signals) -> bool:

@@ -21,7 +21,16 @@ from support.launching import ROOT
 from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
-BELOW_THE_WALL = {"training", "tuning", "generating", "probing", "merging", "models", "metering"}
+BELOW_THE_WALL = {
+    "training",
+    "evaluation",
+    "tuning",
+    "generating",
+    "probing",
+    "merging",
+    "models",
+    "metering",
+}
 BELOW_THE_WALL |= {"rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}

@@ -51,6 +51,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.prompt_findings",
     "crossfoot.data.set_findings",
     "crossfoot.data.source_findings",
+    "crossfoot.evaluation.findings",
     "crossfoot.generating.findings",
     "crossfoot.importing.findings",
     "crossfoot.index.findings",

@@ -144,6 +144,27 @@ def join(
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
 
 
+def join_on_cpu(
+    world: World, environ: Mapping[str, str], folder: str, timeout: timedelta = default_pg_timeout
+) -> Ranks:
+    """Join a gloo group, without DeepSpeed: for ranks that compute each their own. folder: on storage that
+    all ranks see. timeout: of waiting for the slowest. Raises Refused as `join`.
+    """
+    if world.world_size == 1:
+        return Ranks(0, 1, None)
+    meet(world, environ, folder)
+    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        rank, size = world.rank, world.world_size
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        own = dist.PrefixStore(f"own-{attempt}", store)
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timeout)
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", said)) from error
+    return Ranks(rank, size, dist.group.WORLD)
+
+
 def _join_again(environ: Mapping[str, str], backend: str, timeout: timedelta) -> None:
     """Ranks that torchrun has started again meet under names of their own: it may keep the store of the start
     before, in which the addresses of ranks that are gone still stand (torch 2.13, static rendezvous).

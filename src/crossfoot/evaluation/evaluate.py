@@ -1,0 +1,216 @@
+"""`crossfoot evaluate`: tasks are asked of a model, an adapter or a run, on one rank or many, and what they
+score does not depend on how many items are computed at a time, or where.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+
+from crossfoot.environment.world import World
+from crossfoot.evaluation.budget import MOST, Budget
+from crossfoot.evaluation.findings import rank_lost
+from crossfoot.evaluation.fitting import refuse_too_large
+from crossfoot.evaluation.memory import Memory, estimated_bytes
+from crossfoot.evaluation.preparing import Options, Prepared, prepare
+from crossfoot.evaluation.progress import Progress
+from crossfoot.evaluation.questions import Question, letter_ids
+from crossfoot.evaluation.rows import Piece, dealt, pieces_of, shape_of, without
+from crossfoot.evaluation.scorer import Letters, Scorer
+from crossfoot.evaluation.scoring import NOISE, Result, Scoring
+from crossfoot.findings.finding import Refused
+from crossfoot.generating.generate import tell_findings
+from crossfoot.generating.options import FolderValues, settle
+from crossfoot.generating.speaker import Speaker, load_speaker
+from crossfoot.output import say
+from crossfoot.phrases import counted, first_line
+from crossfoot.rendezvous.ranks import Ranks, is_lost_rank, join_on_cpu
+from crossfoot.scores.item_log import BudgetChange, ItemLog, read_log
+from crossfoot.scores.item_score import Key, Score, Scored, Work, prompt_sha256
+from crossfoot.scores.result_folder import finish
+from crossfoot.scores.tables import aligned, headline, remarks, task_table
+from crossfoot.tasks.items import Request
+
+_LONGEST = timedelta(days=2)
+"""That ranks wait for the slowest at the end."""
+_FIXED_ROWS = 16
+"""Of a forward on a GPU, where numbers depend on how many there are."""
+
+
+def evaluate(path: str, options: Options, world: World) -> int:
+    """The verb on one rank; returns the exit code. Raises Refused."""
+    ready = prepare(path, options, world)
+    log = read_log(ready.out)
+    keys = [Key(one.request.item.task, one.request.item.id) for one in ready.questions]
+    asked = {key: prompt_sha256(one.request) for key, one in zip(keys, ready.questions, strict=True)}
+    done = log.done(ready.origin, asked)
+    left = frozenset(number for number, key in enumerate(keys) if key not in done)
+    os.makedirs(ready.out, exist_ok=True)
+    ranks = join_on_cpu(world, os.environ, ready.out, _LONGEST)
+    if done:
+        ranks.tell(f"{len(done):,} of {counted(len(keys), 'item')} are scored already")
+    if left:
+        _score(ready, options, ranks, left)
+    _wait(ranks)
+    if not ranks.is_first:
+        return 0
+    return _show(ready.out)
+
+
+def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]) -> None:
+    """This rank's share of what is left."""
+    memory = Memory(ready.device, ready.sharing)
+    speaker = _loaded(ready, options, memory, ranks)
+    scorer = Scorer(speaker)
+    pieces = pieces_of(ready.questions, shares=scorer.shares_prefix)
+    done = frozenset(range(len(ready.questions))) - left
+    mine = dealt(without(pieces, done), ranks.world_size)[ranks.rank]
+    numbers = {row.number for piece in mine for row in piece.rows}
+    progress = Progress(len(numbers), sum(piece.work for piece in mine), speaks=ranks.is_first)
+    with ItemLog(ready.out, ready.origin, ranks.rank) as log:
+
+        def take(result: Result) -> None:
+            log.add([_scored(ready, result, ranks.rank)])
+            progress.add(result.token_slots)
+
+        def report(tokens: int, why: str, free: int) -> None:
+            ranks.tell(f"budget: {counted(tokens, 'token')} a forward ({why})")
+            log.budget(BudgetChange(tokens, why, free, ranks.rank))
+
+        budget = Budget(
+            options.budget or MOST,
+            options.budget is None,
+            memory.free,
+            report,
+            _bytes_a_token(mine, scorer),
+        )
+        budget.begin()
+        is_cuda = torch.device(ready.device).type == "cuda"
+        Scoring(
+            scorer,
+            ready.questions,
+            _letters(ready),
+            budget,
+            memory,
+            take,
+            lambda finding: tell_findings([finding]),
+            _FIXED_ROWS if is_cuda else 1,
+            NOISE[scorer.dtype] if is_cuda and options.quantization == "none" else 0.0,
+        ).run(mine)
+
+
+def _loaded(ready: Prepared, options: Options, memory: Memory, ranks: Ranks) -> Speaker:
+    refuse_too_large(ready.voice.base, ready.dtype, options.quantization, memory.free(), ready.device)
+    ranks.tell(f"loading {ready.voice.what} in {ready.dtype} on {ready.device} ...")
+    settings, _ = settle({}, FolderValues())
+    return load_speaker(
+        ready.voice,
+        ready.asks,
+        settings,
+        dtype=ready.dtype,
+        quantization=options.quantization,
+        device=ready.device,
+    )
+
+
+def _bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
+    """By the estimate: of the row that takes most."""
+    shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
+    item_bytes = scorer.dtype.itemsize
+    return max(
+        (estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded))
+        for shape, prefix in shapes
+    )
+
+
+def _letters(ready: Prepared) -> Callable[[Request], Letters]:
+    @cache
+    def ids(letters: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return letter_ids(ready.asks.encoder, letters)
+
+    def of(request: Request) -> Letters:
+        if request.decoding is None:
+            raise ValueError("letters are read of processed scores")
+        return Letters(*ids(request.item.letters), request.decoding)
+
+    return of
+
+
+def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
+    question = ready.questions[result.number]
+    request, item = question.request, question.request.item
+    score = Score(
+        task=item.task,
+        index=ready.indexes[result.number],
+        subject=item.subject,
+        id=item.id,
+        kind=request.kind,
+        shots=request.shots,
+        prompt_sha256=prompt_sha256(request),
+        shots_dropped=question.dropped,
+        gold=item.gold,
+        **_told(question, result.totals),
+        bucket=result.bucket,
+        prefix_tokens=result.prefix_tokens,
+        is_rescored=result.is_rescored,
+    )
+    work = Work(
+        place=item.place,
+        rows_in_forward=result.rows,
+        token_slots=result.token_slots,
+        milliseconds=round(result.milliseconds, 3),
+        peak_bytes=result.peak_bytes,
+        rank=rank,
+    )
+    return Scored(score, work)
+
+
+def _told(question: Question, totals: Sequence[float]) -> dict[str, Any]:
+    """The scores, and how much text each is of."""
+    request, tokens = question.request, tuple(len(after) for _, after in question.pairs)
+    if request.kind == "letter":
+        return {"scores": tuple(totals)}
+    if request.kind == "loglikelihood":
+        characters = tuple(len(one.lstrip()) for one in request.continuations)
+        return {"scores": tuple(totals), "tokens": tokens, "characters": characters}
+    text = request.context
+    return {
+        "scores": (math.fsum(totals),),
+        "tokens": (sum(tokens),),
+        "characters": (len(text),),
+        "words": len(text.split()),
+        "bytes": len(text.encode("utf-8", "surrogatepass")),
+    }
+
+
+def _wait(ranks: Ranks) -> None:
+    """For all to be done. Raises Refused (CF880) when one never will be."""
+    try:
+        ranks.leave()
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise Refused(rank_lost(first_line(error))) from error
+
+
+def _show(folder: str) -> int:
+    """What came of all; returns the exit code."""
+    found = finish(folder)
+    for task in found.summary.tasks:
+        table = task_table(task)
+        say(task.name)
+        for line in (*aligned([table.heads, *table.rows]), *table.notes):
+            say(f"  {line}")
+    tell_findings(found.told)
+    say(headline(found.summary))
+    for words in remarks(found.summary):
+        say(words)
+    say(f"scores_sha256 {found.summary.scores_sha256}")
+    say(f"{folder}: evaluation.json, scores.jsonl, items.jsonl, evaluation_log.md, page.html")
+    return 0

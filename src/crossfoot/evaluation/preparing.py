@@ -1,0 +1,178 @@
+"""All of an evaluation that is known before a weight is read: what is asked, of what, where the scores go."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from crossfoot import __version__
+from crossfoot.digests import sha256_of_document
+from crossfoot.documents import plain
+from crossfoot.environment.world import World
+from crossfoot.evaluation.findings import prompts_too_long, texts_not_generated
+from crossfoot.evaluation.placing import place_of_rank
+from crossfoot.evaluation.questions import Asked, Question, Windows, ask, windows_of
+from crossfoot.evaluation.rows import STEP
+from crossfoot.findings.finding import Finding, Refused
+from crossfoot.generating.asking import Asking
+from crossfoot.generating.generate import tell_findings
+from crossfoot.generating.voice import asking, find_voice
+from crossfoot.model_source.source import ModelSource
+from crossfoot.runs.nearby import is_run
+from crossfoot.scores.item_log import Origin
+from crossfoot.tasks.items import Task
+from crossfoot.tasks.prompts import requests_of
+from crossfoot.tasks.reading import read_tasks
+from crossfoot.written.model_facts import read_model_facts
+
+
+@dataclass(frozen=True)
+class Options:
+    """The words of the command line. tasks: as they stand there. budget: tokens; None: auto. out: the folder
+    of the results; None: beside the run. drops: shots of prompts that are too long. window, stride: of texts
+    whose perplexity is measured, in tokens.
+    """
+
+    tasks: tuple[str, ...]
+    scorer: str = "clean"
+    shots: int | None = None
+    split: str | None = None
+    subjects: tuple[str, ...] = ()
+    budget: int | None = None
+    out: str | None = None
+    step: int | None = None
+    base: str | None = None
+    dtype: str | None = None
+    quantization: str = "none"
+    device: str | None = None
+    drops: bool = True
+    window: int | None = None
+    stride: int | None = None
+
+
+def options_of(given: Namespace) -> Options:
+    """given: of the command line."""
+    return Options(
+        tasks=tuple(given.tasks),
+        scorer=given.scorer,
+        shots=given.shots,
+        split=given.split,
+        subjects=tuple(given.subjects),
+        budget=given.budget,
+        out=given.out,
+        step=given.step,
+        base=given.base,
+        dtype=given.dtype,
+        quantization=given.quantization,
+        device=given.device_map,
+        drops=given.too_long == "drop-shots",
+        window=given.window,
+        stride=given.stride,
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before a weight is read. indexes: of each question, its place in its task. sharing:
+    ranks on this machine.
+    """
+
+    voice: ModelSource
+    asks: Asking
+    questions: tuple[Question, ...]
+    indexes: tuple[int, ...]
+    origin: Origin
+    out: str
+    device: str
+    dtype: str
+    sharing: int = 1
+
+
+def prepare(path: str, options: Options, world: World) -> Prepared:
+    """Raises Refused for all that can be known before a weight is read."""
+    tasks = read_tasks(
+        options.tasks,
+        split=options.split,
+        subjects=options.subjects,
+        with_shots=options.shots != 0,
+    )
+    _refuse_kinds(tasks, options)
+    requests = [requests_of(task, options.scorer, options.shots) for task in tasks]
+    voice = find_voice(path, options.step, options.base)
+    asks = asking(voice, None, None)
+    facts = read_model_facts(voice.base)
+    positions = facts.positions if facts is not None else None
+    flat = [one for each in requests for one in each]
+    windows = windows_of(positions, options.window, options.stride)
+    asked = ask(asks.encoder, flat, positions, windows, drops=options.drops)
+    tell_findings(list(_too_long(asked, positions, options)))
+    any_text = any(task.kind == "perplexity" for task in tasks)
+    device = place_of_rank(options.device, world)
+    dtype = options.dtype or voice.dtype
+    return Prepared(
+        voice,
+        asks,
+        asked.questions,
+        tuple(index for each in requests for index in range(len(each))),
+        _origin(voice, asks, options, dtype, device, windows if any_text else None),
+        options.out or _folder(path, options, tasks),
+        device,
+        dtype,
+        world.local_world_size,
+    )
+
+
+def _refuse_kinds(tasks: Sequence[Task], options: Options) -> None:
+    if texts := [task.name for task in tasks if task.kind == "generate"]:
+        raise Refused(texts_not_generated(texts))
+    if options.scorer.endswith("-text"):
+        raise Refused(texts_not_generated([f"--scorer {options.scorer}"]))
+
+
+def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator[Finding]:
+    if positions is not None and asked.over_long:
+        yield prompts_too_long(asked.over_long, positions, drops=options.drops)
+    elif positions is not None and asked.dropped:
+        shortened = [(one.request, one.positions) for one in asked.dropped]
+        yield prompts_too_long(shortened, positions, sum(one.dropped for one in asked.dropped))
+
+
+def _origin(
+    voice: ModelSource, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
+) -> Origin:
+    """Of what the scores are made."""
+    kind = torch.device(device).type
+    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(device)
+    return Origin(
+        weights=sha256_of_document(voice.mark),
+        scorer=options.scorer,
+        seed=0,
+        dtype=dtype,
+        device=f"{kind} {name}",
+        torch=str(torch.__version__),
+        options={
+            "tokenizer": asks.encoder.facts.fingerprint,
+            "quantization": options.quantization,
+            "padding": STEP,
+            **({} if windows is None else plain(windows)),
+        },
+        model=voice.what,
+        crossfoot=__version__,
+    )
+
+
+def _folder(path: str, options: Options, tasks: Sequence[Task]) -> str:
+    """Where results go that nobody has said a place for: into the folder of a run, else here."""
+    above = os.path.dirname(os.path.abspath(path))
+    run = path if is_run(path) else above if is_run(above) else None
+    shots = "" if options.shots is None else f"-{options.shots}shot"
+    step = "" if options.step is None else f"step{options.step}-"
+    name = f"{step}{'+'.join(task.name for task in tasks)}-{options.scorer}{shots}"
+    where = Path(run) if run is not None else Path()
+    own = () if run is not None else (os.path.basename(os.path.abspath(path)),)
+    return str(where.joinpath("evaluations", *own, name))

@@ -1,0 +1,32 @@
+"""How far an evaluation is, on stderr: of the rank that speaks."""
+
+from __future__ import annotations
+
+import time
+
+from crossfoot.output import tell
+from crossfoot.phrases import clock
+
+_SECONDS = 5.0
+
+
+class Progress:
+    """Says it every few seconds. items, tokens: that this rank is to score."""
+
+    def __init__(self, items: int, tokens: int, *, speaks: bool) -> None:
+        self._items, self._tokens, self._speaks = items, tokens, speaks
+        self._done_items = self._done_tokens = 0
+        self._began = self._told = time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        """One more item."""
+        self._done_items += 1
+        self._done_tokens += tokens
+        now = time.monotonic()
+        if not self._speaks or now - self._told < _SECONDS or self._done_items == self._items:
+            return
+        self._told = now
+        spent = now - self._began
+        left = spent * (self._tokens - self._done_tokens) / max(1, self._done_tokens)
+        speed = self._done_items / spent
+        tell(f"{self._done_items:,} of {self._items:,} items, {speed:.1f} a second, about {clock(left)} left")
