@@ -21,7 +21,7 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "tensorboard": ("tensorboardX",),
     "serve": ("fastapi", "locust", "openai", "uvicorn"),
     "tune": ("optuna", "sacrebleu"),
-    "eval": ("sacrebleu",),
+    "eval": ("lm_eval", "sacrebleu"),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {
@@ -58,8 +58,8 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
     `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
     they run on a laptop or a login node, without torch. What has to do with weights (train, prove, export)
     needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`; serve
-    and loadtest need the extra `serve`, tune the extras `train` and `tune`. This is looked up before
-    anything else is done.
+    and loadtest need the extra `serve`, tune the extras `train` and `tune`, and lm-evaluation-harness
+    with the model `crossfoot` the extras `train` and `eval`. This is looked up before anything else is done.
     """
     are = "is" if len(missing) == 1 else "are"
     return Finding(

@@ -52,6 +52,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.data.set_findings",
     "crossfoot.data.source_findings",
     "crossfoot.evaluation.findings",
+    "crossfoot.evaluation.harness_findings",
     "crossfoot.generating.findings",
     "crossfoot.importing.findings",
     "crossfoot.index.findings",

@@ -16,18 +16,16 @@ import torch
 from crossfoot.environment.world import World
 from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.findings import rank_lost
-from crossfoot.evaluation.fitting import refuse_too_large
-from crossfoot.evaluation.memory import Memory, estimated_bytes
+from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
+from crossfoot.evaluation.memory import Memory
 from crossfoot.evaluation.preparing import Options, Prepared, prepare
 from crossfoot.evaluation.progress import Progress
 from crossfoot.evaluation.questions import Question, letter_ids
-from crossfoot.evaluation.rows import Piece, dealt, pieces_of, shape_of, without
-from crossfoot.evaluation.scorer import Letters, Scorer
+from crossfoot.evaluation.rows import dealt, pieces_of, without
+from crossfoot.evaluation.scorer import Letters
 from crossfoot.evaluation.scoring import NOISE, Result, Scoring
 from crossfoot.findings.finding import Refused
 from crossfoot.generating.generate import tell_findings
-from crossfoot.generating.options import FolderValues, settle
-from crossfoot.generating.speaker import Speaker, load_speaker
 from crossfoot.output import say
 from crossfoot.phrases import counted, first_line
 from crossfoot.rendezvous.ranks import Ranks, is_lost_rank, join_on_cpu
@@ -39,8 +37,6 @@ from crossfoot.tasks.items import Request
 
 _LONGEST = timedelta(days=2)
 """That ranks wait for the slowest at the end."""
-_FIXED_ROWS = 16
-"""Of a forward on a GPU, where numbers depend on how many there are."""
 
 
 def evaluate(path: str, options: Options, world: World) -> int:
@@ -66,8 +62,8 @@ def evaluate(path: str, options: Options, world: World) -> int:
 def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]) -> None:
     """This rank's share of what is left."""
     memory = Memory(ready.device, ready.sharing)
-    speaker = _loaded(ready, options, memory, ranks)
-    scorer = Scorer(speaker)
+    loading = Loading(ready.dtype, options.quantization, ready.device)
+    scorer = load_scorer(ready.voice, ready.asks, loading, memory, ranks.tell)
     pieces = pieces_of(ready.questions, shares=scorer.shares_prefix)
     done = frozenset(range(len(ready.questions))) - left
     mine = dealt(without(pieces, done), ranks.world_size)[ranks.rank]
@@ -88,7 +84,7 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             options.budget is None,
             memory.free,
             report,
-            _bytes_a_token(mine, scorer),
+            bytes_a_token(mine, scorer),
         )
         budget.begin()
         is_cuda = torch.device(ready.device).type == "cuda"
@@ -100,33 +96,9 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             memory,
             take,
             lambda finding: tell_findings([finding]),
-            _FIXED_ROWS if is_cuda else 1,
+            least_rows(ready.device),
             NOISE[scorer.dtype] if is_cuda and options.quantization == "none" else 0.0,
         ).run(mine)
-
-
-def _loaded(ready: Prepared, options: Options, memory: Memory, ranks: Ranks) -> Speaker:
-    refuse_too_large(ready.voice.base, ready.dtype, options.quantization, memory.free(), ready.device)
-    ranks.tell(f"loading {ready.voice.what} in {ready.dtype} on {ready.device} ...")
-    settings, _ = settle({}, FolderValues())
-    return load_speaker(
-        ready.voice,
-        ready.asks,
-        settings,
-        dtype=ready.dtype,
-        quantization=options.quantization,
-        device=ready.device,
-    )
-
-
-def _bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
-    """By the estimate: of the row that takes most."""
-    shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
-    item_bytes = scorer.dtype.itemsize
-    return max(
-        (estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded))
-        for shape, prefix in shapes
-    )
 
 
 def _letters(ready: Prepared) -> Callable[[Request], Letters]:

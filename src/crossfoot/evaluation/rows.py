@@ -94,10 +94,10 @@ def pieces_of(questions: Sequence[Question], *, shares: bool = True) -> list[Pie
     groups: dict[tuple[str, str, str, int], list[Row]] = {}
     for number, question in enumerate(questions):
         groups.setdefault(question.group, []).extend(rows_of(number, question))
-    return [Piece(_shared(rows) if shares else (), tuple(rows)) for rows in groups.values()]
+    return [Piece(shared_by(rows) if shares else (), tuple(rows)) for rows in groups.values()]
 
 
-def _shared(rows: Sequence[Row]) -> Ids:
+def shared_by(rows: Sequence[Row]) -> Ids:
     """What all rows begin with; the first logits that one needs are behind it."""
     first, last = min(row.ids for row in rows), max(row.ids for row in rows)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))

@@ -1,0 +1,220 @@
+"""crossfoot's scorer as a model of lm-evaluation-harness: requests of any of its tasks become rows as those
+of an evaluation, and what they begin with is computed once. Importing this file makes the harness know it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lm_eval.models  # noqa: F401  (the harness lists its own models where it knows none yet)
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from transformers import AutoTokenizer
+
+from crossfoot.environment.world import read_world
+from crossfoot.evaluation.alike import pieces_alike
+from crossfoot.evaluation.budget import MOST, Budget
+from crossfoot.evaluation.harness_findings import contexts_cut, not_asked
+from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
+from crossfoot.evaluation.memory import Memory
+from crossfoot.evaluation.placing import place_of_rank
+from crossfoot.evaluation.progress import Progress
+from crossfoot.evaluation.questions import Question, Windows, in_tokens
+from crossfoot.evaluation.scorer import Found, Letters
+from crossfoot.evaluation.scoring import Result, Scoring
+from crossfoot.findings.finding import Refused
+from crossfoot.generating.generate import tell_findings
+from crossfoot.generating.voice import asking, find_voice
+from crossfoot.model_source.source import ModelSource
+from crossfoot.output import tell
+from crossfoot.phrases import counted
+from crossfoot.tasks.items import Asking, Item, Request
+from crossfoot.written.model_facts import model_folder, read_model_facts
+
+NAME = "crossfoot"
+"""In `--model`."""
+_POSITIONS = 2048
+"""The harness' own number, of a model that does not tell."""
+
+
+@register_model(NAME)
+class HarnessModel(LM):  # type: ignore[misc]
+    """`--model crossfoot --model_args pretrained=RUN_DIR`. pretrained: a run, a model or an adapter. step,
+    base, dtype, quantization, budget: as the options of `crossfoot evaluate`. device: of the harness, which
+    says cuda:0 where nobody does; without a GPU it is the CPU. batch_size, max_batch_size: decide nothing.
+    Raises Refused.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        step: int | None = None,
+        base: str | None = None,
+        dtype: str | None = None,
+        quantization: str = "none",
+        budget: int | str = "auto",
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        world = read_world(os.environ)
+        if world.world_size > 1:
+            help_ = "start one process; crossfoot evaluate deals its own tasks over ranks"
+            raise Refused(not_asked("several ranks ask for the harness", help_))
+        voice = find_voice(str(pretrained), step, base)
+        asks = asking(voice, None, None)
+        facts = read_model_facts(voice.base)
+        where = place_of_rank(device if torch.cuda.is_available() else None, world)
+        self._encoder = asks.encoder
+        self._before = _first_token(voice, asks.encoder.facts.eos_id)
+        self._positions: int = (facts.positions if facts is not None else None) or _POSITIONS
+        self._memory = Memory(where)
+        self._budget = None if budget == "auto" else int(budget)
+        self._least_rows = least_rows(where)
+        self._device = torch.device(where)
+        loading = Loading(dtype or voice.dtype, quantization, where)
+        self._scorer = load_scorer(voice, asks, loading, self._memory, tell)
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Of each (context, continuation): its log-probability, and whether each of its tokens is the
+        likeliest. Requests of one context are rows of one question.
+        """
+        by_context: dict[str, dict[str, Any]] = {}
+        for one in requests:
+            context, continuation = one.args
+            by_context.setdefault(context, {}).setdefault(continuation, one)
+        asked = [
+            _request("loglikelihood", next(iter(choices.values())), context, tuple(choices))
+            for context, choices in by_context.items()
+        ]
+        whole = Windows(self._positions, self._positions)
+        found = self._scored(self._fitting(map(self._begun, in_tokens(self._encoder, asked, whole))))
+        answers = {
+            (request.context, continuation): (one.total, one.is_greedy)
+            for request, choices in zip(asked, found, strict=True)
+            for continuation, one in zip(request.continuations, choices, strict=True)
+        }
+        told = [answers[one.args] for one in requests]
+        for one, answer in zip(requests, told, strict=True):
+            self.cache_hook.add_partial("loglikelihood", one.args, answer)
+        return told
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Of each text, in windows of the model's positions, each of which is predicted as a whole."""
+        begin = self._encoder.facts.bos_ids
+        windows = Windows(self._positions, self._positions)
+        ids = self._encoder.encode([one.args[0] for one in requests])
+        texts = {
+            number: Question(
+                _request("rolling", requests[number], ""), windows.pairs((*begin, *own), self._before)
+            )
+            for number, own in enumerate(ids)
+            if begin or own
+        }
+        found = dict(zip(texts, self._scored(list(texts.values())), strict=True))
+        told = [math.fsum(one.total for one in found.get(number, ())) for number in range(len(requests))]
+        for one, answer in zip(requests, told, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", one.args, answer)
+        return told
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Raises Refused (CF885)."""
+        help_ = "name tasks of multiple_choice, loglikelihood or loglikelihood_rolling"
+        raise Refused(not_asked(f"{_task(requests[0])} asks for generated texts", help_))
+
+    def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+        """Raises Refused (CF885)."""
+        raise Refused(not_asked("a chat template is asked for", "leave --apply_chat_template out"))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness keeps prepared requests under."""
+        return str(self._encoder.facts.fingerprint)
+
+    def _begun(self, question: Question) -> Question:
+        """With the harness' own token in the place of an empty context."""
+        if question.request.context:
+            return question
+        return replace(question, pairs=tuple(((self._before,), after) for _, after in question.pairs))
+
+    def _fitting(self, questions: Iterable[Question]) -> list[Question]:
+        """With so much of their contexts, the end of it, as the model has positions for."""
+        cut, lost = [], []
+        for question in questions:
+            longest = max(len(after) for _, after in question.pairs)
+            if longest > self._positions:
+                what = f"{question.request.item.place}: a continuation of {longest:,} tokens"
+                raise Refused(not_asked(what, f"the model has {self._positions:,} positions"))
+            if over := max(0, question.positions - self._positions):
+                lost.append(over)
+                room = self._positions + 1
+                pairs = ((context[-max(1, room - len(after)) :], after) for context, after in question.pairs)
+                question = replace(question, pairs=tuple(pairs))
+            cut.append(question)
+        if lost:
+            tell_findings([contexts_cut(len(lost), max(lost), self._positions)])
+        return cut
+
+    def _scored(self, questions: Sequence[Question]) -> list[list[Found]]:
+        """Of each question what each of its continuations or windows gave."""
+        pieces = pieces_alike(questions, shares=self._scorer.shares_prefix)
+        if not pieces:
+            return []
+        found: list[dict[int, Found]] = [{} for _ in questions]
+        parts = sum(len({row.number for row in piece.rows}) for piece in pieces)
+        progress = Progress(parts, sum(piece.work for piece in pieces), speaks=True)
+
+        def take(result: Result) -> None:
+            found[result.number] |= result.found  # its rows may be in several pieces
+            progress.add(result.token_slots)
+
+        budget = Budget(
+            self._budget or MOST,
+            self._budget is None,
+            self._memory.free,
+            lambda tokens, why, _: tell(f"budget: {counted(tokens, 'token')} a forward ({why})"),
+            bytes_a_token(pieces, self._scorer),
+        )
+        budget.begin()
+        Scoring(
+            self._scorer,
+            questions,
+            _no_letters,
+            budget,
+            self._memory,
+            take,
+            lambda finding: tell_findings([finding]),
+            self._least_rows,
+        ).run(pieces)
+        return [[one[choice] for choice in sorted(one)] for one in found]
+
+
+def _first_token(voice: ModelSource, end: int) -> int:
+    """What stands before the first token of a text: the begin token that the tokenizer names, whether it adds
+    it to texts or not; else the end token.
+    """
+    folder = str(model_folder(voice.tokenizer) or voice.tokenizer)
+    begin = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).bos_token_id
+    return end if begin is None else int(begin)
+
+
+def _request(kind: Asking, instance: Any, context: str, continuations: tuple[str, ...] = ()) -> Request:
+    """Of an instance of the harness."""
+    task = _task(instance)
+    item = Item(task, "", str(instance.doc_id), f"{task}:{instance.doc_id}", context, continuations)
+    return Request(item, kind, ("",), 0, context, continuations)
+
+
+def _task(instance: Any) -> str:
+    return str(instance.task_name or "a task")
+
+
+def _no_letters(request: Request) -> Letters:
+    raise ValueError(f"the harness asks for no letters: {request.item.place}")

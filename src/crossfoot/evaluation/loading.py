@@ -1,0 +1,55 @@
+"""A model made ready to be scored: whether it fits, its weights, and what a forward of it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from crossfoot.evaluation.fitting import refuse_too_large
+from crossfoot.evaluation.memory import Memory, estimated_bytes
+from crossfoot.evaluation.rows import Piece, shape_of
+from crossfoot.evaluation.scorer import Scorer
+from crossfoot.generating.asking import Asking
+from crossfoot.generating.options import FolderValues, settle
+from crossfoot.generating.speaker import load_speaker
+from crossfoot.model_source.source import ModelSource
+
+_FIXED_ROWS = 16
+"""Of a forward on a GPU, where numbers depend on how many there are."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where a model goes, and how its base is kept. dtype: that is computed in."""
+
+    dtype: str
+    quantization: str
+    device: str
+
+
+def load_scorer(
+    voice: ModelSource, asks: Asking, loading: Loading, memory: Memory, tell: Callable[[str], None]
+) -> Scorer:
+    """memory: of the device. tell: hears what is loaded. Raises Refused (CF877) before it is read."""
+    dtype, quantization, device = loading.dtype, loading.quantization, loading.device
+    refuse_too_large(voice.base, dtype, quantization, memory.free(), device)
+    tell(f"loading {voice.what} in {dtype} on {device} ...")
+    settings, _ = settle({}, FolderValues())
+    return Scorer(load_speaker(voice, asks, settings, dtype=dtype, quantization=quantization, device=device))
+
+
+def least_rows(device: str) -> int:
+    """Of a forward."""
+    return _FIXED_ROWS if torch.device(device).type == "cuda" else 1
+
+
+def bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
+    """By the estimate: of the row that takes most."""
+    shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
+    item_bytes = scorer.dtype.itemsize
+    return max(
+        (estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded))
+        for shape, prefix in shapes
+    )
