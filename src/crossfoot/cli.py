@@ -9,24 +9,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from crossfoot import __version__
+from crossfoot.cli_models import model_verbs
 from crossfoot.cli_options import (
     doctor_options,
-    evaluating_verb,
     import_verb,
     launch_options,
     mirror_options,
-    path,
-    require_evaluated,
-    saving_verbs,
-    serving_verbs,
-    speaking_verbs,
     train_options,
 )
+from crossfoot.cli_values import path
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
 from crossfoot.usage import Misread, Parser, is_dashed, misread, unknown_words
-from crossfoot.verb_exit import exit_code_of, on_this_rank, ready_for_weights
+from crossfoot.verb_exit import exit_code_of, on_this_rank
 
 if TYPE_CHECKING:
     from crossfoot.findings.finding import Finding
@@ -135,10 +131,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
-    saving_verbs(verbs, _export, _merge)
-    speaking_verbs(verbs, _generate, _chat)
-    evaluating_verb(verbs, _evaluate)
-    serving_verbs(verbs, _serve, _loadtest)
+    model_verbs(verbs)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror_options(mirror)
@@ -297,64 +290,6 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    ready_for_weights("export")
-    from crossfoot.models.export import export
-
-    return export(arguments.run_dir, arguments.out, arguments.step, arguments.base)
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    ready_for_weights("merge")
-    from crossfoot.merging.merge import merge
-
-    return merge(arguments.source, arguments.out, arguments.step, arguments.dtype, arguments.base)
-
-
-def _chat(arguments: argparse.Namespace) -> int:
-    ready_for_weights("chat")
-    from crossfoot.generating.chat import chat
-
-    return chat(arguments.model, vars(arguments))
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    ready_for_weights("generate")
-    from crossfoot.generating.generate import generate
-
-    return generate(arguments.model, arguments.prompts, vars(arguments), arguments.out)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.compare is not None:
-        from crossfoot.scores.compare import compare
-
-        return compare(*arguments.compare)
-    require_evaluated(arguments)
-    ready_for_weights("evaluate")
-    from crossfoot.evaluation.evaluate import evaluate
-    from crossfoot.evaluation.preparing import options_of
-
-    options = options_of(arguments)
-    return on_this_rank(
-        "evaluate",
-        lambda world: evaluate(arguments.model, options, world),
-        "stopped: what was scored is kept, and the same command goes on with it",
-    )
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    from crossfoot.serving.verbs import serve_verb
-
-    return serve_verb(arguments)
-
-
-def _loadtest(arguments: argparse.Namespace) -> int:
-    from crossfoot.serving.verbs import loadtest_verb
-
-    return loadtest_verb(arguments)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve", "eval"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve", "tune", "eval"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
@@ -20,12 +20,14 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "quant": ("bitsandbytes",),
     "tensorboard": ("tensorboardX",),
     "serve": ("fastapi", "locust", "openai", "uvicorn"),
+    "tune": ("optuna", "sacrebleu"),
     "eval": ("sacrebleu",),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {
     **dict.fromkeys(("train", "prove", "export", "merge", "generate", "chat", "evaluate"), "train"),
     **dict.fromkeys(("serve", "loadtest"), "serve"),
+    "tune": "tune",
 }
 """The verbs that every installation has not got all packages for."""
 
@@ -56,7 +58,8 @@ def packages_missing(verb: str, missing: tuple[str, ...], extra: Extra) -> Findi
     `pip install crossfoot` brings what plan, check, explain, index, launch, receipt, watch and doctor need:
     they run on a laptop or a login node, without torch. What has to do with weights (train, prove, export)
     needs torch, transformers, peft, accelerate, deepspeed and safetensors, which are the extra `train`; serve
-    and loadtest need the extra `serve`. This is looked up before anything else is done.
+    and loadtest need the extra `serve`, tune the extras `train` and `tune`. This is looked up before
+    anything else is done.
     """
     are = "is" if len(missing) == 1 else "are"
     return Finding(

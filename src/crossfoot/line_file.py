@@ -48,8 +48,8 @@ class LineFile:
     """A file of lines, open for this process alone. before: what was there; first: its first line."""
 
     def __init__(self, path: str, first: Mapping[str, Any]) -> None:
-        """first: the first line, if the file is new. A torn last line is cut off. Raises BlockingIOError
-        where another process writes it, any other OSError, and Malformed.
+        """first: the first line, where nothing stands behind one yet. A torn last line is cut off. Raises
+        BlockingIOError where another process writes it, any other OSError, and Malformed.
         """
         self.path = path
         self._file: IO[bytes] = open(path, "a+b", buffering=0)  # noqa: SIM115
@@ -58,13 +58,13 @@ class LineFile:
             self._file.seek(0)
             content = self._file.read()
             self.before = lines_of(content)
-            self._whole_bytes = len(content) - self.before.torn_bytes
+            self._whole_bytes = len(content) - self.before.torn_bytes if self.before.rest else 0
             self._unsynced = 0
             self._file.truncate(self._whole_bytes)
-            if self.before.first is None:
+            self.first = dict(first) if not self.before.rest else self.before.first or {}
+            if not self.before.rest:
                 self.append(first)
                 durable.sync(os.path.dirname(path) or ".")
-            self.first = dict(first) if self.before.first is None else self.before.first
         except BaseException:
             self._file.close()
             raise

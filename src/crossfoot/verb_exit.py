@@ -86,6 +86,7 @@ def ready_for_weights(verb: str) -> None:
     """For a verb that loads a model: its packages are here, and are quiet. Raises Refused."""
     from crossfoot.extras import refuse_missing
 
+    refuse_missing(verb, "train")
     refuse_missing(verb)
     from crossfoot.models.quiet import hush_libraries
 

@@ -22,8 +22,16 @@ from support.pyproject import PROJECT
 
 SOURCE = ROOT / "src" / "crossfoot"
 BELOW_THE_WALL = {
-    *("training", "evaluation", "generating", "probing", "merging", "models", "metering", "rendezvous")
+    "training",
+    "evaluation",
+    "tuning",
+    "generating",
+    "probing",
+    "merging",
+    "models",
+    "metering",
 }
+BELOW_THE_WALL |= {"rendezvous"}
 """Rooms that import what trains."""
 DISTRIBUTIONS = {"ruamel": "ruamel.yaml", "xdist": "pytest-xdist"}
 """Packages whose name for import is not that for pip."""
@@ -74,7 +82,7 @@ def _allowed(file: str, package: str, is_inside: bool) -> bool:
     if package in EVERYWHERE:
         return True
     if room in BELOW_THE_WALL:
-        return package in EXTRAS["train"] or (package in ASKED_FOR and is_inside)
+        return package in EXTRAS["train"] or (package in ASKED_FOR | EXTRAS["tune"] and is_inside)
     if room == "mirrors":
         return package in MIRRORED_TO and is_inside
     if package in EXTRAS["eval"]:
@@ -102,7 +110,10 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
-    assert EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | EXTRAS["eval"] | ASKED_FOR | LOADED_BY == imported
+    assert (
+        EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY | EXTRAS["tune"] | EXTRAS["eval"]
+        == imported
+    )
     assert set(ELSEWHERE) <= set(SOURCES)
 
 
@@ -124,6 +135,7 @@ def test_the_table_of_extras_is_pyprojects() -> None:
         assert {canonicalize_name(name) for name in packages} == EXTRAS[extra]
     assert EXTRAS["test"] >= MIRRORED_TO, "the tests write what is shown by others"
     assert EXTRAS["test"] >= EXTRAS["serve"], "the tests start what serves and what loads"
+    assert EXTRAS["test"] >= EXTRAS["tune"], "the tests search"
     assert EXTRAS["test"] >= EXTRAS["eval"], "the tests judge answers"
 
 

@@ -205,7 +205,7 @@ def test_a_full_disk_keeps_the_answers_so_far(tmp_path: Path) -> None:
     out = str(tmp_path / "answers.jsonl")
     with pytest.raises(Refused) as told, AnswerFile(out, {}) as file:
         file.add({"index": 0})
-        file._file._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        file._file._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
         file.add({"index": 1})
     (finding,) = told.value.findings
     assert finding.title == f"{out} cannot be written: no space left on device"

@@ -65,6 +65,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.serving.load_findings",
     "crossfoot.tasks.findings",
     "crossfoot.tasks.item_findings",
+    "crossfoot.tuning.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",
     "crossfoot.ledger.cause_findings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crossfoot.data.conversation import (
@@ -23,7 +23,7 @@ from crossfoot.data.prompt_findings import no_prompts, not_a_prompt
 from crossfoot.data.record import Record
 from crossfoot.data.records import KINDS, read_records
 from crossfoot.data.samples import read_value
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.phrases import reason_of
 from crossfoot.written.near_paths import near_help
 
@@ -34,10 +34,13 @@ _ANSWER = "-"
 
 @dataclass(frozen=True)
 class Prompt:
-    """turns: the user's is the last. reference: the answer that the record has; None: it has none."""
+    """turns: the user's is the last. reference: the answer that the record has; None: it has none. place:
+    where it is written.
+    """
 
     turns: tuple[Turn, ...]
     reference: str | None = None
+    place: Place | None = field(default=None, compare=False)
 
     @property
     def text(self) -> str:
@@ -75,7 +78,8 @@ def read_prompts(file: str, columns: Columns) -> list[Prompt]:
             if isinstance(record, Problem):
                 raise Refused(record.finding(file))
             try:
-                prompts.append(_prompt(record, columns))
+                place = record.problem("", "").place(file)
+                prompts.append(replace(_prompt(record, columns), place=place))
             except NotTrainable as error:
                 wrong.append(record.problem(error.code, error.reason))
     except OSError as error:

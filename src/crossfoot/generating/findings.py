@@ -43,7 +43,9 @@ def generation_without_effect(names: Sequence[str], why: str, place: Place, help
 
 
 @rule_docs("CF802", "warning")
-def float16_on_cpu(place: Place) -> Finding:
+def float16_on_cpu(
+    place: Place, help_: str = "write --dtype float32, or --dtype bfloat16 for half the memory"
+) -> Finding:
     """CF802: a model is to compute in float16 on a CPU.
 
     Most CPUs have no float16 arithmetic: it is done in float32 and rounded after each step, which is slower
@@ -54,7 +56,7 @@ def float16_on_cpu(place: Place) -> Finding:
         "float16 is slow on a CPU",
         severity="warning",
         place=place,
-        helps=("write --dtype float32, or --dtype bfloat16 for half the memory",),
+        helps=(help_,),
     )
 
 

@@ -105,17 +105,18 @@ def generate(path: str, prompts: str, values: Mapping[str, Any], out: str | None
     columns = asked.voice.columns
     listed = [Prompt((Turn("user", prompts),))] if is_one else read_prompts(prompts, columns)
     ids = asked.asking.ids([prompt.turns for prompt in listed])
-    limits = limits_of(asked, ids)
+    limits = limits_of(asked.settings.max_new_tokens, asked.window, ids)
     if is_one and out is None:
         _answer_one(asked.load(), ids[0], limits[0])
         return 0
+    size = asked.values.get("batch_size", BATCH_SIZE)
     with ExitStack() as stack:
         kept: dict[int, dict[str, Any]] = {}
         file = None if out is None else stack.enter_context(AnswerFile(out, _made_of(asked, ids)))
         if file is not None and file.answers:
             kept = file.answers
             tell(f"{len(kept):,} of {counted(len(ids), 'answer')} are there already")
-        batches = [one for one in _batches(ids, limits, asked) if not kept.keys() >= set(one)]
+        batches = [one for one in batches_of(ids, limits, size) if not kept.keys() >= set(one)]
         if batches:
             speaker = asked.load()
             for answer in _answers(speaker, listed, ids, limits, batches, total=len(ids) - len(kept)):
@@ -131,11 +132,10 @@ def generate(path: str, prompts: str, values: Mapping[str, Any], out: str | None
     return 0
 
 
-def limits_of(asked: Asked, ids: Sequence[Sequence[int]]) -> list[int]:
-    """Tokens of the longest answer to each prompt. Says which have no room for all; raises Refused (CF808)
-    for those without room for any.
+def limits_of(most: int, window: int | None, ids: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens of the longest answer to each prompt. most: that are asked for. window: of the model. Says which
+    have no room for all; raises Refused (CF808) for those without room for any.
     """
-    most, window = asked.settings.max_new_tokens, asked.window
     if window is None:
         return [most] * len(ids)
     lengths = [len(one) for one in ids]
@@ -157,11 +157,10 @@ def _answer_one(speaker: Speaker, ids: Sequence[int], limit: int) -> None:
         tell(f"stopped after {counted(limit, 'token')}: --max-new-tokens gives it more")
 
 
-def _batches(ids: Sequence[Sequence[int]], limits: Sequence[int], asked: Asked) -> list[list[int]]:
-    """The prompts of each batch, of about one length, the longest first: what does not fit into memory shows
-    at once. They are the same whatever was answered already, so that what is drawn is too.
+def batches_of(ids: Sequence[Sequence[int]], limits: Sequence[int], size: int) -> list[list[int]]:
+    """The prompts of each batch, at most `size`, of about one length, the longest first: what does not fit
+    into memory shows at once. They are the same whatever was answered already, so that what is drawn is too.
     """
-    size = asked.values.get("batch_size", BATCH_SIZE)
     order = sorted(range(len(ids)), key=lambda index: (limits[index], -len(ids[index]), index))
     batches: list[list[int]] = []
     for index in order:

@@ -23,8 +23,9 @@ SAMPLED: Mapping[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 _ALSO = ("repetition_penalty", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty")
 NAMES = (*DEFAULTS, *SAMPLED, *_ALSO)
 """What is taken of a generation_config.json."""
-_ONLY_SAMPLED = (*SAMPLED, "min_p", "typical_p", "seed")
-_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+ONLY_SAMPLED = (*SAMPLED, "min_p", "typical_p", "seed")
+"""What has no effect without do_sample."""
+RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "max_new_tokens": (lambda value: value >= 1, "at least 1"),
     "num_beams": (lambda value: value >= 1, "at least 1"),
     "batch_size": (lambda value: value >= 1, "at least 1"),
@@ -33,6 +34,10 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "top_k": (lambda value: value >= 0, "0 (off) or more"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "repetition_penalty": (lambda value: 0 < value < math.inf, "above 0"),
+    "min_p": (lambda value: 0 <= value <= 1, "at least 0 and at most 1"),
+    "typical_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "no_repeat_ngram_size": (lambda value: value >= 0, "0 (off) or more"),
+    "length_penalty": (math.isfinite, "a finite number"),
 }
 
 
@@ -88,7 +93,7 @@ def settle(given: Mapping[str, Any], folder: FolderValues) -> tuple[Settings, tu
     defaults = {**DEFAULTS, **(SAMPLED if do_sample else {})}
     values = {**defaults, **said}
     if not do_sample:
-        values = {name: value for name, value in values.items() if name not in _ONLY_SAMPLED}
+        values = {name: value for name, value in values.items() if name not in ONLY_SAMPLED}
     if values["num_beams"] == 1:
         values = {
             name: value for name, value in values.items() if name not in ("num_beams", "length_penalty")
@@ -113,26 +118,27 @@ def _findings(given: Mapping[str, Any], folder: FolderValues, samples: bool) -> 
             if source is folder.values and name in given:
                 continue
             place = places.get(name, command)
-            if not _is_within(name, value):
-                yield generation_value(spelt(name), value, _RANGES[name][1], place)
+            if not is_within(name, value):
+                yield generation_value(spelt(name), value, RANGES[name][1], place)
             elif name == "temperature" and value == 0 and samples:
                 likeliest = "leave sampling off (--no-do-sample): the likeliest token is then taken each time"
                 yield generation_value(spelt(name), value, "above 0 to sample with", place, likeliest)
     if samples:
         return
-    if idle := [option(name) for name in _ONLY_SAMPLED if name in given]:
+    if idle := [option(name) for name in ONLY_SAMPLED if name in given]:
         help_ = f"leave {'it' if len(idle) == 1 else 'them'} out, or write --do-sample"
         yield generation_without_effect(idle, "do_sample is false", command, help_)
-    idle = [name for name in _ONLY_SAMPLED if name in folder.values and name not in given]
+    idle = [name for name in ONLY_SAMPLED if name in folder.values and name not in given]
     if idle and "do_sample" not in given:
         help_ = "write --do-sample if they are meant, or take them out of that file"
         yield generation_without_effect(idle, "do_sample is false", folder.places[idle[0]], help_)
 
 
-def _is_within(name: str, value: Any) -> bool:
-    if name not in _RANGES:
+def is_within(name: str, value: Any) -> bool:
+    """Whether transformers takes this value of a parameter."""
+    if name not in RANGES:
         return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and _RANGES[name][0](value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and RANGES[name][0](value)
 
 
 def _shown(value: Any) -> str:
