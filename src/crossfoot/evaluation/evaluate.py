@@ -11,8 +11,6 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-import torch
-
 from crossfoot.environment.world import World
 from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.findings import rank_lost
@@ -50,9 +48,10 @@ def evaluate(path: str, options: Options, world: World) -> int:
     keys = [Key(one.request.item.task, one.request.item.id) for one in ready.questions]
     asked = {key: prompt_sha256(one.request) for key, one in zip(keys, ready.questions, strict=True)}
     done = log.done(ready.origin, asked)
-    left = frozenset(number for number, key in enumerate(keys) if key not in done)
     os.makedirs(ready.out, exist_ok=True)
     ranks = join_on_cpu(world, os.environ, ready.out, _LONGEST)
+    mine = tuple(number for number, key in enumerate(keys) if key not in done)
+    left = frozenset(ranks.gather(mine, tuple[int, ...])[0])  # a file server may show a log late
     if done:
         ranks.tell(f"{len(done):,} of {counted(len(keys), 'item')} are scored already")
     if left:
@@ -65,7 +64,7 @@ def evaluate(path: str, options: Options, world: World) -> int:
 
 def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]) -> None:
     """This rank's share of what is left."""
-    memory = Memory(ready.device, ready.sharing)
+    memory = Memory(ready.first_device, ready.sharing)
     speaker = _loaded(ready, options, memory, ranks)
     scorer = Scorer(speaker)
     pieces = pieces_of(ready.questions, shares=scorer.shares_prefix)
@@ -91,7 +90,7 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             _bytes_a_token(mine, scorer),
         )
         budget.begin()
-        is_cuda = torch.device(ready.device).type == "cuda"
+        is_cuda = ready.first_device != "cpu"
         Scoring(
             scorer,
             ready.questions,
@@ -106,7 +105,8 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
 
 
 def _loaded(ready: Prepared, options: Options, memory: Memory, ranks: Ranks) -> Speaker:
-    refuse_too_large(ready.voice.base, ready.dtype, options.quantization, memory.free(), ready.device)
+    if ready.device == ready.first_device:
+        refuse_too_large(ready.voice.base, ready.dtype, options.quantization, memory.free(), ready.device)
     ranks.tell(f"loading {ready.voice.what} in {ready.dtype} on {ready.device} ...")
     settings, _ = settle({}, FolderValues())
     return load_speaker(
@@ -120,12 +120,15 @@ def _loaded(ready: Prepared, options: Options, memory: Memory, ranks: Ranks) -> 
 
 
 def _bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
-    """By the estimate: of the row that takes most."""
+    """By the estimate: of the row that takes most. pieces: none, where there are more ranks than items."""
     shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
     item_bytes = scorer.dtype.itemsize
     return max(
-        (estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded))
-        for shape, prefix in shapes
+        (
+            estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded)
+            for shape, prefix in shapes
+        ),
+        default=1.0,
     )
 
 
