@@ -60,6 +60,12 @@ def test_one_file_of_scores_on_any_number_of_ranks(words: list[str], tmp_path: P
         assert len(list(out.glob("items*.jsonl"))) == ranks
         assert (out / "scores.jsonl").read_bytes() == (tmp_path / "1" / "scores.jsonl").read_bytes()
         assert done.stdout.count("scores_sha256") == 1
+
+
+@pytest.mark.slow
+def test_what_was_scored_outlives_a_lost_rank(words: list[str], tmp_path: Path) -> None:
+    whole = plain("-m", "crossfoot", "evaluate", *words, "--out", tmp_path / "1")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
     out = tmp_path / "lost"
     script = tmp_path / "full.py"
     script.write_text(FULL, encoding="utf-8")
@@ -68,3 +74,10 @@ def test_one_file_of_scores_on_any_number_of_ranks(words: list[str], tmp_path: P
     again = plain("-m", "crossfoot", "evaluate", *words, "--out", out)
     assert again.returncode == 0 and "items are scored already" in again.stderr
     assert (out / "scores.jsonl").read_bytes() == (tmp_path / "1" / "scores.jsonl").read_bytes()
+
+
+def test_more_ranks_than_items(words: list[str], tmp_path: Path) -> None:
+    task = tmp_path / "one.jsonl"
+    task.write_text(json.dumps({"question": "1 + 1?", "choices": ["1", "2"], "answer": 1}) + "\n")
+    done = warm_ranks(2, "-m", "crossfoot", "evaluate", words[0], "--tasks", task, "--out", tmp_path / "out")
+    assert done.returncode == 0 and "1 item" in done.stdout, done.stdout + done.stderr

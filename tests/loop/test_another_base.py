@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ def test_a_base_whose_weights_have_changed(
         batch={"micro_batch_size": 2, "global_batch_size": 2},
         lr={"reference": 0.1},
         train={"max_steps": 1},
+        checkpoint={"every_steps": 1},
     )
     run = trains(config)
     assert run.exit_code == 0
@@ -38,10 +40,17 @@ def test_a_base_whose_weights_have_changed(
     def said(out: str, *words: str) -> str:
         code = main(["merge", str(run.run_dir), str(tmp_path / out), *words])
         told = "".join(capsys.readouterr())
-        assert (code, (tmp_path / out).exists()) == ((1, False) if "error[" in told else (0, True))
+        assert (code == 0) is (tmp_path / out).exists() is ("error[" not in told)
         return told
 
     told = said("changed")
     assert f"error[CF785]: {base} does not have the weights" in told and "model.safetensors" in told
     assert "warning[CF785]" in said("named", "--base", str(base))
     assert "CF785" not in said("moved", "--base", str(kept)), "the same weights in another folder"
+
+    values = json.loads((kept / "config.json").read_text())
+    (kept / "config.json").write_text(json.dumps({**values, "hidden_size": 2 * values["hidden_size"]}))
+    told = said("larger", "--base", str(kept))
+    assert "error[CF772]" in told and "in the checkpoint, and" in told
+    told = said("gone", "--base", str(tmp_path / "gone"))
+    assert "error[CF769]" in told and f"--base names {tmp_path / 'gone'}" in told

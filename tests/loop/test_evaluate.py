@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from crossfoot.cli import main
 from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
-from crossfoot.evaluation import evaluate, rows, scoring
+from crossfoot.evaluation import loading, rows, scoring
 from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.scorer import Scorer
 from crossfoot.models.tiny_model import write_tiny_model
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_it_goes_on(evaluates: Evaluates, monkeypatch: pyte
         evaluates("--shots", "2", out="killed")
     again = evaluates("--shots", "2", "--budget", "900", out="killed")
     assert "9 of 24 items are scored already" in again.told and again.scores == whole.scores
-    monkeypatch.setattr(evaluate, "load_speaker", None)  # nothing is loaded where nothing is left
+    monkeypatch.setattr(loading, "load_speaker", None)  # nothing is loaded where nothing is left
     assert evaluates("--shots", "2", out="killed").scores == whole.scores
     other = evaluates("--shots", "1", out="killed")
     assert other.code == 1 and "CF865" in other.told
@@ -405,7 +405,7 @@ def test_perplexity_is_that_of_plain_transformers(evaluates: Evaluates, model: s
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     evaluates: Evaluates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "load_speaker", None)
+    monkeypatch.setattr(loading, "load_speaker", None)
     monkeypatch.setattr("crossfoot.evaluation.memory.free_memory", lambda: 300_000)
     refused = evaluates("--shots", "2")
     assert refused.code == 1 and "CF877" in refused.told

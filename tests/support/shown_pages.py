@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from crossfoot.data.prompts import read_prompts
 from crossfoot.reports.axes import Axis
 from crossfoot.reports.chart import Bar, Point, Series, bars, chart
 from crossfoot.reports.page import Page, figures, heading, paragraph, table, verdict
@@ -12,6 +13,11 @@ from crossfoot.scores.page import evaluation_page
 from crossfoot.scores.summary import summary_of
 from crossfoot.serving.load_page import load_page
 from crossfoot.serving.load_result import LoadResult, Sample, stage_of
+from crossfoot.tuning.deciding import decide
+from crossfoot.tuning.page import tuning_page
+from crossfoot.tuning.trials import Trial
+from crossfoot.tuning.tuning_file import read_tuning
+from support.launching import ROOT
 from support.made_scores import made_log
 
 LONG = "Chinese-LLaMA-Alpaca-2-7B-bfloat16-merged-400-1a2b3c4d"
@@ -71,16 +77,36 @@ def evaluation() -> str:
     return evaluation_page(summary_of(log, "5" * 64), log.written)
 
 
+def search() -> str:
+    """Of the shipped search: greedy, many sampled trials, and one that failed with a long word."""
+    file = read_tuning(str(ROOT / "configs" / "tune" / "smollm2.yaml"))
+    trials = [_trial(1, do_sample=False), *(_trial(n, temperature=0.1 * n, top_k=50) for n in range(2, 15))]
+    trials.append(Trial(15, {"do_sample": True, "temperature": 1.5}, failed=LONG))
+    decision = decide(trials, file.config.goal)
+    assert decision is not None
+    prompts = read_prompts(str(ROOT / file.config.prompts), {})
+    return tuning_page(file, decision, trials, prompts, {"do_sample": False})
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "everything": everything,
     "one load test": one_load_test,
     "load tests side by side": failed_load_tests,
     "evaluation": evaluation,
+    "search": search,
 }
 
 
 def _times(factor: float, points: Sequence[Point]) -> list[Point]:
     return [point._replace(y=factor * point.y) for point in points]
+
+
+def _trial(number: int, *, do_sample: bool = True, **values: float) -> Trial:
+    """Three repeats of 20 prompts; the higher the number, the fewer are right."""
+    scores = tuple(tuple(float((at * 7 + repeat) % 20 >= number) for at in range(20)) for repeat in range(3))
+    answers = tuple(tuple(f"{LONG} 答 {at}" for at in range(20)) for _ in range(3))
+    every = {"do_sample": do_sample, **values}
+    return Trial(number, every, scores, answers, (180 + number,) * 3, (1.5 + number / 10,) * 3)
 
 
 def _load_test(name: str, users: tuple[int, ...], failed: int = 0) -> LoadResult:

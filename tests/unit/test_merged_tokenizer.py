@@ -109,6 +109,8 @@ def test_files_that_have_changed_are_not_compared(tmp_path: Path) -> None:
     Path(index.files[0]).write_text("{}\n")
     encoder = cast(LibraryEncoder, load_encoder("builtin:tiny", str(tmp_path)))
     assert "is not what was tokenised" in prove_tokenizer(str(tmp_path / "saved"), index, encoder).why
+    Path(index.files[0]).unlink()
+    assert "is not there, seen from" in prove_tokenizer(str(tmp_path / "saved"), index, encoder).why
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data here with the Chinese-LLaMA-2 tokenizer")

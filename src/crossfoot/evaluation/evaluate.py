@@ -11,8 +11,6 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-import torch
-
 from crossfoot.environment.world import World
 from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.findings import rank_lost
@@ -32,7 +30,7 @@ from crossfoot.rendezvous.ranks import Ranks, is_lost_rank, join_on_cpu
 from crossfoot.scores.item_log import BudgetChange, ItemLog, read_log
 from crossfoot.scores.item_score import Key, Score, Scored, Work, prompt_sha256
 from crossfoot.scores.result_folder import finish
-from crossfoot.scores.tables import aligned, headline, remarks, task_table
+from crossfoot.scores.tables import result_lines
 from crossfoot.tasks.items import Request
 
 _LONGEST = timedelta(days=2)
@@ -46,9 +44,10 @@ def evaluate(path: str, options: Options, world: World) -> int:
     keys = [Key(one.request.item.task, one.request.item.id) for one in ready.questions]
     asked = {key: prompt_sha256(one.request) for key, one in zip(keys, ready.questions, strict=True)}
     done = log.done(ready.origin, asked)
-    left = frozenset(number for number, key in enumerate(keys) if key not in done)
     os.makedirs(ready.out, exist_ok=True)
     ranks = join_on_cpu(world, os.environ, ready.out, _LONGEST)
+    mine = tuple(number for number, key in enumerate(keys) if key not in done)
+    left = frozenset(ranks.gather(mine, tuple[int, ...])[0])  # a file server may show a log late
     if done:
         ranks.tell(f"{len(done):,} of {counted(len(keys), 'item')} are scored already")
     if left:
@@ -61,8 +60,8 @@ def evaluate(path: str, options: Options, world: World) -> int:
 
 def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]) -> None:
     """This rank's share of what is left."""
-    memory = Memory(ready.device, ready.sharing)
-    loading = Loading(ready.dtype, options.quantization, ready.device)
+    memory = Memory(ready.first_device, ready.sharing)
+    loading = Loading(ready.dtype, options.quantization, ready.device, ready.first_device)
     scorer = load_scorer(ready.voice, ready.asks, loading, memory, ranks.tell)
     pieces = pieces_of(ready.questions, shares=scorer.shares_prefix)
     done = frozenset(range(len(ready.questions))) - left
@@ -87,7 +86,7 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             bytes_a_token(mine, scorer),
         )
         budget.begin()
-        is_cuda = torch.device(ready.device).type == "cuda"
+        is_cuda = ready.first_device != "cpu"
         Scoring(
             scorer,
             ready.questions,
@@ -96,7 +95,7 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             memory,
             take,
             lambda finding: tell_findings([finding]),
-            least_rows(ready.device),
+            least_rows(ready.first_device),
             NOISE[scorer.dtype] if is_cuda and options.quantization == "none" else 0.0,
         ).run(mine)
 
@@ -174,15 +173,8 @@ def _wait(ranks: Ranks) -> None:
 def _show(folder: str) -> int:
     """What came of all; returns the exit code."""
     found = finish(folder)
-    for task in found.summary.tasks:
-        table = task_table(task)
-        say(task.name)
-        for line in (*aligned([table.heads, *table.rows]), *table.notes):
-            say(f"  {line}")
     tell_findings(found.told)
-    say(headline(found.summary))
-    for words in remarks(found.summary):
-        say(words)
-    say(f"scores_sha256 {found.summary.scores_sha256}")
+    for line in result_lines(found.summary):
+        say(line)
     say(f"{folder}: evaluation.json, scores.jsonl, items.jsonl, evaluation_log.md, page.html")
     return 0

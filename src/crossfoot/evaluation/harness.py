@@ -8,23 +8,31 @@ from __future__ import annotations
 import sys
 
 from crossfoot.extras import refuse_missing
-from crossfoot.verb_exit import exit_code_of, ready_for_weights
+from crossfoot.findings.finding import Refused
+from crossfoot.findings.formats import show
 
 
 def main() -> int:
-    """Returns the exit code: its own, or that of what was refused."""
-    return exit_code_of(_run, answers=False)
+    """Returns the exit code: 0, or that of what was refused."""
+    try:
+        _run()
+    except Refused as refused:
+        show(refused.findings)
+        return refused.exit_code
+    return 0
 
 
-def _run() -> int:
-    ready_for_weights("evaluate")
+def _run() -> None:
+    refuse_missing("the harness", "train")
     refuse_missing("the harness", "eval")
+    from crossfoot.models.quiet import hush_libraries
+
+    hush_libraries()
     from lm_eval.__main__ import cli_evaluate
 
     import crossfoot.evaluation.harness_model  # noqa: F401  (the harness knows it from here on)
 
     cli_evaluate()
-    return 0
 
 
 if __name__ == "__main__":

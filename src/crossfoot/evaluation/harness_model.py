@@ -22,7 +22,7 @@ from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.harness_findings import contexts_cut, not_asked
 from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
 from crossfoot.evaluation.memory import Memory
-from crossfoot.evaluation.placing import place_of_rank
+from crossfoot.evaluation.placing import first_device, place_of_rank
 from crossfoot.evaluation.progress import Progress
 from crossfoot.evaluation.questions import Question, Windows, in_tokens
 from crossfoot.evaluation.scorer import Found, Letters
@@ -75,11 +75,12 @@ class HarnessModel(LM):  # type: ignore[misc]
         self._encoder = asks.encoder
         self._before = _first_token(voice, asks.encoder.facts.eos_id)
         self._positions: int = (facts.positions if facts is not None else None) or _POSITIONS
-        self._memory = Memory(where)
+        first = first_device(where)
+        self._memory = Memory(first)
         self._budget = None if budget == "auto" else int(budget)
-        self._least_rows = least_rows(where)
-        self._device = torch.device(where)
-        loading = Loading(dtype or voice.dtype, quantization, where)
+        self._least_rows = least_rows(first)
+        self._device = torch.device(first)
+        loading = Loading(dtype or voice.dtype, quantization, where, first)
         self._scorer = load_scorer(voice, asks, loading, self._memory, tell)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

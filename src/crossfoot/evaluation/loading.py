@@ -22,11 +22,14 @@ _FIXED_ROWS = 16
 
 @dataclass(frozen=True)
 class Loading:
-    """Where a model goes, and how its base is kept. dtype: that is computed in."""
+    """Where a model goes, and how its base is kept. dtype: that is computed in. first_device: of those that
+    it is divided over; else the device itself.
+    """
 
     dtype: str
     quantization: str
     device: str
+    first_device: str
 
 
 def load_scorer(
@@ -34,22 +37,26 @@ def load_scorer(
 ) -> Scorer:
     """memory: of the device. tell: hears what is loaded. Raises Refused (CF877) before it is read."""
     dtype, quantization, device = loading.dtype, loading.quantization, loading.device
-    refuse_too_large(voice.base, dtype, quantization, memory.free(), device)
+    if device == loading.first_device:
+        refuse_too_large(voice.base, dtype, quantization, memory.free(), device)
     tell(f"loading {voice.what} in {dtype} on {device} ...")
     settings, _ = settle({}, FolderValues())
     return Scorer(load_speaker(voice, asks, settings, dtype=dtype, quantization=quantization, device=device))
 
 
 def least_rows(device: str) -> int:
-    """Of a forward."""
+    """Of a forward. device: the first one."""
     return _FIXED_ROWS if torch.device(device).type == "cuda" else 1
 
 
 def bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
-    """By the estimate: of the row that takes most."""
+    """By the estimate: of the row that takes most. pieces: none, where there are more ranks than items."""
     shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
     item_bytes = scorer.dtype.itemsize
     return max(
-        (estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded))
-        for shape, prefix in shapes
+        (
+            estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded)
+            for shape, prefix in shapes
+        ),
+        default=1.0,
     )

@@ -82,7 +82,7 @@ def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: i
 
     Of one layer, because nothing is kept for a backward: eight vectors of the hidden size and three of the
     inner one for each token, and keys and values of all heads for what each looks at, read and joined; the
-    mask, as numbers; logits, and their logarithms in float32.
+    mask, as numbers; logits, those that are read of them, and their logarithms in float32.
     """
     text = config.get_text_config()
     hidden = int(text.hidden_size)
@@ -90,4 +90,4 @@ def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: i
     seen = prefix_tokens + shape.padded
     tokens = shape.padded * (8 * hidden + 3 * inner) * item_bytes
     attention = 4 * seen * hidden * item_bytes + 5 * shape.padded * seen
-    return tokens + attention + shape.kept * int(text.vocab_size) * (item_bytes + 4)
+    return tokens + attention + shape.kept * int(text.vocab_size) * (2 * item_bytes + 4)

@@ -15,11 +15,12 @@ from crossfoot.digests import sha256_of_document
 from crossfoot.documents import plain
 from crossfoot.environment.world import World
 from crossfoot.evaluation.findings import prompts_too_long, texts_not_generated
-from crossfoot.evaluation.placing import place_of_rank
+from crossfoot.evaluation.placing import first_device, place_of_rank
 from crossfoot.evaluation.questions import Asked, Question, Windows, ask, windows_of
 from crossfoot.evaluation.rows import STEP
-from crossfoot.findings.finding import Finding, Refused
+from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.generating.asking import Asking
+from crossfoot.generating.findings import float16_on_cpu
 from crossfoot.generating.generate import tell_findings
 from crossfoot.generating.voice import asking, find_voice
 from crossfoot.model_source.source import ModelSource
@@ -28,6 +29,7 @@ from crossfoot.scores.item_log import Origin
 from crossfoot.tasks.items import Task
 from crossfoot.tasks.prompts import requests_of
 from crossfoot.tasks.reading import read_tasks
+from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.model_facts import read_model_facts
 
 
@@ -92,6 +94,11 @@ class Prepared:
     dtype: str
     sharing: int = 1
 
+    @property
+    def first_device(self) -> str:
+        """The one device, or the first of those that the model is divided over."""
+        return first_device(self.device)
+
 
 def prepare(path: str, options: Options, world: World) -> Prepared:
     """Raises Refused for all that can be known before a weight is read."""
@@ -110,10 +117,13 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
     flat = [one for each in requests for one in each]
     windows = windows_of(positions, options.window, options.stride)
     asked = ask(asks.encoder, flat, positions, windows, drops=options.drops)
-    tell_findings(list(_too_long(asked, positions, options)))
+    device, dtype = place_of_rank(options.device, world), options.dtype or voice.dtype
+    found = list(_too_long(asked, positions, options))
+    if dtype == "float16" and device == "cpu":
+        found.append(float16_on_cpu(Place(COMMAND_LINE)))
+    if world.local_rank == 0 or any(finding.severity == "error" for finding in found):
+        tell_findings(found)
     any_text = any(task.kind == "perplexity" for task in tasks)
-    device = place_of_rank(options.device, world)
-    dtype = options.dtype or voice.dtype
     return Prepared(
         voice,
         asks,
@@ -146,14 +156,14 @@ def _origin(
     voice: ModelSource, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
 ) -> Origin:
     """Of what the scores are made."""
-    kind = torch.device(device).type
-    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(device)
+    kind = first_device(device)
+    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(kind)
     return Origin(
         weights=sha256_of_document(voice.mark),
         scorer=options.scorer,
         seed=0,
         dtype=dtype,
-        device=f"{kind} {name}",
+        device=f"{kind.partition(':')[0]} {name}",
         torch=str(torch.__version__),
         options={
             "tokenizer": asks.encoder.facts.fingerprint,

@@ -29,4 +29,4 @@ class Progress:
         spent = now - self._began
         left = spent * (self._tokens - self._done_tokens) / max(1, self._done_tokens)
         speed = self._done_items / spent
-        tell(f"{self._done_items:,} of {self._items:,} items, {speed:.1f} a second, about {clock(left)} left")
+        tell(f"{self._done_items:,} of {self._items:,} items, {speed:.2g} a second, about {clock(left)} left")

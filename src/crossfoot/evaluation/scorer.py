@@ -68,7 +68,7 @@ class Scorer:
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self.config = base.config
         self.dtype = next(one.dtype for one in model.parameters() if one.is_floating_point())
-        self._keeps = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self._takes = inspect.signature(base.forward).parameters
         self.shares_prefix = is_shareable(empty_cache(base.config)) and not getattr(
             base, "_is_stateful", False
         )
@@ -103,7 +103,7 @@ class Scorer:
             given = self._speaker.model(
                 input_ids=ids.to(device),
                 attention_mask=torch.ones(computed, whole, dtype=torch.long, device=device),
-                position_ids=torch.arange(prefix.tokens, whole, device=device)[None],
+                **self._placed(prefix.tokens, whole),
                 past_key_values=prefix.cache,
                 use_cache=prefix.cache is not None,
                 **self._kept(shape.kept),
@@ -116,7 +116,13 @@ class Scorer:
         self._speaker = replace(self._speaker, model=self._speaker.model.float(), autocast=None)
 
     def _kept(self, places: int) -> Mapping[str, int]:
-        return {"logits_to_keep": places} if self._keeps else {}
+        return {"logits_to_keep": places} if "logits_to_keep" in self._takes else {}
+
+    def _placed(self, first: int, end: int) -> Mapping[str, torch.Tensor]:
+        """The positions of all rows; nothing where a model has none (ALiBi)."""
+        if "position_ids" not in self._takes:
+            return {}
+        return {"position_ids": torch.arange(first, end, device=self._speaker.device)[None]}
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

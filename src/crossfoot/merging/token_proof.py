@@ -76,16 +76,17 @@ def prove_tokenizer(folder: str, index: DataIndex, encoder: LibraryEncoder) -> T
     there; where none makes all, those that make the most. encoder: made the index.
     """
     if changed := _changed_source(index):
-        return TokenProof(why=f"{changed} is not what was tokenised")
+        is_there = os.path.exists(changed)
+        where = "is not what was tokenised" if is_there else f"is not there, seen from {os.getcwd()}"
+        return TokenProof(why=f"{changed} {where}")
     given = _settings(folder)
     best: tuple[TokenProof, Mapping[str, Any]] | None = None
     for change in _ways(folder, encoder):
         _write(folder, {**given, **change})
         try:
             found = _compared(folder, index, encoder)
-        except (
-            Exception
-        ) as error:  # transformers and its libraries raise bare Exception for files they dislike
+        # transformers and its libraries raise bare Exception for files they dislike
+        except Exception as error:
             found = TokenProof(why=f"AutoTokenizer cannot load it: {str(error).splitlines()[0]}")
         if best is None or _badness(found) < _badness(best[0]):
             best = found, change

@@ -67,10 +67,12 @@ def _seen_from(path: str, folder: str) -> list[str]:
     return list(found.values())
 
 
-def require_base(path: str, base: str, does: str) -> Path:
-    """The folder of a base model. Raises Refused (CF769) where that of `path` is not here."""
+def require_base(path: str, base: str, does: str, is_named: bool = False) -> Path:
+    """The folder of a base model. is_named: on the command line. Raises Refused (CF769) where that of `path`
+    is not here.
+    """
     folder = model_folder(base) if base else None
     if folder is None or not (folder / CONFIG_JSON).is_file():
         meant = [] if not base or os.path.isabs(base) else _seen_from(base, path)
-        raise Refused(base_not_here(path, base, does, meant))
+        raise Refused(base_not_here(path, base, does, meant, is_named))
     return folder

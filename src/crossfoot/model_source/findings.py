@@ -27,7 +27,9 @@ def no_model(path: str, does: str, why: str, *helps: str, notes: tuple[str, ...]
 
 
 @rule_docs("CF769", name="base-not-here")
-def base_not_here(path: str, base: str, does: str, meant: Sequence[str] = ()) -> Finding:
+def base_not_here(
+    path: str, base: str, does: str, meant: Sequence[str] = (), is_named: bool = False
+) -> Finding:
     """CF769: the base model of an adapter is not on this machine.
 
     An adapter is only what was added, and says nothing without the weights that it was added to. Its config
@@ -37,6 +39,7 @@ def base_not_here(path: str, base: str, does: str, meant: Sequence[str] = ()) ->
     it is the full weights that are needed.
     """
     named = f"it was trained on {base}" if base else "it does not say what it was trained on"
+    named = f"--base names {base}" if is_named else named
     help_ = "name the folder with the base model's config.json and weights: add --base FOLDER to the command"
     if does == "serve":
         merge = f"crossfoot merge {quoted_path(path)} OUT --base FOLDER"

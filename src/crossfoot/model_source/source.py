@@ -199,7 +199,7 @@ def _require_base(run: TrainedRun, what: str, does: str, is_named: bool) -> None
     """With the weights that the run began with, unless others are named."""
     if run.config.model.path == BUILTIN_TINY:
         return
-    folder = require_base(what, run.base, does)
+    folder = require_base(what, run.base, does, is_named)
     noted = next((one.base for one in run.attempts if one.base), {})
     marks = weight_marks(folder) if noted else {}
     if other := [name for name in noted if marks.get(name) != noted[name]]:
@@ -242,7 +242,7 @@ def _of_run(
 def _adapter_source(path: str, base: str | None, does: str) -> ModelSource:
     adapters = chain_of(open_adapter(path))
     named = base or base_of(adapters)
-    require_base(path, named, does)
+    require_base(path, named, does, base is not None)
     has_tokenizer = any(os.path.isfile(os.path.join(path, name)) for name in VOCABULARIES)
     tokenizer = path if has_tokenizer else str(model_folder(named))
     return ModelSource(path, named, tokenizer, template_in(tokenizer), adapters)

@@ -15,11 +15,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from crossfoot.checkpoints.findings import not_readable, other_shapes, other_tensors
+from crossfoot.checkpoints.findings import not_readable
 from crossfoot.checkpoints.manifest import Manifest
 from crossfoot.checkpoints.store import Checkpoint
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.findings.finding import Refused
+from crossfoot.model_source.findings import other_base
 from crossfoot.model_source.source import ModelSource, checkpoint_source
 from crossfoot.model_source.trained_run import TrainedRun
 from crossfoot.models.adapt import prepare_training, table_names
@@ -114,19 +115,21 @@ def _rows(manifest: Manifest, tables: list[str], config: Config, loaded: LoadedM
 
 
 def _set_to(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Set what is trained to the checkpoint's values. Raises Refused where names or shapes differ."""
-    name_of = checkpoint.name
+    """Set what is trained to the checkpoint's values. Raises Refused (CF772) where names or shapes differ:
+    the config is the run's own, so it is the base that does.
+    """
+    folder = str(checkpoint.folder)
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     stored = checkpoint.manifest.tensors
     if lacking := [name for name in trained if name not in stored]:
-        raise Refused(other_tensors(f"trained in this run and not in {name_of}", lacking))
-    differing = [
-        (name, stored[name].shape, tuple(one.shape))
-        for name, one in trained.items()
-        if stored[name].shape != tuple(one.shape)
-    ]
-    if differing:
-        raise Refused(other_shapes(name_of, differing))
+        why = f"{lacking[0]} would be trained on it, and is not in the checkpoint"
+        raise Refused(other_base(folder, why))
+    for name, one in trained.items():
+        if stored[name].shape != tuple(one.shape):
+            why = (
+                f"{name} is {list(stored[name].shape)} in the checkpoint, and {list(one.shape)} on this base"
+            )
+            raise Refused(other_base(folder, why))
     with _reading(checkpoint), StoredTensors(checkpoint) as tensors, torch.no_grad():
         for name, parameter in trained.items():
             value = tensors.read(name)
