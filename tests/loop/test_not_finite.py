@@ -158,3 +158,20 @@ def test_a_validation_loss_that_is_no_number(
     receipt = receipt_in(seen)
     assert receipt["foots"] is False
     assert len(seen.ledger) == (1 if code == 1 else 2)
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_what_a_part_has_beyond_its_parameter_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """ZeRO-3 on four ranks: 5 numbers in parts of 2; the last part holds none, and nobody has written it."""
+    monkeypatch.setattr(saving.dist, "get_rank", lambda group: rank)
+    model = torch.nn.Linear(5, 1, bias=False)
+    weight: Any = model.weight
+    weight.ds_numel, weight.ds_process_group = 5, None
+    padded = torch.cat([torch.arange(5.0), torch.full((3,), float("nan"))])
+    weight.ds_tensor = padded[2 * rank : 2 * rank + 2]
+    assert saving.weights_are_finite(model)
+    if rank < 3:
+        weight.ds_tensor[0] = float("inf")
+        assert not saving.weights_are_finite(model)

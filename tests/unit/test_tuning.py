@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
+from crossfoot.arithmetic.means import difference, estimate
 from crossfoot.data.conversation import Turn
 from crossfoot.data.prompts import Prompt, read_prompts
 from crossfoot.digests import sha256_of_file
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.tasks.answers import exact_match
 from crossfoot.tuning.deciding import Decision, decide, decide_at_last, finalists
-from crossfoot.tuning.intervals import difference, estimate
 from crossfoot.tuning.judge import judge_of, refuse_missing_references
 from crossfoot.tuning.page import tuning_page
 from crossfoot.tuning.result import generation_config, put_into, refuse_no_model

@@ -34,7 +34,7 @@ from crossfoot.rendezvous.ranks import Ranks, is_lost_rank, join_on_cpu
 from crossfoot.scores.item_log import BudgetChange, ItemLog, read_log
 from crossfoot.scores.item_score import Key, Score, Scored, Work, prompt_sha256
 from crossfoot.scores.result_folder import finish
-from crossfoot.scores.tables import aligned, headline, remarks, task_table
+from crossfoot.scores.tables import result_lines
 from crossfoot.tasks.answers import judged
 from crossfoot.tasks.items import Request
 
@@ -230,15 +230,8 @@ def _wait(ranks: Ranks) -> None:
 def _show(folder: str) -> int:
     """What came of all; returns the exit code."""
     found = finish(folder)
-    for task in found.summary.tasks:
-        table = task_table(task)
-        say(task.name)
-        for line in (*aligned([table.heads, *table.rows]), *table.notes):
-            say(f"  {line}")
     tell_findings(found.told)
-    say(headline(found.summary))
-    for words in remarks(found.summary):
-        say(words)
-    say(f"scores_sha256 {found.summary.scores_sha256}")
+    for line in result_lines(found.summary):
+        say(line)
     say(f"{folder}: evaluation.json, scores.jsonl, items.jsonl, evaluation_log.md, page.html")
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from crossfoot.checkpoints import findings
@@ -75,7 +76,18 @@ class GivenUp(Exception):
 def weights_are_finite(model: nn.Module) -> bool:
     """Whether this rank's part of what is trained holds numbers only."""
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return all(bool(torch.isfinite(getattr(part, "ds_tensor", part)).all()) for part in trained)
+    return all(bool(torch.isfinite(_own_part(one)).all()) for one in trained)
+
+
+def _own_part(parameter: nn.Parameter) -> torch.Tensor:
+    """What this rank holds of it. Under ZeRO-3 all parts are of one length; what the last ones have beyond
+    the parameter's end is memory that nobody writes (deepspeed 0.19.8), and may be NaN.
+    """
+    part: torch.Tensor | None = getattr(parameter, "ds_tensor", None)
+    if part is None:
+        return parameter
+    start = part.numel() * dist.get_rank(parameter.ds_process_group)
+    return part[: max(0, int(parameter.ds_numel) - start)]
 
 
 def save_checkpoint(

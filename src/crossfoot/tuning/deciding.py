@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from crossfoot.tuning.intervals import Estimate, difference
+from crossfoot.arithmetic.means import Estimate, difference
 from crossfoot.tuning.space import simplicity
 from crossfoot.tuning.trials import Trial
 from crossfoot.tuning.tuning_file import Goal

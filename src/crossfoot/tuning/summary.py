@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from crossfoot.arithmetic.means import CONFIDENCE, Estimate
 from crossfoot.phrases import counted, listed
 from crossfoot.tuning.deciding import Decision
-from crossfoot.tuning.intervals import CONFIDENCE, Estimate
 from crossfoot.tuning.space import words_of
 from crossfoot.tuning.trials import Trial
 from crossfoot.tuning.tuning_file import Goal

@@ -11,11 +11,11 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
+from crossfoot.arithmetic.means import Estimate, estimate
 from crossfoot.documents import Malformed, plain, value_of
 from crossfoot.findings.finding import Refused
 from crossfoot.line_file import LineFile
 from crossfoot.tuning.findings import other_tuning, trials_damaged
-from crossfoot.tuning.intervals import Estimate, estimate
 
 TRIALS = "trials.jsonl"
 FORMAT = 1
