@@ -7,7 +7,7 @@ exam: the shipped one, 12 questions of each of 3 subjects. one subject: the 12 o
 so many times with its choices in turn, as a subject of CMMLU has about 170.
 
 Each way runs in a process of its own, in turn (A B C A B C ...); medians go to
-benchmarks/data/evaluating.json. Needs `make real-data` and the extra `eval`. The largest batch that the
+benchmarks/data/evaluating.json. Needs `make real-data` and the extra `harness`. The largest batch that the
 harness may try is said to it: its own 64 rows would be tried with the longest prompt and the logits of all
 places, five times, on a CPU too.
 """

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from crossfoot.findings.finding import Finding, Place, Refused
 from crossfoot.findings.rule_docs import rule_docs
 
-Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve", "tune", "eval"]
+Extra: TypeAlias = Literal["train", "tracking", "tensorboard", "quant", "serve", "tune", "eval", "harness"]
 
 PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "train": ("accelerate", "deepspeed", "peft", "safetensors", "torch", "transformers"),
@@ -21,7 +21,8 @@ PACKAGES: Mapping[Extra, tuple[str, ...]] = {
     "tensorboard": ("tensorboardX",),
     "serve": ("fastapi", "locust", "openai", "uvicorn"),
     "tune": ("optuna", "sacrebleu"),
-    "eval": ("lm_eval", "sacrebleu"),
+    "eval": ("sacrebleu",),
+    "harness": ("lm_eval",),
 }
 """What is imported of each extra, by the names that import takes."""
 NEEDED_BY: Mapping[str, Extra] = {

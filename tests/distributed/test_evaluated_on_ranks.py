@@ -62,6 +62,18 @@ def test_one_file_of_scores_on_any_number_of_ranks(words: list[str], tmp_path: P
         assert done.stdout.count("scores_sha256") == 1
 
 
+def test_one_file_of_answers_on_any_number_of_ranks(words: list[str], tmp_path: Path) -> None:
+    """Sampled: what is drawn for an item is drawn on any rank."""
+    sampled = [*words[:3], "--shots", "0", "--scorer", "alpaca2-text"]
+    done = plain("-m", "crossfoot", "evaluate", *sampled, "--out", tmp_path / "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "2"
+    done = warm_ranks(2, "-m", "crossfoot", "evaluate", *sampled, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(out.glob("items*.jsonl"))) == 2
+    assert (out / "scores.jsonl").read_bytes() == (tmp_path / "1" / "scores.jsonl").read_bytes()
+
+
 @pytest.mark.slow
 def test_what_was_scored_outlives_a_lost_rank(words: list[str], tmp_path: Path) -> None:
     whole = plain("-m", "crossfoot", "evaluate", *words, "--out", tmp_path / "1")

@@ -1,15 +1,20 @@
-"""The room that all tests of the loop share, and a way to train in it."""
+"""The room that all tests of the loop share, and ways to train and to evaluate in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from crossfoot.cli import main
+from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
+from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.training.rank_job import TrainOptions
+from support.evaluating import Evaluated, Evaluates
 from support.loop_room import Room, furnish
 from support.watched_run import Watched, train
 
@@ -40,3 +45,31 @@ def trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wat
         return train(path, run_dir, TrainOptions(**orders), after_update)
 
     return attempt
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built-in tiny model, whose tokens are bytes."""
+    folder = write_tiny_tokenizer(str(tmp_path_factory.mktemp("evaluated")))
+    return str(write_tiny_model(folder))
+
+
+@pytest.fixture
+def evaluates(
+    model: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Evaluates]:
+    threads = torch.get_num_threads()
+    made: list[None] = []
+
+    def run(*words: str, of: str = model, on: str = task, out: str = "") -> Evaluated:
+        made.append(None)
+        folder = tmp_path / (out or f"out{len(made)}")
+        code = main(["evaluate", of, "--tasks", on, "--out", str(folder), *words])
+        file = folder / "scores.jsonl"
+        scores = file.read_bytes() if file.exists() else b""
+        told = capsys.readouterr()
+        lines = [json.loads(line) for line in scores.splitlines()]
+        return Evaluated(folder, code, scores, told.out + told.err, lines)
+
+    yield run
+    torch.set_num_threads(threads)

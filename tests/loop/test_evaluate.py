@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from crossfoot.cli import main
-from crossfoot.data.tiny_tokenizer import write_tiny_tokenizer
 from crossfoot.evaluation import loading, rows, scoring
 from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.scorer import Scorer
-from crossfoot.models.tiny_model import write_tiny_model
 from crossfoot.scores.item_log import ItemLog, read_log
+from support.evaluating import Evaluates
 from support.loop_room import Room
 from support.watched_run import Watched
 
@@ -26,13 +24,6 @@ pytestmark = pytest.mark.xdist_group("loop")
 
 BUDGETS = ("1", "300", "700", "1500", "5000", "auto")
 SUBJECTS = ("rivers", "numbers")
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The built-in tiny model, whose tokens are bytes."""
-    folder = write_tiny_tokenizer(str(tmp_path_factory.mktemp("evaluated")))
-    return str(write_tiny_model(folder))
 
 
 @pytest.fixture(scope="session")
@@ -63,45 +54,6 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("task") / "alike.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
     return str(file)
-
-
-@dataclass
-class Evaluated:
-    """By the verb. out: its folder."""
-
-    out: Path
-    code: int
-    scores: bytes
-    told: str
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def by_id(self) -> dict[str, dict[str, Any]]:
-        return {line["id"]: line for line in self.lines}
-
-
-Evaluates = Callable[..., Evaluated]
-
-
-@pytest.fixture
-def evaluates(
-    model: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Evaluates]:
-    threads = torch.get_num_threads()
-    made: list[None] = []
-
-    def run(*words: str, of: str = model, on: str = task, out: str = "") -> Evaluated:
-        made.append(None)
-        folder = tmp_path / (out or f"out{len(made)}")
-        code = main(["evaluate", of, "--tasks", on, "--out", str(folder), *words])
-        file = folder / "scores.jsonl"
-        scores = file.read_bytes() if file.exists() else b""
-        told = capsys.readouterr()
-        lines = [json.loads(line) for line in scores.splitlines()]
-        return Evaluated(folder, code, scores, told.out + told.err, lines)
-
-    yield run
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -366,15 +318,6 @@ def test_a_run_its_adapter_and_a_checkpoint(
     assert evaluates("--step", "1", of=str(run.run_dir), on=str(task)).scores != found.scores
     assert main(["evaluate", str(run.run_dir), "--tasks", str(task)]) == 0
     assert (run.run_dir / "evaluations" / "short-clean" / "page.html").exists()
-
-
-def test_what_is_not_computed_yet_is_said(evaluates: Evaluates, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "1 + 1 =", "reference": "2"}\n', encoding="utf-8")
-    refused = evaluates(on=str(prompts))
-    assert refused.code == 2 and "CF875" in refused.told and "prompts: texts" in refused.told
-    refused = evaluates("--scorer", "alpaca2-text")
-    assert refused.code == 2 and "--scorer alpaca2-text" in refused.told
 
 
 def test_perplexity_is_that_of_plain_transformers(evaluates: Evaluates, model: str, tmp_path: Path) -> None:

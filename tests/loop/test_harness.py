@@ -22,8 +22,8 @@ from crossfoot.tasks.reading import read_tasks
 pytestmark = [
     pytest.mark.xdist_group("loop"),
     pytest.mark.skipif(
-        bool(missing_of("eval")),
-        reason="lm_eval is not installed: pip install -c constraints.txt -e '.[eval]'",
+        bool(missing_of("harness")),
+        reason="lm_eval is not installed: pip install -c constraints.txt -e '.[harness]'",
     ),
 ]
 

@@ -44,7 +44,6 @@ LAST_RESORT = {"transformers"}
 """For a tokenizer that neither tokenizers nor sentencepiece reads: imported inside a function, and CF520 says
 what to install.
 """
-HARNESS = "lm-eval"
 """Of the extra eval: what asks crossfoot's scorer. Its tests are skipped where it is not installed: it brings
 340 MB.
 """
@@ -85,7 +84,7 @@ def _allowed(file: str, package: str, is_inside: bool) -> bool:
     room = file.partition("/")[0]
     if package in EVERYWHERE:
         return True
-    if package == HARNESS:
+    if package in EXTRAS["harness"]:
         return file in ("evaluation/harness.py", "evaluation/harness_model.py")
     if room in BELOW_THE_WALL:
         return package in EXTRAS["train"] or (package in ASKED_FOR | EXTRAS["tune"] and is_inside)
@@ -117,7 +116,14 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
     assert (
-        EVERYWHERE | EXTRAS["train"] | MIRRORED_TO | ASKED_FOR | LOADED_BY | EXTRAS["tune"] | EXTRAS["eval"]
+        EVERYWHERE
+        | EXTRAS["train"]
+        | MIRRORED_TO
+        | ASKED_FOR
+        | LOADED_BY
+        | EXTRAS["tune"]
+        | EXTRAS["eval"]
+        | EXTRAS["harness"]
         == imported
     )
     assert set(ELSEWHERE) <= set(SOURCES)
@@ -142,7 +148,7 @@ def test_the_table_of_extras_is_pyprojects() -> None:
     assert EXTRAS["test"] >= MIRRORED_TO, "the tests write what is shown by others"
     assert EXTRAS["test"] >= EXTRAS["serve"], "the tests start what serves and what loads"
     assert EXTRAS["test"] >= EXTRAS["tune"], "the tests search"
-    assert EXTRAS["test"] >= EXTRAS["eval"] - {HARNESS}, "the tests judge answers"
+    assert EXTRAS["test"] >= EXTRAS["eval"], "the tests judge answers"
 
 
 @pytest.mark.parametrize("verb", NEEDED_BY)

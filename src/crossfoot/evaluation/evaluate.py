@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from crossfoot.environment.world import World
+from crossfoot.evaluation.answering import Answering
 from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.findings import rank_lost
 from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
@@ -19,10 +21,10 @@ from crossfoot.evaluation.memory import Memory
 from crossfoot.evaluation.preparing import Options, Prepared, prepare
 from crossfoot.evaluation.progress import Progress
 from crossfoot.evaluation.questions import Question, letter_ids
-from crossfoot.evaluation.rows import dealt, pieces_of, without
+from crossfoot.evaluation.rows import Piece, dealt, pieces_of, without
 from crossfoot.evaluation.scorer import Letters
 from crossfoot.evaluation.scoring import NOISE, Result, Scoring
-from crossfoot.findings.finding import Refused
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.generating.generate import tell_findings
 from crossfoot.output import say
 from crossfoot.phrases import counted, first_line
@@ -31,6 +33,7 @@ from crossfoot.scores.item_log import BudgetChange, ItemLog, read_log
 from crossfoot.scores.item_score import Key, Score, Scored, Work, prompt_sha256
 from crossfoot.scores.result_folder import finish
 from crossfoot.scores.tables import result_lines
+from crossfoot.tasks.answers import judged
 from crossfoot.tasks.items import Request
 
 _LONGEST = timedelta(days=2)
@@ -66,13 +69,16 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
     pieces = pieces_of(ready.questions, shares=scorer.shares_prefix)
     done = frozenset(range(len(ready.questions))) - left
     mine = dealt(without(pieces, done), ranks.world_size)[ranks.rank]
-    numbers = {row.number for piece in mine for row in piece.rows}
-    progress = Progress(len(numbers), sum(piece.work for piece in mine), speaks=ranks.is_first)
+    planned: Counter[int] = Counter()
+    for piece in mine:
+        for row in piece.rows:
+            planned[row.number] += row.tokens(len(piece.prefix))
+    progress = Progress(len(planned), planned.total(), speaks=ranks.is_first)
     with ItemLog(ready.out, ready.origin, ranks.rank) as log:
 
         def take(result: Result) -> None:
             log.add([_scored(ready, result, ranks.rank)])
-            progress.add(result.token_slots)
+            progress.add(planned[result.number])
 
         def report(tokens: int, why: str, free: int) -> None:
             ranks.tell(f"budget: {counted(tokens, 'token')} a forward ({why})")
@@ -87,6 +93,12 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
         )
         budget.begin()
         is_cuda = ready.first_device != "cpu"
+        texts = [piece for piece in mine if _is_generated(ready, piece)]
+
+        def warn(finding: Finding) -> None:
+            tell_findings([finding])
+
+        Answering(scorer, ready.questions, budget, memory, take, warn, is_cuda, ready.origin.seed).run(texts)
         Scoring(
             scorer,
             ready.questions,
@@ -94,10 +106,14 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             budget,
             memory,
             take,
-            lambda finding: tell_findings([finding]),
+            warn,
             least_rows(ready.first_device),
             NOISE[scorer.dtype] if is_cuda and options.quantization == "none" else 0.0,
-        ).run(mine)
+        ).run([piece for piece in mine if not _is_generated(ready, piece)])
+
+
+def _is_generated(ready: Prepared, piece: Piece) -> bool:
+    return ready.questions[piece.rows[0].number].request.kind == "generate"
 
 
 def _letters(ready: Prepared) -> Callable[[Request], Letters]:
@@ -126,7 +142,7 @@ def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
         prompt_sha256=prompt_sha256(request),
         shots_dropped=question.dropped,
         gold=item.gold,
-        **_told(question, result.totals),
+        **_told(ready, question, result),
         bucket=result.bucket,
         prefix_tokens=result.prefix_tokens,
         is_rescored=result.is_rescored,
@@ -142,9 +158,14 @@ def _scored(ready: Prepared, result: Result, rank: int) -> Scored:
     return Scored(score, work)
 
 
-def _told(question: Question, totals: Sequence[float]) -> dict[str, Any]:
-    """The scores, and how much text each is of."""
+def _told(ready: Prepared, question: Question, result: Result) -> dict[str, Any]:
+    """The scores, and how much text each is of; or the answer."""
     request, tokens = question.request, tuple(len(after) for _, after in question.pairs)
+    if request.kind == "generate":
+        own = judged(result.text, request.item, ready.origin.seed)
+        counts = {"tokens": (result.tokens,), "characters": (len(result.text),)}
+        return {"text": result.text, **counts, **vars(own)}
+    totals = result.totals
     if request.kind == "letter":
         return {"scores": tuple(totals)}
     if request.kind == "loglikelihood":

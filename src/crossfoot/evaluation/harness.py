@@ -24,7 +24,7 @@ def main() -> int:
 
 def _run() -> None:
     refuse_missing("the harness", "train")
-    refuse_missing("the harness", "eval")
+    refuse_missing("the harness", "harness")
     from crossfoot.models.quiet import hush_libraries
 
     hush_libraries()

@@ -51,12 +51,16 @@ def least_rows(device: str) -> int:
 
 def bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
     """By the estimate: of the row that takes most. pieces: none, where there are more ranks than items."""
-    shapes = {(shape_of(row, len(piece.prefix)), len(piece.prefix)) for piece in pieces for row in piece.rows}
+    shapes = {
+        (shape_of(row, len(piece.prefix)), len(piece.prefix), row.later)
+        for piece in pieces
+        for row in piece.rows
+    }
     item_bytes = scorer.dtype.itemsize
     return max(
         (
-            estimated_bytes(scorer.config, item_bytes, shape, prefix) / (prefix + shape.padded)
-            for shape, prefix in shapes
+            estimated_bytes(scorer.config, item_bytes, shape, prefix, later) / (prefix + shape.padded + later)
+            for shape, prefix, later in shapes
         ),
         default=1.0,
     )

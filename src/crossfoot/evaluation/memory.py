@@ -76,9 +76,9 @@ def _peak_resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: int) -> int:
+def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: int, later: int = 0) -> int:
     """Of one row in a forward: an assumption, until a forward was seen. config: of the model. item_bytes: of
-    a number that is computed with.
+    a number that is computed with. later: tokens that are generated behind it; then keys and values are kept.
 
     Of one layer, because nothing is kept for a backward: eight vectors of the hidden size and three of the
     inner one for each token, and keys and values of all heads for what each looks at, read and joined; the
@@ -90,4 +90,5 @@ def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: i
     seen = prefix_tokens + shape.padded
     tokens = shape.padded * (8 * hidden + 3 * inner) * item_bytes
     attention = 4 * seen * hidden * item_bytes + 5 * shape.padded * seen
-    return tokens + attention + shape.kept * int(text.vocab_size) * (2 * item_bytes + 4)
+    kept = 2 * int(text.num_hidden_layers) * hidden * item_bytes * (seen + later) if later else 0
+    return kept + tokens + attention + shape.kept * int(text.vocab_size) * (2 * item_bytes + 4)

@@ -14,11 +14,12 @@ from crossfoot import __version__
 from crossfoot.digests import sha256_of_document
 from crossfoot.documents import plain
 from crossfoot.environment.world import World
-from crossfoot.evaluation.findings import prompts_too_long, texts_not_generated
+from crossfoot.evaluation.findings import prompts_too_long
 from crossfoot.evaluation.placing import first_device, place_of_rank
 from crossfoot.evaluation.questions import Asked, Question, Windows, ask, windows_of
 from crossfoot.evaluation.rows import STEP
-from crossfoot.findings.finding import Finding, Place, Refused
+from crossfoot.extras import refuse_missing
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import float16_on_cpu
 from crossfoot.generating.generate import tell_findings
@@ -108,7 +109,8 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
         subjects=options.subjects,
         with_shots=options.shots != 0,
     )
-    _refuse_kinds(tasks, options)
+    if any(task.kind == "generate" for task in tasks):
+        refuse_missing("evaluate", "eval")  # what compares texts
     requests = [requests_of(task, options.scorer, options.shots) for task in tasks]
     voice = find_voice(path, options.step, options.base)
     asks = asking(voice, None, None)
@@ -135,13 +137,6 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
         dtype,
         world.local_world_size,
     )
-
-
-def _refuse_kinds(tasks: Sequence[Task], options: Options) -> None:
-    if texts := [task.name for task in tasks if task.kind == "generate"]:
-        raise Refused(texts_not_generated(texts))
-    if options.scorer.endswith("-text"):
-        raise Refused(texts_not_generated([f"--scorer {options.scorer}"]))
 
 
 def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator[Finding]:

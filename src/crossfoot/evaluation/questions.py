@@ -22,8 +22,8 @@ WINDOW = 1024
 @dataclass(frozen=True)
 class Question:
     """A request in tokens. request: with the shots that fit. dropped: shots that were left out of it. pairs:
-    of each choice the context and the continuation; of a letter one context, and nothing to go on with; of a
-    text its windows, each what stands before, and what is predicted.
+    of each choice the context and the continuation; of a letter or an answer one context, and nothing to go
+    on with; of a text its windows, each what stands before, and what is predicted.
     """
 
     request: Request
@@ -38,8 +38,14 @@ class Question:
 
     @property
     def positions(self) -> int:
-        """That the longest input of it takes: the last token is only predicted."""
-        return max(len(context) + max(0, len(rest) - 1) for context, rest in self.pairs)
+        """That the longest input of it takes, with its answer: the last token is only predicted."""
+        return self.later_tokens + max(len(context) + max(0, len(rest) - 1) for context, rest in self.pairs)
+
+    @property
+    def later_tokens(self) -> int:
+        """Of a generated answer at most: those whose next one is predicted too."""
+        decoding = self.request.decoding
+        return decoding.max_new_tokens - 1 if decoding is not None else 0
 
 
 @dataclass(frozen=True)

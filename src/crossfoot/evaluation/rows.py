@@ -30,12 +30,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """An input. number: of its question. first: the first place whose logits are needed."""
+    """An input. number: of its question. first: the first place whose logits are needed. later: tokens that
+    are generated behind it, at most, and computed with.
+    """
 
     number: int
     ids: Ids
     first: int
     targets: tuple[Target, ...] = ()
+    later: int = 0
+
+    def tokens(self, prefix_tokens: int) -> int:
+        """That are computed of it, at most."""
+        return shape_of(self, prefix_tokens).padded + self.later
 
 
 @dataclass(frozen=True, order=True)
@@ -56,7 +63,7 @@ class Piece:
     @property
     def work(self) -> int:
         """Tokens that are computed."""
-        return len(self.prefix) + sum(shape_of(row, len(self.prefix)).padded for row in self.rows)
+        return len(self.prefix) + sum(row.tokens(len(self.prefix)) for row in self.rows)
 
 
 def shape_of(row: Row, prefix_tokens: int) -> Shape:
@@ -83,18 +90,23 @@ def rows_of(number: int, question: Question) -> list[Row]:
         if after:
             home.append(Target(choice, len(context) - 1, after))
     return [
-        Row(number, ids, len(context) - 1, tuple(targets))
+        Row(number, ids, len(context) - 1, tuple(targets), question.later_tokens)
         for context, alike in rows.items()
         for ids, targets in alike
     ]
 
 
 def pieces_of(questions: Sequence[Question], *, shares: bool = True) -> list[Piece]:
-    """Of each group one. shares: whether a prefix can be computed once for all."""
+    """Of each group one. shares: whether a prefix can be computed once for
+    all; before generated texts it never is.
+    """
     groups: dict[tuple[str, str, str, int], list[Row]] = {}
     for number, question in enumerate(questions):
         groups.setdefault(question.group, []).extend(rows_of(number, question))
-    return [Piece(shared_by(rows) if shares else (), tuple(rows)) for rows in groups.values()]
+    return [
+        Piece(shared_by(rows) if shares and kind != "generate" else (), tuple(rows))
+        for (_, _, kind, _), rows in groups.items()
+    ]
 
 
 def shared_by(rows: Sequence[Row]) -> Ids:
@@ -129,5 +141,5 @@ def _divided(piece: Piece, most: int) -> Iterator[Piece]:
             yield Piece(piece.prefix, tuple(part))
             part, tokens = [], 0
         part.append(row)
-        tokens += shape_of(row, len(piece.prefix)).padded
+        tokens += row.tokens(len(piece.prefix))
     yield Piece(piece.prefix, tuple(part))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -73,6 +74,15 @@ class Scorer:
             base, "_is_stateful", False
         )
 
+    @property
+    def end_ids(self) -> Ids:
+        """Tokens that end an answer."""
+        return self._speaker.asking.end_ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Of an answer."""
+        return self._speaker.asking.text(ids)
+
     def prefix(self, ids: Ids) -> Prefix:
         """Compute what rows have in common, alone: as one row, of its own length."""
         if not ids:
@@ -109,6 +119,16 @@ class Scorer:
                 **self._kept(shape.kept),
             )
         found: torch.Tensor = given.logits[: len(rows), -shape.kept :]
+        return found
+
+    def generate(self, ids: torch.Tensor, mask: torch.Tensor, **how: Any) -> list[list[int]]:
+        """What `generate` of transformers adds to each row. ids, mask [rows, width]. how: as it takes it."""
+        device = self._speaker.device
+        with self._computing():
+            told = self._speaker.model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), **how
+            )
+        found: list[list[int]] = told[:, ids.shape[1] :].tolist()
         return found
 
     def to_float32(self) -> None:

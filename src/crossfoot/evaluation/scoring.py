@@ -31,7 +31,7 @@ are not equal to the last bit: twice what a logit between 16 and 32 is rounded b
 class Result:
     """What came of one question. found: by choice. bucket: tokens of its longest row, padding in. rows: in
     the largest of its forwards, those of other items counted. token_slots: computed for it. missing: rows yet
-    to come.
+    to come. text, tokens: of a generated answer.
     """
 
     number: int
@@ -44,6 +44,8 @@ class Result:
     milliseconds: float = 0.0
     peak_bytes: int = 0
     is_rescored: bool = False
+    text: str = ""
+    tokens: int = 0
 
     def add(self, own: dict[int, Found], shape: Shape, rows: int, milliseconds: float, peak: int) -> None:
         """What one of its rows gave, in a forward of so many."""

@@ -69,13 +69,15 @@ class TaskSummary:
 @dataclass(frozen=True)
 class Counts:
     """Items: whose prompt has lost shots, and shots that were lost; scored again; whose text held no letter;
-    whose score is NaN; whose two best choices are exactly level; whose right answer is hidden.
+    whose text is empty; whose score is NaN; whose two best choices are exactly level; whose right answer is
+    hidden.
     """
 
     with_shots_dropped: int
     shots_dropped: int
     rescored: int
     without_letter: int
+    empty: int
     not_a_number: int
     level: int
     hidden: int
@@ -224,6 +226,7 @@ def _counts(scores: Sequence[Score]) -> Counts:
         sum(one.shots_dropped for one in scores),
         sum(one.is_rescored for one in scores),
         sum(one.letter_found is False for one in scores),
+        sum(one.text == "" for one in scores),
         sum(not one.is_number for one in scores),
         sum(one.margin == 0 for one in scores),
         sum(one.is_correct is None and one.kind != "rolling" for one in scores),

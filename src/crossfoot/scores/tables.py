@@ -174,6 +174,10 @@ def remarks(summary: Summary) -> Iterator[str]:
             f"with fewer shots than asked for: {counted(found.shots_dropped, 'shot')} did not fit",
         ),
         (found.without_letter, "whose answer held no letter: a letter was drawn"),
+        (
+            found.empty,
+            "whose answer is empty: it ended before its first word",
+        ),
         (found.not_a_number, "whose score is NaN: counted as wrong"),
         (found.level, "whose two best choices are exactly level: the first of them counts"),
         (found.hidden, "whose right answer is hidden"),

@@ -84,6 +84,29 @@ def exact_match(answer: str, reference: str) -> float:
     return float(plain_answer(answer) == plain_answer(reference))
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a generated text comes to. choice: that it names, where there are some; letter_found: whether it
+    was named, and not drawn. is_exact, chrf: against the reference, where there is one.
+    """
+
+    choice: int | None = None
+    letter_found: bool | None = None
+    is_exact: bool | None = None
+    chrf: float | None = None
+
+
+def judged(text: str, item: Item, seed: int) -> Judged:
+    """Of an item's answer."""
+    if item.choices:
+        found = answered(text, item, seed)
+        return Judged(found.choice, not found.is_drawn)
+    if item.reference is None:
+        return Judged()
+    is_exact = bool(exact_match(text, item.reference))
+    return Judged(is_exact=is_exact, chrf=_chrf()(text, item.reference))
+
+
 class ChrF:
     """sacrebleu's chrF2 of one answer, from 0 to 100: character n-grams, so that any script is served."""
 
@@ -95,3 +118,8 @@ class ChrF:
     def __call__(self, answer: str, reference: str) -> float:
         """Of an answer as it stands."""
         return float(self._metric.sentence_score(answer, [reference]).score)
+
+
+@lru_cache
+def _chrf() -> ChrF:
+    return ChrF()
