@@ -44,9 +44,6 @@ LAST_RESORT = {"transformers"}
 """For a tokenizer that neither tokenizers nor sentencepiece reads: imported inside a function, and CF520 says
 what to install.
 """
-"""Of the extra eval: what asks crossfoot's scorer. Its tests are skipped where it is not installed: it brings
-340 MB.
-"""
 ASKED_FOR = {"liger-kernel"}
 """Never needed: imported inside a function, and CF597 says what to install."""
 
@@ -115,17 +112,8 @@ def test_every_import_is_declared_on_its_side_of_the_wall() -> None:
 
 def test_what_is_declared_is_imported() -> None:
     imported = {package for path in SOURCES.values() for package, _ in _imports(path)}
-    assert (
-        EVERYWHERE
-        | EXTRAS["train"]
-        | MIRRORED_TO
-        | ASKED_FOR
-        | LOADED_BY
-        | EXTRAS["tune"]
-        | EXTRAS["eval"]
-        | EXTRAS["harness"]
-        == imported
-    )
+    of_extras = EXTRAS["train"] | EXTRAS["tune"] | EXTRAS["eval"] | EXTRAS["harness"]
+    assert EVERYWHERE | of_extras | MIRRORED_TO | ASKED_FOR | LOADED_BY == imported
     assert set(ELSEWHERE) <= set(SOURCES)
 
 
