@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.decoding import Until, Watch, draw_key, processors
 from crossfoot.evaluation.findings import one_row_too_large, rows_disturb_each_other
-from crossfoot.evaluation.memory import Memory, is_out_of_memory
+from crossfoot.evaluation.memory import Memory, if_it_fits
 from crossfoot.evaluation.questions import Question
 from crossfoot.evaluation.rows import STEP, Piece, Row, rounded_up
 from crossfoot.evaluation.scorer import Scorer
@@ -127,17 +127,18 @@ class Answering:
 
     def _most(self, form: Form) -> int:
         """Rows of a batch, those that fill it up left out."""
-        if self.is_alone or self.is_fixed:
-            return 1 if self.is_alone else STEP
+        if self.is_alone:
+            return 1
+        if self.is_fixed:
+            return STEP
         rows = self.budget.rows(form.row_tokens)
         return max(STEP, rows - rows % STEP)
 
     def _generated(self, form: Form, batch: Sequence[Row], most: int | None = None) -> Batch | None:
         """most: tokens of an answer, if not all. None: memory does not hold them."""
         rows = [*batch, *[batch[-1]] * (rounded_up(len(batch)) - len(batch))]
-        ids = [
-            [row.ids[0]] * (form.padded - len(row.ids)) + list(row.ids) for row in rows
-        ]  # counts no new token
+        # padding by a token of the prompt: a penalty for what was said counts no new one
+        ids = [[row.ids[0]] * (form.padded - len(row.ids)) + list(row.ids) for row in rows]
         mask = [[0] * (form.padded - len(row.ids)) + [1] * len(row.ids) for row in rows]
         keys = [draw_key(self.questions[row.number].request.item, self.seed) for row in rows]
         watch = Watch(len(batch) - 1, _LOOKED_AT)
@@ -148,19 +149,16 @@ class Answering:
             eos_token_id=list(ends),
             pad_token_id=ends[0],
         )
-        try:
-            told = self.scorer.generate(
+        told = if_it_fits(
+            lambda: self.scorer.generate(
                 torch.tensor(ids),
                 torch.tensor(mask),
                 generation_config=config,
                 logits_processor=processors(form.decoding, keys, form.padded, watch),
                 stopping_criteria=[Until(until, self.scorer.text, form.padded)] if until else [],
             )
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-        return Batch(told, watch.seen)
+        )
+        return None if told is None else Batch(told, watch.seen)
 
     def _is_disturbed(self, form: Form, batch: Sequence[Row], done: Batch) -> bool:
         """Whether the last row gives other logits in one of its first steps, by a single bit, with copies of

@@ -14,9 +14,8 @@ from typing import Any
 
 from crossfoot.environment.world import World
 from crossfoot.evaluation.answering import Answering
-from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.findings import rank_lost
-from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
+from crossfoot.evaluation.loading import Loading, begin_budget, least_rows, load_scorer
 from crossfoot.evaluation.memory import Memory
 from crossfoot.evaluation.preparing import Options, Prepared, prepare
 from crossfoot.evaluation.progress import Progress
@@ -84,14 +83,7 @@ def _score(ready: Prepared, options: Options, ranks: Ranks, left: frozenset[int]
             ranks.tell(f"budget: {counted(tokens, 'token')} a forward ({why})")
             log.budget(BudgetChange(tokens, why, free, ranks.rank))
 
-        budget = Budget(
-            options.budget or MOST,
-            options.budget is None,
-            memory.free,
-            report,
-            bytes_a_token(mine, scorer),
-        )
-        budget.begin()
+        budget = begin_budget(options.budget, memory, mine, scorer, report)
         is_cuda = ready.first_device != "cpu"
         texts = [piece for piece in mine if _is_generated(ready, piece)]
 

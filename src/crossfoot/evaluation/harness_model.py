@@ -18,9 +18,8 @@ from transformers import AutoTokenizer
 
 from crossfoot.environment.world import read_world
 from crossfoot.evaluation.alike import pieces_alike
-from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.harness_findings import contexts_cut, not_asked
-from crossfoot.evaluation.loading import Loading, bytes_a_token, least_rows, load_scorer
+from crossfoot.evaluation.loading import Loading, begin_budget, least_rows, load_scorer
 from crossfoot.evaluation.memory import Memory
 from crossfoot.evaluation.placing import first_device, place_of_rank
 from crossfoot.evaluation.progress import Progress
@@ -170,20 +169,19 @@ class HarnessModel(LM):  # type: ignore[misc]
             return []
         found: list[dict[int, Found]] = [{} for _ in questions]
         parts = sum(len({row.number for row in piece.rows}) for piece in pieces)
-        progress = Progress(parts, sum(piece.work for piece in pieces), speaks=True)
+        progress = Progress(parts, sum(piece.row_tokens for piece in pieces), speaks=True)
 
         def take(result: Result) -> None:
             found[result.number] |= result.found  # its rows may be in several pieces
             progress.add(result.token_slots)
 
-        budget = Budget(
-            self._budget or MOST,
-            self._budget is None,
-            self._memory.free,
+        budget = begin_budget(
+            self._budget,
+            self._memory,
+            pieces,
+            self._scorer,
             lambda tokens, why, _: tell(f"budget: {counted(tokens, 'token')} a forward ({why})"),
-            bytes_a_token(pieces, self._scorer),
         )
-        budget.begin()
         Scoring(
             self._scorer,
             questions,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from crossfoot.evaluation.budget import MOST, Budget
 from crossfoot.evaluation.fitting import refuse_too_large
 from crossfoot.evaluation.memory import Memory, estimated_bytes
 from crossfoot.evaluation.rows import Piece, shape_of
@@ -49,7 +50,20 @@ def least_rows(device: str) -> int:
     return _FIXED_ROWS if torch.device(device).type == "cuda" else 1
 
 
-def bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
+def begin_budget(
+    asked: int | None,
+    memory: Memory,
+    pieces: Sequence[Piece],
+    scorer: Scorer,
+    report: Callable[[int, str, int], None],
+) -> Budget:
+    """The budget of these pieces, begun. asked: tokens; None: auto. report: as of Budget."""
+    budget = Budget(asked or MOST, asked is None, memory.free, report, _bytes_a_token(pieces, scorer))
+    budget.begin()
+    return budget
+
+
+def _bytes_a_token(pieces: Sequence[Piece], scorer: Scorer) -> float:
     """By the estimate: of the row that takes most. pieces: none, where there are more ranks than items."""
     shapes = {
         (shape_of(row, len(piece.prefix)), len(piece.prefix), row.later)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -13,6 +14,7 @@ import torch
 from crossfoot.evaluation.rows import Shape
 from crossfoot.processes import free_memory
 
+Result = TypeVar("Result")
 _REFUSALS = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 """How allocators say it in a RuntimeError."""
 
@@ -22,6 +24,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _REFUSALS)
+
+
+def if_it_fits(compute: Callable[[], Result]) -> Result | None:
+    """What `compute` returns; None where memory does not hold it."""
+    try:
+        return compute()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 class Memory:

@@ -63,7 +63,12 @@ class Piece:
     @property
     def work(self) -> int:
         """Tokens that are computed."""
-        return len(self.prefix) + sum(row.tokens(len(self.prefix)) for row in self.rows)
+        return len(self.prefix) + self.row_tokens
+
+    @property
+    def row_tokens(self) -> int:
+        """Of these, those behind the prefix."""
+        return sum(row.tokens(len(self.prefix)) for row in self.rows)
 
 
 def shape_of(row: Row, prefix_tokens: int) -> Shape:
@@ -97,8 +102,8 @@ def rows_of(number: int, question: Question) -> list[Row]:
 
 
 def pieces_of(questions: Sequence[Question], *, shares: bool = True) -> list[Piece]:
-    """Of each group one. shares: whether a prefix can be computed once for
-    all; before generated texts it never is.
+    """Of each group one. shares: whether a prefix can be computed once for all; before generated texts it
+    never is.
     """
     groups: dict[tuple[str, str, str, int], list[Row]] = {}
     for number, question in enumerate(questions):

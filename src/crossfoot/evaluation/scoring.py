@@ -14,7 +14,7 @@ import torch
 
 from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.findings import one_row_too_large, rows_disturb_each_other
-from crossfoot.evaluation.memory import Memory, is_out_of_memory
+from crossfoot.evaluation.memory import Memory, if_it_fits
 from crossfoot.evaluation.questions import Question
 from crossfoot.evaluation.rows import Piece, Row, Shape, shape_of
 from crossfoot.evaluation.scorer import Found, Letters, Prefix, Scorer, continuations, letter_scores
@@ -118,10 +118,7 @@ class Scoring:
     def _step(self, prefix: Prefix, shape: Shape, rows: deque[Row], results: Mapping[int, Result]) -> None:
         """Take as many of the rows as fit."""
         row_tokens = prefix.tokens + shape.padded
-        most = (
-            1 if self.is_alone else self.least_rows if self.least_rows > 1 else self.budget.rows(row_tokens)
-        )
-        batch = list(islice(rows, most))
+        batch = list(islice(rows, self._most(row_tokens)))
         held = max(len(batch), self.least_rows) * row_tokens
         began = time.monotonic()
         self.memory.begin()
@@ -144,6 +141,12 @@ class Scoring:
             if not result.missing:
                 self._hand_on(result)
 
+    def _most(self, row_tokens: int) -> int:
+        """Rows of a forward."""
+        if self.is_alone:
+            return 1
+        return self.least_rows if self.least_rows > 1 else self.budget.rows(row_tokens)
+
     def _shrink(self, held: int, row_tokens: int, row: Row) -> None:
         """A forward did not fit: the next one is smaller."""
         self.memory.give_back()
@@ -164,21 +167,18 @@ class Scoring:
         self, prefix: Prefix, batch: Sequence[Row], shape: Shape
     ) -> tuple[torch.Tensor, list[dict[int, Found]]] | None:
         """The logits, and what they say of each row. None: memory does not hold them."""
-        try:
+
+        def compute() -> tuple[torch.Tensor, list[dict[int, Found]]]:
             logits = self.scorer.logits(prefix, batch, shape, self.least_rows)
             return logits, self._read(batch, logits, prefix.tokens + shape.padded - shape.kept)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+
+        return if_it_fits(compute)
 
     def _prefix(self, piece: Piece) -> Prefix:
-        try:
-            return self.scorer.prefix(piece.prefix)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise Refused(one_row_too_large(len(piece.prefix), self._place(piece.rows[0]))) from error
+        found = if_it_fits(lambda: self.scorer.prefix(piece.prefix))
+        if found is None:
+            raise Refused(one_row_too_large(len(piece.prefix), self._place(piece.rows[0])))
+        return found
 
     def _place(self, row: Row) -> str:
         return self.questions[row.number].request.item.place
