@@ -20,6 +20,7 @@ from crossfoot.environment.master_address import is_held_by_launcher
 from crossfoot.environment.world import World
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.output import tell
+from crossfoot.phrases import first_line
 from crossfoot.rendezvous.devices import choose_index
 from crossfoot.rendezvous.findings import device_beyond, plans_differ, ranks_apart, ranks_contradict
 from crossfoot.rendezvous.meeting_point import meet
@@ -137,10 +138,9 @@ def join(
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
         group = dist.group.WORLD if backend == "gloo" else _gloo_group(timeout)
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        if is_lost_rank(error) and "connectfullmesh" not in said.lower():
+        if is_lost_rank(error) and "connectfullmesh" not in first_line(error).lower():
             raise
-        raise Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", said)) from error
+        raise _apart(world, error) from error
     return Ranks(dist.get_rank(), dist.get_world_size(), group)
 
 
@@ -155,14 +155,24 @@ def join_on_cpu(
     meet(world, environ, folder)
     attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        rank, size = world.rank, world.world_size
-        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
-        own = dist.PrefixStore(f"own-{attempt}", store)
-        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timeout)
+        _join_under(f"own-{attempt}", "gloo", timeout, world.rank, world.world_size)
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        raise Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", said)) from error
-    return Ranks(rank, size, dist.group.WORLD)
+        raise _apart(world, error) from error
+    return Ranks(world.rank, world.world_size, dist.group.WORLD)
+
+
+def _apart(world: World, error: RuntimeError) -> Refused:
+    """That ranks have met and cannot talk to each other."""
+    return Refused(ranks_apart(f"rank {world.rank} on {socket.gethostname()}", first_line(error)))
+
+
+def _join_under(name: str, backend: str, timeout: timedelta, rank: int = -1, world_size: int = -1) -> None:
+    """Join a group whose addresses stand under a name of their own. rank, world_size: -1: of the
+    environment.
+    """
+    store, rank, world_size = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
+    own = dist.PrefixStore(name, store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _join_again(environ: Mapping[str, str], backend: str, timeout: timedelta) -> None:
@@ -172,9 +182,7 @@ def _join_again(environ: Mapping[str, str], backend: str, timeout: timedelta) ->
     restarts = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts == "0" or not is_held_by_launcher(environ):
         return
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    own = dist.PrefixStore(f"restart-{restarts}", store)
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world_size, timeout=timeout)
+    _join_under(f"restart-{restarts}", backend, timeout)
 
 
 def _gloo_group(timeout: timedelta) -> dist.ProcessGroup:
