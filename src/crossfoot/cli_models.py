@@ -9,6 +9,7 @@ from crossfoot.cli_values import budget, count, counts, path, seconds, whole
 from crossfoot.findings.finding import Refused
 from crossfoot.usage import bad_usage
 from crossfoot.verb_exit import on_this_rank, ready_for_weights
+from crossfoot.written.dtypes import DTYPES
 
 if TYPE_CHECKING:
     Verbs: TypeAlias = argparse._SubParsersAction[Any]
@@ -36,8 +37,7 @@ def _saving_verbs(verbs: Verbs) -> None:
     other.add_argument("source", type=path, metavar="RUN_DIR | ADAPTER", help="a run, or a PEFT folder")
     other.add_argument("out", type=path, metavar="OUT", help="a folder that is not there yet")
     other.add_argument("--step", type=count, metavar="N", help="after N steps, instead of the newest")
-    kinds = ("float32", "bfloat16", "float16")
-    other.add_argument("--dtype", choices=kinds, help="of the weights; default: as in training")
+    other.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as in training")
     other.add_argument("--base", type=path, metavar="FOLDER", help="where the base model is now")
     other.set_defaults(verb=_merge)
 
@@ -86,8 +86,7 @@ def _generation_options(verb: argparse.ArgumentParser) -> None:
     add("--repetition-penalty", "above 1: what was said is less likely", type=float, metavar="X")
     add("--num-beams", "answers that are followed at a time; 1", type=int, metavar="N")
     add("--seed", "of what is drawn; 0", type=int, metavar="N")
-    kinds = ("float32", "bfloat16", "float16")
-    add("--dtype", "what is computed in; default: as trained, or as the model is saved", choices=kinds)
+    add("--dtype", "what is computed in; default: as trained, or as the model is saved", choices=DTYPES)
     kept = "keep the base in 4 or 8 bits, by bitsandbytes"
     add("--quantization", kept, choices=("none", "nf4", "int8"))
     add("--device-map", "cpu, cuda:0, auto ...; default: the first GPU, else the CPU", metavar="D")
@@ -127,8 +126,7 @@ def _evaluating_verb(verbs: Verbs) -> None:
     add("--out", type=path, metavar="FOLDER", help="of the results; default: evaluations/ beside the run")
     add("--step", type=count, metavar="N", help="of a run: its checkpoint after N steps")
     add("--base", type=path, metavar="FOLDER", help="of an adapter: where its base model is now")
-    kinds = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=kinds, help="what is computed in; default: as trained, or as the model is saved")
+    add("--dtype", choices=DTYPES, help="what is computed in; default: as trained, or as the model is saved")
     kept = "keep the base in 4 or 8 bits, by bitsandbytes"
     add("--quantization", choices=("none", "nf4", "int8"), default="none", help=kept)
     where = "cpu, cuda:0, auto ...; default: the first GPU, else the CPU; of several ranks each has its own"
@@ -162,8 +160,7 @@ def _serve_options(serve: argparse.ArgumentParser) -> None:
     where = "address to listen on; 127.0.0.1, which only this machine reaches"
     add("--host", metavar="HOST", default="127.0.0.1", help=where)
     add("--step", type=count, metavar="N", help="of a run: after N steps, instead of the newest")
-    dtypes = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=dtypes, help="that the server computes in; default: the model's own")
+    add("--dtype", choices=DTYPES, help="that the server computes in; default: the model's own")
     beside = "vllm: load an adapter beside its base, where vLLM can"
     add("--unmerged", action="store_true", help=beside)
 

@@ -60,7 +60,6 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.merging.findings",
     "crossfoot.mirrors.findings",
     "crossfoot.model_source.findings",
-    "crossfoot.models.findings",
     "crossfoot.scores.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",

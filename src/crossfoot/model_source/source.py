@@ -27,6 +27,7 @@ from crossfoot.runs.nearby import is_run, runs_near
 from crossfoot.runs.run_folder import MODEL_NAME
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import ADAPTER_CONFIG, ADAPTER_NAME, AdapterFolder, open_adapter
+from crossfoot.written.dtypes import DTYPES
 from crossfoot.written.hub import hub_model
 from crossfoot.written.model_facts import (
     BUILTIN_TINY,
@@ -37,7 +38,6 @@ from crossfoot.written.model_facts import (
 )
 
 Kind = Literal["run", "adapter", "model"]
-_KINDS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -255,4 +255,4 @@ def _dtype_of(folder: str) -> str:
     except ValueError:
         return "float32"  # what is wrong with it is said as it is loaded
     said = values.get("dtype") or values.get("torch_dtype")
-    return str(said) if said in _KINDS else "float32"
+    return str(said) if said in DTYPES else "float32"

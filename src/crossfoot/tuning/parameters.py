@@ -15,7 +15,8 @@ from crossfoot.tuning.findings import (
     tuning_key_missing,
     unknown_tuning_key,
 )
-from crossfoot.tuning.space import DTYPES, KINDS, Choice, Range, Space, combinations, has_effect, shown
+from crossfoot.tuning.space import KINDS, Choice, Range, Space, combinations, has_effect, shown
+from crossfoot.written.dtypes import DTYPES
 from crossfoot.written.findings import wrong_value
 from crossfoot.written.meant_value import nearest_word
 from crossfoot.written.yaml_tree import Keys, Tree

@@ -25,7 +25,6 @@ KINDS: Mapping[str, type] = {
     "dtype": str,
 }
 """The parameters, in the order in which they are chosen: what decides on others comes first."""
-DTYPES = ("float32", "bfloat16", "float16")
 _UNSET: Mapping[str, Any] = {
     **DEFAULTS,
     **SAMPLED,

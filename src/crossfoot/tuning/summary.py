@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from crossfoot.arithmetic.means import CONFIDENCE, Estimate
+from crossfoot.arithmetic.intervals import CONFIDENCE
+from crossfoot.arithmetic.means import Estimate
 from crossfoot.phrases import counted, listed
 from crossfoot.tuning.deciding import Decision
 from crossfoot.tuning.space import words_of
@@ -88,4 +89,4 @@ def intervals_words(goal: Goal, prompts: int) -> str:
         "repeats" if goal.is_timed or prompts == 1 else f"{prompts:,} prompts, each the mean of its repeats"
     )
     better = "more" if goal.is_maximized else "less"
-    return f"{better} is better; in brackets: {CONFIDENCE} interval over {over} (Student's t)"
+    return f"{better} is better; in brackets: {100 * CONFIDENCE:g} % interval over {over} (Student's t)"

@@ -25,6 +25,7 @@ from crossfoot.written.config_values import (
     text_or,
 )
 from crossfoot.written.data_sources import SourceSection
+from crossfoot.written.dtypes import Dtype
 from crossfoot.written.lora_section import LoraSection
 from crossfoot.written.section import Section
 
@@ -55,7 +56,7 @@ class ModelSection(Section):
     """continue: its matrices are trained on; the section lora says the same as its adapter_config.json.
     merge: it becomes part of the base, and what is trained comes on top.
     """
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     """Precision of the forward and of frozen weights; trained weights keep a float32 master."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """How the linear layers of the frozen base are kept, by bitsandbytes: nf4 (4 bits) or int8. Tables and
