@@ -44,6 +44,7 @@ from crossfoot.training.engine import (
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
+from crossfoot.training.noise_recorder import NoiseRecorder
 from crossfoot.training.open_ledger import open_ledger
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.progress import ProgressLine
@@ -125,6 +126,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         ),
         rank_monitor=rank_monitor,
         policies=policies,
+        noise=NoiseRecorder(work, engine, model, ranks, report),
     )
     return Built(training, loaded, model, progress, mirrors)
 
