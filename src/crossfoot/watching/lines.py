@@ -48,6 +48,8 @@ class Teller:
             and state.validation.step == state.ending.step
         ):
             lines.append(state.validation.words)
+        if state.noise is not None:
+            lines.append(f"noise scale {state.noise.figures}")
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
