@@ -1,4 +1,4 @@
-"""CF218, CF219: a noise scale that is asked for, and that the run's steps cannot tell."""
+"""CF218 to CF220: a noise scale that is asked for, and that the run's steps cannot tell."""
 
 from __future__ import annotations
 
@@ -71,4 +71,27 @@ def noise_too_seldom(facts: Facts) -> Iterator[Finding]:
         severity="warning",
         place=facts.run.place(KEY),
         helps=(f"set {KEY} to {often}" if often else f"train {LEAST_STEPS} steps or more, or remove {KEY}",),
+    )
+
+
+@rule("CF220", "warning", name="noise-of-sorted-forwards")
+def noise_of_sorted_forwards(facts: Facts) -> Iterator[Finding]:
+    """CF220: the noise scale is to be measured, and forwards hold samples of like length.
+
+    How far forwards lie apart tells the noise only if each is a random part of the step. The layout `padded`
+    sorts a step by length before it is cut into forwards, so what differs between long and short samples is
+    taken for noise, and what is alike within a forward is not: in a simulation (docs/noise-scale.md) the
+    noise scale came out at 0.5 to 7 times the true one. The layout `packed` deals every forward its share of
+    long and short samples.
+    """
+    config = facts.run.config
+    if config.train.noise_scale_every_steps is None or config.data.is_packed:
+        return
+    yield Finding(
+        "CF220",
+        f"{KEY} measures forwards that are sorted by length, and may be several times off",
+        severity="warning",
+        place=facts.run.place(KEY),
+        others=((facts.run.place("data.layout"), "sorts a step by length"),),
+        helps=("set data.layout to packed: the same steps are trained", f"or remove {KEY}"),
     )
