@@ -79,10 +79,13 @@ def main() -> None:
         for number in range(rounds + 1)  # the first is for memory and caches
     ][1:]
     ratios = sorted(measured / plain for plain, measured in seconds)
-    often = statistics.median(ratios)
-    found = {"rounds": rounds, "every step": often, "every 10 steps": 1 + (often - 1) / 10, "ratios": ratios}
-    save("noise_scale", found)
-    say(f"every step {often:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), every 10 steps {1 + (often - 1) / 10:.4f}")
+    often = np.array([statistics.median(ratios), ratios[0], ratios[-1]])
+    rows = []
+    for name, share in (("every step", 1.0), ("every 10 steps", 0.1), ("never", 0.0)):
+        middle, low, high = (1 + (often - 1) * share).tolist()
+        rows.append({"measured": name, "rounds": rounds, "times as long": middle, "spread": [low, high]})
+        say(f"{name:16} {middle:.4f}   {low:.4f} to {high:.4f}")
+    save("noise_scale", {"rows": rows})
 
 
 if __name__ == "__main__":

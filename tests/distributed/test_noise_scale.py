@@ -1,5 +1,5 @@
-"""The squared norms of a step's forwards and of its gradient, by kind of parameter: on two ranks of every ZeRO
-stage those of the same run in one process, whose forwards are held against plain torch in tests/loop.
+"""The squared norms of a step's forwards and of its gradient, by kind of parameter: on two ranks of every
+ZeRO stage those of the same run in one process, whose forwards are held against plain torch in tests/loop.
 """
 
 from __future__ import annotations
@@ -94,5 +94,7 @@ def test_measuring_changes_nothing(runs: tuple[Path, dict[str, tuple[int, str, A
         for name in ("loss", "grad_norm"):
             lines = [[line[name] for line in ledger(folder / run)] for run in ("zero2", "unmeasured zero2")]
             assert lines[0] == lines[1]
-        weights = [folder / run / "adapter" / "adapter_model.safetensors" for run in ("zero2", "unmeasured zero2")]
+        weights = [
+            folder / run / "adapter" / "adapter_model.safetensors" for run in ("zero2", "unmeasured zero2")
+        ]
         assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -42,9 +42,7 @@ def squares_of(model: Any, members: Sequence[Sample]) -> dict[str, float]:
     loss = sum(plain_torch.loss_sum(model, one) for one in members) / sum(one.targets for one in members)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     found = dict.fromkeys(("lora_A", "lora_B", "embed_tokens", "lm_head"), 0.0)
-    for (name, _), gradient in zip(
-        named, torch.autograd.grad(loss, [p for _, p in named]), strict=True
-    ):
+    for (name, _), gradient in zip(named, torch.autograd.grad(loss, [p for _, p in named]), strict=True):
         (kind,) = found.keys() & set(name.split("."))
         found[kind] += float(gradient.double().square().sum())
     return found

@@ -70,9 +70,7 @@ def measured(
     draw: Callable[[Draws, int], np.ndarray], tokens: Sequence[int], steps: int, seed: int
 ) -> NoiseScale:
     draws = np.random.default_rng(seed)
-    return noise_scale(
-        step_of(tokens, np.array([draw(draws, one) for one in tokens])) for _ in range(steps)
-    )
+    return noise_scale(step_of(tokens, np.array([draw(draws, one) for one in tokens])) for _ in range(steps))
 
 
 @pytest.mark.parametrize("tokens", [EQUAL, UNEQUAL], ids=["equal", "unequal"])

@@ -178,7 +178,9 @@ class Play:
         self.step_recorder = SimpleNamespace(begin=lambda: None)
         self.policies = policies or Policies()
         self.watched = 0
-        self.noise = SimpleNamespace(watching=self._watch, see_gradient=lambda step: None, note=lambda *step: None)
+        self.noise = SimpleNamespace(
+            watching=self._watch, see_gradient=lambda step: None, note=lambda *step: None
+        )
 
     def _watch(self, step: int) -> AbstractContextManager[None]:
         self.watched += 1

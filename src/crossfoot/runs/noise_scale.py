@@ -127,9 +127,7 @@ def run_noise(lines: Sequence[NoiseLine]) -> RunNoise:
     groups = {kind: [line.noise_of(kind) for line in applied] for kind in kinds}
     return RunNoise(
         total=noise_scale(line.noise for line in applied),
-        groups={
-            kind: noise_scale(steps) for kind, steps in groups.items() if any(map(_is_shown, steps))
-        },
+        groups={kind: noise_scale(steps) for kind, steps in groups.items() if any(map(_is_shown, steps))},
         left_out=len(lines) - len(applied),
         single=sum(len(line.tokens) < 2 for line in applied),
     )
