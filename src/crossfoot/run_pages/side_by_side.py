@@ -4,11 +4,10 @@ receipts.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.reports.page import Both, Html, Page, Text, figures, heading, paragraph, table, verdict
-from crossfoot.run_pages.page import last_loss, tokens_per_second
+from crossfoot.run_pages.page import done_of_asked, last_loss, tokens_per_second
 from crossfoot.run_pages.pictures import Pictures
 from crossfoot.run_pages.plan_rows import differing_rows
 from crossfoot.run_pages.seen_run import SeenRun
@@ -24,7 +23,7 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
     pictures = Pictures(labelled)
     page = Page(Both(f"{len(runs):,} runs side by side", f"{len(runs):,} 个训练运行的对比"))
     page.add(
-        verdict(*_verdict(labelled)),
+        _verdict(labelled),
         _overview(labelled),
         heading(Both("Settings that differ", "不同的设置")),
         *_differences(labelled),
@@ -47,9 +46,9 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
 
 
 def labels(runs: Sequence[SeenRun]) -> list[str]:
-    """Their names; where two have the same, their folders."""
-    times = Counter(seen.name for seen in runs)
-    return [seen.name if times[seen.name] == 1 else seen.run_dir for seen in runs]
+    """Their names; where two have the same, the folders of all."""
+    names = [seen.name for seen in runs]
+    return names if len(set(names)) == len(names) else [seen.run_dir for seen in runs]
 
 
 def _verdict(labelled: Mapping[str, SeenRun]) -> Html:
@@ -94,7 +93,7 @@ def _row(label: str, seen: SeenRun) -> tuple[Text, ...]:
         state_words(seen),
         NOTHING if batch is None else f"{batch:,}",
         NOTHING if peak is None else f"{peak:.6g}",
-        f"{seen.receipt.done_steps:,} / {seen.receipt.asked_steps:,}",
+        done_of_asked(seen),
         f"{seen.samples[-1] if seen.samples else 0:,}",
         last_loss(seen),
         NOTHING if best is None else f"{best.loss:.4f}",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.phrases import size
 from crossfoot.receipts.columns import Row
 from crossfoot.reports.page import Both, Html, Text, paragraph, table
@@ -68,7 +69,7 @@ def cause_tables(seen: SeenRun) -> Iterator[Html]:
         rows = [
             (
                 one.code,
-                Both(one.kind, KINDS[one.kind]),
+                Both(CAUSE_KINDS[one.kind][1], KINDS[one.kind]),
                 amount_words(one.amount),
                 where_words(one.where) if one.where else NOTHING,
                 one.weights,
@@ -171,7 +172,7 @@ def environment_table(seen: SeenRun) -> Html:
     rows += [(name, _over(one.versions.get(name, "") for one in attempts)) for name in names]
     devices = (one.ending.memory.device for one in seen.run.attempts if one.ending and one.ending.memory)
     rows += [
-        (Both("GPU", "GPU"), _over(devices)),
+        ("GPU", _over(devices)),
         (Both("hosts", "主机"), _over(", ".join(_hosts(one)) for one in attempts)),
         (Both("SLURM job", "SLURM 作业"), _over(one.job_id or "" for one in attempts)),
         (Both("engine", "引擎"), _over(_engine(one) for one in attempts)),
@@ -197,7 +198,7 @@ def _where(attempt: Attempt) -> Text:
     ranks = Both(
         f"{attempt.world_size:,} rank{'s' * (attempt.world_size > 1)}", f"{attempt.world_size:,} 个 rank"
     )
-    return joined([ranks, *_hosts(attempt)], ", ", "，")
+    return joined([*_hosts(attempt), ranks], ", ", "，")
 
 
 def _hosts(attempt: Attempt) -> list[str]:

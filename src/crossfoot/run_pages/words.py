@@ -87,7 +87,8 @@ _ENDS: Mapping[str, str] = {
     "given up": "已放弃",
 }
 
-_UNITS: Mapping[str, str] = {"step": "步", "sample": "个样本", "forward": "次前向"}
+_UNITS = {"step": ("步", "步"), "sample": ("个样本", "个"), "forward": ("次前向", "次")}
+"""Of all of them, and of some of these."""
 _AMOUNT = re.compile(
     r"(?P<least>at least )?(?P<n>[\d,]+) of (?P<all>[\d,]+) (?P<unit>\w+?)s? "
     r"\((?P<share>.*?) ?%\)(?:, (?P<factor>.*) times as much as planned)?"
@@ -124,13 +125,11 @@ def amount_words(amount: str) -> Text:
     found = _AMOUNT.fullmatch(amount)
     if found is None:
         return amount
-    least = "至少 " if found["least"] else ""
+    every, some = _UNITS[found["unit"]]
+    least = "至少 " if found["least"] else " "
     share = found["share"].replace("less than", "不到")
     factor = f"，为计划值的 {found['factor'].replace(' to ', '–')} 倍" if found["factor"] else ""
-    unit = _UNITS[found["unit"]]
-    return Both(
-        amount, f"{found['all']} {unit}中{least and '的'}{least}{found['n']} {unit}（{share} %）{factor}"
-    )
+    return Both(amount, f"{found['all']} {every}中有{least}{found['n']} {some}（{share} %）{factor}")
 
 
 def where_words(where: str) -> Text:
