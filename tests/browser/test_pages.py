@@ -53,6 +53,34 @@ def test_on_paper_it_is_dark_on_light_and_whole(shown: Shown) -> None:
     assert 1 <= pages <= 6 and wrong == [] and ground > 0.8
 
 
+def test_its_language_is_chosen_without_a_script_and_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PAGES["runs side by side"](), encoding="utf-8")
+    with browser.new_context(java_script_enabled=False, locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        assert page.locator("h1").inner_text() == "3 runs side by side"
+        page.get_by_text("中文").click()
+        assert page.locator("h1").inner_text() == "3 个训练运行的对比"
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("h1").inner_text() == "3 runs side by side"
+
+
+def test_its_language_is_at_first_that_of_the_browser_and_stays_on_paper(
+    browser: Browser, tmp_path: Path
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PAGES["runs side by side"](), encoding="utf-8")
+    with browser.new_context(locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        read = page.locator("body").inner_text()
+        assert "3 个训练运行的对比" in read and "runs side by side" not in read
+        page.emulate_media(media="print")
+        read = page.locator("body").inner_text()
+        assert "3 个训练运行的对比" in read and "English" not in read
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crossfoot.cli import main
+from crossfoot.ledger.cause_pages import CAUSE_PAGES
 from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.receipts.columns import planned_of_steps
 from crossfoot.receipts.receipt import OTHER_LAYOUT, OTHER_SAMPLES
@@ -20,7 +21,16 @@ from crossfoot.run_pages.plan_rows import differing_rows, plan_rows
 from crossfoot.run_pages.seen_run import see_run
 from crossfoot.run_pages.side_by_side import labels, side_by_side_page
 from crossfoot.run_pages.verdict_words import reasons, verdict_words
-from crossfoot.run_pages.words import KINDS, ROWS, amount_words, end_words, row_words, where_words
+from crossfoot.run_pages.words import (
+    KINDS,
+    ROWS,
+    amount_words,
+    end_words,
+    note_words,
+    row_words,
+    weight_words,
+    where_words,
+)
 from crossfoot.runs.ending import REASONS, Ending
 from crossfoot.watching.words import HOW
 from ledger_cases import Job, six_samples
@@ -226,6 +236,20 @@ def test_every_word_of_receipts_and_attempts_has_its_chinese() -> None:
     ) == Both(
         "at least 8 of 9 steps (less than 0.001 %), 0.5 to 10 times as much as planned",
         "9 步中有至少 8 步（不到 0.001 %），为计划值的 0.5–10 倍",
+    )
+
+
+def test_what_a_cause_makes_of_the_weights_and_the_notes_of_most_runs_are_in_both_languages() -> None:
+    said = {words for page in CAUSE_PAGES.values() for words in (page.weights, page.weights_many) if words}
+    assert [words for words in said if not isinstance(weight_words(words), Both)] == []
+    assert weight_words("not usable: an update was made from it").zh == "不可用"
+    for ending in (None, Ending("signal", 4, 75, 9), Ending("patience", 4, 0, 9)):
+        seen = made_run(9, done=4, ending=ending, status="ended" if ending else "killed")
+        notes = [note for note in seen.receipt.notes if not note.startswith("the run says it ended for")]
+        assert [note for note in notes if not isinstance(note_words(note), Both)] == []
+    held = "the index was held against its files: 200 of 1,417 records re-tokenised, none differs"
+    assert note_words(held) == Both(
+        held, "数据索引已与原始文件核对：重新分词 1,417 条记录中的 200 条，全部一致"
     )
 
 

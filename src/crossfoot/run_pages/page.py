@@ -30,7 +30,7 @@ from crossfoot.run_pages.tables import (
     receipt_table,
 )
 from crossfoot.run_pages.verdict_words import reasons, verdict_words
-from crossfoot.run_pages.words import NOTHING, span_words
+from crossfoot.run_pages.words import NOTHING, note_words, span_words
 from crossfoot.runs.validations import best_of
 
 _PLAN = (Both("plan", "计划"), Both("value", "值"), Both("origin", "来源"))
@@ -181,4 +181,4 @@ def _notes(seen: SeenRun) -> Iterator[Html]:
     loss = seen.receipt.validation_loss
     if loss is not None and math.isfinite(loss):
         yield paragraph(Both(f"Validation loss at the end: {loss:.6g}.", f"结束时的验证损失：{loss:.6g}。"))
-    yield from (paragraph(note, is_small=True) for note in seen.receipt.notes)
+    yield from (paragraph(note_words(note), is_small=True) for note in seen.receipt.notes)

@@ -18,6 +18,7 @@ from crossfoot.run_pages.words import (
     amount_words,
     end_words,
     row_words,
+    weight_words,
     where_words,
 )
 from crossfoot.runs.attempts import Attempt
@@ -72,7 +73,7 @@ def cause_tables(seen: SeenRun) -> Iterator[Html]:
                 Both(CAUSE_KINDS[one.kind][1], KINDS[one.kind]),
                 amount_words(one.amount),
                 where_words(one.where) if one.where else NOTHING,
-                one.weights,
+                weight_words(one.weights),
             )
             for one in receipt.summary
         ]
