@@ -17,6 +17,7 @@ from support.shown_pages import PAGES, everything
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+UNFOLD = "for (const one of document.querySelectorAll('details')) one.open = true"
 LOOKS = [(name, width, scheme) for name, width, scheme in product(PAGES, WIDTHS, ("light", "dark"))]
 
 
@@ -42,6 +43,14 @@ def test_all_texts_and_pictures_are_there_and_can_be_read(
     assert seen["wrong"] == []
     assert (seen["ground"] > 0.8) if "light" in request.node.name else (seen["ground"] < 0.05)
     assert seen["pictures"] and all(picture["colours"] for picture in seen["pictures"])
+    for change in (
+        UNFOLD,
+        "document.getElementById('zh')?.click()",
+        "document.getElementById('en')?.click()",
+    ):
+        shown.page.evaluate(change)
+        assert shown.seen()["wrong"] == [], change
+    shown.page.evaluate(UNFOLD.replace("true", "false"))
 
 
 def test_every_line_dot_and_bar_is_on_the_screen(shown: Shown) -> None:

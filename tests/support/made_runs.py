@@ -114,7 +114,7 @@ def _line(step: int, attempt: int, batch: int, ranks: int, fault: str) -> StepEn
         "token_slots": slots,
         "forwards": [2] * ranks,
     }
-    seconds = 1.5 + 0.3 * math.sin(step / 9)
+    seconds = 1.5 + batch / 100 + 0.3 * math.sin(step / 9)
     rate = 2e-4 * min(1.0, (step + 1) / 10)
     return StepEntry(
         step=step,
@@ -141,7 +141,7 @@ def _line(step: int, attempt: int, batch: int, ranks: int, fault: str) -> StepEn
         skipped=None,
         retries=0,
         seconds=seconds,
-        median_seconds=seconds * 0.97,
+        median_seconds=seconds * 0.97 - batch / 999,
         fastest_seconds=seconds * 0.93,
         slowest_rank=step % ranks,
         pause_seconds=4.0 if step % 500 == 499 else 0.0,
@@ -169,7 +169,7 @@ def _dealt(number: int, ranks: int) -> list[int]:
 def _validations(steps: int, done: int) -> tuple[Validation, ...]:
     every = max(1, steps // 8)
     return tuple(
-        Validation(step, 1, 2.4 * math.exp(-step / 700) + 1.3, 0.3 + 0.3 * step / steps, 50, 2000)
+        Validation(step, 1, 2.4 * math.exp(-step / 700) + 1.3, 0.3 + step / (3 * steps + 500), 50, 2000)
         for step in range(0, done + 1, every)
     )
 
