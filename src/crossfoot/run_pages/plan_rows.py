@@ -207,6 +207,8 @@ def _value(value: Any) -> str:
         return NOTHING if value is None else str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return value if isinstance(value, str) else shown(value, whole=True)
 
 

@@ -72,17 +72,23 @@ def _overview(labelled: Mapping[str, SeenRun]) -> Html:
     heads = (
         Both("run", "运行"),
         Both("verdict", "结论"),
-        Both("samples per step", "全局批大小"),
+        Both("batch", "全局批大小"),
         Both("peak rate", "峰值学习率"),
         Both("steps", "步数"),
         Both("samples", "样本数"),
-        Both("last training loss", "最后的训练损失"),
-        Both("lowest validation loss", "最低验证损失"),
-        Both("tokens a second", "每秒有效 token 数"),
-        Both("time in steps", "训练步用时"),
-        Both("peak memory", "峰值内存"),
+        Both("training loss", "训练损失"),
+        Both("validation loss", "验证损失"),
+        Both("tokens/s", "token/秒"),
+        Both("time", "用时"),
+        Both("memory", "内存"),
     )
-    return table(heads, [_row(label, seen) for label, seen in labelled.items()])
+    note = Both(
+        "Training loss: of the last step; validation loss: the lowest. Tokens: real ones, of all ranks; "
+        "time: in steps; memory: the most that a rank held.",
+        "训练损失取最后一步，验证损失取最低值；token 为全部 rank 的有效 token；"
+        "用时为训练步用时；内存取单个 rank 的峰值。",
+    )
+    return table(heads, [_row(label, seen) for label, seen in labelled.items()], note)
 
 
 def _row(label: str, seen: SeenRun) -> tuple[Text, ...]:
