@@ -22,6 +22,8 @@ from crossfoot.studies.batch_answer import BatchAnswer, BestRuns, batch_answer, 
 from crossfoot.studies.results import StudyResults, StudyRun
 
 ANSWER, ANSWER_FORMAT = "answer.json", 1
+POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+"""Of the batch, by which a rule of lr.rule lets the rate grow."""
 Why = Literal["unfinished", "diverged", "does not foot"]
 Place = Literal["below", "inside", "above"]
 
@@ -54,7 +56,8 @@ class Answer:
     """target: the loss until which steps are counted, nats a trained token; None: there is none. without:
     batches that have no answer, and why. not_footing, diverged: names of runs. place: whether the own batch
     lies below, inside or above the interval of the critical batch. smaller, twice: what half of the own batch
-    or less, and twice as much, need.
+    or less, and twice as much, need. nearest_rules: of lr.rule, those whose rates, from the own batch's best
+    one on, are nearest to the best rates of the other batches.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Answer:
     place: Place | None = None
     smaller: Compared | None = None
     twice: Compared | None = None
+    nearest_rules: tuple[str, ...] = ()
 
     def batch(self, number: int) -> BatchAnswer | None:
         """Of one batch; None where it has none."""
@@ -119,6 +123,9 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
         equal_samples=_lowest(best, shared, lambda run: loss_after(curve_of(run), shared)),
         equal_steps=_lowest(best, few, lambda run: loss_at(run, few)),
+        nearest_rules=_nearest_rules(
+            {batch: one.best.rate for batch, one in best.items()}, results.own_batch
+        ),
     )
     return _compared(bare)
 
@@ -163,6 +170,26 @@ def _lowest(best: Mapping[int, BestRuns], count: int, loss: Callable[[StudyRun],
     lowest = min(losses, key=lambda batch: (fmean(losses[batch].values()), batch))
     alike = [batch for batch in losses if batch != lowest and _are_alike(losses[batch], losses[lowest])]
     return Lowest(count, lowest, tuple(alike))
+
+
+def ruled_rate(rule: str, rate: float, batch: float, other: float) -> float:
+    """The rate of another batch by a rule of lr.rule, when this is the rate of one."""
+    return rate * math.pow(other / batch, POWERS[rule])
+
+
+def _nearest_rules(rates: Mapping[int, float], own: int) -> tuple[str, ...]:
+    """By the mean distance of the logarithms; all that are as near."""
+    others = rates.keys() - {own}
+    if own not in rates or not others:
+        return ()
+    distances = {
+        rule: fmean(
+            abs(math.log(rates[batch] / ruled_rate(rule, rates[own], own, batch))) for batch in others
+        )
+        for rule in POWERS
+    }
+    least = min(distances.values())
+    return tuple(rule for rule, distance in distances.items() if math.isclose(distance, least, abs_tol=1e-9))
 
 
 def _are_alike(one: Mapping[int, float], other: Mapping[int, float]) -> bool:
