@@ -259,6 +259,8 @@ class ValidationSection(Section):
 
     every_steps: Count | None = None
     """Also every so many optimizer steps."""
+    at_start: bool = False
+    """Also before the first step: the loss of the weights that the run begins with."""
     patience: Count | None = None
     """The run ends after so many validations in a row without a lower loss; null: never for that."""
     min_improvement: NotNegative = 0.0
