@@ -75,11 +75,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     training.step_recorder.close()
     if built.progress is not None:
         built.progress.close()
-    loss = None
-    if work.validation is not None and exit_code == 0 and is_kept:
-        if ranks.is_first and stop is not Stop.NO_BETTER:
-            tell(f"validating on {work.validation.num_samples:,} samples ...")
-        loss = training.step_hooks.validate(steps_done).loss
+    loss = _validation_loss(work, built, steps_done, stop) if exit_code == 0 and is_kept else None
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
     if reason != "fault" and is_kept and is_finite:
@@ -102,12 +98,24 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
+    if exit_code == 0 and is_kept and is_finite:  # all is saved: from here on nothing can be lost
+        training.step_hooks.evaluate(steps_done)
+        training.rank_monitor.phase("closing")
     if ranks.is_first:
         run_dir = work.plan.run.run_dir
         forget_words(run_dir, attempt_path(run_dir, work.resume_point.attempt, ATTEMPT_FILE))
         ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
         exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code, int)[0])
+
+
+def _validation_loss(work: RankJob, built: Built, steps_done: int, stop: Stop) -> float | None:
+    """Of the weights as they are; None without validation data."""
+    if work.validation is None:
+        return None
+    if built.training.ranks.is_first and stop is not Stop.NO_BETTER:
+        tell(f"validating on {work.validation.num_samples:,} samples ...")
+    return built.training.step_hooks.validate(steps_done).loss
 
 
 def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> None:
