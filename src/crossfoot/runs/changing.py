@@ -104,7 +104,7 @@ FREE: frozenset[str] = frozenset(
             "batch.micro_batch_tokens",
             "batch.grad_accum_steps",
         ),
-        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults", "checks"),
+        *("cluster", "deepspeed", "validation", "evaluation", "tracking", "checkpoint", "faults", "checks"),
     )
 )
 """Keys, and whole sections, that may change as they like: where a step is computed, how fast, what is
