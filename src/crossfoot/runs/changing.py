@@ -95,7 +95,7 @@ ALLOWABLE: Mapping[str, str] = {
 FREE: frozenset[str] = frozenset(
     (
         *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
-        *("model.matmul", "model.kernels"),
+        *("model.matmul", "model.kernels", "train.noise_scale_every_steps"),
         *(
             "data.layout",
             "data.index_dir",

@@ -246,12 +246,16 @@ class OptimizerSection(Section):
 
 
 class TrainSection(Section):
-    """How long. Exactly one of the two."""
+    """How long: exactly one of epochs and max_steps."""
 
     epochs: Count | None = None
     """Passes over the data."""
     max_steps: Count | None = None
     """Optimizer steps; this is the horizon of the rate's schedule too."""
+    noise_scale_every_steps: Count | None = None
+    """Measure the gradient noise scale every so many optimizer steps: beyond how many samples a larger step
+    brings little. Nothing is trained otherwise for it; null: never.
+    """
 
 
 class ValidationSection(Section):
