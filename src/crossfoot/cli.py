@@ -17,6 +17,7 @@ from crossfoot.cli_options import (
     mirror_options,
     train_options,
 )
+from crossfoot.cli_studies import study_verb
 from crossfoot.cli_values import path
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
@@ -139,6 +140,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
     report.set_defaults(verb=_report)
     model_verbs(verbs)
+    study_verb(verbs)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror_options(mirror)

@@ -77,11 +77,7 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     training.step_recorder.close()
     if built.progress is not None:
         built.progress.close()
-    loss = None
-    if work.validation is not None and exit_code == 0 and is_kept:
-        if ranks.is_first and stop is not Stop.NO_BETTER:
-            tell(f"validating on {work.validation.num_samples:,} samples ...")
-        loss = training.step_hooks.validate(steps_done).loss
+    loss = _validation_loss(work, built, steps_done, stop) if exit_code == 0 and is_kept else None
     findings = [] if training.step_recorder.finding is None else [training.step_recorder.finding]
     is_finite = not is_kept or all(ranks.gather(weights_are_finite(built.model), bool))
     if reason != "fault" and is_kept and is_finite:
@@ -104,6 +100,9 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
         saved, problem = _save(work, built, steps_done)
         exit_code = 1 if saved is None else exit_code
         findings += problem
+    if exit_code == 0 and is_kept and is_finite:  # all is saved: from here on nothing can be lost
+        training.step_hooks.evaluate(steps_done)
+        training.rank_monitor.phase("closing")
     memory = _peak_memory(training.engine.device, ranks)
     if ranks.is_first:
         run_dir = work.plan.run.run_dir
@@ -121,6 +120,15 @@ def _peak_memory(device: torch.device, ranks: Ranks) -> PeakMemory:
     else:
         own = PeakMemory(peak_memory(), ranks.rank, "process")
     return max(ranks.gather(own, PeakMemory), key=lambda one: one.peak_bytes)
+
+
+def _validation_loss(work: RankJob, built: Built, steps_done: int, stop: Stop) -> float | None:
+    """Of the weights as they are; None without validation data."""
+    if work.validation is None:
+        return None
+    if built.training.ranks.is_first and stop is not Stop.NO_BETTER:
+        tell(f"validating on {work.validation.num_samples:,} samples ...")
+    return built.training.step_hooks.validate(steps_done).loss
 
 
 def _refuse_taken_over(work: RankJob, ranks: Ranks, found: Finding | None) -> None:
