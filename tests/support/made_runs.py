@@ -13,6 +13,7 @@ from crossfoot.receipts.receipt import make_receipt
 from crossfoot.run_pages.seen_run import SeenRun
 from crossfoot.runs.attempts import AcceptedFinding, Change
 from crossfoot.runs.ending import Ending, PeakMemory
+from crossfoot.runs.noise_scale import RunNoise
 from crossfoot.runs.reader import AttemptRecord, RunRecord
 from crossfoot.runs.validations import Validation
 from crossfoot.watching.state import AttemptView, Footed, RunState
@@ -32,6 +33,7 @@ def made_run(
     faults: Mapping[int, str] | None = None,
     status: str = "ended",
     done: int | None = None,
+    noise: RunNoise | None = None,
     is_dry: bool = False,
     lock: Mapping[str, Any] | None = None,
     attempt: Mapping[str, Any] | None = None,
@@ -55,7 +57,7 @@ def made_run(
         f"runs/{name}", made_lock, tuple(records), BookLines(lines), ending, _validations(steps, done)
     )
     receipt = make_receipt(made_lock, run.lines, ending, None, run.attempts)
-    return SeenRun(f"runs/{name}", run, receipt, _state(run, status, done, steps), {}, is_dry)
+    return SeenRun(f"runs/{name}", run, receipt, _state(run, status, done, steps), {}, noise, is_dry)
 
 
 def _lock(steps: int, batch: int, ranks: int, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:

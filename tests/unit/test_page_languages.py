@@ -11,7 +11,7 @@ from support.shown_pages import PAGES
 
 _PAIR = re.compile(r"<span lang=en>(.*?)</span><span lang=zh-CN>(.*?)</span>", re.DOTALL)
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
-IN_TWO = ("a long run", "runs side by side")
+IN_TWO = ("a long run", "runs side by side", "study", "study without a fit", "study of one seed")
 """Pages that have a switch."""
 
 

@@ -32,9 +32,15 @@ from crossfoot.run_pages.words import (
     where_words,
 )
 from crossfoot.runs.ending import REASONS, Ending
+from crossfoot.runs.noise_scale import NoiseLine, run_noise
+from crossfoot.studies.answer import answer
+from crossfoot.studies.page import study_page
+from crossfoot.studies.results_file import write_results
+from crossfoot.studies.words import sentence
 from crossfoot.watching.words import HOW
 from ledger_cases import Job, six_samples
 from support.made_runs import TOKENS, made_run
+from support.made_study import made_study
 
 STEPS = [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4), (0, 5)]]
 FINISHED = Ending("finished", 3, 0, 3)
@@ -221,6 +227,20 @@ def test_two_runs_of_one_name_are_called_by_their_folders() -> None:
     assert labels(runs[:2]) == ["a", "b"]
 
 
+def test_the_noise_scale_is_shown_as_it_was_measured_and_not_at_all_where_it_was_not() -> None:
+    lines = [
+        NoiseLine(step, 1, True, 8, (30, 50), (4.0 + step % 3 / 10, 4.4), 2.5 + step % 2 / 20)
+        for step in range(12)
+    ]
+    noise = run_noise(lines)
+    assert noise.total.samples is not None
+    page = run_page(made_run(12, noise=noise))
+    (samples,) = re.findall(r"noise scale (\S+) samples", noise.words)
+    assert f'<td class="number">{samples}</td>' in page
+    few = run_page(made_run(12, noise=run_noise(lines[:2])))
+    assert "<td>n/a</td>" in few and "Gradient noise scale" not in run_page(made_run(12))
+
+
 def test_every_word_of_receipts_and_attempts_has_its_chinese() -> None:
     assert {*planned_of_steps(()), OTHER_SAMPLES, OTHER_LAYOUT} == set(ROWS)
     assert row_words("trained tokens of a.json") == Both("trained tokens of a.json", "训练 token 数：a.json")
@@ -322,3 +342,22 @@ def test_a_folder_is_seen_as_its_receipt_has_it(tmp_path: Path) -> None:
     assert [one.step for one in seen.steps] == [0, 1, 2] and list(seen.samples) == [2, 4, 6]
     assert [seen.samples_after(step) for step in (0, 1, 3, 4)] == [0, 2, 6, None]
     assert seen.receipt.lost_steps == 1 and seen.state.status == "ended"
+
+
+def test_a_study_has_a_page_of_its_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = made_study(seeds=2)
+    Path("study").mkdir()
+    Path("study", "study.json").write_text("{}", encoding="utf-8")
+    assert main(["report", "study"]) == 2 and "CF577" in capsys.readouterr().out
+    write_results("study", results)
+    assert main(["report", "study/"]) == 0
+    said = capsys.readouterr().out
+    assert sentence(answer(results)).en in said and said.endswith("page: study/page.html\n")
+    assert study_page(results, answer(results)) in Path("study", "page.html").read_text(encoding="utf-8")
+    assert main(["report", "study"]) == 0, "it replaces its own page"
+    Job(tmp_path / "job", six_samples(), STEPS).run(3, ending=FINISHED)
+    assert main(["report", "job", "study"]) == 1
+    assert "CF796" in capsys.readouterr().out and not Path("report.html").exists()

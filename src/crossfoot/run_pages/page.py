@@ -27,6 +27,7 @@ from crossfoot.run_pages.tables import (
     cause_tables,
     environment_table,
     evaluation_table,
+    noise_table,
     receipt_table,
 )
 from crossfoot.run_pages.verdict_words import reasons, verdict_words
@@ -53,6 +54,8 @@ def run_page(seen: SeenRun) -> str:
     page.add(*_section(Both("Loss and rate", "损失与学习率"), *_learning(pictures)))
     page.add(*_section(Both("The batch, as it was trained", "实际训练的批"), *_batch(seen, pictures)))
     page.add(*_section(Both("Speed, ranks and memory", "速度、各 rank 与内存"), *_speed(seen, pictures)))
+    if seen.noise is not None:
+        page.add(heading(Both("Gradient noise scale", "梯度噪声尺度")), noise_table(seen.noise))
     page.add(*_section(Both("Attempts", "各次启动"), attempt_table(seen)))
     page.add(heading(Both("Receipt", "回执")), receipt_table(seen), *_notes(seen))
     if seen.evaluations:
