@@ -117,7 +117,7 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         budget_samples=results.budget_samples,
         target=level,
         target_is_given=target is not None,
-        batches=tuple(batch_answer(one, shared, few, wanted, results.costs) for one in best.values()),
+        batches=tuple(batch_answer(one, few, wanted, results.costs) for one in best.values()),
         without=dict(sorted(without.items())),
         not_footing=tuple(run.name for run in results.runs if _fails(run)),
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
@@ -154,7 +154,7 @@ def default_target(best: Mapping[int, BestRuns], own_batch: int) -> float | None
 
 def _why_not(runs: Sequence[StudyRun]) -> Why | None:
     """Why a batch cannot be judged by its runs."""
-    if any(run.state == "unfinished" or not run.points for run in runs):
+    if any(run.state == "unfinished" or (run.state == "done" and len(run.points) < 2) for run in runs):
         return "unfinished"
     return "does not foot" if any(_fails(run) for run in runs) else None
 
@@ -164,9 +164,10 @@ def _fails(run: StudyRun) -> bool:
 
 
 def _lowest(best: Mapping[int, BestRuns], count: int, loss: Callable[[StudyRun], float]) -> Lowest | None:
-    if len(best) < 2:
+    every = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
+    losses = {batch: each for batch, each in every.items() if all(map(math.isfinite, each.values()))}
+    if len(losses) < 2:
         return None
-    losses = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
     lowest = min(losses, key=lambda batch: (fmean(losses[batch].values()), batch))
     alike = [batch for batch in losses if batch != lowest and _are_alike(losses[batch], losses[lowest])]
     return Lowest(count, lowest, tuple(alike))

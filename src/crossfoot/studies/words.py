@@ -97,9 +97,9 @@ def batch_words(batch: float) -> str:
     return f"{batch:,.0f}" if batch >= 10 or batch == 0 else f"{batch:.2g}"
 
 
-def loss_words(loss: Estimate) -> str:
+def loss_words(loss: Estimate | None) -> str:
     """`2.171 ± 0.005`; of one seed without an interval."""
-    if not math.isfinite(loss.mean):
+    if loss is None:
         return "-"
     reach = f" ± {loss.high - loss.mean:.3f}" if math.isfinite(loss.high) else ""
     return f"{loss.mean:.3f}{reach}"
