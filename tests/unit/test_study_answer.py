@@ -145,6 +145,8 @@ def test_a_batch_that_hardly_trains_does_not_spoil_the_target() -> None:
     worst = max(point.loss.mean for point in _batch(found, 8192).curve[-1:])
     spoilt = answer(results, worst)
     assert _batch(spoilt, 16).target.how == "at once" and spoilt.fit is None
+    two = answer(made_study(batches=(64, 8192), noise=0.0))  # each spoils the other's: the lower one
+    assert [one.target.how for one in two.batches] == ["reached", "not reached"]
     assert {"CF223"} < set(_codes(found)) and {"CF224", "CF228"} < set(_codes(spoilt))
 
 
