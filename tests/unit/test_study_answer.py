@@ -220,7 +220,9 @@ def test_the_edges_of_the_grid_are_named() -> None:
     )
     every = answer(made_study(batches=(16, 32, 256)))
     assert any(one.en.startswith("The best rate of every batch is") for one in remarks(every))
-    assert "CF225" not in _codes(answer(made_study(factors=(1.0,))))
+    one_rate = answer(made_study(factors=(1.0,)))
+    assert "CF225" not in _codes(one_rate) and one_rate.nearest_rules == ()
+    assert "CF230" in _codes(one_rate) and "CF230" not in _codes(answer(made_study()))
 
 
 def test_the_sentence() -> None:
@@ -246,8 +248,14 @@ def test_the_sentence() -> None:
 
 def test_every_sentence_is_there_in_both_languages() -> None:
     results = made_study(batches=ALL, seeds=1)
-    for found in (answer(results), answer(results, 2.6), answer(results, 9.0), answer(made_study(noise=0.3))):
-        for one in (sentence(found), *reasons(found)):
+    for found in (
+        answer(results),
+        answer(results, 2.6),
+        answer(results, 9.0),
+        answer(made_study(noise=0.3)),
+        answer(made_study(factors=(1.0,))),
+    ):
+        for one in (sentence(found), *reasons(found), *remarks(found)):
             assert one.en.endswith(".") and one.zh.endswith("。") and one.en.isascii()
             numbers = {word.strip(".,;:()") for word in one.en.split()} & {"2.600", "20,000", "1,024", "200"}
             assert all(number in one.zh for number in numbers), one

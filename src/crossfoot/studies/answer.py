@@ -92,6 +92,11 @@ class Answer:
         """The fewest that a batch was trained with."""
         return min((one.seeds for one in self.batches), default=0)
 
+    @property
+    def rates(self) -> int:
+        """The most that were tried for a batch."""
+        return max((len(one.tried) for one in self.batches), default=0)
+
 
 def answer(results: StudyResults, target: float | None = None) -> Answer:
     """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`."""
@@ -123,9 +128,7 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
         equal_samples=_lowest(best, shared, lambda run: loss_after(curve_of(run), shared)),
         equal_steps=_lowest(best, few, lambda run: loss_at(run, few)),
-        nearest_rules=_nearest_rules(
-            {batch: one.best.rate for batch, one in best.items()}, results.own_batch
-        ),
+        nearest_rules=_nearest_rules(best, results.own_batch),
     )
     return _compared(bare)
 
@@ -178,8 +181,9 @@ def ruled_rate(rule: str, rate: float, batch: float, other: float) -> float:
     return rate * math.pow(other / batch, POWERS[rule])
 
 
-def _nearest_rules(rates: Mapping[int, float], own: int) -> tuple[str, ...]:
-    """By the mean distance of the logarithms; all that are as near."""
+def _nearest_rules(best: Mapping[int, BestRuns], own: int) -> tuple[str, ...]:
+    """By the mean distance of the logarithms; all that are as near. None where a batch had no choice."""
+    rates = {batch: one.best.rate for batch, one in best.items() if len(one.tried) > 1}
     others = rates.keys() - {own}
     if own not in rates or not others:
         return ()

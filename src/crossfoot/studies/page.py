@@ -13,7 +13,7 @@ from crossfoot.studies.batch_answer import BatchAnswer
 from crossfoot.studies.conditions import conditions
 from crossfoot.studies.pictures import at_the_end, costs, losses, rates, until_target
 from crossfoot.studies.results import StudyResults, StudyRun
-from crossfoot.studies.words import count_words, loss_words, reasons, sentence
+from crossfoot.studies.words import count_words, loss_words, reasons, remarks, sentence
 
 _MOST_NAMES = 5
 _HOW: dict[str, Text] = {
@@ -65,7 +65,7 @@ def _verdicts(found: Answer) -> Iterator[Html]:
             *([Both(f"and {more:,} more", f"等 {len(found.not_footing):,} 个")] if more > 0 else []),
         )
     is_sure = found.place in ("below", "above")
-    yield verdict("good" if is_sure else "plain", sentence(found), *reasons(found))
+    yield verdict("good" if is_sure else "plain", sentence(found), *reasons(found), *remarks(found))
 
 
 def _costs(found: Answer) -> list[Html]:
