@@ -61,6 +61,8 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: str) -> subpr
 class Runner:
     """Trains runs. stopped: the signal that ended it, None while none has come."""
 
+    detached = False
+
     def __init__(self, config: str, machine: Machine, is_over: Callable[[Start, int, float], None]) -> None:
         """is_over: told of each run that has ended, with its exit code and its seconds."""
         self._config, self._machine, self._is_over = config, machine, is_over

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.launch.resolving import refuse_options
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import called, joined
+from crossfoot.studies.arrays import ArrayRunner
 from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
 from crossfoot.studies.design import Asked, Subject, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
@@ -29,6 +31,7 @@ from crossfoot.studies.study_folder import asked_document, refuse_other, study_f
 
 def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     """The verb; returns the exit code of the contract. Raises Refused."""
+    refuse_options(options.launch)
     batches, factors = batches_of(options.batches), factors_of(options.rates)
     studied = read_studied(config, overrides, makes_index=not options.plans_only)
     budget = options.budget_samples or studied.samples_per_epoch
@@ -49,34 +52,44 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
         designs = designed(asked, subject, folder, {})
         say(plan_page(asked, subject, designs, plans, _speeds(studied, subject, folder)))
         return 0
-    again = joined([called("crossfoot"), "study", config, *overrides, *_words(options)])
     with study_folder(folder, document):
-        return _Conduct(Study(studied, asked, subject, folder), again).run(_machine(studied, options))
+        return _Conduct(Study(studied, asked, subject, folder), options).run()
 
 
 class _Conduct:
-    """A study being trained. again: the command that goes on with it."""
+    """A study being trained."""
 
-    def __init__(self, study: Study, again: str) -> None:
-        self._study, self._again = study, again
+    def __init__(self, study: Study, options: StudyOptions) -> None:
+        self._study = study
+        words = ["study", study.studied.path, *study.studied.overrides, *options.words]
+        self._again = joined([called("crossfoot"), *words])
+        self._runner: Runner | ArrayRunner
+        if options.target == "slurm":
+            where = (study.studied.path, study.folder, options.launch, options.at_once)
+            self._runner = ArrayRunner(*where, words, self._is_over)
+        else:
+            self._runner = Runner(study.studied.path, _machine(study.studied, options), self._is_over)
         self._begun = time.monotonic()
         self._trained_samples = 0
         self._failed: dict[str, Finding] = {}
 
-    def run(self, machine: Machine) -> int:
+    def run(self) -> int:
         """Train what is left, as often as results ask for more; returns the exit code."""
         self._study.begun()
         done, all_runs = len(self._study.designs) - len(self._study.left()), len(self._study.designs)
         if done:
             tell(f"{done:,} of {counted(all_runs, 'run')} are there already")
-        runner = Runner(self._study.studied.path, machine, self._is_over)
-        while runner.stopped is None and (starts := self._to_train()):
-            runner.train(starts)
+        stopped, is_detached = None, False
+        while stopped is None and not is_detached and (starts := self._to_train()):
+            self._runner.train(starts)
+            stopped, is_detached = self._runner.stopped, self._runner.detached
         results = self._study.results()
         write_results(self._study.folder, results)
-        if runner.stopped is not None:
+        if is_detached:
+            return 0
+        if stopped is not None:
             tell(f"stopped: what is trained is kept; go on with: {self._again}")
-            return 130 if runner.stopped == signal.SIGINT else 75
+            return 130 if stopped == signal.SIGINT else 75
         return self._ended(results)
 
     def _to_train(self) -> list[Start]:
@@ -86,7 +99,7 @@ class _Conduct:
         run = self._study.measure(start.run)
         write_results(self._study.folder, self._study.results())
         if run.state == "unfinished":
-            if code not in (75, 130):
+            if self._runner.stopped is None:
                 log = os.path.join(start.run_dir, LOG)
                 self._failed[run.name] = run_failed(start.run_dir, code, log, self._again)
                 tell(f"{run.name} failed:\n{tail_of(log)}")
@@ -112,23 +125,8 @@ class _Conduct:
             return 0
         not_footing = [run.name for run in results.runs if not run.foots]
         others = [run.name for run in results.runs if not run.same_samples]
-        paths = [os.path.join(folder, name) for name in not_footing]
-        show([study_does_not_foot(folder, not_footing, others, paths)])
+        show([study_does_not_foot(folder, not_footing, others)])
         return 3
-
-
-def _words(options: StudyOptions) -> list[str]:
-    """The options, as a command has them."""
-    plain = StudyOptions(options.batches)
-    words = ["--batches", options.batches]
-    for name, option in (
-        ("rates", "--rates"), ("seeds", "--seeds"), ("budget_samples", "--budget-samples"),
-        ("validations", "--validations"), ("branch", "--branch"), ("target", "--to"),
-        ("at_once", "--at-once"), ("out", "--out"),
-    ):  # fmt: skip
-        if (value := getattr(options, name)) != getattr(plain, name):
-            words += [option, str(value)]
-    return words
 
 
 def _machine(studied: Studied, options: StudyOptions) -> Machine:
