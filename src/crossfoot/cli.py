@@ -132,6 +132,13 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
+    text = "a page of a run, of several runs side by side, or of a study: one file of HTML"
+    report = verbs.add_parser("report", help=text, description=text)
+    folders = "folder of a run, or of a study; several runs are shown side by side"
+    report.add_argument("folders", type=path, metavar="RUN_DIR | STUDY_DIR", nargs="+", help=folders)
+    page = "the page; default: page.html in the folder, of several runs report.html here"
+    report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
+    report.set_defaults(verb=_report)
     model_verbs(verbs)
     study_verb(verbs)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
@@ -292,6 +299,12 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from crossfoot.run_pages.verb import report_runs
+
+    return report_runs(arguments.folders, arguments.out)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
