@@ -21,7 +21,7 @@ Number = TypeVar("Number", int, Fraction)
 @dataclass(frozen=True)
 class StudyOptions:
     """What the command line asks for; None: not said. batches, rates: as they are written. plans_only: show
-    the plan, start nothing. partition, account, time, cpus_per_task, detach: SLURM's.
+    the plan, start nothing. target_loss: until which steps are counted. partition and all behind it: SLURM's.
     """
 
     batches: str
@@ -34,6 +34,7 @@ class StudyOptions:
     at_once: int | None = None
     plans_only: bool = False
     out: str | None = None
+    target_loss: float | None = None
     partition: str | None = None
     account: str | None = None
     time: str | None = None

@@ -22,7 +22,7 @@ _OF_DIVERGING = ("not finite", "update not applied")
 
 
 def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[StudyRun, RunCost | None]:
-    """What came of a run, as far as it is. Of a folder without a run, or with one that cannot be read, there
+    """What came of a run so far. Of a folder without a run, or with one that cannot be read, there
     are no points and no cost.
     """
     try:
@@ -31,7 +31,7 @@ def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[Study
     except Refused:
         run = receipt = None
     if run is None or receipt is None:
-        return _run(design, math.nan, "unfinished", (), is_footing=False, is_same=False), None
+        return not_begun(design), None
     lines = run.by_step()
     state, points = _state(run, lines, design.steps), _points(run, lines)
     is_footing = receipt.foots or (state == "diverged" and _only_diverged(receipt))
@@ -39,6 +39,11 @@ def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[Study
     peak = float(run.lock["plan"]["learning_rate"]["peak"])
     result = _run(design, peak, state, points, is_footing=is_footing, is_same=is_same)
     return result, _cost(lines, points)
+
+
+def not_begun(design: RunDesign, peak_rate: float = math.nan) -> StudyRun:
+    """A run of which nothing is known but the plan."""
+    return _run(design, peak_rate, "unfinished", (), is_footing=False, is_same=False)
 
 
 def _run(

@@ -20,9 +20,9 @@ from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
 from crossfoot.studies.design import Asked, Subject, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
+from crossfoot.studies.outcome import outcome_page
 from crossfoot.studies.plan_page import plan_page
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
-from crossfoot.studies.results import StudyResults
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
 from crossfoot.studies.study import Study
@@ -53,7 +53,8 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
         say(plan_page(asked, subject, designs, plans, _speeds(studied, subject, folder)))
         return 0
     with study_folder(folder, document):
-        return _Conduct(Study(studied, asked, subject, folder), options).run()
+        peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
+        return _Conduct(Study(studied, asked, subject, folder, peaks), options).run()
 
 
 class _Conduct:
@@ -72,10 +73,12 @@ class _Conduct:
         self._begun = time.monotonic()
         self._trained_samples = 0
         self._failed: dict[str, Finding] = {}
+        self._target = options.target_loss
 
     def run(self) -> int:
         """Train what is left, as often as results ask for more; returns the exit code."""
         self._study.begun()
+        write_results(self._study.folder, self._study.results())
         done, all_runs = len(self._study.designs) - len(self._study.left()), len(self._study.designs)
         if done:
             tell(f"{done:,} of {counted(all_runs, 'run')} are there already")
@@ -83,14 +86,12 @@ class _Conduct:
         while stopped is None and not is_detached and (starts := self._to_train()):
             self._runner.train(starts)
             stopped, is_detached = self._runner.stopped, self._runner.detached
-        results = self._study.results()
-        write_results(self._study.folder, results)
         if is_detached:
             return 0
         if stopped is not None:
             tell(f"stopped: what is trained is kept; go on with: {self._again}")
             return 130 if stopped == signal.SIGINT else 75
-        return self._ended(results)
+        return self._ended()
 
     def _to_train(self) -> list[Start]:
         return [start for start in self._study.left() if start.run.name not in self._failed]
@@ -114,10 +115,10 @@ class _Conduct:
         rest = f"; about {clock(ahead)} left" if left else ""
         tell(f"run {over:,} of {len(designs):,}: {run.name} {what}, {clock(seconds)}{rest}")
 
-    def _ended(self, results: StudyResults) -> int:
+    def _ended(self) -> int:
         """The words at the end, and the code."""
-        folder = self._study.folder
-        say(_summary(results, folder))
+        folder, results = self._study.folder, self._study.results()
+        say(outcome_page(results, folder, self._target))
         if self._failed:
             show(list(self._failed.values()))
             return 1
@@ -151,18 +152,3 @@ def _speeds(studied: Studied, subject: Subject, folder: str) -> dict[int, float]
             batch = int(run.lock["plan"]["global_batch_size"])
             found[batch] = sum(line.real_tokens for line in run.counted) / seconds
     return found
-
-
-def _summary(results: StudyResults, folder: str) -> str:
-    """A line for each run."""
-    lines = [f"  {'run':<20}{'batch':>7}{'peak rate':>12}{'validation loss':>17}   {'state':<10}foots"]
-    for run in results.runs:
-        loss = f"{run.points[-1].validation_loss:.4f}" if run.points else ""
-        foots = "yes" if run.foots and run.same_samples else "no"
-        lines.append(
-            f"  {run.name:<20}{run.batch:>7,}{run.peak_rate:>12.4g}{loss:>17}   {run.state:<10}{foots}"
-        )
-    lines.append(
-        f"{folder}: results.json, and a folder for each run; foots: {'yes' if results.foots else 'no'}"
-    )
-    return "\n".join(lines)
