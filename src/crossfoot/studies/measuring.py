@@ -38,7 +38,7 @@ def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[Study
     is_same = order.is_followed(lines, design.batch)
     peak = float(run.lock["plan"]["learning_rate"]["peak"])
     result = _run(design, peak, state, points, is_footing=is_footing, is_same=is_same)
-    return result, _cost(lines, points)
+    return result, cost_of(run, points)
 
 
 def not_begun(design: RunDesign, peak_rate: float = math.nan) -> StudyRun:
@@ -107,9 +107,12 @@ def _training_loss(lines: Sequence[StepEntry]) -> float:
     return math.fsum(line.loss * line.planned_trained_tokens for line in lines) / tokens
 
 
-def _cost(lines: Sequence[StepEntry], points: Sequence[CurvePoint]) -> RunCost:
-    """seconds: of the counted steps; a step that was lost and trained again counts once."""
+def cost_of(run: RunRecord, points: Sequence[CurvePoint] = ()) -> RunCost:
+    """Of the counted steps: one that was lost and trained again counts once."""
+    lines = run.by_step()
     seconds = tuple(math.fsum(line.seconds for line in lines[: point.step]) for point in points)
     whole = math.fsum(line.seconds for line in lines)
     tokens = sum(line.real_tokens for line in lines)
-    return RunCost(seconds, tokens / whole if whole else 0.0)
+    endings = [record.ending for record in run.attempts]
+    peaks = [one.memory.peak_bytes for one in endings if one is not None and one.memory is not None]
+    return RunCost(seconds, tokens / whole if whole else 0.0, max(peaks, default=None))

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
@@ -17,12 +18,14 @@ from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import called, joined
 from crossfoot.studies.arrays import ArrayRunner
 from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
-from crossfoot.studies.design import Asked, Subject, designed
+from crossfoot.studies.design import Asked, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
+from crossfoot.studies.measuring import cost_of
 from crossfoot.studies.outcome import outcome_page
 from crossfoot.studies.plan_page import plan_page
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
+from crossfoot.studies.results import RunCost
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
 from crossfoot.studies.study import Study
@@ -50,7 +53,7 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     subject, plans = planned_batches(studied, asked, subject_of(studied, budget), folder)
     if options.plans_only:
         designs = designed(asked, subject, folder, {})
-        say(plan_page(asked, subject, designs, plans, _speeds(studied, subject, folder)))
+        say(plan_page(asked, subject, designs, plans, _costs(studied, folder)))
         return 0
     with study_folder(folder, document):
         peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
@@ -138,17 +141,12 @@ def _machine(studied: Studied, options: StudyOptions) -> Machine:
     return Machine(ranks, at_once, gpus if at_once > 1 else (), launches)
 
 
-def _speeds(studied: Studied, subject: Subject, folder: str) -> dict[int, float]:
-    """Tokens per second by batch, of runs in the folder of the study and of the config's own."""
-    found: dict[int, float] = {}
+def _costs(studied: Studied, folder: str) -> dict[int, RunCost]:
+    """What a run cost, by batch: of the runs in the folder of the study and of the config's own."""
+    found: dict[int, RunCost] = {}
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for run_dir in [studied.plan.run.run_dir, *(os.path.join(folder, name) for name in sorted(names))]:
-        try:
-            run = read_run(run_dir) if holds_run(run_dir) else None
-        except Refused:
-            continue
-        seconds = sum(line.seconds for line in run.counted) if run else 0.0
-        if run and seconds:
-            batch = int(run.lock["plan"]["global_batch_size"])
-            found[batch] = sum(line.real_tokens for line in run.counted) / seconds
+        with suppress(Refused):
+            if holds_run(run_dir) and (cost := cost_of(run := read_run(run_dir))).tokens_per_second:
+                found[int(run.lock["plan"]["global_batch_size"])] = cost
     return found
