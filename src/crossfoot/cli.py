@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crossfoot import __version__
 from crossfoot.cli_models import model_verbs
 from crossfoot.cli_options import (
+    branch_options,
     doctor_options,
     import_verb,
     launch_options,
@@ -132,6 +133,10 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
     model_verbs(verbs)
+    text = "begin a run as the past of another one, up to a checkpoint, to go on with another batch"
+    branch = verbs.add_parser("branch", help=text, description=text)
+    branch_options(branch)
+    branch.set_defaults(verb=_branch)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror_options(mirror)
@@ -290,6 +295,12 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _branch(arguments: argparse.Namespace) -> int:
+    from crossfoot.branching.verb import branch
+
+    return branch(arguments.point, arguments.config, arguments.overrides, arguments.allow)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
