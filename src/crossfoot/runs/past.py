@@ -139,13 +139,11 @@ def _refuse_other_rates(run: RunFile, past: Past, rate: RatePlan, allow: Sequenc
 
 def _why_other(run: RunFile, past: Past, rate: RatePlan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, helps) about rates that differ."""
-    plan, train = past.lock["plan"], run.config.train
+    plan, train, lr = past.lock["plan"], run.config.train, run.config.lr
     steps, warm = plan["total_steps"], plan["warmup_steps"]
     own = "train.max_steps" if train.max_steps is not None else "train.epochs"
-    if rate.total_steps == steps:
-        lr = run.config.lr
-        keys = ("warmup_steps", "warmup_fraction", "warmup_samples")
-        key = next((f"lr.{name}" for name in keys if getattr(lr, name) is not None), "lr.schedule")
+    if rate.warmup_steps != warm and lr.warmup_fraction is None:
+        key = "lr.warmup_steps" if lr.warmup_samples is None else "lr.warmup_samples"
         note = f"the warm-up was {counted(warm, 'step')}, and is {counted(rate.warmup_steps, 'step')} now"
         behind = f"change the batch behind the warm-up: {counted(warm, 'step')} or more done"
         return (note,), (behind, f"or take the other rates on purpose: --allow {key}")
@@ -155,10 +153,8 @@ def _why_other(run: RunFile, past: Past, rate: RatePlan) -> tuple[tuple[str, ...
         by_epochs = past.lock["config"]["train"].get("epochs") is not None
         changed = LENGTH if by_epochs else LENGTH[1:]
         words += [word for key in changed for word in ("--allow", key)]
-    note = (
-        f"lr.schedule {rate.schedule} follows the length of the run: "
-        f"{counted(rate.total_steps, 'step')} now, {steps:,} before"
-    )
+    follows = f"lr.schedule {rate.schedule}" if rate.warmup_steps == warm else "lr.warmup_fraction"
+    note = f"{follows} follows the length of the run: {rate.total_steps:,} steps now, {steps:,} before"
     unending = "rates of lr.schedule constant, and of wsd before its decay, do not depend on the length"
     return (note, unending), (
         f"keep the length of the run: {joined(words)}",
