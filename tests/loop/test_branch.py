@@ -73,11 +73,13 @@ def test_a_branch_is_the_run_that_was_planned_so_from_the_start(
 ) -> None:
     """Its layout is that of the run it comes from, so every bit of it is equal."""
     before = tree(room / "long8")
+    (room / ".down.branching-0abc" / "checkpoints").mkdir(parents=True)  # of a call that was killed
     assert branch(room, "long8@3", "down", DOWN, "train.max_steps=7") == 0
     said = capsys.readouterr().out
     assert f"branched off small after 3 steps, 24 samples ({room}/long8)\n" in said
     assert f"train it: crossfoot train {room}/config.yaml '{DOWN}' train.max_steps=7 --continue" in said
     made = tree(room / "down")
+    assert not list(room.glob(".down.*"))
     assert branch(room, "long8@3", "down", DOWN, "train.max_steps=7") == 0  # made already
     assert tree(room / "down") == made and tree(room / "long8") == before
     assert receipt_of(str(room / "down")).foots_so_far
