@@ -41,6 +41,7 @@ ALWAYS = {
     "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"}
     | {"trainable_token_indices"},
     "train": {"epochs", "max_steps"},
+    "evaluation": {"tasks"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
     "tracking": {"wandb", "tensorboard"},

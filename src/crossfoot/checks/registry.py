@@ -64,6 +64,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.scores.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
+    "crossfoot.studies.findings",
     "crossfoot.tasks.findings",
     "crossfoot.tasks.item_findings",
     "crossfoot.tuning.findings",

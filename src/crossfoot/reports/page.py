@@ -9,7 +9,20 @@ from typing import Literal
 
 from crossfoot.reports.text import Both, Html, Text, english, escaped, language_switch, shown
 
-__all__ = ["Both", "Html", "Page", "Text", "figure", "figures", "heading", "paragraph", "table", "verdict"]
+__all__ = [
+    "Both",
+    "Html",
+    "Page",
+    "Text",
+    "figure",
+    "figures",
+    "folded",
+    "heading",
+    "paragraph",
+    "table",
+    "tiles",
+    "verdict",
+]
 
 _STYLE = Path(__file__).with_name("page.css")
 _NUMBER = re.compile(r"[-+]?[\d.]|-?$")
@@ -57,6 +70,17 @@ def verdict(kind: Literal["good", "bad", "plain"], text: Text, *why: Text) -> Ht
     """The one sentence to take along, and its reasons, in a box of its colour."""
     reasons = "".join(f"<li>{shown(one)}</li>" for one in why)
     return Html(f'<div class="verdict {kind}">{shown(text)}{f"<ul>{reasons}</ul>" if reasons else ""}</div>')
+
+
+def tiles(each: Sequence[tuple[Text, Text]]) -> Html:
+    """The few numbers that everybody looks for: what it is, and the number, beside each other."""
+    shown_each = (f"<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>" for name, value in each)
+    return Html(f'<dl class="tiles">{"".join(shown_each)}</dl>')
+
+
+def folded(words: Text, *inside: Html) -> Html:
+    """What only some readers want to see: they press on the words."""
+    return Html(f"<details><summary>{shown(words)}</summary>{''.join(inside)}</details>")
 
 
 def table(heads: Sequence[Text], rows: Sequence[Sequence[Text]], note: Text = "") -> Html:

@@ -95,7 +95,7 @@ ALLOWABLE: Mapping[str, str] = {
 FREE: frozenset[str] = frozenset(
     (
         *("run.name", "run.dir", "model.attention", "model.gradient_checkpointing"),
-        *("model.matmul", "model.kernels"),
+        *("model.matmul", "model.kernels", "train.noise_scale_every_steps"),
         *(
             "data.layout",
             "data.index_dir",
@@ -104,7 +104,7 @@ FREE: frozenset[str] = frozenset(
             "batch.micro_batch_tokens",
             "batch.grad_accum_steps",
         ),
-        *("cluster", "deepspeed", "validation", "tracking", "checkpoint", "faults", "checks"),
+        *("cluster", "deepspeed", "validation", "evaluation", "tracking", "checkpoint", "faults", "checks"),
     )
 )
 """Keys, and whole sections, that may change as they like: where a step is computed, how fast, what is

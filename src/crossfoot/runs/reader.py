@@ -29,6 +29,7 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.branched import Branched, read_branch
 from crossfoot.runs.ending import Ending, read_ending, read_lock
+from crossfoot.runs.evaluations import RunEvaluation, read_evaluations
 from crossfoot.runs.validations import Validation, read_validations
 
 Found = TypeVar("Found")
@@ -50,8 +51,8 @@ class RunRecord:
     """What a run folder holds: of a running run, a killed one, one continued many times.
 
     lock: the run's own. attempts: those that started, in order. lines: of the ledger, in file order. ending:
-    of the last attempt, None while it has written none. validations: in the order of steps. branch: off
-    which run it branched; its first attempts are then those of that one.
+    of the last attempt, None while it has written none. validations, evaluations: in the order of steps.
+    branch: off which run it branched; its first attempts are then those of that one.
     """
 
     run_dir: str
@@ -60,6 +61,7 @@ class RunRecord:
     lines: BookLines
     ending: Ending | None
     validations: tuple[Validation, ...] = ()
+    evaluations: tuple[RunEvaluation, ...] = ()
     branch: Branched | None = None
 
     @property
@@ -108,4 +110,5 @@ def read_run(run_dir: str) -> RunRecord:
     if findings or lock is None or lines is None:
         raise Refused(findings)
     ending = records[-1].ending if records else endings.get(1)
-    return RunRecord(run_dir, lock, tuple(records), lines, ending, read_validations(run_dir), branch)
+    taken = read_validations(run_dir), read_evaluations(run_dir)
+    return RunRecord(run_dir, lock, tuple(records), lines, ending, *taken, branch)

@@ -1,18 +1,15 @@
-"""`validations.jsonl` of a run folder: what each validation found, a line each, appended by rank 0.
-
-All attempts append to one file. A validation that was lost with its steps and taken again stands in it twice;
-the later line counts.
-"""
+"""`validations.jsonl` of a run folder: what each validation found, a line each."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from crossfoot.documents import Malformed, parse_object, plain, read_file, value_of
+from crossfoot.documents import Malformed, value_of
+from crossfoot.line_file import append_line, readable_lines
 
 VALIDATIONS_FILE = "validations.jsonl"
 
@@ -48,33 +45,20 @@ class Validation:
 
 
 def append_validation(run_dir: str, found: Validation) -> None:
-    """Add a line. Raises OSError. A line that a crash has torn is ended first, and stays unread."""
-    path = os.path.join(run_dir, VALIDATIONS_FILE)
-    line = json.dumps(plain(asdict(found) | {"perplexity": found.perplexity})) + "\n"
-    with open(path, "a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(line.encode())
+    """Add a line. Raises OSError."""
+    append_line(os.path.join(run_dir, VALIDATIONS_FILE), asdict(found) | {"perplexity": found.perplexity})
 
 
 def read_validations(run_dir: str) -> tuple[Validation, ...]:
     """In the order of steps, the last line of each; none where there is no file. Lines that nobody can read
     are left out: what they said is lost, and no number of the run depends on it.
     """
-    try:
-        lines = read_file(os.path.join(run_dir, VALIDATIONS_FILE)).splitlines()
-    except OSError:
-        return ()
     found: dict[int, Validation] = {}
-    for line in lines:
-        try:
-            document = parse_object(line)
-            document.pop("perplexity", None)
+    for document in readable_lines(os.path.join(run_dir, VALIDATIONS_FILE)):
+        document.pop("perplexity", None)
+        with suppress(Malformed):
             one = value_of(Validation, document)
-        except Malformed:
-            continue
-        found[one.step] = one
+            found[one.step] = one
     return tuple(found[step] for step in sorted(found))
 
 
