@@ -84,7 +84,7 @@ def make_receipt(
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
     return Receipt(
-        name=first.name,
+        name=expects.name,
         sha=first.sha,
         foots=is_complete and cause_count == 0 and real == promised,
         complete=is_complete,
@@ -231,6 +231,7 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     receipt = make_receipt(
         run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run), run.validations
     )
+    receipt = replace(receipt, branch=run.branch)
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt
