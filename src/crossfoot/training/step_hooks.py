@@ -133,7 +133,7 @@ class StepHooks:
         return self._step_recorder.drain()  # a signal may have come meanwhile
 
     def evaluate(self, steps_done: int) -> None:
-        """Ask the weights as they are what evaluation.tasks says, if anything; rank 0 says what they score."""
+        """Ask the weights as they are, if the run is asked anything; rank 0 says what came of it."""
         if self._evaluator is None:
             return
         self._rank_monitor.phase("evaluating", steps_done)

@@ -13,6 +13,7 @@ from crossfoot.ledger.entry import Cause, StepEntry
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.evaluations import RunEvaluation
 from crossfoot.runs.validations import Validation
 
 SPEED_STEPS = 20
@@ -125,6 +126,7 @@ class RunState:
     unfinished: tuple[UnfinishedView, ...]
     validation: Validation | None
     best_validation: Validation | None
+    evaluation: RunEvaluation | None
     ranks: tuple[RankView, ...]
     ending: Ending | None
     silent_seconds: float
