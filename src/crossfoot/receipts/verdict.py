@@ -79,12 +79,13 @@ class Receipt:
     total_steps. done_steps: different steps with a line that counts. reason: of the ending, None without one.
     evaluation: what the weights at its end score, in words. result_missing: why what a complete run trained
     is not saved, None when it is. causes: the first 1,000; cause_count: all; summary: what they come to, by
-    kind. notes: what is worth knowing and no fault, such as a torn last line. attempts: how many have started. Each line of the ledger is one of attempted_steps =
-    lost_steps + counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every
-    lost step has a line that counts by now. retried: tries at those counted steps that were thrown away for a
-    lower loss scale, on top; a step counts once, however often it was tried. not_finite: what was NaN or
-    infinite in the first steps that were skipped for it. seconds and pause_seconds: spent in steps, and
-    standing still for checkpoints, lost lines too. sha: of the first lock.
+    kind. notes: what is worth knowing and no fault, such as a torn last line. attempts: how many have
+    started. Each line of the ledger is one of attempted_steps = lost_steps + counted lines, and those are
+    applied_steps + skipped_steps, when it foots. is_regained: every lost step has a line that counts by now.
+    retried: tries at those counted steps that were thrown away for a lower loss scale, on top; a step counts
+    once, however often it was tried. not_finite: what was NaN or infinite in the first steps that were
+    skipped for it. seconds and pause_seconds: spent in steps, and standing still for checkpoints, lost lines
+    too. sha: of the first lock.
     """
 
     name: str

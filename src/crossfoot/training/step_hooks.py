@@ -141,7 +141,7 @@ class StepHooks:
         if found is not None:
             self._report(f"{step_name(steps_done - 1)}   {found.words}")
         if told:
-            self._report(render([_milder(finding) for finding in told], colour=False))
+            self._report(render(told, colour=False))
 
     def validate(self, steps_done: int) -> Validation:
         """What the weights are worth as they are; there must be validation data. Rank 0 notes it. Taken once
@@ -238,10 +238,6 @@ class StepHooks:
         if not self._ranks.is_first:
             return 0.0
         return max((one.manifest.seconds for one in list_checkpoints(self._run_dir)), default=0.0)
-
-
-def _milder(finding: Finding) -> Finding:
-    return replace(finding, severity="warning") if finding.severity == "error" else finding
 
 
 def _is_due(every_steps: int | None, steps_done: int) -> bool:
