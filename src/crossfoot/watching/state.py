@@ -14,6 +14,7 @@ from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.branched import Branched
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.evaluations import RunEvaluation
 from crossfoot.runs.validations import Validation
 
 SPEED_STEPS = 20
@@ -126,6 +127,7 @@ class RunState:
     unfinished: tuple[UnfinishedView, ...]
     validation: Validation | None
     best_validation: Validation | None
+    evaluation: RunEvaluation | None
     ranks: tuple[RankView, ...]
     ending: Ending | None
     silent_seconds: float
