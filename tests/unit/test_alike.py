@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfoot.evaluation.alike import pieces_alike
-from crossfoot.evaluation.questions import Question
 from crossfoot.tasks.items import Item, Request
+from crossfoot.tasks.questions import Question
 
 
 def question(number: int, context: tuple[int, ...], after: tuple[int, ...] = (9,)) -> Question:

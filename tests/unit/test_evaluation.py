@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from crossfoot.data.samples import Encoder
 from crossfoot.data.tokenizer import load_encoder
 from crossfoot.evaluation.fitting import held_bytes, refuse_too_large
-from crossfoot.evaluation.questions import Question, Windows, ask, in_tokens, letter_ids, windows_of
 from crossfoot.evaluation.rows import Piece, dealt, pieces_of, rows_of, shape_of, without
 from crossfoot.findings.finding import Refused
 from crossfoot.tasks.items import Item, Request
+from crossfoot.tasks.questions import Question, Windows, ask, in_tokens, letter_ids, windows_of
 from crossfoot.written.tensor_headers import Tensor
 from support.model_folders import write_model
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from crossfoot.arithmetic.batch import ceil_div
 from crossfoot.arithmetic.intervals import Interval
-from crossfoot.arithmetic.means import Estimate, t_of
+from crossfoot.arithmetic.means import Estimate, student_t
 from crossfoot.phrases import counted
 
 LEAST_STEPS = 5
@@ -112,7 +112,7 @@ def _ratio(pairs: np.ndarray) -> tuple[Estimate, Estimate, Interval]:
         unknown = Estimate(math.nan, -math.inf, math.inf)
         return unknown, unknown, Interval(math.nan, 0.0, math.inf)
     blocks = _in_blocks(pairs)
-    reach = np.cov(blocks.T) * t_of(len(blocks) - 1) ** 2 / len(blocks)
+    reach = np.cov(blocks.T) * student_t(len(blocks) - 1) ** 2 / len(blocks)
     means, reaches = pairs.mean(axis=0), np.sqrt(np.diag(reach))
     columns = zip(means.tolist(), (means - reaches).tolist(), (means + reaches).tolist(), strict=True)
     noise, signal = (Estimate(*column) for column in columns)

@@ -97,6 +97,12 @@ def _never_validated(facts: Facts) -> str | None:
     return f"the run has {schedule.total_steps:,} steps, and validates at its end in any case"
 
 
+def _no_start_loss(facts: Facts) -> str | None:
+    config = facts.run.config
+    is_idle = config.validation.at_start and not config.data.validation
+    return "data.validation is empty" if is_idle else None
+
+
 def _never_impatient(facts: Facts) -> str | None:
     config, schedule = facts.run.config, facts.schedule
     every, patience = config.validation.every_steps, config.validation.patience
@@ -133,6 +139,19 @@ def _no_best(facts: Facts) -> str | None:
         f"the first checkpoint on a validation would be {after_steps(first)}, and the run has "
         f"{schedule.total_steps:,}"
     )
+
+
+def _nothing_asked(facts: Facts) -> str | None:
+    return None if facts.run.config.evaluation.tasks else "evaluation.tasks is empty"
+
+
+def _asked_at_the_end(facts: Facts) -> str | None:
+    every, schedule = facts.run.config.evaluation.every_steps, facts.schedule
+    if (why := _nothing_asked(facts)) is not None:
+        return why
+    if schedule is None or every is None or every < schedule.total_steps:
+        return None
+    return f"the run has {schedule.total_steps:,} steps, and evaluates at its end in any case"
 
 
 def _no_loss_scale(facts: Facts) -> str | None:
@@ -201,8 +220,18 @@ WISHES: tuple[Wish, ...] = (
     Wish(
         "validation.every_steps", _never_validated, "give data.validation, and a number of steps in the run"
     ),
+    Wish("validation.at_start", _no_start_loss, "give data.validation"),
     Wish("validation.patience", _never_impatient, "validate more often, with validation.every_steps"),
     Wish("validation.min_improvement", _no_patience, "give validation.patience"),
+    Wish(
+        "evaluation.every_steps",
+        _asked_at_the_end,
+        "give evaluation.tasks, and a number of steps in the run",
+    ),
+    *(
+        Wish(f"evaluation.{key}", _nothing_asked, "give evaluation.tasks")
+        for key in ("scorer", "shots", "subjects")
+    ),
     Wish("checkpoint.best", _no_best, "validate where a checkpoint is written, before the run's end"),
     Wish("faults.overflow", _no_loss_scale, "leave it to runs in float16"),
     Wish("tracking.project", _no_tracker, _a_tracker),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from crossfoot.evaluation.questions import Question
 from crossfoot.evaluation.rows import Piece, Row, rounded_up, rows_of, shared_by
+from crossfoot.tasks.questions import Question
 
 _DEEPEST = 64
 """Of pieces that are found within pieces."""

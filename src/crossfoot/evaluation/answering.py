@@ -20,12 +20,12 @@ from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.decoding import Until, Watch, draw_key, processors
 from crossfoot.evaluation.findings import one_row_too_large, rows_disturb_each_other
 from crossfoot.evaluation.memory import Memory, if_it_fits
-from crossfoot.evaluation.questions import Question
 from crossfoot.evaluation.rows import STEP, Piece, Row, rounded_up
 from crossfoot.evaluation.scorer import Scorer
 from crossfoot.evaluation.scoring import Result
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.tasks.items import Decoding
+from crossfoot.tasks.questions import Question
 
 _LOOKED_AT = 4
 """Steps that are held against those of a row alone."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.finding import Finding
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.phrases import counted, size
-from crossfoot.tasks.items import Request
-
-_SHOWN = 3
-_WRITTEN = re.compile(r"(.*):(\d+)(?:, (.*))?")
-"""A place as a text."""
 
 
 @rule_docs("CF876", "warning", name="rows-not-independent")
@@ -63,39 +57,6 @@ def one_row_too_large(tokens: int, place: str, rows: int = 1) -> Finding:
     )
 
 
-@rule_docs("CF879", "error", "warning", name="prompt-beyond-positions")
-def prompts_too_long(
-    found: Sequence[tuple[Request, int]], positions: int, dropped: int = 0, *, drops: bool = True
-) -> Finding:
-    """CF879: prompts are longer than the model's positions.
-
-    Worked examples are left out one by one, the last first, until a prompt fits; how many items have lost
-    some is said, and each line of the scores has its own number. `--too-long refuse` stops instead. A
-    question that does not fit without any example is always refused: cut, it would be another question.
-    """
-    places = [(_place(request), counted(tokens, "token")) for request, tokens in found[:_SHOWN]]
-    (place, label), *others = places
-    more = len(found) - len(places)
-    if dropped:
-        title = f"{counted(len(found), 'prompt has', 'prompts have')} lost {counted(dropped, 'shot')}"
-        helps: tuple[str, ...] = ("write fewer --shots, so that all items have as many",)
-    else:
-        are = "prompt is" if len(found) == 1 else "prompts are"
-        title = f"{len(found):,} {are} too long"
-        helps = ("leave --too-long out, so that shots are left out",) if not drops else ()
-        helps = (*helps, "write fewer --shots, or take the items out")
-    return Finding(
-        "CF879",
-        f"{title}: the model has {positions:,} positions",
-        severity="warning" if dropped else "error",
-        place=place,
-        label=label,
-        others=tuple(others),
-        notes=(f"{more:,} more are not shown here",) if more > 0 else (),
-        helps=helps,
-    )
-
-
 @rule_docs("CF880", name="evaluating-rank-lost")
 def rank_lost(said: str) -> Finding:
     """CF880: a rank of an evaluation has ended before the others.
@@ -109,8 +70,3 @@ def rank_lost(said: str) -> Finding:
         notes=(said,),
         helps=("see what it said, and start the same command again: it goes on",),
     )
-
-
-def _place(request: Request) -> Place:
-    found = _WRITTEN.fullmatch(request.item.place)
-    return Place(found[1], int(found[2]), part=found[3] or "") if found else Place(request.item.place)

@@ -23,7 +23,6 @@ from crossfoot.evaluation.loading import Loading, begin_budget, least_rows, load
 from crossfoot.evaluation.memory import Memory
 from crossfoot.evaluation.placing import first_device, place_of_rank
 from crossfoot.evaluation.progress import Progress
-from crossfoot.evaluation.questions import Question, Windows, in_tokens
 from crossfoot.evaluation.scorer import Found, Letters
 from crossfoot.evaluation.scoring import Result, Scoring
 from crossfoot.findings.finding import Refused
@@ -33,6 +32,7 @@ from crossfoot.model_source.source import ModelSource
 from crossfoot.output import tell
 from crossfoot.phrases import counted
 from crossfoot.tasks.items import Asking, Item, Request
+from crossfoot.tasks.questions import Question, Windows, in_tokens
 from crossfoot.written.model_facts import model_folder, read_model_facts
 
 NAME = "crossfoot"

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from crossfoot import __version__
 from crossfoot.digests import sha256_of_document
-from crossfoot.documents import plain
 from crossfoot.environment.world import World
-from crossfoot.evaluation.findings import prompts_too_long
+from crossfoot.evaluation.origin import How, origin_of
+from crossfoot.evaluation.paper import Paper
 from crossfoot.evaluation.placing import first_device, place_of_rank
-from crossfoot.evaluation.questions import Asked, Question, Windows, ask, windows_of
-from crossfoot.evaluation.rows import STEP
 from crossfoot.extras import refuse_missing
-from crossfoot.findings.finding import Finding, Place
+from crossfoot.findings.finding import Place
 from crossfoot.generating.asking import Asking
 from crossfoot.generating.findings import float16_on_cpu
 from crossfoot.generating.generate import tell_findings
@@ -28,8 +23,9 @@ from crossfoot.model_source.source import ModelSource
 from crossfoot.runs.nearby import is_run
 from crossfoot.scores.item_log import Origin
 from crossfoot.tasks.items import Task
-from crossfoot.tasks.prompts import requests_of
-from crossfoot.tasks.reading import read_tasks
+from crossfoot.tasks.prompt_length import too_long
+from crossfoot.tasks.questions import Windows, ask, windows_of
+from crossfoot.tasks.requests import read_requests
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.model_facts import read_model_facts
 
@@ -81,15 +77,11 @@ def options_of(given: Namespace) -> Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known before a weight is read. indexes: of each question, its place in its task. sharing:
-    ranks on this machine.
-    """
+    """All that is known before a weight is read. sharing: ranks on this machine."""
 
     voice: ModelSource
     asks: Asking
-    questions: tuple[Question, ...]
-    indexes: tuple[int, ...]
-    origin: Origin
+    paper: Paper
     out: str
     device: str
     dtype: str
@@ -103,72 +95,45 @@ class Prepared:
 
 def prepare(path: str, options: Options, world: World) -> Prepared:
     """Raises Refused for all that can be known before a weight is read."""
-    tasks = read_tasks(
-        options.tasks,
-        split=options.split,
-        subjects=options.subjects,
-        with_shots=options.shots != 0,
+    requests = read_requests(
+        options.tasks, options.scorer, options.shots, split=options.split, subjects=options.subjects
     )
-    if any(task.kind == "generate" for task in tasks):
+    if requests.has_answers:
         refuse_missing("evaluate", "eval")  # what compares texts
-    requests = [requests_of(task, options.scorer, options.shots) for task in tasks]
     voice = find_voice(path, options.step, options.base)
     asks = asking(voice, None, None)
     facts = read_model_facts(voice.base)
     positions = facts.positions if facts is not None else None
-    flat = [one for each in requests for one in each]
     windows = windows_of(positions, options.window, options.stride)
-    asked = ask(asks.encoder, flat, positions, windows, drops=options.drops)
+    asked = ask(asks.encoder, requests.every, positions, windows, drops=options.drops)
     device, dtype = place_of_rank(options.device, world), options.dtype or voice.dtype
-    found = list(_too_long(asked, positions, options))
+    found = [*requests.warnings, *too_long(asked, positions, drops=options.drops)]
     if dtype == "float16" and device == "cpu":
         found.append(float16_on_cpu(Place(COMMAND_LINE)))
     if world.local_rank == 0 or any(finding.severity == "error" for finding in found):
         tell_findings(found)
-    any_text = any(task.kind == "perplexity" for task in tasks)
     return Prepared(
         voice,
         asks,
-        asked.questions,
-        tuple(index for each in requests for index in range(len(each))),
-        _origin(voice, asks, options, dtype, device, windows if any_text else None),
-        options.out or _folder(path, options, tasks),
+        Paper(
+            asked.questions,
+            requests.indexes,
+            asks.encoder,
+            _origin(voice, asks, options, dtype, device, windows if requests.has_texts else None),
+        ),
+        options.out or _folder(path, options, requests.tasks),
         device,
         dtype,
         world.local_world_size,
     )
 
 
-def _too_long(asked: Asked, positions: int | None, options: Options) -> Iterator[Finding]:
-    if positions is not None and asked.over_long:
-        yield prompts_too_long(asked.over_long, positions, drops=options.drops)
-    elif positions is not None and asked.dropped:
-        shortened = [(one.request, one.positions) for one in asked.dropped]
-        yield prompts_too_long(shortened, positions, sum(one.dropped for one in asked.dropped))
-
-
 def _origin(
     voice: ModelSource, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
 ) -> Origin:
     """Of what the scores are made."""
-    kind = first_device(device)
-    name = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else torch.cuda.get_device_name(kind)
-    return Origin(
-        weights=sha256_of_document(voice.mark),
-        scorer=options.scorer,
-        seed=0,
-        dtype=dtype,
-        device=f"{kind.partition(':')[0]} {name}",
-        torch=str(torch.__version__),
-        options={
-            "tokenizer": asks.encoder.facts.fingerprint,
-            "quantization": options.quantization,
-            "padding": STEP,
-            **({} if windows is None else plain(windows)),
-        },
-        model=voice.what,
-        crossfoot=__version__,
-    )
+    how = How(options.scorer, dtype, options.quantization, first_device(device), windows)
+    return origin_of(sha256_of_document(voice.mark), voice.what, asks.encoder, how)
 
 
 def _folder(path: str, options: Options, tasks: Sequence[Task]) -> str:

@@ -7,14 +7,12 @@ import time
 from crossfoot.output import tell
 from crossfoot.phrases import clock
 
-_SECONDS = 5.0
-
 
 class Progress:
     """Says it every few seconds. items, tokens: that this rank is to score."""
 
-    def __init__(self, items: int, tokens: int, *, speaks: bool) -> None:
-        self._items, self._tokens, self._speaks = items, tokens, speaks
+    def __init__(self, items: int, tokens: int, *, speaks: bool, every_seconds: float = 5.0) -> None:
+        self._items, self._tokens, self._speaks, self._every = items, tokens, speaks, every_seconds
         self._done_items = self._done_tokens = 0
         self._began = self._told = time.monotonic()
 
@@ -23,7 +21,7 @@ class Progress:
         self._done_items += 1
         self._done_tokens += tokens
         now = time.monotonic()
-        if not self._speaks or now - self._told < _SECONDS or self._done_items == self._items:
+        if not self._speaks or now - self._told < self._every or self._done_items == self._items:
             return
         self._told = now
         spent = now - self._began

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from crossfoot.arithmetic.dealing import deal
-from crossfoot.evaluation.questions import Ids, Question
+from crossfoot.tasks.questions import Ids, Question
 
 STEP = 16
 """Tokens."""

@@ -18,11 +18,11 @@ import torch
 from peft import PeftModel
 from transformers import Cache
 
-from crossfoot.evaluation.questions import Ids
 from crossfoot.evaluation.rows import Row, Shape
 from crossfoot.evaluation.shared_prefix import empty_cache, is_shareable, shared
 from crossfoot.generating.speaker import Speaker
 from crossfoot.tasks.items import Decoding
+from crossfoot.tasks.questions import Ids
 
 _FILL = 0
 """The id of padding: any will do."""

@@ -15,11 +15,11 @@ import torch
 from crossfoot.evaluation.budget import Budget
 from crossfoot.evaluation.findings import one_row_too_large, rows_disturb_each_other
 from crossfoot.evaluation.memory import Memory, if_it_fits
-from crossfoot.evaluation.questions import Question
 from crossfoot.evaluation.rows import Piece, Row, Shape, shape_of
 from crossfoot.evaluation.scorer import Found, Letters, Prefix, Scorer, continuations, letter_scores
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.tasks.items import Request
+from crossfoot.tasks.questions import Question
 
 NOISE: Mapping[torch.dtype, float] = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.03}
 """By how much the difference of two log-probabilities may be off for each token, where the rows of a forward

@@ -118,14 +118,19 @@ def load_speaker(
     rows = rows_of(model.get_input_embeddings())
     if rows < vocabulary:
         tell(f"warning: the tokenizer has {vocabulary:,} tokens, the model {rows:,}")
-    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
-    autocast = DTYPES[dtype] if len(kinds) > 1 else None
+    autocast = autocast_of(model, dtype)
     if device in _DIVIDED:
         return Speaker(_divided(model, device), asking, settings, "cuda", autocast)
     try:
         return Speaker(model.to(device), asking, settings, device, autocast)
     except RuntimeError as error:
         raise Refused(device_missing(device, first_line(error))) from error
+
+
+def autocast_of(model: nn.Module, dtype: str) -> torch.dtype | None:
+    """What to compute in where its tensors are of several precisions; None: in that of its tensors."""
+    kinds = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    return DTYPES[dtype] if len(kinds) > 1 else None
 
 
 def _loaded(voice: ModelSource, dtype: str, quantization: str, vocabulary: int) -> Any:

@@ -28,11 +28,12 @@ LARGEST_BYTES = 1_024
 MOST_SECONDS = 1e11
 """3,000 years after 1970: what lies behind is no time."""
 
-Phase = Literal["starting", "loading", "training", "validating", "saving", "closing", "ended"]
+Phase = Literal["starting", "loading", "training", "validating", "evaluating", "saving", "closing", "ended"]
 _DOES = {
     "starting": "starting",
     "loading": "loading the model",
     "validating": "validating",
+    "evaluating": "evaluating",
     "saving": "writing a checkpoint",
     "closing": "closing the run",
     "ended": "at its end",
@@ -46,8 +47,8 @@ class Heartbeat:
     """What one rank last said of itself.
 
     attempt: of the run, from 1; a file of an earlier attempt is stale. host, pid: where it runs. phase: what
-    it does. step: the index of the step it is in, from 0; while it validates or saves,
-    how many are done. beats: grows with every write, also while the
+    it does. step: the index of the step it is in, from 0; while it validates, evaluates
+    or saves, how many are done. beats: grows with every write, also while the
     main thread waits. beat_seconds: UNIX time of the write by the clock of its host, for people; clocks of
     hosts differ. period_seconds: from one beat to the next. progress: what its main thread has done within
     this step or phase; nothing is done while it waits for another rank. where: the function its main thread
@@ -81,7 +82,7 @@ def step_words(phase: str, step: int) -> str:
     """Where a rank is among the steps: `step 5`, `after 4 steps`; "" where that says nothing."""
     if phase in ("training", "ended"):
         return step_name(step)
-    return after_steps(step) if phase in ("validating", "saving") else ""
+    return after_steps(step) if phase in ("validating", "evaluating", "saving") else ""
 
 
 def doing(phase: str, step: int) -> str:

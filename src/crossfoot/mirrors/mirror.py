@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import steps_done
+from crossfoot.runs.evaluations import RunEvaluation
 from crossfoot.runs.validations import Validation
 
 
@@ -32,6 +33,16 @@ def log_validation(mirror: Mirror, found: Validation) -> None:
     numbers = _numbers({**asdict(found), "perplexity": found.perplexity})
     named = ("loss", "perplexity", "next_token_accuracy")
     mirror.log({f"validation/{name}": numbers[name] for name in named if name in numbers}, found.step)
+
+
+def log_evaluation(mirror: Mirror, found: RunEvaluation) -> None:
+    """An evaluation of the run, under evaluation/ and the name of each task."""
+    numbers = {
+        f"evaluation/{task.name}/{name}": value
+        for task in found.tasks
+        for name, value in task.numbers.items()
+    }
+    mirror.log(_numbers(numbers), found.step)
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, float]:

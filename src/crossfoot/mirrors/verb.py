@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 
 from crossfoot.extras import Extra, refuse_missing
 from crossfoot.findings.finding import Refused
 from crossfoot.mirrors.findings import mirror_taken
-from crossfoot.mirrors.mirror import Mirror, log_step, log_validation
+from crossfoot.mirrors.mirror import Mirror, log_evaluation, log_step, log_validation
 from crossfoot.mirrors.tensorboard import TENSORBOARD_FOLDER, TensorBoardMirror
 from crossfoot.mirrors.weights_and_biases import WandbMirror
 from crossfoot.output import say
-from crossfoot.phrases import counted
+from crossfoot.phrases import counted, listed, steps_done
 from crossfoot.receipts.receipt import receipt_of_run
 from crossfoot.runs.nearby import refuse_no_run
 from crossfoot.runs.reader import RunRecord, read_run
-from crossfoot.runs.validations import Validation
 from crossfoot.shell_words import quoted_path
 
 PROGRAMS: dict[str, Extra] = {"tensorboard": "tensorboard", "wandb": "tracking"}
@@ -41,19 +42,23 @@ def mirror_run(run_dir: str, out: str | None, program: str, project: str, *, off
         mirror, where = TensorBoardMirror(out), out
     _write(run, mirror)
     mirror.close(foots)
-    noted = counted(len(run.validations), "validation")
-    say(f"{counted(len(run.counted), 'step')} and {noted} mirrored: {where}")
+    taken = [counted(len(run.counted), "step"), counted(len(run.validations), "validation")]
+    if run.evaluations:
+        taken.append(counted(len(run.evaluations), "evaluation"))
+    say(f"{listed(taken, 'and')} mirrored: {where}")
     if program == "tensorboard":
         say(f"next:\n  tensorboard --logdir {quoted_path(out)}\n      shows them, in a browser")
     return 0
 
 
 def _write(run: RunRecord, mirror: Mirror) -> None:
-    """In the order of steps; a validation behind its step."""
-    validations: Iterator[Validation] = iter(run.validations)
-    waiting = next(validations, None)
+    """In the order of steps; what was taken of the weights behind their step."""
+    of_steps: dict[int, list[Callable[[], None]]] = defaultdict(list)
+    for one in run.validations:
+        of_steps[one.step].append(partial(log_validation, mirror, one))
+    for two in run.evaluations:
+        of_steps[two.step].append(partial(log_evaluation, mirror, two))
     for entry in run.by_step():
         log_step(mirror, entry)
-        while waiting is not None and waiting.step <= entry.step + 1:
-            log_validation(mirror, waiting)
-            waiting = next(validations, None)
+        for log in of_steps.pop(steps_done(entry.step), ()):
+            log()

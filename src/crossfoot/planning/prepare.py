@@ -20,6 +20,7 @@ from crossfoot.index.locate import find_index, refuse_unopenable, tokenizer_mark
 from crossfoot.index.look import index_findings, look_at
 from crossfoot.index.planned_sources import PlannedSource, planned_sources
 from crossfoot.index.store import DataIndex
+from crossfoot.planning.asked_tasks import wrong_with_evaluation
 from crossfoot.planning.plan import (
     RunPlan,
     SourcedTopology,
@@ -187,7 +188,8 @@ def plan_written(
     """The plan of what is written, and warnings; no index is made for it. Raises Refused."""
     checked = read_and_check(path, overrides, launch_files=launch_files, environ=environ)
     checked.refuse()
-    checked = checked.and_found([*map(said_beforehand, not_here(checked.run))])
+    found = [*not_here(checked.run), *wrong_with_evaluation(checked.run)]
+    checked = checked.and_found([*map(said_beforehand, found)])
     index = existing_index(checked)
     checked = survey(checked, index)
     return plan_checked(checked, index), checked.findings

@@ -17,6 +17,7 @@ from crossfoot.checks.model_folder import model_folder_findings
 from crossfoot.extras import missing_of, quantizer_missing, tracker_missing
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.locate import refuse_broken_tokenizer, refuse_unwritable_index
+from crossfoot.planning.asked_tasks import wrong_with_evaluation
 from crossfoot.runs.resume import PreviousAttempts, read_previous_attempts
 from crossfoot.runs.run_folder import refuse_used_folder
 from crossfoot.written.findings import in_file_order
@@ -110,6 +111,11 @@ def tracker_is_there(start: Start) -> Iterator[Finding]:
         yield tracker_missing("tracking.tensorboard", "true", "false", "tensorboard", place)
 
 
+def evaluation_can_be_asked(start: Start) -> Iterator[Finding]:
+    """The tasks that the run is evaluated on can be read, and their prompts fit."""
+    yield from wrong_with_evaluation(start.run)
+
+
 def run_folder_is_ours(start: Start) -> Iterable[Finding]:
     """The run folder is free and can be written; of a run that is continued, that it holds one."""
     if start.continues:
@@ -133,6 +139,7 @@ START_CONDITIONS: tuple[Condition, ...] = (
     kernels_are_there,
     quantizer_is_there,
     tracker_is_there,
+    evaluation_can_be_asked,
     run_folder_is_ours,
     index_folder_is_ours,
 )

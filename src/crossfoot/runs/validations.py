@@ -1,8 +1,4 @@
-"""`validations.jsonl` of a run folder: what each validation found, a line each, appended by rank 0.
-
-All attempts append to one file. A validation that was lost with its steps and taken again stands in it twice;
-the later line counts.
-"""
+"""`validations.jsonl` of a run folder: what each validation found, a line each."""
 
 from __future__ import annotations
 

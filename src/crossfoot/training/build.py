@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
@@ -18,7 +18,7 @@ from crossfoot.ledger.skipping import Policies
 from crossfoot.liveness.rank_monitor import RankMonitor
 from crossfoot.liveness.stopping import StopRequest
 from crossfoot.metering.meter import Meter
-from crossfoot.mirrors.mirror import Mirror, log_step
+from crossfoot.mirrors.mirror import Mirror, log_evaluation, log_step
 from crossfoot.mirrors.tensorboard import TENSORBOARD_FOLDER, TensorBoardMirror
 from crossfoot.mirrors.weights_and_biases import WandbMirror
 from crossfoot.models.adapt import prepare_training, trained_summary
@@ -33,6 +33,7 @@ from crossfoot.planning.deepspeed_config import (
 )
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.runs.attempts import attempt_name, attempt_path
+from crossfoot.runs.evaluations import RunEvaluation
 from crossfoot.runs.run_folder import DEEPSPEED_NAME
 from crossfoot.training.engine import (
     ACCELERATE_PRECISION,
@@ -41,6 +42,7 @@ from crossfoot.training.engine import (
     Engine,
     refuse_float16,
 )
+from crossfoot.training.evaluations import RunEvaluator, ask_run
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
@@ -71,6 +73,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     config, plan = work.plan.run.config, work.plan
 
     report = ranks.tell
+    asked = ask_run(work, ranks)
     mirrors = _mirrors(work, ranks)
     deepspeed_config = None
     if work.engine_kind == "deepspeed" and plan.deepspeed is not None:
@@ -98,6 +101,10 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
     if checkpoint is not None:
         load_checkpoint(engine, model, checkpoint, ranks)
     meter = Meter(engine.module, loaded.model.get_input_embeddings(), optimizer, ranks.rank)
+    evaluator = None
+    if asked is not None:
+        listen = partial(_listen, mirrors)
+        evaluator = RunEvaluator(work, asked, engine, model, ranks, stop, rank_monitor, listen)
     layout = plan.layout(folded=work.folded)
     done = sum(map(plan.schedule.step_size, range(work.resume_point.first_step)))
     progress = ProgressLine(work.steps, done) if ranks.is_first else None
@@ -122,13 +129,18 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         dropout_seed=config.run.seed if dropout else None,
         packed=config.data.is_packed,
         step_hooks=StepHooks(
-            work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report, mirrors
+            work, engine, model, ranks, meter, step_recorder, stop, rank_monitor, report, mirrors, evaluator
         ),
         rank_monitor=rank_monitor,
         policies=policies,
         noise=NoiseRecorder(work, engine, model, ranks, report),
     )
     return Built(training, loaded, model, progress, mirrors)
+
+
+def _listen(mirrors: Sequence[Mirror], found: RunEvaluation) -> None:
+    for mirror in mirrors:
+        log_evaluation(mirror, found)
 
 
 def _mirrors(work: RankJob, ranks: Ranks) -> tuple[Mirror, ...]:

@@ -7,13 +7,15 @@ Torch-free, so that `crossfoot explain` can read the pages.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from crossfoot.findings.finding import Finding
+from crossfoot.findings.finding import Finding, Place
 from crossfoot.findings.rule_docs import rule_docs
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.phrases import after_steps, counted, step_name
+from crossfoot.shell_words import joined
 
 MOST_SAMPLES_NAMED = 8
 
@@ -196,4 +198,38 @@ def float16_unsupported() -> Finding:
             "or start one process without the deepspeed launcher, which torch's own scaler serves",
             "or set model.dtype to bfloat16 or float32",
         ),
+    )
+
+
+@rule_docs("CF882", "warning")
+def evaluation_unfinished(run_dir: str, step: int, words: Sequence[str], notes: Sequence[str]) -> Finding:
+    """CF882: an evaluation of a run was not finished, and the run went on, or came to its end, without it.
+
+    A signal stops it, a full disk, or a row that does not fit into memory. No evaluation ends a run. What was
+    scored is kept: a run that is continued at this step goes on with it, and `crossfoot evaluate` gives the
+    same scores from the checkpoint or from what the run has saved. words: of that command. notes: why.
+    """
+    command = joined(["crossfoot", "evaluate", run_dir, "--step", str(step), *words])
+    return Finding(
+        "CF882",
+        f"the evaluation {after_steps(step)} is not finished",
+        severity="warning",
+        notes=tuple(notes),
+        helps=(f"evaluate its checkpoint: {command}",),
+    )
+
+
+@rule_docs("CF883")
+def tasks_differ(rank: int, hosts: Sequence[str], place: Place) -> Finding:
+    """CF883: files of `evaluation.tasks` are not the same on all nodes, and ranks would ask other things.
+
+    Each rank reads the tasks, and scores items of its own. Their prompts were compared by a digest before
+    weights are loaded.
+    """
+    on = [f"rank {one} on {hosts[one]}" if one < len(hosts) else f"rank {one}" for one in (rank, 0)]
+    return Finding(
+        "CF883",
+        f"{on[0]} reads other tasks than {on[1]}",
+        place=place,
+        helps=("put the files of evaluation.tasks on storage that every node sees",),
     )

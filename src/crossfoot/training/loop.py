@@ -44,7 +44,7 @@ class Training:
     packed: bool
     """Whether the samples of a slot stand in one row."""
     step_hooks: StepHooks
-    """Between two steps: validation, checkpoint."""
+    """Between two steps: validation, checkpoint, evaluation."""
     policies: Policies
     """What becomes of a step that cannot be learned from."""
     rank_monitor: RankMonitor
@@ -58,8 +58,10 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
     every rank. The ledger is durable then.
     """
     meter, policies = training.meter, training.policies
-    done, stop = first, Stop.NO
     training.engine.holds = policies.nonfinite == "stop"
+    done, stop = first, training.step_hooks.before(first)
+    if stop.ends:
+        return done, stop
     meter.restart_clock()
     for step, planned in planned_ahead(training, first, end):
         training.rank_monitor.tick(step)

@@ -1,4 +1,4 @@
-"""What happens between two steps: a validation, a checkpoint. All ranks together."""
+"""What happens between two steps: a validation, a checkpoint, an evaluation. All ranks together."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from crossfoot.runs.validations import (
     read_validations,
 )
 from crossfoot.training.engine import Engine
+from crossfoot.training.evaluations import RunEvaluator
 from crossfoot.training.findings import validation_not_finite, weights_not_finite
 from crossfoot.training.rank_job import RankJob
 from crossfoot.training.saving import CheckpointFacts, save_checkpoint, weights_are_finite
@@ -57,6 +58,7 @@ class StepHooks:
         rank_monitor: RankMonitor,
         report: Callable[[str], None],
         mirrors: Sequence[Mirror] = (),
+        evaluator: RunEvaluator | None = None,
     ) -> None:
         self._work, self._engine, self._model, self._ranks = work, engine, model, ranks
         self._meter, self._step_recorder, self._stop, self._rank_monitor = (
@@ -65,7 +67,7 @@ class StepHooks:
             stop,
             rank_monitor,
         )
-        self._report, self._mirrors = report, mirrors
+        self._report, self._mirrors, self._evaluator = report, mirrors, evaluator
         self._run_dir = work.plan.run.run_dir
         self._looked = time.monotonic()
         self._save_seconds = self._known_save_seconds()
@@ -75,6 +77,15 @@ class StepHooks:
             before = read_validations(self._run_dir)
             self._validations = {one.step: one for one in before if one.step <= self._saved_step}
         self.finding: Finding | None = None
+
+    def before_first(self) -> None:
+        """The validation of the weights that the run begins with, where it is asked for. It is taken again by
+        an attempt that begins with the first step too.
+        """
+        at_start = self._work.plan.run.config.validation.at_start
+        if at_start and self._work.validation is not None and not self._work.resume_point.first_step:
+            self._rank_monitor.phase("validating", 0)
+            self._report(f"before step 1   {self.validate(0).words}")
 
     def after(self, steps_done: int, asked: Stop) -> Stop:
         """What is due after so many steps. Returns what is still asked for: whether all ranks stop here.
@@ -103,10 +114,43 @@ class StepHooks:
             asked = self._step_recorder.drain()
             if not asked.ends:
                 asked = self._save(steps_done)
-        if validates or saves:
+        evaluates = self._evaluator is not None and self._evaluator.is_due(steps_done)
+        if evaluates and not asked.ends:  # behind the save: what is lost meanwhile is no step
+            asked = max(asked, self._step_recorder.drain())
+            if not asked.ends:
+                asked = self._evaluated(steps_done)
+        if validates or saves or evaluates:
             self._rank_monitor.phase("training", steps_done)
             self._meter.restart_clock()
         return asked
+
+    def before(self, steps_done: int) -> Stop:
+        """What is due before the first step of this attempt: an evaluation that the attempt before it did not
+        finish. Returns what is asked for, as `after` does.
+        """
+        evaluator = self._evaluator
+        if evaluator is None or not 0 < steps_done < self._work.steps or not evaluator.is_due(steps_done):
+            return Stop.NO
+        if evaluator.is_noted(steps_done):
+            return Stop.NO
+        asked = self._evaluated(steps_done)
+        self._rank_monitor.phase("training", steps_done)
+        return asked
+
+    def _evaluated(self, steps_done: int) -> Stop:
+        self.evaluate(steps_done)
+        return self._step_recorder.drain()  # a signal may have come meanwhile
+
+    def evaluate(self, steps_done: int) -> None:
+        """Ask the weights as they are, if the run is asked anything; rank 0 says what came of it."""
+        if self._evaluator is None:
+            return
+        self._rank_monitor.phase("evaluating", steps_done)
+        found, told = self._evaluator.score(steps_done)
+        if found is not None:
+            self._report(f"{step_name(steps_done - 1)}   {found.words}")
+        if told:
+            self._report(render(told, colour=False))
 
     def validate(self, steps_done: int) -> Validation:
         """What the weights are worth as they are; there must be validation data. Rank 0 notes it. Taken once

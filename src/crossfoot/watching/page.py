@@ -88,6 +88,8 @@ def _numbers(state: RunState, plain_letters: bool) -> Iterator[Text]:
     yield _row("validation", *_validation(state))
     if state.noise is not None:
         yield _row("noise scale", state.noise.figures)
+    if (scored := state.evaluation) is not None:
+        yield _row("evaluation", f"{scored.words}   {after_steps(scored.step)}")
     if speed is None:
         yield _row("speed", "-")
         yield _row("")
@@ -194,6 +196,8 @@ def _attempts(state: RunState) -> Iterator[Text]:
     shown = state.attempts[-_MOST_ATTEMPTS:]
     hidden = state.attempts[: len(state.attempts) - len(shown)]
     label = "attempts"
+    if state.branch is not None:
+        yield _row("branched", state.branch.words.removeprefix("branched "))
     if hidden:
         lost = sum(view.lost or 0 for view in hidden)
         yield _row(label, f"{counted(len(hidden), 'earlier one')}, {lost:,} lost")

@@ -69,7 +69,8 @@ def status_words(state: RunState) -> str:
         return f"{silent[0].who} is silent" if len(silent) == 1 else f"{len(silent):,} ranks are silent"
     if state.status == "running" and state.ranks:
         phases = {rank.phase for rank in state.ranks}
-        return next((phase for phase in ("saving", "validating", "closing") if phase in phases), "training")
+        shown = ("saving", "validating", "evaluating", "closing")
+        return next((phase for phase in shown if phase in phases), "training")
     return "training" if state.status == "running" else state.status
 
 

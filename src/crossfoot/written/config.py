@@ -263,10 +263,33 @@ class ValidationSection(Section):
 
     every_steps: Count | None = None
     """Also every so many optimizer steps."""
+    at_start: bool = False
+    """Also before the first step: the loss of the weights that the run begins with."""
     patience: Count | None = None
     """The run ends after so many validations in a row without a lower loss; null: never for that."""
     min_improvement: NotNegative = 0.0
     """How much lower, nats a token, counts as lower."""
+
+
+class EvaluationSection(Section):
+    """What the model is asked while it is trained, and at the end: as `crossfoot evaluate` asks, with the
+    weights in memory (docs/evaluate.md).
+    """
+
+    tasks: list[Text] = []
+    """Exams and files, as behind --tasks: [exam, ceval=FOLDER, FILE.jsonl]. Empty: nothing is asked."""
+    every_steps: Count | None = None
+    """Also every so many optimizer steps; null: at the end only."""
+    scorer: Literal[
+        "clean", "clean-choices", "alpaca2", "alpaca2-chat", "alpaca2-text", "alpaca2-chat-text"
+    ] = "clean"
+    """How choices are asked; clean: by the log-likelihood of their letters (docs/tasks.md)."""
+    shots: Index | None = None
+    """Worked examples before each question. Null: 5; of your own questions as many as each subject has, up to
+    5.
+    """
+    subjects: list[Text] = []
+    """Of exams: only these. Empty: all."""
 
 
 class CheckpointSection(Section):
@@ -333,6 +356,7 @@ class Config(Section):
     """Path of a DeepSpeed JSON file; absent: the accelerate engine, one process."""
     train: TrainSection
     validation: ValidationSection = ValidationSection()
+    evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     faults: FaultsSection = FaultsSection()
     tracking: TrackingSection = TrackingSection()
