@@ -54,8 +54,7 @@ def noise_too_seldom(facts: Facts) -> Iterator[Finding]:
     """CF219: fewer steps are measured than a noise scale needs.
 
     One step says very little; the interval comes from how far the measured steps lie apart. Below five of
-    them nothing is said, and it takes some twenty for an interval that one can use. A measured step costs a
-    few percent more than another (docs/noise-scale.md), so there is little to save.
+    them nothing is said, and it takes some twenty for an interval that one can use.
     """
     every, schedule = facts.run.config.train.noise_scale_every_steps, facts.schedule
     if every is None or schedule is None:
