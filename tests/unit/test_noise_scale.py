@@ -97,13 +97,12 @@ def test_a_signal_that_is_hardly_seen_does_not_make_the_interval_too_narrow() ->
     assert sum(one.low <= true <= one.high for one in spoken) / len(spoken) > 0.88
 
 
-def test_means_are_unbiased_however_the_tokens_lie() -> None:
-    """Of two steps that have the same tokens in other forwards, and of one whose forwards are samples."""
+def test_it_is_the_same_however_the_tokens_lie() -> None:
+    """400 tokens a step in 8 forwards, equal or not, in 2, and in 20."""
     draw, true = quadratic(1.0)
-    for tokens in (EQUAL, UNEQUAL, (200, 200), (1,) * 20):
-        found = measured(draw, tokens, 1_500, seed=1)
-        at_true = true * found.signal.mean
-        assert found.noise.low <= at_true * 1.1 and found.noise.high >= at_true * 0.9
+    for tokens in (EQUAL, UNEQUAL, (200, 200), (20,) * 20):
+        found = measured(draw, tokens, 1_500, seed=1).tokens
+        assert found is not None and found.low <= true <= found.high < 1.3 * found.low
 
 
 STEP = StepNoise(forwards=4, tokens=400, samples=8, small=7.0, big=4.0)
