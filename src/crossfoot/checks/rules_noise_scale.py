@@ -26,16 +26,17 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
         return
     sizes = f"{batch.micro_batch_size:,} x {batch.grad_accum_steps:,} x {batch.topology.dp_degree:,}"
     if batch.global_batch_size == 1:
-        title, helps = "a step is 1 sample", (f"remove {KEY}, or take more samples a step",)
+        title = "a step is 1 sample"
+        helps = [f"remove {KEY}, or take more samples a step"]
     else:
         title = f"a step is 1 forward ({sizes} samples)"
-        helps = (f"train the same step in two forwards: {_in_two(facts, batch)}", f"or remove {KEY}")
+        helps = [f"train the same step in two forwards: {_in_two(facts, batch)}", f"or remove {KEY}"]
     yield Finding(
         "CF218",
         f"{KEY} {every:,} measures nothing: {title}, and two forwards are needed",
         severity="warning",
         place=facts.run.place(KEY),
-        helps=helps,
+        helps=tuple(helps),
     )
 
 
