@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from crossfoot import __version__
 from crossfoot.cli_models import model_verbs
 from crossfoot.cli_options import (
+    branch_options,
     doctor_options,
     import_verb,
     launch_options,
     mirror_options,
     train_options,
 )
+from crossfoot.cli_studies import study_verb
 from crossfoot.cli_values import path
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
@@ -131,7 +133,19 @@ def _other_verbs(verbs: _Verbs) -> None:
     receipt.add_argument("run_dir", type=path, metavar="RUN_DIR", nargs="?", default=".", help=where)
     receipt.add_argument("--json", action="store_true", help="the receipt as JSON")
     receipt.set_defaults(verb=_receipt)
+    text = "a page of a run, of several runs side by side, or of a study: one file of HTML"
+    report = verbs.add_parser("report", help=text, description=text)
+    folders = "folder of a run, or of a study; several runs are shown side by side"
+    report.add_argument("folders", type=path, metavar="RUN_DIR | STUDY_DIR", nargs="+", help=folders)
+    page = "the page; default: page.html in the folder, of several runs report.html here"
+    report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
+    report.set_defaults(verb=_report)
     model_verbs(verbs)
+    text = "begin a run as the past of another one, up to a checkpoint, to go on with another batch"
+    branch = verbs.add_parser("branch", help=text, description=text)
+    branch_options(branch)
+    branch.set_defaults(verb=_branch)
+    study_verb(verbs)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
     mirror_options(mirror)
@@ -290,6 +304,18 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _branch(arguments: argparse.Namespace) -> int:
+    from crossfoot.branching.verb import branch
+
+    return branch(arguments.point, arguments.config, arguments.overrides, arguments.allow)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from crossfoot.studies.report import report
+
+    return report(arguments.folders, arguments.out)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

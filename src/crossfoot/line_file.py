@@ -8,13 +8,13 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 from crossfoot import durable
-from crossfoot.documents import Malformed, parse_object
+from crossfoot.documents import Malformed, open_file, parse_object, plain
 from crossfoot.output import escaped
 
 _NOT_IN_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -93,6 +93,28 @@ class LineFile:
     def close(self) -> None:
         """Another process may write it."""
         self._file.close()
+
+
+def append_line(path: str, value: Mapping[str, Any]) -> None:
+    """A line at the end of a file that holds nothing but such lines, for one writer. One that a crash has torn
+    is ended first, and stays unread. Raises OSError.
+    """
+    line = json.dumps(plain(value), allow_nan=False) + "\n"
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(line.encode())
+
+
+def readable_lines(path: str) -> Iterator[dict[str, Any]]:
+    """The lines of such a file, none where there is none. Those that nobody can read are left out: what they
+    said is lost, so no number may hang on all of them being there.
+    """
+    with suppress(OSError), open(open_file(path), "rb") as file:
+        for line in file:
+            with suppress(Malformed):
+                yield parse_object(line)
 
 
 def line_of(value: Mapping[str, Any]) -> str:

@@ -135,6 +135,14 @@ def free_memory() -> int:
     return max(0, min([int(psutil.virtual_memory().available), *_headrooms()]))
 
 
+def peak_memory() -> int:
+    """Most bytes of this process that were in memory at a time; where the system does not tell: now."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = _proc("self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
+    return int(psutil.Process().memory_info().rss)
+
+
 def _quotas() -> Iterator[int]:
     """Whole cores that each control group of this process may use, where it has such a limit; of version 2
     (`cpu.max`) or 1 (`cpu.cfs_quota_us`).

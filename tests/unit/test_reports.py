@@ -11,7 +11,8 @@ import pytest
 
 from crossfoot.reports.axes import Axis
 from crossfoot.reports.chart import Bar, Point, Series, bars, chart
-from crossfoot.reports.page import Page, figures, heading, paragraph, table, verdict
+from crossfoot.reports.page import Both, Page, figures, heading, paragraph, table, verdict
+from crossfoot.reports.text import joined
 from crossfoot.reports.thinning import thinned_dots, thinned_line
 
 ACROSS, UP = Axis("step"), Axis("loss")
@@ -150,3 +151,38 @@ def test_ten_thousand_points_keep_their_peaks_and_stay_small() -> None:
     charts = [chart("t", ACROSS, UP, [Series("l", points)]) for _ in range(9)]
     dots = chart("t", ACROSS, UP, [Series("l", cloud[:10_000], "dots")])
     assert len(Page("t").add(figures(*charts, dots)).render()) < 300_000
+
+
+def _bilingual(en: str, zh: str) -> str:
+    both = Both(en, zh)
+    line = Series(both, [Point(0, 1.0), Point(1, 2.0)])
+    drawn = chart(both, Axis(both), Axis(both), [line], both), bars(both, [Bar(both, 1.0, both)], both)
+    return (
+        Page(both)
+        .add(heading(both), paragraph(both), verdict("bad", both, both), table([both], [[both]], both))
+        .add(figures(*drawn))
+        .render()
+    )
+
+
+def test_a_page_in_two_languages_shows_each_text_in_both_and_has_a_switch() -> None:
+    page = _bilingual("loss <&", "损失 <&")
+    english = page.count("<span lang=en>loss &lt;&amp;</span>")
+    assert english == page.count("<span lang=zh-CN>损失 &lt;&amp;</span>") == 17
+    assert page.count("损失") == 17, "an attribute, and what the browser calls the page, is in one language"
+    assert page.count("loss &lt;&amp;") == 19
+    inputs = re.findall(r'<input [^>]*id="(\w+)"( checked)?>', page)
+    assert inputs == [("en", " checked"), ("zh", "")], "without a script it is English"
+    assert page.index("<input") < page.index("<h1>"), "what is hidden follows the switch"
+    assert "<input" not in _everything("plain")
+
+
+def test_numbers_in_two_languages_stand_at_the_right_too() -> None:
+    page = table(("run", "steps"), [("a", Both("3 of 10", "10 步中的 3 步"))])
+    assert page.count('class="number"') == 2
+
+
+def test_texts_are_joined_in_both_languages_and_stay_one_where_they_are_one() -> None:
+    assert joined(["a", Both("b", "乙")], ", ", "、") == Both("a, b", "a、乙")
+    assert joined(["1", "2"], " ", " ") == "1 2"
+    assert joined(["1", "2"]) == Both("1, 2", "1，2")

@@ -39,7 +39,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = fmean(values)
     if len(values) < 2:
         return Estimate(mean, -math.inf, math.inf)
-    reach = _t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    reach = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach)
 
 
@@ -50,6 +50,8 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Estimate:
     return estimate([a - b for a, b in zip(left, right, strict=True)])
 
 
-def _t(freedom: int) -> float:
-    """Beyond the table its expansion, which is exact to 0.002 there."""
+def student_t(freedom: int) -> float:
+    """How many standard errors an interval of CONFIDENCE reaches to each side; freedom: from 1 on. Beyond the
+    table its expansion, which is exact to 0.002 there.
+    """
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.4 / freedom

@@ -97,6 +97,12 @@ def _never_validated(facts: Facts) -> str | None:
     return f"the run has {schedule.total_steps:,} steps, and validates at its end in any case"
 
 
+def _no_start_loss(facts: Facts) -> str | None:
+    config = facts.run.config
+    is_idle = config.validation.at_start and not config.data.validation
+    return "data.validation is empty" if is_idle else None
+
+
 def _never_impatient(facts: Facts) -> str | None:
     config, schedule = facts.run.config, facts.schedule
     every, patience = config.validation.every_steps, config.validation.patience
@@ -214,6 +220,7 @@ WISHES: tuple[Wish, ...] = (
     Wish(
         "validation.every_steps", _never_validated, "give data.validation, and a number of steps in the run"
     ),
+    Wish("validation.at_start", _no_start_loss, "give data.validation"),
     Wish("validation.patience", _never_impatient, "validate more often, with validation.every_steps"),
     Wish("validation.min_improvement", _no_patience, "give validation.patience"),
     Wish(

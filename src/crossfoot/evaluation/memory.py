@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from crossfoot.evaluation.rows import Shape
-from crossfoot.processes import free_memory
+from crossfoot.processes import free_memory, peak_memory
 
 Result = TypeVar("Result")
 _REFUSALS = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed", "bad_alloc")
@@ -70,7 +70,7 @@ class Memory:
             torch.cuda.synchronize(self._device)
             peak = torch.cuda.max_memory_allocated(self._device)
         else:
-            peak = max(_peak_resident(), self._before)
+            peak = max(peak_memory(), self._before)
         return peak, peak - self._before
 
     def give_back(self) -> None:
@@ -78,14 +78,6 @@ class Memory:
         gc.collect()
         if self._is_cuda:
             torch.cuda.empty_cache()
-
-
-def _peak_resident() -> int:
-    """Most bytes of this process that were in memory."""
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) << 10
-    return int(psutil.Process().memory_info().rss)
 
 
 def estimated_bytes(config: Any, item_bytes: int, shape: Shape, prefix_tokens: int, later: int = 0) -> int:

@@ -85,7 +85,7 @@ def make_receipt(
     seen = {entry.step for entry in count}
     is_complete = all(step in seen for step in range(asked_steps))
     return Receipt(
-        name=first.name,
+        name=expects.name,
         sha=first.sha,
         foots=is_complete and cause_count == 0 and real == promised,
         complete=is_complete,
@@ -233,7 +233,8 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
         run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run), run.validations
     )
     scored = None if ending is None else last_of(run.evaluations, ending.step)
-    receipt = replace(receipt, evaluation=None if scored is None else scored.words)
+    words = None if scored is None else scored.words
+    receipt = replace(receipt, evaluation=words, branch=run.branch)
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt

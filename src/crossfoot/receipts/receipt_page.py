@@ -59,7 +59,7 @@ def _history_words(receipt: Receipt) -> list[str]:
     """What the rows do not show: lost steps, skipped ones, changes on purpose. Nothing for an ordinary run of
     one attempt.
     """
-    words = []
+    words = [] if receipt.branch is None else [receipt.branch.words]
     if receipt.attempts > 1 or receipt.lost_steps:
         kept = receipt.attempted_steps - receipt.lost_steps
         lost = f"{receipt.lost_steps:,} lost" + (" and computed again" if receipt.is_regained else "")

@@ -8,6 +8,7 @@ from typing import Any
 from crossfoot.ledger.entry import Cause, NotFinite, strict
 from crossfoot.receipts.cause_summary import CauseSummary
 from crossfoot.receipts.columns import Row
+from crossfoot.runs.branched import Branched
 
 RECEIPT_FORMAT = 2
 
@@ -85,7 +86,8 @@ class Receipt:
     retried: tries at those counted steps that were thrown away for a lower loss scale, on top; a step counts
     once, however often it was tried. not_finite: what was NaN or infinite in the first steps that were
     skipped for it. seconds and pause_seconds: spent in steps, and standing still for checkpoints, lost lines
-    too. sha: of the first lock.
+    too. sha: of the first lock. branch: off which run this one branched; the attempts until then are that
+    one's.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Receipt:
     allowed: tuple[Allowed, ...] = ()
     accepted: tuple[Accepted, ...] = ()
     history: tuple[AttemptRow, ...] = ()
+    branch: Branched | None = None
 
     @property
     def exit_code(self) -> int:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from crossfoot.reports.text import Text
+
 _MOST_TICKS = 6
 _MOST_WIDE_TICKS = 4
 _WIDE_LETTERS = 5
@@ -23,7 +25,7 @@ class Axis:
     ticks, in ascending order, left out where they come too near.
     """
 
-    label: str
+    label: Text
     is_whole: bool = False
     has_zero: bool = False
     is_log: bool = False

@@ -12,7 +12,8 @@ from itertools import chain, groupby
 from typing import Literal
 
 from crossfoot.reports.axes import Axis, Scale
-from crossfoot.reports.page import Html, escaped, figure
+from crossfoot.reports.page import figure
+from crossfoot.reports.text import Html, Text, english, escaped, shown
 from crossfoot.reports.thinning import Place, Point, thinned_dots, thinned_line
 
 __all__ = ["COLOURS", "Axis", "Bar", "Point", "Series", "bars", "chart"]
@@ -31,7 +32,7 @@ class Series:
     number, taken modulo COLOURS; None: its place in the chart. is_dashed: a second line of the same colour.
     """
 
-    label: str
+    label: Text
     points: Sequence[Point]
     how: Literal["line", "dots"] = "line"
     colour: int | None = None
@@ -42,16 +43,16 @@ class Series:
 class Bar:
     """A value, from 0 on. text: how it is written. low, high: its interval."""
 
-    label: str
+    label: Text
     value: float
-    text: str
+    text: Text
     low: float | None = None
     high: float | None = None
     colour: int = 0
 
 
 def chart(
-    title: str, across: Axis, up: Axis, series: Sequence[Series], note: str = "", is_wide: bool = False
+    title: Text, across: Axis, up: Axis, series: Sequence[Series], note: Text = "", is_wide: bool = False
 ) -> Html:
     """A figure with its legend; empty without a point to show. note: below it. is_wide: as the page."""
     points = [point for one in series for point in one.points if across.shows(point.x) and up.shows(point.y)]
@@ -66,10 +67,10 @@ def chart(
     )
     picture = (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escaped(title)}">{drawn.grid()}{paths}</svg>'
+        f'aria-label="{escaped(english(title))}">{drawn.grid()}{paths}</svg>'
     )
-    words = f'<div class="up">{escaped(up.label)}</div>' if up.label else ""
-    below = f'<div class="across">{escaped(across.label)}</div>' if across.label else ""
+    words = f'<div class="up">{shown(up.label)}</div>' if up.label else ""
+    below = f'<div class="across">{shown(across.label)}</div>' if across.label else ""
     gutter = max(len(label) for _, label in ys.ticks)
     plot = f'<div class="plot" style="--gutter:{gutter}ch">{picture}{drawn.ticks()}</div>'
     return figure(title, f"{words}{plot}{below}{_legend(series)}", note, is_wide)
@@ -158,7 +159,7 @@ def _legend(series: Sequence[Series]) -> str:
     entries = (
         f'<li><svg class="key" viewBox="0 0 24 8"><path class="{one.how} '
         f'c{(number if one.colour is None else one.colour) % COLOURS}{" dashed" if one.is_dashed else ""}" '
-        f'd="M{"12 4h0" if one.how == "dots" else "0 4h24"}"/></svg>{escaped(one.label)}</li>'
+        f'd="M{"12 4h0" if one.how == "dots" else "0 4h24"}"/></svg>{shown(one.label)}</li>'
         for number, one in enumerate(series)
         if one.label and one.points
     )
@@ -166,7 +167,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def bars(
-    title: str, each: Sequence[Bar], note: str = "", is_wide: bool = False, end: float | None = None
+    title: Text, each: Sequence[Bar], note: Text = "", is_wide: bool = False, end: float | None = None
 ) -> Html:
     """Bars from 0 to the right, one below the other; values below 0 are written, and have no bar. end: what
     the whole width stands for; None: the longest bar.
@@ -182,7 +183,7 @@ def _bar(bar: Bar, longest: float) -> str:
     if bar.low is not None and bar.high is not None:
         drawn += f'<path class="whisker" d="M{_share(bar.low, longest)} 4H{_share(bar.high, longest)}"/>'
     picture = f'<svg viewBox="0 0 {_WIDTH} 8" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
-    name, value = escaped(bar.label).replace("_", "_<wbr>"), escaped(bar.text)
+    name, value = shown(bar.label).replace("_", "_<wbr>"), shown(bar.text)
     return f'<span class="name">{name}</span>{picture}<span class="value">{value}</span>'
 
 

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NewType
+from typing import Literal
 
-Html = NewType("Html", str)
-"""Made by this room, where every text has gone through `escaped`. Texts of others are plain str."""
+from crossfoot.reports.text import Both, Html, Text, english, escaped, language_switch, shown
+
+__all__ = [
+    "Both",
+    "Html",
+    "Page",
+    "Text",
+    "figure",
+    "figures",
+    "folded",
+    "heading",
+    "paragraph",
+    "table",
+    "tiles",
+    "verdict",
+]
+
 _STYLE = Path(__file__).with_name("page.css")
 _NUMBER = re.compile(r"[-+]?[\d.]|-?$")
 """How a cell begins that stands at the right."""
 
 
 class Page:
-    """A page that grows from top to bottom. title: also what the browser calls it. lang: of its texts."""
+    """A page that grows from top to bottom. title: also what the browser calls it, in English. lang: of its
+    texts that are plain str. With a text in two languages it has a switch at its top.
+    """
 
-    def __init__(self, title: str, lang: str = "en") -> None:
-        self._title, self._lang = escaped(title), escaped(lang)
+    def __init__(self, title: Text, lang: str = "en") -> None:
+        self._title, self._lang = title, escaped(lang)
         self._parts: list[Html] = []
 
     def add(self, *parts: Html) -> Page:
@@ -29,49 +45,55 @@ class Page:
 
     def render(self) -> str:
         """The whole file."""
+        body = "\n".join(filter(None, [f"<h1>{shown(self._title)}</h1>", *self._parts]))
         return (
             f'<!doctype html>\n<html lang="{self._lang}"><head><meta charset="utf-8">'
-            f"<title>{self._title}</title>\n"
+            f"<title>{escaped(english(self._title))}</title>\n"
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             '<meta name="color-scheme" content="light dark">\n'
-            f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n<body><h1>{self._title}</h1>\n"
-            + "\n".join(filter(None, self._parts))
-            + "\n</body></html>\n"
+            f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n"
+            f"<body>{language_switch(body)}{body}\n</body></html>\n"
         )
 
 
-def escaped(text: str) -> Html:
-    """A text as it can stand in HTML, between tags and inside quotes."""
-    return Html(html.escape(text))
-
-
-def heading(text: str) -> Html:
+def heading(text: Text) -> Html:
     """What a part of the page is about."""
-    return Html(f"<h2>{escaped(text)}</h2>")
+    return Html(f"<h2>{shown(text)}</h2>")
 
 
-def paragraph(text: str, is_small: bool = False) -> Html:
+def paragraph(text: Text, is_small: bool = False) -> Html:
     """is_small: what only some readers want to know."""
-    return Html(f"<p{' class=small' if is_small else ''}>{escaped(text)}</p>")
+    return Html(f"<p{' class=small' if is_small else ''}>{shown(text)}</p>")
 
 
-def verdict(kind: Literal["good", "bad", "plain"], text: str, *why: str) -> Html:
+def verdict(kind: Literal["good", "bad", "plain"], text: Text, *why: Text) -> Html:
     """The one sentence to take along, and its reasons, in a box of its colour."""
-    reasons = "".join(f"<li>{escaped(one)}</li>" for one in why)
-    return Html(
-        f'<div class="verdict {kind}">{escaped(text)}{f"<ul>{reasons}</ul>" if reasons else ""}</div>'
-    )
+    reasons = "".join(f"<li>{shown(one)}</li>" for one in why)
+    return Html(f'<div class="verdict {kind}">{shown(text)}{f"<ul>{reasons}</ul>" if reasons else ""}</div>')
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Html:
+def tiles(each: Sequence[tuple[Text, Text]]) -> Html:
+    """The few numbers that everybody looks for: what it is, and the number, beside each other."""
+    shown_each = (f"<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>" for name, value in each)
+    return Html(f'<dl class="tiles">{"".join(shown_each)}</dl>')
+
+
+def folded(words: Text, *inside: Html) -> Html:
+    """What only some readers want to see: they press on the words."""
+    return Html(f"<details><summary>{shown(words)}</summary>{''.join(inside)}</details>")
+
+
+def table(heads: Sequence[Text], rows: Sequence[Sequence[Text]], note: Text = "") -> Html:
     """rows: as long as heads each; the first cell names the row. Columns of numbers stand at the right. A
     wide table scrolls by itself.
     """
-    are_numbers = [at > 0 and all(_NUMBER.match(row[at]) for row in rows) for at in range(len(heads))]
+    are_numbers = [
+        at > 0 and all(_NUMBER.match(english(row[at])) for row in rows) for at in range(len(heads))
+    ]
     sides = [' class="number"' if is_number else "" for is_number in are_numbers]
 
-    def row(cells: Sequence[str], tag: str) -> str:
-        each = (f"<{tag}{side}>{escaped(cell)}</{tag}>" for cell, side in zip(cells, sides, strict=True))
+    def row(cells: Sequence[Text], tag: str) -> str:
+        each = (f"<{tag}{side}>{shown(cell)}</{tag}>" for cell, side in zip(cells, sides, strict=True))
         return f"<tr>{''.join(each)}</tr>"
 
     body = "\n".join(row(cells, "td") for cells in rows)
@@ -81,10 +103,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -
     )
 
 
-def figure(title: str, drawn: str, note: str = "", is_wide: bool = False) -> Html:
+def figure(title: Text, drawn: str, note: Text = "", is_wide: bool = False) -> Html:
     """drawn: HTML. note: below it. is_wide: as wide as the page."""
     wide, below = (' class="full"' if is_wide else ""), (paragraph(note, is_small=True) if note else "")
-    return Html(f"<figure{wide}><figcaption>{escaped(title)}</figcaption>{drawn}{below}</figure>")
+    return Html(f"<figure{wide}><figcaption>{shown(title)}</figcaption>{drawn}{below}</figure>")
 
 
 def figures(*each: Html) -> Html:

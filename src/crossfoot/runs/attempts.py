@@ -62,7 +62,9 @@ class Attempt:
     torchrun gives to all restarts of one start, None without. command: the words that started it, up to the
     overrides; none when `crossfoot launch` did, which has them in its own files. matmul: how its ranks
     multiply float32 matrices, noted before the first step; None on GPUs and in 16 bits. base: of the weight
-    files that it began with, as `weight_marks` gives them; none of a model that is built in.
+    files that it began with, as `weight_marks` gives them; none of a model that is built in. origins: by key
+    of the config (dotted), who said its value: a place, "command line"; a key that is missing has its
+    default. versions: of the libraries that decide what is computed, and of Python.
     """
 
     attempt: int
@@ -86,6 +88,8 @@ class Attempt:
     command: tuple[str, ...] = ()
     matmul: str | None = None
     base: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.from_checkpoint is not None and not is_checkpoint_name(self.from_checkpoint):

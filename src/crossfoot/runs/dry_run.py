@@ -19,7 +19,7 @@ from crossfoot.written.shown import shown
 MARK = "dry-run.json"
 """In the folder of a dry run: it may be made again."""
 _WRITTEN = re.compile(
-    r"(dry-run|plan\.lock|receipt)\.json|ledger\.jsonl|\.nonce-\w+|\.[\w.-]+\.partial"
+    r"(dry-run|plan\.lock|receipt)\.json|ledger\.jsonl|page\.html|\.nonce-\w+|\.[\w.-]+\.partial"
     r"|attempt-\d{3,}/(plan\.lock|attempt|ending|deepspeed)\.json|attempt-\d{3,}/config\.yaml"
     rf"|heartbeat/({SIGN_OF_LIFE.pattern})"
     r"|checkpoints/[\w.-]+/(manifest\.json|tensors-[\w-]+\.safetensors)"

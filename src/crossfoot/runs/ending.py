@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from crossfoot import durable
 from crossfoot.digests import sha256_of_document
@@ -37,6 +37,18 @@ CUT_SHORT = {
 
 
 @dataclass(frozen=True)
+class PeakMemory:
+    """The most memory that a rank of an attempt held at a time. rank: which one. of: what torch had allocated
+    on its GPU, or what of its process was in memory. device: the name of that GPU, "" without.
+    """
+
+    peak_bytes: int
+    rank: int
+    of: Literal["GPU", "process"]
+    device: str = ""
+
+
+@dataclass(frozen=True)
 class Ending:
     """The end of a run's last attempt.
 
@@ -44,7 +56,7 @@ class Ending:
     planned_steps: how many it was asked for: N with --stop-after N, else the plan's total. validation_loss:
     mean over the trained tokens of the validation data, None when there are none. saved_path: where the
     trained weights were saved, as it is shown. weights_are_finite: every trained weight was a number at the
-    end, as far as anybody looked.
+    end, as far as anybody looked. memory: of the rank that held most, None where nobody measured.
     """
 
     reason: str
@@ -54,6 +66,7 @@ class Ending:
     validation_loss: float | None = None
     saved_path: str | None = None
     weights_are_finite: bool = True
+    memory: PeakMemory | None = None
 
     def __post_init__(self) -> None:
         if self.reason not in REASONS:

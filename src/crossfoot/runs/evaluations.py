@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from crossfoot.documents import Malformed, value_of
-from crossfoot.runs.step_lines import append_line, read_lines
+from crossfoot.line_file import append_line, readable_lines
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 
@@ -74,7 +74,7 @@ def append_evaluation(run_dir: str, found: RunEvaluation) -> None:
 def read_evaluations(run_dir: str) -> tuple[RunEvaluation, ...]:
     """In the order of steps, the last line of each; none where there is no file."""
     found: dict[int, RunEvaluation] = {}
-    for document in read_lines(os.path.join(run_dir, EVALUATIONS_FILE)):
+    for document in readable_lines(os.path.join(run_dir, EVALUATIONS_FILE)):
         with suppress(Malformed):
             one = value_of(RunEvaluation, document)
             found[one.step] = one

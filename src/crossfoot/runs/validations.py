@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from crossfoot.documents import Malformed, value_of
-from crossfoot.runs.step_lines import append_line, read_lines
+from crossfoot.line_file import append_line, readable_lines
 
 VALIDATIONS_FILE = "validations.jsonl"
 
@@ -46,14 +46,15 @@ class Validation:
 
 def append_validation(run_dir: str, found: Validation) -> None:
     """Add a line. Raises OSError."""
-    document = asdict(found) | {"perplexity": found.perplexity}
-    append_line(os.path.join(run_dir, VALIDATIONS_FILE), document)
+    append_line(os.path.join(run_dir, VALIDATIONS_FILE), asdict(found) | {"perplexity": found.perplexity})
 
 
 def read_validations(run_dir: str) -> tuple[Validation, ...]:
-    """In the order of steps, the last line of each; none where there is no file."""
+    """In the order of steps, the last line of each; none where there is no file. Lines that nobody can read
+    are left out: what they said is lost, and no number of the run depends on it.
+    """
     found: dict[int, Validation] = {}
-    for document in read_lines(os.path.join(run_dir, VALIDATIONS_FILE)):
+    for document in readable_lines(os.path.join(run_dir, VALIDATIONS_FILE)):
         document.pop("perplexity", None)
         with suppress(Malformed):
             one = value_of(Validation, document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ from crossfoot.launch.submit import submitted_job
 from crossfoot.output import say
 from crossfoot.planning.page import render_plan
 from crossfoot.receipts.run_promise import refuse_broken_promise
+from crossfoot.rendezvous.rank_info import BESIDE, DECIDING, versions
 from crossfoot.rendezvous.shared_folder import acquire_folder
 from crossfoot.runs.attempts import Attempt, accepted_findings, attempt_path
 from crossfoot.runs.resume import (
@@ -36,6 +38,7 @@ from crossfoot.training.rank_job import RankJob
 from crossfoot.written.accepting import accept_known
 from crossfoot.written.model_facts import model_folder, weight_marks
 from crossfoot.written.resolved import dump_config
+from crossfoot.written.shown import dotted
 
 
 def acquire(work: RankJob) -> RankJob:
@@ -97,6 +100,7 @@ def _resume_run(work: RankJob) -> Resumed | None:
         previous_attempts,
         work.lock,
         plan.schedule,
+        plan.rate,
         work.index.digests,
         work.options.allow,
         work.steps,
@@ -128,7 +132,20 @@ def _attempt(work: RankJob, findings: Sequence[Finding], environ: Mapping[str, s
         elastic_id=environ.get("TORCHELASTIC_RUN_ID") or None,
         command=() if _is_launched(work, environ) else _command(work),
         base=_base(work.plan.run.config.model.path),
+        origins=_origins(work),
+        versions=versions((*DECIDING, *BESIDE)) | {"python": platform.python_version()},
     )
+
+
+def _origins(work: RankJob) -> dict[str, str]:
+    """Who said what of the config, as the plan's page has it: nodes and GPUs may come from a launch file."""
+    run, sourced = work.plan.run, work.plan.sourced
+    named = [keys for keys in run.spots if len(keys) > 1 and all(isinstance(key, str) for key in keys)]
+    written = {dotted(keys): run.origin(*keys) for keys in named}
+    return written | {
+        "cluster.gpus_per_node": sourced.gpus_origin,
+        "cluster.num_nodes": sourced.nodes_origin,
+    }
 
 
 def _base(path: str) -> dict[str, str]:

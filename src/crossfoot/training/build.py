@@ -46,6 +46,7 @@ from crossfoot.training.evaluations import RunEvaluator, ask_run
 from crossfoot.training.findings import engine_believes
 from crossfoot.training.loop import Training
 from crossfoot.training.loss import SummedLoss
+from crossfoot.training.noise_recorder import NoiseRecorder
 from crossfoot.training.open_ledger import open_ledger
 from crossfoot.training.optimizer import build_optimizer
 from crossfoot.training.progress import ProgressLine
@@ -132,6 +133,7 @@ def build(work: RankJob, ranks: Ranks, stop: StopRequest, rank_monitor: RankMoni
         ),
         rank_monitor=rank_monitor,
         policies=policies,
+        noise=NoiseRecorder(work, engine, model, ranks, report),
     )
     return Built(training, loaded, model, progress, mirrors)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from crossfoot.checkpoints.findings import no_time
@@ -22,6 +23,7 @@ from crossfoot.models.save import save_adapter
 from crossfoot.output import say, tell
 from crossfoot.phrases import after_steps, said_by
 from crossfoot.planning.another_plan import another_plan
+from crossfoot.processes import peak_memory
 from crossfoot.receipts.index_check import held_against_index
 from crossfoot.receipts.receipt import receipt_of_run, write_receipt
 from crossfoot.receipts.receipt_page import render_receipt
@@ -37,7 +39,7 @@ from crossfoot.runs.attempts import (
     later_attempt,
 )
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
-from crossfoot.runs.ending import Ending, write_ending
+from crossfoot.runs.ending import Ending, PeakMemory, write_ending
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
@@ -101,12 +103,23 @@ def close(work: RankJob, built: Built, steps_done: int, stop: Stop) -> int:
     if exit_code == 0 and is_kept and is_finite:  # all is saved: from here on nothing can be lost
         training.step_hooks.evaluate(steps_done)
         training.rank_monitor.phase("closing")
+    memory = _peak_memory(training.engine.device, ranks)
     if ranks.is_first:
         run_dir = work.plan.run.run_dir
         forget_words(run_dir, attempt_path(run_dir, work.resume_point.attempt, ATTEMPT_FILE))
-        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite)
+        ending = Ending(reason, steps_done, exit_code, work.steps, loss, saved, is_finite, memory)
         exit_code = _write_receipt(work, built, ending, findings)
     return int(ranks.gather(exit_code, int)[0])
+
+
+def _peak_memory(device: torch.device, ranks: Ranks) -> PeakMemory:
+    """Of the rank that held most since its process began; on a GPU what torch had allocated there."""
+    if device.type == "cuda":
+        most, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
+        own = PeakMemory(most, ranks.rank, "GPU", name)
+    else:
+        own = PeakMemory(peak_memory(), ranks.rank, "process")
+    return max(ranks.gather(own, PeakMemory), key=lambda one: one.peak_bytes)
 
 
 def _validation_loss(work: RankJob, built: Built, steps_done: int, stop: Stop) -> float | None:
@@ -250,6 +263,8 @@ def _say_next(work: RankJob, ending: Ending, exit_code: int, causes: Sequence[Ca
             say("      the steps that are left, on other machines too")
         say(f"  {crossfoot} receipt {quoted_path(run.run_dir)}")
         say("      the same receipt again, from the run's files")
+        say(f"  {crossfoot} report {quoted_path(run.run_dir)}")
+        say("      all of it as a page, with pictures")
         if changes := another_plan(work.plan):
             say(f"  {crossfoot} plan {quoted_path(run.path)} {joined((*run.overrides, *changes))}")
             say("      what would train with another batch, on another cluster")

@@ -8,6 +8,7 @@ import io
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.meter import RATE_GROUP
 from crossfoot.metering.update import Update, UpdateGuard, weighted
 from crossfoot.training.batches import Batch
+from crossfoot.training.deepspeed_optimizer import communication, own_fragment, sharding
 from crossfoot.training.findings import engine_absent, float16_unsupported
 
 ACCELERATE_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -62,6 +64,13 @@ class Engine(ABC):
         """Clip and update, on all ranks alike. An update whose gradient norm is NaN or infinite is left out:
         weights and optimizer state stay bitwise as they were, and no gradient is left over.
         """
+
+    def gradient_parts(self) -> Iterable[tuple[nn.Parameter, torch.Tensor]] | None:
+        """Between the last backward and `step`: what this rank holds of the step's gradient, times the loss
+        scale, as (parameter, a part of its gradient). The parts of all ranks are the gradient, once. None
+        where the engine does not show it. No collective.
+        """
+        return None
 
     def set_rate(self, rate: float, only: str | None = None) -> None:
         """The learning rate of the next update, of all parameters. only: of those in this group."""
@@ -124,36 +133,6 @@ def refuse_float16() -> None:
 
 def _name_of(thing: object) -> str:
     return f"{type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
-
-
-def _sharding(optimizer: object) -> str:
-    """What the optimizer that DeepSpeed put around ours divides among the ranks: a ZeRO stage, in words."""
-    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
-    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
-    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-
-    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return "ZeRO 3"
-    if isinstance(optimizer, DeepSpeedZeroOptimizer):
-        return "ZeRO 2" if optimizer.partition_gradients else "ZeRO 1"
-    return "ZeRO 1" if isinstance(optimizer, BF16_Optimizer) else "ZeRO 0"
-
-
-def _communication(engine: Any) -> dict[str, Any]:
-    """In which precision gradients are added up and sent, and in how large pieces (elements)."""
-    optimizer, zero = engine.optimizer, "zero_optimization"
-    sums = getattr(optimizer, "grad_acc_dtype", getattr(optimizer, "gradient_accumulation_dtype", None))
-    sent = getattr(optimizer, "communication_data_type", engine.communication_data_type)
-    return {
-        "data_types.grad_accum_dtype": _dtype_name(sums),
-        "communication_data_type": _dtype_name(sent),
-        f"{zero}.reduce_bucket_size": engine.zero_reduce_bucket_size(),
-        f"{zero}.allgather_bucket_size": engine.zero_allgather_bucket_size(),
-    }
-
-
-def _dtype_name(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _norm_of_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
@@ -254,6 +233,16 @@ class DeepSpeedEngine(Engine):
         if not last:
             self._engine.step()
 
+    def gradient_parts(self) -> Iterable[tuple[nn.Parameter, torch.Tensor]] | None:
+        """Stage 0: all of it on the first rank. Stages 1 and 2: on each rank its own."""
+        if self._guard is not None:
+            trained = self._trained if self._engine.global_rank == 0 else []
+            return [(one, one.grad) for one in trained if one.grad is not None]
+        if not all(hasattr(one, "_hp_mapping") for one in self._trained):
+            return None
+        parts = ((one, own_fragment(one)) for one in self._trained)
+        return [(one, part) for one, part in parts if part is not None]
+
     def step(self) -> Update:
         """Clip and update at the boundary. In stage 0 and float32 DeepSpeed throws its norm away, and applies
         whatever it is: so the norm is taken here, and judged. Everywhere else DeepSpeed decides, by a norm
@@ -289,8 +278,8 @@ class DeepSpeedEngine(Engine):
             "data_parallel_degree": self.dp_degree,
             "rank": engine.global_rank,
             "world_size": engine.world_size,
-            "optimizer sharding": _sharding(engine.optimizer),
-            **_communication(engine),
+            "optimizer sharding": sharding(engine.optimizer),
+            **communication(engine),
             **optimizer_facts(engine.basic_optimizer),
         }
 
@@ -332,6 +321,10 @@ class AccelerateEngine(Engine):
     def backward(self, loss: torch.Tensor, weight: float, last: bool) -> None:
         """Gradients add up in place; there is nobody to reduce with."""
         self._accelerator.backward(weighted(loss, weight))
+
+    def gradient_parts(self) -> Iterable[tuple[nn.Parameter, torch.Tensor]]:
+        """All of it."""
+        return [(one, one.grad) for one in self._trained if one.grad is not None]
 
     def step(self) -> Update:
         """Clip, update, clear. In float16 the update waits for the norm: the loss scale depends on it."""

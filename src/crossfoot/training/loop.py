@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -20,6 +21,7 @@ from crossfoot.metering.update import Update
 from crossfoot.rendezvous.ranks import Ranks
 from crossfoot.training.batches import collate
 from crossfoot.training.engine import Engine
+from crossfoot.training.noise_recorder import NoiseRecorder
 from crossfoot.training.step_hooks import StepHooks
 from crossfoot.training.step_recorder import StepPlanner, StepRecorder
 
@@ -47,6 +49,8 @@ class Training:
     """What becomes of a step that cannot be learned from."""
     rank_monitor: RankMonitor
     """Is told how far this rank came."""
+    noise: NoiseRecorder
+    """Looks at some steps for the gradient noise scale."""
 
 
 def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
@@ -63,6 +67,7 @@ def train_steps(training: Training, first: int, end: int) -> tuple[int, Stop]:
         training.rank_monitor.tick(step)
         update = learn_step(training, planned)
         closed = meter.end_step(step, update)
+        training.noise.note(step, update)
         done += 1
         stop = training.step_recorder.settle(closed, planned)
         if step == first:  # booked at once: what is wrong from the start is not trained to the end
@@ -105,18 +110,20 @@ def learn_step(training: Training, planned: PlannedStep) -> Update:
     NaN or infinite: no scale heals that. The same on all ranks; float16 alone has them ask each other,
     after an overflow.
     """
-    meter, ranks = training.meter, training.ranks
+    meter, ranks, noise = training.meter, training.ranks, training.noise
     for left in reversed(range(TRIES_AT_MOST)):
-        update = run_step(
-            training.engine,
-            training.index,
-            planned,
-            ranks.rank,
-            training.dropout_seed,
-            training.packed,
-            training.rank_monitor.tick,
-            training.step_recorder.begin,
-        )
+        with noise.watching(planned.step):
+            update = run_step(
+                training.engine,
+                training.index,
+                planned,
+                ranks.rank,
+                training.dropout_seed,
+                training.packed,
+                training.rank_monitor.tick,
+                training.step_recorder.begin,
+                partial(noise.see_gradient, planned.step),
+            )
         if update.left_out != "overflow":
             break
         if not all(ranks.gather(meter.losses_are_finite(), bool)):
@@ -137,12 +144,13 @@ def run_step(
     packed: bool,
     tick: Callable[[], None] = lambda: None,
     computing: Callable[[], None] = lambda: None,
+    computed: Callable[[], None] = lambda: None,
 ) -> Update:
     """One try at an optimizer step, of one rank: forward and backward of each of its slots, then the update.
 
     packed: the samples of a slot stand in one row. tick: called after each backward. computing: called
-    before the last one, which gives time to what goes on beside it. The loop and `crossfoot prove` both step
-    through here.
+    before the last one, which gives time to what goes on beside it. computed: called when all gradients are
+    there, before they are clipped. The loop and `crossfoot prove` both step through here.
     """
     # The engine averages over dp_degree ranks; times dp_degree that is a sum, and over the trained tokens of
     # the whole step (planned, so known before its first forward) every token counts the same, in whichever
@@ -161,6 +169,7 @@ def run_step(
             computing()
         engine.backward(loss, weight, last=is_last)
         tick()
+    computed()
     return engine.step()
 
 

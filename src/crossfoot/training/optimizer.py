@@ -25,7 +25,7 @@ def build_optimizer(
     members: dict[tuple[str, float], list[nn.Parameter]] = {}
     for own in ("", *own_rates):
         members |= {(own, decay): [], (own, 0.0): []}
-    kinds = _kinds(model) if own_rates else {}
+    kinds = parameter_kinds(model) if own_rates else {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             kind = kinds.get(id(parameter), "")
@@ -41,7 +41,7 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, betas=section.betas, eps=section.eps, fused=True)
 
 
-def _kinds(model: nn.Module) -> dict[int, str]:
+def parameter_kinds(model: nn.Module) -> dict[int, str]:
     """The kind of every parameter, by its id; a tied table is embed_tokens."""
     kinds = {}
     for name, parameter in model.named_parameters():

@@ -78,6 +78,15 @@ class StepHooks:
             self._validations = {one.step: one for one in before if one.step <= self._saved_step}
         self.finding: Finding | None = None
 
+    def before_first(self) -> None:
+        """The validation of the weights that the run begins with, where it is asked for. It is taken again by
+        an attempt that begins with the first step too.
+        """
+        at_start = self._work.plan.run.config.validation.at_start
+        if at_start and self._work.validation is not None and not self._work.resume_point.first_step:
+            self._rank_monitor.phase("validating", 0)
+            self._report(f"before step 1   {self.validate(0).words}")
+
     def after(self, steps_done: int, asked: Stop) -> Stop:
         """What is due after so many steps. Returns what is still asked for: whether all ranks stop here.
 

@@ -33,6 +33,8 @@ class Teller:
     def tell(self, state: RunState) -> list[str]:
         """The lines about what has happened since the last state."""
         lines = [] if self._before is not None else [self._title(state)]
+        if self._before is None and state.branch is not None:
+            lines.append(state.branch.words)
         lines += [*self._attempts(state), *self._step_line(state)]
         lines += [*self._checkpoint(state), *self._over(state, state.attempts[-1:])]
         lines += [*self._ranks(state), *self._silence(state), *self._verdict(state), *self._killed(state)]

@@ -194,6 +194,8 @@ def _attempts(state: RunState) -> Iterator[Text]:
     shown = state.attempts[-_MOST_ATTEMPTS:]
     hidden = state.attempts[: len(state.attempts) - len(shown)]
     label = "attempts"
+    if state.branch is not None:
+        yield _row("branched", state.branch.words.removeprefix("branched "))
     if hidden:
         lost = sum(view.lost or 0 for view in hidden)
         yield _row(label, f"{counted(len(hidden), 'earlier one')}, {lost:,} lost")

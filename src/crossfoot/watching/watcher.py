@@ -32,6 +32,7 @@ from crossfoot.runs.attempts import (
     lock_path,
     read_attempts,
 )
+from crossfoot.runs.branched import Branched, read_branch
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
 from crossfoot.runs.evaluations import EVALUATIONS_FILE, RunEvaluation, read_evaluations
 from crossfoot.runs.nearby import refuse_no_run
@@ -146,6 +147,13 @@ class Watcher:
         except Refused as refused:
             findings.extend(refused.findings)
 
+    def _branch(self, findings: list[Finding]) -> Branched | None:
+        try:
+            return read_branch(self.run_dir)
+        except Refused as refused:
+            findings.extend(refused.findings)
+            return None
+
     def _read_lock(self, number: int) -> None:
         """The lock of an attempt; it never changes. One that is not there yet is tried again."""
         if number in self._locks:
@@ -169,6 +177,7 @@ class Watcher:
         newest = self._attempts[-1].attempt if self._attempts else 1
         current = max(newest, *numbers) if numbers else 1
         lock = self._locks.get(newest) or self._locks.get(1)
+        branch = self._branch(findings)
         promise = expects_of(lock) if lock is not None else None
         ending = endings.get(newest)
         asked = None if promise is None else promise.total_steps
@@ -206,6 +215,7 @@ class Watcher:
             ending=ending if current == newest or status == "ended" else None,
             silent_seconds=silent,
             footed=self._footed(asked, ending, findings, is_ended=status == "ended"),
+            branch=branch,
         )
 
     def _status(

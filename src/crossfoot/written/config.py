@@ -246,12 +246,16 @@ class OptimizerSection(Section):
 
 
 class TrainSection(Section):
-    """How long. Exactly one of the two."""
+    """How long: exactly one of epochs and max_steps."""
 
     epochs: Count | None = None
     """Passes over the data."""
     max_steps: Count | None = None
     """Optimizer steps; this is the horizon of the rate's schedule too."""
+    noise_scale_every_steps: Count | None = None
+    """Measure the gradient noise scale every so many optimizer steps: beyond how many samples a larger step
+    brings little. Nothing is trained otherwise for it; null: never.
+    """
 
 
 class ValidationSection(Section):
@@ -259,6 +263,8 @@ class ValidationSection(Section):
 
     every_steps: Count | None = None
     """Also every so many optimizer steps."""
+    at_start: bool = False
+    """Also before the first step: the loss of the weights that the run begins with."""
     patience: Count | None = None
     """The run ends after so many validations in a row without a lower loss; null: never for that."""
     min_improvement: NotNegative = 0.0

@@ -1,0 +1,1 @@
+"""`crossfoot report`: a run as a page, several runs side by side."""
