@@ -39,6 +39,7 @@ from crossfoot.runs.attempts import attempt_numbers
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume_command import LAUNCH_FOLDER, MADE_BY
 from crossfoot.runs.run_folder import holds_run, is_system_refusal, system_refused
+from crossfoot.written.overriding import setting
 
 _HEAD_LINES = 5
 _RENDER: Mapping[str, Callable[[Job], Rendered]] = {
@@ -177,7 +178,9 @@ def _refuse_findings(job: Job, rendered: Rendered) -> None:
     """What `crossfoot check` finds in the run and in what was rendered. Raises Refused for errors; what is
     accepted is said.
     """
-    findings = find_all(job.config, [rendered.files[0][0]])
+    continued = job.options.continued not in (None, AUTO)
+    folder = [setting("run.dir", job.run_dir)] if continued else []  # whatever the config says
+    findings = find_all(job.config, [*folder, rendered.files[0][0]])
     if any(finding.counts_as == "error" for finding in findings):
         raise Refused(findings)
     if accepted := [finding for finding in findings if finding.accepted is not None]:

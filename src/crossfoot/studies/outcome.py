@@ -11,7 +11,7 @@ from crossfoot.studies.answer import answer, write_answer
 from crossfoot.studies.answer_findings import answer_findings
 from crossfoot.studies.page import study_page
 from crossfoot.studies.results import StudyResults
-from crossfoot.studies.words import sentence
+from crossfoot.studies.words import answer_lines
 
 PAGE = "page.html"
 
@@ -29,7 +29,7 @@ def outcome_page(results: StudyResults, folder: str, target_loss: float | None) 
         [
             *_lines(results),
             "",
-            sentence(found).en,
+            *answer_lines(found),
             *([lacks] if lacks else []),
             f"{os.path.join(folder, PAGE)}: the page; results.json and the runs beside it; foots: {foots}",
         ]
