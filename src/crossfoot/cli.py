@@ -302,9 +302,9 @@ def _receipt(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from crossfoot.run_pages.verb import report_runs
+    from crossfoot.studies.report import report
 
-    return report_runs(arguments.folders, arguments.out)
+    return report(arguments.folders, arguments.out)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

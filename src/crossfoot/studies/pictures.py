@@ -140,14 +140,14 @@ def at_the_end(found: Answer) -> Iterator[Html]:
 def costs(found: Answer) -> Iterator[Html]:
     """Over the batch: speed and memory."""
 
-    def over(title: Both, up: Both, value: Callable[[BatchAnswer], float | None]) -> Html:
+    def over(title: Both, up: Text, value: Callable[[BatchAnswer], float | None]) -> Html:
         dots = _by_batch(found, lambda one: _point(one.batch, value(one)))
         return chart(title, _batches(found), Axis(up, has_zero=True), dots, _HERE)
 
     speed = Both("tokens a second, all ranks", "token/秒（所有进程）")
     yield over(Both("Speed", "速度"), speed, lambda one: one.tokens_per_second)
     title = Both("Memory of the rank with most, at its peak", "占用最多的进程的内存峰值")
-    yield over(title, Both("GB", "GB"), lambda one: None if one.peak_bytes is None else one.peak_bytes / 1e9)
+    yield over(title, "GB", lambda one: None if one.peak_bytes is None else one.peak_bytes / 1e9)
 
 
 def _batches(found: Answer) -> Axis:
