@@ -14,20 +14,18 @@ from crossfoot.phrases import clock, counted
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import called, joined
-from crossfoot.studies.answer import answer, write_answer
-from crossfoot.studies.answer_findings import answer_findings
 from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
 from crossfoot.studies.design import Asked, Subject, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
 from crossfoot.studies.plan_page import plan_page
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
+from crossfoot.studies.report import report_study
 from crossfoot.studies.results import StudyResults
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
 from crossfoot.studies.study import Study
 from crossfoot.studies.study_folder import asked_document, refuse_other, study_folder
-from crossfoot.studies.words import answer_lines
 
 
 def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
@@ -108,10 +106,7 @@ class _Conduct:
         """The words at the end, and the code."""
         folder = self._study.folder
         say(_summary(results, folder))
-        found = answer(results)
-        write_answer(folder, found)
-        say("\n".join(answer_lines(found)))
-        show(list(answer_findings(found)))
+        report_study(folder)
         if self._failed:
             show(list(self._failed.values()))
             return 1
