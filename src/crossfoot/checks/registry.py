@@ -61,6 +61,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.merging.findings",
     "crossfoot.mirrors.findings",
     "crossfoot.model_source.findings",
+    "crossfoot.run_pages.findings",
     "crossfoot.scores.findings",
     "crossfoot.serving.findings",
     "crossfoot.serving.load_findings",
