@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from crossfoot import __version__
 from crossfoot.cli_models import model_verbs
 from crossfoot.cli_options import (
+    branch_options,
     doctor_options,
     import_verb,
     launch_options,
@@ -140,6 +141,10 @@ def _other_verbs(verbs: _Verbs) -> None:
     report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
     report.set_defaults(verb=_report)
     model_verbs(verbs)
+    text = "begin a run as the past of another one, up to a checkpoint, to go on with another batch"
+    branch = verbs.add_parser("branch", help=text, description=text)
+    branch_options(branch)
+    branch.set_defaults(verb=_branch)
     study_verb(verbs)
     text = "show a run with TensorBoard or Weights & Biases, from its files alone"
     mirror = verbs.add_parser("mirror", help=text, description=text)
@@ -299,6 +304,12 @@ def _receipt(arguments: argparse.Namespace) -> int:
     receipt = held_against_index(receipt_of_run(run), run)
     say(json_text(receipt.to_json()) if arguments.json else render_receipt(receipt))
     return 0 if receipt.foots else 3
+
+
+def _branch(arguments: argparse.Namespace) -> int:
+    from crossfoot.branching.verb import branch
+
+    return branch(arguments.point, arguments.config, arguments.overrides, arguments.allow)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -110,7 +110,7 @@ def three_runs() -> str:
 
 def study() -> str:
     """Of six batches, three rates and three seeds, with long names."""
-    results = made_study(f"study-of-{LONG}", factors=(0.25, 0.5, 1.0, 2.0, 4.0))
+    results = made_study(f"study-of-{LONG}")
     return study_page(results, answer(results))
 
 

@@ -92,6 +92,11 @@ class Answer:
         """The fewest that a batch was trained with."""
         return min((one.seeds for one in self.batches), default=0)
 
+    @property
+    def rates(self) -> int:
+        """The most that were tried for a batch."""
+        return max((len(one.tried) for one in self.batches), default=0)
+
 
 def answer(results: StudyResults, target: float | None = None) -> Answer:
     """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`."""
@@ -117,15 +122,13 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         budget_samples=results.budget_samples,
         target=level,
         target_is_given=target is not None,
-        batches=tuple(batch_answer(one, shared, few, wanted, results.costs) for one in best.values()),
+        batches=tuple(batch_answer(one, few, wanted, results.costs) for one in best.values()),
         without=dict(sorted(without.items())),
         not_footing=tuple(run.name for run in results.runs if _fails(run)),
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
         equal_samples=_lowest(best, shared, lambda run: loss_after(curve_of(run), shared)),
         equal_steps=_lowest(best, few, lambda run: loss_at(run, few)),
-        nearest_rules=_nearest_rules(
-            {batch: one.best.rate for batch, one in best.items()}, results.own_batch
-        ),
+        nearest_rules=_nearest_rules(best, results.own_batch),
     )
     return _compared(bare)
 
@@ -154,7 +157,7 @@ def default_target(best: Mapping[int, BestRuns], own_batch: int) -> float | None
 
 def _why_not(runs: Sequence[StudyRun]) -> Why | None:
     """Why a batch cannot be judged by its runs."""
-    if any(run.state == "unfinished" or not run.points for run in runs):
+    if any(run.state == "unfinished" or (run.state == "done" and len(run.points) < 2) for run in runs):
         return "unfinished"
     return "does not foot" if any(_fails(run) for run in runs) else None
 
@@ -164,9 +167,10 @@ def _fails(run: StudyRun) -> bool:
 
 
 def _lowest(best: Mapping[int, BestRuns], count: int, loss: Callable[[StudyRun], float]) -> Lowest | None:
-    if len(best) < 2:
+    every = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
+    losses = {batch: each for batch, each in every.items() if all(map(math.isfinite, each.values()))}
+    if len(losses) < 2:
         return None
-    losses = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
     lowest = min(losses, key=lambda batch: (fmean(losses[batch].values()), batch))
     alike = [batch for batch in losses if batch != lowest and _are_alike(losses[batch], losses[lowest])]
     return Lowest(count, lowest, tuple(alike))
@@ -177,8 +181,9 @@ def ruled_rate(rule: str, rate: float, batch: float, other: float) -> float:
     return rate * math.pow(other / batch, POWERS[rule])
 
 
-def _nearest_rules(rates: Mapping[int, float], own: int) -> tuple[str, ...]:
-    """By the mean distance of the logarithms; all that are as near."""
+def _nearest_rules(best: Mapping[int, BestRuns], own: int) -> tuple[str, ...]:
+    """By the mean distance of the logarithms; all that are as near. None where a batch had no choice."""
+    rates = {batch: one.best.rate for batch, one in best.items() if len(one.tried) > 1}
     others = rates.keys() - {own}
     if own not in rates or not others:
         return ()

@@ -120,7 +120,7 @@ def rates(found: Answer) -> Iterator[Html]:
 def at_the_end(found: Answer) -> Iterator[Html]:
     """Over the batch: the loss after equal samples and equal steps, and the gap to the training loss."""
 
-    def over(title: Both, up: Both, value: Callable[[BatchAnswer], Estimate]) -> Html:
+    def over(title: Both, up: Both, value: Callable[[BatchAnswer], Estimate | None]) -> Html:
         return chart(
             title, _batches(found), Axis(up), _by_batch(found, lambda one: _point(one.batch, value(one)))
         )
