@@ -49,6 +49,16 @@ def train_options(train: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
+def branch_options(branch: argparse.ArgumentParser) -> None:
+    """The words of `crossfoot branch`."""
+    add = branch.add_argument
+    add("point", type=path, metavar="RUN_DIR@STEP", help="the run, and the steps of one of its checkpoints")
+    add("config", type=path, metavar="CONFIG", help="run config (YAML), its run.dir a new folder")
+    add("overrides", metavar="key=value", nargs="*", help="batch.global_batch_size=[[0, 32], [9600, 64]]")
+    kept = "this key may be another than the run had, and the receipt says so; once for each key"
+    add("--allow", action="append", default=[], metavar="KEY", help=kept)
+
+
 def launch_options(launch: argparse.ArgumentParser) -> None:
     """Options of `crossfoot launch`. Those that only one target has are refused for the others."""
     add = launch.add_argument

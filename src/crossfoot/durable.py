@@ -93,12 +93,23 @@ def rename_folder(partial: Path, target: Path, aside: Path) -> None:
 
     A folder of that name makes way first, to `aside`: none can be renamed over a full one. Raises OSError.
     """
-    for path in (*partial.rglob("*"), partial):
-        sync(path)
+    _sync_all(partial)
     if target.exists():
         rename(target, aside)
     rename(partial, target)
     sync(target.parent)
+
+
+def name_folder(partial: Path, target: Path) -> None:
+    """The same for a name that is free, or an empty folder's. Raises OSError where something is in it."""
+    _sync_all(partial)
+    os.rename(partial, target)
+    sync(target.parent)
+
+
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def prove_writable(folder: str | os.PathLike[str]) -> None:

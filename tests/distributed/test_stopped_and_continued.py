@@ -286,9 +286,8 @@ def plan_again(home: Path, run_dir: Path) -> Any:
     index = existing_index(checked)
     assert index is not None
     plan = plan_checked(checked, index)
-    return resume_run(
-        plan.run, read_previous_attempts(plan.run), make_lock(plan), plan.schedule, index.digests, (), STEPS
-    )
+    before, lock = read_previous_attempts(plan.run), make_lock(plan)
+    return resume_run(plan.run, before, lock, plan.schedule, plan.rate, index.digests, (), STEPS)
 
 
 def test_every_byte_of_the_ledgers_last_line_cut_off_in_turn(home: Path, stopped: Path) -> None:

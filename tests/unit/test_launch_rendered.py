@@ -17,12 +17,16 @@ import pytest
 
 from crossfoot.cli import _parser, main
 from crossfoot.environment.forwarding import FORWARDED
+from crossfoot.launch import verb
+from crossfoot.launch.outcome import Outcome
 from crossfoot.launch.resolving import make_job, node_rank_of, read_run_for
 from crossfoot.launch.shell_text import Raw, command_text, comment, directive, word_over_ssh
 from crossfoot.launch.verb import options_of, rendered_for
 from crossfoot.written.launch.batch_script import read_directives
 from crossfoot.written.launch.command_line import over_ssh
 from crossfoot.written.source import Source
+from ledger_cases import Job as Told
+from ledger_cases import six_samples
 from support.launching import ROOT, small_config, without_runs
 
 EXAMPLES = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -224,6 +228,19 @@ def test_continue_and_allow_stand_in_the_command(
     if kind == "pdsh":
         assert over_ssh("runs/old one") == "runs/old one"
     assert line.endswith(expected)
+
+
+def test_a_run_elsewhere_than_the_config_says_is_continued(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_rank = {"num_nodes": 1, "gpus_per_node": 1}
+    small_config(folder, cluster=one_rank, deepspeed=None, run={"dir": "runs/small"})
+    Told(Path("runs/elsewhere"), six_samples(), [[(0, 0), (0, 1)]]).run(1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    started: list[str] = []
+    monkeypatch.setattr(verb, "start", lambda rendered, job: started.append(job.run_dir) or Outcome(0))
+    assert main(["launch", "config.yaml", "--to", "local", "--continue", "runs/elsewhere"]) == 0
+    assert started == ["runs/elsewhere"]
 
 
 def test_slurm_writes_what_was_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

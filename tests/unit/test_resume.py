@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from crossfoot.arithmetic.batch import Thresholds
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.ledger.book import LedgerBook, read_book
+from crossfoot.planning.plan import run_rate
 from crossfoot.receipts.receipt import receipt_of
 from crossfoot.runs.attempts import Change, attempt_path, read_attempts
 from crossfoot.runs.changing import ALLOWABLE, FREE, NEVER, changes, hold_against
 from crossfoot.runs.ending import Ending, lock_sha256, write_ending
+from crossfoot.runs.past import hold_plan, past_of, refuse_other_past
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.resume import (
     lock_in_force,
     read_previous_attempts,
     record_attempt,
     refuse_finished,
-    refuse_other_past,
 )
 from crossfoot.runs.run_folder import make_folder, refuse_used_folder, release_folder
 from crossfoot.written.known_keys import sections
@@ -397,7 +400,7 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
     previous_attempts = read_previous_attempts(run)
 
     def held(first_step: int, now: Schedule) -> None:
-        refuse_other_past(run, previous_attempts, (1, lock), first_step, now, digests)
+        refuse_other_past(run, past_of(1, lock, previous_attempts.counted, first_step), now, digests)
 
     for first_step in range(4):
         held(first_step, schedule)
@@ -408,6 +411,52 @@ def test_the_last_step_done_must_be_a_step_of_the_new_plan(run: RunFile, lock: d
     assert finding.code == "CF745" and "step 3 4 samples, and it was trained with 3" in finding.title
     with pytest.raises(Refused, match="makes a run of 2 steps, and 3 steps are done"):
         held(3, of(max_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("first_step", "batch", "behind"),
+    [
+        (2, ((0, 4), (8, 2)), None),
+        (2, ((0, 4), (7, 2)), None),  # no step begins between sample 4 and 8
+        (2, ((0, 4), (9, 2)), None),
+        (2, ((0, 4), (4, 2)), "[[0, 4], [8, 2]]"),
+        (1, ((0, 4), (4, 2)), None),
+        (2, ((0, 2), (8, 4)), ""),
+        (3, ((0, 4), (8, 3)), None),  # the same samples, otherwise written: the data ends there
+        (2, ((0, 3), (3, 5), (9, 6)), "[[0, 4], [8, 5], [9, 6]]"),
+        (0, ((0, 2),), ""),
+    ],
+)
+def test_the_batch_may_be_another_behind_what_is_trained(
+    run: RunFile, lock: dict[str, Any], first_step: int, batch: Thresholds, behind: str | None
+) -> None:
+    def of(pairs: Thresholds) -> Schedule:
+        most = max(size for _, size in pairs)
+        given: dict[str, Any] = {"num_samples": 11, "seed": 3, "last_step": "carry", "epochs": 1}
+        return Schedule(global_batch_size=most, batch_from_samples=pairs[1:] and pairs, **given)
+
+    before, schedule = of(((0, 4),)), of(batch)
+    pairs = [[(0, int(sample)) for sample in before.samples(step)] for step in range(3)]
+    Job(Path(run.run_dir), DATA, pairs).run(3)
+    lock = other(lock, plan__global_batch_size=4, config__lr__schedule="constant")
+    now = other(lock, plan__batch_from_samples=batch, plan__batches_sha256="c")
+    digests = np.array([DATA.segment(sample).digest for sample in range(12)], dtype=np.uint64)
+    lines = [replace(line, planned_lr=1e-3) for line in read_previous_attempts(run).counted]
+    past = past_of(1, lock, lines, first_step)
+    rate = replace(run_rate(run, schedule), warmup_steps=0, schedule="constant")
+    if behind is None:
+        (change,) = hold_plan(run, past, now, schedule, rate, digests, ())
+        assert (change.key, change.before, change.now) == ("batch.global_batch_size", 4, batch)
+        jumps = replace(rate, warmup_steps=2)
+        with pytest.raises(Refused, match="CF119"):
+            hold_plan(run, past, now, schedule, jumps, digests, ())
+        assert hold_plan(run, past, now, schedule, jumps, digests, ("lr.warmup_steps",)) == (change,)
+        return
+    with pytest.raises(Refused, match="CF745") as caught:
+        hold_plan(run, past, now, schedule, rate, digests, ())
+    (finding,) = caught.value.findings
+    told = [words for words in finding.helps if "behind the 8 samples" in words]
+    assert [f"batch.global_batch_size={behind}" in words for words in told] == [True] * bool(behind)
 
 
 def test_a_lock_that_holds_no_config_cannot_be_compared(run: RunFile) -> None:

@@ -10,6 +10,7 @@ import pytest
 from checkpoint_cases import save
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
+from crossfoot.planning.plan import run_rate
 from crossfoot.runs.attempts import Change
 from crossfoot.runs.ending import Ending
 from crossfoot.runs.restarts import is_started_again
@@ -56,7 +57,8 @@ def taken_up(
     if reference is not None:
         lock["config"] = {**lock["config"], "lr": {**lock["config"]["lr"], "reference": reference}}
         lock["plan"] = {**lock["plan"], "learning_rate": {"peak": reference}}
-    return resume_run(run, read_previous_attempts(run), lock, schedule_of(seed), DIGESTS, allow, steps)
+    schedule, rate = schedule_of(seed), run_rate(run, schedule_of(seed))
+    return resume_run(run, read_previous_attempts(run), lock, schedule, rate, DIGESTS, allow, steps)
 
 
 def saved(job: Job, *steps: int, plan: str | None = None) -> None:

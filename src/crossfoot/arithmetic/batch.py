@@ -35,6 +35,24 @@ def batches_in_words(batches: Thresholds) -> str:
     )
 
 
+def batches_from(before: Thresholds, later: Thresholds, samples: int) -> Thresholds:
+    """What holds by `before` until so many samples are trained, and by `later` from there on; without pairs
+    that change nothing.
+    """
+    holding = [batch for first, batch in later if first <= samples][-1]
+    pairs = [pair for pair in before if pair[0] < samples]
+    pairs += [(samples, holding), *(pair for pair in later if pair[0] > samples)]
+    changing = [nth for nth, (_, batch) in enumerate(pairs) if not nth or batch != pairs[nth - 1][1]]
+    return tuple(pairs[nth] for nth in changing)
+
+
+def batches_written(batches: Thresholds) -> str:
+    """As the config has them: `[[0, 4], [12, 8]]`, and `4` where the batch never changes."""
+    if len(batches) == 1:
+        return str(batches[0][1])
+    return f"[{', '.join(f'[{first}, {batch}]' for first, batch in batches)}]"
+
+
 class BatchImpossible(Impossible):
     """The batch numbers contradict each other."""
 

@@ -39,7 +39,11 @@ def no_checkpoint(run_dir: str) -> Finding:
 
 @rule_docs("CF756", name="no-such-checkpoint")
 def no_such_checkpoint(
-    run_dir: str, step: int | None, there: Sequence[int], notes: tuple[str, ...]
+    run_dir: str,
+    step: int | None,
+    there: Sequence[int],
+    notes: tuple[str, ...],
+    naming: str = "--step ",
 ) -> Finding:
     """CF756: what was trained is to be taken from a checkpoint that is not there, or not good.
 
@@ -50,7 +54,7 @@ def no_such_checkpoint(
     what = "a good checkpoint" if step is None else f"a good checkpoint {after_steps(step)}"
     help_ = "name a run that has written checkpoints: checkpoint.every_steps"
     if there:
-        help_ = f"name one that is there: --step {there[-1]}"
+        help_ = f"name one that is there: {naming}{there[-1]}"
     return Finding(
         "CF756",
         f"{run_dir} has no {what.removeprefix('a ')}",

@@ -23,8 +23,9 @@ from crossfoot.launch.findings import (
 )
 from crossfoot.launch.job import PORT, Job, LaunchOptions, tools_folder
 from crossfoot.planning.prepare import CheckedRun, read_and_check
-from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
+from crossfoot.runs.changing import refusals_of_allow
 from crossfoot.runs.dry_run import dry_dir_of
+from crossfoot.runs.findings import allow_without_continue
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.resume_command import LAUNCH_FOLDER
 from crossfoot.written.launch.statement import Host, with_named

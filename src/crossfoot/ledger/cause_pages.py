@@ -349,7 +349,8 @@ agree, and both differ from the plan page.""",
         """\
 The receipt works the samples of every step out from the lock's numbers (data, seed, batch, last step), by
 other code than the loop asks, and takes their digests from the data index. The loop was told other samples,
-or another order of the steps.""",
+or another order of the steps. Or the last attempt's plan, with another batch or length, goes on behind steps
+that held other samples than it has there.""",
         "step",
         "usable: these steps had other samples than promised",
         f"of other samples, or of another order, than promised; {_AGAIN}",

@@ -167,15 +167,15 @@ def promise_broken(faults: tuple[str, ...]) -> Finding:
 
 @rule_docs("CF742")
 def attempt_unreadable(title: str, place: Place, notes: tuple[str, ...]) -> Finding:
-    """CF742: attempt.json, which says where an attempt at the run began, is absent or cannot be read.
+    """CF742: attempt.json or branch.json, which say where an attempt began, is absent or cannot be read.
 
     A run that was killed and continued has one folder for each attempt, attempt-001, attempt-002 and so on,
     and one ledger over all of them. Which of its lines still count follows from the step at which each
     attempt began: what an attempt did beyond the first step of a later one was lost, and computed again.
-    Without that step nothing can be added up. The file is written whole, once, when the attempt starts; take
-    it from where it was written.
+    Without that step nothing can be added up. The file is written whole, once, when the attempt starts, and
+    branch.json when `crossfoot branch` makes the run; take it from where it was written.
     """
-    helps = ("take attempt.json from where it was written, or from a backup",)
+    helps = (f"take {os.path.basename(place.file)} from where it was written, or from a backup",)
     return Finding("CF742", title, place=place, notes=notes, helps=helps, unreadable=True)
 
 

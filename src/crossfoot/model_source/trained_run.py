@@ -124,9 +124,10 @@ def read_trained_run(run_dir: str, attempt: int | None = None) -> TrainedRun:
     return TrainedRun(run_dir, config, index_dir, template, lock, attempts, engine)
 
 
-def find_checkpoint(run_dir: str, step: int | None) -> Checkpoint:
-    """The checkpoint of this step, or the newest good one, every byte compared with its checksum. Raises
-    Refused (CF756; CF706 for a lock that cannot be read).
+def find_checkpoint(run_dir: str, step: int | None, naming: str = "--step ") -> Checkpoint:
+    """The checkpoint of this step, or the newest good one, every byte compared with its checksum. naming:
+    what stands before a step on the command line. Raises Refused (CF756; CF706 for a lock that cannot be
+    read).
     """
     foreign = of_another_run(run_dir)
     notes: list[str] = []
@@ -140,7 +141,7 @@ def find_checkpoint(run_dir: str, step: int | None) -> Checkpoint:
         notes.append(f"{checkpoint.name}: {problem}")
         tell(f"{checkpoint.folder} is passed over: {problem}")
     there = [one.step for one in good if one.name not in foreign and step not in (None, one.step)]
-    raise Refused(no_such_checkpoint(run_dir, step, there, tuple(notes)))
+    raise Refused(no_such_checkpoint(run_dir, step, there, tuple(notes), naming))
 
 
 def _damage(checkpoint: Checkpoint) -> str | None:

@@ -94,11 +94,36 @@ def hold(lines: Sequence[StepEntry], promise: Promise, asked_steps: int) -> Held
         if wanted:
             steps = promised_steps(terms, promise.contents, min(wanted), max(wanted) + 1)
             held.steps.update((step.step, step) for step in steps if step.step in wanted)
+    held.add(_past_faults(lines, promise))
     for line in lines:
         if line.step in held.steps:
             names = [source.name for source in promise.terms_for(line.attempt).sources]
             _hold_samples(held, line, held.steps[line.step], names)
     return held
+
+
+def _past_faults(lines: Sequence[StepEntry], promise: Promise) -> Iterator[Cause]:
+    """Steps of attempts whose plan cut the samples otherwise than the last one's does: that plan goes on
+    behind them, so it must have the same samples in them.
+    """
+    number = max(promise.terms)
+    last, contents = promise.terms[number], promise.contents
+    earlier = {line.step: line for line in lines if _cuts(promise.terms_for(line.attempt)) != _cuts(last)}
+    if not earlier or contents is None or len(contents.lengths) != last.data_samples:
+        return
+    steps = promised_steps(last, contents, min(earlier), max(earlier) + 1)
+    now = {step.step: step.samples_sha256 for step in steps}
+    for step, line in sorted(earlier.items()):
+        if (promised := now.get(step)) != line.samples_sha256:
+            message = f"the plan of attempt {number}, which goes on behind it, has other samples in this step"
+            yield Cause(step, None, None, SAMPLES, message, None, None, promised, line.samples_sha256)
+
+
+def _cuts(terms: Terms) -> tuple[Any, ...]:
+    """What decides where the samples of the data are cut into steps."""
+    batch = terms.batch_from_samples or terms.global_batch_size
+    order = (terms.num_samples, terms.seed, terms.last_step, terms.epochs, terms.max_steps)
+    return (*order, batch, terms.target_trained_tokens)
 
 
 def is_promised(rate: float, promised: float, peak: float) -> bool:

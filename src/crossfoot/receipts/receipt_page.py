@@ -48,6 +48,8 @@ def render_receipt(receipt: Receipt) -> str:
     lines += [f"  note: {note}" for note in receipt.notes]
     if receipt.validation_loss is not None:
         lines.append(f"validation loss  {receipt.validation_loss:.6g}")
+    if receipt.evaluation is not None:
+        lines.append(f"evaluation       {receipt.evaluation}")
     if receipt.saved_path is not None and receipt.result_missing is None:
         lines.append(f"{os.path.basename(receipt.saved_path):<15}  {receipt.saved_path}")
     return "\n".join(lines) + "\n"
@@ -57,7 +59,7 @@ def _history_words(receipt: Receipt) -> list[str]:
     """What the rows do not show: lost steps, skipped ones, changes on purpose. Nothing for an ordinary run of
     one attempt.
     """
-    words = []
+    words = [] if receipt.branch is None else [receipt.branch.words]
     if receipt.attempts > 1 or receipt.lost_steps:
         kept = receipt.attempted_steps - receipt.lost_steps
         lost = f"{receipt.lost_steps:,} lost" + (" and computed again" if receipt.is_regained else "")

@@ -2,7 +2,8 @@
 
 Step k is a function of the data, the seed, the global batch and `data.last_step`. As long as those stay, the
 steps after a checkpoint hold exactly the samples that were not trained before it, on any topology. So they
-are never changed. What only decides how a step moves the weights (rates, length, the optimizer's numbers,
+are never changed, but for a batch that changes behind the samples that are trained: every step that is done
+stays as it is. What only decides how a step moves the weights (rates, length, the optimizer's numbers,
 precision) is the same run in name only when it changes: it is refused with both values, can be allowed with
 `--allow KEY`, and the receipt says so. Where and how fast a step is computed is nobody's promise.
 """
@@ -14,15 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from crossfoot.findings.finding import Finding, Place, Refused
-from crossfoot.findings.rule_docs import rule_docs
+from crossfoot.arithmetic.batch import GLOBAL, Thresholds, batches_from, batches_written
+from crossfoot.findings.finding import Finding, Refused
 from crossfoot.runs.attempts import Change
+from crossfoot.runs.findings import bad_allow, changed_since, never_changes
 from crossfoot.runs.mixture_change import mixture_change
-from crossfoot.written.findings import COMMAND_LINE
+from crossfoot.shell_words import quoted
 from crossfoot.written.known_keys import sections
-from crossfoot.written.overriding import another_run_dir
 from crossfoot.written.run_file import RunFile
-from crossfoot.written.shown import shown
 
 _OTHER_STEPS = (
     "which samples a step holds follows from it: steps after the checkpoint would repeat and miss some"
@@ -145,78 +145,6 @@ _HELD_OUT = ("plan", "held_out_samples")
 _UNORDERED = ("lora.target_modules", "lora.modules_to_save")
 
 
-@rule_docs("CF743")
-def changed_since(run: RunFile, change: Change, attempt: int) -> Finding:
-    """CF743: a run is to be continued with another value than it was trained with so far.
-
-    The rates, the length of the run, the optimizer's numbers and the precision belong to the plan that the
-    receipt is held against. One that changes unnoticed makes a curve that nobody can explain later. Write the
-    old value back, and the run is the one that was planned; or say `--allow KEY` for exactly this key, and
-    the change is written into attempt.json and shown by every receipt of this run. Topology, micro batch,
-    accumulation, ZeRO stage, engine and everything else that does not touch the weights needs no allowing.
-    """
-    key = change.key
-    now, before = shown(change.now, whole=True), shown(change.before, whole=True)
-    return Finding(
-        "CF743",
-        f"{key} is {now}, and the run was trained with {before} so far",
-        place=_place(run, key),
-        label=f"attempt {attempt} had {before}",
-        notes=(ALLOWABLE.get(key, "it is not known what this key changes"),),
-        helps=(
-            f"write {before} back" if change.before is not None else f"remove {key}",
-            f"or change it on purpose: --allow {key} (the receipt says so)",
-        ),
-    )
-
-
-@rule_docs("CF744")
-def bad_allow(key: str, near: Sequence[str], why: str | None = None) -> Finding:
-    """CF744: --allow was given a word that is no key of the config that may be changed on purpose.
-
-    It takes one key, exactly as in the config with dots: `--allow lr.reference`. Give it once for each key.
-    Data, seed, global batch and the shape of the adapter cannot be allowed (CF745).
-    """
-    if why is not None:
-        return Finding(
-            "CF744",
-            f"--allow {key}: it can never be changed between attempts",
-            place=Place(COMMAND_LINE),
-            notes=(why,),
-            helps=(f"leave out --allow {key}",),
-        )
-    return Finding(
-        "CF744",
-        f"--allow {shown(key)} names no key that may be changed on purpose",
-        place=Place(COMMAND_LINE),
-        helps=(f"the nearest is {near[0]}",) if near else (f"keys that may be: {', '.join(ALLOWABLE)}",),
-    )
-
-
-@rule_docs("CF745")
-def never_changes(run: RunFile, change: Change, attempt: int, why: str, title: str | None = None) -> Finding:
-    """CF745: a value was changed that makes it another run, and that cannot be allowed.
-
-    Data, seed, global batch and what becomes of an epoch's last step decide which samples each step holds.
-    With another of them, the steps after the checkpoint would train some samples again and leave others out,
-    and no receipt could say otherwise. The shape of the adapter and the kind of optimizer decide what the
-    tensors of the checkpoint mean. A run with other ones is another run: train it into a folder of its own.
-    Files are compared by content: data and tokenizer may lie in another place.
-    """
-    now, before = shown(change.now, whole=True), shown(change.before, whole=True)
-    return Finding(
-        "CF745",
-        title or f"{change.key} is {now}, and a run that was trained with {before} cannot be continued so",
-        place=_place(run, change.key),
-        label=f"attempt {attempt} had {before}",
-        notes=(why,),
-        helps=(
-            f"write {before} back" if change.before is not None else f"remove {change.key}",
-            f"or train another run: {another_run_dir(run.run_dir)}",
-        ),
-    )
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
     """Everything that is not free to change and differs between two locks, in the order of the config's keys.
 
@@ -257,12 +185,20 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
 
 
 def hold_against(
-    run: RunFile, before: tuple[int, Mapping[str, Any]], now: Mapping[str, Any], allow: Sequence[str] = ()
+    run: RunFile,
+    before: tuple[int, Mapping[str, Any]],
+    now: Mapping[str, Any],
+    allow: Sequence[str] = (),
+    *,
+    trained_samples: int = 0,
+    is_past_kept: bool = False,
 ) -> tuple[Change, ...]:
     """Hold the plan of a new attempt against the lock in force. Returns the changes that were allowed.
 
-    before: from `lock_in_force`. now: the lock of the new plan. allow: keys given on the command line. Raises
-    Refused with every difference that is neither free nor allowed, and every word of `allow` that cannot be.
+    before: from `lock_in_force`. now: the lock of the new plan. allow: keys given on the command line.
+    trained_samples: of the steps that are done. is_past_kept: in the new plan these are the same steps, so
+    that the batch may be another one behind them. Raises Refused with every difference that is neither free
+    nor allowed, and every word of `allow` that cannot be.
     """
     attempt, lock = before
     findings = [*refusals_of_allow(allow)]
@@ -270,18 +206,43 @@ def hold_against(
     differences = changes(lock, now)
     explained = any(change.key in NEVER or change.key.startswith("train.") for change in differences)
     for change in differences:
-        if (why := NEVER.get(change.key)) is not None:
-            findings.append(never_changes(run, change, attempt, why))
+        is_later_batch = change.key == GLOBAL and None not in (change.before, change.now)
+        if is_later_batch and is_past_kept:
+            allowed.append(change)
+        elif (why := NEVER.get(change.key)) is not None:
+            helps = _from_here(change, trained_samples) if is_later_batch else ()
+            findings.append(never_changes(run, change, attempt, why, helps=helps))
         elif change.key in allow:
             allowed.append(change)
         else:
-            findings.append(changed_since(run, change, attempt))
+            why = ALLOWABLE.get(change.key, "it is not known what this key changes")
+            findings.append(changed_since(run, change, attempt, why))
     if not explained and not _same(lock, now, ("plan", "batches_sha256")):  # the program deals otherwise
         shas = (str(_at(side, "plan", "batches_sha256"))[:12] for side in (lock, now))
         findings.append(never_changes(run, Change("batches_sha256", *shas), attempt, _OTHER_STEPS))
     if findings:
         raise Refused(findings)
     return tuple(allowed)
+
+
+def batches_of(lock: Mapping[str, Any]) -> Thresholds | None:
+    """The batch that a lock plans; None where a step is measured in tokens."""
+    batch = _batch(lock)
+    return None if batch is None else _pairs(batch)
+
+
+def _pairs(batch: Any) -> Thresholds:
+    """Of what `_batch` gives."""
+    return ((0, batch),) if isinstance(batch, int) else tuple((first, size) for first, size in batch)
+
+
+def _from_here(change: Change, trained_samples: int) -> tuple[str, ...]:
+    """How the batch can be changed behind the samples that are trained; nothing before the first is."""
+    later = batches_from(_pairs(change.before), _pairs(change.now), trained_samples)
+    if not trained_samples or later == _pairs(change.before):
+        return ()
+    word = quoted(f"{GLOBAL}={batches_written(later)}")
+    return (f"or change it behind the {trained_samples:,} samples that are trained: {word}",)
 
 
 def refusals_of_allow(allow: Iterable[str]) -> list[Finding]:
@@ -294,24 +255,8 @@ def refusals_of_allow(allow: Iterable[str]) -> list[Finding]:
             continue
         near = difflib.get_close_matches(key, ALLOWABLE, n=1, cutoff=0.6)
         near = near or [known for known in ALLOWABLE if known.rpartition(".")[2] == key.rpartition(".")[2]]
-        findings.append(bad_allow(key, near, NEVER.get(key)))
+        findings.append(bad_allow(key, near, ALLOWABLE, NEVER.get(key)))
     return findings
-
-
-@rule_docs("CF031", name="allow-without-continue")
-def allow_without_continue(allow: Iterable[str]) -> Finding:
-    """CF031: --allow was given for a run that begins, and there is nothing that it would allow.
-
-    It names keys that may differ from those of the run that is continued. A run that begins has whatever its
-    config says. Most often --continue was forgotten, or the run folder is another one.
-    """
-    keys = ", ".join(dict.fromkeys(allow))
-    return Finding(
-        "CF031",
-        f"--allow {keys} means nothing here: no run is continued",
-        place=Place(COMMAND_LINE),
-        helps=("name the run with --continue RUN_DIR", "or leave out --allow"),
-    )
 
 
 def _written_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -392,9 +337,3 @@ def _is_free(key: str) -> bool:
     if key in FREE:
         return True
     return section in FREE and inside is not None and (name in inside or not name)
-
-
-def _place(run: RunFile, key: str) -> Place:
-    """Where a key is written; the file, when it is none of the config's."""
-    path = tuple(key.split("."))
-    return run.place(*path) if path[0] in sections() else Place(run.path)

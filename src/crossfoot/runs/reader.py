@@ -27,6 +27,7 @@ from crossfoot.runs.attempts import (
     read_attempts,
     run_lock_path,
 )
+from crossfoot.runs.branched import Branched, read_branch
 from crossfoot.runs.ending import Ending, read_ending, read_lock
 from crossfoot.runs.evaluations import RunEvaluation, read_evaluations
 from crossfoot.runs.validations import Validation, read_validations
@@ -50,8 +51,8 @@ class RunRecord:
     """What a run folder holds: of a running run, a killed one, one continued many times.
 
     lock: the run's own. attempts: those that started, in order. lines: of the ledger, in file order. ending:
-    of the last attempt, None while it has written none. validations, evaluations: in the order of
-    steps.
+    of the last attempt, None while it has written none. validations, evaluations: in the order of steps.
+    branch: off which run it branched; its first attempts are then those of that one.
     """
 
     run_dir: str
@@ -61,6 +62,7 @@ class RunRecord:
     ending: Ending | None
     validations: tuple[Validation, ...] = ()
     evaluations: tuple[RunEvaluation, ...] = ()
+    branch: Branched | None = None
 
     @property
     def started(self) -> tuple[Attempt, ...]:
@@ -92,6 +94,7 @@ def read_run(run_dir: str) -> RunRecord:
             findings.extend(refused.findings)
             return None
 
+    branch = tried(read_branch, run_dir)
     own_path = run_lock_path(run_dir)
     lock = tried(read_lock, own_path)
     # While others write: an ending that is there now has all its lines in the ledger, and a line that is in
@@ -108,4 +111,4 @@ def read_run(run_dir: str) -> RunRecord:
         raise Refused(findings)
     ending = records[-1].ending if records else endings.get(1)
     taken = read_validations(run_dir), read_evaluations(run_dir)
-    return RunRecord(run_dir, lock, tuple(records), lines, ending, *taken)
+    return RunRecord(run_dir, lock, tuple(records), lines, ending, *taken, branch)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from crossfoot.arithmetic.rate import RatePlan
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.checkpoints.findings import damaged, from_the_beginning, no_checkpoint
 from crossfoot.checkpoints.manifest import Damaged, verify_content
@@ -18,9 +19,7 @@ from crossfoot.ledger.book import BookLines, read_readable
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.ledger.findings import lock_unreadable
 from crossfoot.ledger.matching import Uint64Array
-from crossfoot.ledger.measured import samples_sha256
 from crossfoot.phrases import counted as with_noun
-from crossfoot.phrases import step_name
 from crossfoot.runs.attempts import (
     ENDING_FILE,
     LEDGER_FILE,
@@ -37,10 +36,11 @@ from crossfoot.runs.attempts import (
     run_lock_path,
     write_attempt,
 )
-from crossfoot.runs.changing import hold_against, never_changes
+from crossfoot.runs.branched import read_branch
 from crossfoot.runs.ending import AS_WISHED, Ending, read_ending, read_lock, write_document
 from crossfoot.runs.lost_papers import refuse_lost_papers
 from crossfoot.runs.nearby import is_run, runs_near
+from crossfoot.runs.past import hold_plan, past_of
 from crossfoot.runs.restarts import AUTO
 from crossfoot.runs.result import missing_result
 from crossfoot.runs.resume_command import resume_command
@@ -138,6 +138,7 @@ def resume_run(
     previous_attempts: PreviousAttempts,
     lock: Mapping[str, Any],
     schedule: Schedule,
+    rate: RatePlan,
     digests: Uint64Array,
     allow: Sequence[str],
     steps: int,
@@ -146,8 +147,8 @@ def resume_run(
 ) -> Resumed:
     """Choose the checkpoint to go on from, and hold the new plan against the old one.
 
-    previous_attempts: from `read_previous_attempts`. lock, schedule, digests (uint64[N], of the index): of
-    the new plan. allow: keys that may change. steps: to be done at the end of this attempt, over all
+    previous_attempts: from `read_previous_attempts`. lock, schedule, rate, digests (uint64[N], of the index):
+    of the new plan. allow: keys that may change. steps: to be done at the end of this attempt, over all
     attempts; as many as are done: only the end of the run is done again. is_repeated: the same command may
     find its run finished, and that is no fault (CF755). Every byte of the checkpoint is read; nothing is
     written. Raises Refused.
@@ -157,8 +158,11 @@ def resume_run(
     before = lock_in_force(run, previous_attempts, first_step)
     allowed: tuple[Change, ...] = ()
     if before is not None:
-        allowed = hold_against(run, before, lock, allow)
-        refuse_other_past(run, previous_attempts, before, first_step, schedule, digests)
+        branch = read_branch(run.run_dir)
+        is_branch = branch is not None and before[0] <= branch.attempt
+        past = past_of(*before, previous_attempts.counted, first_step, is_branch=is_branch)
+        allow = [*allow, *(branch.allow if branch is not None and is_branch else ())]
+        allowed = hold_plan(run, past, lock, schedule, rate, digests, allow)
     refuse_finished(run, previous_attempts, first_step, steps, is_repeated=is_repeated)
     resume_point = ResumePoint(previous_attempts.attempt, first_step)
     if checkpoint is not None:
@@ -329,37 +333,3 @@ def record_attempt(run: RunFile, attempt: Attempt, lock: Mapping[str, Any]) -> N
         write_document(own, lock if is_first else read_lock(run_lock_path(run.run_dir)))
     write_document(attempt_path(run.run_dir, attempt.attempt, LOCK_FILE), lock)
     write_attempt(run.run_dir, attempt)
-
-
-def refuse_other_past(
-    run: RunFile,
-    previous_attempts: PreviousAttempts,
-    before: tuple[int, Mapping[str, Any]],
-    first_step: int,
-    schedule: Schedule,
-    digests: Uint64Array,
-) -> None:
-    """Refused (CF745) when the steps already done are not the first steps of the new plan.
-
-    Only a run of another length can come to this: it may be shorter than what is done, or the old plan's last
-    step, which held what was left, is now an ordinary one. before: from `lock_in_force`. digests: uint64[N],
-    of the index.
-    """
-    attempt, lock = before
-    key = "max_steps" if run.config.train.max_steps is not None else "epochs"
-    change = Change(f"train.{key}", lock["config"]["train"].get(key), getattr(run.config.train, key))
-    done = f"{first_step:,} steps are done"
-    if schedule.total_steps < first_step:
-        title = f"{change.key} makes a run of {schedule.total_steps:,} steps, and {done}"
-        raise Refused(never_changes(run, change, attempt, "what is trained cannot be taken back", title))
-    for line in previous_attempts.counted:
-        if line.step != first_step - 1:
-            continue
-        samples = schedule.samples(line.step)
-        if samples_sha256(digests[samples]) != line.planned_samples_sha256:
-            title = (
-                f"{change.key} gives {step_name(line.step)} {len(samples):,} samples, "
-                f"and it was trained with {line.planned_samples:,}, what was left then"
-            )
-            why = f"{done}, and the last of them was the end of the run; continue from before it to go on"
-            raise Refused(never_changes(run, change, attempt, why, title))

@@ -26,6 +26,7 @@ from crossfoot.runs.attempts import (
     attempt_numbers,
     attempt_path,
 )
+from crossfoot.runs.branched import BRANCH_FILE
 from crossfoot.runs.resume_command import CONFIG_NAME, resume_command
 from crossfoot.shell_words import quoted_path
 from crossfoot.written.adapter_folder import ADAPTER_NAME
@@ -41,7 +42,7 @@ CLAIM_NAME = "claim"
 """Empty; who made it made the attempt."""
 _OWN_NAMES = (LOCK_FILE, CONFIG_NAME, DEEPSPEED_NAME, ENDING_FILE, CUT_FILE, CLAIM_NAME)
 _OWN_FOLDERS = (CHECKPOINTS, HEARTBEAT_FOLDER, ADAPTER_NAME, MODEL_NAME)
-_OWN_FILES = (LOCK_FILE, LEDGER_FILE, RECEIPT_FILE, CHECKPOINT_NOW)
+_OWN_FILES = (LOCK_FILE, LEDGER_FILE, RECEIPT_FILE, BRANCH_FILE, CHECKPOINT_NOW)
 SIGN_OF_LIFE = re.compile(
     r"\.?rank-\d{5,}\.json(\.[0-9a-f]+\.partial)?|\.?verdict-attempt-\d{3,}\.json(\.\d+\.partial)?"
 )

@@ -100,6 +100,7 @@ def _resume_run(work: RankJob) -> Resumed | None:
         previous_attempts,
         work.lock,
         plan.schedule,
+        plan.rate,
         work.index.digests,
         work.options.allow,
         work.steps,

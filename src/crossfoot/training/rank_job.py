@@ -26,7 +26,8 @@ from crossfoot.rendezvous.meeting_point import meet
 from crossfoot.rendezvous.preflight import ranks_per_node
 from crossfoot.rendezvous.rank_info import rank_info_of
 from crossfoot.rendezvous.rendezvous import Rendezvous
-from crossfoot.runs.changing import allow_without_continue, refusals_of_allow
+from crossfoot.runs.changing import refusals_of_allow
+from crossfoot.runs.findings import allow_without_continue
 from crossfoot.runs.restarts import is_started_again, take_over_without_continue
 from crossfoot.runs.resume import NEW_RUN, PreviousAttempts, Resumed, ResumePoint
 from crossfoot.runs.run_folder import holds_run

@@ -86,6 +86,8 @@ def _numbers(state: RunState, plain_letters: bool) -> Iterator[Text]:
     yield _row("loss", _value("-" if last is None else f"{last.loss:.4f}"), trend)
     yield _row("rate", _value("-" if last is None else f"{last.lr:.3e}"))
     yield _row("validation", *_validation(state))
+    if (scored := state.evaluation) is not None:
+        yield _row("evaluation", f"{scored.words}   {after_steps(scored.step)}")
     if speed is None:
         yield _row("speed", "-")
         yield _row("")
@@ -192,6 +194,8 @@ def _attempts(state: RunState) -> Iterator[Text]:
     shown = state.attempts[-_MOST_ATTEMPTS:]
     hidden = state.attempts[: len(state.attempts) - len(shown)]
     label = "attempts"
+    if state.branch is not None:
+        yield _row("branched", state.branch.words.removeprefix("branched "))
     if hidden:
         lost = sum(view.lost or 0 for view in hidden)
         yield _row(label, f"{counted(len(hidden), 'earlier one')}, {lost:,} lost")

@@ -12,7 +12,9 @@ from crossfoot.findings.finding import Finding
 from crossfoot.ledger.entry import Cause, StepEntry
 from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
+from crossfoot.runs.branched import Branched
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.evaluations import RunEvaluation
 from crossfoot.runs.validations import Validation
 
 SPEED_STEPS = 20
@@ -110,7 +112,7 @@ class RunState:
     are gone), ended. ended_at: when that was, by the clock of this host; "" of a run that goes on.
     done_steps: with a line that counts, or done before the last attempt began. asked_steps: None while there
     is no plan to be read. recent: the last lines that count, oldest first. ending: of the last attempt.
-    silent_seconds: since the last sign of life.
+    silent_seconds: since the last sign of life. branch: off which run it branched.
     """
 
     run_dir: str
@@ -125,11 +127,13 @@ class RunState:
     unfinished: tuple[UnfinishedView, ...]
     validation: Validation | None
     best_validation: Validation | None
+    evaluation: RunEvaluation | None
     ranks: tuple[RankView, ...]
     ending: Ending | None
     silent_seconds: float
     footed: Footed
     ended_at: str = ""
+    branch: Branched | None = None
 
     @property
     def result_missing(self) -> str:
