@@ -69,6 +69,7 @@ RULE_DOCS_ARE_IN = (
     "crossfoot.studies.findings",
     "crossfoot.tasks.findings",
     "crossfoot.tasks.item_findings",
+    "crossfoot.tasks.prompt_length",
     "crossfoot.tuning.findings",
     "crossfoot.usage",
     "crossfoot.verb_exit",
