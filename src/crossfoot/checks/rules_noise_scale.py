@@ -24,7 +24,6 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
     every, batch = facts.run.config.train.noise_scale_every_steps, facts.batch
     if every is None or batch is None or min(batch.slots_per_step, batch.global_batch_size) > 1:
         return
-    helps: tuple[str, ...]
     sizes = f"{batch.micro_batch_size:,} x {batch.grad_accum_steps:,} x {batch.topology.dp_degree:,}"
     if batch.global_batch_size == 1:
         title = "a step is 1 sample"
@@ -44,7 +43,8 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
 def _in_two(facts: Facts, batch: BatchPlan) -> str:
     """Words of a command line that make two forwards of the step's one."""
     if batch.micro_batch_tokens is not None:
-        return f"{TOKENS}={ceil_div(batch.micro_batch_tokens, 2)}"
+        least = facts.run.config.data.max_seq_len
+        return f"{TOKENS}={max(least, ceil_div(batch.micro_batch_tokens, 2))}"
     halves = {MICRO: ceil_div(batch.micro_batch_size, 2), ACCUM: 2, GLOBAL: batch.global_batch_size}
     is_odd = 2 * halves[MICRO] != batch.global_batch_size
     is_needed = {MICRO: True, ACCUM: facts.run.is_written(ACCUM), GLOBAL: is_odd}
