@@ -140,7 +140,7 @@ def _other_verbs(verbs: _Verbs) -> None:
     page = "the page; default: page.html in the folder, of several runs report.html here"
     report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
     until = "of a study: the validation loss until which steps are counted; default: that most reach"
-    report.add_argument("--target", type=loss, metavar="LOSS", help=until)
+    report.add_argument("--target-loss", type=loss, metavar="LOSS", help=until)
     report.set_defaults(verb=_report)
     model_verbs(verbs)
     text = "begin a run as the past of another one, up to a checkpoint, to go on with another batch"
@@ -319,10 +319,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from crossfoot.studies.report import is_study, report
     from crossfoot.usage import bad_usage
 
-    if arguments.target is not None and not any(map(is_study, arguments.folders)):
-        help_ = "name the folder of a study: crossfoot report STUDY_DIR --target 2.5"
-        raise Refused(bad_usage("--target is of a study, and none is named", (help_,)))
-    return report(arguments.folders, arguments.out, arguments.target)
+    if arguments.target_loss is not None and not any(map(is_study, arguments.folders)):
+        help_ = "name the folder of a study: crossfoot report STUDY_DIR --target-loss 2.5"
+        raise Refused(bad_usage("--target-loss is of a study, and none is named", (help_,)))
+    return report(arguments.folders, arguments.out, arguments.target_loss)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

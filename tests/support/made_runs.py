@@ -194,6 +194,7 @@ def _state(run: RunRecord, status: str, done: int, steps: int) -> RunState:
         unfinished=(),
         validation=None,
         best_validation=None,
+        evaluation=None,
         ranks=(),
         ending=run.ending,
         silent_seconds=0.0,
