@@ -97,13 +97,12 @@ def test_a_signal_that_is_hardly_seen_does_not_make_the_interval_too_narrow() ->
     assert sum(one.low <= true <= one.high for one in spoken) / len(spoken) > 0.88
 
 
-def test_means_are_unbiased_however_the_tokens_lie() -> None:
-    """Of two steps that have the same tokens in other forwards, and of one whose forwards are samples."""
+def test_it_is_the_same_however_the_tokens_lie() -> None:
+    """400 tokens a step in 8 forwards, equal or not, in 2, and in 20."""
     draw, true = quadratic(1.0)
-    for tokens in (EQUAL, UNEQUAL, (200, 200), (1,) * 20):
-        found = measured(draw, tokens, 4_000, seed=1)
-        at_true = true * found.signal.mean
-        assert found.noise.low <= at_true * 1.1 and found.noise.high >= at_true * 0.9
+    for tokens in (EQUAL, UNEQUAL, (200, 200), (20,) * 20):
+        found = measured(draw, tokens, 1_500, seed=1).tokens
+        assert found is not None and found.low <= true <= found.high < 1.3 * found.low
 
 
 STEP = StepNoise(forwards=4, tokens=400, samples=8, small=7.0, big=4.0)
@@ -181,7 +180,7 @@ def test_lines_that_count(tmp_path: Path) -> None:
 
 def test_what_a_run_says() -> None:
     noise = run_noise([replace(LINE, step=step, big=4.0 + step / 100) for step in range(9)])
-    assert noise.figures == "2.63 samples [2.57, 2.69], 132 trained tokens, over 9 steps"
+    assert noise.figures == "2.59 samples [2.54, 2.63], 129 trained tokens, over 9 steps"
     assert list(noise.groups) == ["lora_A"], "the engine does not show the other"
     assert noise.groups["lora_A"].tokens is not None
     assert noise.groups["lora_A"].tokens.value == pytest.approx(2 * 400 / 3 / (1 - 2 / 3))

@@ -28,16 +28,17 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
     sizes = f"{batch.micro_batch_size:,} x {batch.grad_accum_steps:,} x {batch.topology.dp_degree:,}"
     helps: tuple[str, ...]
     if batch.global_batch_size == 1:
-        title, helps = "a step is 1 sample", (f"remove {KEY}, or take more samples a step",)
+        title = "a step is 1 sample"
+        helps = [f"remove {KEY}, or take more samples a step"]
     else:
         title = f"a step is 1 forward ({sizes} samples)"
-        helps = (f"train the same step in two forwards: {_in_two(facts, batch)}", f"or remove {KEY}")
+        helps = [f"train the same step in two forwards: {_in_two(facts, batch)}", f"or remove {KEY}"]
     yield Finding(
         "CF218",
         f"{KEY} {every:,} measures nothing: {title}, and two forwards are needed",
         severity="warning",
         place=facts.run.place(KEY),
-        helps=helps,
+        helps=tuple(helps),
     )
 
 
@@ -56,8 +57,7 @@ def noise_too_seldom(facts: Facts) -> Iterator[Finding]:
     """CF219: fewer steps are measured than a noise scale needs.
 
     One step says very little; the interval comes from how far the measured steps lie apart. Below five of
-    them nothing is said, and it takes some twenty for an interval that one can use. A measured step costs a
-    few percent more than another (docs/noise-scale.md), so there is little to save.
+    them nothing is said, and it takes some twenty for an interval that one can use.
     """
     every, schedule = facts.run.config.train.noise_scale_every_steps, facts.schedule
     if every is None or schedule is None:
