@@ -22,9 +22,9 @@ from crossfoot.studies.design import Asked, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
 from crossfoot.studies.measuring import cost_of
-from crossfoot.studies.outcome import outcome_page
-from crossfoot.studies.plan_page import plan_page
+from crossfoot.studies.plan_page import plan_page, results_table
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
+from crossfoot.studies.report import report_study
 from crossfoot.studies.results import RunCost
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
@@ -124,7 +124,8 @@ class _Conduct:
     def _ended(self) -> int:
         """The words at the end, and the code."""
         folder, results = self._study.folder, self._study.results()
-        say(outcome_page(results, folder, self._target))
+        say(results_table(results) + "\n")
+        report_study(folder, target=self._target)
         if self._failed:
             show(list(self._failed.values()))
             return 1
