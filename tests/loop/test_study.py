@@ -90,7 +90,7 @@ def test_killed_with_its_runs_it_ends_as_an_undisturbed_one(
     assert studies("whole") == 0
     whole = read_results(str(tmp_path / "whole"))
     said = capsys.readouterr()
-    assert "run 2 of 2: b0007-x1-s7" in said.err and "foots: yes" in said.out
+    assert "run 2 of 2: b0007-x1-s7" in said.err and "one seed" in said.out
 
     def kill(child: Child) -> None:
         run_dir = next((tmp_path / "killed").glob("b*"))
