@@ -28,7 +28,7 @@ def config_in(folder: Path) -> Path:
     return small_config(
         folder,
         data={"train": [str(write_samples(folder / "data.jsonl", 80))], "validation": [str(validation)],
-              "max_seq_len": 128, "index_dir": str(folder / "index")},
+              "index_dir": str(folder / "index")},
         cluster={"num_nodes": 1, "gpus_per_node": 2},
         lr={"reference": 4e-3, "reference_batch": 8, "rule": "sqrt"},
     )  # fmt: skip
