@@ -193,6 +193,7 @@ def _state(run: RunRecord, status: str, done: int, steps: int) -> RunState:
         saved=None,
         unfinished=(),
         validation=None,
+        evaluation=None,
         best_validation=None,
         ranks=(),
         ending=run.ending,
