@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from crossfoot.cli_values import count, path
+from crossfoot.cli_values import count, loss, path
 
 if TYPE_CHECKING:
     Verbs: TypeAlias = argparse._SubParsersAction[Any]
@@ -36,7 +36,7 @@ def study_verb(verbs: Verbs) -> None:
     add("--plan", action="store_true", dest="plans_only", help="show the runs and their cost, and no more")
     add("--out", type=path, metavar="DIR", help="folder of the study; default: the run's with -study behind")
     until = "count steps until this validation loss, nats a token; default: one that most batches reach"
-    add("--target-loss", type=float, metavar="LOSS", help=until)
+    add("--target-loss", type=loss, metavar="LOSS", help=until)
     add("--partition", metavar="P", help="SLURM's, as all that follow")
     add("--account", metavar="A", help="who pays")
     add("--time", metavar="T", help="limit of one attempt at a run, HH:MM:SS")

@@ -40,7 +40,7 @@ ALWAYS = {
     "optimizer": {"name", "max_grad_norm"},
     "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"}
     | {"trainable_token_indices"},
-    "train": {"epochs", "max_steps"},
+    "train": {"epochs", "max_steps", "noise_scale_every_steps"},
     "evaluation": {"tasks"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},

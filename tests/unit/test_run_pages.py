@@ -372,8 +372,17 @@ def test_a_study_has_a_page_of_its_own_alone(
     assert main(["report", "study/"]) == 0
     said = capsys.readouterr().out
     assert sentence(answer(results)).en in said and said.endswith("page: study/page.html\n")
+    assert "warning[CF225]: the best rate of batches of 16, 32 and 256 is" in said
     assert study_page(results, answer(results)) in Path("study", "page.html").read_text(encoding="utf-8")
     assert main(["report", "study"]) == 0, "it replaces its own page"
+    written = Path("study", "answer.json").read_text(encoding="utf-8")
+    assert main(["report", "study", "--target-loss", "2.5", "-o", "other.html"]) == 0
+    assert "until a validation loss of 2.500, as was asked" in capsys.readouterr().out
+    assert Path("study", "answer.json").read_text(encoding="utf-8") == written
+    assert main(["report", "study", "--target-loss", "2.5"]) == 0
+    assert '"target": 2.5' in Path("study", "answer.json").read_text(encoding="utf-8")
+    assert main(["report", "job", "--target-loss", "2.5"]) == 2
+    assert main(["report", "study", "--target-loss", "0"]) == 2
     Job(tmp_path / "job", six_samples(), STEPS).run(3, ending=FINISHED)
     assert main(["report", "job", "study"]) == 1
     assert "CF796" in capsys.readouterr().out and not Path("report.html").exists()

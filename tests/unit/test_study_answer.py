@@ -100,6 +100,24 @@ def test_curves_are_means_over_the_seeds() -> None:
     assert bare.target.steps == one.target.steps
 
 
+def test_runs_that_branched_off_count_from_there() -> None:
+    results = made_study()
+
+    def later(run: StudyRun) -> StudyRun:
+        points = [replace(one, step=one.step + 50, samples=one.samples + 3200) for one in run.points]
+        return replace(run, points=tuple(points))
+
+    costs = {
+        name: replace(cost, seconds=tuple(at + 9 for at in cost.seconds))
+        for name, cost in results.costs.items()
+    }
+    branched = replace(_with(results, later), costs=costs, branch="runs/demo@50")
+    one, other = answer(results), answer(branched)
+    assert other.steps == pytest.approx(one.steps) and other.target == one.target
+    assert _batch(other, 64).target.seconds == pytest.approx(_batch(one, 64).target.seconds)
+    assert "All begin with runs/demo@50." in study_page(branched, other)
+
+
 def test_losses_are_compared_at_equal_samples_and_at_equal_steps() -> None:
     found = answer(made_study(noise=0.0))
     assert found.equal_samples is not None and found.equal_steps is not None

@@ -19,7 +19,7 @@ from crossfoot.arithmetic.means import difference
 from crossfoot.arithmetic.to_target import loss_after
 from crossfoot.documents import plain
 from crossfoot.studies.batch_answer import BatchAnswer, BestRuns, batch_answer, best_runs, curve_of, loss_at
-from crossfoot.studies.results import StudyResults, StudyRun
+from crossfoot.studies.results import RunCost, StudyResults, StudyRun
 
 ANSWER, ANSWER_FORMAT = "answer.json", 1
 POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
@@ -99,10 +99,13 @@ class Answer:
 
 
 def answer(results: StudyResults, target: float | None = None) -> Answer:
-    """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`."""
+    """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`. Steps,
+    samples and seconds count from the first point of a run on, so from the checkpoint where it branched off.
+    """
     by_batch: dict[int, list[StudyRun]] = defaultdict(list)
-    for run in results.runs:
+    for run in map(_from_its_start, results.runs):
         by_batch[run.batch].append(run)
+    costs = {name: _cost_from_its_start(cost) for name, cost in results.costs.items()}
     without: dict[int, Why] = {batch: why for batch, runs in by_batch.items() if (why := _why_not(runs))}
     whole = {batch: runs for batch, runs in sorted(by_batch.items()) if batch not in without}
     over = [run.points[-1].samples for runs in whole.values() for run in runs if run.state == "done"]
@@ -122,7 +125,7 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         budget_samples=results.budget_samples,
         target=level,
         target_is_given=target is not None,
-        batches=tuple(batch_answer(one, few, wanted, results.costs) for one in best.values()),
+        batches=tuple(batch_answer(one, few, wanted, costs) for one in best.values()),
         without=dict(sorted(without.items())),
         not_footing=tuple(run.name for run in results.runs if _fails(run)),
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
@@ -153,6 +156,21 @@ def default_target(best: Mapping[int, BestRuns], own_batch: int) -> float | None
         return own_batch in reached, len(reached), -target
 
     return max((one.lowest_loss for one in best.values()), key=worth, default=None)
+
+
+def _from_its_start(run: StudyRun) -> StudyRun:
+    if not run.points:
+        return run
+    first = run.points[0]
+    points = (
+        replace(point, step=point.step - first.step, samples=point.samples - first.samples)
+        for point in run.points
+    )
+    return replace(run, points=tuple(points))
+
+
+def _cost_from_its_start(cost: RunCost) -> RunCost:
+    return replace(cost, seconds=tuple(at - cost.seconds[0] for at in cost.seconds))
 
 
 def _why_not(runs: Sequence[StudyRun]) -> Why | None:

@@ -66,6 +66,24 @@ class StudyOptions:
         return words
 
 
+def read_lists(options: StudyOptions) -> tuple[tuple[int, ...], tuple[Fraction, ...]]:
+    """(batches, factors of the rate), each ascending. Raises Refused with what is wrong with either."""
+    findings: list[Finding] = []
+    batches: tuple[int, ...] = ()
+    factors: tuple[Fraction, ...] = ()
+    try:
+        batches = batches_of(options.batches)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    try:
+        factors = factors_of(options.rates)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    if findings:
+        raise Refused(findings)
+    return batches, factors
+
+
 def batches_of(text: str) -> tuple[int, ...]:
     """`16,32,64`, ascending. Raises Refused (CF823)."""
 

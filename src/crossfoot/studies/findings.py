@@ -23,7 +23,7 @@ def batch_not_planned(batch: int, errors: Sequence[Finding], others: Sequence[in
     """
     helps = [help_ for error in errors for help_ in error.helps[:1]]
     if len(others) > 1:
-        helps.append(f"or leave it out: --batches {','.join(map(str, others))}")
+        helps.append(f"{'or ' if helps else ''}leave it out: --batches {','.join(map(str, others))}")
     return Finding(
         "CF822",
         f"a batch of {batch:,} cannot be planned: {errors[0].title}",

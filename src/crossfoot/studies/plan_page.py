@@ -1,4 +1,4 @@
-"""What `crossfoot study --plan` shows: the design, its size, and what it sets in the config."""
+"""A study on a terminal: its design, its size and what it sets in the config; and at its end its runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean
 from crossfoot.phrases import clock, counted, size
 from crossfoot.planning.plan import RunPlan
 from crossfoot.studies.design import Asked, RunDesign, Subject, factor_word
-from crossfoot.studies.results import RunCost
+from crossfoot.studies.results import RunCost, StudyResults
 
 _SET = (
     "every step is full; all batches see the same samples in the same order (data.last_step: carry)",
@@ -96,3 +96,15 @@ def _settings(asked: Asked, subject: Subject, plans: Mapping[int, RunPlan]) -> I
         yield f"  note        {_FALLS.format(schedule=schedule, budget=asked.budget_samples)}"
     if len(asked.factors) > 1:
         yield "  note        where the best rate is at the edge, up to 3 more are tried beyond it"
+
+
+def results_table(results: StudyResults) -> str:
+    """A line for each run."""
+    lines = [f"  {'run':<20}{'batch':>7}{'peak rate':>12}{'validation loss':>17}   {'state':<12}foots"]
+    for run in results.runs:
+        loss = f"{run.points[-1].validation_loss:.4f}" if run.points else ""
+        foots = "yes" if run.foots and run.same_samples else "no"
+        lines.append(
+            f"  {run.name:<20}{run.batch:>7,}{run.peak_rate:>12.4g}{loss:>17}   {run.state:<12}{foots}"
+        )
+    return "\n".join(lines)

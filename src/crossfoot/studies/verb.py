@@ -17,14 +17,14 @@ from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import called, joined
 from crossfoot.studies.arrays import ArrayRunner
-from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
+from crossfoot.studies.asking import StudyOptions, read_lists
 from crossfoot.studies.design import Asked, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
 from crossfoot.studies.measuring import cost_of
-from crossfoot.studies.outcome import outcome_page
-from crossfoot.studies.plan_page import plan_page
+from crossfoot.studies.plan_page import plan_page, results_table
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
+from crossfoot.studies.report import report_study
 from crossfoot.studies.results import RunCost
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
@@ -35,7 +35,7 @@ from crossfoot.studies.study_folder import asked_document, refuse_other, study_f
 def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     """The verb; returns the exit code of the contract. Raises Refused."""
     refuse_options(options.launch)
-    batches, factors = batches_of(options.batches), factors_of(options.rates)
+    batches, factors = read_lists(options)
     studied = read_studied(config, overrides, makes_index=not options.plans_only)
     budget = options.budget_samples or studied.samples_per_epoch
     first = studied.plan.run.config.run.seed
@@ -121,7 +121,8 @@ class _Conduct:
     def _ended(self) -> int:
         """The words at the end, and the code."""
         folder, results = self._study.folder, self._study.results()
-        say(outcome_page(results, folder, self._target))
+        say(results_table(results) + "\n")
+        report_study(folder, target=self._target)
         if self._failed:
             show(list(self._failed.values()))
             return 1

@@ -207,7 +207,7 @@ def evaluation_unfinished(run_dir: str, step: int, words: Sequence[str], notes: 
 
     A signal stops it, a full disk, or a row that does not fit into memory. No evaluation ends a run. What was
     scored is kept: a run that is continued at this step goes on with it, and `crossfoot evaluate` gives the
-    same scores from the checkpoint or from what the run has saved. words: of that command. notes: why.
+    same scores from the checkpoint or from what the run has saved.
     """
     command = joined(["crossfoot", "evaluate", run_dir, "--step", str(step), *words])
     return Finding(

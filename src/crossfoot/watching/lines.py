@@ -47,6 +47,8 @@ class Teller:
         for taken in (state.validation, state.evaluation):
             if taken is not None and state.ending is not None and taken.step == state.ending.step:
                 lines.append(taken.words)
+        if state.noise is not None:
+            lines.append(f"noise scale {state.noise.figures}")
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:

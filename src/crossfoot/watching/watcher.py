@@ -36,6 +36,7 @@ from crossfoot.runs.branched import Branched, read_branch
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
 from crossfoot.runs.evaluations import EVALUATIONS_FILE, RunEvaluation, read_evaluations
 from crossfoot.runs.nearby import refuse_no_run
+from crossfoot.runs.noise_scale import NOISE_FILE, RunNoise, read_noise_scale
 from crossfoot.runs.validations import VALIDATIONS_FILE, Validation, best_of, read_validations
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
@@ -81,6 +82,7 @@ class Watcher:
         self._validations: tuple[Validation, ...] = ()
         self._evaluations: tuple[RunEvaluation, ...] = ()
         self._bytes_read: dict[str, int] = {}
+        self._noise: RunNoise | None = None
         self._receipt: Receipt | None = None
         self._next_receipt = 0.0
 
@@ -196,6 +198,8 @@ class Watcher:
             self._validations = read_validations(self.run_dir)
         if self._has_grown(EVALUATIONS_FILE):
             self._evaluations = read_evaluations(self.run_dir)
+        if self._has_grown(NOISE_FILE):
+            self._noise = read_noise_scale(self.run_dir)
         return RunState(
             run_dir=self.run_dir,
             name=promise.name if promise is not None else os.path.basename(os.path.abspath(self.run_dir)),
@@ -210,6 +214,7 @@ class Watcher:
             validation=self._validations[-1] if self._validations else None,
             best_validation=best_of(self._validations),
             evaluation=self._evaluations[-1] if self._evaluations else None,
+            noise=self._noise,
             ranks=ranks if status != "ended" else (),
             ended_at=self._ended_at(newest, status, silent),
             ending=ending if current == newest or status == "ended" else None,
