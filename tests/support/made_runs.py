@@ -195,7 +195,6 @@ def _state(run: RunRecord, status: str, done: int, steps: int) -> RunState:
         validation=None,
         evaluation=None,
         best_validation=None,
-        evaluation=None,
         ranks=(),
         ending=run.ending,
         silent_seconds=0.0,
