@@ -236,7 +236,7 @@ def test_the_noise_scale_is_shown_as_it_was_measured_and_not_at_all_where_it_was
     noise = run_noise(lines)
     assert noise.total.samples is not None
     page = run_page(made_run(12, noise=noise))
-    (samples,) = re.findall(r"noise scale (\S+) samples", noise.words)
+    (samples,) = re.findall(r"^(\S+) samples", noise.figures)
     assert f'<td class="number">{samples}</td>' in page
     few = run_page(made_run(12, noise=run_noise(lines[:2])))
     assert "<td>n/a</td>" in few and "Gradient noise scale" not in run_page(made_run(12))
