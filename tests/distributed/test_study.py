@@ -20,7 +20,7 @@ from support.launching import ROOT, SCRIPTS, environment, small_config, start, w
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 KILLS = 5
-MARK = "CROSSFOOT_TEST_STUDY"
+RATES = ("--to", "accelerate", "--rates", "x0.5,x1")
 
 
 def config_in(folder: Path) -> Path:
@@ -28,19 +28,19 @@ def config_in(folder: Path) -> Path:
     return small_config(
         folder,
         data={"train": [str(write_samples(folder / "data.jsonl", 80))], "validation": [str(validation)],
-              "max_seq_len": 128, "index_dir": str(folder / "index")},
+              "index_dir": str(folder / "index")},
         cluster={"num_nodes": 1, "gpus_per_node": 2},
         lr={"reference": 4e-3, "reference_batch": 8, "rule": "sqrt"},
     )  # fmt: skip
 
 
 def command(config: Path, out: Path, *words: str) -> list[str | Path]:
-    asked = ["--batches", "5,16", "--rates", "x0.5,x1", "--budget-samples", "80", "--validations", "6"]
+    asked = ["--batches", "5,16", "--budget-samples", "80", "--validations", "6"]
     return [SCRIPTS / "crossfoot", "study", config, *asked, "--out", out, *words]
 
 
 def killed(words: Sequence[str | Path], after_seconds: float) -> None:
-    """Begin the command, and after a while kill it, every other time with all that it has started."""
+    """Begin the command, and after a while kill it; what it has started is told, and ends."""
     process = subprocess.Popen(
         [str(word) for word in words], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -56,10 +56,10 @@ def test_killed_at_random_it_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     print(f"CROSSFOOT_TEST_SEED={seed}")
     draw = random.Random(seed)
     config = config_in(tmp_path)
-    words = command(config, tmp_path / "whole", "--to", "accelerate")
+    words = command(config, tmp_path / "whole", *RATES)
     whole = start(words)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    words = command(config, tmp_path / "killed", "--to", "accelerate")
+    words = command(config, tmp_path / "killed", *RATES)
     for _ in range(KILLS):
         killed(words, draw.uniform(2.0, 25.0))
     end = start(words)

@@ -90,7 +90,7 @@ def test_killed_with_its_runs_it_ends_as_an_undisturbed_one(
     assert studies("whole") == 0
     whole = read_results(str(tmp_path / "whole"))
     said = capsys.readouterr()
-    assert "run 2 of 2: b0007-x1-s7" in said.err and "foots: yes" in said.out
+    assert "run 2 of 2: b0007-x1-s7" in said.err and "one seed" in said.out
 
     def kill(child: Child) -> None:
         run_dir = next((tmp_path / "killed").glob("b*"))
@@ -106,6 +106,8 @@ def test_killed_with_its_runs_it_ends_as_an_undisturbed_one(
     for name in ("results.json", "study.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len(list((tmp_path / "killed" / "b0004-x1-s7").glob("attempt-*"))) == 2
+    page = (tmp_path / "whole" / "page.html").read_text(encoding="utf-8")
+    assert "b0007-x1-s7" in page and (tmp_path / "whole" / "answer.json").exists()
     looks_like_a_study(whole)
     as_the_ledgers_say(whole, tmp_path / "whole")
 

@@ -32,6 +32,7 @@ from crossfoot.run_pages.words import (
     where_words,
 )
 from crossfoot.runs.ending import REASONS, Ending
+from crossfoot.runs.evaluations import RunEvaluation, TaskScore, append_evaluation
 from crossfoot.runs.noise_scale import NoiseLine, run_noise
 from crossfoot.studies.answer import answer
 from crossfoot.studies.page import study_page
@@ -235,10 +236,25 @@ def test_the_noise_scale_is_shown_as_it_was_measured_and_not_at_all_where_it_was
     noise = run_noise(lines)
     assert noise.total.samples is not None
     page = run_page(made_run(12, noise=noise))
-    (samples,) = re.findall(r"noise scale (\S+) samples", noise.words)
+    (samples,) = re.findall(r"^(\S+) samples", noise.figures)
     assert f'<td class="number">{samples}</td>' in page
     few = run_page(made_run(12, noise=run_noise(lines[:2])))
     assert "<td>n/a</td>" in few and "Gradient noise scale" not in run_page(made_run(12))
+
+
+def test_evaluations_of_a_run_are_drawn_over_its_samples(tmp_path: Path) -> None:
+    Job(tmp_path, six_samples(), STEPS).run(3, ending=FINISHED)
+    for step, right in ((1, 2), (3, 6)):
+        task = TaskScore("exam", 12, 8, right)
+        append_evaluation(
+            str(tmp_path), RunEvaluation(step, 1, f"evaluations/step-{step}", "5" * 64, (task,))
+        )
+    page = run_page(see_run(str(tmp_path)))
+    figure = drawn(page, "exam: accuracy")
+    (places,) = re.findall(r'<path class="dots c0" d="([^"]*)"/></svg><span', figure)
+    assert places == "M667 917h0M2000 83h0", "25 % after 2 samples and 75 % after 6, between 20 and 80 %"
+    assert "|step-3|" in text_of(page) and "|75.0 %|" in text_of(page) and "|step-1|" not in text_of(page)
+    assert "Evaluations" not in text_of(run_page(made_run(5)))
 
 
 def test_every_word_of_receipts_and_attempts_has_its_chinese() -> None:

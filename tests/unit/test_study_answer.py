@@ -243,6 +243,15 @@ def test_the_edges_of_the_grid_are_named() -> None:
     assert "CF230" in _codes(one_rate) and "CF230" not in _codes(answer(made_study()))
 
 
+def test_steps_that_bound_the_critical_batch_at_no_end_say_nothing_of_it() -> None:
+    results = made_study(batches=(64, 100, 128), noise=0.3, seeds=2)
+    found = answer(results)
+    assert found.fit is not None and not found.fit.says_something
+    assert found.place is found.twice is None and found.smaller is None
+    assert sentence(found).en.endswith("(the steps until the target bound it at neither end).")
+    assert "critical batch " not in study_page(results, found).split("<h2>")[1]
+
+
 def test_the_sentence() -> None:
     fit = Fit(100, 18_000, Interval(180, 140, 250), {100: 1.0, 32: 1.0, 64: 1.0})
     twice, smaller = Compared(200, 0.54, 1.04, False), Compared(32, 2.9, 0.93, True)

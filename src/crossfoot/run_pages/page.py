@@ -58,8 +58,7 @@ def run_page(seen: SeenRun) -> str:
         page.add(heading(Both("Gradient noise scale", "梯度噪声尺度")), noise_table(seen.noise))
     page.add(*_section(Both("Attempts", "各次启动"), attempt_table(seen)))
     page.add(heading(Both("Receipt", "回执")), receipt_table(seen), *_notes(seen))
-    if seen.evaluations:
-        page.add(heading(Both("Evaluations", "评测")), evaluation_table(seen))
+    page.add(*_section(Both("Evaluations", "评测"), figures(*pictures.scores()), evaluation_table(seen)))
     return page.add(heading(Both("Environment", "环境")), environment_table(seen)).render()
 
 

@@ -21,6 +21,14 @@ _SAMPLES = Axis(Both("samples trained", "已训练样本数"), is_whole=True, ha
 _STEP = Axis(Both("optimizer step", "优化器步"), is_whole=True)
 _WIDE_POINTS, _POINTS, _LEAST_POINTS = 250, 125, 40
 """Of a line in a picture as wide as the page, in a narrow one, and where there are many lines."""
+_MEASURES = {
+    "accuracy": Both("accuracy", "准确率"),
+    "chrf": Both("chrF", "chrF 得分"),
+    "perplexity": Both("perplexity", "困惑度"),
+}
+"""Of evaluations."""
+_SCALES = {"accuracy": 100.0}
+"""Those that are shown in percent."""
 _BLUE, _RED, _GREEN, _GREY = 0, 1, 2, 5
 _MOST_RANKS = 64
 _HOURS, _MINUTES = (7200.0, 3600.0), (180.0, 60.0)
@@ -68,6 +76,22 @@ class Pictures:
             return Html("")
         title = Both("Next token right, in validation", "验证集：下一个 token 预测正确率")
         return chart(title, _SAMPLES, Axis("%"), drawn)
+
+    def scores(self) -> Iterator[Html]:
+        """What evaluations while it trained came to: a picture for each task and kind of number."""
+        found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+        for label, seen in self.runs.items():
+            for one in seen.run.evaluations:
+                samples = seen.samples_after(one.step)
+                numbers = ((task.name, *number) for task in one.tasks for number in task.numbers.items())
+                for task, measure, value in numbers if samples is not None else ():
+                    lines = found.setdefault((task, measure), {name: [] for name in self.runs})
+                    lines[label].append(Point(samples or 0, value * _SCALES.get(measure, 1.0)))
+        for (task, measure), lines in found.items():
+            name = _MEASURES.get(measure, Both(measure, measure))
+            title = Both(f"{task}: {name.en}", f"{task}：{name.zh}")
+            drawn = [Series("" if self.only else label, points) for label, points in lines.items()]
+            yield chart(title, _SAMPLES, Axis("%" if measure in _SCALES else ""), drawn)
 
     def rates(self) -> Html:
         """As the optimizer stepped; of parameters with a rate of their own too."""

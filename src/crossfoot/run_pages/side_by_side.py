@@ -34,6 +34,7 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
             pictures.rates(),
             pictures.norms(),
             pictures.accuracies(),
+            *pictures.scores(),
         ),
         heading(Both("The batch, as it was trained", "实际训练的批")),
         figures(pictures.batches(), pictures.tokens(), pictures.shares()),

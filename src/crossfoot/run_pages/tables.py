@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -143,28 +144,28 @@ def attempt_table(seen: SeenRun) -> Html:
 
 
 def evaluation_table(seen: SeenRun) -> Html:
-    """Finished evaluations in the folder of the run."""
+    """What its last own evaluation came to, and finished ones in its folder; empty without any."""
     heads = (
         Both("evaluation", "评测"),
         Both("task", "任务"),
         Both("items", "题数"),
         Both("accuracy", "准确率"),
     )
-    rows = [
-        (
-            name,
-            task.name,
-            f"{task.whole.items:,}",
-            percent(None if task.whole.accuracy is None else task.whole.accuracy.value),
-        )
-        for name, found in seen.evaluations.items()
-        for task in found.summary.tasks
+    last = seen.run.evaluations[-1:]
+    rows: list[tuple[Text, ...]] = [
+        (os.path.basename(one.folder), task.name, f"{task.items:,}", percent(task.accuracy) or NOTHING)
+        for one in last
+        for task in one.tasks
     ]
+    for name, found in seen.evaluations.items():
+        for summary in found.summary.tasks:
+            accuracy = summary.whole.accuracy and percent(summary.whole.accuracy.value)
+            rows.append((name, summary.name, f"{summary.whole.items:,}", accuracy or NOTHING))
     note = Both(
         "More in evaluations/ of the run folder: page.html of each.",
         "详情见运行目录下 evaluations/ 中各评测的 page.html。",
     )
-    return table(heads, [tuple(cell or NOTHING for cell in row) for row in rows], note)
+    return table(heads, rows, note) if rows else Html("")
 
 
 def noise_table(noise: RunNoise) -> Html:

@@ -228,18 +228,19 @@ def _compared(bare: Answer) -> Answer:
     """With what follows from steps until the target."""
     steps, own = bare.steps, bare.own_batch
     fit = fitted(steps)
+    known = fit if fit is not None and fit.says_something else None
     smaller = max((batch for batch in steps if 2 * batch <= own), default=max(1, own // 2))
     place: Place | None = None
-    if fit is not None:
-        interval = fit.critical_batch
+    if known is not None:
+        interval = known.critical_batch
         place = "below" if own < interval.low else "above" if own > interval.high else "inside"
     return replace(
         bare,
         fit=fit,
         within=largest_within({batch: batch * number for batch, number in steps.items()}),
         place=place,
-        smaller=_over_own(bare, fit, smaller),
-        twice=_over_own(bare, fit, 2 * own),
+        smaller=_over_own(bare, known, smaller),
+        twice=_over_own(bare, known, 2 * own),
     )
 
 

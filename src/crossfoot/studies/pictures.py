@@ -67,7 +67,7 @@ def _steps_of_fit(fit: Fit, ends: tuple[float, float]) -> Iterator[Series]:
         near = (first, min(last, max(2 * first, 1.5 * critical.value)))
         yield _line(label, lambda batch: fit.least_samples / batch, near, _QUIET, is_dashed=True)
     yield _line(_FITTED, fit.steps, ends, _FIT)
-    if first <= critical.value <= last:
+    if fit.says_something and first <= critical.value <= last:
         words, height = interval_words(critical), 2 * fit.least_steps
         label = Both(f"critical batch {words.en}", f"临界批大小 {words.zh}")
         yield Series(label, [Point(critical.value, height)], "dots", _CRITICAL)

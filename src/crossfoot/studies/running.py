@@ -17,7 +17,9 @@ from functools import partial
 from crossfoot.launch.start import LOOK_SECONDS, Signals
 from crossfoot.liveness.living import living
 from crossfoot.output import tell
+from crossfoot.phrases import counted
 from crossfoot.processes import end_with
+from crossfoot.shell_words import quoted_path
 from crossfoot.studies.design import RunDesign
 from crossfoot.studies.machine import Machine
 
@@ -90,6 +92,8 @@ class Runner:
         place = min(set(range(self._machine.at_once)) - {child.place for child in self._children})
         command = self._machine.command(self._config, start.words, place)
         process = spawn(command, self._machine.environ(place), os.path.join(start.run_dir, LOG))
+        watch = f"crossfoot watch {quoted_path(start.run_dir)}"
+        tell(f"{start.run.name} begins: {counted(start.run.steps, 'step')}; {watch}")
         self._children.append(_Child(start, place, process, time.monotonic()))
 
     def _wait_for_rest(self, run_dir: str) -> None:

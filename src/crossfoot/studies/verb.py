@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
-from crossfoot.launch.resolving import refuse_options
+from crossfoot.launch.resolving import make_job, read_run_for, refuse_options
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.reader import read_run
@@ -51,8 +51,11 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     document = asked_document(asked, studied.plan.run.as_written)
     refuse_other(folder, document)
     subject, plans = planned_batches(studied, asked, subject_of(studied, budget), folder)
+    designs = designed(asked, subject, folder, {})
+    if options.target == "slurm" or _launches(studied, options):  # or every run would be refused for it
+        words = studied.words(designs[0])
+        make_job(read_run_for(config, words, options.launch), words, options.launch, os.environ)
     if options.plans_only:
-        designs = designed(asked, subject, folder, {})
         say(plan_page(asked, subject, designs, plans, _costs(studied, folder)))
         return 0
     with study_folder(folder, document):
@@ -134,8 +137,13 @@ class _Conduct:
         return 3
 
 
+def _launches(studied: Studied, options: StudyOptions) -> bool:
+    """Whether runs are started here with ranks of their own."""
+    return options.target == "local" and studied.plan.deepspeed is not None
+
+
 def _machine(studied: Studied, options: StudyOptions) -> Machine:
-    launches = options.target == "local" and studied.plan.deepspeed is not None
+    launches = _launches(studied, options)
     ranks = studied.plan.batch.topology.world_size if launches else 1
     gpus = visible_gpus(os.environ, listed_gpus())
     at_once = options.at_once or max(1, len(gpus) // ranks)

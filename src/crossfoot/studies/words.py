@@ -34,7 +34,12 @@ def _place(found: Answer) -> Both:
     own, fit = f"{found.own_batch:,}", found.fit
     if not found.batches:
         return Both("no batch has an answer yet", "还没有任何批大小得出结果")
-    if fit is None or found.place is None:
+    if fit is not None and found.place is None:
+        return Both(
+            "the critical batch cannot be told (the steps until the target bound it at neither end)",
+            "无法得出临界批大小（到达目标的步数对它上下都没有约束）",
+        )
+    if fit is None:
         reached, of = len(found.steps), len(found.batches)
         return Both(
             f"the critical batch cannot be told ({reached} of {of} batches have steps until the target, and "
