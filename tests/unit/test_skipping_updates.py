@@ -286,7 +286,9 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play.step_recorder = SimpleNamespace(
         settle=lambda closed, planned: Stop.NO, drain=lambda: next(agreed), begin=lambda: None
     )
-    play.step_hooks = SimpleNamespace(after=lambda done, stop: paused.append(done) or stop)
+    play.step_hooks = SimpleNamespace(
+        before=lambda first: Stop.NO, after=lambda done, stop: paused.append(done) or stop
+    )
     with mock.patch.object(loop, "run_step", lambda *words: play.tries.pop(0)):
         done, stop = train_steps(play, 0, 5)  # type: ignore[arg-type]
     assert (done, stop) == (steps, Stop.NOT_FINITE)
