@@ -24,9 +24,7 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
     every, batch = facts.run.config.train.noise_scale_every_steps, facts.batch
     if every is None or batch is None or min(batch.slots_per_step, batch.global_batch_size) > 1:
         return
-    helps: tuple[str, ...]
     sizes = f"{batch.micro_batch_size:,} x {batch.grad_accum_steps:,} x {batch.topology.dp_degree:,}"
-    helps: tuple[str, ...]
     if batch.global_batch_size == 1:
         title = "a step is 1 sample"
         helps = [f"remove {KEY}, or take more samples a step"]
