@@ -25,7 +25,6 @@ def noise_of_one_forward(facts: Facts) -> Iterator[Finding]:
     if every is None or batch is None or min(batch.slots_per_step, batch.global_batch_size) > 1:
         return
     sizes = f"{batch.micro_batch_size:,} x {batch.grad_accum_steps:,} x {batch.topology.dp_degree:,}"
-    helps: tuple[str, ...]
     if batch.global_batch_size == 1:
         title = "a step is 1 sample"
         helps = [f"remove {KEY}, or take more samples a step"]
