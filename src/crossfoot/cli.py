@@ -19,7 +19,7 @@ from crossfoot.cli_options import (
     train_options,
 )
 from crossfoot.cli_studies import study_verb
-from crossfoot.cli_values import path
+from crossfoot.cli_values import loss, path
 from crossfoot.findings.finding import Refused
 from crossfoot.output import json_text, say, say_painted, tell
 from crossfoot.streams import open_streams
@@ -139,6 +139,8 @@ def _other_verbs(verbs: _Verbs) -> None:
     report.add_argument("folders", type=path, metavar="RUN_DIR | STUDY_DIR", nargs="+", help=folders)
     page = "the page; default: page.html in the folder, of several runs report.html here"
     report.add_argument("-o", "--out", type=path, metavar="PAGE.html", help=page)
+    until = "of a study: the validation loss until which steps are counted; default: that most reach"
+    report.add_argument("--target-loss", type=loss, metavar="LOSS", help=until)
     report.set_defaults(verb=_report)
     model_verbs(verbs)
     text = "begin a run as the past of another one, up to a checkpoint, to go on with another batch"
@@ -313,9 +315,14 @@ def _branch(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from crossfoot.run_pages.verb import report_runs
+    from crossfoot.findings.finding import Refused
+    from crossfoot.studies.report import is_study, report
+    from crossfoot.usage import bad_usage
 
-    return report_runs(arguments.folders, arguments.out)
+    if arguments.target_loss is not None and not any(map(is_study, arguments.folders)):
+        help_ = "name the folder of a study: crossfoot report STUDY_DIR --target-loss 2.5"
+        raise Refused(bad_usage("--target-loss is of a study, and none is named", (help_,)))
+    return report(arguments.folders, arguments.out, arguments.target_loss)
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

@@ -124,6 +124,7 @@ def _evaluating_verb(verbs: Verbs) -> None:
     longer = "prompts beyond the model's positions: drop-shots (default), or refuse"
     add("--too-long", choices=("drop-shots", "refuse"), default="drop-shots", help=longer)
     add("--out", type=path, metavar="FOLDER", help="of the results; default: evaluations/ beside the run")
+    add("--seed", type=whole, default=0, metavar="N", help="of what is drawn for sampled texts; 0")
     add("--step", type=count, metavar="N", help="of a run: its checkpoint after N steps")
     add("--base", type=path, metavar="FOLDER", help="of an adapter: where its base model is now")
     add("--dtype", choices=DTYPES, help="what is computed in; default: as trained, or as the model is saved")
@@ -133,6 +134,8 @@ def _evaluating_verb(verbs: Verbs) -> None:
     add("--device-map", metavar="D", help=where)
     two = "instead: which items two evaluations answer otherwise, and whether that is more than chance"
     add("--compare", nargs=2, type=path, metavar=("A", "B"), help=two)
+    written = "instead: write the tasks for lm-evaluation-harness, as YAML, a folder for each"
+    add("--export", type=path, metavar="FOLDER", help=written)
     add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     one.set_defaults(verb=_evaluate)
 
@@ -232,6 +235,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         return compare(*arguments.compare)
     _require_evaluated(arguments)
+    if arguments.export is not None:
+        from crossfoot.tasks.harness_yaml import export_verb
+
+        return export_verb(arguments)
     ready_for_weights("evaluate")
     from crossfoot.evaluation.evaluate import evaluate
     from crossfoot.evaluation.preparing import options_of
@@ -246,7 +253,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _require_evaluated(given: argparse.Namespace) -> None:
     """Raises Refused (CF029) where not all words of an evaluation are given."""
-    missing = "MODEL" if given.model is None else "" if given.tasks else "--tasks"
+    has_model = given.model is not None or given.export is not None
+    missing = "MODEL" if not has_model else "" if given.tasks else "--tasks"
     if missing:
         help_ = "crossfoot evaluate MODEL --tasks exam, or crossfoot evaluate --compare A B"
         raise Refused(bad_usage(f"crossfoot evaluate needs {missing}", [help_]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from crossfoot.cli_values import count, path
+from crossfoot.cli_values import count, loss, path
 
 if TYPE_CHECKING:
     Verbs: TypeAlias = argparse._SubParsersAction[Any]
@@ -35,6 +35,13 @@ def study_verb(verbs: Verbs) -> None:
     )
     add("--plan", action="store_true", dest="plans_only", help="show the runs and their cost, and no more")
     add("--out", type=path, metavar="DIR", help="folder of the study; default: the run's with -study behind")
+    until = "count steps until this validation loss, nats a token; default: one that most batches reach"
+    add("--target-loss", type=loss, metavar="LOSS", help=until)
+    add("--partition", metavar="P", help="SLURM's, as all that follow")
+    add("--account", metavar="A", help="who pays")
+    add("--time", metavar="T", help="limit of one attempt at a run, HH:MM:SS")
+    add("--cpus-per-task", type=count, metavar="N", help="cores for each rank")
+    add("--detach", action="store_true", help="submit, and leave; the same command collects")
     study.set_defaults(verb=_study)
 
 
@@ -44,5 +51,5 @@ def _study(arguments: argparse.Namespace) -> int:
     from crossfoot.studies.asking import StudyOptions
     from crossfoot.studies.verb import study
 
-    given = {one.name: getattr(arguments, one.name) for one in fields(StudyOptions) if one.name != "detach"}
+    given = {one.name: getattr(arguments, one.name) for one in fields(StudyOptions)}
     return study(arguments.config, arguments.overrides, StudyOptions(**given))

@@ -20,6 +20,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def loss(text: str) -> float:
+    """In nats a token, above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("above 0")
+    return number
+
+
 def path(text: str) -> str:
     """A path that no shell has read: of ~ in quotes it is the home."""
     if (fault := fault_of(text)) is not None:

@@ -96,8 +96,8 @@ class LineFile:
 
 
 def append_line(path: str, value: Mapping[str, Any]) -> None:
-    """A line at the end of a file that holds nothing but such lines, for one writer. One that a crash has torn
-    is ended first, and stays unread. Raises OSError.
+    """A line at the end of a file that holds nothing but such lines, for one writer. One that a crash has
+    torn is ended first, and stays unread. Raises OSError.
     """
     line = json.dumps(plain(value), allow_nan=False) + "\n"
     with open(path, "a+b") as file:

@@ -17,6 +17,7 @@ from support.shown_pages import PAGES, everything
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+UNFOLD = "for (const one of document.querySelectorAll('details')) one.open = true"
 LOOKS = [(name, width, scheme) for name, width, scheme in product(PAGES, WIDTHS, ("light", "dark"))]
 
 
@@ -42,6 +43,14 @@ def test_all_texts_and_pictures_are_there_and_can_be_read(
     assert seen["wrong"] == []
     assert (seen["ground"] > 0.8) if "light" in request.node.name else (seen["ground"] < 0.05)
     assert seen["pictures"] and all(picture["colours"] for picture in seen["pictures"])
+    for change in (
+        UNFOLD,
+        "document.getElementById('zh')?.click()",
+        "document.getElementById('en')?.click()",
+    ):
+        shown.page.evaluate(change)
+        assert shown.seen()["wrong"] == [], change
+    shown.page.evaluate(UNFOLD.replace("true", "false"))
 
 
 def test_every_line_dot_and_bar_is_on_the_screen(shown: Shown) -> None:
@@ -51,6 +60,34 @@ def test_every_line_dot_and_bar_is_on_the_screen(shown: Shown) -> None:
 def test_on_paper_it_is_dark_on_light_and_whole(shown: Shown) -> None:
     pages, wrong, ground = shown.printed()
     assert 1 <= pages <= 6 and wrong == [] and ground > 0.8
+
+
+def test_its_language_is_chosen_without_a_script_and_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PAGES["runs side by side"](), encoding="utf-8")
+    with browser.new_context(java_script_enabled=False, locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        assert page.locator("h1").inner_text() == "3 runs side by side"
+        page.get_by_text("中文").click()
+        assert page.locator("h1").inner_text() == "3 个训练运行的对比"
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("h1").inner_text() == "3 runs side by side"
+
+
+def test_its_language_is_at_first_that_of_the_browser_and_stays_on_paper(
+    browser: Browser, tmp_path: Path
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PAGES["runs side by side"](), encoding="utf-8")
+    with browser.new_context(locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        read = page.locator("body").inner_text()
+        assert "3 个训练运行的对比" in read and "runs side by side" not in read
+        page.emulate_media(media="print")
+        read = page.locator("body").inner_text()
+        assert "3 个训练运行的对比" in read and "English" not in read
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_stopped_and_continued_is_undisturbed_to_the_bit(
     (first, second) = read_attempts(str(going.run_dir))
     assert (first.first_step, first.from_checkpoint) == (0, None)
     assert (second.first_step, second.from_checkpoint) == (2, "step-000002")
+    file, _, line = first.origins["lr.reference"].rpartition(":")
+    assert "reference" in Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    assert first.versions["torch"] == torch.__version__ and "python" in first.versions
+    most_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = ending["memory"]
+    assert (memory["of"], memory["rank"]) == ("process", 0)
+    assert most_kib / 4 < memory["peak_bytes"] / 1024 <= most_kib
 
     model = plain_torch.fresh_model(values)
     # B begins at zero: in the first step the dropout before A shows in the step of B alone.

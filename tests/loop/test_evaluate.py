@@ -317,7 +317,7 @@ def test_a_run_its_adapter_and_a_checkpoint(
     assert evaluates("--step", "2", of=str(run.run_dir), on=str(task)).scores == found.scores
     assert evaluates("--step", "1", of=str(run.run_dir), on=str(task)).scores != found.scores
     assert main(["evaluate", str(run.run_dir), "--tasks", str(task)]) == 0
-    assert (run.run_dir / "evaluations" / "short-clean" / "page.html").exists()
+    assert (run.run_dir / "evaluations" / "short-clean-0shot" / "page.html").exists()
 
 
 def test_perplexity_is_that_of_plain_transformers(evaluates: Evaluates, model: str, tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_memory_that_runs_out_changes_no_answer(
     evaluates: Evaluates, questions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sampled(evaluates, questions, "9000")
+    other = sampled(evaluates, questions, "9000", "--seed", "1")
+    assert other.code == 0 and [one["text"] for one in other.lines] != [one["text"] for one in whole.lines]
     real, calls = Scorer.generate, []
 
     def full(scorer: Scorer, ids: torch.Tensor, *rest: Any, **how: Any) -> list[list[int]]:

@@ -166,10 +166,24 @@ def write_tasks(folder: Path, before: str = "") -> None:
     write("of_ends", "loglikelihood", ends, "doc_to_text: asked", "doc_to_target: end")
     texts = [{"text": f"{asked} {' '.join(all_)} " * 3} for asked, all_, _ in QUESTIONS]
     write("of_texts", "loglikelihood_rolling", texts, 'doc_to_text: ""', "doc_to_target: text")
-    write("of_answers", "generate_until", ends, "doc_to_text: asked", "doc_to_target: end")
+    how = 'generation_kwargs: {until: ["e", "\\n\\n"], max_gen_toks: 12, do_sample: false}'
+    write("of_answers", "generate_until", ends[:-1], "doc_to_text: asked", "doc_to_target: end", how)
+    beams = "generation_kwargs: {num_beams: 4}"
+    write("of_beams", "generate_until", ends, "doc_to_text: asked", "doc_to_target: end", beams)
 
 
 TASKS = ("of_choices", "of_ends", "of_texts")
+LONG = "many words of which the first are lost " * 8
+
+
+def of_few_positions(model: str, folder: Path) -> str:
+    """The same with 64."""
+    folder.mkdir()
+    for file in Path(model).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 64}))
+    return str(folder)
 
 
 def test_both_agree_on_tasks_of_other_forms_for_any_budget(model: str, tmp_path: Path) -> None:
@@ -184,14 +198,9 @@ def test_both_agree_on_tasks_of_other_forms_for_any_budget(model: str, tmp_path:
 def test_contexts_beyond_the_positions_are_cut_alike_and_said(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    for file in Path(model).iterdir():
-        (small / file.name).write_bytes(file.read_bytes())
-    values = json.loads((small / "config.json").read_text(encoding="utf-8"))
-    (small / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 64}))
-    write_tasks(tmp_path / "own", before="many words of which the first are lost " * 8)
-    theirs, ours = (by_the_harness(name, str(small), tmp_path / "own", TASKS) for name in ("hf", "crossfoot"))
+    small = of_few_positions(model, tmp_path / "small")
+    write_tasks(tmp_path / "own", before=LONG)
+    theirs, ours = (by_the_harness(name, small, tmp_path / "own", TASKS) for name in ("hf", "crossfoot"))
     assert_agree(ours, theirs)
     assert "warning[CF886]" in capsys.readouterr().err
 
@@ -214,5 +223,40 @@ def test_the_command_line_knows_it_and_says_what_it_does_not_do(
 
     code, told = run("of_choices")
     assert code == 0 and "|of_choices|" in told and "acc_norm" in told
-    code, told = run("of_answers")
-    assert code == 1 and "error[CF885]: of_answers asks for generated texts" in told
+    code, told = run("of_beams")
+    assert code == 1 and "error[CF885]: of_beams asks for generated texts with num_beams" in told
+
+
+@pytest.mark.parametrize("before", ["", LONG], ids=["short", "cut"])
+def test_both_say_the_same_greedily(model: str, tmp_path: Path, before: str) -> None:
+    """Also with contexts that are cut to leave room for the answer. A text that ends an answer is no part of
+    it.
+    """
+    write_tasks(tmp_path / "own", before)
+    small = of_few_positions(model, tmp_path / "small")
+    theirs, ours = (
+        by_the_harness(name, small, tmp_path / "own", ["of_answers"]) for name in ("hf", "crossfoot")
+    )
+    said = [one for (one,) in theirs.values()]
+    assert ours == theirs and len(said) == len(QUESTIONS)
+    assert len(set(said)) > 1 and not any("e" in one for one in said)
+
+
+def test_what_is_drawn_for_a_text_is_its_own(model: str) -> None:
+    from lm_eval.api.instance import Instance
+
+    from crossfoot.evaluation.harness_model import HarnessModel
+
+    how = {"until": [], "max_gen_toks": 6, "do_sample": True, "temperature": 2.0, "top_k": 40}
+
+    def asked(number: int) -> Instance:
+        return Instance("generate_until", {}, (f"What is {number}?", how), 0, ("task", number, 1))
+
+    def said(*numbers: int, seed: int = 0) -> list[str]:
+        harness = HarnessModel(model, dtype="float32", device="cpu", seed=seed)
+        return harness.generate_until([asked(number) for number in numbers])
+
+    one, two, again = said(1, 2, 1)
+    assert len({one, two, again}) == 3, "the same request again is another draw"
+    assert said(2, *range(3, 30), 1)[::28] == [two, one]
+    assert said(1, seed=1) != [one]

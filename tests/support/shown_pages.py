@@ -10,6 +10,8 @@ from crossfoot.data.prompts import read_prompts
 from crossfoot.reports.axes import Axis
 from crossfoot.reports.chart import Bar, Point, Series, bars, chart
 from crossfoot.reports.page import Page, figures, heading, paragraph, table, verdict
+from crossfoot.run_pages.page import run_page
+from crossfoot.run_pages.side_by_side import side_by_side_page
 from crossfoot.scores.page import evaluation_page
 from crossfoot.scores.summary import summary_of
 from crossfoot.serving.load_page import load_page
@@ -21,6 +23,7 @@ from crossfoot.tuning.page import tuning_page
 from crossfoot.tuning.trials import Trial
 from crossfoot.tuning.tuning_file import read_tuning
 from support.launching import ROOT
+from support.made_runs import made_run
 from support.made_scores import made_log
 from support.made_study import made_study
 
@@ -92,9 +95,22 @@ def search() -> str:
     return tuning_page(file, decision, trials, prompts, {"do_sample": False})
 
 
+def long_run() -> str:
+    """Of three attempts with causes, accepted findings, lost steps, and losses that are no numbers."""
+    faults = {**dict.fromkeys(range(500, 560), "missing sample"), **dict.fromkeys(range(900, 930), "nan")}
+    return run_page(made_run(1200, name=LONG, kills=(400, 800), faults=faults))
+
+
+def three_runs() -> str:
+    """Of other batches, one of them unfinished, with long names."""
+    sizes = (16, 64, 256)
+    runs = [made_run(12_800 // batch, batch=batch, name=f"{LONG}-{batch}") for batch in sizes]
+    return side_by_side_page([*runs[:2], made_run(50, batch=256, name="二五六", done=30, status="killed")])
+
+
 def study() -> str:
     """Of six batches, three rates and three seeds, with long names."""
-    results = made_study(f"study-of-{LONG}", factors=(0.25, 0.5, 1.0, 2.0, 4.0))
+    results = made_study(f"study-of-{LONG}")
     return study_page(results, answer(results))
 
 
@@ -122,6 +138,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "load tests side by side": failed_load_tests,
     "evaluation": evaluation,
     "search": search,
+    "a long run": long_run,
+    "runs side by side": three_runs,
     "study": study,
     "study without a fit": study_without_fit,
     "study of one seed": study_of_one_seed,

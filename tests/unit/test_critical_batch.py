@@ -113,6 +113,9 @@ def test_the_largest_batch_within_a_fifth_more_samples() -> None:
     assert 64 < found.batch < 100  # 103,104 samples, and 113,600; at most 108,386
     exact = largest_within({batch: 54_000 * (1 + batch / 180) for batch in range(1, 200)})
     assert exact is not None and exact.batch == pytest.approx(180 * (1.2 * (1 + 1 / 180) - 1), rel=1e-3)
+    later = largest_within({16: 1500.0, 32: 1000.0, 64: 1100.0, 128: 1400.0})
+    assert later is not None and later.fewest_at == 32
+    assert later.batch == pytest.approx(64 * 2 ** (math.log(1200 / 1100) / math.log(1400 / 1100)))
     not_yet = largest_within({32: 900.0, 16: 1000.0, 64: 950.0})
     assert not_yet is not None and not not_yet.is_bounded
     assert (not_yet.batch, not_yet.fewest_at) == (64, 32)

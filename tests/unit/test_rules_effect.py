@@ -40,7 +40,7 @@ ALWAYS = {
     "optimizer": {"name", "max_grad_norm"},
     "lora": {"r", "alpha", "scaling", "dora", "init", "dropout", "target_modules", "modules_to_save"}
     | {"trainable_token_indices"},
-    "train": {"epochs", "max_steps"},
+    "train": {"epochs", "max_steps", "noise_scale_every_steps"},
     "evaluation": {"tasks"},
     "checkpoint": {"every_steps", "keep"},
     "faults": {"nonfinite", "timeout_seconds", "disk_full", "grace_seconds"},
@@ -83,6 +83,7 @@ def test_a_use_of_no_adapter_has_no_effect(found) -> None:
 
 
 WSD = ("lr.schedule=wsd",)
+ASKED = "evaluation.tasks=[exam]"
 VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
 
 
@@ -113,6 +114,11 @@ VALIDATED = ("data.validation=[v.jsonl]", "validation.every_steps=2")
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=[v.jsonl]"),
         ("validation.every_steps", ("validation.every_steps=2",), "data.validation=0.1"),
         ("validation.every_steps", (*VALIDATED, "validation.every_steps=10"), "validation.every_steps=9"),
+        ("evaluation.every_steps", ("evaluation.every_steps=2",), ASKED),
+        ("evaluation.every_steps", (ASKED, "evaluation.every_steps=10"), "evaluation.every_steps=9"),
+        ("evaluation.shots", ("evaluation.shots=2",), ASKED),
+        ("evaluation.scorer", ("evaluation.scorer=alpaca2",), ASKED),
+        ("evaluation.subjects", ("evaluation.subjects=[china_geography]",), ASKED),
         ("validation.patience", ("validation.patience=2",), "validation.patience=null"),
         ("validation.patience", (*VALIDATED, "validation.patience=4"), "validation.patience=3"),
         (

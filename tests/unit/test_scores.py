@@ -107,9 +107,15 @@ def test_groups_and_perplexity_against_their_definitions() -> None:
     assert found.bits_per_byte == pytest.approx(loss / 12000 / math.log(2))
     assert found.per_word == math.inf  # e to a thousand
     assert task.subjects[1].perplexity and task.subjects[1].perplexity.per_word is None
-    groups = [made_choice(at, group="STEM" if at % 2 else "Other") for at in range(6)]
+    of = [("Other",), ("STEM", "Hard"), ("STEM",), ("mine",)]
+    groups = [made_choice(at, groups=of[at % 4]) for at in range(8)]
     (task,) = summary_of(replace(made_log(), written=tuple(groups)), "").tasks
-    assert [(part.name, part.items) for part in task.groups] == [("Other", 3), ("STEM", 3)]
+    assert [(part.name, part.items) for part in task.groups] == [
+        ("STEM", 4),
+        ("Other", 2),
+        ("Hard", 2),
+        ("mine", 2),
+    ]
 
 
 def test_hidden_answers_are_given_in_the_form_of_ceval(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -176,6 +177,14 @@ class Play:
         self.rank_monitor = SimpleNamespace(tick=lambda *step: None)
         self.step_recorder = SimpleNamespace(begin=lambda: None)
         self.policies = policies or Policies()
+        self.watched = 0
+        self.noise = SimpleNamespace(
+            watching=self._watch, see_gradient=lambda step: None, note=lambda *step: None
+        )
+
+    def _watch(self, step: int) -> AbstractContextManager[None]:
+        self.watched += 1
+        return nullcontext()
 
     def _forget(self) -> None:
         self.forgotten += 1
@@ -186,7 +195,7 @@ class Play:
 
     def learn(self) -> Update:
         with mock.patch.object(loop, "run_step", lambda *words: self.tries.pop(0)):
-            return learn_step(self, None)  # type: ignore[arg-type]
+            return learn_step(self, SimpleNamespace(step=0))  # type: ignore[arg-type]
 
 
 APPLIED = Update(lambda: 1.0)
@@ -199,6 +208,7 @@ def test_it_is_tried_until_it_is_applied() -> None:
     play = Play(OVERFLOW, OVERFLOW, APPLIED, OVERFLOW)
     assert play.learn() is APPLIED
     assert (play.forgotten, play.asked, len(play.tries)) == (2, 2, 1)
+    assert play.watched == 3, "what a try that is thrown away saw is forgotten"
 
 
 def test_nobody_asks_where_nothing_overflowed() -> None:
@@ -269,7 +279,7 @@ def test_the_loop_ends_at_once_where_it_is_known_at_once(
     play = Play(*[update if step == 1 else APPLIED for step in range(5)], policies=policies)
     paused = []
     play.engine = SimpleNamespace()
-    play.planner = SimpleNamespace(step=lambda step: SimpleNamespace(slots=[[]]))
+    play.planner = SimpleNamespace(step=lambda step: SimpleNamespace(step=step, slots=[[]]))
     play.meter.restart_clock = lambda: None
     play.meter.end_step = lambda step, became: became
     agreed = iter((Stop.NO, Stop.NOT_FINITE))  # after the first step, and at the end

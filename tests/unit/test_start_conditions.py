@@ -92,6 +92,18 @@ def tokenizer_of(text: str) -> None:
     Path("tok/tokenizer.json").write_text(text)
 
 
+def exam_without_examples() -> None:
+    Path("exams/test").mkdir(parents=True)
+    Path("exams/test/law.csv").write_text("Question,A,B,C,D,Answer\nQ?,1,2,3,4,A\n")
+
+
+def long_question() -> None:
+    """Of more letters, each of which is a token, than the model has positions."""
+    positions = SMALL_LLAMA["max_position_embeddings"]
+    question = {"question": "x" * positions, "choices": ["1", "2"], "answer": 0}
+    Path("mine.jsonl").write_text(json.dumps(question) + "\n")
+
+
 def nothing() -> None:
     """The words alone are wrong."""
 
@@ -151,6 +163,10 @@ CASES: dict[str, tuple[Break, tuple[str, ...], str]] = {
         ("tokenizer.path=tok",),
         "CF520",
     ),
+    "a task that is not there": (nothing, ("evaluation.tasks=[mine.jsonl]",), "CF850"),
+    "no exam": (nothing, ("evaluation.tasks=[ceval=exams]",), "CF851"),
+    "an exam without worked examples": (exam_without_examples, ("evaluation.tasks=[cmmlu=exams]",), "CF861"),
+    "a prompt that is too long": (long_question, ("evaluation.tasks=[mine.jsonl]",), "CF879"),
     "a pointer for a tokenizer": (lambda: tokenizer_of(POINTER), ("tokenizer.path=tok",), "CF520"),
 }
 
@@ -253,3 +269,9 @@ def test_allow_without_a_run_that_is_continued() -> None:
         make_rank_job("run.yaml", (), read_world({}), options)
     assert [code for code, _ in errors(refused.value.findings)] == ["CF031"]
     assert make_rank_job("run.yaml", (), read_world({}), replace(options, is_repeated=True)).steps == 2
+
+
+def test_what_a_run_cannot_be_asked_is_said_by_plan_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "run.yaml", "evaluation.tasks=[mine.jsonl]"]) == 2
+    assert "CF850" in capsys.readouterr().out
+    assert main(["plan", "run.yaml", "evaluation.tasks=[exam]"]) == 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from crossfoot.cli import main
 from crossfoot.findings.finding import Refused
 from crossfoot.tasks.answers import ChrF, answered, exact_match, letter_in
 from crossfoot.tasks.harness_yaml import export_task
@@ -176,3 +177,21 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     assert "its answers are hidden" in refused(replace(EXAM, items=hidden), new)
     (tmp_path / "a").touch()
     assert "holds files already" in refused(EXAM, tmp_path)
+
+
+def test_the_verb_exports_all_its_tasks_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one"}\n', encoding="utf-8")
+    words = ["evaluate", "--tasks", "exam", str(texts), "--shots", "2", "--export"]
+    assert main([*words, str(tmp_path / "out"), "--scorer", "alpaca2"]) == 1
+    assert "CF864" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert main([*words, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert f"lm_eval --include_path {tmp_path}/out/exam --tasks crossfoot_exam --model hf" in said
+    export_task(EXAM, str(tmp_path / "alone"), "clean", 2)
+    for file in (tmp_path / "alone").glob("*.jsonl"):
+        assert file.read_bytes() == (tmp_path / "out" / "exam" / file.name).read_bytes()
+    assert (tmp_path / "out" / "texts" / "crossfoot_texts.yaml").exists()
+    (tmp_path / "file").write_text("")
+    assert main([*words, str(tmp_path / "file" / "out")]) == 1
+    assert "CF864" in capsys.readouterr().out

@@ -18,6 +18,7 @@ import pytest
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.render import render
 from crossfoot.tasks.exam_folders import EXAM
+from crossfoot.tasks.exam_groups import groups_of
 from crossfoot.tasks.items import Task
 from crossfoot.tasks.prompts import requests_of
 from crossfoot.tasks.reading import read_tasks
@@ -385,3 +386,38 @@ def test_a_file_that_is_no_task(folder: Path) -> None:
     assert _one("a=b.jsonl").name == "a=b" and _one("a=a=b.jsonl").name == "a"
     assert _found("=a=b.jsonl")[0].startswith("CF850")
     assert _found("exam", "exam=own.jsonl")[0] == "CF862 two tasks are called exam: exam and exam=own.jsonl"
+
+
+def test_groups_are_those_that_the_makers_of_an_exam_report() -> None:
+    """How many subjects each has, as their papers say (arXiv 2305.08322, 2306.09212)."""
+    groups = json.loads((Path(EXAM).parent / "exam_groups.json").read_text(encoding="utf-8"))
+    sizes = {exam: {name: len(each) for name, each in own.items()} for exam, own in groups.items()}
+    assert sizes["ceval"] == {"STEM": 20, "Social Science": 10, "Humanities": 11, "Other": 11, "Hard": 8}
+    whole = {"STEM": 17, "Social Science": 22, "Humanities": 13, "Other": 15}
+    assert {name: sizes["cmmlu"][name] for name in whole} == whole
+    for exam, subjects in (("ceval", 52), ("cmmlu", 67)):
+        parted = [one for name in whole for one in groups[exam][name]]
+        assert len(parted) == len(set(parted)) == subjects
+    assert groups_of("ceval", "college_physics") == ("STEM", "Hard")
+    assert groups_of("cmmlu", "chinese_history") == ("Humanities", "China specific")
+    assert groups_of("own", "college_physics") == groups_of("ceval", "mine") == ()
+
+
+def test_files_as_ceval_hands_them_out(folder: Path) -> None:
+    """A mark, line ends of Windows, an explanation on several lines, and a test split without answers."""
+    exam = folder.parent / "handed"
+    rows = {
+        "dev": 'id,question,A,B,C,D,answer,explanation\n0,"1, or 2____。",1,2,3,4,B,"1. $x$\n2. 是, 所以"\n',
+        "val": "id,question,A,B,C,D,answer\n0,几____。,一,二,三,四,C\n",
+        "test": "id,question,A,B,C,D\n0,何____。,一,二,三,四\n1,谁____。,一,二,三,四\n",
+    }
+    for split, text in rows.items():
+        (exam / split).mkdir(parents=True)
+        file = exam / split / f"college_physics_{split}.csv"
+        file.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    (asked,) = read_tasks(["ceval=handed"])
+    (shot,) = asked.shots["college_physics"]
+    assert (shot.question, shot.gold, asked.items[0].gold) == ("1, or 2____。", 1, 2)
+    assert asked.items[0].groups == ("STEM", "Hard")
+    (hidden,) = read_tasks(["ceval=handed"], split="test")
+    assert [(item.question, item.gold) for item in hidden.items] == [("何____。", None), ("谁____。", None)]

@@ -41,6 +41,11 @@ class Fit:
     critical_batch: Interval
     misfit: Mapping[int, float]
 
+    @property
+    def says_something(self) -> bool:
+        """Whether the interval has an end at all: else any critical batch fits."""
+        return self.critical_batch.low > 0 or math.isfinite(self.critical_batch.high)
+
     def steps(self, batch: float) -> float:
         """That the fit expects until the target."""
         return self.least_steps + self.least_samples / batch

@@ -82,9 +82,9 @@ def noise_scale(steps: Iterable[StepNoise]) -> NoiseScale:
     measure nothing are left out.
 
     The interval holds every ratio r for which the mean of noise - r x signal may be 0: within Student's t
-    times its standard error, which is the jackknife's over steps or blocks of them (Fieller 1954). A jackknife
-    of the ratio itself covers too little where the signal is hardly seen. The interval is without end where
-    the signal's own reaches 0; then there is no number.
+    times its standard error, which is the jackknife's over steps or blocks of them (Fieller 1954). A
+    jackknife of the ratio itself covers too little where the signal is hardly seen. The interval is without
+    end where the signal's own reaches 0; then there is no number.
     """
     taken = [step for step in steps if step.is_measured]
     noise, signal, interval = _ratio(np.array([(step.noise, step.signal) for step in taken]).reshape(-1, 2))

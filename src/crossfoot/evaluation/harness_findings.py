@@ -11,10 +11,11 @@ from crossfoot.phrases import counted
 def not_asked(what: str, help_: str) -> Finding:
     """CF885: lm-evaluation-harness asks something that the model `crossfoot` does not do.
 
-    It scores continuations (`loglikelihood`, `multiple_choice`) and whole texts (`loglikelihood_rolling`), in
-    one process. Texts are not generated for the harness, its chat templates are not applied, and several
-    ranks do not share its requests: `crossfoot evaluate` does that for its own tasks. A continuation that is
-    longer than the model's positions cannot be scored at all.
+    It scores continuations (`loglikelihood`, `multiple_choice`) and whole texts (`loglikelihood_rolling`),
+    and generates texts (`generate_until`), greedily or sampled by temperature, top_k, top_p and
+    repetition_penalty, in one process. The harness' chat templates are not applied, and several ranks do not
+    share its requests: `crossfoot evaluate` does that for its own tasks. A continuation or an answer that is
+    longer than the model's positions cannot be had at all.
     """
     return Finding("CF885", what, helps=(help_,))
 

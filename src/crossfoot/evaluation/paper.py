@@ -67,6 +67,7 @@ class Paper:
             task=item.task,
             index=self.indexes[result.number],
             subject=item.subject,
+            groups=item.groups,
             id=item.id,
             kind=request.kind,
             shots=request.shots,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from crossfoot.generating.voice import asking, find_voice
 from crossfoot.model_source.source import ModelSource
 from crossfoot.runs.nearby import is_run
 from crossfoot.scores.item_log import Origin
-from crossfoot.tasks.items import Task
 from crossfoot.tasks.prompt_length import too_long
 from crossfoot.tasks.questions import Windows, ask, windows_of
-from crossfoot.tasks.requests import read_requests
+from crossfoot.tasks.requests import Requests, read_requests
 from crossfoot.written.findings import COMMAND_LINE
 from crossfoot.written.model_facts import read_model_facts
 
@@ -34,7 +32,7 @@ from crossfoot.written.model_facts import read_model_facts
 class Options:
     """The words of the command line. tasks: as they stand there. budget: tokens; None: auto. out: the folder
     of the results; None: beside the run. drops: shots of prompts that are too long. window, stride: of texts
-    whose perplexity is measured, in tokens.
+    whose perplexity is measured, in tokens. seed: of sampled texts.
     """
 
     tasks: tuple[str, ...]
@@ -52,6 +50,7 @@ class Options:
     drops: bool = True
     window: int | None = None
     stride: int | None = None
+    seed: int = 0
 
 
 def options_of(given: Namespace) -> Options:
@@ -72,6 +71,7 @@ def options_of(given: Namespace) -> Options:
         drops=given.too_long == "drop-shots",
         window=given.window,
         stride=given.stride,
+        seed=given.seed,
     )
 
 
@@ -100,7 +100,7 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
     )
     if requests.has_answers:
         refuse_missing("evaluate", "eval")  # what compares texts
-    voice = find_voice(path, options.step, options.base)
+    voice = find_voice(path, options.step, options.base, "evaluate")
     asks = asking(voice, None, None)
     facts = read_model_facts(voice.base)
     positions = facts.positions if facts is not None else None
@@ -121,7 +121,7 @@ def prepare(path: str, options: Options, world: World) -> Prepared:
             asks.encoder,
             _origin(voice, asks, options, dtype, device, windows if requests.has_texts else None),
         ),
-        options.out or _folder(path, options, requests.tasks),
+        options.out or _folder(path, options, requests),
         device,
         dtype,
         world.local_world_size,
@@ -132,17 +132,19 @@ def _origin(
     voice: ModelSource, asks: Asking, options: Options, dtype: str, device: str, windows: Windows | None
 ) -> Origin:
     """Of what the scores are made."""
-    how = How(options.scorer, dtype, options.quantization, first_device(device), windows)
+    how = How(options.scorer, dtype, options.quantization, first_device(device), windows, options.seed)
     return origin_of(sha256_of_document(voice.mark), voice.what, asks.encoder, how)
 
 
-def _folder(path: str, options: Options, tasks: Sequence[Task]) -> str:
+def _folder(path: str, options: Options, requests: Requests) -> str:
     """Where results go that nobody has said a place for: into the folder of a run, else here."""
     above = os.path.dirname(os.path.abspath(path))
     run = path if is_run(path) else above if is_run(above) else None
-    shots = "" if options.shots is None else f"-{options.shots}shot"
+    given = sorted({one.shots for one in requests.every if one.item.choices})
+    shots = f"-{'+'.join(map(str, given))}shot" if given else ""
+    seed = f"-seed{options.seed}" if options.seed else ""
     step = "" if options.step is None else f"step{options.step}-"
-    name = f"{step}{'+'.join(task.name for task in tasks)}-{options.scorer}{shots}"
+    name = f"{step}{'+'.join(task.name for task in requests.tasks)}-{options.scorer}{shots}{seed}"
     where = Path(run) if run is not None else Path()
     own = () if run is not None else (os.path.basename(os.path.abspath(path)),)
     return str(where.joinpath("evaluations", *own, name))

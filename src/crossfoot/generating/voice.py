@@ -17,11 +17,11 @@ from crossfoot.written.model_ends import read_model_ends
 from crossfoot.written.model_facts import model_folder
 
 
-def find_voice(path: str, step: int | None, base: str | None) -> ModelSource:
-    """What `path` names. step: of a run's checkpoint. base: where the model of an adapter is now. Raises
-    Refused.
+def find_voice(path: str, step: int | None, base: str | None, does: str = "ask") -> ModelSource:
+    """What `path` names. step: of a run's checkpoint. base: where the model of an adapter is now. does: the
+    verb, as in "nothing to ask". Raises Refused.
     """
-    return tiny_written(find_model(path, "ask", step=step, base=base))
+    return tiny_written(find_model(path, does, step=step, base=base))
 
 
 def asking(voice: ModelSource, template: str | None, system: str | None) -> Asking:

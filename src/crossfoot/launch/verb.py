@@ -70,7 +70,7 @@ def launch(
         rendered = rendered_for(job)
         (print_files if shows else _write_and_say)(rendered)
         return 0
-    job = _ready(job, checked)
+    job = ready(job, checked)
     if job.reaches_over_ssh:
         seen = look_at(needs_of(checked), hosts_of(checked), os.environ)
         if seen.errors:
@@ -100,7 +100,7 @@ def print_files(rendered: Rendered) -> None:
         say(text, end="")
 
 
-def _ready(job: Job, checked: CheckedRun) -> Job:
+def ready(job: Job, checked: CheckedRun) -> Job:
     """What is only looked at for a real start: programs, the conditions of a start, a free port. Raises
     Refused.
     """
@@ -127,7 +127,7 @@ def _ready(job: Job, checked: CheckedRun) -> Job:
 
 def _start(job: Job) -> Outcome:
     rendered = rendered_for(job)
-    _write(rendered)
+    write_rendered(rendered)
     _refuse_findings(job, rendered)
     tell(f"starting {rendered.files[0][0]}: {job.topology}{who_speaks(job)}")
     outcome = start(rendered, job)
@@ -154,16 +154,24 @@ def who_speaks(job: Job) -> str:
 
 def _submit(job: Job, checked: CheckedRun) -> Outcome:
     refuse_impossible(rendered_for(job), job)
-    os.makedirs(job.run_dir, exist_ok=True)
-    job = take_snapshot(job, checked)
-    rendered = rendered_for(job)
-    _write(rendered)
-    _refuse_findings(job, rendered)
+    job, rendered = written_for_queue(job, checked)
     before = attempt_numbers(job.run_dir)
     job_id = submit(rendered, job)
     tell(f"submitted job {job_id}: {job.topology}; it trains with the copy in {os.path.dirname(job.config)}")
     tell(advice(job_id, job.run_dir))
     return Outcome(0) if job.options.detach else follow(job_id, job, before)
+
+
+def written_for_queue(job: Job, checked: CheckedRun) -> tuple[Job, Rendered]:
+    """What a queue is to start, written into the run folder with a copy of code and config. Raises
+    Refused.
+    """
+    os.makedirs(job.run_dir, exist_ok=True)
+    job = take_snapshot(job, checked)
+    rendered = rendered_for(job)
+    write_rendered(rendered)
+    _refuse_findings(job, rendered)
+    return job, rendered
 
 
 def _refuse_findings(job: Job, rendered: Rendered) -> None:
@@ -179,7 +187,7 @@ def _refuse_findings(job: Job, rendered: Rendered) -> None:
         tell(render(accepted))
 
 
-def _write(rendered: Rendered) -> None:
+def write_rendered(rendered: Rendered) -> None:
     """Write what is rendered; the first file is one to run. Raises Refused when the disk does not take it, or
     a file of somebody else's is there.
     """
@@ -212,7 +220,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _write_and_say(rendered: Rendered) -> None:
-    _write(rendered)
+    write_rendered(rendered)
     for path, _ in rendered.files:
         say(path)
 

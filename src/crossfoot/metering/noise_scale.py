@@ -1,4 +1,4 @@
-"""Squared norms of gradients, seen as they arrive: of each forward by itself, before it is added to the others.
+"""Squared norms of gradients, seen as they arrive: of each forward by itself, before they are added up.
 
 Nothing is kept of a gradient but its square sum, in float64 of norms of rows in float32. What the loss was
 multiplied with is read where its gradient arrives, so it can be undone without knowing why.

@@ -34,6 +34,7 @@ from crossfoot.receipts.run_promise import RunPromise, promise_of_run
 from crossfoot.receipts.verdict import Accepted, Allowed, AttemptRow, Receipt, Skips, Unlearned
 from crossfoot.runs.attempts import Attempt, LiveLines
 from crossfoot.runs.ending import CUT_SHORT, Ending, expects_of, write_document
+from crossfoot.runs.evaluations import last_of
 from crossfoot.runs.lock_shape import Expects
 from crossfoot.runs.reader import AttemptRecord, RunRecord, read_run
 from crossfoot.runs.result import missing_result
@@ -231,7 +232,9 @@ def receipt_of_run(run: RunRecord, ending: Ending | None = None) -> Receipt:
     receipt = make_receipt(
         run.lock, run.lines, ending, run.lines.torn, run.attempts, promise_of_run(run), run.validations
     )
-    receipt = replace(receipt, branch=run.branch)
+    scored = None if ending is None else last_of(run.evaluations, ending.step)
+    words = None if scored is None else scored.words
+    receipt = replace(receipt, evaluation=words, branch=run.branch)
     missing = missing_result(run.run_dir, run.lock.get("config") or {}, ending) if receipt.complete else None
     if missing is None:
         return receipt

@@ -48,6 +48,8 @@ def render_receipt(receipt: Receipt) -> str:
     lines += [f"  note: {note}" for note in receipt.notes]
     if receipt.validation_loss is not None:
         lines.append(f"validation loss  {receipt.validation_loss:.6g}")
+    if receipt.evaluation is not None:
+        lines.append(f"evaluation       {receipt.evaluation}")
     if receipt.saved_path is not None and receipt.result_missing is None:
         lines.append(f"{os.path.basename(receipt.saved_path):<15}  {receipt.saved_path}")
     return "\n".join(lines) + "\n"

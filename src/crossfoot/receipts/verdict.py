@@ -78,15 +78,16 @@ class Receipt:
     complete: every step asked for has its line. foots_so_far: the steps that were done are as planned, be the
     run complete or not. asked_steps: N of a run stopped on purpose (the rows are its first N steps), else
     total_steps. done_steps: different steps with a line that counts. reason: of the ending, None without one.
-    result_missing: why what a complete run trained is not saved, None when it is. causes: the first 1,000;
-    cause_count: all; summary: what they come to, by kind. notes: what is worth knowing and no fault, such as
-    a torn last line. attempts: how many have started. Each line of the ledger is one of attempted_steps =
-    lost_steps + counted lines, and those are applied_steps + skipped_steps, when it foots. is_regained: every
-    lost step has a line that counts by now. retried: tries at those counted steps that were thrown away for a
-    lower loss scale, on top; a step counts once, however often it was tried. not_finite: what was NaN or
-    infinite in the first steps that were skipped for it. seconds and pause_seconds: spent in steps, and
-    standing still for checkpoints, lost lines too. sha: of the first lock. branch: off which run this one
-    branched; the attempts until then are that one's.
+    evaluation: what the weights at its end score, in words. result_missing: why what a complete run trained
+    is not saved, None when it is. causes: the first 1,000; cause_count: all; summary: what they come to, by
+    kind. notes: what is worth knowing and no fault, such as a torn last line. attempts: how many have
+    started. Each line of the ledger is one of attempted_steps = lost_steps + counted lines, and those are
+    applied_steps + skipped_steps, when it foots. is_regained: every lost step has a line that counts by now.
+    retried: tries at those counted steps that were thrown away for a lower loss scale, on top; a step counts
+    once, however often it was tried. not_finite: what was NaN or infinite in the first steps that were
+    skipped for it. seconds and pause_seconds: spent in steps, and standing still for checkpoints, lost lines
+    too. sha: of the first lock. branch: off which run this one branched; the attempts until then are that
+    one's.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Receipt:
     summary: tuple[CauseSummary, ...]
     notes: tuple[str, ...] = ()
     validation_loss: float | None = None
+    evaluation: str | None = None
     saved_path: str | None = None
     result_missing: str | None = None
     attempts: int = 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crossfoot.reports.text import Text
 
-_MOST_TICKS = 6
+_FEWEST_TICKS, _MOST_TICKS = 2, 6
 _MOST_WIDE_TICKS = 4
 _WIDE_LETTERS = 5
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -61,6 +61,8 @@ class Axis:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         factors = (1,) if len(decades) > _WIDE_LETTERS else (1, 2, 5)
         ticks = self.at or [factor * 10.0**decade for decade in decades for factor in factors]
+        if not self.at and sum(low <= tick <= high for tick in ticks) < _FEWEST_TICKS:
+            ticks = _round_numbers(low, high, _MOST_TICKS, self.is_whole, is_around=False)
         named = tuple((tick, f"{tick:,.6g}") for tick in ticks)
         return Scale(low, high, _apart(Scale(low, high, named, is_log=True), is_upright), is_log=True)
 

@@ -9,15 +9,13 @@ import numpy as np
 
 from crossfoot.reports.thinning import Point
 
-MOST_POINTS = 250
-
 
 def curve(
     xs: Sequence[float],
     tops: Sequence[float],
-    bottoms: Sequence[float] | None = None,
-    most: int = MOST_POINTS,
-    has_band: bool = True,
+    bottoms: Sequence[float] | None,
+    most: int,
+    has_band: bool,
 ) -> list[Point]:
     """The ratio of tops to bottoms (None: of 1 each) over xs, in ascending order: a point for each, or for
     `most` stretches of equally many the ratio of the sums over it, with its lowest and highest ratio as
@@ -44,6 +42,6 @@ def curve(
     return points
 
 
-def steps_of_point(steps: int, most: int = MOST_POINTS) -> int:
+def steps_of_point(steps: int, most: int) -> int:
     """Of how many steps, at most, a point is the mean."""
     return -(-steps // most) if steps > most else 1

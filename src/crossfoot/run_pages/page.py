@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from crossfoot.phrases import size
 from crossfoot.reports.page import (
     Both,
     Html,
@@ -26,11 +27,11 @@ from crossfoot.run_pages.tables import (
     cause_tables,
     environment_table,
     evaluation_table,
-    memory_words,
+    noise_table,
     receipt_table,
 )
 from crossfoot.run_pages.verdict_words import reasons, verdict_words
-from crossfoot.run_pages.words import NOTHING, span_words
+from crossfoot.run_pages.words import NOTHING, note_words, span_words
 from crossfoot.runs.validations import best_of
 
 _PLAN = (Both("plan", "计划"), Both("value", "值"), Both("origin", "来源"))
@@ -50,29 +51,24 @@ def run_page(seen: SeenRun) -> str:
         heading(Both("Findings", "发现的问题")),
         *cause_tables(seen),
     )
-    page.add(*_section(Both("Loss and rate", "损失与学习率"), *_learning(seen, pictures)))
-    page.add(
-        *_section(Both("The batch, as it was trained", "实际训练的批"), pictures.batches(), pictures.tokens())
-    )
-    page.add(*_section(Both("Tokens and padding", "token 与填充"), pictures.shares(), note=_padding(seen)))
-    page.add(
-        *_section(Both("Balance of the ranks", "各 rank 的均衡"), *_ranks(seen, pictures), note=_alone(seen))
-    )
-    page.add(*_section(Both("Speed and memory", "速度与内存"), pictures.throughput(), note=_memory(seen)))
-    page.add(*_section(Both("Attempts", "各次启动"), tables=[attempt_table(seen)]))
+    page.add(*_section(Both("Loss and rate", "损失与学习率"), *_learning(pictures)))
+    page.add(*_section(Both("The batch, as it was trained", "实际训练的批"), *_batch(seen, pictures)))
+    page.add(*_section(Both("Speed, ranks and memory", "速度、各 rank 与内存"), *_speed(seen, pictures)))
+    if seen.noise is not None:
+        page.add(heading(Both("Gradient noise scale", "梯度噪声尺度")), noise_table(seen.noise))
+    page.add(*_section(Both("Attempts", "各次启动"), attempt_table(seen)))
     page.add(heading(Both("Receipt", "回执")), receipt_table(seen), *_notes(seen))
-    if seen.evaluations:
-        page.add(heading(Both("Evaluations", "评测")), evaluation_table(seen))
+    page.add(*_section(Both("Evaluations", "评测"), figures(*pictures.scores()), evaluation_table(seen)))
     return page.add(heading(Both("Environment", "环境")), environment_table(seen)).render()
 
 
 def key_numbers(seen: SeenRun) -> Iterator[tuple[Text, Text]]:
     """The few numbers that everybody looks for."""
-    receipt, plan = seen.receipt, seen.planned("plan") or {}
+    plan = seen.planned("plan") or {}
     batch = plan.get("global_batch_size")
     if batch is not None and plan.get("target_trained_tokens") is None:
         yield Both("samples per step", "全局批大小"), f"{batch:,}"
-    yield Both("steps", "步数"), f"{receipt.done_steps:,} / {receipt.asked_steps:,}"
+    yield Both("steps", "步数"), done_of_asked(seen)
     yield Both("samples trained", "已训练样本数"), f"{seen.samples[-1] if seen.samples else 0:,}"
     yield Both("training loss, last", "最后的训练损失"), last_loss(seen)
     if (best := best_of(seen.run.validations)) is not None:
@@ -80,7 +76,13 @@ def key_numbers(seen: SeenRun) -> Iterator[tuple[Text, Text]]:
     yield Both("real tokens a second", "每秒有效 token 数"), tokens_per_second(seen)
     yield Both("time in steps", "训练步用时"), span_words(sum(one.seconds for one in seen.run.lines))
     if seen.memory is not None:
-        yield Both("peak memory of a rank", "单 rank 峰值内存"), memory_words(seen.memory)
+        yield Both("peak memory of a rank", "单 rank 峰值内存"), size(seen.memory.peak_bytes)
+
+
+def done_of_asked(seen: SeenRun) -> str:
+    """`12 / 28`; of a run that has done all of them their number."""
+    done, asked = seen.receipt.done_steps, seen.receipt.asked_steps
+    return f"{done:,}" if done == asked else f"{done:,} / {asked:,}"
 
 
 def last_loss(seen: SeenRun) -> str:
@@ -94,23 +96,31 @@ def tokens_per_second(seen: SeenRun) -> str:
     return f"{sum(one.real_tokens for one in seen.steps) / seconds:,.0f}" if seconds > 0 else NOTHING
 
 
-def _section(title: Text, *drawn: Html, note: Text = "", tables: list[Html] | None = None) -> Iterator[Html]:
+def _section(title: Text, *inside: Html) -> Iterator[Html]:
     """With its heading, where there is anything in it."""
-    inside = [figures(*drawn), *(tables or [])]
-    if any(inside) or note:
-        yield heading(title)
-        if note:
-            yield paragraph(note)
-        yield from inside
+    if any(inside):
+        yield from (heading(title), *inside)
 
 
-def _learning(seen: SeenRun, pictures: Pictures) -> Iterator[Html]:
-    yield from (pictures.losses(), pictures.rates(), pictures.norms(), pictures.accuracies())
+def _learning(pictures: Pictures) -> Iterator[Html]:
+    yield figures(pictures.losses(), pictures.rates(), pictures.norms(), pictures.accuracies())
 
 
-def _ranks(seen: SeenRun, pictures: Pictures) -> Iterator[Html]:
-    if not _is_alone(seen):
-        yield from (pictures.rank_seconds(), pictures.imbalance(), pictures.rank_totals())
+def _batch(seen: SeenRun, pictures: Pictures) -> Iterator[Html]:
+    yield from _said(_padding(seen))
+    yield figures(pictures.batches(), pictures.tokens(), pictures.shares())
+
+
+def _speed(seen: SeenRun, pictures: Pictures) -> Iterator[Html]:
+    yield from _said(_memory(seen), _alone(seen))
+    of_ranks = (
+        () if _is_alone(seen) else (pictures.rank_seconds(), pictures.imbalance(), pictures.rank_totals())
+    )
+    yield figures(pictures.throughput(), *of_ranks)
+
+
+def _said(*each: Text) -> Iterator[Html]:
+    yield from (paragraph(words) for words in each if words)
 
 
 def _is_alone(seen: SeenRun) -> bool:
@@ -173,4 +183,4 @@ def _notes(seen: SeenRun) -> Iterator[Html]:
     loss = seen.receipt.validation_loss
     if loss is not None and math.isfinite(loss):
         yield paragraph(Both(f"Validation loss at the end: {loss:.6g}.", f"结束时的验证损失：{loss:.6g}。"))
-    yield from (paragraph(note, is_small=True) for note in seen.receipt.notes)
+    yield from (paragraph(note_words(note), is_small=True) for note in seen.receipt.notes)

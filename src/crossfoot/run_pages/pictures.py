@@ -12,14 +12,23 @@ from itertools import accumulate
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.reports.chart import Axis, Bar, Point, Series, bars, chart
 from crossfoot.reports.page import Both, Html, Text
-from crossfoot.run_pages.curves import MOST_POINTS, curve, steps_of_point
+from crossfoot.run_pages.curves import curve, steps_of_point
 from crossfoot.run_pages.seen_run import SeenRun
 from crossfoot.runs.validations import Validation
 
 Numbers = Callable[[StepEntry], float]
 _SAMPLES = Axis(Both("samples trained", "已训练样本数"), is_whole=True, has_zero=True)
 _STEP = Axis(Both("optimizer step", "优化器步"), is_whole=True)
-_LEAST_POINTS = 40
+_WIDE_POINTS, _POINTS, _LEAST_POINTS = 250, 125, 40
+"""Of a line in a picture as wide as the page, in a narrow one, and where there are many lines."""
+_MEASURES = {
+    "accuracy": Both("accuracy", "准确率"),
+    "chrf": Both("chrF", "chrF 得分"),
+    "perplexity": Both("perplexity", "困惑度"),
+}
+"""Of evaluations."""
+_SCALES = {"accuracy": 100.0}
+"""Those that are shown in percent."""
 _BLUE, _RED, _GREEN, _GREY = 0, 1, 2, 5
 _MOST_RANKS = 64
 _HOURS, _MINUTES = (7200.0, 3600.0), (180.0, 60.0)
@@ -49,7 +58,7 @@ class Pictures:
             if self.only:
                 series.append(Series(Both("validation", "验证"), _validations(seen), "dots", _RED))
         up = Axis(Both("loss, nats a trained token", "损失（nat/训练 token）"))
-        return chart(Both("Loss", "损失"), _SAMPLES, up, series, self._thinned(), is_wide=True)
+        return chart(Both("Loss", "损失"), _SAMPLES, up, series, self._thinned(_WIDE_POINTS), is_wide=True)
 
     def validation_losses(self) -> Html:
         """Of several runs."""
@@ -68,6 +77,22 @@ class Pictures:
         title = Both("Next token right, in validation", "验证集：下一个 token 预测正确率")
         return chart(title, _SAMPLES, Axis("%"), drawn)
 
+    def scores(self) -> Iterator[Html]:
+        """What evaluations while it trained came to: a picture for each task and kind of number."""
+        found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+        for label, seen in self.runs.items():
+            for one in seen.run.evaluations:
+                samples = seen.samples_after(one.step)
+                numbers = ((task.name, *number) for task in one.tasks for number in task.numbers.items())
+                for task, measure, value in numbers if samples is not None else ():
+                    lines = found.setdefault((task, measure), {name: [] for name in self.runs})
+                    lines[label].append(Point(samples or 0, value * _SCALES.get(measure, 1.0)))
+        for (task, measure), lines in found.items():
+            name = _MEASURES.get(measure, Both(measure, measure))
+            title = Both(f"{task}: {name.en}", f"{task}：{name.zh}")
+            drawn = [Series("" if self.only else label, points) for label, points in lines.items()]
+            yield chart(title, _SAMPLES, Axis("%" if measure in _SCALES else ""), drawn)
+
     def rates(self) -> Html:
         """As the optimizer stepped; of parameters with a rate of their own too."""
         series = []
@@ -81,8 +106,7 @@ class Pictures:
             if self.only and any(one.wrong_rate_ranks or one.lr != one.planned_lr for one in seen.steps):
                 planned = self._curve(seen, lambda one: one.planned_lr, xs=seen.samples)
                 series.append(Series(Both("planned", "计划"), planned, colour=_GREY, is_dashed=True))
-        up = Axis(Both("learning rate", "学习率"), has_zero=True)
-        return chart(Both("Learning rate", "学习率"), _SAMPLES, up, series)
+        return chart(Both("Learning rate", "学习率"), _SAMPLES, Axis("", has_zero=True), series)
 
     def norms(self) -> Html:
         """Of the gradient, before it was clipped."""
@@ -161,12 +185,12 @@ class Pictures:
                 times,
                 [one.real_tokens for one in seen.run.lines],
                 [one.seconds for one in seen.run.lines],
-                self._most,
-                bool(self.only),
+                self._most(_POINTS),
+                self.only is not None,
             )
             series.append(Series("" if self.only else label, points))
         title = Both("Real tokens a second", "吞吐：每秒有效 token 数")
-        return chart(title, across, Axis("", has_zero=True), series, self._thinned())
+        return chart(title, across, Axis("", has_zero=True), series, self._thinned(_POINTS))
 
     def memory(self) -> Html:
         """The most that a rank held, of each run that has measured it."""
@@ -199,12 +223,15 @@ class Pictures:
     def _steps(
         self, title: Text, up: Axis, tops: Numbers, bottoms: Numbers | None = None, note: Text = ""
     ) -> Html:
-        """A line for each run over its steps."""
+        """A line for each run over its steps; of several over samples: a step of another batch is no step."""
         drawn = [
-            Series("" if self.only else label, self._curve(seen, tops, bottoms))
+            Series("" if self.only else label, self._curve(seen, tops, bottoms, self._across(seen)))
             for label, seen in self.runs.items()
         ]
-        return chart(title, _STEP, up, drawn, note)
+        return chart(title, _STEP if self.only else _SAMPLES, up, drawn, note)
+
+    def _across(self, seen: SeenRun) -> Sequence[float] | None:
+        return None if self.only else seen.samples
 
     def _curve(
         self,
@@ -213,21 +240,22 @@ class Pictures:
         bottoms: Numbers | None = None,
         xs: Sequence[float] | None = None,
         has_band: bool = True,
+        points: int = _POINTS,
     ) -> list[Point]:
         steps = seen.steps
         across = [one.step + 1 for one in steps] if xs is None else xs
         below = None if bottoms is None else list(map(bottoms, steps))
-        return curve(across, list(map(tops, steps)), below, self._most, has_band and bool(self.only))
+        most = self._most(points)
+        return curve(across, list(map(tops, steps)), below, most, has_band and self.only is not None)
 
-    @property
-    def _most(self) -> int:
+    def _most(self, points: int) -> int:
         """Points of a line: the more lines, the fewer."""
-        return max(_LEAST_POINTS, MOST_POINTS * 2 // (len(self.runs) + 1))
+        return max(_LEAST_POINTS, points * 2 // (len(self.runs) + 1))
 
-    def _thinned(self) -> Text:
+    def _thinned(self, points: int) -> Text:
         """What a point stands for, where it is not one step."""
         longest = max((len(seen.steps) for seen in self.runs.values()), default=0)
-        each = steps_of_point(longest, self._most)
+        each = steps_of_point(longest, self._most(points))
         if each == 1:
             return ""
         if self.only is None:
@@ -236,6 +264,10 @@ class Pictures:
             f"Line: means over {each:,} steps; band: their lowest and highest step.",
             f"曲线：每 {each:,} 步的均值；色带：其中单步的最低与最高值。",
         )
+
+
+def _loss_sum(one: StepEntry) -> float:
+    return one.loss * one.planned_trained_tokens
 
 
 def _weight(one: StepEntry) -> float:

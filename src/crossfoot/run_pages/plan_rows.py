@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from crossfoot.phrases import counted
 from crossfoot.reports.text import Both, Text, joined
 from crossfoot.run_pages.seen_run import SeenRun
 from crossfoot.run_pages.words import NOTHING, origin_words, schedule_words
@@ -15,15 +16,15 @@ Rows = list[tuple[Text, Text, Text]]
 _SOLVED = Both("solved: the smallest that holds the batch", "由其余两项求出的最小值")
 _OWN_NAMES = ("run.name", "run.dir")
 """Settings in which every two runs differ."""
-_PLANNED = {
-    "peak learning rate": ("plan", "learning_rate", "peak"),
-    "warm-up steps": ("plan", "warmup_steps"),
-    "optimizer steps": ("plan", "total_steps"),
-    "samples per epoch": ("plan", "samples_per_epoch"),
-    "ranks": ("plan", "dp_degree"),
-    "DeepSpeed file, sha256": ("deepspeed", "settings_sha256"),
-    "index": ("index", "address"),
-}
+_PLANNED = (
+    (Both("peak learning rate", "峰值学习率"), ("plan", "learning_rate", "peak")),
+    (Both("warm-up steps", "预热步数"), ("plan", "warmup_steps")),
+    (Both("optimizer steps", "优化器总步数"), ("plan", "total_steps")),
+    (Both("samples per epoch", "每轮（epoch）样本数"), ("plan", "samples_per_epoch")),
+    (Both("ranks", "rank 数"), ("plan", "dp_degree")),
+    (Both("DeepSpeed settings, sha256", "DeepSpeed 设置的 sha256"), ("deepspeed", "settings_sha256")),
+    (Both("data index", "数据索引"), ("index", "address")),
+)
 """What follows from settings, and from what they name."""
 
 
@@ -48,19 +49,21 @@ def settings(seen: SeenRun) -> dict[str, Any]:
     return found
 
 
-def differing_rows(runs: Sequence[SeenRun]) -> list[tuple[str, ...]]:
+def differing_rows(runs: Sequence[SeenRun]) -> list[tuple[Text, ...]]:
     """Key, and its value in each run, of the settings that are not the same in all, and of what follows from
     them.
     """
     each = [settings(seen) for seen in runs]
     keys = dict.fromkeys(key for one in each for key in one)
-    rows = [(key, *(_value(one.get(key)) for one in each)) for key in keys if key not in _OWN_NAMES]
-    for name, path in _PLANNED.items():
+    rows: list[tuple[Text, ...]] = [
+        (key, *(_value(one.get(key)) for one in each)) for key in keys if key not in _OWN_NAMES
+    ]
+    for name, path in _PLANNED:
         values = (seen.planned(*path) for seen in runs)
         rows.append(
             (name, *(str(value)[:16] if isinstance(value, str) else _value(value) for value in values))
         )
-    rows.append(("engine", *(_engine(seen) for seen in runs)))
+    rows.append((Both("engine", "引擎"), *(_engine(seen) for seen in runs)))
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
@@ -93,7 +96,14 @@ def _batch_rows(seen: SeenRun) -> Iterator[tuple[Text, Text, Text]]:
         yield label, said, _origin(seen, "batch.global_batch_size")
     elif batch is not None and target is None:
         label = Both("= samples per optimizer step", "= 全局批大小（每个优化器步的样本数）")
-        yield label, _value(batch), _solved(seen, "batch.global_batch_size")
+        origin = _solved(seen, "batch.global_batch_size")
+        if capacity not in (None, batch):
+            label = Both(label.en[2:], label.zh[2:])
+            free = Both(
+                f"{counted(capacity - batch, 'place')} left free", f"空出 {capacity - batch:,} 个位置"
+            )
+            origin = joined([origin, free], "; ", "；")
+        yield label, _value(batch), origin
 
 
 def _step_rows(seen: SeenRun) -> Iterator[tuple[Text, Text, Text]]:
@@ -197,6 +207,8 @@ def _value(value: Any) -> str:
         return NOTHING if value is None else str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return value if isinstance(value, str) else shown(value, whole=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -18,6 +19,7 @@ from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.dry_run import is_dry_run
 from crossfoot.runs.ending import PeakMemory
 from crossfoot.runs.nearby import refuse_no_run
+from crossfoot.runs.noise_scale import RunNoise, read_noise_scale
 from crossfoot.runs.reader import RunRecord, read_run
 from crossfoot.scores.result_folder import Evaluation, read_evaluation
 from crossfoot.watching.state import RunState
@@ -26,8 +28,9 @@ from crossfoot.watching.watcher import Watcher
 
 @dataclass(frozen=True)
 class SeenRun:
-    """state: what it does, or how it ended. evaluations: finished ones in its folder, by their names.
-    is_dry: a dry run.
+    """state: what it does, or how it ended. evaluations: finished ones in its folder, by their names, but for
+    those that it has made itself (`run.evaluations`).
+    noise: the gradient noise scale, None where it was never measured. is_dry: a dry run.
     """
 
     run_dir: str
@@ -35,6 +38,7 @@ class SeenRun:
     receipt: Receipt
     state: RunState
     evaluations: Mapping[str, Evaluation]
+    noise: RunNoise | None = None
     is_dry: bool = False
 
     @property
@@ -92,13 +96,16 @@ def see_run(run_dir: str) -> SeenRun:
     state = Watcher(run_dir).look(0.0)
     run = read_run(run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
-    return SeenRun(run_dir, run, receipt, state, dict(_evaluations(run_dir)), is_dry_run(run_dir))
+    noted = {os.path.basename(one.folder) for one in run.evaluations}
+    evaluations, noise = dict(_evaluations(run_dir, noted)), read_noise_scale(run_dir)
+    return SeenRun(run_dir, run, receipt, state, evaluations, noise, is_dry_run(run_dir))
 
 
-def _evaluations(run_dir: str) -> list[tuple[str, Evaluation]]:
-    """Those that are finished and can be read."""
+def _evaluations(run_dir: str, noted: Collection[str]) -> list[tuple[str, Evaluation]]:
+    """Those that are finished and can be read, without those that the run has noted itself."""
     found = []
-    for folder in sorted(Path(run_dir, "evaluations").glob("*")):
+    folders = (folder for folder in Path(run_dir, "evaluations").glob("*") if folder.name not in noted)
+    for folder in sorted(folders):
         try:
             found.append((folder.name, read_evaluation(folder)))
         except Refused:

@@ -4,11 +4,10 @@ receipts.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from crossfoot.reports.page import Both, Html, Page, Text, figures, heading, paragraph, table, verdict
-from crossfoot.run_pages.page import last_loss, tokens_per_second
+from crossfoot.run_pages.page import done_of_asked, last_loss, tokens_per_second
 from crossfoot.run_pages.pictures import Pictures
 from crossfoot.run_pages.plan_rows import differing_rows
 from crossfoot.run_pages.seen_run import SeenRun
@@ -24,7 +23,7 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
     pictures = Pictures(labelled)
     page = Page(Both(f"{len(runs):,} runs side by side", f"{len(runs):,} 个训练运行的对比"))
     page.add(
-        verdict(*_verdict(labelled)),
+        _verdict(labelled),
         _overview(labelled),
         heading(Both("Settings that differ", "不同的设置")),
         *_differences(labelled),
@@ -35,6 +34,7 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
             pictures.rates(),
             pictures.norms(),
             pictures.accuracies(),
+            *pictures.scores(),
         ),
         heading(Both("The batch, as it was trained", "实际训练的批")),
         figures(pictures.batches(), pictures.tokens(), pictures.shares()),
@@ -47,9 +47,9 @@ def side_by_side_page(runs: Sequence[SeenRun]) -> str:
 
 
 def labels(runs: Sequence[SeenRun]) -> list[str]:
-    """Their names; where two have the same, their folders."""
-    times = Counter(seen.name for seen in runs)
-    return [seen.name if times[seen.name] == 1 else seen.run_dir for seen in runs]
+    """Their names; where two have the same, the folders of all."""
+    names = [seen.name for seen in runs]
+    return names if len(set(names)) == len(names) else [seen.run_dir for seen in runs]
 
 
 def _verdict(labelled: Mapping[str, SeenRun]) -> Html:
@@ -73,17 +73,23 @@ def _overview(labelled: Mapping[str, SeenRun]) -> Html:
     heads = (
         Both("run", "运行"),
         Both("verdict", "结论"),
-        Both("samples per step", "全局批大小"),
+        Both("batch", "全局批大小"),
         Both("peak rate", "峰值学习率"),
         Both("steps", "步数"),
         Both("samples", "样本数"),
-        Both("last training loss", "最后的训练损失"),
-        Both("lowest validation loss", "最低验证损失"),
-        Both("tokens a second", "每秒有效 token 数"),
-        Both("time in steps", "训练步用时"),
-        Both("peak memory", "峰值内存"),
+        Both("training loss", "训练损失"),
+        Both("validation loss", "验证损失"),
+        Both("tokens/s", "token/秒"),
+        Both("time", "用时"),
+        Both("memory", "内存"),
     )
-    return table(heads, [_row(label, seen) for label, seen in labelled.items()])
+    note = Both(
+        "Training loss: of the last step; validation loss: the lowest. Tokens: real ones, of all ranks; "
+        "time: in steps; memory: the most that a rank held.",
+        "训练损失取最后一步，验证损失取最低值；token 为全部 rank 的有效 token；"
+        "用时为训练步用时；内存取单个 rank 的峰值。",
+    )
+    return table(heads, [_row(label, seen) for label, seen in labelled.items()], note)
 
 
 def _row(label: str, seen: SeenRun) -> tuple[Text, ...]:
@@ -94,7 +100,7 @@ def _row(label: str, seen: SeenRun) -> tuple[Text, ...]:
         state_words(seen),
         NOTHING if batch is None else f"{batch:,}",
         NOTHING if peak is None else f"{peak:.6g}",
-        f"{seen.receipt.done_steps:,} / {seen.receipt.asked_steps:,}",
+        done_of_asked(seen),
         f"{seen.samples[-1] if seen.samples else 0:,}",
         last_loss(seen),
         NOTHING if best is None else f"{best.loss:.4f}",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from crossfoot.arithmetic.noise_scale import NoiseScale
+from crossfoot.ledger.entry import CAUSE_KINDS
 from crossfoot.phrases import size
 from crossfoot.receipts.columns import Row
 from crossfoot.reports.page import Both, Html, Text, paragraph, table
@@ -17,10 +20,12 @@ from crossfoot.run_pages.words import (
     amount_words,
     end_words,
     row_words,
+    weight_words,
     where_words,
 )
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.ending import PeakMemory
+from crossfoot.runs.noise_scale import RunNoise
 from crossfoot.scores.tables import percent
 
 _MOST_HOSTS, _MOST_DIGITS = 4, 12
@@ -68,10 +73,10 @@ def cause_tables(seen: SeenRun) -> Iterator[Html]:
         rows = [
             (
                 one.code,
-                Both(one.kind, KINDS[one.kind]),
+                Both(CAUSE_KINDS[one.kind][1], KINDS[one.kind]),
                 amount_words(one.amount),
                 where_words(one.where) if one.where else NOTHING,
-                one.weights,
+                weight_words(one.weights),
             )
             for one in receipt.summary
         ]
@@ -139,28 +144,56 @@ def attempt_table(seen: SeenRun) -> Html:
 
 
 def evaluation_table(seen: SeenRun) -> Html:
-    """Finished evaluations in the folder of the run."""
+    """What its last own evaluation came to, and finished ones in its folder; empty without any."""
     heads = (
         Both("evaluation", "评测"),
         Both("task", "任务"),
         Both("items", "题数"),
         Both("accuracy", "准确率"),
     )
-    rows = [
-        (
-            name,
-            task.name,
-            f"{task.whole.items:,}",
-            percent(None if task.whole.accuracy is None else task.whole.accuracy.value),
-        )
-        for name, found in seen.evaluations.items()
-        for task in found.summary.tasks
+    last = seen.run.evaluations[-1:]
+    rows: list[tuple[Text, ...]] = [
+        (os.path.basename(one.folder), task.name, f"{task.items:,}", percent(task.accuracy) or NOTHING)
+        for one in last
+        for task in one.tasks
     ]
+    for name, found in seen.evaluations.items():
+        for summary in found.summary.tasks:
+            accuracy = summary.whole.accuracy and percent(summary.whole.accuracy.value)
+            rows.append((name, summary.name, f"{summary.whole.items:,}", accuracy or NOTHING))
     note = Both(
         "More in evaluations/ of the run folder: page.html of each.",
         "详情见运行目录下 evaluations/ 中各评测的 page.html。",
     )
-    return table(heads, [tuple(cell or NOTHING for cell in row) for row in rows], note)
+    return table(heads, rows, note) if rows else Html("")
+
+
+def noise_table(noise: RunNoise) -> Html:
+    """Of all parameters, and of each kind of them, as far as the engine shows it."""
+    heads = (
+        Both("parameters", "参数"),
+        Both("noise scale, samples", "噪声尺度（样本）"),
+        Both("interval, 95 %", "95 % 区间"),
+        Both("trained tokens", "训练 token"),
+        Both("steps", "步数"),
+    )
+    named: list[tuple[Text, NoiseScale]] = [(Both("all", "全部"), noise.total), *noise.groups.items()]
+    rows = [(name, *_noise_cells(scale), f"{scale.steps:,}") for name, scale in named]
+    note = Both(
+        "Up to about this many samples a step, twice the batch nearly halves the steps (McCandlish et al. "
+        "2018). n/a: not sure enough to be a number.",
+        "批大小在此值以下时，批增大一倍，所需步数接近减半（McCandlish 等，2018）。"
+        "n/a：不确定性过大，无法给出数值。",
+    )
+    return table(heads, rows, note)
+
+
+def _noise_cells(scale: NoiseScale) -> tuple[str, str, str]:
+    samples, tokens = scale.samples, scale.tokens
+    if samples is None or tokens is None:
+        return "n/a", scale.why_not or NOTHING, NOTHING
+    interval = f"{_three(samples.low)} – {_three(samples.high)}"
+    return _three(samples.value), interval, _three(tokens.value)
 
 
 def environment_table(seen: SeenRun) -> Html:
@@ -171,7 +204,7 @@ def environment_table(seen: SeenRun) -> Html:
     rows += [(name, _over(one.versions.get(name, "") for one in attempts)) for name in names]
     devices = (one.ending.memory.device for one in seen.run.attempts if one.ending and one.ending.memory)
     rows += [
-        (Both("GPU", "GPU"), _over(devices)),
+        ("GPU", _over(devices)),
         (Both("hosts", "主机"), _over(", ".join(_hosts(one)) for one in attempts)),
         (Both("SLURM job", "SLURM 作业"), _over(one.job_id or "" for one in attempts)),
         (Both("engine", "引擎"), _over(_engine(one) for one in attempts)),
@@ -197,7 +230,7 @@ def _where(attempt: Attempt) -> Text:
     ranks = Both(
         f"{attempt.world_size:,} rank{'s' * (attempt.world_size > 1)}", f"{attempt.world_size:,} 个 rank"
     )
-    return joined([ranks, *_hosts(attempt)], ", ", "，")
+    return joined([*_hosts(attempt), ranks], ", ", "，")
 
 
 def _hosts(attempt: Attempt) -> list[str]:
@@ -223,6 +256,11 @@ def _real(row: Row | None) -> str:
 
 def _signed(difference: int) -> str:
     return f"{difference:+,}" if difference else "0"
+
+
+def _three(number: float) -> str:
+    """Three digits, of what is not surer."""
+    return f"{float(f'{number:.3g}'):,.6g}"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -14,11 +14,15 @@ from crossfoot.run_pages.verdict_words import verdict_words
 from crossfoot.shell_words import quoted_path
 
 
-def report_runs(run_dirs: Sequence[str], out: str | None) -> int:
-    """Write the page; a folder that is named twice counts once. out: its path, None for the usual one. Raises
-    Refused.
+def folders_named(named: Sequence[str]) -> list[str]:
+    """Each folder once, however it is named, in the order in which they were."""
+    return list({os.path.realpath(folder): os.path.normpath(folder) for folder in named}.values())
+
+
+def report_runs(folders: Sequence[str], out: str | None) -> int:
+    """Write the page of runs, and say whether they foot. folders: from `folders_named`. out: its path, None
+    for the usual one. Raises Refused.
     """
-    folders = list({os.path.realpath(folder): os.path.normpath(folder) for folder in run_dirs}.values())
     again = " ".join(["crossfoot report", *map(quoted_path, folders)])
     path = out or (os.path.join(folders[0], PAGE) if len(folders) == 1 else COMPARISON)
     refuse_other(path, again)

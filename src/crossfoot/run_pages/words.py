@@ -87,12 +87,69 @@ _ENDS: Mapping[str, str] = {
     "given up": "已放弃",
 }
 
-_UNITS: Mapping[str, str] = {"step": "步", "sample": "个样本", "forward": "次前向"}
+_UNITS = {"step": ("步", "步"), "sample": ("个样本", "个"), "forward": ("次前向", "次")}
+"""Of all of them, and of some of these."""
 _AMOUNT = re.compile(
     r"(?P<least>at least )?(?P<n>[\d,]+) of (?P<all>[\d,]+) (?P<unit>\w+?)s? "
     r"\((?P<share>.*?) ?%\)(?:, (?P<factor>.*) times as much as planned)?"
 )
 _WHERE = re.compile(r"in steps? (?P<steps>.*?)(?:, on ranks? (?P<ranks>.*))?")
+_WEIGHTS: Mapping[str, str] = {
+    "as the other causes of these steps say": "见这些步的其他原因",
+    "as measured in the rows; what was promised cannot be told from this lock": (
+        "以各行实测为准；无法从此锁得知承诺的内容"
+    ),
+    "not this run's: they began from another run's": "不属于本次运行：从另一次运行的权重开始",
+    "not touched by this, but what the ledger says of these steps is no proof": (
+        "不受影响，但账本中这些步的记录不能作为证明"
+    ),
+    "trained beyond the plan; a checkpoint of the last planned step has the planned ones": (
+        "训练超出了计划；计划内最后一步的检查点是计划的权重"
+    ),
+    "as they were before these steps: nothing was learned in them": (
+        "与这些步之前相同：这些步没有学到任何内容"
+    ),
+}
+_JUDGED = (
+    (re.compile(r"usable\b.*"), "可用"),
+    (re.compile(r"not usable\b.*"), "不可用"),
+    (re.compile(r"not known\b.*"), "无法确认是否正确"),
+    (re.compile(r".*not the planned ones: train again"), "不是计划的权重，需要重新训练"),
+)
+"""What a cause makes of the weights: in a word."""
+_NOTES = (
+    (
+        re.compile(r"the index was held against its files: (\S+) of (\S+) \S+ re-tokenised, none differs"),
+        r"数据索引已与原始文件核对：重新分词 \2 条记录中的 \1 条，全部一致",
+    ),
+    (
+        re.compile(r"the run has not written how it ended: it was killed, or is still running"),
+        "运行没有写下结束方式：被强制终止，或仍在运行",
+    ),
+    (
+        re.compile(r"the ledger's last line is unfinished and was left out \((\S+) bytes\)"),
+        r"账本最后一行不完整，未计入（\1 字节）",
+    ),
+    (
+        re.compile(r"the run .* after (\S+) steps? \(exit code (\d+)\)"),
+        r"运行在第 \1 步之后停止（退出码 \2）",
+    ),
+    (
+        re.compile(r"the data index (\S+) is not here: .*"),
+        r"数据索引 \1 不在本机：学习率与计划锁核对，样本与槽位只与账本记录的计划核对",
+    ),
+    (
+        re.compile(r"(\S+) samples? held out for validation, .*"),
+        r"\1 个样本留作验证（已按数据索引重新核算）：没有任何一步计划训练它们或其重复样本",
+    ),
+    (
+        re.compile(
+            r"ended after (\S+) steps?, as validation.patience (\S+) says: .* after (\S+) steps?, (\S+)"
+        ),
+        r"按 validation.patience \2 在第 \1 步后结束：第 \3 步后的验证损失最低，为 \4",
+    ),
+)
+"""Those of a receipt that many runs have."""
 _SCHEDULES: Mapping[str, str] = {
     "cosine": "余弦",
     "linear": "线性",
@@ -124,13 +181,11 @@ def amount_words(amount: str) -> Text:
     found = _AMOUNT.fullmatch(amount)
     if found is None:
         return amount
-    least = "至少 " if found["least"] else ""
+    every, some = _UNITS[found["unit"]]
+    least = "至少 " if found["least"] else " "
     share = found["share"].replace("less than", "不到")
     factor = f"，为计划值的 {found['factor'].replace(' to ', '–')} 倍" if found["factor"] else ""
-    unit = _UNITS[found["unit"]]
-    return Both(
-        amount, f"{found['all']} {unit}中{least and '的'}{least}{found['n']} {unit}（{share} %）{factor}"
-    )
+    return Both(amount, f"{found['all']} {every}中有{least}{found['n']} {some}（{share} %）{factor}")
 
 
 def where_words(where: str) -> Text:
@@ -140,6 +195,20 @@ def where_words(where: str) -> Text:
         return where
     ranks = f"，rank {_listed(found['ranks'])}" if found["ranks"] else ""
     return Both(where, f"第 {_listed(found['steps'])} 步{ranks}")
+
+
+def weight_words(weights: str) -> Text:
+    """What a cause makes of the trained weights."""
+    if weights in _WEIGHTS:
+        return Both(weights, _WEIGHTS[weights])
+    words = next((words for pattern, words in _JUDGED if pattern.fullmatch(weights)), None)
+    return weights if words is None else Both(weights, words)
+
+
+def note_words(note: str) -> Text:
+    """A note of a receipt; one that only few runs have stays as the terminal has it."""
+    found = ((pattern.fullmatch(note), words) for pattern, words in _NOTES)
+    return next((Both(note, match.expand(words)) for match, words in found if match), note)
 
 
 def origin_words(origin: str) -> Text:

@@ -83,20 +83,16 @@ class RunNoise:
     single: int
 
     @property
-    def words(self) -> str:
-        """One line: the noise scale with its interval, or why there is none."""
+    def figures(self) -> str:
+        """In one line, behind the words "noise scale": with its interval, or why there is none."""
         total, left = self.total, f", {counted(self.left_out, 'step')} left out" if self.left_out else ""
         if total.samples is None or total.tokens is None:
-            why = total.why_not
-            if self.single > total.steps:
-                few = counted(self.single, "step")
-                why = f"{few} with fewer than two forwards that have trained tokens"
-            return f"noise scale n/a: {why}{left}"
-        samples, tokens = total.samples, total.tokens
-        return (
-            f"noise scale {_short(samples.value)} samples [{_short(samples.low)}, {_short(samples.high)}], "
-            f"{_short(tokens.value)} trained tokens, over {counted(total.steps, 'step')}{left}"
-        )
+            is_single = self.single > total.steps
+            why = f"{counted(self.single, 'step')} without two forwards to compare"
+            return f"n/a: {why if is_single else total.why_not}{left}"
+        value, low, high = map(_short, (total.samples.value, total.samples.low, total.samples.high))
+        tokens = f"{_short(total.tokens.value)} trained tokens"
+        return f"{value} samples [{low}, {high}], {tokens}, over {counted(total.steps, 'step')}{left}"
 
 
 def append_noise(run_dir: str, line: NoiseLine) -> None:

@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """index: the item's place in its task, from 0. group: of subjects; "" where there are none. shots: in the
+    """index: the item's place in its task, from 0. groups: that its subject belongs to. shots: in the
     prompt; shots_dropped: that did not fit. prompt_sha256: `prompt_sha256` of what was asked. gold: the index
     of the right choice, None where it is hidden or there are no choices.
 
@@ -47,7 +47,7 @@ class Score:
     kind: Asking
     shots: int
     prompt_sha256: str
-    group: str = ""
+    groups: tuple[str, ...] = ()
     shots_dropped: int = 0
     gold: int | None = None
     scores: tuple[float, ...] = ()

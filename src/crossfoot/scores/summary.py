@@ -13,6 +13,7 @@ from crossfoot.documents import plain
 from crossfoot.scores.item_log import BudgetChange, LogRead, Origin
 from crossfoot.scores.item_score import Score
 from crossfoot.scores.work_summary import WorkSummary, work_summary
+from crossfoot.tasks.exam_groups import group_order
 
 SUMMARY_FORMAT = 1
 Kind = Literal["choice", "text", "perplexity"]
@@ -141,7 +142,7 @@ def _told(value: Any) -> Any:
 
 def _task(name: str, scores: Sequence[Score]) -> TaskSummary:
     subjects = tuple(_part(subject, part) for subject, part in _parts(scores, lambda one: one.subject))
-    groups = tuple(_part(group, part) for group, part in _parts(scores, lambda one: one.group) if group)
+    groups = tuple(_part(group, part) for group, part in _groups(scores))
     return TaskSummary(name, _kind(scores[0]), _part(name, scores), _macro(subjects), groups, subjects)
 
 
@@ -151,6 +152,14 @@ def _parts(scores: Sequence[Score], of: Callable[[Score], str]) -> list[tuple[st
     for score in scores:
         parts.setdefault(of(score), []).append(score)
     return list(parts.items())
+
+
+def _groups(scores: Sequence[Score]) -> list[tuple[str, list[Score]]]:
+    """By name; a score may be in several."""
+    names = {name for one in scores for name in one.groups}
+    known = [name for name in group_order() if name in names]
+    ordered = (*known, *sorted(names - {*known}))
+    return [(name, [one for one in scores if name in one.groups]) for name in ordered]
 
 
 def _kind(score: Score) -> Kind:

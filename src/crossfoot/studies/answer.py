@@ -19,7 +19,7 @@ from crossfoot.arithmetic.means import difference
 from crossfoot.arithmetic.to_target import loss_after
 from crossfoot.documents import plain
 from crossfoot.studies.batch_answer import BatchAnswer, BestRuns, batch_answer, best_runs, curve_of, loss_at
-from crossfoot.studies.results import StudyResults, StudyRun
+from crossfoot.studies.results import RunCost, StudyResults, StudyRun
 
 ANSWER, ANSWER_FORMAT = "answer.json", 1
 POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
@@ -92,12 +92,20 @@ class Answer:
         """The fewest that a batch was trained with."""
         return min((one.seeds for one in self.batches), default=0)
 
+    @property
+    def rates(self) -> int:
+        """The most that were tried for a batch."""
+        return max((len(one.tried) for one in self.batches), default=0)
+
 
 def answer(results: StudyResults, target: float | None = None) -> Answer:
-    """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`."""
+    """Of the runs so far. target: a validation loss, nats a trained token; None: `default_target`. Steps,
+    samples and seconds count from the first point of a run on, so from the checkpoint where it branched off.
+    """
     by_batch: dict[int, list[StudyRun]] = defaultdict(list)
-    for run in results.runs:
+    for run in map(_from_its_start, results.runs):
         by_batch[run.batch].append(run)
+    costs = {name: _cost_from_its_start(cost) for name, cost in results.costs.items()}
     without: dict[int, Why] = {batch: why for batch, runs in by_batch.items() if (why := _why_not(runs))}
     whole = {batch: runs for batch, runs in sorted(by_batch.items()) if batch not in without}
     over = [run.points[-1].samples for runs in whole.values() for run in runs if run.state == "done"]
@@ -117,15 +125,13 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
         budget_samples=results.budget_samples,
         target=level,
         target_is_given=target is not None,
-        batches=tuple(batch_answer(one, shared, few, wanted, results.costs) for one in best.values()),
+        batches=tuple(batch_answer(one, few, wanted, costs) for one in best.values()),
         without=dict(sorted(without.items())),
         not_footing=tuple(run.name for run in results.runs if _fails(run)),
         diverged=tuple(run.name for run in results.runs if run.state == "diverged"),
         equal_samples=_lowest(best, shared, lambda run: loss_after(curve_of(run), shared)),
         equal_steps=_lowest(best, few, lambda run: loss_at(run, few)),
-        nearest_rules=_nearest_rules(
-            {batch: one.best.rate for batch, one in best.items()}, results.own_batch
-        ),
+        nearest_rules=_nearest_rules(best, results.own_batch),
     )
     return _compared(bare)
 
@@ -152,9 +158,24 @@ def default_target(best: Mapping[int, BestRuns], own_batch: int) -> float | None
     return max((one.lowest_loss for one in best.values()), key=worth, default=None)
 
 
+def _from_its_start(run: StudyRun) -> StudyRun:
+    if not run.points:
+        return run
+    first = run.points[0]
+    points = (
+        replace(point, step=point.step - first.step, samples=point.samples - first.samples)
+        for point in run.points
+    )
+    return replace(run, points=tuple(points))
+
+
+def _cost_from_its_start(cost: RunCost) -> RunCost:
+    return replace(cost, seconds=tuple(at - cost.seconds[0] for at in cost.seconds))
+
+
 def _why_not(runs: Sequence[StudyRun]) -> Why | None:
     """Why a batch cannot be judged by its runs."""
-    if any(run.state == "unfinished" or not run.points for run in runs):
+    if any(run.state == "unfinished" or (run.state == "done" and len(run.points) < 2) for run in runs):
         return "unfinished"
     return "does not foot" if any(_fails(run) for run in runs) else None
 
@@ -164,9 +185,10 @@ def _fails(run: StudyRun) -> bool:
 
 
 def _lowest(best: Mapping[int, BestRuns], count: int, loss: Callable[[StudyRun], float]) -> Lowest | None:
-    if len(best) < 2:
+    every = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
+    losses = {batch: each for batch, each in every.items() if all(map(math.isfinite, each.values()))}
+    if len(losses) < 2:
         return None
-    losses = {batch: {run.seed: loss(run) for run in one.runs} for batch, one in best.items()}
     lowest = min(losses, key=lambda batch: (fmean(losses[batch].values()), batch))
     alike = [batch for batch in losses if batch != lowest and _are_alike(losses[batch], losses[lowest])]
     return Lowest(count, lowest, tuple(alike))
@@ -177,8 +199,9 @@ def ruled_rate(rule: str, rate: float, batch: float, other: float) -> float:
     return rate * math.pow(other / batch, POWERS[rule])
 
 
-def _nearest_rules(rates: Mapping[int, float], own: int) -> tuple[str, ...]:
-    """By the mean distance of the logarithms; all that are as near."""
+def _nearest_rules(best: Mapping[int, BestRuns], own: int) -> tuple[str, ...]:
+    """By the mean distance of the logarithms; all that are as near. None where a batch had no choice."""
+    rates = {batch: one.best.rate for batch, one in best.items() if len(one.tried) > 1}
     others = rates.keys() - {own}
     if own not in rates or not others:
         return ()
@@ -205,18 +228,19 @@ def _compared(bare: Answer) -> Answer:
     """With what follows from steps until the target."""
     steps, own = bare.steps, bare.own_batch
     fit = fitted(steps)
+    known = fit if fit is not None and fit.says_something else None
     smaller = max((batch for batch in steps if 2 * batch <= own), default=max(1, own // 2))
     place: Place | None = None
-    if fit is not None:
-        interval = fit.critical_batch
+    if known is not None:
+        interval = known.critical_batch
         place = "below" if own < interval.low else "above" if own > interval.high else "inside"
     return replace(
         bare,
         fit=fit,
         within=largest_within({batch: batch * number for batch, number in steps.items()}),
         place=place,
-        smaller=_over_own(bare, fit, smaller),
-        twice=_over_own(bare, fit, 2 * own),
+        smaller=_over_own(bare, known, smaller),
+        twice=_over_own(bare, known, 2 * own),
     )
 
 

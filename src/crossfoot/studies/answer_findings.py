@@ -33,6 +33,8 @@ def answer_findings(found: Answer) -> Iterator[Finding]:
         yield too_few_batches(len(found.steps))
     if edges:
         yield best_rate_at_edge(edges, len(found.batches))
+    if found.rates == 1:
+        yield one_rate()
     if found.seeds == 1:
         yield one_seed()
 
@@ -132,6 +134,21 @@ def batch_unfinished(batches: Sequence[int]) -> Finding:
     A run that was stopped, or that ended on a fault, is gone on with by the same command.
     """
     return Finding("CF229", f"no answer yet for {_batches(batches)}: runs are unfinished", severity="note")
+
+
+@rule_docs("CF230", "note")
+def one_rate() -> Finding:
+    """CF230: a study tried one rate for each batch, so that nobody knows whether it is the best one.
+
+    What the config's rule gives may suit one batch better than another. Then the batches differ in more than
+    their number of samples.
+    """
+    return Finding(
+        "CF230",
+        "one rate for each batch: nobody knows whether another one is better",
+        severity="note",
+        notes=("--rates x0.5,x1,x2 tries three, and goes on beyond the best",),
+    )
 
 
 def _batches(batches: Sequence[int]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Literal, TypeVar
 
 from crossfoot.findings.finding import Finding, Refused
+from crossfoot.launch.job import LaunchOptions
 from crossfoot.phrases import listed
+from crossfoot.runs.restarts import AUTO
 from crossfoot.studies.findings import no_batches, no_factors
 
 Target = Literal["local", "accelerate", "slurm"]
@@ -19,7 +21,7 @@ Number = TypeVar("Number", int, Fraction)
 @dataclass(frozen=True)
 class StudyOptions:
     """What the command line asks for; None: not said. batches, rates: as they are written. plans_only: show
-    the plan, start nothing.
+    the plan, start nothing. target_loss: until which steps are counted. partition and all behind it: SLURM's.
     """
 
     batches: str
@@ -32,7 +34,54 @@ class StudyOptions:
     at_once: int | None = None
     plans_only: bool = False
     out: str | None = None
+    target_loss: float | None = None
+    partition: str | None = None
+    account: str | None = None
+    time: str | None = None
+    cpus_per_task: int | None = None
     detach: bool = False
+
+    @property
+    def launch(self) -> LaunchOptions:
+        """How each run is started by `crossfoot launch`."""
+        return LaunchOptions(
+            target=self.target,
+            continued=AUTO,
+            partition=self.partition,
+            account=self.account,
+            time=self.time,
+            cpus_per_task=self.cpus_per_task,
+            detach=self.detach,
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """As a command has them, without what is the default, and without --plan and --detach."""
+        words = ["--batches", self.batches]
+        for one in fields(self)[1:]:
+            value = getattr(self, one.name)
+            if one.name not in ("plans_only", "detach") and value != one.default:
+                option = "to" if one.name == "target" else one.name.replace("_", "-")
+                words += [f"--{option}", str(value)]
+        return words
+
+
+def read_lists(options: StudyOptions) -> tuple[tuple[int, ...], tuple[Fraction, ...]]:
+    """(batches, factors of the rate), each ascending. Raises Refused with what is wrong with either."""
+    findings: list[Finding] = []
+    batches: tuple[int, ...] = ()
+    factors: tuple[Fraction, ...] = ()
+    try:
+        batches = batches_of(options.batches)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    try:
+        factors = factors_of(options.rates)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    if findings:
+        raise Refused(findings)
+    return batches, factors
 
 
 def batches_of(text: str) -> tuple[int, ...]:

@@ -60,8 +60,8 @@ class ToTarget:
 class BatchAnswer:
     """One batch, at its best rate. edge: where the best rate lies at the end of those tried. alike: factors
     whose loss the seeds cannot tell from the best. equal_samples, equal_steps: validation loss where all
-    batches have as many. gap: validation loss less training loss at the end. peak_bytes: of the rank with
-    most.
+    batches have as many; None where that is before the first validation. gap: validation loss less training
+    loss at the end. peak_bytes: of the rank with most.
     """
 
     batch: int
@@ -72,8 +72,8 @@ class BatchAnswer:
     alike: tuple[float, ...]
     curve: tuple[MeanPoint, ...]
     equal_samples: Estimate
-    equal_steps: Estimate
-    gap: Estimate
+    equal_steps: Estimate | None
+    gap: Estimate | None
     target: ToTarget
     tokens_per_second: float | None
     peak_bytes: int | None
@@ -116,7 +116,11 @@ def curve_of(run: StudyRun) -> list[At]:
 
 
 def loss_at(run: StudyRun, step: int) -> float:
-    """Its validation loss after so many steps, which may lie between two validations."""
+    """Its validation loss after so many steps, which may lie between two validations; NaN before the first:
+    nobody looked.
+    """
+    if step < run.points[1].step:
+        return math.nan
     return loss_after([At(point.step, point.validation_loss) for point in run.points], step)
 
 
@@ -152,14 +156,13 @@ def best_runs(runs: Sequence[StudyRun], samples: int) -> BestRuns | None:
     return BestRuns(tuple(whole[best.factor]), tuple(tried), best, edge, alike)
 
 
-def batch_answer(
-    best: BestRuns, equal_samples: int, equal_steps: int, target: float, costs: Costs
-) -> BatchAnswer:
+def batch_answer(best: BestRuns, equal_steps: int, target: float, costs: Costs) -> BatchAnswer:
     """All that a batch came to."""
     runs = best.runs
 
-    def mean(value: Callable[[StudyRun], float]) -> Estimate:
-        return estimate([value(run) for run in runs])
+    def mean(value: Callable[[StudyRun], float]) -> Estimate | None:
+        values = [value(run) for run in runs]
+        return estimate(values) if all(map(math.isfinite, values)) else None
 
     own = [costs[run.name] for run in runs if run.name in costs]
     peaks = [cost.peak_bytes for cost in own if cost.peak_bytes is not None]
@@ -171,7 +174,7 @@ def batch_answer(
         edge=best.edge,
         alike=best.alike,
         curve=tuple(_mean_curve(runs, costs)),
-        equal_samples=mean(lambda run: loss_after(curve_of(run), equal_samples)),
+        equal_samples=best.best.loss,
         equal_steps=mean(lambda run: loss_at(run, equal_steps)),
         gap=mean(lambda run: run.points[-1].validation_loss - run.points[-1].training_loss),
         target=best.to_target(target, costs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from crossfoot.findings.finding import Finding, Place
@@ -22,7 +23,7 @@ def batch_not_planned(batch: int, errors: Sequence[Finding], others: Sequence[in
     """
     helps = [help_ for error in errors for help_ in error.helps[:1]]
     if len(others) > 1:
-        helps.append(f"or leave it out: --batches {','.join(map(str, others))}")
+        helps.append(f"{'or ' if helps else ''}leave it out: --batches {','.join(map(str, others))}")
     return Finding(
         "CF822",
         f"a batch of {batch:,} cannot be planned: {errors[0].title}",
@@ -103,9 +104,7 @@ def run_changed(run_dir: str, changed: Sequence[str], aside: str) -> Finding:
 
 
 @rule_docs("CF828")
-def study_does_not_foot(
-    folder: str, not_footing: Sequence[str], other_samples: Sequence[str], receipts: Sequence[str]
-) -> Finding:
+def study_does_not_foot(folder: str, not_footing: Sequence[str], other_samples: Sequence[str]) -> Finding:
     """CF828: a study does not foot.
 
     It foots when the receipt of every run does, and when every step of every run held the samples that the
@@ -119,7 +118,10 @@ def study_does_not_foot(
         f"the study in {folder} does not foot",
         place=Place(folder),
         notes=tuple(notes),
-        helps=tuple(f"look at the run: crossfoot receipt {quoted_path(path)}" for path in receipts),
+        helps=tuple(
+            f"look at the run: crossfoot receipt {quoted_path(os.path.join(folder, name))}"
+            for name in dict.fromkeys([*not_footing, *other_samples])
+        ),
     )
 
 

@@ -36,13 +36,15 @@ class Machine:
         return [sys.executable, "-u", "-m", "crossfoot", *verb, config, *words, *to, "--continue", "auto"]
 
     def environ(self, place: int) -> dict[str, str]:
-        """Variables of that process: its share of the cores, where nobody has said another, and of the
-        GPUs.
+        """Variables of that process: its share of the cores, where nobody has said another, and of the GPUs,
+        which more runs than they hold use in turns.
         """
         own = {**os.environ}
         own.setdefault(THREADS, str(max(1, usable_cores() // (self.at_once * self.ranks))))
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[place * self.ranks : (place + 1) * self.ranks])
+            hold = max(1, len(self.gpus) // self.ranks)
+            first = place % hold * self.ranks
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[first : first + self.ranks])
         return own
 
 

@@ -22,7 +22,7 @@ _OF_DIVERGING = ("not finite", "update not applied")
 
 
 def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[StudyRun, RunCost | None]:
-    """What came of a run, as far as it is. Of a folder without a run, or with one that cannot be read, there
+    """What came of a run so far. Of a folder without a run, or with one that cannot be read, there
     are no points and no cost.
     """
     try:
@@ -31,14 +31,19 @@ def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[Study
     except Refused:
         run = receipt = None
     if run is None or receipt is None:
-        return _run(design, math.nan, "unfinished", (), is_footing=False, is_same=False), None
+        return not_begun(design), None
     lines = run.by_step()
     state, points = _state(run, lines, design.steps), _points(run, lines)
     is_footing = receipt.foots or (state == "diverged" and _only_diverged(receipt))
     is_same = order.is_followed(lines, design.batch)
     peak = float(run.lock["plan"]["learning_rate"]["peak"])
     result = _run(design, peak, state, points, is_footing=is_footing, is_same=is_same)
-    return result, _cost(lines, points)
+    return result, cost_of(run, points)
+
+
+def not_begun(design: RunDesign, peak_rate: float = math.nan) -> StudyRun:
+    """A run of which nothing is known but the plan."""
+    return _run(design, peak_rate, "unfinished", (), is_footing=False, is_same=False)
 
 
 def _run(
@@ -102,9 +107,12 @@ def _training_loss(lines: Sequence[StepEntry]) -> float:
     return math.fsum(line.loss * line.planned_trained_tokens for line in lines) / tokens
 
 
-def _cost(lines: Sequence[StepEntry], points: Sequence[CurvePoint]) -> RunCost:
-    """seconds: of the counted steps; a step that was lost and trained again counts once."""
+def cost_of(run: RunRecord, points: Sequence[CurvePoint] = ()) -> RunCost:
+    """Of the counted steps: one that was lost and trained again counts once."""
+    lines = run.by_step()
     seconds = tuple(math.fsum(line.seconds for line in lines[: point.step]) for point in points)
     whole = math.fsum(line.seconds for line in lines)
     tokens = sum(line.real_tokens for line in lines)
-    return RunCost(seconds, tokens / whole if whole else 0.0)
+    endings = [record.ending for record in run.attempts]
+    peaks = [one.memory.peak_bytes for one in endings if one is not None and one.memory is not None]
+    return RunCost(seconds, tokens / whole if whole else 0.0, max(peaks, default=None))

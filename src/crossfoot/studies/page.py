@@ -13,8 +13,9 @@ from crossfoot.studies.batch_answer import BatchAnswer
 from crossfoot.studies.conditions import conditions
 from crossfoot.studies.pictures import at_the_end, costs, losses, rates, until_target
 from crossfoot.studies.results import StudyResults, StudyRun
-from crossfoot.studies.words import count_words, loss_words, reasons, sentence
+from crossfoot.studies.words import count_words, loss_words, reasons, remarks, sentence
 
+_MOST_NAMES = 5
 _HOW: dict[str, Text] = {
     "not reached": Both("not reached", "未达到"),
     "at once": Both("at its first validation", "首次验证即达到"),
@@ -38,11 +39,9 @@ def study_page(results: StudyResults, found: Answer) -> str:
             figures(*until_target(found)),
             _until_target(found),
             heading(Both("Validation loss", "验证损失")),
-            figures(*losses(found)),
+            figures(*losses(found), *at_the_end(found)),
             heading(Both("Learning rate", "学习率")),
             figures(*rates(found)),
-            heading(Both("At the end", "训练结束时")),
-            figures(*at_the_end(found)),
             *_costs(found),
             heading(Both("Every batch", "每个批大小")),
             _batches(found),
@@ -54,6 +53,7 @@ def study_page(results: StudyResults, found: Answer) -> str:
 
 def _verdicts(found: Answer) -> Iterator[Html]:
     if found.not_footing:
+        more = len(found.not_footing) - _MOST_NAMES
         yield verdict(
             "bad",
             Both(
@@ -61,10 +61,11 @@ def _verdicts(found: Answer) -> Iterator[Html]:
                 "no answer.",
                 "本研究对不上账：以下运行未按计划训练，其批大小没有结果。",
             ),
-            *found.not_footing,
+            *found.not_footing[:_MOST_NAMES],
+            *([Both(f"and {more:,} more", f"等 {len(found.not_footing):,} 个")] if more > 0 else []),
         )
     is_sure = found.place in ("below", "above")
-    yield verdict("good" if is_sure else "plain", sentence(found), *reasons(found))
+    yield verdict("good" if is_sure else "plain", sentence(found), *reasons(found), *remarks(found))
 
 
 def _costs(found: Answer) -> list[Html]:
@@ -84,8 +85,8 @@ def _until_target(found: Answer) -> Html:
         Both("seconds", "秒"),
     )
     note = Both(
-        "In brackets: the 95 % interval over the seeds, where there are several. Fitted: S_min + E_min / batch. "
-        "Where measured / fitted is far from 1, the batch does not follow the hyperbola.",
+        "In brackets: the 95 % interval over the seeds, where there are several. Fitted: S_min + E_min / "
+        "batch. Where measured / fitted is far from 1, the batch does not follow the hyperbola.",
         "方括号为多个随机种子的 95 % 区间。拟合值：S_min + E_min / 批大小。"
         "实测/拟合远离 1 的批大小不符合双曲线。",
     )
@@ -115,8 +116,8 @@ def _batches(found: Answer) -> Html:
         Both("memory", "内存"),
     )
     note = Both(
-        "After ±: the 95 % interval over the seeds, where there are several (Student's t). *: the smallest or "
-        "largest rate that was tried.",
+        "After ±: the 95 % interval over the seeds, where there are several (Student's t). *: the smallest "
+        "or largest rate that was tried.",
         "± 为多个随机种子的 95 % 区间（t 分布）。*：所试学习率中最小或最大的一个。",
     )
     return table(heads, [tuple(_batch_row(one)) for one in found.batches], note)

@@ -67,7 +67,7 @@ def _steps_of_fit(fit: Fit, ends: tuple[float, float]) -> Iterator[Series]:
         near = (first, min(last, max(2 * first, 1.5 * critical.value)))
         yield _line(label, lambda batch: fit.least_samples / batch, near, _QUIET, is_dashed=True)
     yield _line(_FITTED, fit.steps, ends, _FIT)
-    if first <= critical.value <= last:
+    if fit.says_something and first <= critical.value <= last:
         words, height = interval_words(critical), 2 * fit.least_steps
         label = Both(f"critical batch {words.en}", f"临界批大小 {words.zh}")
         yield Series(label, [Point(critical.value, height)], "dots", _CRITICAL)
@@ -120,7 +120,7 @@ def rates(found: Answer) -> Iterator[Html]:
 def at_the_end(found: Answer) -> Iterator[Html]:
     """Over the batch: the loss after equal samples and equal steps, and the gap to the training loss."""
 
-    def over(title: Both, up: Both, value: Callable[[BatchAnswer], Estimate]) -> Html:
+    def over(title: Both, up: Both, value: Callable[[BatchAnswer], Estimate | None]) -> Html:
         return chart(
             title, _batches(found), Axis(up), _by_batch(found, lambda one: _point(one.batch, value(one)))
         )
@@ -140,14 +140,14 @@ def at_the_end(found: Answer) -> Iterator[Html]:
 def costs(found: Answer) -> Iterator[Html]:
     """Over the batch: speed and memory."""
 
-    def over(title: Both, up: Both, value: Callable[[BatchAnswer], float | None]) -> Html:
+    def over(title: Both, up: Text, value: Callable[[BatchAnswer], float | None]) -> Html:
         dots = _by_batch(found, lambda one: _point(one.batch, value(one)))
         return chart(title, _batches(found), Axis(up, has_zero=True), dots, _HERE)
 
     speed = Both("tokens a second, all ranks", "token/秒（所有进程）")
     yield over(Both("Speed", "速度"), speed, lambda one: one.tokens_per_second)
     title = Both("Memory of the rank with most, at its peak", "占用最多的进程的内存峰值")
-    yield over(title, Both("GB", "GB"), lambda one: None if one.peak_bytes is None else one.peak_bytes / 1e9)
+    yield over(title, "GB", lambda one: None if one.peak_bytes is None else one.peak_bytes / 1e9)
 
 
 def _batches(found: Answer) -> Axis:

@@ -83,15 +83,15 @@ def planned_batches(
     plans: dict[int, RunPlan] = {}
     wrong: dict[int, tuple[Finding, ...]] = {}
     for batch in asked.batches:
-        plan = found = _planned(studied, asked, subject, folder, batch)
-        if not isinstance(found, RunPlan) and subject.micro_batch_size is not None:
+        plan = _planned(studied, asked, subject, folder, batch)
+        if not isinstance(plan, RunPlan) and subject.micro_batch_size is not None:
             loose = replace(subject, loose_batches=(*subject.loose_batches, batch))
             plan = _planned(studied, asked, loose, folder, batch)
             subject = loose if isinstance(plan, RunPlan) else subject
         if isinstance(plan, RunPlan):
             plans[batch] = plan
-        elif not isinstance(found, RunPlan):
-            wrong[batch] = found
+        else:
+            wrong[batch] = plan
     left = [batch for batch in asked.batches if batch not in wrong]
     findings = [batch_not_planned(batch, errors, left) for batch, errors in wrong.items()]
     for plan in list(plans.values())[:1]:
@@ -108,8 +108,11 @@ def _planned(
     """The plan, or the errors that forbid it."""
     most = min(studied.samples_per_epoch, asked.budget_samples)
     if batch > most:
-        what = "the data" if most == studied.samples_per_epoch else "the budget"
-        return (no_batches(f"a step of {batch:,} samples is more than the {most:,} of {what}", ""),)
+        what, help_ = "the data", f"name batches of at most {most:,}"
+        if most < studied.samples_per_epoch:
+            what, help_ = "the budget", f"give more samples: --budget-samples {10 * batch}"
+        title = f"a step of {batch:,} samples is more than the {most:,} of {what}"
+        return (no_batches(title, help_),)
     run = design(asked, subject, folder, batch, asked.factors[0], asked.seeds[0])
     try:
         return plan_run(studied, run)

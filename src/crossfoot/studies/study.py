@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 
 from crossfoot.arithmetic.batch import ceil_div
@@ -12,7 +13,7 @@ from crossfoot.planning.lock import make_lock
 from crossfoot.runs.attempts import run_lock_path
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.studies.design import Asked, RunDesign, Subject, designed
-from crossfoot.studies.measuring import measured
+from crossfoot.studies.measuring import measured, not_begun
 from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
 from crossfoot.studies.planning_runs import Studied, refuse_changed
 from crossfoot.studies.results import RunCost, StudyResults, StudyRun
@@ -22,10 +23,15 @@ Measured = tuple[StudyRun, RunCost | None]
 
 
 class Study:
-    """A study whose data is indexed. folder: with one folder for each run in it."""
+    """A study whose data is indexed. folder: with one folder for each run in it. peaks: the rate that the
+    config's rule gives, by batch.
+    """
 
-    def __init__(self, studied: Studied, asked: Asked, subject: Subject, folder: str) -> None:
+    def __init__(
+        self, studied: Studied, asked: Asked, subject: Subject, folder: str, peaks: Mapping[int, float]
+    ) -> None:
         self.studied, self.asked, self.subject, self.folder = studied, asked, subject, folder
+        self._peaks = peaks
         self._measured: dict[str, Measured] = {}
 
     @property
@@ -75,8 +81,8 @@ class Study:
         return os.path.join(self.folder, run.name)
 
     def results(self) -> StudyResults:
-        """The table of all runs that have begun."""
-        known = [self._measured[run.name] for run in self.designs if run.name in self._measured]
+        """The table of all runs, as they are."""
+        known = [self._measured.get(run.name) or self._not_begun(run) for run in self.designs]
         index, asked = self._index, self.asked
         return StudyResults(
             name=self.subject.name,
@@ -90,6 +96,9 @@ class Study:
             branch=asked.branch,
             costs={run.name: cost for run, cost in known if cost is not None},
         )
+
+    def _not_begun(self, run: RunDesign) -> Measured:
+        return not_begun(run, self._peaks[run.batch] * float(run.factor)), None
 
     @property
     def _index(self) -> DataIndex:

@@ -6,21 +6,26 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
+from crossfoot.launch.resolving import make_job, read_run_for, refuse_options
 from crossfoot.output import say, tell
 from crossfoot.phrases import clock, counted
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import called, joined
-from crossfoot.studies.asking import StudyOptions, batches_of, factors_of
-from crossfoot.studies.design import Asked, Subject, designed
+from crossfoot.studies.arrays import ArrayRunner
+from crossfoot.studies.asking import StudyOptions, read_lists
+from crossfoot.studies.design import Asked, designed
 from crossfoot.studies.findings import run_failed, study_does_not_foot
 from crossfoot.studies.machine import Machine, listed_gpus, visible_gpus
-from crossfoot.studies.plan_page import plan_page
+from crossfoot.studies.measuring import cost_of
+from crossfoot.studies.plan_page import plan_page, results_table
 from crossfoot.studies.planning_runs import Studied, planned_batches, read_studied, subject_of
-from crossfoot.studies.results import StudyResults
+from crossfoot.studies.report import report_study
+from crossfoot.studies.results import RunCost
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
 from crossfoot.studies.study import Study
@@ -29,7 +34,8 @@ from crossfoot.studies.study_folder import asked_document, refuse_other, study_f
 
 def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     """The verb; returns the exit code of the contract. Raises Refused."""
-    batches, factors = batches_of(options.batches), factors_of(options.rates)
+    refuse_options(options.launch)
+    batches, factors = read_lists(options)
     studied = read_studied(config, overrides, makes_index=not options.plans_only)
     budget = options.budget_samples or studied.samples_per_epoch
     first = studied.plan.run.config.run.seed
@@ -45,39 +51,53 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     document = asked_document(asked, studied.plan.run.as_written)
     refuse_other(folder, document)
     subject, plans = planned_batches(studied, asked, subject_of(studied, budget), folder)
+    designs = designed(asked, subject, folder, {})
+    if options.target == "slurm" or _launches(studied, options):  # or every run would be refused for it
+        words = studied.words(designs[0])
+        make_job(read_run_for(config, words, options.launch), words, options.launch, os.environ)
     if options.plans_only:
-        designs = designed(asked, subject, folder, {})
-        say(plan_page(asked, subject, designs, plans, _speeds(studied, subject, folder)))
+        say(plan_page(asked, subject, designs, plans, _costs(studied, folder)))
         return 0
-    again = joined([called("crossfoot"), "study", config, *overrides, *_words(options)])
     with study_folder(folder, document):
-        return _Conduct(Study(studied, asked, subject, folder), again).run(_machine(studied, options))
+        peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
+        return _Conduct(Study(studied, asked, subject, folder, peaks), options).run()
 
 
 class _Conduct:
-    """A study being trained. again: the command that goes on with it."""
+    """A study being trained."""
 
-    def __init__(self, study: Study, again: str) -> None:
-        self._study, self._again = study, again
+    def __init__(self, study: Study, options: StudyOptions) -> None:
+        self._study = study
+        words = ["study", study.studied.path, *study.studied.overrides, *options.words]
+        self._again = joined([called("crossfoot"), *words])
+        self._runner: Runner | ArrayRunner
+        if options.target == "slurm":
+            where = (study.studied.path, study.folder, options.launch, options.at_once)
+            self._runner = ArrayRunner(*where, words, self._is_over)
+        else:
+            self._runner = Runner(study.studied.path, _machine(study.studied, options), self._is_over)
         self._begun = time.monotonic()
         self._trained_samples = 0
         self._failed: dict[str, Finding] = {}
+        self._target = options.target_loss
 
-    def run(self, machine: Machine) -> int:
+    def run(self) -> int:
         """Train what is left, as often as results ask for more; returns the exit code."""
         self._study.begun()
+        write_results(self._study.folder, self._study.results())
         done, all_runs = len(self._study.designs) - len(self._study.left()), len(self._study.designs)
         if done:
             tell(f"{done:,} of {counted(all_runs, 'run')} are there already")
-        runner = Runner(self._study.studied.path, machine, self._is_over)
-        while runner.stopped is None and (starts := self._to_train()):
-            runner.train(starts)
-        results = self._study.results()
-        write_results(self._study.folder, results)
-        if runner.stopped is not None:
+        stopped, is_detached = None, False
+        while stopped is None and not is_detached and (starts := self._to_train()):
+            self._runner.train(starts)
+            stopped, is_detached = self._runner.stopped, self._runner.detached
+        if is_detached:
+            return 0
+        if stopped is not None:
             tell(f"stopped: what is trained is kept; go on with: {self._again}")
-            return 130 if runner.stopped == signal.SIGINT else 75
-        return self._ended(results)
+            return 130 if stopped == signal.SIGINT else 75
+        return self._ended()
 
     def _to_train(self) -> list[Start]:
         return [start for start in self._study.left() if start.run.name not in self._failed]
@@ -86,7 +106,7 @@ class _Conduct:
         run = self._study.measure(start.run)
         write_results(self._study.folder, self._study.results())
         if run.state == "unfinished":
-            if code not in (75, 130):
+            if self._runner.stopped is None:
                 log = os.path.join(start.run_dir, LOG)
                 self._failed[run.name] = run_failed(start.run_dir, code, log, self._again)
                 tell(f"{run.name} failed:\n{tail_of(log)}")
@@ -101,10 +121,11 @@ class _Conduct:
         rest = f"; about {clock(ahead)} left" if left else ""
         tell(f"run {over:,} of {len(designs):,}: {run.name} {what}, {clock(seconds)}{rest}")
 
-    def _ended(self, results: StudyResults) -> int:
+    def _ended(self) -> int:
         """The words at the end, and the code."""
-        folder = self._study.folder
-        say(_summary(results, folder))
+        folder, results = self._study.folder, self._study.results()
+        say(results_table(results) + "\n")
+        report_study(folder, target=self._target)
         if self._failed:
             show(list(self._failed.values()))
             return 1
@@ -112,59 +133,29 @@ class _Conduct:
             return 0
         not_footing = [run.name for run in results.runs if not run.foots]
         others = [run.name for run in results.runs if not run.same_samples]
-        paths = [os.path.join(folder, name) for name in not_footing]
-        show([study_does_not_foot(folder, not_footing, others, paths)])
+        show([study_does_not_foot(folder, not_footing, others)])
         return 3
 
 
-def _words(options: StudyOptions) -> list[str]:
-    """The options, as a command has them."""
-    plain = StudyOptions(options.batches)
-    words = ["--batches", options.batches]
-    for name, option in (
-        ("rates", "--rates"), ("seeds", "--seeds"), ("budget_samples", "--budget-samples"),
-        ("validations", "--validations"), ("branch", "--branch"), ("target", "--to"),
-        ("at_once", "--at-once"), ("out", "--out"),
-    ):  # fmt: skip
-        if (value := getattr(options, name)) != getattr(plain, name):
-            words += [option, str(value)]
-    return words
+def _launches(studied: Studied, options: StudyOptions) -> bool:
+    """Whether runs are started here with ranks of their own."""
+    return options.target == "local" and studied.plan.deepspeed is not None
 
 
 def _machine(studied: Studied, options: StudyOptions) -> Machine:
-    launches = options.target == "local" and studied.plan.deepspeed is not None
+    launches = _launches(studied, options)
     ranks = studied.plan.batch.topology.world_size if launches else 1
     gpus = visible_gpus(os.environ, listed_gpus())
     at_once = options.at_once or max(1, len(gpus) // ranks)
     return Machine(ranks, at_once, gpus if at_once > 1 else (), launches)
 
 
-def _speeds(studied: Studied, subject: Subject, folder: str) -> dict[int, float]:
-    """Tokens per second by batch, of runs in the folder of the study and of the config's own."""
-    found: dict[int, float] = {}
+def _costs(studied: Studied, folder: str) -> dict[int, RunCost]:
+    """What a run cost, by batch: of the runs in the folder of the study and of the config's own."""
+    found: dict[int, RunCost] = {}
     names = os.listdir(folder) if os.path.isdir(folder) else []
     for run_dir in [studied.plan.run.run_dir, *(os.path.join(folder, name) for name in sorted(names))]:
-        try:
-            run = read_run(run_dir) if holds_run(run_dir) else None
-        except Refused:
-            continue
-        seconds = sum(line.seconds for line in run.counted) if run else 0.0
-        if run and seconds:
-            batch = int(run.lock["plan"]["global_batch_size"])
-            found[batch] = sum(line.real_tokens for line in run.counted) / seconds
+        with suppress(Refused):
+            if holds_run(run_dir) and (cost := cost_of(run := read_run(run_dir))).tokens_per_second:
+                found[int(run.lock["plan"]["global_batch_size"])] = cost
     return found
-
-
-def _summary(results: StudyResults, folder: str) -> str:
-    """A line for each run."""
-    lines = [f"  {'run':<20}{'batch':>7}{'peak rate':>12}{'validation loss':>17}   {'state':<10}foots"]
-    for run in results.runs:
-        loss = f"{run.points[-1].validation_loss:.4f}" if run.points else ""
-        foots = "yes" if run.foots and run.same_samples else "no"
-        lines.append(
-            f"  {run.name:<20}{run.batch:>7,}{run.peak_rate:>12.4g}{loss:>17}   {run.state:<10}{foots}"
-        )
-    lines.append(
-        f"{folder}: results.json, and a folder for each run; foots: {'yes' if results.foots else 'no'}"
-    )
-    return "\n".join(lines)

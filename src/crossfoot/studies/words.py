@@ -34,7 +34,12 @@ def _place(found: Answer) -> Both:
     own, fit = f"{found.own_batch:,}", found.fit
     if not found.batches:
         return Both("no batch has an answer yet", "还没有任何批大小得出结果")
-    if fit is None or found.place is None:
+    if fit is not None and found.place is None:
+        return Both(
+            "the critical batch cannot be told (the steps until the target bound it at neither end)",
+            "无法得出临界批大小（到达目标的步数对它上下都没有约束）",
+        )
+    if fit is None:
         reached, of = len(found.steps), len(found.batches)
         return Both(
             f"the critical batch cannot be told ({reached} of {of} batches have steps until the target, and "
@@ -97,9 +102,9 @@ def batch_words(batch: float) -> str:
     return f"{batch:,.0f}" if batch >= 10 or batch == 0 else f"{batch:.2g}"
 
 
-def loss_words(loss: Estimate) -> str:
+def loss_words(loss: Estimate | None) -> str:
     """`2.171 ± 0.005`; of one seed without an interval."""
-    if not math.isfinite(loss.mean):
+    if loss is None:
         return "-"
     reach = f" ± {loss.high - loss.mean:.3f}" if math.isfinite(loss.high) else ""
     return f"{loss.mean:.3f}{reach}"
@@ -114,7 +119,7 @@ def count_words(count: Estimate | None) -> str:
 
 
 def reasons(found: Answer) -> Iterator[Both]:
-    """What stands behind the sentence, and what cannot be told."""
+    """What stands behind the sentence."""
     if (target := _target(found)) is not None:
         yield target
     if (within := _within(found)) is not None:
@@ -129,7 +134,11 @@ def reasons(found: Answer) -> Iterator[Both]:
             f"Of the rules none, sqrt and linear the best rates are nearest to {rules}.",
             f"在 none、sqrt、linear 三种规则中，各最佳学习率最接近 {rules}。",
         )
-    yield from remarks(found)
+
+
+def answer_lines(found: Answer) -> list[str]:
+    """For a terminal: the sentence, and its reasons."""
+    return [sentence(found).en, *(f"  {one.en}" for one in reasons(found))]
 
 
 def fit_words(found: Answer) -> Both | None:
@@ -241,6 +250,7 @@ _REMARKS: Mapping[str, Callable[[Answer], str]] = {
     "CF227": lambda found: f"发散而未采用的运行：{_names(found.diverged)}。",
     "CF228": _at_once,
     "CF229": _unfinished,
+    "CF230": lambda found: "每个批大小只试了一个学习率：无从得知别的学习率是否更好。",
 }
 """By code of the finding, in Chinese."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crossfoot.findings.finding import Place, Refused
 from crossfoot.phrases import listed
 from crossfoot.shell_words import quoted_path
 from crossfoot.tasks.encodings import common_encoding
+from crossfoot.tasks.exam_groups import groups_of
 from crossfoot.tasks.exam_tables import Columns, read_table
 from crossfoot.tasks.findings import no_exam_folder, no_items, unknown_subject
 from crossfoot.tasks.item_findings import Mistakes, no_answer
@@ -66,7 +67,9 @@ def read_exam(
     mistakes = Mistakes()
 
     def items(subject: str, path: str) -> tuple[Item, ...]:
-        return read_table(path, layout.columns, encoding, (name, subject), mistakes)
+        read = read_table(path, layout.columns, encoding, (name, subject), mistakes)
+        groups = groups_of(form, subject)
+        return tuple(replace(item, groups=groups) for item in read)
 
     shots = {subject: items(subject, path) for subject, path in there.items()}
     for subject, path in there.items():

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,13 @@ from ruamel.yaml import YAML
 
 from crossfoot.durable import replace
 from crossfoot.findings.finding import Refused
+from crossfoot.output import say
+from crossfoot.phrases import counted, reason_of
 from crossfoot.shell_words import quoted_path
 from crossfoot.tasks.findings import not_exported
 from crossfoot.tasks.items import Item, Kind, Request, Task
 from crossfoot.tasks.prompts import GENERATED, SCORERS, Wording, requests_of, wording_of
+from crossfoot.tasks.reading import read_tasks
 
 _PREFIX = "crossfoot_"
 _MEAN = {"aggregation": "mean", "higher_is_better": True}
@@ -67,8 +71,43 @@ _FEWSHOT = {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}}
 
 def export_task(task: Task, folder: str, scorer: str = "clean", shots: int | None = None) -> str:
     """Write it into a folder that is not there yet, or empty. Returns the command that evaluates it there.
-    Raises Refused: CF861, CF864; OSError.
+    Raises Refused: CF861, CF864.
     """
+    _refuse_unfit(task, folder, scorer)
+    requests = requests_of(task, scorer, shots)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for name, text in _files(task, requests, scorer, os.path.abspath(folder)).items():
+            replace(os.path.join(folder, name), text)
+    except OSError as error:
+        raise Refused(
+            not_exported(task.name, reason_of(error), "name a folder that can be written")
+        ) from error
+    return f"lm_eval --include_path {quoted_path(folder)} --tasks {_PREFIX}{_word(task.name)} --model hf"
+
+
+def export_verb(given: Namespace) -> int:
+    """`crossfoot evaluate --export FOLDER`: all tasks, each into a folder of its own in it. Returns the exit
+    code. Raises Refused, before anything is written for what is wrong with any of them.
+    """
+    words = {"split": given.split, "subjects": given.subjects, "with_shots": given.shots != 0}
+    tasks = read_tasks(given.tasks, **words)
+    folders = [os.path.join(given.export, _word(task.name)) for task in tasks]
+    for task, folder in zip(tasks, folders, strict=True):
+        _refuse_unfit(task, folder, given.scorer)
+    commands = [
+        export_task(task, folder, given.scorer, given.shots)
+        for task, folder in zip(tasks, folders, strict=True)
+    ]
+    say(f"{given.export}: {counted(len(commands), 'task')}")
+    say("next:")
+    for command in commands:
+        say(f"  {command}")
+    return 0
+
+
+def _refuse_unfit(task: Task, folder: str, scorer: str) -> None:
+    """Raises Refused (CF864)."""
     if SCORERS[scorer].asking != "loglikelihood" and task.kind == "choice":
         raise Refused(not_exported(task.name, f"the harness has no scorer {scorer}", "write --scorer clean"))
     answers = {"choice": "gold", "generate": "reference"}.get(task.kind)
@@ -78,11 +117,6 @@ def export_task(task: Task, folder: str, scorer: str = "clean", shots: int | Non
     if os.path.isdir(folder) and os.listdir(folder):
         help_ = "name a folder that is not there yet"
         raise Refused(not_exported(task.name, f"{folder} holds files already", help_))
-    requests = requests_of(task, scorer, shots)
-    os.makedirs(folder, exist_ok=True)
-    for name, text in _files(task, requests, scorer, os.path.abspath(folder)).items():
-        replace(os.path.join(folder, name), text)
-    return f"lm_eval --include_path {quoted_path(folder)} --tasks {_PREFIX}{_word(task.name)} --model hf"
 
 
 def _files(task: Task, requests: Sequence[Request], scorer: str, folder: str) -> dict[str, str]:

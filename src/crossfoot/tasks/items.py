@@ -20,7 +20,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Item:
     """One question. id: unique in its task. place: `file:line`, for people. gold: the index of the right
     choice; None: hidden, or there are no choices. reference: what a generated answer is held against. Of a
-    perplexity task question is the whole text.
+    perplexity task question is the whole text. groups: that its subject belongs to.
     """
 
     task: str
@@ -31,6 +31,7 @@ class Item:
     choices: tuple[str, ...] = ()
     gold: int | None = None
     reference: str | None = None
+    groups: tuple[str, ...] = ()
 
     @property
     def letters(self) -> str:

@@ -40,6 +40,7 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.dry_run import compare_with_dry_run, is_dry_run
 from crossfoot.runs.ending import Ending, PeakMemory, write_ending
+from crossfoot.runs.noise_scale import read_noise_scale
 from crossfoot.runs.reader import read_run
 from crossfoot.runs.result import result_path
 from crossfoot.runs.resume_command import resume_command
@@ -225,6 +226,8 @@ def _write_receipt(work: RankJob, built: Built, ending: Ending, findings: list[F
         write_receipt(str(Path(run_dir) / RECEIPT_FILE), receipt)
     if receipt is not None:
         say(f"\n{render_receipt(receipt)}")
+        if (noise := read_noise_scale(run_dir)) is not None:
+            say(f"noise scale: {noise.figures}")
         for mirror in built.mirrors:
             mirror.close(receipt.foots)
     findings = [*findings, *refused]

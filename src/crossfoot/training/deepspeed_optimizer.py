@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from crossfoot.models.parameters import is_partitioned
+
 
 def sharding(optimizer: object) -> str:
     """What the optimizer that DeepSpeed put around ours divides among the ranks: a ZeRO stage, in words."""
@@ -35,9 +37,14 @@ def communication(engine: Any) -> dict[str, Any]:
 
 
 def own_fragment(parameter: nn.Parameter) -> torch.Tensor | None:
-    """What ZeRO 1 or 2 has this rank update of a parameter's gradient; None where it is another rank's. As
-    DeepSpeed 0.19.8 finds it in `safe_get_full_grad`, which then adds up the whole on all ranks.
+    """What ZeRO has this rank update of a parameter's gradient; None where it is another rank's. Stages 1 and
+    2 as DeepSpeed 0.19.8 finds it in `safe_get_full_grad`, which then adds up the whole on all ranks.
     """
+    if is_partitioned(parameter):
+        from deepspeed.utils import safe_get_local_grad
+
+        part: torch.Tensor = safe_get_local_grad(parameter)
+        return part
     mapping = parameter._hp_mapping
     if mapping is None:
         return None

@@ -20,6 +20,7 @@ from crossfoot.findings.finding import Refused
 from crossfoot.metering.host_copy import HostCopy
 from crossfoot.metering.meter import RATE_GROUP
 from crossfoot.metering.update import Update, UpdateGuard, weighted
+from crossfoot.models.parameters import is_partitioned
 from crossfoot.training.batches import Batch
 from crossfoot.training.deepspeed_optimizer import communication, own_fragment, sharding
 from crossfoot.training.findings import engine_absent, float16_unsupported
@@ -234,11 +235,11 @@ class DeepSpeedEngine(Engine):
             self._engine.step()
 
     def gradient_parts(self) -> Iterable[tuple[nn.Parameter, torch.Tensor]] | None:
-        """Stage 0: all of it on the first rank. Stages 1 and 2: on each rank its own."""
+        """Stage 0: all of it on the first rank. The others: on each rank its own."""
         if self._guard is not None:
             trained = self._trained if self._engine.global_rank == 0 else []
             return [(one, one.grad) for one in trained if one.grad is not None]
-        if not all(hasattr(one, "_hp_mapping") for one in self._trained):
+        if not all(hasattr(one, "_hp_mapping") or is_partitioned(one) for one in self._trained):
             return None
         parts = ((one, own_fragment(one)) for one in self._trained)
         return [(one, part) for one, part in parts if part is not None]
@@ -256,6 +257,9 @@ class DeepSpeedEngine(Engine):
         scale = _loss_scale(optimizer)
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
+        if self._stage == 3 and not optimizer.overflow:
+            # of a scale that has grown in this step DeepSpeed 0.19.8 takes the new one to divide the norm by
+            norm = norm * (_loss_scale(optimizer) / scale)
         told = HostCopy(norm).number if torch.is_tensor(norm) else lambda: math.nan if norm is None else norm
         if not optimizer.overflow:
             return Update(told, loss_scale=scale)

@@ -133,7 +133,7 @@ class RunEvaluator:
         return self._ranks.gather(noted, bool)[0]
 
     def score(self, steps_done: int) -> tuple[RunEvaluation | None, tuple[Finding, ...]]:
-        """(what came of it, on rank 0; why there is nothing, or what is worth knowing, on rank 0). A signal
+        """On rank 0 (what came of it; why there is nothing, or what is worth knowing). A signal
         leaves it unfinished; a later attempt goes on with it. It never ends a run.
         """
         paper = self._paper_of(steps_done)
@@ -146,13 +146,13 @@ class RunEvaluator:
         if not self._ranks.is_first:
             return None, ()
         if interrupted is not None:
-            return None, (*interrupted.findings, self._unfinished(steps_done))
+            return None, (self._unfinished(steps_done, *interrupted.why),)
         try:
             found = finish(folder)
             noted = _noted(steps_done, self._work.resume_point.attempt, folder, self._run_dir, found)
             append_evaluation(self._run_dir, noted)
         except Refused as refused:
-            return None, refused.findings
+            return None, (self._unfinished(steps_done, *_titles(refused)),)
         except OSError as error:
             return None, (self._unfinished(steps_done, said_by(error)),)
         self._listen(noted)
@@ -201,24 +201,28 @@ class RunEvaluator:
         autocast = autocast_of(self._model, config.model.dtype)
         scorer = Scorer(Speaker(self._model, self._asked.asking, settings, device, autocast))
         desk = Desk(folder, device, memory, None, 0.0, _nobody, meeting.after_each, _PROGRESS_SECONDS)
-        found: tuple[Finding, ...] = ()
+        why: tuple[str, ...] = ()
         try:
             try:
                 score_share(paper, left, scorer, self._ranks, desk)
             except Refused as refused:
-                found = refused.findings
+                why = _titles(refused)
             memory.give_back()
-            meeting.end(found)
+            meeting.end(why)
         except _Interrupted as interrupted:
             return interrupted
         return None
 
-    def _unfinished(self, steps_done: int, why: str = "") -> Finding:
+    def _unfinished(self, steps_done: int, *why: str) -> Finding:
         section = self._work.plan.run.config.evaluation
         words = ["--tasks", *section.tasks, "--scorer", section.scorer]
         words += [] if section.shots is None else ["--shots", str(section.shots)]
         words += ["--subjects", *section.subjects] if section.subjects else []
         return evaluation_unfinished(self._run_dir, steps_done, words, why)
+
+
+def _titles(refused: Refused) -> tuple[str, ...]:
+    return tuple(f"{one.code}: {one.title}" for one in refused.findings)
 
 
 def _nobody(line: str) -> None:
@@ -227,21 +231,21 @@ def _nobody(line: str) -> None:
 
 @dataclass(frozen=True)
 class _Word:
-    """What a rank says of its share: whether it is done, whether a signal wants the run to stop, and what it
-    was refused for.
+    """What a rank says of its share: whether it is done, whether a signal wants the run to stop, and why it
+    cannot go on.
     """
 
     is_done: bool
     stops: bool
-    findings: tuple[Finding, ...]
+    why: tuple[str, ...]
 
 
 class _Interrupted(Exception):
     """Some rank has to stop, or cannot go on; raised on all ranks at the same place."""
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
+    def __init__(self, why: Sequence[str]) -> None:
         super().__init__()
-        self.findings = tuple(findings)
+        self.why = tuple(why)
 
 
 class _Meeting:
@@ -257,19 +261,19 @@ class _Meeting:
         if self._ranks.world_size == 1 or time.monotonic() - self._last >= _ROUND_SECONDS:
             self._hear(is_done=False)
 
-    def end(self, findings: tuple[Finding, ...]) -> None:
-        """This rank has done its share, or was refused for this; wait for the others."""
-        while not self._hear(is_done=True, findings=findings):
+    def end(self, why: tuple[str, ...]) -> None:
+        """This rank has done its share, or cannot for this; wait for the others. Raises _Interrupted."""
+        while not self._hear(is_done=True, why=why):
             self._rank_monitor.tick()
 
-    def _hear(self, *, is_done: bool, findings: tuple[Finding, ...] = ()) -> bool:
+    def _hear(self, *, is_done: bool, why: tuple[str, ...] = ()) -> bool:
         """Whether all are done."""
-        words = self._ranks.gather(_Word(is_done, self._stop.reason.ends, findings), _Word)
+        words = self._ranks.gather(_Word(is_done, self._stop.reason.ends, why), _Word)
         self._last = time.monotonic()
-        found = [finding for word in words for finding in word.findings]
+        reasons = [reason for word in words for reason in word.why]
         are_done = all(word.is_done for word in words)
-        if found or (not are_done and any(word.stops for word in words)):
-            raise _Interrupted(found)
+        if reasons or (not are_done and any(word.stops for word in words)):
+            raise _Interrupted(reasons or ["a signal asks the run to stop"])
         return are_done
 
 

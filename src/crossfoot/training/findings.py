@@ -202,7 +202,7 @@ def float16_unsupported() -> Finding:
 
 
 @rule_docs("CF882", "warning")
-def evaluation_unfinished(run_dir: str, step: int, words: Sequence[str], why: str = "") -> Finding:
+def evaluation_unfinished(run_dir: str, step: int, words: Sequence[str], notes: Sequence[str]) -> Finding:
     """CF882: an evaluation of a run was not finished, and the run went on, or came to its end, without it.
 
     A signal stops it, a full disk, or a row that does not fit into memory. No evaluation ends a run. What was
@@ -214,7 +214,7 @@ def evaluation_unfinished(run_dir: str, step: int, words: Sequence[str], why: st
         "CF882",
         f"the evaluation {after_steps(step)} is not finished",
         severity="warning",
-        notes=(why,) if why else (),
+        notes=tuple(notes),
         helps=(f"evaluate its checkpoint: {command}",),
     )
 

@@ -1,4 +1,4 @@
-"""Some steps of a run are looked at for the gradient noise scale: all ranks see their forwards, rank 0 notes."""
+"""Some steps are looked at for the gradient noise scale: all ranks see their forwards, rank 0 notes them."""
 
 from __future__ import annotations
 

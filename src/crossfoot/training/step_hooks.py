@@ -142,7 +142,7 @@ class StepHooks:
         return self._step_recorder.drain()  # a signal may have come meanwhile
 
     def evaluate(self, steps_done: int) -> None:
-        """Ask the weights as they are what evaluation.tasks says, if anything; rank 0 says what they score."""
+        """Ask the weights as they are, if the run is asked anything; rank 0 says what came of it."""
         if self._evaluator is None:
             return
         self._rank_monitor.phase("evaluating", steps_done)
@@ -150,7 +150,7 @@ class StepHooks:
         if found is not None:
             self._report(f"{step_name(steps_done - 1)}   {found.words}")
         if told:
-            self._report(render([_milder(finding) for finding in told], colour=False))
+            self._report(render(told, colour=False))
 
     def validate(self, steps_done: int) -> Validation:
         """What the weights are worth as they are; there must be validation data. Rank 0 notes it. Taken once
@@ -247,10 +247,6 @@ class StepHooks:
         if not self._ranks.is_first:
             return 0.0
         return max((one.manifest.seconds for one in list_checkpoints(self._run_dir)), default=0.0)
-
-
-def _milder(finding: Finding) -> Finding:
-    return replace(finding, severity="warning") if finding.severity == "error" else finding
 
 
 def _is_due(every_steps: int | None, steps_done: int) -> bool:

@@ -44,12 +44,11 @@ class Teller:
     def end(self, state: RunState) -> list[str]:
         """The last lines about a run that has ended (then `state` has its receipt), or that was killed."""
         lines = [*self._over(state, state.attempts), *self._step_line(state), *self._verdict(state)]
-        if (
-            state.validation is not None
-            and state.ending is not None
-            and state.validation.step == state.ending.step
-        ):
-            lines.append(state.validation.words)
+        for taken in (state.validation, state.evaluation):
+            if taken is not None and state.ending is not None and taken.step == state.ending.step:
+                lines.append(taken.words)
+        if state.noise is not None:
+            lines.append(f"noise scale {state.noise.figures}")
         if state.result_missing:
             lines.append(f"missing: {state.result_missing}")
         if not state.footed.findings:
@@ -107,9 +106,10 @@ class Teller:
         for save in state.unfinished:
             if not save.is_current and save not in was_writing:
                 yield f"the save {after_steps(save.step)}, of attempt {save.attempt}, was cut off"
-        validation, known = state.validation, self._before.validation if self._before is not None else None
-        if validation is not None and validation != known and state.status != "ended":
-            yield f"{validation.words}   {after_steps(validation.step)}"
+        known = [] if self._before is None else [self._before.validation, self._before.evaluation]
+        for taken in (state.validation, state.evaluation):
+            if taken is not None and taken not in known and state.status != "ended":
+                yield f"{taken.words}   {after_steps(taken.step)}"
 
     def _step_line(self, state: RunState) -> Iterator[str]:
         last, speed = state.last, speed_of(state.recent)

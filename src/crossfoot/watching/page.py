@@ -86,6 +86,10 @@ def _numbers(state: RunState, plain_letters: bool) -> Iterator[Text]:
     yield _row("loss", _value("-" if last is None else f"{last.loss:.4f}"), trend)
     yield _row("rate", _value("-" if last is None else f"{last.lr:.3e}"))
     yield _row("validation", *_validation(state))
+    if state.noise is not None:
+        yield _row("noise scale", state.noise.figures)
+    if (scored := state.evaluation) is not None:
+        yield _row("evaluation", f"{scored.words}   {after_steps(scored.step)}")
     if speed is None:
         yield _row("speed", "-")
         yield _row("")

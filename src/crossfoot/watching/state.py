@@ -14,6 +14,8 @@ from crossfoot.receipts.verdict import Receipt
 from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.branched import Branched
 from crossfoot.runs.ending import Ending
+from crossfoot.runs.evaluations import RunEvaluation
+from crossfoot.runs.noise_scale import RunNoise
 from crossfoot.runs.validations import Validation
 
 SPEED_STEPS = 20
@@ -111,7 +113,8 @@ class RunState:
     are gone), ended. ended_at: when that was, by the clock of this host; "" of a run that goes on.
     done_steps: with a line that counts, or done before the last attempt began. asked_steps: None while there
     is no plan to be read. recent: the last lines that count, oldest first. ending: of the last attempt.
-    silent_seconds: since the last sign of life. branch: off which run it branched.
+    silent_seconds: since the last sign of life. branch: off which run it branched. noise: None of a run that
+    does not measure it.
     """
 
     run_dir: str
@@ -126,12 +129,14 @@ class RunState:
     unfinished: tuple[UnfinishedView, ...]
     validation: Validation | None
     best_validation: Validation | None
+    evaluation: RunEvaluation | None
     ranks: tuple[RankView, ...]
     ending: Ending | None
     silent_seconds: float
     footed: Footed
     ended_at: str = ""
     branch: Branched | None = None
+    noise: RunNoise | None = None
 
     @property
     def result_missing(self) -> str:

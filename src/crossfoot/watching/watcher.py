@@ -34,7 +34,9 @@ from crossfoot.runs.attempts import (
 )
 from crossfoot.runs.branched import Branched, read_branch
 from crossfoot.runs.ending import Ending, expects_of, read_ending, read_lock
+from crossfoot.runs.evaluations import EVALUATIONS_FILE, RunEvaluation, read_evaluations
 from crossfoot.runs.nearby import refuse_no_run
+from crossfoot.runs.noise_scale import NOISE_FILE, RunNoise, read_noise_scale
 from crossfoot.runs.validations import VALIDATIONS_FILE, Validation, best_of, read_validations
 from crossfoot.watching.follow import LedgerFollower, News
 from crossfoot.watching.footing import Footing
@@ -78,7 +80,9 @@ class Watcher:
         self._folder_seen: object = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._validations: tuple[Validation, ...] = ()
-        self._validations_bytes = 0
+        self._evaluations: tuple[RunEvaluation, ...] = ()
+        self._bytes_read: dict[str, int] = {}
+        self._noise: RunNoise | None = None
         self._receipt: Receipt | None = None
         self._next_receipt = 0.0
 
@@ -190,7 +194,12 @@ class Watcher:
         if status != "ended" and self._is_killed(current):
             status, ranks = "killed", ()
         self._look_at_checkpoints()
-        self._look_at_validations()
+        if self._has_grown(VALIDATIONS_FILE):
+            self._validations = read_validations(self.run_dir)
+        if self._has_grown(EVALUATIONS_FILE):
+            self._evaluations = read_evaluations(self.run_dir)
+        if self._has_grown(NOISE_FILE):
+            self._noise = read_noise_scale(self.run_dir)
         return RunState(
             run_dir=self.run_dir,
             name=promise.name if promise is not None else os.path.basename(os.path.abspath(self.run_dir)),
@@ -204,6 +213,8 @@ class Watcher:
             unfinished=self._unfinished(current, status),
             validation=self._validations[-1] if self._validations else None,
             best_validation=best_of(self._validations),
+            evaluation=self._evaluations[-1] if self._evaluations else None,
+            noise=self._noise,
             ranks=ranks if status != "ended" else (),
             ended_at=self._ended_at(newest, status, silent),
             ending=ending if current == newest or status == "ended" else None,
@@ -320,13 +331,13 @@ class Watcher:
             self._folder_seen = seen
             self._checkpoints = list_checkpoints(self.run_dir) if seen else ()
 
-    def _look_at_validations(self) -> None:
-        """Their file is read again only when it has grown."""
+    def _has_grown(self, name: str) -> bool:
+        """Whether a file of lines is another one than at the last look: only then is it read again."""
         size = 0
         with suppress(OSError):
-            size = os.stat(os.path.join(self.run_dir, VALIDATIONS_FILE)).st_size
-        if size != self._validations_bytes:
-            self._validations_bytes, self._validations = size, read_validations(self.run_dir)
+            size = os.stat(os.path.join(self.run_dir, name)).st_size
+        before, self._bytes_read[name] = self._bytes_read.get(name, 0), size
+        return size != before
 
     def _saved(self) -> SavedView | None:
         if not self._checkpoints:
