@@ -66,6 +66,8 @@ WAYS = {
     "slurm-torchrun": (from_head, ("--to", "slurm", "--tasks", "node")),
 }
 EVEN_ONLY = {"accelerate": "accelerate deals ranks out evenly", "slurm-torchrun": "on each node"}
+UNEVEN_SHOWS = ("deepspeed-no-ssh", "torchrun")
+"""Started by hand on each node, whose count it is told: that nodes differ is the harder case."""
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,13 @@ EVEN_ONLY = {"accelerate": "accelerate deals ranks out evenly", "slurm-torchrun"
 def test_every_way_to_start_trains_what_the_dry_run_trained(lab: Lab, config: Path, way: str) -> None:
     start, told = WAYS[way]
     folder = config.parent
+    is_uneven = "slots=1" in (folder / "hosts").read_text()
+    if way in UNEVEN_SHOWS and not is_uneven:
+        pytest.skip("shown on nodes that differ")
     run_dir, dry_dir = folder / way, folder / "run-dryrun"
     (folder / f"{way}-dryrun").symlink_to(dry_dir.name)
     words = (f"run.dir={run_dir}", *(word.replace("HOSTS", str(folder / "hosts")) for word in told))
-    if "slots=1" in (folder / "hosts").read_text() and way in EVEN_ONLY:
+    if is_uneven and way in EVEN_ONLY:
         done = lab.run("node1", *LAUNCH, config, *words)
         assert done.returncode == 1 and "error[CF496]" in done.stdout, done.stdout
         return

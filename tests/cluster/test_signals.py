@@ -18,9 +18,11 @@ LAUNCH = ("python", "-m", "crossfoot", "launch")
 IN_TIME = 600.0
 
 
-@pytest.mark.parametrize(("name", "code"), (("INT", 130), ("TERM", 75), ("USR1", 75)))
+@pytest.mark.parametrize(("name", "code"), (("INT", 130), ("USR1", 75)))
 def test_over_ssh(lab: Lab, tmp_path: Path, name: str, code: int) -> None:
-    """`.deepspeed_env` of the user reaches the ranks as well."""
+    """`.deepspeed_env` of the user reaches the ranks as well. TERM goes the way of USR1; on one machine all
+    three are tried (tests/unit/test_launch_started.py).
+    """
     config = small_config(tmp_path, cluster={"num_nodes": 2, "gpus_per_node": 1}, train={"max_steps": 8})
     (tmp_path / "hosts").write_text("node1 slots=1\nnode2 slots=1\n")
     Path(lab.environ["HOME"], ".deepspeed_env").write_text("CROSSFOOT_TEST_WORD=forwarded\n")
