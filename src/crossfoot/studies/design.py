@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
 
-from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.arithmetic.batch import GLOBAL, Thresholds, batches_from, batches_written, ceil_div
 from crossfoot.written.overriding import setting
 
 MOST_EXTENSIONS = 3
@@ -34,12 +34,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Branching:
+    """Where all runs begin that branch off another one. step: optimizer steps of it; samples: trained in
+    them. batches: of that run, as pairs of `batch.global_batch_size`.
+    """
+
+    step: int
+    samples: int
+    batches: Thresholds
+
+
+@dataclass(frozen=True)
 class Subject:
     """What the study is about: the config's own numbers. name: of its run. batch: samples per optimizer step.
     micro_batch_size: None where forwards are limited by tokens. reference: rate at lr.reference_batch.
     warmup_samples: over its first budget_samples; 0 without a warm-up. index_dir: of the token indexes.
     loose_batches: smaller than a forward of every rank, and yet with micro_batch_size, which another file
-    fixes.
+    fixes. branching: None where each run begins with the model.
     """
 
     name: str
@@ -50,12 +61,13 @@ class Subject:
     warmup_samples: int
     index_dir: str
     loose_batches: tuple[int, ...] = ()
+    branching: Branching | None = None
 
 
 @dataclass(frozen=True)
 class RunDesign:
-    """One run. name: of its folder. steps: optimizer steps. words: overrides of the config; run.dir is the
-    folder's.
+    """One run. name: of its folder. steps: optimizer steps of its own. words: overrides of the config;
+    run.dir is the folder. first_step, first_sample: so many are those of the run that it branches off.
     """
 
     name: str
@@ -64,10 +76,12 @@ class RunDesign:
     seed: int
     steps: int
     words: tuple[str, ...]
+    first_step: int = 0
+    first_sample: int = 0
 
     @property
     def samples(self) -> int:
-        """That it trains in all."""
+        """That it trains itself."""
         return self.steps * self.batch
 
 
@@ -143,6 +157,7 @@ def _mean(
 def design(asked: Asked, subject: Subject, folder: str, batch: int, factor: Fraction, seed: int) -> RunDesign:
     """One run: the config with its batch, its rate, its seed and its length, all else alike."""
     name, steps = run_name(batch, factor, seed), ceil_div(asked.budget_samples, batch)
+    at = subject.branching
     words = (
         setting("run.name", f"{subject.name}-{name}"),
         setting("run.dir", f"{folder}/{name}"),
@@ -151,34 +166,35 @@ def design(asked: Asked, subject: Subject, folder: str, batch: int, factor: Frac
         *_length_words(asked, subject, batch, steps),
         f"lr.reference={float(Fraction(repr(subject.reference)) * factor)!r}",
         setting("data.index_dir", subject.index_dir),
-        *branch_words(asked.branch),
     )
-    return RunDesign(name, batch, factor, seed, steps, words)
-
-
-def branch_words(branch: str | None) -> Iterator[str]:
-    """What a run sets besides, to begin with another run's checkpoint. branch: RUN_DIR@STEP."""
-    if branch is not None:
-        raise NotImplementedError(branch)
-    yield from ()
+    begins = () if at is None else (at.step, at.samples)
+    return RunDesign(name, batch, factor, seed, steps, words, *begins)
 
 
 def _batch_words(subject: Subject, batch: int) -> Iterator[str]:
     """The batch, in forwards as large as the config's, as far as it fills one of each rank."""
-    yield f"batch.global_batch_size={batch}"
+    at, largest, written = subject.branching, batch, str(batch)
+    if at is not None:
+        written = batches_written(batches_from(at.batches, ((0, batch),), at.samples))
+        largest = max(batch, *(before for _, before in at.batches))
+    yield f"{GLOBAL}={written}"
     yield "batch.grad_accum_steps=null"
     micro = subject.micro_batch_size
     if micro is not None:
-        filled = micro if batch in subject.loose_batches else ceil_div(batch, subject.dp_degree)
+        filled = micro if batch in subject.loose_batches else ceil_div(largest, subject.dp_degree)
         yield f"batch.micro_batch_size={min(micro, filled)}"
 
 
 def _length_words(asked: Asked, subject: Subject, batch: int, steps: int) -> Iterator[str]:
-    """Equal samples in one order, every step full; validated after about as many samples each."""
+    """Equal samples in one order, every step full; validated after about as many samples each. What decides
+    the steps that are done already stays.
+    """
     every = max(1, round(asked.budget_samples / (asked.validations * batch)))
-    yield from ("train.epochs=null", f"train.max_steps={steps}", "data.last_step=carry")
-    yield from ("lr.warmup_steps=null", "lr.warmup_fraction=null")
-    yield f"lr.warmup_samples={subject.warmup_samples or 'null'}"
+    at = subject.branching
+    yield from ("train.epochs=null", f"train.max_steps={steps if at is None else at.step + steps}")
+    if at is None:
+        yield from ("data.last_step=carry", "lr.warmup_steps=null", "lr.warmup_fraction=null")
+        yield f"lr.warmup_samples={subject.warmup_samples or 'null'}"
     yield "validation.at_start=true"
     yield f"validation.every_steps={every if every < steps else 'null'}"
     yield from ("validation.patience=null", "checkpoint.keep=1", "checkpoint.best=false")

@@ -32,13 +32,14 @@ def measured(run_dir: str, design: RunDesign, order: SampleOrder) -> tuple[Study
         run = receipt = None
     if run is None or receipt is None:
         return not_begun(design), None
-    lines = run.by_step()
-    state, points = _state(run, lines, design.steps), _points(run, lines)
+    lines, first = run.by_step(), design.first_step
+    own, points = lines[first:], _points(run, lines, first)
+    state = _state(run, own, design.steps)
     is_footing = receipt.foots or (state == "diverged" and _only_diverged(receipt))
-    is_same = order.is_followed(lines, design.batch)
-    peak = float(run.lock["plan"]["learning_rate"]["peak"])
+    is_same = order.is_followed(own, design)
+    peak = float((run.attempts[-1].lock if run.attempts else run.lock)["plan"]["learning_rate"]["peak"])
     result = _run(design, peak, state, points, is_footing=is_footing, is_same=is_same)
-    return result, cost_of(run, points)
+    return result, cost_of(run, points, first)
 
 
 def not_begun(design: RunDesign, peak_rate: float = math.nan) -> StudyRun:
@@ -86,16 +87,17 @@ def _only_diverged(receipt: Receipt) -> bool:
     return receipt.cause_count == len(receipt.causes) and kinds <= set(_OF_DIVERGING)
 
 
-def _points(run: RunRecord, lines: Sequence[StepEntry]) -> tuple[CurvePoint, ...]:
-    """At every validation whose steps all count."""
-    steps = [one.step for one in run.validations if one.step <= len(lines)]
+def _points(run: RunRecord, lines: Sequence[StepEntry], first_step: int) -> tuple[CurvePoint, ...]:
+    """At every validation from the run's own first step on whose steps all count."""
+    steps = [one.step for one in run.validations if first_step <= one.step <= len(lines)]
     losses = {one.step: one.loss for one in run.validations}
     spans = [lines[first:end] for first, end in pairwise([0, *steps])]
     points, samples, tokens = [], 0, 0
     for step, span in zip(steps, spans, strict=True):
         samples += sum(line.real_samples for line in span)
         tokens += sum(line.trained_tokens for line in span)
-        points.append(CurvePoint(step, samples, tokens, losses[step], _training_loss(span)))
+        trained = _training_loss(span) if step > first_step else math.nan
+        points.append(CurvePoint(step, samples, tokens, losses[step], trained))
     return tuple(points)
 
 
@@ -107,10 +109,11 @@ def _training_loss(lines: Sequence[StepEntry]) -> float:
     return math.fsum(line.loss * line.planned_trained_tokens for line in lines) / tokens
 
 
-def cost_of(run: RunRecord, points: Sequence[CurvePoint] = ()) -> RunCost:
-    """Of the counted steps: one that was lost and trained again counts once."""
-    lines = run.by_step()
-    seconds = tuple(math.fsum(line.seconds for line in lines[: point.step]) for point in points)
+def cost_of(run: RunRecord, points: Sequence[CurvePoint] = (), first_step: int = 0) -> RunCost:
+    """Of the counted steps from first_step on: one that was lost and trained again counts once."""
+    lines = run.by_step()[first_step:]
+    ends = [point.step - first_step for point in points]
+    seconds = tuple(math.fsum(line.seconds for line in lines[:end]) for end in ends)
     whole = math.fsum(line.seconds for line in lines)
     tokens = sum(line.real_tokens for line in lines)
     endings = [record.ending for record in run.attempts]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from crossfoot.index.store import DataIndex
 from crossfoot.ledger.entry import StepEntry
 from crossfoot.receipts.promised_sets import parts, terms_of
+from crossfoot.studies.design import RunDesign
 
 Digests = npt.NDArray[np.uint64]
 
@@ -26,9 +27,13 @@ class SampleOrder:
 
     digests: Digests
 
-    def is_followed(self, lines: Iterable[StepEntry], batch: int) -> bool:
-        """Whether each step held the next `batch` samples, by what was measured in it."""
-        return all(line.samples_sha256 == self._sha256(line.step * batch, batch) for line in lines)
+    def is_followed(self, lines: Iterable[StepEntry], run: RunDesign) -> bool:
+        """Whether each step of the run's own held the next samples, by what was measured in it."""
+        return all(
+            line.samples_sha256
+            == self._sha256(run.first_sample + (line.step - run.first_step) * run.batch, run.batch)
+            for line in lines
+        )
 
     def _sha256(self, first: int, batch: int) -> str:
         """As a ledger line has it: over the sorted digests."""
@@ -54,9 +59,9 @@ def order_of(lock: Mapping[str, Any], index: DataIndex, seed: int, samples: int)
     return SampleOrder(index.digests[ids])
 
 
-def samples_sha256(orders: Iterable[SampleOrder], samples: int) -> str:
-    """Over the digests of the first so many samples of each order, one seed behind the other."""
+def samples_sha256(orders: Iterable[SampleOrder], first: int, end: int) -> str:
+    """Over the digests of samples [first, end) of each order, one seed behind the other."""
     whole = hashlib.sha256()
     for order in orders:
-        whole.update(order.digests[:samples].astype("<u8").tobytes())
+        whole.update(order.digests[first:end].astype("<u8").tobytes())
     return whole.hexdigest()

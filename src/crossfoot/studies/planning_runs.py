@@ -15,12 +15,13 @@ from crossfoot.planning.lock import make_lock
 from crossfoot.planning.plan import RunPlan, run_parts
 from crossfoot.planning.prepare import CheckedRun, existing_index, plan_checked, read_and_check, survey
 from crossfoot.planning.start_conditions import Start, unmet
-from crossfoot.runs.attempts import run_lock_path
+from crossfoot.runs.attempts import attempt_numbers, lock_path, run_lock_path
+from crossfoot.runs.branched import read_branch
 from crossfoot.runs.changing import changes
 from crossfoot.runs.ending import read_lock
 from crossfoot.runs.run_folder import holds_run
 from crossfoot.shell_words import unused_path
-from crossfoot.studies.design import Asked, RunDesign, Subject, design, warmup_samples
+from crossfoot.studies.design import Asked, Branching, RunDesign, Subject, design, warmup_samples
 from crossfoot.studies.findings import batch_not_planned, no_batches, no_validation_data, run_changed
 from crossfoot.written.shown import shown
 
@@ -57,8 +58,8 @@ def read_studied(path: str, overrides: Sequence[str], *, makes_index: bool) -> S
     return Studied(path, tuple(overrides), plan_checked(survey(checked, index), index), index)
 
 
-def subject_of(studied: Studied, budget_samples: int) -> Subject:
-    """The config's own numbers."""
+def subject_of(studied: Studied, budget_samples: int, branching: Branching | None = None) -> Subject:
+    """The config's own numbers. branching: where all runs begin that branch off another one."""
     plan, lr = studied.plan, studied.plan.run.config.lr
     batch = plan.batch.global_batch_size
     warmup = (lr.warmup_steps, lr.warmup_fraction, lr.warmup_samples)
@@ -70,6 +71,7 @@ def subject_of(studied: Studied, budget_samples: int) -> Subject:
         reference=lr.reference,
         warmup_samples=warmup_samples(*warmup, batch, budget_samples),
         index_dir=plan.run.index_dir,
+        branching=branching,
     )
 
 
@@ -128,7 +130,14 @@ def plan_run(studied: Studied, run: RunDesign) -> RunPlan:
 
 def refuse_changed(studied: Studied, run: RunDesign, run_dir: str) -> None:
     """Raises Refused (CF827) where the folder of a run holds one that is not the planned one."""
-    before: Mapping[str, Any] = read_lock(run_lock_path(run_dir))
+    branch = read_branch(run_dir)
+    path = run_lock_path(run_dir)
+    if branch is not None:
+        last = attempt_numbers(run_dir)[-1]
+        if last <= branch.attempt:
+            return  # nothing of its own is trained
+        path = lock_path(run_dir, last)
+    before: Mapping[str, Any] = read_lock(path)
     now = make_lock(plan_run(studied, run))
     found = [
         f"{one.key} was {shown(one.before)}, and is planned as {shown(one.now)}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from crossfoot.arithmetic.batch import ceil_div
+from crossfoot.branching.point import BranchPoint
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.lock import make_lock
@@ -18,20 +19,27 @@ from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
 from crossfoot.studies.planning_runs import Studied, refuse_changed
 from crossfoot.studies.results import RunCost, StudyResults, StudyRun
 from crossfoot.studies.running import Start
+from crossfoot.studies.start_point import branch_off
 
 Measured = tuple[StudyRun, RunCost | None]
 
 
 class Study:
     """A study whose data is indexed. folder: with one folder for each run in it. peaks: the rate that the
-    config's rule gives, by batch.
+    config's rule gives, by batch. point: the checkpoint that all runs branch off; None: there is none.
     """
 
     def __init__(
-        self, studied: Studied, asked: Asked, subject: Subject, folder: str, peaks: Mapping[int, float]
+        self,
+        studied: Studied,
+        asked: Asked,
+        subject: Subject,
+        folder: str,
+        peaks: Mapping[int, float],
+        point: BranchPoint | None = None,
     ) -> None:
         self.studied, self.asked, self.subject, self.folder = studied, asked, subject, folder
-        self._peaks = peaks
+        self._peaks, self._point = peaks, point
         self._measured: dict[str, Measured] = {}
 
     @property
@@ -76,6 +84,11 @@ class Study:
             if run.name not in self._measured or self._measured[run.name][0].state == "unfinished"
         ]
 
+    def branch_off(self, starts: Iterable[Start]) -> None:
+        """Begin the folders of these runs, where they branch off another one. Raises Refused."""
+        if self._point is not None:
+            branch_off(self._point, self.studied, [start.run for start in starts])
+
     def run_dir(self, run: RunDesign) -> str:
         """Its folder."""
         return os.path.join(self.folder, run.name)
@@ -83,14 +96,14 @@ class Study:
     def results(self) -> StudyResults:
         """The table of all runs, as they are."""
         known = [self._measured.get(run.name) or self._not_begun(run) for run in self.designs]
-        index, asked = self._index, self.asked
+        index, asked, first = self._index, self.asked, self._first_sample
         return StudyResults(
             name=self.subject.name,
             own_batch=self.subject.batch,
             budget_samples=asked.budget_samples,
             samples_per_epoch=self.studied.samples_per_epoch,
             tokens_per_sample=float(index.trained_tokens.sum(dtype="int64")) / index.num_samples,
-            samples_sha256=samples_sha256(self._orders.values(), asked.budget_samples),
+            samples_sha256=samples_sha256(self._orders.values(), first, first + asked.budget_samples),
             rule=self.studied.plan.rate.rule,
             runs=tuple(run for run, _ in known),
             branch=asked.branch,
@@ -99,6 +112,11 @@ class Study:
 
     def _not_begun(self, run: RunDesign) -> Measured:
         return not_begun(run, self._peaks[run.batch] * float(run.factor)), None
+
+    @property
+    def _first_sample(self) -> int:
+        """Of the runs' own."""
+        return 0 if self.subject.branching is None else self.subject.branching.samples
 
     @property
     def _index(self) -> DataIndex:
@@ -111,4 +129,5 @@ class Study:
         """By seed, as long as the longest run."""
         lock = make_lock(self.studied.plan)
         samples = max(batch * ceil_div(self.asked.budget_samples, batch) for batch in self.asked.batches)
+        samples += self._first_sample
         return {seed: order_of(lock, self._index, seed, samples) for seed in self.asked.seeds}

@@ -28,6 +28,7 @@ from crossfoot.studies.report import report_study
 from crossfoot.studies.results import RunCost
 from crossfoot.studies.results_file import write_results
 from crossfoot.studies.running import LOG, Runner, Start, tail_of
+from crossfoot.studies.start_point import find_start
 from crossfoot.studies.study import Study
 from crossfoot.studies.study_folder import asked_document, refuse_other, study_folder
 
@@ -50,7 +51,9 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     folder = os.path.normpath(options.out or f"{studied.plan.run.run_dir}-study")
     document = asked_document(asked, studied.plan.run.as_written)
     refuse_other(folder, document)
-    subject, plans = planned_batches(studied, asked, subject_of(studied, budget), folder)
+    begins = find_start(asked, studied)
+    point, branching = begins if begins is not None else (None, None)
+    subject, plans = planned_batches(studied, asked, subject_of(studied, budget, branching), folder)
     designs = designed(asked, subject, folder, {})
     if options.target == "slurm" or _launches(studied, options):  # or every run would be refused for it
         words = studied.words(designs[0])
@@ -60,7 +63,7 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
         return 0
     with study_folder(folder, document):
         peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
-        return _Conduct(Study(studied, asked, subject, folder, peaks), options).run()
+        return _Conduct(Study(studied, asked, subject, folder, peaks, point), options).run()
 
 
 class _Conduct:
@@ -90,6 +93,7 @@ class _Conduct:
             tell(f"{done:,} of {counted(all_runs, 'run')} are there already")
         stopped, is_detached = None, False
         while stopped is None and not is_detached and (starts := self._to_train()):
+            self._study.branch_off(starts)
             self._runner.train(starts)
             stopped, is_detached = self._runner.stopped, self._runner.detached
         if is_detached:

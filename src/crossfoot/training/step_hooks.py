@@ -19,6 +19,7 @@ from crossfoot.metering.meter import Meter
 from crossfoot.mirrors.mirror import Mirror, log_validation
 from crossfoot.phrases import said_by, step_name
 from crossfoot.rendezvous.ranks import Ranks
+from crossfoot.runs.branched import read_branch
 from crossfoot.runs.validations import (
     Validation,
     append_validation,
@@ -79,13 +80,16 @@ class StepHooks:
         self.finding: Finding | None = None
 
     def before_first(self) -> None:
-        """The validation of the weights that the run begins with, where it is asked for. It is taken again by
-        an attempt that begins with the first step too.
+        """The validation of the weights that the run begins with, or that it branched off with, where it is
+        asked for. It is taken again by an attempt that begins with the same step.
         """
-        at_start = self._work.plan.run.config.validation.at_start
-        if at_start and self._work.validation is not None and not self._work.resume_point.first_step:
-            self._rank_monitor.phase("validating", 0)
-            self._report(f"before step 1   {self.validate(0).words}")
+        first = self._work.resume_point.first_step
+        if not self._work.plan.run.config.validation.at_start or self._work.validation is None:
+            return
+        branch = read_branch(self._run_dir) if first else None
+        if self._ranks.gather(not first or (branch is not None and branch.step == first), bool)[0]:
+            self._rank_monitor.phase("validating", first)
+            self._report(f"before step {first + 1:,}   {self.validate(first).words}")
 
     def after(self, steps_done: int, asked: Stop) -> Stop:
         """What is due after so many steps. Returns what is still asked for: whether all ranks stop here.
