@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.cluster, pytest.mark.slow]
 LAUNCH = ("python", "-m", "crossfoot", "launch")
 IN_TIME = 900.0
 STEPS = 12
-EVERY_TASKS = pytest.mark.parametrize("tasks", ("rank", "node"))
+TASKS = ("rank", "node")
 
 
 @pytest.fixture(scope="module")
@@ -58,40 +59,49 @@ def until_ended(lab: Lab, run_dir: Path, job: str) -> str:
     return log
 
 
+def until_restarted(lab: Lab, run_dir: Path, job: str) -> None:
+    wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
+
+
 def attempts(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(run_dir.glob("attempt-*/attempt.json"))]
 
 
-@EVERY_TASKS
-def test_a_job_that_is_pushed_out_is_queued_again_and_foots(
-    lab: Lab, folder: Path, config: Path, tasks: str
-) -> None:
-    run_dir = folder / f"pushed-{tasks}"
-    steering = Steering(folder / f"steering-pushed-{tasks}")
-    hold = steering.hold("step", 5)
-    words = ("--partition", "low", "--tasks", tasks, f"run.dir={run_dir}")
-    job = submitted(lab, config, steering, *words)
-    wait_until_held(hold, 2, said=lambda: log_of(run_dir, job))
+def held_jobs(lab: Lab, folder: Path, config: Path, name: str, *words: str) -> dict[str, Path]:
+    """A job of each way to share out tasks, whose ranks stand before step 5: id -> run folder. Both are there
+    at once, since most of what follows is waiting for SLURM.
+    """
+    jobs, held = {}, []
+    for tasks in TASKS:
+        run_dir = folder / f"{name}-{tasks}"
+        steering = Steering(folder / f"steering-{name}-{tasks}")
+        hold = steering.hold("step", 5)
+        job = submitted(lab, config, steering, "--tasks", tasks, f"run.dir={run_dir}", *words)
+        jobs[job] = run_dir
+        held.append((hold, job))
+    for hold, job in held:
+        wait_until_held(hold, 2, said=partial(log_of, jobs[job], job))
+    return jobs
+
+
+def test_jobs_that_are_pushed_out_are_queued_again_and_foot(lab: Lab, folder: Path, config: Path) -> None:
+    jobs = held_jobs(lab, folder, config, "pushed", "--partition", "low")
     urgent = lab.run(HEAD, "srun", "--partition=main", "--nodes=2", "--exclusive", "true", timeout=IN_TIME)
     assert urgent.returncode == 0, urgent.stdout
-    foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
+    for job, run_dir in jobs.items():
+        foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
 
 
-@EVERY_TASKS
-def test_a_job_whose_time_is_over_is_queued_again_and_foots(
-    lab: Lab, folder: Path, config: Path, tasks: str
-) -> None:
-    run_dir = folder / f"late-{tasks}"
-    steering = Steering(folder / f"steering-late-{tasks}")
-    hold = steering.hold("step", 5)
-    words = ("--tasks", tasks, "--time", "30", "--signal-seconds", "100")
-    job = submitted(lab, config, steering, *words, f"run.dir={run_dir}")
-    wait_until_held(hold, 2, said=lambda: log_of(run_dir, job))
-    hours, minutes, _ = map(int, (job_field(lab, job, "RunTime") or "").split(":"))
-    set_time_limit(lab, job, minutes=60 * hours + minutes + 2)
-    wait_for(lambda: job_field(lab, job, "Restarts") == "1", IN_TIME, lambda: log_of(run_dir, job))
-    set_time_limit(lab, job, minutes=30)
-    foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
+def test_jobs_whose_time_is_over_are_queued_again_and_foot(lab: Lab, folder: Path, config: Path) -> None:
+    jobs = held_jobs(lab, folder, config, "late", "--time", "30", "--signal-seconds", "100")
+    for job in jobs:
+        hours, minutes, _ = map(int, (job_field(lab, job, "RunTime") or "").split(":"))
+        set_time_limit(lab, job, minutes=60 * hours + minutes + 2)
+    for job, run_dir in jobs.items():
+        until_restarted(lab, run_dir, job)
+        set_time_limit(lab, job, minutes=30)
+    for job, run_dir in jobs.items():
+        foots_over_two_attempts(run_dir, job, until_ended(lab, run_dir, job))
 
 
 def set_time_limit(lab: Lab, job: str, minutes: int) -> None:
