@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from crossfoot.cli import main
+from crossfoot.ledger.entry import StepEntry
+from crossfoot.runs.reader import read_run
 from crossfoot.studies import running
 from crossfoot.studies.results import StudyResults
 from crossfoot.studies.results_file import read_results
@@ -179,3 +181,35 @@ def test_a_run_that_diverges_is_a_result_and_one_that_fails_is_none(
     assert "b0004-x1-s7 diverged" in said.err
     assert "CF829" in said.out and "b0007-x1-s7 ended with exit code 2" in said.out
     assert "error[CF0" in said.err, "what it said is shown"
+
+
+def test_all_runs_branch_off_one_checkpoint(
+    studies: Callable[..., int], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They have its weights, a rate of their own, and the samples behind its own."""
+    long, log = tmp_path / "long", tmp_path / "log"
+    steady = ["lr.schedule=constant", "lr.warmup_fraction=null"]
+    ends = ["train.epochs=null", "train.max_steps=3", "checkpoint.every_steps=2", f"run.dir={long}"]
+    words = ["-m", "crossfoot", "train", str(config), *steady, *ends]
+    assert Child(words, environment(), str(log)).wait() == 0, log.read_text()
+    branching = [*steady, "--branch", f"{long}@2", "--budget-samples", "14", "--rates", "x2"]
+    assert studies("branches", *branching) == 0, capsys.readouterr().out
+    results = read_results(str(tmp_path / "branches"))
+    assert results.foots and {run.points[0].step for run in results.runs} == {2}
+    assert len({run.points[0].validation_loss for run in results.runs}) == 1
+    own = {run.name: _own(tmp_path / "branches" / run.name) for run in results.runs}
+    assert {name[:5]: [line.real_samples for line in lines] for name, lines in own.items()} == {
+        "b0004": [4] * 4,
+        "b0007": [7] * 2,
+    }
+    sevens = [
+        line.samples_sha256 for name, lines in own.items() if name.startswith("b0007") for line in lines
+    ]
+    past = {line.samples_sha256 for line in read_run(str(long)).by_step()[:2]}
+    assert len(set(sevens)) == 2 and past.isdisjoint(sevens)
+    assert studies("seeds", *branching, "--seeds", "2") == 1
+    assert "CF120" in capsys.readouterr().out
+
+
+def _own(run_dir: Path) -> list[StepEntry]:
+    return [line for line in read_run(str(run_dir)).by_step() if line.step >= 2]
