@@ -1,0 +1,33 @@
+"""docs/batch-100.md says what the results beside it say."""
+
+from __future__ import annotations
+
+import re
+
+from crossfoot.studies.answer import answer
+from crossfoot.studies.results_file import read_results
+from crossfoot.studies.words import sentence
+from support.launching import ROOT
+
+FOLDER = ROOT / "docs" / "batch-100"
+
+
+def test_the_page_and_its_table_are_those_of_the_results() -> None:
+    results = read_results(str(FOLDER))
+    found = answer(results)
+    text = (ROOT / "docs" / "batch-100.md").read_text(encoding="utf-8")
+    quoted = " ".join(line.removeprefix("> ") for line in text.splitlines() if line.startswith("> "))
+    assert quoted == sentence(found).en
+    assert sentence(found).en in (FOLDER / "page.html").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| (\d+) \| ([\d,]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    said = {
+        int(batch): (float(rate), int(steps), samples, loss) for batch, rate, steps, samples, loss in rows
+    }
+    assert said.keys() == {one.batch for one in found.batches}
+    for one in found.batches:
+        assert one.target.steps is not None and one.target.samples is not None
+        rate, steps, samples, loss = said[one.batch]
+        assert rate == float(f"{one.best.rate:.3g}") and steps == round(one.target.steps.mean)
+        assert samples == f"{one.target.samples.mean:,.0f}"
+        assert loss == f"{one.equal_samples.mean:.3f}"
+    assert results.foots and len(results.runs) == 20
