@@ -126,7 +126,8 @@ KEYS = [
         "in two sections",
         END,
         f"{END}  every_steps: 5\n",
-        "every_steps belongs to another section: write validation.every_steps or checkpoint.every_steps",
+        "every_steps belongs to another section: write validation.every_steps or evaluation.every_steps "
+        "or checkpoint.every_steps",
     ),
     (
         "a section in another",
@@ -370,7 +371,7 @@ OPTIONS = [
         "remove --double_quantization: a base in 4 bits (model.quantization: nf4) is NF4 computed in "
         "model.dtype, quantised once",
     ),
-    ("check run.yaml --to slurm", "--to is an option of crossfoot launch and mirror"),
+    ("check run.yaml --to slurm", "--to is an option of crossfoot launch, study and mirror"),
     ("check run.yaml --formt json", "the nearest option is --format"),
     ("train run.yaml --stop_after 5", "write --stop-after"),
     ("train run.yaml --stop-after5", "write --stop-after 5"),

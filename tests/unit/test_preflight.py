@@ -251,8 +251,9 @@ def test_the_paper_of_an_attempt_says_where_the_ranks_were(layout: tuple[int, ..
     told |= {"CROSS_RANK": 0, "CROSS_SIZE": len(layout)}
     world = read_world({name: str(number) for name, number in told.items()})
     model = SimpleNamespace(model=SimpleNamespace(path="builtin:tiny"))
-    run = SimpleNamespace(index_dir="index", path="my.yaml", overrides=(), config=model)
-    plan = SimpleNamespace(zero_stage=2, run=run)
+    run = SimpleNamespace(index_dir="index", path="my.yaml", overrides=(), config=model, spots={})
+    sourced = SimpleNamespace(gpus_origin="my.yaml:3", nodes_origin="my.yaml:4")
+    plan = SimpleNamespace(zero_stage=2, run=run, sourced=sourced)
     work = SimpleNamespace(
         world=world, resume_point=NEW_RUN, plan=plan, engine_kind="deepspeed", hosts=("a",), resumed=None
     )

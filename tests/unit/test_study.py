@@ -20,7 +20,7 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
 from crossfoot.studies import running
 from crossfoot.studies.asking import batches_of, factors_of
-from crossfoot.studies.design import Asked, Subject, design, designed, run_name, warmup_samples
+from crossfoot.studies.design import Asked, RunDesign, Subject, design, designed, run_name, warmup_samples
 from crossfoot.studies.design import factors_of as factors_by_results
 from crossfoot.studies.machine import Machine, visible_gpus
 from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
@@ -240,6 +240,10 @@ def lines_of(batch: int, seed: int, steps: int) -> Iterator[Any]:
         yield SimpleNamespace(step=step, samples_sha256=hashlib.sha256(held).hexdigest()[:16])
 
 
+def of_batch(batch: int, first_step: int = 0, first_sample: int = 0) -> RunDesign:
+    return RunDesign("run", batch, Fraction(1), 7, 140 // batch, (), first_step, first_sample)
+
+
 def order(seed: int = 7) -> SampleOrder:
     index: Any = SimpleNamespace(
         digests=DIGESTS, lengths=np.ones(SAMPLES, dtype=np.int32), trained_tokens=None
@@ -250,8 +254,19 @@ def order(seed: int = 7) -> SampleOrder:
 @pytest.mark.parametrize("batch", [1, 7, 20, 60, 70])
 def test_every_batch_follows_the_one_order_over_epochs(batch: int) -> None:
     lines = list(lines_of(batch, seed=7, steps=140 // batch))
-    assert order().is_followed(lines, batch)
-    assert not order(seed=8).is_followed(lines, batch)
+    assert order().is_followed(lines, of_batch(batch))
+    assert not order(seed=8).is_followed(lines, of_batch(batch))
+
+
+def test_a_branch_follows_the_order_behind_the_samples_before_it() -> None:
+    """Two steps of 4 before it, and 7 samples a step from there on."""
+    held = [order().digests[first : first + 7] for first in (8, 15)]
+    lines: list[Any] = [
+        SimpleNamespace(step=2 + at, samples_sha256=hashlib.sha256(np.sort(one).tobytes()).hexdigest()[:16])
+        for at, one in enumerate(held)
+    ]
+    assert order().is_followed(lines, of_batch(7, 2, 8))
+    assert not order().is_followed(lines, of_batch(7, 2, 7))
 
 
 def test_one_step_with_other_samples_is_seen() -> None:
@@ -260,13 +275,15 @@ def test_one_step_with_other_samples_is_seen() -> None:
         SimpleNamespace(step=11, samples_sha256=lines[12].samples_sha256),
         SimpleNamespace(step=12, samples_sha256=lines[11].samples_sha256),
     )
-    assert not order().is_followed(lines, 7)
+    assert not order().is_followed(lines, of_batch(7))
 
 
 def test_the_sha_of_a_study_is_that_of_its_budget_and_its_seeds() -> None:
     one, other = order(7), order(8)
-    assert samples_sha256([one], 100) == hashlib.sha256(one.digests[:100].astype("<u8").tobytes()).hexdigest()
-    assert len({samples_sha256(*args) for args in (([one], 99), ([one], 100), ([one, other], 100))}) == 3
+    whole = hashlib.sha256(one.digests[:100].astype("<u8").tobytes()).hexdigest()
+    assert samples_sha256([one], 0, 100) == whole
+    others = (([one], 0, 99), ([one], 1, 100), ([one, other], 0, 100))
+    assert len({whole, *(samples_sha256(*args) for args in others)}) == 4
 
 
 # ---- runs side by side

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossfoot.arithmetic.batch import ACCUM, GLOBAL, MICRO, TOKENS, BatchPlan, ceil_div
-from crossfoot.arithmetic.noise_scale import LEAST_STEPS
 from crossfoot.checks.registry import Facts, rule
 from crossfoot.findings.finding import Finding
 from crossfoot.phrases import counted
@@ -61,6 +60,8 @@ def noise_too_seldom(facts: Facts) -> Iterator[Finding]:
     every, schedule = facts.run.config.train.noise_scale_every_steps, facts.schedule
     if every is None or schedule is None:
         return
+    from crossfoot.arithmetic.noise_scale import LEAST_STEPS  # numpy, which a look at the config does without
+
     measured, _ = divmod(schedule.total_steps, every)
     if measured >= LEAST_STEPS:
         return
