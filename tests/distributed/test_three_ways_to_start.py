@@ -77,7 +77,7 @@ def test_accelerate_reproduces_the_first_steps(two_ranks: tuple[Path, Path]) -> 
     assert "FOLDED" in done.stdout
     _agree(folder, "accelerate", 3)
     go_on, *others = next_commands(done.stdout)
-    assert "accelerate launch --cpu --num_processes 1" in go_on and len(others) == 2
+    assert "accelerate launch --cpu --num_processes 1" in go_on and len(others) == 3
     for command in (*others, go_on):
         said = in_shell(command)
         assert said.returncode == 0, command + said.stdout[-3000:] + said.stderr[-3000:]
