@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import tempfile
@@ -38,6 +39,18 @@ def sync_open(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
+
+
+def lock(descriptor: int) -> None:
+    """Keep an open file for this process until it is closed, where the file system can. Raises
+    BlockingIOError where another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
 
 
 def rename(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -4,7 +4,6 @@ that was killed goes on with them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -54,7 +53,7 @@ class LineFile:
         self.path = path
         self._file: IO[bytes] = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            _lock(self._file.fileno())
+            durable.lock(self._file.fileno())
             self._file.seek(0)
             content = self._file.read()
             self.before = lines_of(content)
@@ -121,12 +120,3 @@ def line_of(value: Mapping[str, Any]) -> str:
     """A line of JSON: letters of all scripts as they are; what would end a line elsewhere as an escape."""
     text = json.dumps(value, ensure_ascii=False)
     return _NOT_IN_A_LINE.sub(lambda found: escaped(found[0]), text)
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass  # a file system without locks

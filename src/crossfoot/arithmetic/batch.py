@@ -53,6 +53,11 @@ def batches_written(batches: Thresholds) -> str:
     return f"[{', '.join(f'[{first}, {batch}]' for first, batch in batches)}]"
 
 
+def batch_behind(before: Thresholds, samples: int, batch: int) -> str:
+    """The `path=value` word of a run that trained so many samples by `before`, and goes on with `batch`."""
+    return f"{GLOBAL}={batches_written(batches_from(before, ((0, batch),), samples))}"
+
+
 class BatchImpossible(Impossible):
     """The batch numbers contradict each other."""
 

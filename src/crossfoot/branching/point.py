@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crossfoot.arithmetic.batch import GLOBAL, Thresholds, batches_from, batches_written
+from crossfoot.arithmetic.batch import batch_behind
 from crossfoot.branching.findings import no_branch_point
 from crossfoot.checkpoints.store import Checkpoint, list_checkpoints
 from crossfoot.findings.finding import Refused
@@ -59,10 +59,7 @@ class BranchPoint:
         measures its steps in tokens, and no number of samples can follow.
         """
         before = batches_of(self.lock)
-        if before is None:
-            return None
-        later: Thresholds = ((0, batch),)
-        return f"{GLOBAL}={batches_written(batches_from(before, later, self.samples))}"
+        return None if before is None else batch_behind(before, self.samples, batch)
 
 
 def find_branch_point(word: str) -> BranchPoint:

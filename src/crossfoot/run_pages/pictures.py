@@ -50,9 +50,7 @@ class Pictures:
         """Training loss over samples, and where it was validated."""
         series = []
         for number, (label, seen) in enumerate(self.runs.items()):
-            points = self._curve(
-                seen, lambda one: one.loss * one.planned_trained_tokens, _weight, seen.samples
-            )
+            points = self._curve(seen, _loss_sum, _weight, seen.samples, points=_WIDE_POINTS)
             name: Text = Both("training", "训练") if self.only else label
             series.append(Series(name, points, colour=number))
             if self.only:

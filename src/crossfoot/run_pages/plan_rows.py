@@ -8,7 +8,7 @@ from typing import Any
 from crossfoot.phrases import counted
 from crossfoot.reports.text import Both, Text, joined
 from crossfoot.run_pages.seen_run import SeenRun
-from crossfoot.run_pages.words import NOTHING, origin_words, schedule_words
+from crossfoot.run_pages.words import NOTHING, engine_words, origin_words, schedule_words
 from crossfoot.written.shown import shown
 
 Rows = list[tuple[Text, Text, Text]]
@@ -213,8 +213,4 @@ def _value(value: Any) -> str:
 
 
 def _engine(seen: SeenRun) -> str:
-    attempt = seen.attempt
-    if attempt is None:
-        return NOTHING
-    zero = "" if attempt.zero_stage is None else f" ZeRO-{attempt.zero_stage}"
-    return f"{attempt.engine}{zero}"
+    return NOTHING if seen.attempt is None else engine_words(seen.attempt)

@@ -19,7 +19,7 @@ from crossfoot.runs.attempts import Attempt
 from crossfoot.runs.dry_run import is_dry_run
 from crossfoot.runs.ending import PeakMemory
 from crossfoot.runs.nearby import refuse_no_run
-from crossfoot.runs.noise_scale import RunNoise, read_noise_scale
+from crossfoot.runs.noise_scale import RunNoise
 from crossfoot.runs.reader import RunRecord, read_run
 from crossfoot.scores.result_folder import Evaluation, read_evaluation
 from crossfoot.watching.state import RunState
@@ -97,8 +97,8 @@ def see_run(run_dir: str) -> SeenRun:
     run = read_run(run_dir)
     receipt = held_against_index(receipt_of_run(run), run)
     noted = {os.path.basename(one.folder) for one in run.evaluations}
-    evaluations, noise = dict(_evaluations(run_dir, noted)), read_noise_scale(run_dir)
-    return SeenRun(run_dir, run, receipt, state, evaluations, noise, is_dry_run(run_dir))
+    evaluations = dict(_evaluations(run_dir, noted))
+    return SeenRun(run_dir, run, receipt, state, evaluations, state.noise, is_dry_run(run_dir))
 
 
 def _evaluations(run_dir: str, noted: Collection[str]) -> list[tuple[str, Evaluation]]:

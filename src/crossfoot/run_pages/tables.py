@@ -19,6 +19,7 @@ from crossfoot.run_pages.words import (
     NOTHING,
     amount_words,
     end_words,
+    engine_words,
     row_words,
     weight_words,
     where_words,
@@ -128,7 +129,7 @@ def attempt_table(seen: SeenRun) -> Html:
                 str(attempt.attempt),
                 attempt.started[:19].replace("T", " "),
                 _where(attempt),
-                _engine(attempt),
+                engine_words(attempt),
                 attempt.from_checkpoint or Both("the beginning", "从头开始"),
                 f"{row.steps:,}",
                 f"{row.lost:,}",
@@ -207,7 +208,7 @@ def environment_table(seen: SeenRun) -> Html:
         ("GPU", _over(devices)),
         (Both("hosts", "主机"), _over(", ".join(_hosts(one)) for one in attempts)),
         (Both("SLURM job", "SLURM 作业"), _over(one.job_id or "" for one in attempts)),
-        (Both("engine", "引擎"), _over(_engine(one) for one in attempts)),
+        (Both("engine", "引擎"), _over(engine_words(one) for one in attempts)),
         (Both("computed in", "计算精度"), str(seen.planned("config", "model", "dtype") or "")),
         (Both("float32 products", "float32 矩阵乘法"), _over(one.matmul or "" for one in attempts)),
         (_MODEL, str(seen.planned("config", "model", "path") or "")),
@@ -236,11 +237,6 @@ def _where(attempt: Attempt) -> Text:
 def _hosts(attempt: Attempt) -> list[str]:
     more = len(attempt.hosts) - _MOST_HOSTS
     return [*attempt.hosts[:_MOST_HOSTS], *([f"+{more:,}"] if more > 0 else [])]
-
-
-def _engine(attempt: Attempt) -> str:
-    zero = "" if attempt.zero_stage is None else f" ZeRO-{attempt.zero_stage}"
-    return f"{attempt.engine}{zero}"
 
 
 def _over(values: Any) -> str:

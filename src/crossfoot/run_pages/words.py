@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from crossfoot.phrases import clock
 from crossfoot.reports.text import Both, Text
+from crossfoot.runs.attempts import Attempt
 from crossfoot.watching.words import HOW
 
 NOTHING = "-"
@@ -235,3 +236,9 @@ def times_words(times: int, thing: Both, things: str | None = None) -> Both:
 def _listed(words: str) -> str:
     more = re.sub(r" and ([\d,]+) more", r" 等（另有 \1 个）", words)
     return more.replace(" and ", "、").replace(", ", "、")
+
+
+def engine_words(attempt: Attempt) -> str:
+    """`deepspeed ZeRO-2`, `accelerate`."""
+    zero = "" if attempt.zero_stage is None else f" ZeRO-{attempt.zero_stage}"
+    return f"{attempt.engine}{zero}"

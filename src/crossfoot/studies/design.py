@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
 
-from crossfoot.arithmetic.batch import GLOBAL, Thresholds, batches_from, batches_written, ceil_div
+from crossfoot.arithmetic.batch import GLOBAL, Thresholds, batch_behind, ceil_div
 from crossfoot.written.overriding import setting
 
 MOST_EXTENSIONS = 3
@@ -173,11 +173,11 @@ def design(asked: Asked, subject: Subject, folder: str, batch: int, factor: Frac
 
 def _batch_words(subject: Subject, batch: int) -> Iterator[str]:
     """The batch, in forwards as large as the config's, as far as it fills one of each rank."""
-    at, largest, written = subject.branching, batch, str(batch)
+    at, largest, word = subject.branching, batch, f"{GLOBAL}={batch}"
     if at is not None:
-        written = batches_written(batches_from(at.batches, ((0, batch),), at.samples))
+        word = batch_behind(at.batches, at.samples, batch)
         largest = max(batch, *(before for _, before in at.batches))
-    yield f"{GLOBAL}={written}"
+    yield word
     yield "batch.grad_accum_steps=null"
     micro = subject.micro_batch_size
     if micro is not None:

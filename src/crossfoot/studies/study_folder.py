@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -60,12 +59,10 @@ def study_folder(folder: str, document: Mapping[str, Any]) -> Iterator[None]:
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, _LOCK), "ab") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            durable.lock(lock.fileno())
         except BlockingIOError as error:
             words = ["another command is at work in it"]
             raise Refused(other_study(folder, words, unused_path(folder))) from error
-        except OSError:
-            pass  # a file system without locks
         path = os.path.join(folder, STUDY)
         refuse_other(folder, document)
         if not os.path.exists(path):
