@@ -100,7 +100,6 @@ def _train(work: RankJob, stop: StopRequest, rank_monitor: RankMonitor) -> int:
             note_matmul(work.plan.run.run_dir, work.resume_point.attempt, way)
         built = build(work, ranks, stop, rank_monitor)
         stop.begin()
-        built.training.step_hooks.before_first()
         rank_monitor.phase("training")
         steps_done, reason = train_steps(built.training, work.resume_point.first_step, work.steps)
         rank_monitor.phase("closing")

@@ -79,18 +79,6 @@ class StepHooks:
             self._validations = {one.step: one for one in before if one.step <= self._saved_step}
         self.finding: Finding | None = None
 
-    def before_first(self) -> None:
-        """The validation of the weights that the run begins with, or that it branched off with, where it is
-        asked for. It is taken again by an attempt that begins with the same step.
-        """
-        first = self._work.resume_point.first_step
-        if not self._work.plan.run.config.validation.at_start or self._work.validation is None:
-            return
-        branch = read_branch(self._run_dir) if first else None
-        if self._ranks.gather(not first or (branch is not None and branch.step == first), bool)[0]:
-            self._rank_monitor.phase("validating", first)
-            self._report(f"before step {first + 1:,}   {self.validate(first).words}")
-
     def after(self, steps_done: int, asked: Stop) -> Stop:
         """What is due after so many steps. Returns what is still asked for: whether all ranks stop here.
 
@@ -129,17 +117,35 @@ class StepHooks:
         return asked
 
     def before(self, steps_done: int) -> Stop:
-        """What is due before the first step of this attempt: an evaluation that the attempt before it did not
-        finish. Returns what is asked for, as `after` does.
+        """What is due before the first step of this attempt: a validation of the weights that the run begins
+        with, and an evaluation that the attempt before it did not finish. Returns what is asked for, as
+        `after` does.
         """
+        validates = self._begins_validated(steps_done)
+        evaluates = self._is_left_unevaluated(steps_done)
+        if validates:
+            self._rank_monitor.phase("validating", steps_done)
+            self._report(f"before step {steps_done + 1:,}   {self.validate(steps_done).words}")
+        asked = self._evaluated(steps_done) if evaluates else Stop.NO
+        if validates or evaluates:
+            self._rank_monitor.phase("training", steps_done)
+        return asked
+
+    def _begins_validated(self, steps_done: int) -> bool:
+        """Whether the run begins with these weights, or branched off with them, and their loss is asked for.
+        It is taken again by an attempt that begins with the same step.
+        """
+        if not self._work.plan.run.config.validation.at_start or self._work.validation is None:
+            return False
+        branch = read_branch(self._run_dir) if steps_done else None
+        begins = not steps_done or (branch is not None and branch.step == steps_done)
+        return self._ranks.gather(begins, bool)[0]
+
+    def _is_left_unevaluated(self, steps_done: int) -> bool:
         evaluator = self._evaluator
         if evaluator is None or not 0 < steps_done < self._work.steps or not evaluator.is_due(steps_done):
-            return Stop.NO
-        if evaluator.is_noted(steps_done):
-            return Stop.NO
-        asked = self._evaluated(steps_done)
-        self._rank_monitor.phase("training", steps_done)
-        return asked
+            return False
+        return not evaluator.is_noted(steps_done)
 
     def _evaluated(self, steps_done: int) -> Stop:
         self.evaluate(steps_done)
