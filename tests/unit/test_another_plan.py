@@ -71,7 +71,7 @@ def test_it_holds_for_what_is_shipped(config: Path, tmp_path: Path, monkeypatch:
     write_samples(tmp_path / "x.jsonl", 3000)
     texts = "".join(f'{{"text": "{number:5} {"word " * 300}"}}\n' for number in range(1000))
     (tmp_path / "texts.jsonl").write_text(texts)
-    data = tmp_path / ("texts.jsonl" if "-pt" in config.stem else "x.jsonl")
+    data = tmp_path / ("texts.jsonl" if "task: pretrain" in config.read_text() else "x.jsonl")
     words = [f"data.train=[{data}]", f"run.dir={tmp_path / 'run'}"]
     words += ["model.path=builtin:tiny", "tokenizer=null", "data.validation=[]"]
     changes = another_plan(plan_written(str(config), words)[0])
