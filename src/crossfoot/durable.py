@@ -7,7 +7,8 @@ import fcntl
 import os
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
@@ -125,14 +126,22 @@ def _sync_all(folder: Path) -> None:
         sync(path)
 
 
-def prove_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder if need be and write a file in it; what was made is gone afterwards. Raises OSError."""
+@contextmanager
+def made(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder if need be, and those above it; of them, what is empty afterwards is gone again. Raises
+    OSError.
+    """
     missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"0")
+        yield
     finally:
         for path in missing:
             with suppress(OSError):
                 path.rmdir()
+
+
+def prove_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder if need be and write a file in it; what was made is gone afterwards. Raises OSError."""
+    with made(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"0")

@@ -228,6 +228,34 @@ def test_what_cannot_be_merged_is_said(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     assert "CF784" in said(str(adapter), str(out))
+    assert "CF784" in said(str(adapter), str(tmp_path / "deep" / "er" / "out"))
+    assert not (tmp_path / "deep").exists()
+
+
+def test_two_at_once_do_not_hurt_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the first proves its folder, the second begins and ends."""
+    base, adapter, out = tmp_path / "base", tmp_path / "adapter", tmp_path / "out"
+    small(base, tied=False)
+    adapt(adapter, base, **LINEAR)
+    (killed := tmp_path / ".out-abcdefgh").mkdir()
+    proves = merge_module._prove
+    codes, at_work = [], []
+
+    def proves_later(*words: Any) -> Any:
+        at_work.extend(path for path in tmp_path.iterdir() if path.name.startswith(".out-"))
+        monkeypatch.setattr(merge_module, "_prove", proves)
+        codes.append(main(["merge", str(adapter), str(out)]))
+        assert all(path.is_dir() for path in at_work)
+        return proves(*words)
+
+    monkeypatch.setattr(merge_module, "_prove", proves_later)
+    codes.append(main(["merge", str(adapter), str(out)]))
+    assert codes == [0, 1] and len(at_work) == 2 and not killed.exists()
+    assert "error[CF740]" in capsys.readouterr().out
+    assert account(out)["proven"] is True
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_an_adapter_on_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

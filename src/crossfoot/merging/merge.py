@@ -9,9 +9,7 @@ import math
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +23,7 @@ from crossfoot.data.encoders import LibraryEncoder
 from crossfoot.data.saved_tokenizer import save_tokenizer
 from crossfoot.data.tokenizer import CHAT_TEMPLATE, TOKENIZER_FILES, load_encoder, tokenizer_path
 from crossfoot.digests import sha256_of_file
-from crossfoot.durable import rename_folder
+from crossfoot.durable import made, name_folder
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.findings.formats import show
 from crossfoot.merging.base_files import BaseFiles
@@ -38,8 +36,8 @@ from crossfoot.merging.token_proof import TokenProof, prove_tokenizer
 from crossfoot.model_source.source import ModelSource
 from crossfoot.model_source.trained_run import TrainedRun
 from crossfoot.models.findings import export_taken, not_saved
+from crossfoot.models.folder_beside import clear_leftovers, folder_beside, open_to_others
 from crossfoot.models.load import DTYPES, read_model_config
-from crossfoot.models.save import clear_leftovers, open_to_others
 from crossfoot.models.usage_page import usage_page
 from crossfoot.output import say, tell
 from crossfoot.phrases import counted, said_by, size
@@ -64,30 +62,17 @@ def merge(
         raise Refused(export_taken(out))
     target = Path(out)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(target) as (folder, work):
-            source = open_source(path, step, base, str(work))
-            proof, tokens = _merge(source, folder, out, dtype)
-            open_to_others(folder)
-            rename_folder(folder, target, target.with_name(f"{folder.name}-old"))
+        with made(target.parent):
+            clear_leftovers(target)
+            with folder_beside(target) as folder, folder_beside(target) as work:
+                source = open_source(path, step, base, str(work))
+                proof, tokens = _merge(source, folder, out, dtype)
+                open_to_others(folder)
+                name_folder(folder, target)  # not over a merge that was done meanwhile
     except (OSError, SafetensorError) as error:
         helps = ("name another folder, on a disk with room",)
         raise Refused(not_saved("model", out, said_by(error), (), helps)) from error
     return _tell(out, proof, tokens)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
-    """Two folders beside the target, for what is made and for what is only needed; gone afterwards, as are
-    those of merges that were killed.
-    """
-    clear_leftovers(target)
-    made, work = (Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)) for _ in range(2))
-    try:
-        yield made, work
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _merge(source: ModelSource, folder: Path, out: str, dtype: str | None) -> tuple[Proof, TokenProof]:

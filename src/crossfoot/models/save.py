@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,23 +13,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from crossfoot.data.plain_ids import PlainIds
-from crossfoot.durable import by_umask, rename_folder
+from crossfoot.durable import rename_folder
+from crossfoot.models.folder_beside import clear_leftovers, folder_beside, open_to_others
 from crossfoot.models.load import LoadedModel
 from crossfoot.models.parameters import is_partitioned, whole
 from crossfoot.models.start_values import on_plain_base, start_values
 from crossfoot.models.usage_page import usage_page
 from crossfoot.written.adapter_folder import BASE_NAME
 from crossfoot.written.hub import loadable
-
-
-def open_to_others(folder: Path) -> None:
-    """Give a fresh temporary folder and its files the permissions that mkdir and open give, by the umask.
-
-    mkdtemp and safetensors make what only its owner can read, on storage that a group shares.
-    """
-    for file in folder.iterdir():
-        file.chmod(by_umask(0o666))
-    folder.chmod(by_umask(0o777))
 
 
 def save_adapter(
@@ -68,8 +56,7 @@ def save_adapter(
         return
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with folder_beside(target) as temporary:
         if is_lora:
             _write_adapter(model, temporary, tensors)
             _note_base(temporary, loaded)
@@ -79,27 +66,8 @@ def save_adapter(
         page = usage_page(model, os.path.abspath(target), tensors, loaded, ids)
         (temporary / "README.md").write_text(page, encoding="utf-8")
         open_to_others(temporary)
-        aside = target.with_name(f"{temporary.name}-old")
-        rename_folder(temporary, target, aside)
+        rename_folder(temporary, target, target.with_name(f"{temporary.name}-old"))
         clear_leftovers(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def clear_leftovers(target: Path) -> None:
-    """Delete what earlier saves to this folder left beside it: the folder that made way, and those of saves
-    that were killed. Of a folder that made way everything that the new one does not have is kept.
-    """
-    known = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    leftover = re.compile(rf"\.{re.escape(target.name)}-([a-z0-9_]{{8}})(-old)?")  # as mkdtemp names them
-    for path in list(target.parent.iterdir()):
-        matched = leftover.fullmatch(path.name)
-        if matched is None or path.is_symlink() or not path.is_dir():
-            continue
-        if matched[2] and {file.name for file in path.iterdir()} - known:
-            path.rename(target.with_name(f"{target.name}-replaced-{matched[1]}"))
-        else:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _on_cpu(wanted: list[tuple[str, nn.Parameter]], keep: bool) -> dict[str, torch.Tensor]:

@@ -5,15 +5,13 @@ folder.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crossfoot.model_source.source import ModelSource
-from crossfoot.models.save import open_to_others
+from crossfoot.models.folder_beside import folder_beside, open_to_others
 from crossfoot.written.model_facts import TINY_SIZES, TINY_VOCABULARY
 
 LAST_FILE = "config.json"
@@ -43,14 +41,11 @@ def write_tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).float()
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with folder_beside(target) as temporary:
         model.save_pretrained(temporary)
         open_to_others(temporary)
         for file in sorted(temporary.iterdir(), key=lambda path: path.name == LAST_FILE):
             os.replace(file, target / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
