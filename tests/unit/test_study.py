@@ -20,11 +20,12 @@ from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
 from crossfoot.studies import running
 from crossfoot.studies.asking import batches_of, factors_of
+from crossfoot.studies.batch_answer import losses_after
 from crossfoot.studies.design import Asked, RunDesign, Subject, design, designed, run_name, warmup_samples
 from crossfoot.studies.design import factors_of as factors_by_results
 from crossfoot.studies.machine import Machine, visible_gpus
 from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
-from crossfoot.studies.results import CurvePoint, RunCost, StudyResults, StudyRun
+from crossfoot.studies.results import CurvePoint, RunCost, State, StudyResults, StudyRun
 from crossfoot.studies.results_file import read_results, write_results
 from crossfoot.studies.running import Runner, Start, tail_of
 from crossfoot.studies.study_folder import refuse_other, study_folder
@@ -154,6 +155,23 @@ def test_a_rate_that_diverged_with_any_seed_is_not_the_best(lost: float | None) 
 def test_one_factor_has_no_edge() -> None:
     asked = Asked((16, 32), (X1,), (42,), 1_000, 12)
     assert factors_by_results(asked, 16, {run_name(16, X1, 42): 1.0}) == (X1,)
+
+
+def test_rates_are_compared_where_the_answer_compares_them() -> None:
+    """After the budget, not at the end of the batch that it ends in; of a branch, from the checkpoint on."""
+
+    def run(factor: Fraction, *losses: float, first: int = 0, state: State = "done") -> StudyRun:
+        points = [CurvePoint(first + at, 32 * (first + at), 0, loss, 0.0) for at, loss in enumerate(losses)]
+        name = run_name(32, factor, 42)
+        return StudyRun(name, 32, float(factor), 1.0, 42, state, True, True, tuple(points))
+
+    asked = Asked((32,), (X1, X2), (42,), 48, 12)
+    for first in (0, 10):
+        known = losses_after([run(X1, 9.0, 1.0, 3.0, first=first), run(X2, 9.0, 2.5, 2.0, first=first)], 48)
+        assert known[run_name(32, X1, 42)] == pytest.approx(1 + 2 * math.log2(1.5))
+        assert factors_by_results(asked, 32, known) == (Fraction(1, 2), X1, X2)
+    lost = [run(X1, 9.0, state="diverged"), run(X2, 9.0, state="unfinished")]
+    assert losses_after(lost, 48) == {run_name(32, X1, 42): None}
 
 
 # ---- the folder

@@ -103,7 +103,7 @@ def answer(results: StudyResults, target: float | None = None) -> Answer:
     samples and seconds count from the first point of a run on, so from the checkpoint where it branched off.
     """
     by_batch: dict[int, list[StudyRun]] = defaultdict(list)
-    for run in map(_from_its_start, results.runs):
+    for run in map(StudyRun.from_its_start, results.runs):
         by_batch[run.batch].append(run)
     costs = {name: _cost_from_its_start(cost) for name, cost in results.costs.items()}
     without: dict[int, Why] = {batch: why for batch, runs in by_batch.items() if (why := _why_not(runs))}
@@ -156,17 +156,6 @@ def default_target(best: Mapping[int, BestRuns], own_batch: int) -> float | None
         return own_batch in reached, len(reached), -target
 
     return max((one.lowest_loss for one in best.values()), key=worth, default=None)
-
-
-def _from_its_start(run: StudyRun) -> StudyRun:
-    if not run.points:
-        return run
-    first = run.points[0]
-    points = (
-        replace(point, step=point.step - first.step, samples=point.samples - first.samples)
-        for point in run.points
-    )
-    return replace(run, points=tuple(points))
 
 
 def _cost_from_its_start(cost: RunCost) -> RunCost:

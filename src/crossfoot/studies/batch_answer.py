@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -122,6 +122,17 @@ def loss_at(run: StudyRun, step: int) -> float:
     if step < run.points[1].step:
         return math.nan
     return loss_after([At(point.step, point.validation_loss) for point in run.points], step)
+
+
+def losses_after(runs: Iterable[StudyRun], samples: int) -> dict[str, float | None]:
+    """By name of a run that is over: the loss by which `best_runs` compares rates, counted from its first
+    point on; None where it diverged.
+    """
+    return {
+        run.name: loss_after(curve_of(run.from_its_start()), samples) if run.state == "done" else None
+        for run in runs
+        if run.state != "unfinished"
+    }
 
 
 def best_runs(runs: Sequence[StudyRun], samples: int) -> BestRuns | None:

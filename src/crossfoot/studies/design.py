@@ -110,7 +110,7 @@ def designed(
     asked: Asked, subject: Subject, folder: str, losses: Mapping[str, float | None]
 ) -> list[RunDesign]:
     """All runs, by batch, factor and seed, the grid of rates extended as far as `losses` say. losses: by name
-    of a run that is over its last validation loss, None or not finite where it diverged.
+    of a run that is over its loss after budget_samples, None or not finite where it diverged.
     """
     return [
         design(asked, subject, folder, batch, factor, seed)
@@ -143,7 +143,7 @@ def factors_of(asked: Asked, batch: int, losses: Mapping[str, float | None]) -> 
 def _mean(
     batch: int, factor: Fraction, seeds: Sequence[int], losses: Mapping[str, float | None]
 ) -> float | None:
-    """Of the last validation losses over the seeds; infinite where one diverged, None while one is not
+    """Of the losses over the seeds; infinite where one diverged, None while one is not
     over.
     """
     names = [run_name(batch, factor, seed) for seed in seeds]

@@ -5,7 +5,7 @@ beside them, apart, what the runs cost here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 RESULTS_FORMAT = 1
@@ -49,6 +49,17 @@ class StudyRun:
     foots: bool
     same_samples: bool
     points: tuple[CurvePoint, ...]
+
+    def from_its_start(self) -> StudyRun:
+        """The same, its steps and samples counted from its first point on: where it branched off."""
+        if not self.points:
+            return self
+        first = self.points[0]
+        points = (
+            replace(point, step=point.step - first.step, samples=point.samples - first.samples)
+            for point in self.points
+        )
+        return replace(self, points=tuple(points))
 
 
 @dataclass(frozen=True)

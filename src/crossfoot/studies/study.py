@@ -13,6 +13,7 @@ from crossfoot.index.store import DataIndex
 from crossfoot.planning.lock import make_lock
 from crossfoot.runs.attempts import run_lock_path
 from crossfoot.runs.run_folder import holds_run
+from crossfoot.studies.batch_answer import losses_after
 from crossfoot.studies.design import Asked, RunDesign, Subject, designed
 from crossfoot.studies.measuring import measured, not_begun
 from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
@@ -45,11 +46,8 @@ class Study:
     @property
     def designs(self) -> list[RunDesign]:
         """All runs, as far as it is known by now which there are."""
-        losses = {
-            name: run.points[-1].validation_loss if run.state == "done" and run.points else None
-            for name, (run, _) in self._measured.items()
-            if run.state != "unfinished"
-        }
+        runs = (run for run, _ in self._measured.values())
+        losses = losses_after(runs, self.asked.budget_samples)
         return designed(self.asked, self.subject, self.folder, losses)
 
     def measure(self, run: RunDesign) -> StudyRun:
