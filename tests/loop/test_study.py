@@ -80,8 +80,8 @@ def studies(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             return child
 
         monkeypatch.setattr(running, "spawn", spawn)
-        batches = ("--batches", "4,7", "--budget-samples", "28", "--validations", "4")
-        return main(["study", str(config), *batches, "--out", str(tmp_path / name), *words])
+        asked = ("--batches", "4,7", "--budget-samples", "28", "--validations", "4")
+        return main(["study", str(config), *asked, "--out", str(tmp_path / name), *words])
 
     yield run
 
@@ -112,6 +112,10 @@ def test_killed_with_its_runs_it_ends_as_an_undisturbed_one(
     assert "b0007-x1-s7" in page and (tmp_path / "whole" / "answer.json").exists()
     looks_like_a_study(whole)
     as_the_ledgers_say(whole, tmp_path / "whole")
+    assert studies("killed", "--batches", "4,7,14") == 0, "the same question goes on, made larger"
+    larger = read_results(str(tmp_path / "killed"))
+    assert larger.foots and repr(larger.runs[:2]) == repr(whole.runs) and larger.runs[2].name == "b0014-x1-s7"
+    assert "2 of 3 runs are there already" in capsys.readouterr().err
 
 
 def looks_like_a_study(results: StudyResults) -> None:

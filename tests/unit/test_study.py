@@ -18,7 +18,10 @@ import pytest
 
 from crossfoot.arithmetic.schedule import Schedule
 from crossfoot.findings.finding import Refused
-from crossfoot.studies import running
+from crossfoot.launch.job import LaunchOptions
+from crossfoot.launch.slurm_says import QueueState
+from crossfoot.studies import arrays, running
+from crossfoot.studies.arrays import ArrayRunner
 from crossfoot.studies.asking import batches_of, factors_of
 from crossfoot.studies.batch_answer import losses_after
 from crossfoot.studies.design import Asked, RunDesign, Subject, design, designed, run_name, warmup_samples
@@ -193,6 +196,49 @@ def test_the_same_question_goes_on_and_another_is_refused_with_both_values(tmp_p
     assert "budget_samples was 100, and is 200" in finding.title
     assert "lr.reference was 0.1, and is 0.2" in finding.title
     assert json.loads(Path(folder, "study.json").read_text()) == DOCUMENT
+
+
+def test_more_batches_rates_and_seeds_may_be_asked_and_none_be_left_out(tmp_path: Path) -> None:
+    folder = str(tmp_path / "study")
+    asked = {**DOCUMENT, "rates": ["x1"], "seeds": [42]}
+    with study_folder(folder, asked):
+        pass
+    more = {**asked, "batches": [8, 16, 32], "rates": ["x0.5", "x1"], "seeds": [42, 43]}
+    refuse_other(folder, more)
+    assert json.loads(Path(folder, "study.json").read_text()) == asked, "a plan changes nothing"
+    with study_folder(folder, more):
+        pass
+    assert json.loads(Path(folder, "study.json").read_text()) == more
+    with pytest.raises(Refused) as refused:
+        refuse_other(folder, asked)
+    (finding,) = refused.value.findings
+    assert "batches had 8 too, rates had x0.5 too and seeds had 43 too" in finding.title
+
+
+def test_an_array_that_a_larger_study_meets_is_waited_for_and_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, new = (Start(design(ASKED, SUBJECT, "f", batch, X1, 42), f"f/{batch}", ()) for batch in (16, 100))
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "array.sbatch").write_text("folders=(\n  f/16\n)\n")
+    states = iter([QueueState("RUNNING", ""), QueueState("RUNNING", ""), None, None])
+    monkeypatch.setattr(arrays, "submitted_job", lambda _: "7")
+    monkeypatch.setattr(arrays, "_state", lambda _: next(states))
+    monkeypatch.setattr(arrays, "LOOK_SECONDS", 0)
+    ended: list[str] = []
+
+    def runner(**options: Any) -> ArrayRunner:
+        def is_over(start: Start, *_: float) -> None:
+            ended.append(start.run_dir)
+
+        return ArrayRunner("c.yaml", str(tmp_path), LaunchOptions("slurm", **options), None, (), is_over)
+
+    runner().train([known, new])
+    assert ended == ["f/16"], "nothing is said of a run that was not in the array"
+    states = iter([QueueState("RUNNING", "")])
+    detached = runner(detach=True)
+    detached.train([known, new])
+    assert detached.detached and "submits 1 run more" in capsys.readouterr().err
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:

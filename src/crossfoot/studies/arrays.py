@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from crossfoot.findings.finding import Refused
 from crossfoot.launch.job import Job, LaunchOptions, Rendered, script_file
@@ -54,18 +55,26 @@ class ArrayRunner:
         self.detached = False
 
     def train(self, starts: Iterable[Start]) -> None:
-        """Submit all of them, unless the array that was submitted last is still in the queue, and wait until
-        it has ended. Raises Refused.
+        """Submit all of them, and wait until they have ended. Where the array that was submitted last is
+        still in the queue it is waited for first: of its runs alone anything is said then. Raises Refused.
         """
-        waiting = list(starts)
+        waiting, more = list(starts), ""
         job_id = submitted_job(self._folder)
         if job_id is None or _state(job_id) is None:
             job_id = self._submit(waiting)
+        elif others := [start for start in waiting if not self._is_submitted(start)]:
+            waiting = [start for start in waiting if start not in others]
+            more = f", and submits {counted(len(others), 'run')} more"
         if self._options.detach:
             self.detached = True
-            tell(f"job {job_id} trains them; the same command collects what it has trained")
+            tell(f"job {job_id} trains; when it has ended the same command collects{more}")
             return
         self._wait(job_id, waiting)
+
+    def _is_submitted(self, start: Start) -> bool:
+        """Whether the newest array holds a run: a larger study asks for others too."""
+        script = Path(self._folder, LAUNCH_FOLDER, f"{_STEM}.sbatch")
+        return f"  {quoted_path(start.run_dir)}" in script.read_text(encoding="utf-8").splitlines()
 
     def _submit(self, starts: Sequence[Start]) -> str:
         written = [self._written(start) for start in starts]

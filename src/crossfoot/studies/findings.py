@@ -74,8 +74,9 @@ def other_study(folder: str, changed: Sequence[str], another: str) -> Finding:
     """CF826: the folder of the study cannot be gone on with.
 
     study.json says what the study in it was asked: config, batches, rates, seeds, budget. The same command
-    goes on with it; runs of another question, or of another config, would not belong together. Where and how
-    the runs are computed (cluster, DeepSpeed file, layout, micro batch) may change.
+    goes on with it, and so does one that asks for more batches, rates or seeds; runs of another budget, or of
+    another config, would not belong together. Where and how the runs are computed (cluster, DeepSpeed file,
+    layout, micro batch) may change.
     """
     return Finding(
         "CF826",
@@ -83,7 +84,7 @@ def other_study(folder: str, changed: Sequence[str], another: str) -> Finding:
         place=Place(COMMAND_LINE),
         helps=(
             f"give this study a folder of its own: --out {quoted_path(another)}",
-            "or ask what was asked before, and it goes on",
+            "or ask what was asked before, or for more batches, rates or seeds, and it goes on",
         ),
     )
 

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from crossfoot import durable
 from crossfoot.documents import Malformed, read_object
 from crossfoot.findings.finding import Refused
-from crossfoot.phrases import reason_of
+from crossfoot.phrases import listed, reason_of
 from crossfoot.runs.changing import FREE
 from crossfoot.shell_words import unused_path
 from crossfoot.studies.design import Asked, factor_word
@@ -22,6 +23,8 @@ STUDY, STUDY_FORMAT = "study.json", 1
 _LOCK = "study.lock"
 _OF_THE_STUDY = ("run", "train", "validation")
 """Sections of the config that the study writes, or that change nothing."""
+_GROWING = ("batches", "rates", "seeds")
+"""Of these more may be asked than before: what is trained belongs to the larger study too."""
 
 
 def asked_document(asked: Asked, config: Config) -> dict[str, Any]:
@@ -63,16 +66,16 @@ def study_folder(folder: str, document: Mapping[str, Any]) -> Iterator[None]:
         except BlockingIOError as error:
             words = ["another command is at work in it"]
             raise Refused(other_study(folder, words, unused_path(folder))) from error
-        path = os.path.join(folder, STUDY)
         refuse_other(folder, document)
-        if not os.path.exists(path):
-            durable.replace(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        if not (path := Path(folder, STUDY)).exists() or path.read_text(encoding="utf-8") != text:
+            durable.replace(path, text)
         yield
 
 
 def refuse_other(folder: str, document: Mapping[str, Any]) -> None:
     """Raises Refused (CF826), naming what differs with both values, where the folder holds another study, or
-    something else.
+    something else. A study that asks for more batches, rates or seeds is no other one.
     """
     path = os.path.join(folder, STUDY)
     changed: list[str] = []
@@ -102,5 +105,8 @@ def _changes(before: Any, now: Any, path: str = "") -> Iterator[str]:
         for key in (*now, *(key for key in before if key not in now)):
             inside = f"{path}.{key}" if path else key
             yield from _changes(before.get(key), now.get(key), inside.removeprefix("config."))
+    elif path in _GROWING and isinstance(before, list) and isinstance(now, list):
+        if left_out := [str(one) for one in before if one not in now]:
+            yield f"{path} had {listed(left_out)} too"
     elif before != now:
         yield f"{path} was {json.dumps(before)}, and is {json.dumps(now)}"
