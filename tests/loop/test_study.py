@@ -5,6 +5,7 @@ undisturbed one; a run with another order of samples is named; a diverged run is
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -213,6 +214,10 @@ def test_all_runs_branch_off_one_checkpoint(
     assert len(set(sevens)) == 2 and past.isdisjoint(sevens)
     assert studies("seeds", *branching, "--seeds", "2") == 1
     assert "CF120" in capsys.readouterr().out
+    shutil.rmtree(long / "checkpoints")
+    assert studies("branches", *branching) == 0, "what has begun does not need it any more"
+    assert studies("branches", *branching, "--batches", "4,7,14") == 2
+    assert "CF756" in capsys.readouterr().out
 
 
 def _own(run_dir: Path) -> list[StepEntry]:

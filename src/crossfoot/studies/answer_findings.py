@@ -66,7 +66,10 @@ def too_few_batches(reached: int) -> Finding:
         f"no critical batch: {counted(reached, 'batch has', 'batches have')} steps until the target, and a "
         f"fit needs {FEWEST_BATCHES}",
         severity="warning",
-        helps=("name more batches in --batches, or more samples in --budget-samples, in a study of its own",),
+        helps=(
+            "name more batches in --batches: what is trained stays",
+            "or more samples in --budget-samples, in a study of its own",
+        ),
     )
 
 
@@ -82,7 +85,7 @@ def best_rate_at_edge(batches: Sequence[int], answered: int) -> Finding:
         "CF225",
         f"the best rate of {which} is the smallest or largest that was tried: a better one may lie beyond",
         severity="warning",
-        helps=("try more of them in a study of its own: --rates x0.25,x0.5,x1,x2,x4",),
+        helps=("try more of them, what is trained stays: --rates x0.25,x0.5,x1,x2,x4",),
     )
 
 
@@ -97,7 +100,7 @@ def one_seed() -> Finding:
         "CF226",
         "one seed: nobody knows how much of a difference between two batches is chance",
         severity="note",
-        notes=("--seeds 3 gives intervals",),
+        notes=("--seeds 3 gives intervals; what is trained stays",),
     )
 
 
@@ -147,7 +150,7 @@ def one_rate() -> Finding:
         "CF230",
         "one rate for each batch: nobody knows whether another one is better",
         severity="note",
-        notes=("--rates x0.5,x1,x2 tries three, and goes on beyond the best",),
+        notes=("--rates x0.5,x1,x2 tries three, and goes on beyond the best; what is trained stays",),
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from crossfoot.arithmetic.batch import ceil_div
-from crossfoot.branching.point import BranchPoint
 from crossfoot.findings.finding import Finding, Refused
 from crossfoot.index.store import DataIndex
 from crossfoot.planning.lock import make_lock
@@ -20,14 +19,14 @@ from crossfoot.studies.order import SampleOrder, order_of, samples_sha256
 from crossfoot.studies.planning_runs import Studied, refuse_changed
 from crossfoot.studies.results import RunCost, StudyResults, StudyRun
 from crossfoot.studies.running import Start
-from crossfoot.studies.start_point import branch_off
+from crossfoot.studies.start_point import StartPoint
 
 Measured = tuple[StudyRun, RunCost | None]
 
 
 class Study:
     """A study whose data is indexed. folder: with one folder for each run in it. peaks: the rate that the
-    config's rule gives, by batch. point: the checkpoint that all runs branch off; None: there is none.
+    config's rule gives, by batch. start: the checkpoint that all runs branch off; None: there is none.
     """
 
     def __init__(
@@ -37,10 +36,10 @@ class Study:
         subject: Subject,
         folder: str,
         peaks: Mapping[int, float],
-        point: BranchPoint | None = None,
+        start: StartPoint | None = None,
     ) -> None:
         self.studied, self.asked, self.subject, self.folder = studied, asked, subject, folder
-        self._peaks, self._point = peaks, point
+        self._peaks, self._start = peaks, start
         self._measured: dict[str, Measured] = {}
 
     @property
@@ -84,8 +83,8 @@ class Study:
 
     def branch_off(self, starts: Iterable[Start]) -> None:
         """Begin the folders of these runs, where they branch off another one. Raises Refused."""
-        if self._point is not None:
-            branch_off(self._point, self.studied, [start.run for start in starts])
+        if self._start is not None:
+            self._start.begin(self.studied, [(start.run, start.run_dir) for start in starts])
 
     def run_dir(self, run: RunDesign) -> str:
         """Its folder."""

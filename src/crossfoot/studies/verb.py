@@ -51,8 +51,8 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
     folder = os.path.normpath(options.out or f"{studied.plan.run.run_dir}-study")
     document = asked_document(asked, studied.plan.run.as_written)
     refuse_other(folder, document)
-    begins = find_start(asked, studied)
-    point, branching = begins if begins is not None else (None, None)
+    start = find_start(asked, studied, folder)
+    branching = None if start is None else start.branching
     subject, plans = planned_batches(studied, asked, subject_of(studied, budget, branching), folder)
     designs = designed(asked, subject, folder, {})
     if options.target == "slurm" or _launches(studied, options):  # or every run would be refused for it
@@ -63,7 +63,7 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
         return 0
     with study_folder(folder, document):
         peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
-        return _Conduct(Study(studied, asked, subject, folder, peaks, point), options).run()
+        return _Conduct(Study(studied, asked, subject, folder, peaks, start), options).run()
 
 
 class _Conduct:
