@@ -66,7 +66,10 @@ def studies(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """study(name, *words, change=, after=): the exit code. change: of the words of a run that is started;
     after: what is done once it is.
     """
-    for name, value in environment().items():
+    alone = environment()
+    for name in [name for name in os.environ if name not in alone]:  # what runs of this very process have set
+        monkeypatch.delenv(name)
+    for name, value in alone.items():
         monkeypatch.setenv(name, value)
 
     def run(
