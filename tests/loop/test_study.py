@@ -116,7 +116,15 @@ def test_killed_with_its_runs_it_ends_as_an_undisturbed_one(
     assert "b0007-x1-s7" in page and (tmp_path / "whole" / "answer.json").exists()
     looks_like_a_study(whole)
     as_the_ledgers_say(whole, tmp_path / "whole")
-    assert studies("killed", "--batches", "4,7,14") == 0, "the same question goes on, made larger"
+    more = ["--batches", "4,7,14"]
+    assert studies("killed", *more, "--plan") == 0 and studies("none", "--plan") == 0
+    planned, before_any = capsys.readouterr().out.split(": 2 runs, ")
+    assert (
+        "3 runs, 28 samples each" in planned and "begun       2 of them" in planned and "a run\n" in planned
+    )
+    assert "not known before the first run" in before_any and not (tmp_path / "none").exists()
+    assert read_results(str(tmp_path / "killed")).runs[2:] == (), "a plan trains nothing"
+    assert studies("killed", *more) == 0, "the same question goes on, made larger"
     larger = read_results(str(tmp_path / "killed"))
     assert larger.foots and repr(larger.runs[:2]) == repr(whole.runs) and larger.runs[2].name == "b0014-x1-s7"
     assert "2 of 3 runs are there already" in capsys.readouterr().err

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from crossfoot.studies.answer import answer
 from crossfoot.studies.results_file import read_results
 from crossfoot.studies.words import sentence
 from support.launching import ROOT
 
 FOLDER = ROOT / "docs" / "batch-100"
+SECTIONS = (ROOT / "docs" / "batch-100.md").read_text(encoding="utf-8").split("\n## ")
 
 
-def test_the_page_and_its_table_are_those_of_the_results() -> None:
-    results = read_results(str(FOLDER))
+@pytest.mark.parametrize(("name", "runs"), [("rates", 20), ("seeds", 24)])
+def test_the_page_and_its_table_are_those_of_the_results(name: str, runs: int) -> None:
+    results = read_results(str(FOLDER / name))
     found = answer(results)
-    text = (ROOT / "docs" / "batch-100.md").read_text(encoding="utf-8")
+    (text,) = (section for section in SECTIONS if f"(batch-100/{name}/page.html)" in section)
     quoted = " ".join(line.removeprefix("> ") for line in text.splitlines() if line.startswith("> "))
     assert quoted == sentence(found).en
-    assert sentence(found).en in (FOLDER / "page.html").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| (\d+) \| ([\d,]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    assert sentence(found).en in (FOLDER / name / "page.html").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| (\d+) \| ([\d,]+) \| ([\d.]+)", text, re.MULTILINE)
     said = {
         int(batch): (float(rate), int(steps), samples, loss) for batch, rate, steps, samples, loss in rows
     }
@@ -30,4 +34,4 @@ def test_the_page_and_its_table_are_those_of_the_results() -> None:
         assert rate == float(f"{one.best.rate:.3g}") and steps == round(one.target.steps.mean)
         assert samples == f"{one.target.samples.mean:,.0f}"
         assert loss == f"{one.equal_samples.mean:.3f}"
-    assert results.foots and len(results.runs) == 20
+    assert results.foots and len(results.runs) == runs

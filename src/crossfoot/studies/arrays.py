@@ -74,7 +74,11 @@ class ArrayRunner:
     def _is_submitted(self, start: Start) -> bool:
         """Whether the newest array holds a run: a larger study asks for others too."""
         script = Path(self._folder, LAUNCH_FOLDER, f"{_STEM}.sbatch")
-        return f"  {quoted_path(start.run_dir)}" in script.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = script.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return True
+        return f"  {quoted_path(start.run_dir)}" in lines
 
     def _submit(self, starts: Sequence[Start]) -> str:
         written = [self._written(start) for start in starts]

@@ -28,8 +28,11 @@ def plan_page(
     designs: Sequence[RunDesign],
     plans: Mapping[int, RunPlan],
     costs: Mapping[int, RunCost],
+    begun: int,
 ) -> str:
-    """plans: of one run of each batch. costs: of a batch, where a run here has measured it."""
+    """plans: of one run of each batch. costs: of a batch, where a run here has measured it. begun: so many
+    runs are there already.
+    """
     return "\n".join(
         [
             f"{subject.name}: {counted(len(designs), 'run')}, {asked.budget_samples:,} samples each   "
@@ -38,6 +41,7 @@ def plan_page(
             *_table(asked, designs, plans, costs),
             "",
             *_total(designs, plans, costs),
+            *([f"  begun       {begun:,} of them; what is trained stays, and counts above"] if begun else []),
             *_settings(asked, subject, plans),
         ]
     )

@@ -59,7 +59,8 @@ def study(config: str, overrides: Sequence[str], options: StudyOptions) -> int:
         words = studied.words(designs[0])
         make_job(read_run_for(config, words, options.launch), words, options.launch, os.environ)
     if options.plans_only:
-        say(plan_page(asked, subject, designs, plans, _costs(studied, folder)))
+        begun = sum(holds_run(os.path.join(folder, run.name)) for run in designs)
+        say(plan_page(asked, subject, designs, plans, _costs(studied, folder), begun))
         return 0
     with study_folder(folder, document):
         peaks = {batch: plan.rate.peak / float(factors[0]) for batch, plan in plans.items()}
