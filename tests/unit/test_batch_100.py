@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -35,3 +36,14 @@ def test_the_page_and_its_table_are_those_of_the_results(name: str, runs: int) -
         assert samples == f"{one.target.samples.mean:,.0f}"
         assert loss == f"{one.equal_samples.mean:.3f}"
     assert results.foots and len(results.runs) == runs
+
+
+def test_what_is_said_of_the_critical_batch_without_256() -> None:
+    results = read_results(str(FOLDER / "seeds"))
+    runs = tuple(run for run in results.runs if run.batch != 256)
+    fit = answer(replace(results, runs=runs), 3.243).fit
+    assert fit is not None
+    value, low, high = fit.critical_batch.value, fit.critical_batch.low, fit.critical_batch.high
+    assert f"for 3.243 is {value:.0f} [{low:.0f}, {high:.0f}]" in " ".join("".join(SECTIONS).split())
+    seconds = [[round(run.points[at].validation_loss, 1) for at in (1, 2)] for run in results.runs[-4:]]
+    assert all(first == 3.6 and 4.1 <= second <= 4.3 for first, second in seconds)
